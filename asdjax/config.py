@@ -1,0 +1,449 @@
+"""The configuration: every setting of a run, as frozen dataclasses read strictly from YAML.
+
+A recipe (`configs/system1.yaml`) states what differs from the defaults below. Reading is strict:
+an unknown key, a wrong type or an impossible value raises `AsdjaxError` with the key, the file
+and the valid choices. `save` writes every key, so that a saved configuration reproduces its run.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from asdjax.errors import AsdjaxError
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Bounds of a number, both included unless `above` asks for strictly more than `low`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        words = []
+        if self.low > -math.inf:
+            words.append(f"{'above' if self.above else 'at least'} {self.low:g}")
+        if self.high < math.inf:
+            words.append(f"at most {self.high:g}")
+        return " and ".join(words)
+
+
+Count = Annotated[int, Range(low=1)]
+NonNegative = Annotated[float, Range(low=0)]
+Positive = Annotated[float, Range(low=0, above=True)]
+Probability = Annotated[float, Range(low=0, high=1)]
+
+Subset = Literal["development", "additional", "evaluation"]
+ProblemKind = Literal[
+    "misnamed", "unreadable", "truncated", "empty", "wrong_rate", "wrong_channels", "not_finite"
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+    """Which clips train, which are scored, and what a class is."""
+
+    edition: Literal["dcase2022", "dcase2023", "dcase2024", "dcase2025", "dcase2026"] = "dcase2026"
+    """Edition of the challenge: its machines, sections, channels and rate."""
+    train_subsets: tuple[Literal["development", "additional"], ...] = ("development", "additional")
+    """Subsets that train the embedder; those absent from the data are passed over."""
+    train_machines: tuple[str, ...] = ()
+    """Machines that train the embedder; empty: all machines of the subsets."""
+    score_subsets: tuple[Literal["development", "evaluation"], ...] = ("development", "evaluation")
+    """Subsets whose test clips are scored; those absent from the data are passed over."""
+    score_machines: tuple[str, ...] = ()
+    """Machines whose test clips are scored; empty: all machines of the subsets."""
+    label: Literal[
+        "machine_section", "machine_section_attributes", "machine_section_attributes_domain"
+    ] = "machine_section"
+    """Proxy label: what makes two training clips one class."""
+    skip: tuple[ProblemKind, ...] = ()
+    """Kinds of faulty file to leave out (and count) instead of refusing the data set."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioConfig:
+    """How a file becomes a waveform."""
+
+    sample_rate: Count = 16000
+    """Hertz; a file of another rate is refused, never resampled."""
+    clip_seconds: Positive | Literal["auto"] = 12.0
+    """Length of every clip: shorter ones are tiled, longer ones cut; auto: the longest clip."""
+    channel: Literal["near", "far"] = "near"
+    """The channel used as the signal: near is the file's first, far its second."""
+    train_crop: Literal["random", "start"] = "random"
+    """Where a training crop of a longer clip starts; inference always starts at 0."""
+    read_threads: Annotated[int, Range(low=0, high=64)] = 2
+    """Threads that read audio ahead of the device; 0 reads on the calling thread."""
+    prefetch_batches: Count = 4
+    """Batches that may wait in memory, read and not yet used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MixupConfig:
+    """Mixup of waveforms and one-hot labels over the global batch, in training only."""
+
+    probability: Probability = 0.5
+    """Probability that a clip is mixed with its partner."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Training-time augmentation."""
+
+    mixup: MixupConfig = MixupConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectrogramConfig:
+    """One STFT branch of MultiResNet."""
+
+    n_fft: Count
+    """Window and transform length, samples."""
+    hop: Count
+    """Step between frames, samples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiResNetConfig:
+    """MultiResNet: one branch on the whole clip's spectrum, one per STFT resolution."""
+
+    name: Literal["multiresnet"] = "multiresnet"
+    fft_branch: bool = True
+    """Use the branch that reads the magnitude spectrum of the whole clip."""
+    spectrograms: tuple[SpectrogramConfig, ...] = (
+        SpectrogramConfig(256, 128),
+        SpectrogramConfig(1024, 512),
+        SpectrogramConfig(4096, 2048),
+    )
+    """STFT branches, in the order of their embeddings."""
+    low_hz: NonNegative = 200.0
+    """Lowest frequency kept in the spectrograms, hertz."""
+    high_hz: Positive = 8000.0
+    """Highest frequency kept in the spectrograms, hertz."""
+    branch_size: Count = 128
+    """Values in each branch's embedding."""
+    squeeze_ratio: Count = 16
+    """Channels per hidden unit in squeeze-and-excitation."""
+    norm_momentum: Probability = 0.1
+    """Share of the new batch in BatchNorm's running statistics."""
+    norm_eps: Positive = 1e-5
+    """Added to BatchNorm's variance."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Classification loss on the cosine to trainable class centres."""
+
+    name: Literal["sub_cluster_adacos", "adacos", "arcface"] = "sub_cluster_adacos"
+    sub_clusters: Count = 16
+    """Centres per class (sub-cluster AdaCos only)."""
+    trainable_centres: bool = True
+    """Train the centres; false keeps their random start."""
+    scale: Positive | Literal["auto"] = "auto"
+    """Factor on the cosine; auto: each loss's own (AdaCos: from the number of centres; 64)."""
+    dynamic: bool = False
+    """Re-estimate the scale from each training batch (AdaCos and sub-cluster AdaCos)."""
+    margin: NonNegative = 0.5
+    """Angle added to the label's class, radians (ArcFace only)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with decoupled weight decay on every trainable array."""
+
+    learning_rate: Positive = 1e-3
+    """Step size after the warm-up."""
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    """Decay of the two moment estimates."""
+    eps: Positive = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: NonNegative = 0.01
+    """Decoupled decay, multiplied by the learning rate."""
+    warmup_steps: Annotated[int, Range(low=0)] = 0
+    """Updates over which the rate rises linearly from 0; then it is constant."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The training loop."""
+
+    epochs: Count = 16
+    """Passes over the training clips; the last one's weights are used."""
+    batch_size: Count = 64
+    """Clips per update, over all devices and processes together."""
+    drop_last: bool = False
+    """Leave out an epoch's last batch when it is shorter than the others."""
+    devices: Annotated[int, Range(low=0)] = 0
+    """Local devices to use; 0: all of them."""
+    log_every: Annotated[int, Range(low=1, high=8)] = 8
+    """Steps between reads of the loss from the device."""
+    checkpoint_every: Count = 1
+    """Epochs between checkpoints; the last epoch always makes one."""
+    keep_checkpoints: Count = 2
+    """How many of the newest checkpoints stay on disk."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractConfig:
+    """Embedding extraction."""
+
+    batch_size: Count = 64
+    """Clips per compiled call, over all devices."""
+    views: tuple[Literal["raw"], ...] = ("raw",)
+    """Views of each clip; each has its own reference bank and the scores are averaged."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SmoteConfig:
+    """Synthetic minority oversampling of the target domain's reference embeddings."""
+
+    ratio: Annotated[float, Range(low=0, high=1)] = 0.1
+    """Target points as a share of the source clips, rounded down; 0 turns SMOTE off."""
+    neighbours: Count = 2
+    """Neighbours between which synthetic points are drawn (fewer when there are fewer clips)."""
+    seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
+    """Seed of the draws."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BackendConfig:
+    """How an embedding's anomaly score follows from the normal training clips' embeddings."""
+
+    name: Literal["nearest_neighbours", "kmeans", "rescaled", "mahalanobis"] = "nearest_neighbours"
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    """cosine: unit-length embeddings, Euclidean distance / 2; euclidean: as they are."""
+    source_neighbours: Count = 1
+    """Neighbours averaged in the source pool (nearest_neighbours, rescaled)."""
+    target_neighbours: Annotated[int, Range(low=0)] = 1
+    """Neighbours averaged in the target pool; 0 leaves the target pool out."""
+    smote: SmoteConfig = SmoteConfig()
+    kmeans_clusters: Count = 16
+    """Centres that stand for the source pool (kmeans)."""
+    kmeans_seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
+    """Seed of k-means."""
+    rescale_neighbours: Count = 4
+    """Neighbours that measure the density around a reference (rescaled)."""
+    folds: Annotated[int, Range(low=2)] = 10
+    """Refits that give k-means' and Mahalanobis' training scores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole recipe."""
+
+    seed: Annotated[int, Range(low=0, high=2**31 - 1)] = 0
+    """Seed of the initial weights, the order of clips, the crops and mixup."""
+    dataset: DatasetConfig = DatasetConfig()
+    audio: AudioConfig = AudioConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: MultiResNetConfig = MultiResNetConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    extract: ExtractConfig = ExtractConfig()
+    backend: BackendConfig = BackendConfig()
+
+
+def names() -> list[str]:
+    """The names of the recipes that come with asdjax."""
+    files = resources.files("asdjax.configs").iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def load(name_or_path: str) -> Config:
+    """Read a recipe by its name (`system1`) or by the path of a YAML file."""
+    if name_or_path in names():
+        text = (resources.files("asdjax.configs") / f"{name_or_path}.yaml").read_text("utf-8")
+        return parse(text, source=f"recipe {name_or_path}")
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise AsdjaxError(
+            f"no configuration {name_or_path!r}: give the path of a YAML file or one of the "
+            f"recipes {', '.join(names())}"
+        )
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AsdjaxError(f"{path}: cannot be read as a text file ({error})") from error
+    return parse(text, source=str(path))
+
+
+def parse(text: str, source: str) -> Config:
+    """Read a configuration from YAML text; `source` names it in error messages."""
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise AsdjaxError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+    return from_tree({} if tree is None else tree, source)
+
+
+def from_tree(tree: Any, source: str) -> Config:
+    """Build a configuration from nested dictionaries and lists."""
+    config = _read(Config, tree, "", source)
+    validate(config, source)
+    return config
+
+
+def to_tree(config: Any) -> dict[str, Any]:
+    """The configuration (or a section of it) as nested dictionaries and lists of scalars."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+    return plain(config)
+
+
+def dump(config: Config) -> str:
+    """The configuration as YAML text with every key, as `parse` reads it."""
+    return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
+
+
+def validate(config: Config, source: str) -> None:
+    """Refuse impossible values and combinations (after overrides too)."""
+    _check(Config, config, "", source)
+    checks = [
+        (
+            config.model.low_hz < config.model.high_hz <= config.audio.sample_rate / 2,
+            "model.low_hz and model.high_hz",
+            "low_hz must be below high_hz, and high_hz at most half of audio.sample_rate",
+        ),
+        (
+            config.model.fft_branch or config.model.spectrograms,
+            "model.spectrograms",
+            "name at least one STFT resolution, or set model.fft_branch to true",
+        ),
+        (
+            not (config.loss.name == "arcface" and config.loss.dynamic),
+            "loss.dynamic",
+            "only adacos and sub_cluster_adacos re-estimate their scale",
+        ),
+        (config.extract.views, "extract.views", "name at least one view"),
+    ]
+    for field in ("betas",):
+        checks.append((max(getattr(config.optim, field)) < 1, f"optim.{field}", "must be below 1"))
+    for good, key, what in checks:
+        if not good:
+            raise AsdjaxError(f"{source}: {key}: {what}")
+
+
+def differences(old: Config, new: Config, sections: tuple[str, ...]) -> list[str]:
+    """Dotted keys, with both values, in which two configurations differ in `sections`."""
+
+    def walk(a: Any, b: Any, key: str) -> list[str]:
+        if isinstance(a, dict) and isinstance(b, dict):
+            return [line for k in a | b for line in walk(a.get(k), b.get(k), f"{key}.{k}")]
+        return [] if a == b else [f"{key}: {a} -> {b}"]
+
+    a, b = to_tree(old), to_tree(new)
+    return [line for section in sections for line in walk(a[section], b[section], section)]
+
+
+def _read(kind: Any, tree: Any, key: str, source: str) -> Any:
+    """Convert a YAML value to the annotated type `kind`, or raise naming `key` and `source`."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _read(args[0], tree, key, source)
+    if dataclasses.is_dataclass(kind):
+        return _read_section(kind, tree, key, source)
+    if origin is tuple:
+        if not isinstance(tree, list | tuple):
+            raise AsdjaxError(f"{source}: {key}: expected a list, found {tree!r}")
+        kinds = [args[0]] * len(tree) if args[-1] is Ellipsis else list(args)
+        if len(kinds) != len(tree):
+            raise AsdjaxError(f"{source}: {key}: expected {len(kinds)} values, found {tree!r}")
+        pairs = enumerate(zip(kinds, tree, strict=True))
+        return tuple(_read(k, v, f"{key}[{i}]", source) for i, (k, v) in pairs)
+    for option in _options(kind):
+        found, value = _scalar(option, tree)
+        if found:
+            return value
+    raise AsdjaxError(f"{source}: {key}: expected {_words(kind)}, found {tree!r}")
+
+
+def _read_section(kind: type, tree: Any, key: str, source: str) -> Any:
+    if not isinstance(tree, Mapping):
+        raise AsdjaxError(f"{source}: {key or 'the file'}: expected keys and values, found {tree!r}")
+    hints = get_type_hints(kind, include_extras=True)
+    for name in tree:
+        if name not in hints:
+            close = difflib.get_close_matches(str(name), hints, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise AsdjaxError(
+                f"{source}: unknown key {_join(key, name)!r}: {hint}valid keys: {', '.join(hints)}"
+            )
+    try:
+        return kind(
+            **{name: _read(hints[name], tree[name], _join(key, name), source) for name in tree}
+        )
+    except TypeError as error:  # a key without a default is absent
+        raise AsdjaxError(f"{source}: {key}: {error}") from error
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    is_union = get_origin(kind) in (Union, types.UnionType)
+    members = get_args(kind) if is_union else (kind,)
+    return tuple(get_args(m)[0] if get_origin(m) is Annotated else m for m in members)
+
+
+def _scalar(kind: Any, value: Any) -> tuple[bool, Any]:
+    """Whether `value` is of the scalar type `kind`, and the value as that type."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind), value
+    if kind is float and not isinstance(value, bool):
+        if isinstance(value, int | float):
+            return math.isfinite(value), float(value)
+        if isinstance(value, str):  # PyYAML reads 1e-4 as a string
+            try:
+                number = float(value)
+            except ValueError:
+                return False, value
+            return math.isfinite(number), number
+        return False, value
+    return type(value) is kind, value
+
+
+def _words(kind: Any) -> str:
+    """A type in a user's words."""
+    simple = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    words = [
+        "one of " + ", ".join(map(str, get_args(k)))
+        if get_origin(k) is Literal
+        else simple.get(k, str(k))
+        for k in _options(kind)
+    ]
+    return " or ".join(words)
+
+
+def _check(kind: Any, value: Any, key: str, source: str) -> None:
+    """Check the bounds annotated on every number below `value`."""
+    if dataclasses.is_dataclass(kind):
+        for name, hint in get_type_hints(kind, include_extras=True).items():
+            _check(hint, getattr(value, name), _join(key, name), source)
+    elif get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        for i, v in enumerate(value):
+            _check(kinds[0] if kinds[-1] is Ellipsis else kinds[i], v, f"{key}[{i}]", source)
+    else:
+        is_union = get_origin(kind) in (Union, types.UnionType)
+        for member in get_args(kind) if is_union else (kind,):
+            for bound in getattr(member, "__metadata__", ()):
+                if isinstance(value, int | float) and value not in bound:
+                    raise AsdjaxError(f"{source}: {key}: must be {bound}, found {value!r}")
+
+
+def _join(key: str, name: Any) -> str:
+    return f"{key}.{name}" if key else str(name)

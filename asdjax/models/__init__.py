@@ -1,0 +1,1 @@
+"""Embedders: waveform [B, T] -> embedding [B, D]."""

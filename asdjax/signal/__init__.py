@@ -1,0 +1,1 @@
+"""Device-side signal processing: pure functions of arrays."""

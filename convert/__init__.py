@@ -1,0 +1,1 @@
+"""Converters between asdjax and PyTorch checkpoints, without PyTorch."""

@@ -1,0 +1,67 @@
+"""What every test shares: the strict session, the tolerances, the golden arrays.
+
+The tolerances are the project's contract with the references; a test that fails is traced to
+its cause, one level further down, and never given a wider one.
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# Largest difference over the reference's largest value, unless said.
+EXACT_METRIC = 1e-12  # metrics against an independent oracle
+SCORE = 1e-6  # nearest-neighbour scores
+STFT = 1e-5
+LAYER, BLOCK, EMBEDDING = 1e-5, 1e-4, 1e-3
+COSINE = 0.99999  # and at least this cosine for a whole embedding
+GRADIENT = 2e-2  # relative L2, MultiResNet in float32 (ReLU and maximum ties)
+FLOAT64 = 1e-8
+MULTIRESNET_EVAL_ATOL, MULTIRESNET_TRAIN_ATOL = 2e-3, 5e-4  # absolute
+TRACE = [1e-5, 1e-4] + [1e-3] * 4 + [5e-3] * 5  # relative, the loss before each update
+DEVICES_LOSS, DEVICES_EMBEDDING, DEVICES_GRADIENT = 1e-9, 1e-6, 1e-5  # 1 against 8 devices
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """The one seeded generator for test data."""
+    return np.random.default_rng(20260)
+
+
+@pytest.fixture
+def float64():
+    """Run a test in double precision."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Load a reference file from tests/golden by its stem, as a dictionary of arrays."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    return load
+
+
+def relative(value, reference) -> float:
+    """Largest absolute difference over the reference's largest absolute value."""
+    value, reference = np.asarray(value, np.float64), np.asarray(reference, np.float64)
+    assert value.shape == reference.shape, (value.shape, reference.shape)
+    return float(np.max(np.abs(value - reference)) / np.max(np.abs(reference)))
+
+
+def relative_l2(value, reference) -> float:
+    """L2 norm of the difference over the reference's L2 norm."""
+    value, reference = np.asarray(value, np.float64), np.asarray(reference, np.float64)
+    assert value.shape == reference.shape, (value.shape, reference.shape)
+    return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
