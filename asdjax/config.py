@@ -6,38 +6,15 @@ and the valid choices. `save` writes every key, so that a saved configuration re
 """
 
 import dataclasses
-import difflib
-import math
-import types
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import yaml
 
+from asdjax import schema
 from asdjax.errors import AsdjaxError
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """Bounds of a number, both included unless `above` asks for strictly more than `low`."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    above: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        return (value > self.low if self.above else value >= self.low) and value <= self.high
-
-    def __str__(self) -> str:
-        words = []
-        if self.low > -math.inf:
-            words.append(f"{'above' if self.above else 'at least'} {self.low:g}")
-        if self.high < math.inf:
-            words.append(f"at most {self.high:g}")
-        return " and ".join(words)
-
+from asdjax.schema import Range, to_tree
 
 Count = Annotated[int, Range(low=1)]
 NonNegative = Annotated[float, Range(low=0)]
@@ -48,6 +25,18 @@ Subset = Literal["development", "additional", "evaluation"]
 ProblemKind = Literal[
     "misnamed", "unreadable", "truncated", "empty", "wrong_rate", "wrong_channels", "not_finite"
 ]
+
+EXECUTION_KEYS = frozenset(
+    {
+        "audio.read_threads",
+        "audio.prefetch_batches",
+        "train.devices",
+        "train.log_every",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+    }
+)
+"""Keys that say how a run is carried out, never what comes out; they may change in mid-run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,6 +245,19 @@ class Config:
     backend: BackendConfig = BackendConfig()
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which would let the last of two equal keys win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 def names() -> list[str]:
     """The names of the recipes that come with asdjax."""
     files = resources.files("asdjax.configs").iterdir()
@@ -283,7 +285,7 @@ def load(name_or_path: str) -> Config:
 def parse(text: str, source: str) -> Config:
     """Read a configuration from YAML text; `source` names it in error messages."""
     try:
-        tree = yaml.safe_load(text)
+        tree = _Loader(text).get_single_data()
     except yaml.YAMLError as error:
         raise AsdjaxError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
     return from_tree({} if tree is None else tree, source)
@@ -291,20 +293,9 @@ def parse(text: str, source: str) -> Config:
 
 def from_tree(tree: Any, source: str) -> Config:
     """Build a configuration from nested dictionaries and lists."""
-    config = _read(Config, tree, "", source)
+    config = schema.read(Config, tree, "", source)
     validate(config, source)
     return config
-
-
-def to_tree(config: Any) -> dict[str, Any]:
-    """The configuration (or a section of it) as nested dictionaries and lists of scalars."""
-
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value):
-            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return [plain(v) for v in value] if isinstance(value, tuple) else value
-
-    return plain(config)
 
 
 def dump(config: Config) -> str:
@@ -314,7 +305,7 @@ def dump(config: Config) -> str:
 
 def validate(config: Config, source: str) -> None:
     """Refuse impossible values and combinations (after overrides too)."""
-    _check(Config, config, "", source)
+    schema.check(Config, config, "", source)
     checks = [
         (
             config.model.low_hz < config.model.high_hz <= config.audio.sample_rate / 2,
@@ -331,119 +322,35 @@ def validate(config: Config, source: str) -> None:
             "loss.dynamic",
             "only adacos and sub_cluster_adacos re-estimate their scale",
         ),
+        (max(config.optim.betas) < 1, "optim.betas", "must be below 1"),
         (config.extract.views, "extract.views", "name at least one view"),
+        (
+            len(set(config.extract.views)) == len(config.extract.views),
+            "extract.views",
+            "a view is named twice",
+        ),
     ]
-    for field in ("betas",):
-        checks.append((max(getattr(config.optim, field)) < 1, f"optim.{field}", "must be below 1"))
     for good, key, what in checks:
         if not good:
             raise AsdjaxError(f"{source}: {key}: {what}")
 
 
+def settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
+    """Values by dotted key of the keys in `sections` that results depend on.
+
+    Lists of sections (`model.spectrograms`) are values. `EXECUTION_KEYS` are left out.
+    """
+
+    def walk(value: Any, key: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {} if key in EXECUTION_KEYS else {key: value}
+        return {k: v for name, sub in value.items() for k, v in walk(sub, f"{key}.{name}").items()}
+
+    tree = to_tree(config)
+    return {k: v for section in sections for k, v in walk(tree[section], section).items()}
+
+
 def differences(old: Config, new: Config, sections: tuple[str, ...]) -> list[str]:
-    """Dotted keys, with both values, in which two configurations differ in `sections`."""
-
-    def walk(a: Any, b: Any, key: str) -> list[str]:
-        if isinstance(a, dict) and isinstance(b, dict):
-            return [line for k in a | b for line in walk(a.get(k), b.get(k), f"{key}.{k}")]
-        return [] if a == b else [f"{key}: {a} -> {b}"]
-
-    a, b = to_tree(old), to_tree(new)
-    return [line for section in sections for line in walk(a[section], b[section], section)]
-
-
-def _read(kind: Any, tree: Any, key: str, source: str) -> Any:
-    """Convert a YAML value to the annotated type `kind`, or raise naming `key` and `source`."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return _read(args[0], tree, key, source)
-    if dataclasses.is_dataclass(kind):
-        return _read_section(kind, tree, key, source)
-    if origin is tuple:
-        if not isinstance(tree, list | tuple):
-            raise AsdjaxError(f"{source}: {key}: expected a list, found {tree!r}")
-        kinds = [args[0]] * len(tree) if args[-1] is Ellipsis else list(args)
-        if len(kinds) != len(tree):
-            raise AsdjaxError(f"{source}: {key}: expected {len(kinds)} values, found {tree!r}")
-        pairs = enumerate(zip(kinds, tree, strict=True))
-        return tuple(_read(k, v, f"{key}[{i}]", source) for i, (k, v) in pairs)
-    for option in _options(kind):
-        found, value = _scalar(option, tree)
-        if found:
-            return value
-    raise AsdjaxError(f"{source}: {key}: expected {_words(kind)}, found {tree!r}")
-
-
-def _read_section(kind: type, tree: Any, key: str, source: str) -> Any:
-    if not isinstance(tree, Mapping):
-        raise AsdjaxError(f"{source}: {key or 'the file'}: expected keys and values, found {tree!r}")
-    hints = get_type_hints(kind, include_extras=True)
-    for name in tree:
-        if name not in hints:
-            close = difflib.get_close_matches(str(name), hints, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise AsdjaxError(
-                f"{source}: unknown key {_join(key, name)!r}: {hint}valid keys: {', '.join(hints)}"
-            )
-    try:
-        return kind(
-            **{name: _read(hints[name], tree[name], _join(key, name), source) for name in tree}
-        )
-    except TypeError as error:  # a key without a default is absent
-        raise AsdjaxError(f"{source}: {key}: {error}") from error
-
-
-def _options(kind: Any) -> tuple[Any, ...]:
-    is_union = get_origin(kind) in (Union, types.UnionType)
-    members = get_args(kind) if is_union else (kind,)
-    return tuple(get_args(m)[0] if get_origin(m) is Annotated else m for m in members)
-
-
-def _scalar(kind: Any, value: Any) -> tuple[bool, Any]:
-    """Whether `value` is of the scalar type `kind`, and the value as that type."""
-    if get_origin(kind) is Literal:
-        return value in get_args(kind), value
-    if kind is float and not isinstance(value, bool):
-        if isinstance(value, int | float):
-            return math.isfinite(value), float(value)
-        if isinstance(value, str):  # PyYAML reads 1e-4 as a string
-            try:
-                number = float(value)
-            except ValueError:
-                return False, value
-            return math.isfinite(number), number
-        return False, value
-    return type(value) is kind, value
-
-
-def _words(kind: Any) -> str:
-    """A type in a user's words."""
-    simple = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    words = [
-        "one of " + ", ".join(map(str, get_args(k)))
-        if get_origin(k) is Literal
-        else simple.get(k, str(k))
-        for k in _options(kind)
-    ]
-    return " or ".join(words)
-
-
-def _check(kind: Any, value: Any, key: str, source: str) -> None:
-    """Check the bounds annotated on every number below `value`."""
-    if dataclasses.is_dataclass(kind):
-        for name, hint in get_type_hints(kind, include_extras=True).items():
-            _check(hint, getattr(value, name), _join(key, name), source)
-    elif get_origin(kind) is tuple:
-        kinds = get_args(kind)
-        for i, v in enumerate(value):
-            _check(kinds[0] if kinds[-1] is Ellipsis else kinds[i], v, f"{key}[{i}]", source)
-    else:
-        is_union = get_origin(kind) in (Union, types.UnionType)
-        for member in get_args(kind) if is_union else (kind,):
-            for bound in getattr(member, "__metadata__", ()):
-                if isinstance(value, int | float) and value not in bound:
-                    raise AsdjaxError(f"{source}: {key}: must be {bound}, found {value!r}")
-
-
-def _join(key: str, name: Any) -> str:
-    return f"{key}.{name}" if key else str(name)
+    """Dotted keys, with both values, in which two configurations' `settings` differ."""
+    a, b = settings(old, sections), settings(new, sections)
+    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in {**a, **b} if a.get(k) != b.get(k)]

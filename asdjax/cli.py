@@ -1,0 +1,311 @@
+"""The command line: one sub-command per verb. Parses, calls, and turns errors into exit codes.
+
+Exit codes: 0 done, 1 bad input (one sentence on standard error), 2 wrong usage, 130 interrupted.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional, arg
+
+from asdjax import config as configs
+from asdjax._version import __version__
+from asdjax.config import AudioConfig, BackendConfig, Config, DatasetConfig
+from asdjax.errors import AsdjaxError
+from asdjax.synth import SynthConfig
+
+Recipe = Annotated[str, arg(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")]
+DataRoot = Annotated[Path, arg(metavar="DIR", help="Root of the data set.")]
+RunPath = Annotated[Path, arg(metavar="DIR", help="Run directory, made when absent.")]
+FinishedRun = Annotated[Path, arg(metavar="RUN", help="Run directory.")]
+Moved = Annotated[Path | None, arg(help="Root of the data set, where it has moved since.")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Synth:
+    """Write a synthetic two-channel machine-sound corpus in the DCASE 2026 layout."""
+
+    directory: Positional[Annotated[Path, arg(metavar="DIR", help="Where to write it.")]]
+    corpus: Annotated[SynthConfig, arg(name="")] = SynthConfig()
+
+    def __call__(self) -> None:
+        from asdjax import synth
+
+        summary = synth.write(self.directory, self.corpus)
+        for words, machines in (("written", summary.written), ("kept", summary.kept)):
+            if machines:
+                print(f"{self.directory}: {words} {', '.join(machines)}")
+        print(f"{self.directory}: {summary.clips} clips")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Show what a data set holds, and what is wrong with it (then the exit code is 1)."""
+
+    root: Positional[Annotated[Path, arg(metavar="DIR", help="Root of the data set.")]]
+    json: bool = False
+    """Print one JSON document (schema asdjax.data/1) instead of a table."""
+    dataset: DatasetConfig = DatasetConfig()
+    audio: AudioConfig = AudioConfig()
+
+    def __call__(self) -> int:
+        from asdjax import audio, dcase, inventory
+
+        dataset, headers = audio.check(dcase.scan(self.root, self.dataset.edition), self.audio)
+        document = inventory.describe(dataset, headers, self.dataset)
+        print(json.dumps(document, indent=1) if self.json else inventory.render(document))
+        return int(bool(document["problems"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Verify configuration, data, shapes and memory without training."""
+
+    recipe: Positional[Recipe]
+    data: DataRoot
+    json: bool = False
+    """Print one JSON document (schema asdjax.check/1)."""
+    config: Annotated[Config, arg(name="")] = Config()
+
+    def __call__(self) -> None:
+        from asdjax import train
+        from asdjax.corpus import open_corpus
+
+        facts = train.check(self.config, open_corpus(self.data, self.config))
+        if self.json:
+            print(json.dumps(facts, indent=1))
+            return
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            print(f"{name:{width}}  {', '.join(map(str, value)) if type(value) is list else value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train an embedder; the same command continues after an interruption."""
+
+    recipe: Positional[Recipe]
+    data: DataRoot
+    run: RunPath
+    resume: bool = True
+    """Continue from the newest checkpoint; --no-resume discards it and begins again."""
+    config: Annotated[Config, arg(name="")] = Config()
+
+    def __call__(self) -> None:
+        from asdjax import train
+        from asdjax.corpus import open_corpus
+        from asdjax.runs import Run
+
+        run, corpus = Run(self.run), open_corpus(self.data, self.config)
+        with run.lock():
+            train.train(self.config, corpus, run, resume=self.resume)
+
+
+@dataclasses.dataclass(frozen=True)
+class Extract:
+    """Embed the training and test clips of every scored machine."""
+
+    run: Positional[FinishedRun]
+    data: Moved = None
+
+    def __call__(self) -> None:
+        from asdjax import extract
+        from asdjax.corpus import open_corpus
+        from asdjax.runs import Run
+
+        run = Run(self.run)
+        root = self.data or Path(run.finished_training()["data"])
+        corpus = open_corpus(root, run.config())
+        with run.lock():
+            extract.extract(run, corpus)
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Score a run's embeddings; options change the run's backend."""
+
+    run: Positional[FinishedRun]
+    backend: BackendConfig = BackendConfig()
+
+    def __call__(self) -> None:
+        from asdjax import score
+        from asdjax.runs import Run
+
+        run = Run(self.run)
+        config = dataclasses.replace(run.config(), backend=self.backend)
+        configs.validate(config, "command line")
+        with run.lock():
+            run.write_config(config)
+            score.score(run)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Compute metrics; several runs give mean and standard deviation."""
+
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN ...", help="Run directories.")]]
+    json: bool = False
+    """Print the metrics document (schema asdjax.metrics/1; several runs: asdjax.metrics_spread/1)."""
+    markdown: bool = False
+    """Print the table as Markdown."""
+
+    def __call__(self) -> None:
+        from asdjax import evaluate
+        from asdjax.runs import Run
+
+        if not self.runs:
+            raise AsdjaxError("evaluate: name at least one run directory")
+        runs = [Run(path) for path in self.runs]
+        for run in runs:
+            run.config()
+        if len(runs) == 1:
+            document = evaluate.evaluate(runs[0])
+        else:
+            document = evaluate.evaluate_runs(runs)
+        if document is None:
+            print("no scored clip has a label: nothing to evaluate")
+        elif self.json:
+            print(json.dumps(document, indent=1))
+        elif self.markdown:
+            print(evaluate.markdown(document))
+        else:
+            _print_table(evaluate.terminal_table(document))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunAll:
+    """Train, extract, score and evaluate; finished steps are not repeated."""
+
+    recipe: Positional[Recipe]
+    data: DataRoot
+    run: RunPath
+    resume: bool = True
+    """Continue an interrupted training; --no-resume discards it and begins again."""
+    json: bool = False
+    """Print the metrics as JSON instead of a table."""
+    config: Annotated[Config, arg(name="")] = Config()
+
+    def __call__(self) -> None:
+        from asdjax import extract, score, train
+        from asdjax.corpus import open_corpus
+        from asdjax.runs import Run
+
+        run, corpus = Run(self.run), open_corpus(self.data, self.config)
+        with run.lock():
+            train.train(self.config, corpus, run, resume=self.resume)
+            extract.extract(run, corpus)
+            score.score(run)
+        Evaluate((self.run,), json=self.json)()
+
+
+def _print_table(table: Any) -> None:
+    from rich.console import Console
+
+    # a pipe or a file has no width: never fold the figures there
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+VERBS: dict[str, type] = {
+    "run": RunAll,
+    "train": Train,
+    "extract": Extract,
+    "score": Score,
+    "evaluate": Evaluate,
+    "check": Check,
+    "data": Data,
+    "synth": Synth,
+}
+
+
+def _usage() -> str:
+    lines = "\n".join(f"  {name:<9} {verb.__doc__}" for name, verb in VERBS.items())
+    return f"""usage: asdjax COMMAND ...
+
+Anomalous sound detection for machine condition monitoring, on JAX (asdjax {__version__}).
+
+commands:
+{lines}
+
+recipes: {", ".join(configs.names())}
+
+  asdjax synth data                               a small corpus of synthetic machines
+  asdjax run system1 --data data --run runs/one   train, extract, score, evaluate
+  asdjax COMMAND --help                           every option with its type and default
+  asdjax train system1 --help                     the same, with the recipe's own defaults
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(_usage(), file=sys.stdout if args else sys.stderr)
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(f"asdjax {__version__}")
+        return 0
+    if args[0] not in VERBS:
+        print(f"asdjax: no command {args[0]!r}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    try:
+        command = _parse(args[0], args[1:])
+        if isinstance(getattr(command, "config", None), Config):
+            configs.validate(command.config, "command line")
+        return command() or 0
+    except AsdjaxError as error:
+        print(f"asdjax: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("asdjax: interrupted: the same command continues", file=sys.stderr)
+        return 130
+
+
+def _parse(verb: str, args: list[str]) -> Callable[[], int | None]:
+    """Parse a verb's arguments; defaults come from the recipe or the run that they name."""
+    kind = VERBS[verb]
+    defaults: dict[str, Any] = {}
+    named = _first_positional(args)
+    if named is not None and any(f.name == "recipe" for f in dataclasses.fields(kind)):
+        defaults |= {"recipe": named, "config": configs.load(named)}
+    if named is not None and kind is Score:
+        from asdjax.runs import Run
+
+        defaults["backend"] = Run(named).config().backend
+    default = None
+    if defaults:
+        missing = {f.name: tyro.MISSING for f in dataclasses.fields(kind)}
+        given = {
+            f.name: f.default
+            for f in dataclasses.fields(kind)
+            if f.default is not dataclasses.MISSING
+        }
+        default = kind(**{**missing, **given, **defaults})
+    return tyro.cli(
+        kind,
+        prog=f"asdjax {verb}",
+        args=args,
+        default=default,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def _first_positional(args: Sequence[str]) -> str | None:
+    """The first argument that is neither an option nor an option's value."""
+    flags = {"--resume", "--no-resume", "--json", "--no-json", "--help"}
+    previous = ""
+    for argument in args:
+        is_option = argument.startswith("-")
+        is_value = previous.startswith("--") and "=" not in previous and previous not in flags
+        if not is_option and not is_value:
+            return argument
+        previous = argument if is_option else ""
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""What a person at the terminal sees; everything here goes to standard error."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+def say(line: str) -> None:
+    """Print one line."""
+    print(line, file=sys.stderr, flush=True)
+
+
+Advance = Callable[[int, str], None]
+"""Called with the number of units finished and a few words on how it goes."""
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
+    """Show progress: a bar with rate and time left on a terminal, plain lines otherwise.
+
+    Args:
+        title: what is going on.
+        total: units in all.
+        unit: what is counted, for the rate.
+        done: units finished before (a resumed run).
+    """
+    began, first = time.monotonic(), done
+
+    def rate() -> str:
+        return f"{(done - first) / max(time.monotonic() - began, 1e-9):.1f} {unit}/s"
+
+    if sys.stderr.isatty():
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[words]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=total, completed=done, words="")
+
+            def show(units: int, words: str) -> None:
+                nonlocal done
+                done += units
+                bar.update(task, completed=done, words=f"{words} {rate()}".strip())
+
+            yield show
+        return
+
+    shown = began
+
+    def line(units: int, words: str) -> None:
+        nonlocal done, shown
+        done += units
+        now = time.monotonic()
+        if done >= total or now - shown >= 10:
+            shown = now
+            left = (now - began) / max(done - first, 1) * (total - done)
+            say(f"{title} {done}/{total} {words} {rate()}, {left:.0f} s left".replace("  ", " "))
+
+    yield line

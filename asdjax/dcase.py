@@ -1,0 +1,447 @@
+"""DCASE Challenge Task 2 data sets: editions, file names, clips, class labels, selection.
+
+Everything here follows from file names alone (`audio.check` opens the files). A clip's identity is
+its path relative to the data set's root, never its number: numbers repeat within a machine.
+"""
+
+import dataclasses
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from asdjax.config import DatasetConfig, ProblemKind, Subset
+from asdjax.errors import AsdjaxError
+
+Split = Literal["train", "test"]
+Domain = Literal["source", "target"]
+Label = Literal["normal", "anomaly"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Edition:
+    """What one year's challenge fixes about its data."""
+
+    development: tuple[str, ...]
+    """Machines whose test clips carry domain and label in their names."""
+    evaluation: tuple[str, ...]
+    """Machines whose training clips are the additional subset, their test clips unlabelled."""
+    development_sections: tuple[str, ...] = ("00",)
+    evaluation_sections: tuple[str, ...] = ("00",)
+    channels: int = 1
+    rate: int = 16000
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """All sections of the edition, sorted."""
+        return tuple(sorted({*self.development_sections, *self.evaluation_sections}))
+
+    def is_evaluation(self, machine: str, section: str) -> bool | None:
+        """Whether the edition evaluates on a machine's section; None where it does not know it."""
+        if machine in self.development and section in self.development_sections:
+            return False
+        if machine in self.evaluation and section in self.evaluation_sections:
+            return True
+        return None
+
+
+_SEVEN = tuple("ToyCar ToyTrain bearing fan gearbox slider valve".split())
+
+EDITIONS: Mapping[str, Edition] = MappingProxyType(
+    {
+        "dcase2022": Edition(_SEVEN, _SEVEN, ("00", "01", "02"), ("03", "04", "05")),
+        "dcase2023": Edition(
+            _SEVEN, tuple("ToyDrone ToyNscale ToyTank Vacuum bandsaw grinder shaker".split())
+        ),
+        "dcase2024": Edition(
+            _SEVEN,
+            tuple(
+                "3DPrinter AirCompressor BrushlessMotor HairDryer HoveringDrone RoboticArm "
+                "Scanner ToothBrush ToyCircuit".split()
+            ),
+        ),
+        "dcase2025": Edition(
+            _SEVEN,
+            tuple(
+                "AutoTrash BandSealer CoffeeGrinder HomeCamera Polisher ScrewFeeder ToyPet "
+                "ToyRCCar".split()
+            ),
+        ),
+        "dcase2026": Edition(
+            tuple("ToyCar ToyCarEmu bearingEmu fan gearboxEmu sliderEmu valveEmu".split()),
+            tuple("BlowerDustCollector Sander SewingMachine ToothBrush ToyDrone".split()),
+            channels=2,
+        ),
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Clip:
+    """One audio file, as its path describes it."""
+
+    path: str
+    """Path relative to the data set's root, with forward slashes: the clip's identity."""
+    machine: str
+    section: str
+    """Two digits."""
+    split: Split
+    domain: Domain | None
+    """None for evaluation test clips, as `label`."""
+    label: Label | None
+    attributes: str
+    """The attribute text of the name, empty where it is hidden (`attribute_pairs` reads it)."""
+    subset: Subset
+
+    @property
+    def name(self) -> str:
+        """The file name with its extension."""
+        return self.path.rpartition("/")[2]
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Problem:
+    """What is wrong with one file."""
+
+    path: str
+    kind: ProblemKind
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.kind}: {self.reason}"
+
+
+class FaultyFile(AsdjaxError):
+    """A file that cannot be used; `problem` says why."""
+
+    def __init__(self, problem: Problem):
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The clips found under a root, sorted by path, and the problems found among them."""
+
+    root: Path
+    edition: str
+    clips: tuple[Clip, ...]
+    problems: tuple[Problem, ...]
+
+
+_LABELLED = re.compile(
+    r"section_(?P<section>[0-9]{2})_(?P<domain>source|target)_(?P<split>train|test)"
+    r"_(?P<label>normal|anomaly)_[0-9]{4}(?:_(?P<attributes>.*))?"
+)
+_UNLABELLED = re.compile(r"section_(?P<section>[0-9]{2})_[0-9]{4}")
+_EDITION_2020 = re.compile(r"(?:(?:normal|anomaly)_)?id_[0-9]{2}_[0-9]{8}")
+_EDITION_2021 = re.compile(r"section_[0-9]{2}_(?:source|target)_test_[0-9]{4}")
+_HIDDEN = "noAttribute"  # stands for attributes that the organisers withhold
+
+
+def parse_clip(path: str, edition: str) -> Clip:
+    """Read a clip from its path `.../<machine>/<train or test>/<file name>`.
+
+    The subset follows from a leading `dev_data` or `eval_data`, else from the edition's table, else
+    (a machine that the edition does not know) from whether the name carries a label.
+
+    Args:
+        path: path relative to the data set's root, with forward slashes.
+        edition: a key of `EDITIONS`.
+
+    Raises:
+        FaultyFile: the name does not follow the edition's grammar or contradicts its folder.
+    """
+
+    def misnamed(reason: str) -> FaultyFile:
+        return FaultyFile(Problem(path, "misnamed", reason))
+
+    *above, machine, split, name = path.split("/")
+    if not name.isprintable():
+        raise misnamed("the name holds characters that cannot be printed")
+    stem = name[: -len(".wav")]
+    fields = _LABELLED.fullmatch(stem) or (split == "test" and _UNLABELLED.fullmatch(stem))
+    if not fields:
+        number = " or section_NN_NNNN.wav" if split == "test" else ""
+        raise misnamed(
+            f"expected section_NN_<source or target>_{split}_<normal or anomaly>_NNNN"
+            f"_<attributes>.wav{number}"
+        )
+    words = {"domain": None, "label": None, "attributes": None, "split": split}
+    words |= fields.groupdict()
+    if words["split"] != split:
+        raise misnamed(f"the name says {words['split']}, the folder {split}")
+    if split == "train" and words["label"] == "anomaly":
+        raise misnamed("the name says anomaly, but training clips are normal")
+    sections = EDITIONS[edition].sections
+    if words["section"] not in sections:
+        raise misnamed(
+            f"section {words['section']} is none of {edition}'s sections ({', '.join(sections)})"
+        )
+    known = EDITIONS[edition].is_evaluation(machine, words["section"])
+    if above[:1] in (["dev_data"], ["eval_data"]):
+        evaluation = above[0] == "eval_data"
+    elif known is not None:
+        evaluation = known
+    else:
+        evaluation = words["label"] is None
+    return Clip(
+        path=path,
+        machine=machine,
+        section=words["section"],
+        split=split,
+        domain=words["domain"],
+        label=words["label"],
+        attributes="" if words["attributes"] in (None, _HIDDEN) else words["attributes"],
+        subset=_subset(split, evaluation),
+    )
+
+
+def attribute_pairs(attributes: str) -> tuple[tuple[str, str], ...]:
+    """The (key, value) pairs of an attribute text, in order.
+
+    A key may repeat (`mic_2_mic_1`); a last key without a value gets an empty one.
+    """
+    words = attributes.split("_") if attributes else []
+    return tuple(zip(words[::2], [*words[1::2], ""], strict=False))
+
+
+def scan(root: Path, edition: str) -> Dataset:
+    """Find the clips under a root by their names; no file is opened.
+
+    The root holds `<machine>/train/*.wav` and `<machine>/test/*.wav`, or has them in `dev_data/raw`
+    and `eval_data/raw` (also without `raw`). Folders `supplemental`, hidden files, and files that
+    do not end in .wav (in any case) are passed over.
+
+    Raises:
+        AsdjaxError: no clips there, an edition before 2022, one machine in two places, or a folder
+            that cannot be listed.
+    """
+    clips: list[Clip] = []
+    problems: list[Problem] = []
+    try:
+        if not root.is_dir():
+            raise AsdjaxError(f"{root}: no such folder: give the root of a data set")
+        for base in _bases(root):
+            for folder in _machine_folders(base):
+                found, faults = _scan_machine(root, folder, edition)
+                clips += found
+                problems += faults
+    except OSError as error:
+        raise AsdjaxError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+    if not clips and not problems:
+        one_machine = (root / "train").is_dir() or (root / "test").is_dir()
+        hint = " (this looks like one machine's folder: give its parent)" if one_machine else ""
+        raise AsdjaxError(
+            f"{root}: no clips found{hint}: expected <machine>/train/*.wav and "
+            f"<machine>/test/*.wav there, in dev_data/raw or in eval_data/raw"
+        )
+    _refuse_twins(root, clips)
+    clips.sort(key=lambda clip: clip.path)
+    return Dataset(root, edition, tuple(clips), tuple(sorted(problems)))
+
+
+def class_name(clip: Clip, label: str) -> str:
+    """The class of a training clip: machine/section, then its attributes and domain if asked.
+
+    Args:
+        clip: a training clip; a test clip's attributes and domain must never reach a score.
+        label: a value of `DatasetConfig.label`.
+
+    Raises:
+        ValueError: a test clip.
+    """
+    if clip.split != "train":
+        raise ValueError(f"{clip.path}: only training clips have a class")
+    parts = [clip.machine, clip.section]
+    if label != "machine_section":
+        parts.append(clip.attributes or _HIDDEN)
+    if label == "machine_section_attributes_domain":
+        parts.append(clip.domain or "")
+    return "/".join(parts)
+
+
+def class_names(clips: Iterable[Clip], label: str) -> tuple[str, ...]:
+    """All classes of the training clips, sorted: a class's id is its place here."""
+    return tuple(sorted({class_name(clip, label) for clip in clips}))
+
+
+def training_clips(dataset: Dataset, config: DatasetConfig) -> tuple[Clip, ...]:
+    """The clips that train the embedder, sorted by path.
+
+    Raises:
+        AsdjaxError: `train_machines` names one without such clips, or there are none at all.
+    """
+    clips = [c for c in dataset.clips if c.split == "train" and c.subset in config.train_subsets]
+    return _of_machines(dataset, clips, "train", config.train_subsets, config.train_machines)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredMachine:
+    """A machine to score."""
+
+    train: tuple[Clip, ...]
+    """Its own training clips of the scored sections: the backend's references."""
+    test: tuple[Clip, ...]
+
+
+def scored_machines(dataset: Dataset, config: DatasetConfig) -> dict[str, ScoredMachine]:
+    """The machines whose test clips are scored, by name in sorted order.
+
+    References are the machine's own training clips, whichever subsets train the embedder.
+
+    Raises:
+        AsdjaxError: `score_machines` names one without such clips, there are none at all, or a
+            section with test clips has no training clips.
+    """
+    clips = [c for c in dataset.clips if c.split == "test" and c.subset in config.score_subsets]
+    clips = _of_machines(dataset, clips, "score", config.score_subsets, config.score_machines)
+    scored = {}
+    for machine in sorted({c.machine for c in clips}):
+        test = tuple(c for c in clips if c.machine == machine)
+        sections = {c.section for c in test}
+        train = tuple(
+            c
+            for c in dataset.clips
+            if c.machine == machine and c.split == "train" and c.section in sections
+        )
+        for section in sorted(sections - {c.section for c in train}):
+            raise AsdjaxError(
+                f"{dataset.root}: {machine} section {section} has test clips but no training "
+                f"clips to compare them with: add its train folder, or leave the machine out of "
+                f"dataset.score_machines"
+            )
+        scored[machine] = ScoredMachine(train, test)
+    return scored
+
+
+def require_clean(
+    dataset: Dataset, skip: Collection[ProblemKind]
+) -> tuple[Dataset, dict[ProblemKind, int]]:
+    """Leave out the files with problems of the kinds in `skip`, and refuse any other problem.
+
+    Returns:
+        The data set without those files, and how many files each kind left out.
+
+    Raises:
+        AsdjaxError: problems of other kinds, the first of them with path and reason.
+    """
+    refused = [p for p in dataset.problems if p.kind not in skip]
+    if refused:
+        kinds = Counter(p.kind for p in refused)
+        counts = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
+        first = "; ".join(map(str, refused[:3])) + ("; ..." if len(refused) > 3 else "")
+        raise AsdjaxError(
+            f"{dataset.root}: faulty files ({counts}): {first}: repair them, or leave them out "
+            f"with --dataset.skip {' '.join(sorted({*kinds, *skip}))}"
+        )
+    faulty = {p.path for p in dataset.problems}
+    clips = tuple(c for c in dataset.clips if c.path not in faulty)
+    counts = Counter(p.kind for p in dataset.problems)
+    return dataclasses.replace(dataset, clips=clips, problems=()), dict(sorted(counts.items()))
+
+
+def _subset(split: str, evaluation: bool) -> Subset:
+    if not evaluation:
+        return "development"
+    return "additional" if split == "train" else "evaluation"
+
+
+def _bases(root: Path) -> list[Path]:
+    """The folders that may hold machine folders."""
+    halves = [root / "dev_data", root / "eval_data"]
+    return [root] + [base for half in halves for base in (half, half / "raw") if base.is_dir()]
+
+
+def _machine_folders(base: Path) -> list[Path]:
+    found = []
+    for folder in sorted(base.iterdir()):
+        if folder.name.startswith(".") or folder.name == "supplemental" or not folder.is_dir():
+            continue
+        if (folder / "source_test").is_dir() or (folder / "target_test").is_dir():
+            raise _too_old(folder, 2021)
+        if (folder / "train").is_dir() or (folder / "test").is_dir():
+            found.append(folder)
+    return found
+
+
+def _scan_machine(root: Path, folder: Path, edition: str) -> tuple[list[Clip], list[Problem]]:
+    clips, problems = [], []
+    for split in ("train", "test"):
+        if not (folder / split).is_dir():
+            continue
+        inside = (folder / split).relative_to(root).as_posix()
+        seen: dict[str, str] = {}
+        for name in sorted(os.listdir(folder / split)):
+            stem, extension = os.path.splitext(name)
+            if name.startswith(".") or extension.lower() != ".wav":
+                continue
+            if _EDITION_2020.fullmatch(stem):
+                raise _too_old(folder / split / name, 2020)
+            if _EDITION_2021.fullmatch(stem):
+                raise _too_old(folder / split / name, 2021)
+            path = f"{inside}/{name}"
+            try:
+                clip = parse_clip(path, edition)
+                if stem in seen:
+                    reason = f"the same clip as {seen[stem]}, with another extension"
+                    raise FaultyFile(Problem(path, "misnamed", reason))
+            except FaultyFile as fault:
+                problems.append(fault.problem)
+                continue
+            seen[stem] = name
+            clips.append(clip)
+    known = EDITIONS[edition].development + EDITIONS[edition].evaluation
+    if folder.parent == root and folder.name not in known:
+        # All clips of an unknown machine follow its test clips: evaluation if none has a label.
+        labels = [c.label for c in clips if c.split == "test"]
+        evaluation = bool(labels) and not any(labels)
+        clips = [dataclasses.replace(c, subset=_subset(c.split, evaluation)) for c in clips]
+    return clips, problems
+
+
+def _refuse_twins(root: Path, clips: list[Clip]) -> None:
+    """Refuse a machine's section whose clips lie in two machine folders."""
+    folders: dict[tuple[str, str], str] = {}
+    for clip in clips:
+        folder = clip.path.rsplit("/", 2)[0]
+        first = folders.setdefault((clip.machine.casefold(), clip.section), folder)
+        if first != folder:
+            raise AsdjaxError(
+                f"{root}: {clip.machine} section {clip.section} is in both {first} and {folder}: "
+                f"keep all its clips in one of them"
+            )
+
+
+def _too_old(path: Path, year: int) -> AsdjaxError:
+    return AsdjaxError(
+        f"{path}: DCASE {year} data, which asdjax does not read: use an edition from 2022 on"
+    )
+
+
+def _of_machines(
+    dataset: Dataset,
+    clips: list[Clip],
+    verb: Literal["train", "score"],
+    subsets: tuple[str, ...],
+    machines: tuple[str, ...],
+) -> tuple[Clip, ...]:
+    """The clips of the named machines; of all machines where none is named."""
+    split = {"train": "training", "score": "test"}[verb]
+    choices = sorted({c.machine for c in clips})
+    if not choices:
+        raise AsdjaxError(
+            f"{dataset.root}: no {split} clips in the subsets of dataset.{verb}_subsets "
+            f"({', '.join(subsets) or 'none'}): the data set has "
+            f"{', '.join(sorted({c.subset for c in dataset.clips})) or 'no usable clips'}"
+        )
+    for machine in machines:
+        if machine not in choices:
+            raise AsdjaxError(
+                f"dataset.{verb}_machines: {machine!r} has no {split} clips in the subsets "
+                f"{', '.join(subsets)} of {dataset.root}: choose among {', '.join(choices)}"
+            )
+    return tuple(c for c in clips if not machines or c.machine in machines)

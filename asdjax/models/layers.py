@@ -1,0 +1,202 @@
+"""Layers that the embedders share: channels last, train or eval by argument, PyTorch's defaults.
+
+Kernels are [*window, in, out]. Weights start uniform in +-1 / sqrt(fan_in), which is what
+PyTorch's kaiming-uniform with a = sqrt(5) amounts to (He et al., 2015).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from asdjax.errors import AsdjaxError
+
+
+class BatchStat(nnx.Variable):
+    """An array beside the weights that no gradient reaches, such as a running statistic."""
+
+
+def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
+    bound = 1 / math.sqrt(fan_in)
+    return nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound))
+
+
+def _per_channel(values: Float[Array, "C"], ndim: int) -> Float[Array, "... C"]:
+    """Give `values` the rank of a channels-last array."""
+    return lax.expand_dims(values, range(ndim - 1))
+
+
+class Linear(nnx.Module):
+    """Affine map of the last axis: x @ kernel (+ bias)."""
+
+    def __init__(self, n_in: int, n_out: int, *, bias: bool = False, rngs: nnx.Rngs):
+        self.kernel = _uniform(rngs, (n_in, n_out), n_in)
+        self.bias = _uniform(rngs, (n_out,), n_in) if bias else None
+
+    def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+        """Apply the map."""
+        y = x @ self.kernel[...]
+        return y if self.bias is None else y + _per_channel(self.bias[...], y.ndim)
+
+
+class Conv(nnx.Module):
+    """Convolution (cross-correlation) over one or two axes, channels last.
+
+    Args:
+        n_in: input channels.
+        n_out: output channels.
+        window: kernel size along each axis; its length says whether this is 1-D or 2-D.
+        stride: step along every axis.
+        padding: zeros added at both ends of every axis.
+        bias: add a trainable constant to every output channel.
+        rngs: source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        window: tuple[int, ...],
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        fan_in = n_in * math.prod(window)
+        self.kernel = _uniform(rngs, (*window, n_in, n_out), fan_in)
+        self.bias = _uniform(rngs, (n_out,), fan_in) if bias else None
+        self.stride = stride
+        self.padding = padding
+
+    def __call__(self, x: Float[Array, "B *positions n_in"]) -> Float[Array, "B *outputs n_out"]:
+        """Convolve; an axis of n positions has (n + 2 padding - window) // stride + 1 outputs."""
+        kernel, stride, axes = self.kernel[...], self.stride, x.ndim - 2
+        if axes == 1 and stride > 1 and kernel.shape[0] % stride == 0 and self.padding == 0:
+            x, kernel, stride = *_fold_stride(x, kernel, stride), 1
+        y = lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(stride,) * axes,
+            padding=((self.padding, self.padding),) * axes,
+            dimension_numbers=("NWC", "WIO", "NWC") if axes == 1 else ("NHWC", "HWIO", "NHWC"),
+        )
+        return y if self.bias is None else y + _per_channel(self.bias[...], y.ndim)
+
+
+def _fold_stride(
+    x: Float[Array, "B N n_in"], kernel: Float[Array, "window n_in n_out"], stride: int
+) -> tuple[Float[Array, "B steps stride*n_in"], Float[Array, "taps stride*n_in n_out"]]:
+    """Turn a strided 1-D convolution into one of stride 1 over runs of `stride` positions.
+
+    The sums are the same; the gradient with respect to x no longer needs an input spread out by
+    zeros, which XLA computes slowly on CPU.
+    """
+    window, n_in, n_out = kernel.shape
+    steps = (x.shape[1] - window) // stride + window // stride  # what no window reaches is cut off
+    x = x[:, : steps * stride].reshape(-1, steps, stride * n_in)
+    return x, kernel.reshape(window // stride, stride * n_in, n_out)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over the last axis (Ioffe and Szegedy, 2015), with PyTorch's conventions.
+
+    Training normalises by the batch's mean and biased variance; the running variance learns the
+    unbiased one. Under `jax.pmap` with an `axis_name`, batch means the batch of all devices
+    together, each of which must hold an equal share.
+
+    Args:
+        features: size of the last axis.
+        momentum: share of the new batch in the running statistics.
+        eps: added to the variance.
+        affine: learn a scale and an offset per feature.
+    """
+
+    def __init__(
+        self, features: int, *, momentum: float = 0.1, eps: float = 1e-5, affine: bool = False
+    ):
+        self.mean = BatchStat(jnp.zeros(features, jnp.float32))
+        self.var = BatchStat(jnp.ones(features, jnp.float32))
+        self.scale = nnx.Param(jnp.ones(features, jnp.float32)) if affine else None
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32)) if affine else None
+        self.momentum = momentum
+        self.eps = eps
+
+    def __call__(
+        self, x: Float[Array, "B *positions C"], *, train: bool, axis_name: str | None = None
+    ) -> Float[Array, "B *positions C"]:
+        """Normalise; with `train`, by the batch's statistics, updating the running ones.
+
+        Raises:
+            AsdjaxError: a training batch has one value per feature, hence no variance.
+        """
+        if train:
+            mean, var = self._batch_statistics(x, axis_name)
+        else:
+            mean, var = self.mean[...], self.var[...]
+        y = (x - _per_channel(mean, x.ndim)) * _per_channel(lax.rsqrt(var + self.eps), x.ndim)
+        if self.scale is not None and self.bias is not None:
+            y = y * _per_channel(self.scale[...], x.ndim) + _per_channel(self.bias[...], x.ndim)
+        return y
+
+    def _batch_statistics(
+        self, x: Float[Array, "B *positions C"], axis_name: str | None
+    ) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
+        axes = tuple(range(x.ndim - 1))
+        devices = 1 if axis_name is None else lax.axis_size(axis_name)
+        count = devices * math.prod(x.shape[:-1])
+        if count < 2:
+            raise AsdjaxError(
+                "batch normalisation cannot train on a batch of one clip: set train.drop_last to "
+                "true or choose a train.batch_size that leaves at least two"
+            )
+
+        def over_devices(local: Float[Array, "C"]) -> Float[Array, "C"]:
+            return local if axis_name is None else lax.pmean(local, axis_name)
+
+        # Two passes: mean(x^2) - mean(x)^2 would cancel where the mean exceeds the deviation.
+        mean = over_devices(jnp.mean(x, axes))
+        var = over_devices(jnp.mean(jnp.square(x - _per_channel(mean, x.ndim)), axes))
+        unbiased = var * (count / (count - 1))
+        keep = 1 - self.momentum
+        self.mean[...] = keep * self.mean[...] + self.momentum * lax.stop_gradient(mean)
+        self.var[...] = keep * self.var[...] + self.momentum * lax.stop_gradient(unbiased)
+        return mean, var
+
+
+class SqueezeExcitation(nnx.Module):
+    """Scale each channel by a gate computed from all channels' means (Hu et al., 2018)."""
+
+    def __init__(self, channels: int, ratio: int, *, rngs: nnx.Rngs):
+        hidden = max(1, channels // ratio)
+        self.squeeze = Linear(channels, hidden, rngs=rngs)
+        self.excite = Linear(hidden, channels, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B *positions C"]) -> Float[Array, "B *positions C"]:
+        """Gate `x`."""
+        means = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))  # [B, C]
+        gate = jax.nn.sigmoid(self.excite(jax.nn.relu(self.squeeze(means))))
+        return x * jnp.expand_dims(gate, range(1, x.ndim - 1))
+
+
+def max_pool(
+    x: Float[Array, "B *positions C"], *, window: int, stride: int, padding: int = 0
+) -> Float[Array, "B *outputs C"]:
+    """Maximum over windows along every axis between batch and channels.
+
+    An axis of n positions has (n + 2 padding - window) // stride + 1 outputs; padding never wins.
+    One axis after the other, as a maximum of shifted slices: the gradient is a select, where that
+    of `lax.reduce_window` is a scatter, several times slower on CPU. Equal maxima share it.
+    """
+    for axis in range(1, x.ndim - 1):
+        widths = [(padding, padding) if i == axis else (0, 0) for i in range(x.ndim)]
+        padded = jnp.pad(x, widths, constant_values=-jnp.inf)
+        outputs = (padded.shape[axis] - window) // stride + 1
+        last = (outputs - 1) * stride + 1
+        x = lax.slice_in_dim(padded, 0, last, stride, axis)
+        for i in range(1, window):
+            x = jnp.maximum(x, lax.slice_in_dim(padded, i, i + last, stride, axis))
+    return x

@@ -1,0 +1,291 @@
+"""MultiResNet: one branch on a clip's whole spectrum and one ResNet per STFT resolution.
+
+The network of ASDKit (Fujimura et al., DCASE workshop 2025), after Wilkinghoff (2023): no biases,
+batch normalisation without scale and offset, and an embedding that joins those of the branches.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from asdjax.config import MultiResNetConfig, SpectrogramConfig
+from asdjax.errors import AsdjaxError
+from asdjax.models.layers import BatchNorm, BatchStat, Conv, Linear, SqueezeExcitation, max_pool
+from asdjax.signal.stft import bins, hann, magnitude_spectrogram, magnitude_spectrum
+
+SPECTRUM_CHANNELS = 128
+SPECTRUM_CONVS = ((256, 64), (64, 32), (16, 4))  # window, stride
+SPECTRUM_NORMS = 5  # hidden layers of the perceptron after the convolutions
+STAGES = (16, 32, 64, 128)  # channels of the residual stages
+SMALLEST_SIDE = 36  # positions that the reference asks of both axes of a spectrogram
+
+
+def shortest(config: MultiResNetConfig, sample_rate: int) -> int:
+    """The fewest samples that every branch can process.
+
+    Raises:
+        AsdjaxError: the band of an STFT has too few bins, whatever the length.
+    """
+    needed = [1]
+    if config.fft_branch:
+        positions = 1
+        for window, stride in reversed(SPECTRUM_CONVS):
+            positions = (positions - 1) * stride + window
+        needed.append(2 * (positions - 1))  # a spectrum has n // 2 + 1 bins
+    for spectrogram in config.spectrograms:
+        band = bins(spectrogram.n_fft, sample_rate, config.low_hz, config.high_hz)
+        if band.stop - band.start < SMALLEST_SIDE:
+            raise AsdjaxError(
+                f"model.spectrograms: n_fft {spectrogram.n_fft} has {band.stop - band.start} bins "
+                f"between {config.low_hz:g} and {config.high_hz:g} Hz at {sample_rate} Hz, but "
+                f"MultiResNet needs {SMALLEST_SIDE}: raise n_fft or widen the band"
+            )
+        needed.append((SMALLEST_SIDE - 1) * spectrogram.hop)
+    return max(needed)
+
+
+class MultiResNet(nnx.Module):
+    """Waveform to embedding; the size of the weights depends on the clips' length.
+
+    Args:
+        config: the architecture.
+        n_samples: length of every clip, samples.
+        sample_rate: hertz.
+        rngs: source of the initial weights.
+
+    Raises:
+        AsdjaxError: clips of `n_samples` are shorter than `shortest(config, sample_rate)`.
+    """
+
+    def __init__(
+        self, config: MultiResNetConfig, n_samples: int, sample_rate: int, *, rngs: nnx.Rngs
+    ):
+        least = shortest(config, sample_rate)
+        if n_samples < least:
+            raise AsdjaxError(
+                f"audio.clip_seconds: clips of {n_samples} samples ({n_samples / sample_rate:g} s) "
+                f"are too short for MultiResNet, whose shortest is {least} samples "
+                f"({least / sample_rate:g} s) with this configuration: make clip_seconds longer"
+            )
+        self.n_samples = n_samples
+        self.fft = FFTBranch(config, n_samples, rngs=rngs) if config.fft_branch else None
+        self.stft = nnx.List(
+            STFTBranch(config, spectrogram, sample_rate, rngs=rngs)
+            for spectrogram in config.spectrograms
+        )
+
+    def __call__(
+        self, waveform: Float[Array, "B T"], *, train: bool = False, axis_name: str | None = None
+    ) -> Float[Array, "B D"]:
+        """Embed a batch of clips, one `branch_size` after the other: FFT, then STFTs in order.
+
+        Args:
+            waveform: clips of the length that the network was built for.
+            train: normalise by the batch and update the running statistics.
+            axis_name: the `jax.pmap` axis over which the batch is spread, if it is.
+
+        Raises:
+            AsdjaxError: the clips have another length.
+        """
+        if waveform.shape[1] != self.n_samples:
+            raise AsdjaxError(
+                f"this MultiResNet embeds clips of {self.n_samples} samples, not "
+                f"{waveform.shape[1]}: use the audio.clip_seconds that it was trained with"
+            )
+        branches = [*([] if self.fft is None else [self.fft]), *self.stft]
+        embeddings = [branch(waveform, train=train, axis_name=axis_name) for branch in branches]
+        return jnp.concatenate(embeddings, axis=-1)
+
+
+class FFTBranch(nnx.Module):
+    """The whole clip's magnitude spectrum through strided convolutions and a perceptron."""
+
+    def __init__(self, config: MultiResNetConfig, n_samples: int, *, rngs: nnx.Rngs):
+        channels = (1, *[SPECTRUM_CHANNELS] * len(SPECTRUM_CONVS))
+        self.convs = nnx.List(
+            SpectrumConv(n_in, n_out, window, stride, config.squeeze_ratio, rngs=rngs)
+            for (n_in, n_out), (window, stride) in zip(
+                itertools.pairwise(channels), SPECTRUM_CONVS, strict=True
+            )
+        )
+        positions = n_samples // 2 + 1
+        for window, stride in SPECTRUM_CONVS:
+            positions = (positions - window) // stride + 1
+        sizes = (positions * SPECTRUM_CHANNELS, *[config.branch_size] * SPECTRUM_NORMS)
+        self.hidden = nnx.List(
+            HiddenLayer(n_in, n_out, config, rngs=rngs) for n_in, n_out in itertools.pairwise(sizes)
+        )
+        self.out = Linear(config.branch_size, config.branch_size, rngs=rngs)
+
+    def __call__(
+        self, waveform: Float[Array, "B T"], *, train: bool, axis_name: str | None = None
+    ) -> Float[Array, "B D"]:
+        """Embed the clips' spectra."""
+        x = magnitude_spectrum(waveform)[..., None]  # [B, T // 2 + 1, 1]
+        for conv in self.convs:
+            x = conv(x)
+        x = flatten(x)
+        for layer in self.hidden:
+            x = layer(x, train=train, axis_name=axis_name)
+        return self.out(x)
+
+
+class SpectrumConv(nnx.Module):
+    """Convolution along frequency, ReLU, squeeze-and-excitation."""
+
+    def __init__(
+        self, n_in: int, n_out: int, window: int, stride: int, ratio: int, *, rngs: nnx.Rngs
+    ):
+        self.conv = Conv(n_in, n_out, (window,), stride=stride, rngs=rngs)
+        self.se = SqueezeExcitation(n_out, ratio, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B F n_in"]) -> Float[Array, "B F_out n_out"]:
+        """Apply the layer."""
+        return self.se(jax.nn.relu(self.conv(x)))
+
+
+class HiddenLayer(nnx.Module):
+    """Linear, batch normalisation, ReLU."""
+
+    def __init__(self, n_in: int, n_out: int, config: MultiResNetConfig, *, rngs: nnx.Rngs):
+        self.linear = Linear(n_in, n_out, rngs=rngs)
+        self.norm = _norm(n_out, config)
+
+    def __call__(
+        self, x: Float[Array, "B n_in"], *, train: bool, axis_name: str | None = None
+    ) -> Float[Array, "B n_out"]:
+        """Apply the layer."""
+        return jax.nn.relu(self.norm(self.linear(x), train=train, axis_name=axis_name))
+
+
+class STFTBranch(nnx.Module):
+    """A magnitude spectrogram through a residual network."""
+
+    def __init__(
+        self,
+        config: MultiResNetConfig,
+        spectrogram: SpectrogramConfig,
+        sample_rate: int,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.n_fft, self.hop = spectrogram.n_fft, spectrogram.hop
+        band = bins(self.n_fft, sample_rate, config.low_hz, config.high_hz)
+        self.first_bin, self.stop_bin = band.start, band.stop
+        # Kept with the weights, as the reference does, whose window differs in its last bits.
+        self.window = BatchStat(jnp.asarray(hann(self.n_fft), jnp.float32))
+        n_bins = band.stop - band.start
+        self.norm_freq = _norm(n_bins, config)
+        self.stem = Stem(STAGES[0], config, rngs=rngs)
+        blocks = [
+            ResidualBlock(STAGES[0], STAGES[0], config, rngs=rngs),
+            ResidualBlock(STAGES[0], STAGES[0], config, rngs=rngs),
+        ]
+        for n_in, n_out in itertools.pairwise(STAGES):
+            blocks.append(ResidualBlock(n_in, n_out, config, stride=2, rngs=rngs))
+            blocks.append(ResidualBlock(n_out, n_out, config, rngs=rngs))
+        self.blocks = nnx.List(blocks)
+        height = ((n_bins - 7) // 2 + 1 - 3) // 2 + 1  # what the stem leaves of the frequency axis
+        for _ in STAGES[1:]:
+            height = (height + 1) // 2
+        self.norm_out = _norm(height * STAGES[-1], config)
+        self.out = Linear(height * STAGES[-1], config.branch_size, rngs=rngs)
+
+    def __call__(
+        self, waveform: Float[Array, "B T"], *, train: bool, axis_name: str | None = None
+    ) -> Float[Array, "B D"]:
+        """Embed the clips' spectrograms."""
+        x = self.image(self.spectrogram(waveform), train=train, axis_name=axis_name)
+        x = self.stem(x, train=train, axis_name=axis_name)
+        for block in self.blocks:
+            x = block(x, train=train, axis_name=axis_name)
+        x = flatten(jnp.max(x, axis=2))
+        return self.out(self.norm_out(x, train=train, axis_name=axis_name))
+
+    def spectrogram(self, waveform: Float[Array, "B T"]) -> Float[Array, "B F L"]:
+        """The magnitude spectrogram in the band."""
+        full = magnitude_spectrogram(
+            waveform, n_fft=self.n_fft, hop=self.hop, window=self.window[...]
+        )
+        return full[:, self.first_bin : self.stop_bin]
+
+    def image(
+        self, spectrogram: Float[Array, "B F L"], *, train: bool, axis_name: str | None = None
+    ) -> Float[Array, "B F L 1"]:
+        """The spectrogram with every frequency normalised over batch and time."""
+        x = jnp.swapaxes(spectrogram, 1, 2)
+        x = self.norm_freq(x, train=train, axis_name=axis_name)
+        return jnp.swapaxes(x, 1, 2)[..., None]
+
+
+class Stem(nnx.Module):
+    """From one channel to the first stage's: convolution 7x7, batch norm, ReLU, max-pool 3x3."""
+
+    def __init__(self, channels: int, config: MultiResNetConfig, *, rngs: nnx.Rngs):
+        self.conv = Conv(1, channels, (7, 7), stride=2, rngs=rngs)
+        self.norm = _norm(channels, config)
+
+    def __call__(
+        self, x: Float[Array, "B F L 1"], *, train: bool, axis_name: str | None = None
+    ) -> Float[Array, "B F_out L_out C"]:
+        """Apply the stem; each axis shrinks about fourfold."""
+        x = jax.nn.relu(self.norm(self.conv(x), train=train, axis_name=axis_name))
+        return max_pool(x, window=3, stride=2)
+
+
+class ResidualBlock(nnx.Module):
+    """Pre-activation block with squeeze-and-excitation; the shortcut starts from the normed input.
+
+    After He et al. (2016) and Hu et al. (2018). A block of stride 2 halves both axes (rounding up)
+    and pools before it changes the channels of the shortcut.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        config: MultiResNetConfig,
+        *,
+        stride: int = 1,
+        rngs: nnx.Rngs,
+    ):
+        self.norm1 = _norm(n_in, config)
+        self.conv1 = Conv(n_in, n_out, (3, 3), stride=stride, padding=1, rngs=rngs)
+        self.norm2 = _norm(n_out, config)
+        self.conv2 = Conv(n_out, n_out, (3, 3), padding=1, rngs=rngs)
+        self.se = SqueezeExcitation(n_out, config.squeeze_ratio, rngs=rngs)
+        self.projection = Conv(n_in, n_out, (1, 1), rngs=rngs) if stride > 1 else None
+        self.stride = stride
+
+    def __call__(
+        self, x: Float[Array, "B F L n_in"], *, train: bool, axis_name: str | None = None
+    ) -> Float[Array, "B F_out L_out n_out"]:
+        """Apply the block; no activation follows the sum."""
+        x = self.norm1(x, train=train, axis_name=axis_name)
+        return self.shortcut(x) + self.residual(x, train=train, axis_name=axis_name)
+
+    def residual(
+        self, x: Float[Array, "B F L n_in"], *, train: bool, axis_name: str | None = None
+    ) -> Float[Array, "B F_out L_out n_out"]:
+        """The branch with weights, from the normalised input."""
+        x = self.conv1(jax.nn.relu(x))
+        x = self.norm2(x, train=train, axis_name=axis_name)
+        return self.se(self.conv2(jax.nn.relu(x)))
+
+    def shortcut(self, x: Float[Array, "B F L n_in"]) -> Float[Array, "B F_out L_out n_out"]:
+        """The branch that passes the normalised input on."""
+        if self.projection is None:
+            return x
+        return self.projection(max_pool(x, window=3, stride=self.stride, padding=1))
+
+
+def flatten(x: Float[Array, "B N C"]) -> Float[Array, "B C*N"]:
+    """Channel-major, as PyTorch flattens [B, C, N]: value (c, n) lands at c * N + n."""
+    return jnp.swapaxes(x, 1, 2).reshape(x.shape[0], -1)
+
+
+def _norm(features: int, config: MultiResNetConfig) -> BatchNorm:
+    return BatchNorm(features, momentum=config.norm_momentum, eps=config.norm_eps)

@@ -1,0 +1,96 @@
+"""Data parallelism: the only file that names jax.pmap and multi-process JAX.
+
+The state is replicated without a leading device axis (`in_axes=None`, `out_axes=None`): every
+leaf keeps its logical shape, and checkpoints and inference use it as it is. Whatever a step
+returns must therefore be equal on all devices; gradients and metrics become so through
+`mean_over_devices`, batch statistics through the layers' own collectives over `AXIS`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from asdjax.errors import AsdjaxError
+
+AXIS = "clips"
+"""The name of the device axis, for collectives inside a step."""
+
+
+def local_devices(count: int) -> list[jax.Device]:
+    """The first `count` devices of this process; 0 means all."""
+    devices = jax.local_devices()
+    if count > len(devices):
+        raise AsdjaxError(
+            f"train.devices: {count} devices asked for, this machine has {len(devices)}"
+        )
+    return devices[: count or len(devices)]
+
+
+def check_batch(batch_size: int, devices: int) -> None:
+    """Refuse a global batch that the devices of all processes cannot share evenly."""
+    if batch_size % devices:
+        below, above = batch_size // devices * devices, -(-batch_size // devices) * devices
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise AsdjaxError(
+            f"train.batch_size: {batch_size} clips cannot be shared by {devices} devices: "
+            f"the nearest batch sizes are {nearest} (or set train.devices)"
+        )
+
+
+def process() -> tuple[int, int]:
+    """This process's index and the number of processes."""
+    return jax.process_index(), jax.process_count()
+
+
+def replicate(tree: Any, devices: list[jax.Device]) -> Any:
+    """Copy a tree of NumPy arrays to every device.
+
+    The leaves must be NumPy arrays: a jax array would share its buffer with the copy on its own
+    device, and donating the copy would delete the original.
+    """
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(tree))
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), tree)
+
+
+def split_batch(batch: Any, devices: list[jax.Device]) -> Any:
+    """Give arrays [B, ...] a leading device axis: [devices, B / devices, ...]."""
+    n = len(devices)
+    return jax.tree.map(lambda a: a.reshape(n, a.shape[0] // n, *a.shape[1:]), batch)
+
+
+def training_step(step: Callable, devices: list[jax.Device]) -> Callable:
+    """Compile `step(state, batch) -> (state, metrics)` for all devices; the state is donated."""
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        donate_argnums=(0,),
+        devices=devices if jax.process_count() == 1 else None,
+    )
+
+
+def inference_step(step: Callable, devices: list[jax.Device]) -> Callable:
+    """Compile `step(state, batch)`, whose result [devices, B / devices, ...] stays split."""
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=devices)
+
+
+def mean_over_devices(tree: Any) -> Any:
+    """The mean of every leaf over all devices, as one collective on one flat vector."""
+    flat, unflatten = ravel_pytree(tree)
+    return unflatten(jax.lax.pmean(flat, AXIS))
+
+
+def gather(tree: Any) -> Any:
+    """Arrays [b, ...] of every device joined to the global batch [B, ...], on every device."""
+    return jax.tree.map(lambda a: jax.lax.all_gather(a, AXIS, tiled=True), tree)
+
+
+def my_rows(size: int) -> jax.Array:
+    """The places [b] of this device's `size` clips in the global batch."""
+    return jax.lax.axis_index(AXIS) * size + jax.numpy.arange(size)

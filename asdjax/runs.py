@@ -1,0 +1,257 @@
+"""The run directory: the one argument that ties the verbs together.
+
+    config.yaml                      the resolved configuration
+    training.json                    what was trained: classes, clip length, weights' digest
+    checkpoints/                     see checkpoint.py
+    log.jsonl                        one line per training step
+    embeddings/<view>/<machine>.npz
+    scores/<machine>.csv
+    metrics/metrics.json  metrics.csv
+    artefacts.json                   what each finished file was made from
+
+Every file is written beside its place and renamed, so that a reader never meets half of one.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asdjax import config as configs
+from asdjax.config import Config
+from asdjax.errors import AsdjaxError
+
+TRAINING_SCHEMA = "asdjax.training/1"
+LOG_SCHEMA = "asdjax.log/1"
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short digest of JSON-able values: equal parts, equal text."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: beside its place, flushed to disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.partial")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON document, whole or not at all."""
+    write_bytes(path, json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows that share their keys as CSV with a header; floats keep all their digits."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON document; `AsdjaxError` when it is not one."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise AsdjaxError(f"{path}: cannot be read as JSON ({error})") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+    """One machine's embeddings under one view; row i of every array is clip i, sorted by path."""
+
+    path: np.ndarray
+    """Text [N]: relative to the data set's root."""
+    split: np.ndarray
+    """Text [N]: train or test."""
+    section: np.ndarray
+    """Text [N]: two digits."""
+    domain: np.ndarray
+    """Text [N]: source, target or empty when the file name does not say."""
+    label: np.ndarray
+    """Text [N]: normal, anomaly or empty when the file name does not say."""
+    embedding: np.ndarray
+    """float32 [N, D]."""
+
+    def rows(self, keep: np.ndarray) -> "Embeddings":
+        """The clips selected by a boolean or index array."""
+        fields = dataclasses.fields(self)
+        return Embeddings(**{f.name: getattr(self, f.name)[keep] for f in fields})
+
+
+class Run:
+    """One run directory."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics"
+        self._config = self.path / "config.yaml"
+        self._training = self.path / "training.json"
+        self._log = self.path / "log.jsonl"
+        self._artefacts = self.path / "artefacts.json"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing to this run; released when the process ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise AsdjaxError(f"{self.path}: another process is writing to this run") from error
+            yield
+
+    # configuration and training
+
+    def config(self) -> Config:
+        """The run's resolved configuration; `AsdjaxError` when this is not a run directory."""
+        if not self._config.is_file():
+            raise AsdjaxError(
+                f"{self.path}: not a run directory (no config.yaml): train first, with "
+                f"asdjax train CONFIG --data DIR --run {self.path}"
+            )
+        return configs.load(str(self._config))
+
+    def write_config(self, config: Config) -> None:
+        """Store the resolved configuration."""
+        write_bytes(self._config, configs.dump(config).encode())
+
+    def was_trained(self) -> bool:
+        """Whether training left anything to continue from."""
+        return self._config.is_file() and (self._training.is_file() or self.checkpoints.is_dir())
+
+    def training(self) -> dict[str, Any] | None:
+        """What training left behind, or None while it has not finished."""
+        return read_json(self._training) if self._training.is_file() else None
+
+    def write_training(self, document: Mapping[str, Any]) -> None:
+        """Mark training as finished."""
+        write_json(self._training, {"schema": TRAINING_SCHEMA, **document})
+
+    def finished_training(self) -> dict[str, Any]:
+        """What training left behind; `AsdjaxError` while it has not finished."""
+        document = self.training()
+        if document is None:
+            raise AsdjaxError(f"{self.path}: training has not finished: run asdjax train again")
+        return document
+
+    def forget_training(self) -> None:
+        """Remove what an earlier training left, so that another begins at its first step."""
+        self._training.unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        self._log.unlink(missing_ok=True)
+
+    # the log
+
+    def truncate_log(self, step: int) -> None:
+        """Drop the log's lines from `step` on: a resumed run writes them again."""
+        if self._log.is_file():
+            lines = self._log.read_bytes().splitlines(keepends=True)
+            kept = [ln for ln in lines if ln.endswith(b"\n") and json.loads(ln)["step"] < step]
+            write_bytes(self._log, b"".join(kept))
+
+    def append_log(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append one JSON line per row."""
+        with self._log.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps({"schema": LOG_SCHEMA, **row}) + "\n" for row in rows)
+
+    # artefacts
+
+    def is_current(self, path: Path, made_from: str) -> bool:
+        """Whether a finished file exists and was made from exactly these inputs."""
+        return path.is_file() and self._made_from().get(self._name(path)) == made_from
+
+    def finish(self, path: Path, made_from: str) -> None:
+        """Record what a file, just written, was made from."""
+        record = {**self._made_from(), self._name(path): made_from}
+        write_json(self._artefacts, dict(sorted(record.items())))
+
+    def made_from(self, path: Path) -> str | None:
+        """The fingerprint of a finished file's inputs, or None."""
+        return self._made_from().get(self._name(path)) if path.is_file() else None
+
+    def _made_from(self) -> dict[str, str]:
+        return read_json(self._artefacts) if self._artefacts.is_file() else {}
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
+
+    # embeddings and scores
+
+    def embeddings_path(self, view: str, machine: str) -> Path:
+        """Where a machine's embeddings under a view are kept."""
+        return self.path / "embeddings" / view / f"{machine}.npz"
+
+    def scores_path(self, machine: str) -> Path:
+        """Where a machine's anomaly scores are kept."""
+        return self.path / "scores" / f"{machine}.csv"
+
+    def machines(self) -> list[str]:
+        """The machines that extraction finished under every view of the configuration."""
+        per_view = [
+            {p.stem for p in (self.path / "embeddings" / view).glob("*.npz")}
+            for view in self.config().extract.views
+        ]
+        machines = sorted(set.intersection(*per_view))
+        if not machines:
+            raise AsdjaxError(f"{self.path}: no embeddings: run asdjax extract {self.path} first")
+        return machines
+
+    def keep_machines(self, machines: Collection[str]) -> None:
+        """Remove embeddings and scores of machines and views that no longer belong to the run."""
+        views = self.config().extract.views
+        for path in (self.path / "embeddings").glob("*/*.npz"):
+            if path.stem not in machines or path.parent.name not in views:
+                path.unlink()
+        for path in (self.path / "scores").glob("*.csv"):
+            if path.stem not in machines:
+                path.unlink()
+
+    def write_embeddings(self, path: Path, embeddings: Embeddings) -> None:
+        """Store a machine's embeddings; equal arrays give equal bytes."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **vars(embeddings))
+        write_bytes(path, buffer.getvalue())
+
+    def read_embeddings(self, view: str, machine: str) -> Embeddings:
+        """Read a machine's embeddings under a view."""
+        path = self.embeddings_path(view, machine)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return Embeddings(**arrays)
+        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            raise AsdjaxError(
+                f"{path}: not an embeddings file ({error}): delete it and run asdjax extract"
+            ) from error
+
+    def scored_machines(self) -> list[str]:
+        """The machines that have scores."""
+        machines = sorted(p.stem for p in (self.path / "scores").glob("*.csv"))
+        if not machines:
+            raise AsdjaxError(f"{self.path}: no scores: run asdjax score {self.path} first")
+        return machines
+
+    def read_scores(self, machine: str) -> list[dict[str, str]]:
+        """The rows of a machine's scores, as text by column."""
+        with self.scores_path(machine).open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))

@@ -1,0 +1,94 @@
+"""Short-time Fourier transforms: centred frames under a periodic Hann window.
+
+Conventions, everywhere in asdjax: frame l is centred on sample l * hop, a signal of T samples has
+1 + T // hop frames, spectra are one-sided and arrays are [batch, frequency, frame].
+"""
+
+import math
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float
+
+from asdjax.errors import AsdjaxError
+
+
+def hann(length: int) -> Float[np.ndarray, "length"]:
+    """Periodic Hann window, float64: one period of (1 - cos) / 2 without its end point."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+
+
+def bins(n_fft: int, sample_rate: int, low_hz: float, high_hz: float) -> slice:
+    """The bins of a transform of `n_fft` samples whose frequencies lie in [low_hz, high_hz].
+
+    Bin k stands for k * sample_rate / n_fft hertz, k = 0 .. n_fft // 2.
+
+    Raises:
+        AsdjaxError: no bin lies in the band.
+    """
+    # k * sample_rate is a whole number: a bin exactly on an edge is never lost to rounding.
+    scaled = np.arange(n_fft // 2 + 1) * sample_rate
+    first = int(np.searchsorted(scaled, low_hz * n_fft, side="left"))
+    stop = int(np.searchsorted(scaled, high_hz * n_fft, side="right"))
+    if first >= stop:
+        raise AsdjaxError(
+            f"no bin of an STFT with n_fft {n_fft} at {sample_rate} Hz lies between "
+            f"{low_hz:g} and {high_hz:g} Hz: widen model.low_hz .. model.high_hz or raise n_fft"
+        )
+    return slice(first, stop)
+
+
+def stft(
+    waveform: Float[Array, "B T"],
+    *,
+    n_fft: int,
+    hop: int,
+    window: Float[Array, "n_fft"] | None = None,
+    pad_mode: Literal["constant", "reflect"] = "constant",
+) -> Complex[Array, "B F L"]:
+    """Short-time Fourier transform, F = n_fft // 2 + 1 and L = 1 + T // hop, without scaling.
+
+    Args:
+        waveform: real signal, float32 or float64.
+        n_fft: window and transform length, samples.
+        hop: step between frames, samples; need not divide `n_fft`.
+        window: factors on each frame's samples, of the waveform's dtype; None: `hann(n_fft)`.
+        pad_mode: how n_fft // 2 samples are invented at either end: zeros or a mirror image.
+    """
+    if window is None:
+        window = jnp.asarray(hann(n_fft), waveform.dtype)
+    frames = 1 + waveform.shape[1] // hop
+    padded = jnp.pad(waveform, ((0, 0), (n_fft // 2, n_fft // 2)), mode=pad_mode)
+    # Frames as runs of whole hops: slices are faster than a gather, and need no index array.
+    hops_per_frame = math.ceil(n_fft / hop)
+    hops = frames + hops_per_frame - 1
+    padded = padded[:, : hops * hop]
+    padded = jnp.pad(padded, ((0, 0), (0, hops * hop - padded.shape[1])))
+    steps = padded.reshape(-1, hops, hop)
+    framed = jnp.concatenate([steps[:, i : i + frames] for i in range(hops_per_frame)], axis=-1)
+    spectrum = jnp.fft.rfft(framed[..., :n_fft] * window[None, None, :], axis=-1)  # [B, L, F]
+    return jnp.swapaxes(spectrum, 1, 2)
+
+
+def magnitude_spectrogram(
+    waveform: Float[Array, "B T"],
+    *,
+    n_fft: int,
+    hop: int,
+    window: Float[Array, "n_fft"] | None = None,
+) -> Float[Array, "B F L"]:
+    """Magnitude of the zero-padded STFT over the window's L2 norm.
+
+    The scaling gives white noise the same level at every resolution (torchaudio's
+    `normalized="window"`). Arguments as in `stft`.
+    """
+    if window is None:
+        window = jnp.asarray(hann(n_fft), waveform.dtype)
+    norm = jnp.sqrt(jnp.sum(jnp.square(window)))
+    return jnp.abs(stft(waveform, n_fft=n_fft, hop=hop, window=window)) / norm
+
+
+def magnitude_spectrum(waveform: Float[Array, "B T"]) -> Float[Array, "B T//2+1"]:
+    """Magnitude of the whole signal's spectrum: no window, no scaling."""
+    return jnp.abs(jnp.fft.rfft(waveform, axis=-1))

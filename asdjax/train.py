@@ -1,0 +1,281 @@
+"""Training: configuration and clips in, checkpoints and training.json out."""
+
+import collections
+import dataclasses
+import math
+import platform
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+
+from asdjax import audio, batches, console, dcase, optim, parallel, runs
+from asdjax.checkpoint import Checkpoints, digest
+from asdjax.config import Config, differences, settings, to_tree
+from asdjax.corpus import Corpus
+from asdjax.errors import AsdjaxError
+from asdjax.learner import Learner
+from asdjax.runs import Run
+
+TRAINING_SECTIONS = ("seed", "dataset", "audio", "augment", "model", "loss", "optim", "train")
+"""The sections of the configuration that the weights depend on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What training will do, known from the configuration and the clips alone."""
+
+    config: Config
+    corpus: Corpus
+    clips: tuple[dcase.Clip, ...]
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    """int32 [N]: each training clip's class."""
+    n_samples: int
+    devices: list[jax.Device]
+    epoch: batches.EpochPlan
+
+    @property
+    def steps(self) -> int:
+        """Updates in the whole training."""
+        return self.epoch.steps * self.config.train.epochs
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with before training goes on from it."""
+        clips = [[clip.path, self.corpus.headers[clip.path].frames] for clip in self.clips]
+        return {
+            "classes": list(self.classes),
+            "n_samples": self.n_samples,
+            "clips": runs.fingerprint(clips),
+            "steps": self.steps,
+            "settings": runs.fingerprint(settings(self.config, TRAINING_SECTIONS)),
+        }
+
+
+def plan(config: Config, corpus: Corpus) -> Plan:
+    """Choose clips, classes, length, devices and batches; raise what stands in the way."""
+    clips = dcase.training_clips(corpus.dataset, config.dataset)
+    classes = dcase.class_names(clips, config.dataset.label)
+    index = {name: i for i, name in enumerate(classes)}
+    labels = np.array([index[dcase.class_name(c, config.dataset.label)] for c in clips], np.int32)
+    n_samples = audio.clip_samples(config.audio, corpus.headers.values())
+    devices = parallel.local_devices(config.train.devices)
+    everywhere = len(devices) * parallel.process()[1]
+    parallel.check_batch(config.train.batch_size, everywhere)
+    epoch = batches.plan_epoch(
+        len(clips), config.train.batch_size, everywhere, config.train.drop_last
+    )
+    return Plan(config, corpus, clips, classes, labels, n_samples, devices, epoch)
+
+
+def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> None:
+    """Train, or continue training, until the last epoch's checkpoint is in the run directory.
+
+    Args:
+        config: the recipe.
+        corpus: the checked data set.
+        run: where everything goes.
+        resume: continue from the newest checkpoint; false begins again from the first step.
+
+    Raises:
+        AsdjaxError: the run was begun with other settings or clips, or the loss is not finite.
+    """
+    work = plan(config, corpus)
+    if resume and run.was_trained():
+        _check_same_settings(run, config)
+        finished = run.training()
+        if finished:
+            _check_same_work(run, finished, work)
+            run.write_config(config)  # the later steps' sections may differ
+            console.say(f"{run.path}: training has finished ({finished['step']} steps)")
+            return
+    learner = Learner(config, n_classes=len(work.classes), n_samples=work.n_samples)
+    if not resume:
+        run.forget_training()
+    run.write_config(config)
+    for note in work.epoch.notes:
+        console.say(note)
+    with Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints) as checkpoints:
+        _loop(work, learner, run, checkpoints)
+
+
+def _loop(work: Plan, learner: Learner, run: Run, checkpoints: Checkpoints) -> None:
+    config = work.config
+    data = batches.TrainingBatches(
+        [work.corpus.root / clip.path for clip in work.clips],
+        work.labels,
+        config.audio,
+        work.epoch,
+        n_samples=work.n_samples,
+        pcm16=work.corpus.pcm16,
+        epochs=config.train.epochs,
+        seed=config.seed,
+        process=parallel.process(),
+    )
+    host_state = learner.start()
+    begun = checkpoints.latest()
+    if begun is not None:
+        meta = checkpoints.meta(begun)
+        _check_same_work(run, meta, work)
+        host_state = checkpoints.restore(begun, host_state)
+        data.restore(meta["iterator"])
+        console.say(f"{run.path}: continuing after step {begun} of {work.steps}")
+    first = begun or 0
+    run.truncate_log(first)
+    count = sum(leaf.size for leaf in jax.tree.leaves(host_state["weights"]["params"]))
+    console.say(
+        f"training on {len(work.clips)} clips of {work.n_samples} samples in "
+        f"{len(work.classes)} classes; {count:,} parameters; "
+        f"{len(work.devices)} x {work.devices[0].device_kind}"
+    )
+    state = parallel.replicate(host_state, work.devices)
+    step_function = parallel.training_step(learner.step, work.devices)
+    log = _Log(work, run, checkpoints)
+    with console.progress("training", work.steps, "steps", done=first) as advance:
+        for step in range(first, work.steps):
+            batch = parallel.split_batch(next(data), work.devices)
+            state, metrics = step_function(state, batch)
+            log.add(step, metrics)
+            epoch, last_of_epoch = divmod(step + 1, work.epoch.steps)
+            done = step + 1 == work.steps
+            due = last_of_epoch == 0 and (epoch % config.train.checkpoint_every == 0 or done)
+            if due or log.waiting >= config.train.log_every:
+                log.write(keep=0 if due else 1)
+            advance(1, log.words)
+            if due:
+                host_state = jax.tree.map(np.asarray, state)
+                meta = _meta(work, step + 1, data.state())
+                checkpoints.save(step + 1, host_state, meta)
+    finished = {**_meta(work, work.steps, None), "digest": digest(host_state["weights"])}
+    run.write_training(finished)
+
+
+class _Log:
+    """Fetches metrics from the device some steps late and writes them to the run's log."""
+
+    def __init__(self, work: Plan, run: Run, checkpoints: Checkpoints):
+        self._work, self._run, self._checkpoints = work, run, checkpoints
+        self._pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
+        self._since = time.monotonic()
+        self.words = ""
+
+    @property
+    def waiting(self) -> int:
+        """Steps whose metrics are still on the device."""
+        return len(self._pending)
+
+    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Remember a dispatched step."""
+        self._pending.append((step, metrics))
+
+    def write(self, keep: int) -> None:
+        """Wait for all pending steps but the newest `keep` and write their lines."""
+        ready = [self._pending.popleft() for _ in range(len(self._pending) - keep)]
+        values = jax.device_get([metrics for _, metrics in ready])
+        now = time.monotonic()
+        seconds, self._since = (now - self._since) / max(len(ready), 1), now
+        rows = []
+        for (step, _), metrics in zip(ready, values, strict=True):
+            loss = float(metrics["loss"])
+            if not math.isfinite(loss):
+                self._run.append_log(rows)
+                self._stop(step, loss)
+            rows.append(
+                {
+                    "step": step,
+                    "epoch": step // self._work.epoch.steps,
+                    "loss": loss,
+                    "accuracy": float(metrics["accuracy"]),
+                    "learning_rate": float(optim.learning_rate(self._work.config.optim, step)),
+                    "seconds": round(seconds, 4),
+                }
+            )
+            self.words = f"loss {loss:.4f}"
+        self._run.append_log(rows)
+
+    def _stop(self, step: int, loss: float) -> None:
+        good = self._checkpoints.latest()
+        where = (
+            f"the last good checkpoint is {self._run.checkpoints / str(good)}"
+            if good is not None
+            else "there is no checkpoint yet"
+        )
+        raise AsdjaxError(
+            f"{self._run.path}: the loss is {loss} at step {step}; {where}: lower "
+            "optim.learning_rate or look for faulty clips with asdjax data"
+        )
+
+
+def _meta(work: Plan, step: int, iterator: dict[str, int] | None) -> dict[str, Any]:
+    packages = ("asdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
+    return {
+        **work.identity(),
+        "step": step,
+        "iterator": iterator,
+        "seed": work.config.seed,
+        "sample_rate": work.config.audio.sample_rate,
+        "data": str(work.corpus.root.absolute()),
+        "skipped": work.corpus.skipped,
+        "devices": f"{len(work.devices)} x {work.devices[0].device_kind}",
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+        },
+        "config": to_tree(work.config),
+    }
+
+
+def _check_same_settings(run: Run, config: Config) -> None:
+    changed = differences(run.config(), config, TRAINING_SECTIONS)
+    if changed:
+        raise AsdjaxError(
+            f"{run.path}: this run was begun with other settings ({'; '.join(changed)}): "
+            "choose another --run, or --no-resume to begin again"
+        )
+
+
+def _check_same_work(run: Run, stored: Mapping[str, Any], work: Plan) -> None:
+    now = work.identity()
+    changed = [key for key, value in now.items() if stored[key] != value]
+    if changed:
+        raise AsdjaxError(
+            f"{run.path}: the training data changed since this run was begun "
+            f"({', '.join(changed)}): choose another --run, or --no-resume to begin again"
+        )
+
+
+def check(config: Config, corpus: Corpus) -> dict[str, Any]:
+    """Verify configuration, data, shapes and memory without training.
+
+    Returns:
+        JSON-able facts: clips, classes, steps, parameters, embedding size, and the compiled
+        training step's peak memory per device in bytes as the compiler states it.
+    """
+    work = plan(config, corpus)
+    dcase.scored_machines(corpus.dataset, config.dataset)
+    learner = Learner(config, n_classes=len(work.classes), n_samples=work.n_samples)
+    state = learner.start()
+    batch = {
+        "waveform": np.zeros(
+            (config.train.batch_size, work.n_samples), np.int16 if work.corpus.pcm16 else np.float32
+        ),
+        "label": np.zeros(config.train.batch_size, np.int32),
+    }
+    split = parallel.split_batch(batch, work.devices)
+    step = parallel.training_step(learner.step, work.devices)
+    memory = step.lower(state, split).compile().memory_analysis()
+    return {
+        "schema": "asdjax.check/1",
+        "clips": len(work.clips),
+        "classes": list(work.classes),
+        "n_samples": work.n_samples,
+        "steps": work.steps,
+        "devices": [device.device_kind for device in work.devices],
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state["weights"]["params"])),
+        "step_memory_bytes": memory.temp_size_in_bytes + memory.argument_size_in_bytes,
+        "audio_buffer_bytes": batch["waveform"].nbytes * config.audio.prefetch_batches,
+        "notes": list(work.epoch.notes),
+    }

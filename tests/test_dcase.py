@@ -1,0 +1,446 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from asdjax.config import DatasetConfig
+from asdjax.dcase import (
+    EDITIONS,
+    Dataset,
+    FaultyFile,
+    Problem,
+    attribute_pairs,
+    class_name,
+    class_names,
+    parse_clip,
+    require_clean,
+    scan,
+    scored_machines,
+    training_clips,
+)
+from asdjax.errors import AsdjaxError
+
+TRAIN = "section_00_source_train_normal_0000_noAttribute.wav"
+TARGET = "section_00_target_train_normal_0990_noAttribute.wav"
+TEST = "section_00_target_test_anomaly_0199_noAttribute.wav"
+BLIND = "section_00_0007.wav"
+
+
+def touch(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+def dataset_of(*paths: str, edition: str = "dcase2026") -> Dataset:
+    clips = (parse_clip(path, edition) for path in paths)
+    return Dataset(Path("data"), edition, tuple(sorted(clips, key=lambda c: c.path)), ())
+
+
+def subsets(dataset: Dataset) -> dict[str, str]:
+    return {c.path: c.subset for c in dataset.clips}
+
+
+# file names
+
+
+@pytest.mark.parametrize(
+    ("path", "edition", "fields"),
+    [
+        (
+            "ToyCar/train/section_00_source_train_normal_0003_noAttribute.wav",
+            "dcase2026",
+            ("ToyCar", "00", "train", "source", "normal", "", "development"),
+        ),
+        (
+            "gearboxEmu/test/section_00_target_test_normal_0049_volt_2.5_pro_y.wav",
+            "dcase2026",
+            ("gearboxEmu", "00", "test", "target", "normal", "volt_2.5_pro_y", "development"),
+        ),
+        (
+            "ToyDrone/train/section_00_target_train_normal_0990_car_A-1_mic_2_mic_1.WAV",
+            "dcase2026",
+            ("ToyDrone", "00", "train", "target", "normal", "car_A-1_mic_2_mic_1", "additional"),
+        ),
+        (
+            "Sander/test/section_00_0199.wav",
+            "dcase2026",
+            ("Sander", "00", "test", None, None, "", "evaluation"),
+        ),
+        (
+            "valve/train/section_02_source_train_normal_0000_strength_1_ambient.wav",
+            "dcase2022",
+            ("valve", "02", "train", "source", "normal", "strength_1_ambient", "development"),
+        ),
+        (
+            "valve/train/section_04_source_train_normal_0000_.wav",
+            "dcase2022",
+            ("valve", "04", "train", "source", "normal", "", "additional"),
+        ),
+        (
+            "valve/test/section_05_0000.wav",
+            "dcase2022",
+            ("valve", "05", "test", None, None, "", "evaluation"),
+        ),
+        (
+            "bandsaw/test/section_00_source_test_anomaly_0000.wav",  # labels given afterwards
+            "dcase2023",
+            ("bandsaw", "00", "test", "source", "anomaly", "", "evaluation"),
+        ),
+        (
+            "eval_data/raw/fan/train/section_00_source_train_normal_0000_a_1.wav",
+            "dcase2026",
+            ("fan", "00", "train", "source", "normal", "a_1", "additional"),
+        ),
+        (
+            "dev_data/raw/unheard/test/section_00_0000.wav",
+            "dcase2024",
+            ("unheard", "00", "test", None, None, "", "development"),
+        ),
+    ],
+)
+def test_a_path_is_read(path, edition, fields):
+    clip = parse_clip(path, edition)
+    assert dataclasses.astuple(clip) == (path, *fields)
+    assert clip.name == path.split("/")[-1]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        (f"fan/test/{TRAIN}", "the name says train, the folder test"),
+        (f"fan/train/{TEST}", "the name says test, the folder train"),
+        ("fan/train/section_00_source_train_anomaly_0000_a.wav", "training clips are normal"),
+        (f"fan/train/{BLIND}", "expected section_NN_<source or target>_train"),
+        ("fan/test/section_00_0000_a_1.wav", "or section_NN_NNNN.wav"),
+        ("fan/test/section_01_0000.wav", "section 01 is none of dcase2026's sections (00)"),
+        ("fan/test/section_00_000.wav", "expected"),
+        ("fan/test/section_00_sauce_test_normal_0000_a.wav", "expected"),
+        ("fan/test/section_00_source_test_normal_٠٠٠٠_a.wav", "expected"),
+        ("fan/train/Section_00_source_train_normal_0000_a.wav", "expected"),
+        ("fan/train/section_00_source_train_normal_0000_a\n.wav", "cannot be printed"),
+        ("fan/train/section_00_source_train_normal_0000_\udcff.wav", "cannot be printed"),
+        ("fan/train/copy of section_00_source_train_normal_0000_a.wav", "expected"),
+    ],
+)
+def test_a_misnamed_file_is_reported_with_the_reason(path, reason):
+    with pytest.raises(FaultyFile, match=re.escape(reason)) as caught:
+        parse_clip(path, "dcase2026")
+    assert caught.value.problem.path == path
+    assert caught.value.problem.kind == "misnamed"
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ("", ()),
+        ("car_A1_spd_28V", (("car", "A1"), ("spd", "28V"))),
+        ("mic_2_mic_1", (("mic", "2"), ("mic", "1"))),
+        ("f-n_A.5", (("f-n", "A.5"),)),
+        ("strength_1_ambient", (("strength", "1"), ("ambient", ""))),
+        ("ambient", (("ambient", ""),)),
+    ],
+)
+def test_attributes_are_pairs(text, pairs):
+    assert attribute_pairs(text) == pairs
+
+
+def test_the_table_of_editions():
+    for edition in EDITIONS.values():
+        assert len(edition.development) == 7 and edition.rate == 16000
+    assert EDITIONS["dcase2022"].sections == ("00", "01", "02", "03", "04", "05")
+    assert [len(e.evaluation) for e in EDITIONS.values()] == [7, 7, 9, 8, 5]
+    assert [e.channels for e in EDITIONS.values()] == [1, 1, 1, 1, 2]
+
+
+# folders
+
+
+def test_the_plain_layout(tmp_path):
+    root = touch(
+        tmp_path,
+        f"fan/train/{TRAIN}",
+        f"fan/test/{TEST}",
+        f"Sander/train/{TRAIN}",
+        f"Sander/test/{BLIND}",
+        "fan/attributes_00.csv",
+        "fan/train/readme.txt",
+        f"fan/train/._{TRAIN}",
+        f"fan/supplemental/{TRAIN}",
+        f"supplemental/train/{TRAIN}",
+        "ground_truth_data/ground_truth_Sander_section_00_test.csv",
+        ".cache/train/x.wav",
+    )
+    dataset = scan(root, "dcase2026")
+    assert subsets(dataset) == {
+        f"Sander/test/{BLIND}": "evaluation",
+        f"Sander/train/{TRAIN}": "additional",
+        f"fan/test/{TEST}": "development",
+        f"fan/train/{TRAIN}": "development",
+    }
+    assert [c.path for c in dataset.clips] == sorted(c.path for c in dataset.clips)
+    assert dataset.problems == ()
+
+
+@pytest.mark.parametrize("raw", ["raw/", ""])
+def test_the_layout_of_the_download_scripts(tmp_path, raw):
+    root = touch(
+        tmp_path,
+        f"dev_data/{raw}motor/train/{TRAIN}",
+        f"dev_data/{raw}motor/test/{TEST}",
+        f"eval_data/{raw}pump/train/{TRAIN}",
+        f"eval_data/{raw}pump/test/{BLIND}",
+    )
+    assert list(subsets(scan(root, "dcase2026")).values()) == [
+        *("development", "development", "evaluation", "additional")
+    ]
+
+
+def test_the_subset_of_an_unknown_machine_follows_its_test_clips(tmp_path):
+    root = touch(
+        tmp_path,
+        f"labelled/train/{TRAIN}",
+        f"labelled/test/{TEST}",
+        f"labelled/test/{BLIND}",
+        f"blind/train/{TRAIN}",
+        f"blind/test/{BLIND}",
+        f"untested/train/{TRAIN}",
+    )
+    assert subsets(scan(root, "dcase2026")) == {
+        f"blind/test/{BLIND}": "evaluation",
+        f"blind/train/{TRAIN}": "additional",
+        f"labelled/test/{BLIND}": "development",
+        f"labelled/test/{TEST}": "development",
+        f"labelled/train/{TRAIN}": "development",
+        f"untested/train/{TRAIN}": "development",
+    }
+
+
+def test_an_edition_with_sections_splits_a_machine(tmp_path):
+    name = "section_{}_source_train_normal_0000_a_1.wav"
+    root = touch(
+        tmp_path,
+        "dev_data/raw/fan/train/" + name.format("02"),
+        "eval_data/raw/fan/train/" + name.format("03"),
+        "eval_data/raw/fan/test/section_03_0000.wav",
+    )
+    assert list(subsets(scan(root, "dcase2022")).values()) == [
+        *("development", "evaluation", "additional")
+    ]
+
+
+def test_problems_do_not_hide_the_other_clips(tmp_path):
+    root = touch(tmp_path, f"fan/train/{TRAIN}", f"fan/test/{TRAIN}", "fan/test/noise.wav")
+    dataset = scan(root, "dcase2026")
+    assert [c.path for c in dataset.clips] == [f"fan/train/{TRAIN}"]
+    assert [(p.path, p.kind) for p in dataset.problems] == [
+        ("fan/test/noise.wav", "misnamed"),
+        (f"fan/test/{TRAIN}", "misnamed"),
+    ]
+
+
+def test_equal_numbers_are_different_clips(tmp_path):
+    cells = [(d, kind) for d in ("source", "target") for kind in ("normal", "anomaly")]
+    root = touch(tmp_path, *(f"fan/test/section_00_{d}_test_{k}_0000_a_1.wav" for d, k in cells))
+    assert len({c.path for c in scan(root, "dcase2026").clips}) == 4
+
+
+def test_the_extension_may_be_in_capitals_but_not_twice(tmp_path):
+    upper = TRAIN.replace(".wav", ".WAV")
+    dataset = scan(touch(tmp_path, f"fan/train/{upper}", f"fan/train/{TARGET}"), "dcase2026")
+    assert len(dataset.clips) == 2 and not dataset.problems
+    touch(tmp_path, f"fan/train/{TRAIN}")
+    dataset = scan(tmp_path, "dcase2026")
+    assert len(dataset.clips) == 2
+    assert [(p.path, p.kind) for p in dataset.problems] == [(f"fan/train/{TRAIN}", "misnamed")]
+
+
+@pytest.mark.parametrize(
+    "second", ["fan/train", "eval_data/raw/fan/train", "dev_data/fan/test", "FAN/train"]
+)
+def test_a_machine_in_two_places_is_refused(tmp_path, second):
+    name = TEST if second.endswith("test") else TARGET
+    touch(tmp_path, f"dev_data/raw/fan/train/{TRAIN}", f"{second}/{name}")
+    with pytest.raises(AsdjaxError, match="(?i)is in both .*fan.* and .*keep all its clips in one"):
+        scan(tmp_path, "dcase2026")
+
+
+@pytest.mark.parametrize(
+    ("path", "year"),
+    [
+        ("fan/train/normal_id_00_00000000.wav", 2020),
+        ("fan/test/anomaly_id_06_00000123.wav", 2020),
+        ("fan/test/id_01_00000123.wav", 2020),
+        ("fan/source_test/section_00_source_test_normal_0000.wav", 2021),
+        ("fan/target_test/section_03_target_test_0000.wav", 2021),
+        ("fan/test/section_03_target_test_0000.wav", 2021),
+    ],
+)
+def test_editions_before_2022_are_refused(tmp_path, path, year):
+    with pytest.raises(AsdjaxError, match=f"DCASE {year} data.*2022 on"):
+        scan(touch(tmp_path, path), "dcase2022")
+
+
+def test_a_wrong_root_is_refused(tmp_path):
+    with pytest.raises(AsdjaxError, match="no such folder"):
+        scan(tmp_path / "absent", "dcase2026")
+    with pytest.raises(AsdjaxError, match=r"no clips found: expected <machine>/train/\*.wav"):
+        scan(tmp_path, "dcase2026")
+    touch(tmp_path, f"fan/train/{TRAIN}")
+    with pytest.raises(AsdjaxError, match="looks like one machine's folder: give its parent"):
+        scan(tmp_path / "fan", "dcase2026")
+
+
+def real_shape() -> list[str]:
+    """Training names in the shape of the 2026 lists: which machines hide attributes, which share.
+
+    Six machines hide theirs, fan has 3 values in both domains, five have 62 between them.
+    """
+    counts = {"ToyCarEmu": 12, "gearboxEmu": 12, "BlowerDustCollector": 13, "Sander": 12}
+    counts |= {"ToyDrone": 13, "fan": 3}
+    edition, paths = EDITIONS["dcase2026"], []
+    for machine in (*edition.development, *edition.evaluation):
+        for i in range(26):
+            n = counts.get(machine, 0)
+            attributes = f"mic_2_mic_{i % n}-{i % n / 2}" if n else "noAttribute"
+            shared = i // 3 % 2 if machine == "fan" else i % n % 2 if n else i % 2
+            domain = ("source", "target")[shared]
+            name = f"section_00_{domain}_train_normal_{i:04d}_{attributes}.wav"
+            paths.append(f"{machine}/train/{name}")
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("label", "classes"),
+    [
+        ("machine_section", 12),
+        ("machine_section_attributes", 71),
+        ("machine_section_attributes_domain", 80),
+    ],
+)
+def test_classes_of_the_twelve_machines(label, classes):
+    names = class_names(training_clips(dataset_of(*real_shape()), DatasetConfig()), label)
+    assert len(names) == classes and list(names) == sorted(names)
+
+
+def test_development_only_has_seven_classes():
+    config = DatasetConfig(train_subsets=("development",))
+    names = class_names(training_clips(dataset_of(*real_shape()), config), config.label)
+    assert names == tuple(sorted(f"{m}/00" for m in EDITIONS["dcase2026"].development))
+
+
+def test_class_names_are_the_names_parts():
+    clip = parse_clip(
+        "gearboxEmu/train/section_00_target_train_normal_0000_volt_2.5_pro_Y.wav", "dcase2026"
+    )
+    hidden = parse_clip(f"ToyCar/train/{TRAIN}", "dcase2026")
+    assert class_name(clip, "machine_section") == "gearboxEmu/00"
+    assert class_name(clip, "machine_section_attributes") == "gearboxEmu/00/volt_2.5_pro_Y"
+    with_domain = "machine_section_attributes_domain"
+    assert class_name(clip, with_domain) == "gearboxEmu/00/volt_2.5_pro_Y/target"
+    assert class_name(hidden, with_domain) == "ToyCar/00/noAttribute/source"
+
+
+def test_a_test_clip_has_no_class():
+    name = "section_00_target_test_normal_0000_pro_y.wav"
+    with pytest.raises(ValueError, match="only training clips"):
+        class_name(parse_clip(f"gearboxEmu/test/{name}", "dcase2026"), "machine_section")
+
+
+# selection
+
+TREE = [
+    *(f"fan/train/{TRAIN}", f"fan/train/{TARGET}", f"fan/test/{TEST}"),
+    *(f"valveEmu/train/{TRAIN}", f"valveEmu/test/{TEST}"),
+    *(f"Sander/train/{TRAIN}", f"Sander/test/{BLIND}"),
+]
+
+
+def test_which_clips_train():
+    dataset = dataset_of(*TREE)
+
+    def trains(**keys) -> list[str]:
+        return [c.path for c in training_clips(dataset, DatasetConfig(**keys))]
+
+    everything = [p for p in sorted(TREE) if "/train/" in p]
+    assert trains() == everything
+    assert trains(train_subsets=("development",)) == everything[1:]
+    assert trains(train_subsets=("additional",)) == everything[:1]
+    assert trains(train_machines=("valveEmu", "Sander")) == [everything[0], everything[3]]
+
+
+def test_which_machines_are_scored():
+    dataset = dataset_of(*TREE)
+    # The references are the machine's own, whatever trains the embedder.
+    config = DatasetConfig(train_subsets=("development",), train_machines=("fan",))
+    scored = scored_machines(dataset, config)
+    assert list(scored) == ["Sander", "fan", "valveEmu"]
+    assert [c.path for c in scored["Sander"].train] == [f"Sander/train/{TRAIN}"]
+    assert [c.path for c in scored["Sander"].test] == [f"Sander/test/{BLIND}"]
+    assert [c.name for c in scored["fan"].train] == [TRAIN, TARGET]
+    assert list(scored_machines(dataset, DatasetConfig(score_subsets=("evaluation",)))) == [
+        "Sander"
+    ]
+    assert list(scored_machines(dataset, DatasetConfig(score_machines=("fan",)))) == ["fan"]
+
+
+def test_references_come_from_the_scored_sections():
+    name = "section_{}_source_train_normal_0000_a_1.wav"
+    dataset = dataset_of(
+        *("fan/train/" + name.format(s) for s in ("00", "01", "03")),
+        "fan/test/section_00_source_test_normal_0000_a_1.wav",
+        "fan/test/section_03_0000.wav",
+        edition="dcase2022",
+    )
+    for subset, section in [("development", "00"), ("evaluation", "03")]:
+        fan = scored_machines(dataset, DatasetConfig(score_subsets=(subset,)))["fan"]
+        assert [c.section for c in fan.train + fan.test] == [section, section]
+
+
+def test_absent_subsets_are_passed_over():
+    dataset = dataset_of(f"fan/train/{TRAIN}", f"fan/test/{TEST}")
+    assert len(training_clips(dataset, DatasetConfig())) == 1
+    assert list(scored_machines(dataset, DatasetConfig())) == ["fan"]
+
+
+def test_an_impossible_selection_is_refused():
+    dataset = dataset_of(*TREE)
+    with pytest.raises(AsdjaxError, match="train_machines: 'fam'.*Sander, fan, valveEmu"):
+        training_clips(dataset, DatasetConfig(train_machines=("fan", "fam")))
+    with pytest.raises(AsdjaxError, match="train_machines: 'Sander'.*among fan, valveEmu"):
+        config = DatasetConfig(train_subsets=("development",), train_machines=("Sander",))
+        training_clips(dataset, config)
+    with pytest.raises(AsdjaxError, match="score_machines: 'fam'"):
+        scored_machines(dataset, DatasetConfig(score_machines=("fam",)))
+    blind = dataset_of(f"Sander/test/{BLIND}")
+    with pytest.raises(AsdjaxError, match="no training clips in the subsets.*has evaluation"):
+        training_clips(blind, DatasetConfig())
+    with pytest.raises(AsdjaxError, match="no test clips in the subsets.*development"):
+        scored_machines(blind, DatasetConfig(score_subsets=("development",)))
+    with pytest.raises(AsdjaxError, match="Sander section 00 has test clips but no training"):
+        scored_machines(blind, DatasetConfig())
+
+
+def test_faulty_files_are_refused_or_skipped_and_counted():
+    clean = dataset_of(*TREE)
+    assert require_clean(clean, ()) == (clean, {})
+    problems = (
+        Problem(f"fan/train/{TARGET}", "truncated", "cut"),
+        Problem("fan/train/x.wav", "misnamed", "what"),
+        Problem("fan/train/y.wav", "misnamed", "what"),
+        Problem("fan/train/z.wav", "misnamed", "what"),
+    )
+    dataset = Dataset(clean.root, clean.edition, clean.clips, problems)
+    with pytest.raises(AsdjaxError) as caught:
+        require_clean(dataset, ())
+    assert "(3 misnamed, 1 truncated)" in str(caught.value)
+    assert f"fan/train/{TARGET}: truncated: cut; fan/train/x.wav" in str(caught.value)
+    assert str(caught.value).endswith("--dataset.skip misnamed truncated")
+    with pytest.raises(AsdjaxError, match=r"\(1 truncated\)"):
+        require_clean(dataset, ("misnamed",))
+    kept, counts = require_clean(dataset, ("misnamed", "truncated", "empty"))
+    assert counts == {"misnamed": 3, "truncated": 1}
+    assert set(clean.clips) - set(kept.clips) == {parse_clip(f"fan/train/{TARGET}", "dcase2026")}
+    assert kept.problems == ()
