@@ -150,7 +150,7 @@ class Evaluate:
 
     runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN ...", help="Run directories.")]]
     json: bool = False
-    """Print the metrics document (schema asdjax.metrics/1; several runs: asdjax.metrics_spread/1)."""
+    """Print the metrics as JSON (asdjax.metrics/1; of several runs asdjax.metrics_spread/1)."""
     markdown: bool = False
     """Print the table as Markdown."""
 
@@ -207,7 +207,7 @@ def _print_table(table: Any) -> None:
     from rich.console import Console
 
     # a pipe or a file has no width: never fold the figures there
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
 
 
 VERBS: dict[str, type] = {

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from asdjax import audio, dcase
+from asdjax import audio, console, dcase
 from asdjax.audio import Header
 from asdjax.config import Config
 
@@ -38,4 +38,7 @@ def open_corpus(root: Path, config: Config) -> Corpus:
     scanned = dcase.scan(root, config.dataset.edition)
     checked, headers = audio.check(scanned, config.audio)
     clean, skipped = dcase.require_clean(checked, config.dataset.skip)
+    if skipped:
+        counts = ", ".join(f"{n} {kind}" for kind, n in skipped.items())
+        console.say(f"{root}: left out by dataset.skip: {counts}")
     return Corpus(clean, {clip.path: headers[clip.path] for clip in clean.clips}, dict(skipped))

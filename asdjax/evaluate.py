@@ -71,7 +71,8 @@ def _sections(rows: Sequence[Mapping[str, str]]) -> dict[str, metrics.Figures]:
 
 def cells(document: Mapping[str, Any]) -> list[list[str]]:
     """The printed table: a header, a row per machine (and section), and the mean; per cent."""
-    header = ["machine"] + [f"{family} {name.replace('_', ' ')}" for family, name in COLUMNS]
+    words = {"auc_source": "AUC source", "auc_target": "AUC target", "pauc": "pAUC"}
+    header = ["machine"] + [f"{family} {words.get(name, name)}" for family, name in COLUMNS]
     table = [header]
     for machine, figures in document["machines"].items():
         if len(figures["sections"]) > 1:
@@ -113,7 +114,7 @@ def terminal_table(document: Mapping[str, Any]) -> Table:
     table = Table(title=_caption(document), title_justify="left")
     table.add_column(header[0])
     for name in header[1:]:
-        table.add_column(name, justify="right")
+        table.add_column(name.replace(" ", "\n", 1), justify="right")
     for row in rows:
         table.add_row(*row, end_section=row is rows[-2])
     return table

@@ -93,4 +93,4 @@ def gather(tree: Any) -> Any:
 
 def my_rows(size: int) -> jax.Array:
     """The places [b] of this device's `size` clips in the global batch."""
-    return jax.lax.axis_index(AXIS) * size + jax.numpy.arange(size)
+    return jax.lax.axis_index(AXIS) * size + jax.numpy.arange(size, dtype=jax.numpy.int32)

@@ -189,7 +189,7 @@ class _Log:
                     "epoch": step // self._work.epoch.steps,
                     "loss": loss,
                     "accuracy": float(metrics["accuracy"]),
-                    "learning_rate": float(optim.learning_rate(self._work.config.optim, step)),
+                    "learning_rate": _rate(self._work.config, step),
                     "seconds": round(seconds, 4),
                 }
             )
@@ -207,6 +207,10 @@ class _Log:
             f"{self._run.path}: the loss is {loss} at step {step}; {where}: lower "
             "optim.learning_rate or look for faulty clips with asdjax data"
         )
+
+
+def _rate(config: Config, step: int) -> float:
+    return float(f"{float(optim.learning_rate(config.optim, step)):.6g}")  # float32's digits
 
 
 def _meta(work: Plan, step: int, iterator: dict[str, int] | None) -> dict[str, Any]:

@@ -528,9 +528,12 @@ def test_too_few_clips_are_refused():
         with pytest.raises(AsdjaxError, match="found 1"):
             backend.leave_one_out()
     copies = np.repeat(two / 3, 4, axis=0)
-    for few in (one, two, copies):
+    unequal = np.concatenate([copies, two[:1] / 3])
+    nearly = copies + 1e-13 * np.arange(8)[:, None]
+    config = BackendConfig(name="mahalanobis", metric="euclidean")
+    for few in (one, two, copies, unequal, nearly):
         with pytest.raises(AsdjaxError, match="mahalanobis needs three"):
-            backends.fit(BackendConfig(name="mahalanobis"), few, np.zeros(len(few), bool))
+            backends.fit(config, few, np.zeros(len(few), bool))
 
 
 def test_changed_smote_draws_are_a_defect(rng, monkeypatch):

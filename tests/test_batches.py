@@ -13,7 +13,7 @@ N, T = 11, 50
 
 @pytest.fixture
 def clips(tmp_path):
-    """Clips of mixed lengths whose samples tell clip (tens) and place (units): value = 100 c + t."""
+    """Clips of mixed lengths whose samples tell clip and place: value = 100 clip + place."""
     paths = []
     for c in range(N):
         length = [30, 50, 80][c % 3]

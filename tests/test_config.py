@@ -32,6 +32,12 @@ def test_system1_is_the_report():
     ]  # fmt: skip
 
 
+def test_quickstart_is_system1_but_for_epochs_and_length():
+    sections = tuple(configs.to_tree(configs.Config()))
+    changed = configs.differences(configs.load("system1"), configs.load("quickstart"), sections)
+    assert [line.split(":")[0] for line in changed] == ["audio.clip_seconds", "train.epochs"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

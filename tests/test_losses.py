@@ -212,8 +212,9 @@ def test_arcface_falls_from_0_to_pi(float64):
     x = np.stack([np.cos(theta), np.sin(theta), np.zeros(400)], axis=1)
     y = np.tile([1.0, 0.0], (400, 1))
     centres = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
-    (_, (loss, _, _)), _ = loss_and_gradients(ARCFACE, centres, scale_only(4), x, y)
+    (_, (loss, _, _)), gradients = loss_and_gradients(ARCFACE, centres, scale_only(4), x, y)
     assert (np.diff(loss) > 0).all()
+    assert all(np.isfinite(g).all() for g in gradients)  # also at exactly 0 and pi
 
 
 @pytest.mark.parametrize("config", [SUB_CLUSTER, DYNAMIC, ADACOS, ARCFACE], ids=str)

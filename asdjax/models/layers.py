@@ -188,15 +188,17 @@ def max_pool(
     """Maximum over windows along every axis between batch and channels.
 
     An axis of n positions has (n + 2 padding - window) // stride + 1 outputs; padding never wins.
-    One axis after the other, as a maximum of shifted slices: the gradient is a select, where that
-    of `lax.reduce_window` is a scatter, several times slower on CPU. Equal maxima share it.
+    Computed axis by axis from shifted slices: the gradient is a select, where `lax.reduce_window`
+    has a scatter, several times slower on CPU. Of equal maxima the first, in row-major order,
+    receives the gradient, as in PyTorch.
     """
-    for axis in range(1, x.ndim - 1):
+    for axis in reversed(range(1, x.ndim - 1)):
         widths = [(padding, padding) if i == axis else (0, 0) for i in range(x.ndim)]
         padded = jnp.pad(x, widths, constant_values=-jnp.inf)
         outputs = (padded.shape[axis] - window) // stride + 1
-        last = (outputs - 1) * stride + 1
-        x = lax.slice_in_dim(padded, 0, last, stride, axis)
+        stop = (outputs - 1) * stride + 1
+        x = lax.slice_in_dim(padded, 0, stop, stride, axis)
         for i in range(1, window):
-            x = jnp.maximum(x, lax.slice_in_dim(padded, i, i + last, stride, axis))
+            later = lax.slice_in_dim(padded, i, i + stop, stride, axis)
+            x = jnp.where(later > x, later, x)
     return x

@@ -71,6 +71,7 @@ class MultiResNet(nnx.Module):
                 f"({least / sample_rate:g} s) with this configuration: make clip_seconds longer"
             )
         self.n_samples = n_samples
+        self.embedding_size = config.branch_size * (config.fft_branch + len(config.spectrograms))
         self.fft = FFTBranch(config, n_samples, rngs=rngs) if config.fft_branch else None
         self.stft = nnx.List(
             STFTBranch(config, spectrogram, sample_rate, rngs=rngs)

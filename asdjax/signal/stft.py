@@ -54,12 +54,13 @@ def stft(
         n_fft: window and transform length, samples.
         hop: step between frames, samples; need not divide `n_fft`.
         window: factors on each frame's samples, of the waveform's dtype; None: `hann(n_fft)`.
-        pad_mode: how n_fft // 2 samples are invented at either end: zeros or a mirror image.
+        pad_mode: what the frames see beyond either end: zeros or a mirror image.
     """
     if window is None:
         window = jnp.asarray(hann(n_fft), waveform.dtype)
     frames = 1 + waveform.shape[1] // hop
-    padded = jnp.pad(waveform, ((0, 0), (n_fft // 2, n_fft // 2)), mode=pad_mode)
+    before, after = n_fft // 2, n_fft - n_fft // 2
+    padded = jnp.pad(waveform, ((0, 0), (before, after)), mode=pad_mode)
     # Frames as runs of whole hops: slices are faster than a gather, and need no index array.
     hops_per_frame = math.ceil(n_fft / hop)
     hops = frames + hops_per_frame - 1

@@ -1,0 +1,245 @@
+"""Every verb, through the command line, on a tiny corpus."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asdjax.cli import VERBS, main
+from asdjax.runs import Run
+
+TINY = str(Path(__file__).parent / "tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def run_path(corpus_root, tmp_path_factory):
+    """A finished run on the shared corpus; tests that change it work on a copy."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["run", TINY, "--data", str(corpus_root), "--run", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def run_copy(run_path, tmp_path):
+    return Path(shutil.copytree(run_path, tmp_path / "run"))
+
+
+@pytest.fixture
+def data_copy(corpus_root, tmp_path):
+    return Path(shutil.copytree(corpus_root, tmp_path / "data"))
+
+
+def snapshot(path):
+    """Contents of every result file, without times and places."""
+    return {
+        p.relative_to(path).as_posix(): p.read_bytes()
+        for pattern in ("embeddings/*/*.npz", "scores/*.csv", "metrics/*", "config.yaml")
+        for p in path.glob(pattern)
+    }
+
+
+def stamps(path):
+    return {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def test_metrics_document(run_path):
+    document = json.loads((run_path / "metrics" / "metrics.json").read_text())
+    assert document["schema"] == "asdjax.metrics/1"
+    assert set(document["machines"]) == {"fan", "bearingEmu"}  # ToothBrush has no labels
+    for figures in document["machines"].values():
+        for family, names in {
+            "within": ("auc_source", "auc_target"),
+            "official": ("auc_source", "auc_target", "pauc"),
+        }.items():
+            assert all(0 <= figures[family][name] <= 1 for name in names)
+    assert 0 < document["official_score"] <= 1
+
+
+def test_scores_cover_every_clip_once(run_path, corpus_root):
+    for machine in ("fan", "bearingEmu", "ToothBrush"):
+        rows = Run(run_path).read_scores(machine)
+        files = sorted(
+            p.relative_to(corpus_root).as_posix() for p in corpus_root.glob(f"{machine}/*/*.wav")
+        )
+        assert [row["path"] for row in rows] == files
+        scores = np.array([float(row["score"]) for row in rows])
+        assert (
+            np.isfinite(scores).all() and (scores > 0).all()
+        )  # leave-one-out: no clip finds itself
+        assert all(row["score"] == row["raw"] for row in rows)
+
+
+def test_repeating_the_command_repeats_nothing(run_path, corpus_root, capsys):
+    before = stamps(run_path)
+    assert main(["run", TINY, "--data", str(corpus_root), "--run", str(run_path)]) == 0
+    after = stamps(run_path)
+    rewritten = {p.name for p in after if after[p] != before.get(p)}
+    assert rewritten <= {"metrics.json", "metrics.csv", "config.yaml"}
+    assert "training has finished" in capsys.readouterr().err
+
+
+def test_two_runs_give_identical_files(run_path, corpus_root, tmp_path):
+    again = tmp_path / "again"
+    assert main(["run", TINY, "--data", str(corpus_root), "--run", str(again)]) == 0
+    assert snapshot(again) == snapshot(run_path)
+
+
+def test_the_stored_configuration_reproduces_the_run(run_path, corpus_root, tmp_path):
+    again, recipe = tmp_path / "again", str(run_path / "config.yaml")
+    assert main(["run", recipe, "--data", str(corpus_root), "--run", str(again)]) == 0
+    assert snapshot(again) == snapshot(run_path)
+
+
+def test_another_backend_rescores_without_embedding_again(run_copy, corpus_root):
+    before = stamps(run_copy)
+    args = ["run", TINY, "--data", str(corpus_root), "--run", str(run_copy)]
+    assert main([*args, "--backend.name", "rescaled"]) == 0
+    after = stamps(run_copy)
+    changed = {p.relative_to(run_copy).parts[0] for p in after if after[p] != before.get(p)}
+    assert changed == {"scores", "metrics", "artefacts.json", "config.yaml"}
+    assert main(["score", str(run_copy)]) == 0  # keeps the run's own backend
+    assert Run(run_copy).config().backend.name == "rescaled"
+    assert main(["score", str(run_copy), "--backend.name", "kmeans"]) == 0
+    assert Run(run_copy).config().backend.name == "kmeans"
+
+
+def test_a_changed_clip_is_embedded_again(run_copy, data_copy, capsys):
+    assert main(["extract", str(run_copy), "--data", str(data_copy)]) == 0
+    before = {m: Run(run_copy).read_embeddings("raw", m) for m in ("fan", "bearingEmu")}
+    path = sorted((data_copy / "fan" / "test").glob("*.wav"))[0]
+    samples, rate = soundfile.read(path, dtype="int16")
+    soundfile.write(path, samples[::-1], rate, "PCM_16")
+    capsys.readouterr()
+    assert main(["extract", str(run_copy), "--data", str(data_copy)]) == 0
+    after = {m: Run(run_copy).read_embeddings("raw", m) for m in ("fan", "bearingEmu")}
+    assert np.array_equal(before["bearingEmu"].embedding, after["bearingEmu"].embedding)
+    differs = (before["fan"].embedding != after["fan"].embedding).any(axis=1)
+    assert list(after["fan"].path[differs]) == [path.relative_to(data_copy).as_posix()]
+
+
+def test_faulty_files_are_refused_or_skipped_and_counted(data_copy, tmp_path, capsys):
+    bad = sorted((data_copy / "fan" / "train").glob("*.wav"))[3]
+    bad.write_bytes(bad.read_bytes()[:500])
+    args = ["run", TINY, "--data", str(data_copy), "--run", str(tmp_path / "run")]
+    assert main(args) == 1
+    message = capsys.readouterr().err
+    assert bad.name in message and "truncated" in message and "--dataset.skip" in message
+    assert not (tmp_path / "run").exists()
+    assert main([*args, "--dataset.skip", "truncated"]) == 0
+    assert Run(tmp_path / "run").finished_training()["skipped"] == {"truncated": 1}
+    assert "1 truncated" in capsys.readouterr().err
+
+
+def test_data_document(corpus_root, capsys):
+    assert main(["data", str(corpus_root), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "asdjax.data/1" and set(document["machines"]) == {
+        "fan", "bearingEmu", "ToothBrush",
+    }  # fmt: skip
+    assert main(["data", str(corpus_root)]) == 0
+    assert "ToothBrush" in capsys.readouterr().out
+
+
+def test_check(corpus_root, capsys):
+    assert main(["check", TINY, "--data", str(corpus_root), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["steps"] == 3 * 3 and len(facts["classes"]) == 3 and facts["n_samples"] == 6400
+    assert facts["step_memory_bytes"] > facts["parameters"] * 4
+
+
+def test_evaluate_several_runs(run_path, run_copy, capsys):
+    assert main(["evaluate", str(run_path), str(run_copy), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["seeds"] == 2 and document["official_score"]["std"] == 0
+    assert main(["evaluate", str(run_path), "--markdown"]) == 0
+    out = capsys.readouterr().out
+    assert "official AUC source" in out and "within AUC target" in out and "| fan |" in out
+
+
+def test_data_without_labels_says_so(corpus_root, tmp_path, capsys):
+    args = ["run", TINY, "--data", str(corpus_root), "--run", str(tmp_path / "run")]
+    assert main([*args, "--dataset.score-machines", "ToothBrush", "--train.epochs", "1"]) == 0
+    printed = capsys.readouterr()
+    assert "no scored clip has a label" in printed.out
+    assert not (tmp_path / "run" / "metrics").exists()
+    assert (tmp_path / "run" / "scores" / "ToothBrush.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        ([], 2, "usage"),
+        (["dance"], 2, "no command 'dance'"),
+        (["run", "system9", "--data", "d", "--run", "r"], 1, "system1"),
+        (["run", "system1", "--data", "nowhere", "--run", "r"], 1, "nowhere"),
+        (["extract", "nowhere"], 1, "asdjax train"),
+        (["score", "nowhere"], 1, "asdjax train"),
+        (["evaluate", "nowhere"], 1, "asdjax train"),
+        (["evaluate"], 1, "at least one run"),
+    ],
+)
+def test_wrong_use(args, code, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == code
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (["--audio.clip-seconds", "0.1"], "too short for MultiResNet"),
+        (["--train.epochs", "0"], "train.epochs: must be at least 1"),
+        (["--train.batch-size", "1000", "--train.drop-last"], "train.batch_size"),
+        (["--dataset.train-machines", "pump"], "pump"),
+        (["--loss.name", "adacos", "--dataset.train-machines", "fan"], "loss"),
+    ],
+)
+def test_impossible_training_leaves_nothing(corpus_root, tmp_path, override, words, capsys):
+    args = ["train", TINY, "--data", str(corpus_root), "--run", str(tmp_path / "run")]
+    assert main([*args, *override]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("asdjax: ") and words in message
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0 and "usage: asdjax" in capsys.readouterr().out
+
+
+def test_unknown_option_is_a_usage_error(corpus_root):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", TINY, "--data", str(corpus_root), "--run", "r", "--optim.learning-rat", "1"])
+    assert stop.value.code == 2
+
+
+def test_help_imports_no_jax():
+    program = (
+        "import sys; from asdjax.cli import main; main(['--help'])\n"
+        "print('loaded', *{'jax', 'flax', 'numpy', 'scipy', 'sklearn'} & set(sys.modules))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.splitlines()[-1] == "loaded"
+
+
+@pytest.mark.parametrize("verb", [["score"], ["evaluate"]])
+def test_scoring_needs_no_jax(run_copy, verb):
+    program = (
+        "import sys\n"
+        "for name in ('jax', 'jaxlib', 'flax', 'orbax'): sys.modules[name] = None\n"
+        "from asdjax.cli import main\n"
+        f"sys.exit(main({[*verb, str(run_copy)]!r}))"
+    )
+    if verb == ["score"]:
+        shutil.rmtree(run_copy / "scores")
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

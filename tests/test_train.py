@@ -1,0 +1,291 @@
+"""Training: the golden trace, device counts, interruptions, and what stops it."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from asdjax.convert import asdkit
+from conftest import (
+    DEVICES_EMBEDDING,
+    DEVICES_LOSS,
+    FLOAT64,
+    GRADIENT,
+    TRACE,
+    relative,
+    relative_l2,
+)
+
+from asdjax import augment, models, parallel
+from asdjax import config as configs
+from asdjax.config import Config, MultiResNetConfig, SpectrogramConfig
+from asdjax.corpus import open_corpus
+from asdjax.errors import AsdjaxError
+from asdjax.learner import Learner
+from asdjax.runs import Run
+from asdjax.train import train
+
+TINY = Path(__file__).parent / "tiny.yaml"
+SMALL = MultiResNetConfig(
+    fft_branch=False, spectrograms=(SpectrogramConfig(256, 128),), branch_size=16
+)
+SMALL_SAMPLES = 5000
+
+
+def learner(model=SMALL, n_samples=SMALL_SAMPLES, n_classes=3, **loss):
+    config = Config(model=model)
+    config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, **loss))
+    return Learner(config, n_classes=n_classes, n_samples=n_samples)
+
+
+def in_float64(tree):
+    return jax.tree.map(lambda a: a.astype(np.float64) if a.dtype == np.float32 else a, tree)
+
+
+def run_steps(work, state, batches, devices):
+    devices = jax.local_devices()[:devices]
+    state = parallel.replicate(state, devices)
+    step = parallel.training_step(work.step, devices)
+    losses = []
+    for batch in batches:
+        state, metrics = step(state, parallel.split_batch(batch, devices))
+        losses.append(float(metrics["loss"]))
+    return jax.tree.map(np.asarray, state), losses
+
+
+def noise(rng, clips, steps, n_samples=SMALL_SAMPLES):
+    return [
+        {
+            "waveform": rng.integers(-9000, 9000, (clips, n_samples)).astype(np.int16),
+            "label": rng.integers(0, 3, clips).astype(np.int32),
+        }
+        for _ in range(steps)
+    ]
+
+
+def trace_start(golden):
+    """The learner, state and batch of the golden training trace."""
+    trace = golden("train_trace")
+    n_samples, n_classes = trace["wave"].shape[1], trace["onehot"].shape[1]
+    work = learner(MultiResNetConfig(), n_samples, n_classes)
+    params, stats = asdkit.multiresnet_from_torch(
+        golden("multiresnet_state"), work.config.model, n_samples, 16000
+    )
+    state = work.start()
+    state["weights"]["params"] = {
+        "model": params,
+        "head": {"centres": trace["head_W_init"].astype(np.float32)},
+    }
+    state["weights"]["stats"]["model"] = stats
+    batch = {"waveform": trace["wave"], "label": trace["label"].astype(np.int32)}
+    return trace, work, state, batch
+
+
+def stored_draws(monkeypatch, trace):
+    draws = augment.MixupDraws(
+        np.asarray(trace["lam"]), np.asarray(trace["perm"], np.int32), trace["dec"] > 0
+    )
+    monkeypatch.setattr(augment, "mixup_draws", lambda *_: jax.tree.map(jax.numpy.asarray, draws))
+
+
+def test_golden_trace(golden, monkeypatch):
+    trace, work, state, batch = trace_start(golden)
+    stored_draws(monkeypatch, trace)
+    _, losses = run_steps(work, state, [batch] * 11, devices=1)
+    difference = np.abs(np.array(losses) / trace["loss_f64"] - 1)
+    assert (difference < TRACE).all(), difference
+
+
+@pytest.mark.slow  # ten full-size steps in double precision
+def test_golden_trace_in_float64(golden, monkeypatch, float64):
+    trace, work, state, batch = trace_start(golden)
+    stored_draws(monkeypatch, trace)
+    state = in_float64(state)
+    batch["waveform"] = batch["waveform"].astype(np.float64)
+    after, losses = run_steps(work, state, [batch], devices=1)
+    names = asdkit.multiresnet_to_torch(
+        after["weights"]["params"]["model"], after["weights"]["stats"]["model"], work.config.model
+    )
+    for name, value in names.items():
+        key = f"after_step0/l2/extractor.{name}"
+        if key in trace and value.dtype.kind == "f":
+            assert np.linalg.norm(value) == pytest.approx(float(trace[key]), rel=1e-6), name
+    after, rest = run_steps(work, after, [batch] * 10, devices=1)
+    assert relative(losses + rest, trace["loss_f64"]) < FLOAT64
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_one_and_eight_devices_agree_in_float64(rng, float64, dynamic):
+    batches = noise(rng, 16, 10)
+    work = learner(dynamic=dynamic)
+    start = in_float64(work.start())
+    one, losses_one = run_steps(work, start, batches, devices=1)
+    eight, losses_eight = run_steps(work, start, batches, devices=8)
+    assert np.allclose(losses_one, losses_eight, rtol=DEVICES_LOSS, atol=0)
+    wave = batches[0]["waveform"].astype(np.float64) / 32768
+    embeddings = [
+        models.apply(
+            work.graphdef,
+            state["weights"]["params"]["model"],
+            state["weights"]["stats"]["model"],
+            wave,
+            train=False,
+        )[0]
+        for state in (one, eight)
+    ]
+    assert relative(embeddings[1], embeddings[0]) < DEVICES_EMBEDDING
+    scales = [state["weights"]["stats"]["head"]["scale"] for state in (one, eight)]
+    assert scales[0] == pytest.approx(scales[1], rel=DEVICES_LOSS)
+    assert (scales[0] != work.start()["weights"]["stats"]["head"]["scale"]) == dynamic
+
+
+def gradient(work, state, batch, devices):
+    """One step's gradient, flat: Adam's first moment is the gradient times 1 - beta1."""
+    after, _ = run_steps(work, state, [batch], devices)
+    moment = jax.tree.leaves(after["progress"]["optimiser"]["0"]["mu"])
+    return np.concatenate([leaf.ravel() for leaf in moment])
+
+
+def test_gradients_on_eight_devices_are_one_devices(rng):
+    """In float64 to rounding; in float32 no further apart than float32 is from float64.
+
+    Rounding that differs with the number of devices tips ReLUs and maxima that nearly tie, each
+    of which moves a whole gradient path: the float32 difference is that noise, not an error.
+    """
+    (batch,) = noise(rng, 16, 1)
+    work = learner()
+    single = [gradient(work, work.start(), batch, devices) for devices in (1, 8)]
+    with jax.enable_x64(True):
+        double = [gradient(work, in_float64(work.start()), batch, devices) for devices in (1, 8)]
+    assert relative_l2(double[1], double[0]) < DEVICES_LOSS
+    assert relative_l2(single[1], single[0]) < 2 * relative_l2(single[0], double[0])
+    assert relative_l2(single[0], double[0]) < GRADIENT
+
+
+# the loop on a corpus
+
+
+@pytest.fixture
+def tiny(corpus_root):
+    """A small recipe and its corpus."""
+    config = configs.load(str(TINY))
+    return config, open_corpus(corpus_root, config)
+
+
+def weights(run):
+    """The final weights' digest, which training.json states."""
+    return run.finished_training()["digest"]
+
+
+def test_repeated_and_resumed_runs_are_bit_identical(tiny, tmp_path):
+    config, corpus = tiny
+    whole = Run(tmp_path / "whole")
+    train(config, corpus, whole)
+    again = Run(tmp_path / "again")
+    train(config, corpus, again)
+    assert weights(whole) == weights(again)
+
+    halved = Run(tmp_path / "halved")
+    kill_at_step(halved, config, corpus, 5)
+    assert halved.training() is None
+    train(config, corpus, halved)
+    assert weights(halved) == weights(whole)
+    logs = [(run.path / "log.jsonl").read_text().splitlines() for run in (whole, halved)]
+    assert [line_values(line) for line in logs[0]] == [line_values(line) for line in logs[1]]
+
+
+def line_values(line):
+    row = json.loads(line)
+    return {key: value for key, value in row.items() if key != "seconds"}
+
+
+class Killed(BaseException):
+    """Stands for a signal that no code survives."""
+
+
+def kill_at_step(run, config, corpus, step):
+    """Stop training abruptly before a step, without any clean-up of its own."""
+    original = parallel.split_batch
+    seen = 0
+
+    def count(batch, devices):
+        nonlocal seen
+        seen += 1
+        if seen > step:
+            raise Killed
+        return original(batch, devices)
+
+    parallel.split_batch = count
+    try:
+        with pytest.raises(Killed):
+            train(config, corpus, run)
+    finally:
+        parallel.split_batch = original
+
+
+def test_other_settings_or_clips_are_refused(tiny, tmp_path):
+    config, corpus = tiny
+    run = Run(tmp_path / "run")
+    kill_at_step(run, config, corpus, 4)
+    other = dataclasses.replace(config, seed=5)
+    with pytest.raises(AsdjaxError, match="seed: 0 -> 5"):
+        train(other, corpus, run)
+    gone = next(clip for clip in corpus.dataset.clips if clip.split == "train")
+    clips = tuple(clip for clip in corpus.dataset.clips if clip != gone)
+    fewer = dataclasses.replace(corpus, dataset=dataclasses.replace(corpus.dataset, clips=clips))
+    with pytest.raises(AsdjaxError, match="data changed"):
+        train(config, fewer, run)
+    train(other, corpus, run, resume=False)
+    assert run.finished_training()["seed"] == 5
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path):
+    config, corpus = tiny
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, weight_decay=1e30))
+    with pytest.raises(AsdjaxError, match=r"loss is .* at step \d+; .*checkpoint"):
+        train(config, corpus, Run(tmp_path / "run"))
+
+
+def test_devices_that_cannot_share_the_batch_are_named(tiny, tmp_path):
+    config, corpus = tiny
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, devices=8, batch_size=12)
+    )
+    with pytest.raises(AsdjaxError, match="nearest batch sizes are 8 or 16"):
+        train(config, corpus, Run(tmp_path / "run"))
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, devices=9))
+    with pytest.raises(AsdjaxError, match="9 devices"):
+        train(config, corpus, Run(tmp_path / "run"))
+
+
+@pytest.mark.slow  # several processes that are really killed
+def test_kill_at_any_moment(corpus_root, tmp_path):
+    def command(run):
+        return [
+            sys.executable, "-m", "asdjax.cli", "run", str(TINY),
+            "--data", str(corpus_root), "--run", str(run),
+        ]  # fmt: skip
+
+    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    expected = (tmp_path / "whole" / "metrics" / "metrics.json").read_bytes()
+    began = time.monotonic()
+    subprocess.run(command(tmp_path / "timed"), check=True, capture_output=True)
+    duration = time.monotonic() - began
+    for i in range(6):
+        run = tmp_path / f"killed{i}"
+        process = subprocess.Popen(
+            command(run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(duration * (i + 3) / 9)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        subprocess.run(command(run), check=True, capture_output=True)
+        assert (run / "metrics" / "metrics.json").read_bytes() == expected
+        assert Run(run).finished_training()["digest"] == weights(Run(tmp_path / "whole"))
