@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 
@@ -77,25 +76,3 @@ def mixup(
     rows = (-1,) + (1,) * (values.ndim - 1)
     lam = lam.astype(values.dtype).reshape(rows)
     return jnp.where(mix.reshape(rows), lam * values + (1 - lam) * partner_values, values)
-
-
-def mixup_rows(
-    global_values: Float[Array, "B ..."],
-    draws: MixupDraws,
-    start: int | Int[Array, ""],
-    count: int,
-) -> Float[Array, "count ..."]:
-    """Mix `count` consecutive rows of the global batch: one device's share of the work.
-
-    Under `pmap`: gather the batch, `start` is the axis index times `count`.
-
-    Args:
-      global_values: one row per clip of the global batch.
-      draws: the draws of the global batch.
-      start: first row to mix.
-      count: how many.
-    """
-    own, (lam, partner, mix) = jax.tree.map(
-        lambda rows: lax.dynamic_slice_in_dim(rows, start, count), (global_values, tuple(draws))
-    )
-    return mixup(own, global_values[partner], lam, mix)

@@ -34,8 +34,7 @@ class Embedder:
         self.config = config
         self.n_samples = n_samples
         self.devices = parallel.local_devices(config.train.devices)
-        module = models.build(config.model, n_samples, config.audio.sample_rate, config.seed)
-        graphdef, _, _ = models.split(module)
+        graphdef, _, _ = models.shapes(config.model, n_samples, config.audio.sample_rate)
         mine = {kind: weights[kind]["model"] for kind in ("params", "stats")}
         dtype = jax.tree.leaves(mine["params"])[0].dtype
 

@@ -39,9 +39,8 @@ class Learner:
         self.optimiser = optim.build(config.optim)
         module = models.build(config.model, n_samples, config.audio.sample_rate, config.seed)
         self.graphdef, params, stats = models.split(module)
-        embedding_size = module.embedding_size
-        key = jax.random.fold_in(jax.random.key(config.seed), 1)  # 0 is the model's
-        head_params, head_stats = losses.init(config.loss, n_classes, embedding_size, key)
+        key = jax.random.key(config.seed)
+        head_params, head_stats = losses.init(config.loss, n_classes, module.embedding_size, key)
         params = {"model": params, "head": head_params}
         self._start = {
             "weights": {"params": params, "stats": {"model": stats, "head": head_stats}},

@@ -25,7 +25,7 @@ GRADIENT = 2e-2  # relative L2, MultiResNet in float32 (ReLU and maximum ties)
 FLOAT64 = 1e-8
 MULTIRESNET_EVAL_ATOL, MULTIRESNET_TRAIN_ATOL = 2e-3, 5e-4  # absolute
 TRACE = [1e-5, 1e-4] + [1e-3] * 4 + [5e-3] * 5  # relative, the loss before each update
-DEVICES_LOSS, DEVICES_EMBEDDING = 1e-9, 1e-6  # 1 against 8 devices, float64
+DEVICES_LOSS, DEVICES_EMBEDDING, DEVICES_GRADIENT = 1e-9, 1e-6, 1e-5  # 1 against 8 devices
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from asdjax import augment
 
@@ -16,9 +15,6 @@ def test_golden(golden, group, key):
     mixed = augment.mixup(g[key], g[key][g["perm"]], draws.lam, draws.mix)
     np.testing.assert_allclose(mixed, expected, rtol=0, atol=1e-6)
     assert mixed.dtype == np.float32
-    for start in range(len(expected)):
-        row = augment.mixup_rows(jnp.asarray(g[key]), draws, start, 1)
-        np.testing.assert_allclose(row[0], expected[start], rtol=0, atol=1e-6)
 
 
 def test_draws():
@@ -51,27 +47,6 @@ def test_draws_depend_on_seed_and_step_alone():
             np.testing.assert_array_equal(a, b)
             assert a.dtype == b.dtype
 
-
-def test_rows_on_eight_devices_are_the_global_batch(rng):
-    waveform = np.float32(rng.normal(size=(16, 50)))
-    onehot = np.eye(4, dtype=np.float32)[rng.integers(4, size=16)]
-    key = augment.step_key(0, 3)
-    draws = augment.mixup_draws(key, 16, 0.5)
-
-    def shard(rows):
-        start = 2 * lax.axis_index("data")
-        everyone = jax.tree.map(lambda x: lax.all_gather(x, "data", tiled=True), rows)
-        draws = augment.mixup_draws(key, 16, 0.5)
-        return jax.tree.map(lambda x: augment.mixup_rows(x, draws, start, 2), everyone)
-
-    rows = (waveform.reshape(8, 2, 50), onehot.reshape(8, 2, 4))
-    mixed = jax.pmap(shard, axis_name="data")(rows)
-    for values, result in zip((waveform, onehot), mixed, strict=True):
-        lam, mix = np.asarray(draws.lam)[:, None], np.asarray(draws.mix)[:, None]
-        expected = np.where(mix, lam * values + (1 - lam) * values[draws.partner], values)
-        result = np.reshape(result, expected.shape)
-        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-6)
-        np.testing.assert_array_equal(result[~draws.mix], values[~draws.mix])
 
 
 def test_precision_of_the_values(rng, float64):

@@ -21,7 +21,7 @@ def normal(rng, *shape):
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_linear(bias, rng):
-    layer, x = Linear(5, 3, bias=bias, rngs=nnx.Rngs(0)), normal(rng, 2, 4, 5)
+    layer, x = Linear(5, 3, bias=bias, rng=np.random.default_rng(0)), normal(rng, 2, 4, 5)
     expected = x @ np.asarray(layer.kernel[...]) + (np.asarray(layer.bias[...]) if bias else 0)
     assert relative(layer(x), expected) < LAYER
 
@@ -31,7 +31,9 @@ def test_linear(bias, rng):
     "window, stride, padding", [(256, 64, 0), (16, 4, 0), (5, 2, 0), (6, 3, 1)]
 )
 def test_conv_1d(length, window, stride, padding, rng):
-    layer = Conv(3, 4, (window,), stride=stride, padding=padding, bias=True, rngs=nnx.Rngs(0))
+    layer = Conv(
+        3, 4, (window,), stride=stride, padding=padding, bias=True, rng=np.random.default_rng(0)
+    )
     kernel, x = np.asarray(layer.kernel[...]), normal(rng, 2, length, 3)
     padded = np.pad(x, ((0, 0), (padding, padding), (0, 0)))
     windows = sliding_window_view(padded, window, axis=1)[:, ::stride]  # [B, N, C, window]
@@ -41,7 +43,7 @@ def test_conv_1d(length, window, stride, padding, rng):
 
 @pytest.mark.parametrize("stride, padding", [(1, 1), (2, 0), (2, 1)])
 def test_conv_2d(stride, padding, rng):
-    layer = Conv(3, 4, (3, 5), stride=stride, padding=padding, rngs=nnx.Rngs(0))
+    layer = Conv(3, 4, (3, 5), stride=stride, padding=padding, rng=np.random.default_rng(0))
     kernel, x = np.asarray(layer.kernel[...]), normal(rng, 2, 9, 12, 3)
     padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     windows = sliding_window_view(padded, (3, 5), axis=(1, 2))[:, ::stride, ::stride]
@@ -51,7 +53,7 @@ def test_conv_2d(stride, padding, rng):
 
 @pytest.mark.parametrize("length", [40, 43])
 def test_conv_gradients_do_not_depend_on_how_the_stride_is_computed(length, rng):
-    layer, x = Conv(3, 4, (16,), stride=4, rngs=nnx.Rngs(0)), normal(rng, 2, length, 3)
+    layer, x = Conv(3, 4, (16,), stride=4, rng=np.random.default_rng(0)), normal(rng, 2, length, 3)
     graphdef, kernel, weights = nnx.graphdef(layer), layer.kernel[...], normal(rng, *layer(x).shape)
 
     def ours(kernel, x):
@@ -70,9 +72,9 @@ def test_conv_gradients_do_not_depend_on_how_the_stride_is_computed(length, rng)
 @pytest.mark.parametrize(
     "layer, fan_in",
     [
-        (Linear(400, 300, bias=True, rngs=nnx.Rngs(1)), 400),
-        (Conv(20, 300, (25,), bias=True, rngs=nnx.Rngs(2)), 500),
-        (Conv(4, 300, (7, 5), bias=True, rngs=nnx.Rngs(3)), 140),
+        (Linear(400, 300, bias=True, rng=np.random.default_rng(1)), 400),
+        (Conv(20, 300, (25,), bias=True, rng=np.random.default_rng(2)), 500),
+        (Conv(4, 300, (7, 5), bias=True, rng=np.random.default_rng(3)), 140),
     ],
     ids=["linear", "conv 1-D", "conv 2-D"],
 )
@@ -106,12 +108,12 @@ def test_max_pool_takes_the_first_of_equal_maxima(rng):
 
 
 def test_squeeze_excitation(rng):
-    layer, x = SqueezeExcitation(32, 16, rngs=nnx.Rngs(0)), normal(rng, 2, 5, 7, 32)
+    layer, x = SqueezeExcitation(32, 16, rng=np.random.default_rng(0)), normal(rng, 2, 5, 7, 32)
     squeeze, excite = np.asarray(layer.squeeze.kernel[...]), np.asarray(layer.excite.kernel[...])
     assert squeeze.shape == (32, 2)
     gate = 1 / (1 + np.exp(-np.maximum(x.mean((1, 2)) @ squeeze, 0) @ excite))
     assert relative(layer(x), x * gate[:, None, None]) < LAYER
-    assert SqueezeExcitation(8, 16, rngs=nnx.Rngs(0)).squeeze.kernel.shape == (8, 1)
+    assert SqueezeExcitation(8, 16, rng=np.random.default_rng(0)).squeeze.kernel.shape == (8, 1)
 
 
 def test_batch_norm_learns_the_unbiased_variance(rng):
@@ -142,16 +144,16 @@ def test_batch_norm_refuses_a_single_value():
 
 def test_batch_norm_over_eight_devices_equals_one(rng):
     class Net(nnx.Module):
-        def __init__(self, rngs):
-            self.conv = Conv(3, 8, (5,), rngs=rngs)
+        def __init__(self, rng):
+            self.conv = Conv(3, 8, (5,), rng=rng)
             self.norm = BatchNorm(8, affine=True)
-            self.out = Linear(8, 2, rngs=rngs)
+            self.out = Linear(8, 2, rng=rng)
 
         def __call__(self, x, axis_name):
             x = self.norm(self.conv(x), train=True, axis_name=axis_name)
             return self.out(jnp.max(jax.nn.relu(x), axis=1))
 
-    graphdef, params, stats = nnx.split(Net(nnx.Rngs(0)), nnx.Param, BatchStat)
+    graphdef, params, stats = nnx.split(Net(np.random.default_rng(0)), nnx.Param, BatchStat)
     params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
     x, weights = normal(rng, 16, 30, 3) + 2, normal(rng, 16, 2)
 

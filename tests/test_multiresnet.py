@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asdjax.convert.asdkit import multiresnet_from_torch, multiresnet_to_torch
 from conftest import (
     BLOCK,
     COSINE,
@@ -22,6 +21,7 @@ from conftest import (
 from flax import nnx
 
 from asdjax.config import MultiResNetConfig, SpectrogramConfig
+from asdjax.convert.asdkit import multiresnet_from_torch, multiresnet_to_torch
 from asdjax.errors import AsdjaxError
 from asdjax.models import apply, build, shapes, split
 from asdjax.models.multiresnet import flatten, shortest

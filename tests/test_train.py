@@ -12,7 +12,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from asdjax.convert import asdkit
 from conftest import (
     DEVICES_EMBEDDING,
     DEVICES_LOSS,
@@ -26,6 +25,7 @@ from conftest import (
 from asdjax import augment, models, parallel
 from asdjax import config as configs
 from asdjax.config import Config, MultiResNetConfig, SpectrogramConfig
+from asdjax.convert import asdkit
 from asdjax.corpus import open_corpus
 from asdjax.errors import AsdjaxError
 from asdjax.learner import Learner

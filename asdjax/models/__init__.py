@@ -6,6 +6,7 @@ arrays, and `apply` runs it on them; the latter two go through JAX's own transfo
 
 from typing import Any, TypeAlias
 
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -29,7 +30,7 @@ def build(config: MultiResNetConfig, n_samples: int, sample_rate: int, seed: int
         AsdjaxError: the embedder cannot process clips of this length.
     """
     kinds = {"multiresnet": MultiResNet}
-    return kinds[config.name](config, n_samples, sample_rate, rngs=nnx.Rngs(seed))
+    return kinds[config.name](config, n_samples, sample_rate, rng=np.random.default_rng(seed))
 
 
 def shapes(

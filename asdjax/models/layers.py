@@ -5,23 +5,28 @@ PyTorch's kaiming-uniform with a = sqrt(5) amounts to (He et al., 2015).
 """
 
 import math
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
 from asdjax.errors import AsdjaxError
 
+Rng: TypeAlias = np.random.Generator
+
 
 class BatchStat(nnx.Variable):
     """An array beside the weights that no gradient reaches, such as a running statistic."""
 
 
-def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
+def _uniform(rng: Rng, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
+    # drawn by NumPy: jax.random would compile one program for each of the many shapes
     bound = 1 / math.sqrt(fan_in)
-    return nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound))
+    return nnx.Param(jnp.asarray(rng.uniform(-bound, bound, shape), jnp.float32))
 
 
 def _per_channel(values: Float[Array, "C"], ndim: int) -> Float[Array, "... C"]:
@@ -32,9 +37,9 @@ def _per_channel(values: Float[Array, "C"], ndim: int) -> Float[Array, "... C"]:
 class Linear(nnx.Module):
     """Affine map of the last axis: x @ kernel (+ bias)."""
 
-    def __init__(self, n_in: int, n_out: int, *, bias: bool = False, rngs: nnx.Rngs):
-        self.kernel = _uniform(rngs, (n_in, n_out), n_in)
-        self.bias = _uniform(rngs, (n_out,), n_in) if bias else None
+    def __init__(self, n_in: int, n_out: int, *, bias: bool = False, rng: Rng):
+        self.kernel = _uniform(rng, (n_in, n_out), n_in)
+        self.bias = _uniform(rng, (n_out,), n_in) if bias else None
 
     def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         """Apply the map."""
@@ -52,7 +57,7 @@ class Conv(nnx.Module):
         stride: step along every axis.
         padding: zeros added at both ends of every axis.
         bias: add a trainable constant to every output channel.
-        rngs: source of the initial weights.
+        rng: source of the initial weights.
     """
 
     def __init__(
@@ -64,11 +69,11 @@ class Conv(nnx.Module):
         stride: int = 1,
         padding: int = 0,
         bias: bool = False,
-        rngs: nnx.Rngs,
+        rng: Rng,
     ):
         fan_in = n_in * math.prod(window)
-        self.kernel = _uniform(rngs, (*window, n_in, n_out), fan_in)
-        self.bias = _uniform(rngs, (n_out,), fan_in) if bias else None
+        self.kernel = _uniform(rng, (*window, n_in, n_out), fan_in)
+        self.bias = _uniform(rng, (n_out,), fan_in) if bias else None
         self.stride = stride
         self.padding = padding
 
@@ -170,10 +175,10 @@ class BatchNorm(nnx.Module):
 class SqueezeExcitation(nnx.Module):
     """Scale each channel by a gate computed from all channels' means (Hu et al., 2018)."""
 
-    def __init__(self, channels: int, ratio: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, ratio: int, *, rng: Rng):
         hidden = max(1, channels // ratio)
-        self.squeeze = Linear(channels, hidden, rngs=rngs)
-        self.excite = Linear(hidden, channels, rngs=rngs)
+        self.squeeze = Linear(channels, hidden, rng=rng)
+        self.excite = Linear(hidden, channels, rng=rng)
 
     def __call__(self, x: Float[Array, "B *positions C"]) -> Float[Array, "B *positions C"]:
         """Gate `x`."""

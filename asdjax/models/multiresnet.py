@@ -13,7 +13,15 @@ from jaxtyping import Array, Float
 
 from asdjax.config import MultiResNetConfig, SpectrogramConfig
 from asdjax.errors import AsdjaxError
-from asdjax.models.layers import BatchNorm, BatchStat, Conv, Linear, SqueezeExcitation, max_pool
+from asdjax.models.layers import (
+    BatchNorm,
+    BatchStat,
+    Conv,
+    Linear,
+    Rng,
+    SqueezeExcitation,
+    max_pool,
+)
 from asdjax.signal.stft import bins, hann, magnitude_spectrogram, magnitude_spectrum
 
 SPECTRUM_CHANNELS = 128
@@ -54,14 +62,19 @@ class MultiResNet(nnx.Module):
         config: the architecture.
         n_samples: length of every clip, samples.
         sample_rate: hertz.
-        rngs: source of the initial weights.
+        rng: source of the initial weights.
 
     Raises:
         AsdjaxError: clips of `n_samples` are shorter than `shortest(config, sample_rate)`.
     """
 
     def __init__(
-        self, config: MultiResNetConfig, n_samples: int, sample_rate: int, *, rngs: nnx.Rngs
+        self,
+        config: MultiResNetConfig,
+        n_samples: int,
+        sample_rate: int,
+        *,
+        rng: Rng,
     ):
         least = shortest(config, sample_rate)
         if n_samples < least:
@@ -72,9 +85,9 @@ class MultiResNet(nnx.Module):
             )
         self.n_samples = n_samples
         self.embedding_size = config.branch_size * (config.fft_branch + len(config.spectrograms))
-        self.fft = FFTBranch(config, n_samples, rngs=rngs) if config.fft_branch else None
+        self.fft = FFTBranch(config, n_samples, rng=rng) if config.fft_branch else None
         self.stft = nnx.List(
-            STFTBranch(config, spectrogram, sample_rate, rngs=rngs)
+            STFTBranch(config, spectrogram, sample_rate, rng=rng)
             for spectrogram in config.spectrograms
         )
 
@@ -104,10 +117,10 @@ class MultiResNet(nnx.Module):
 class FFTBranch(nnx.Module):
     """The whole clip's magnitude spectrum through strided convolutions and a perceptron."""
 
-    def __init__(self, config: MultiResNetConfig, n_samples: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: MultiResNetConfig, n_samples: int, *, rng: Rng):
         channels = (1, *[SPECTRUM_CHANNELS] * len(SPECTRUM_CONVS))
         self.convs = nnx.List(
-            SpectrumConv(n_in, n_out, window, stride, config.squeeze_ratio, rngs=rngs)
+            SpectrumConv(n_in, n_out, window, stride, config.squeeze_ratio, rng=rng)
             for (n_in, n_out), (window, stride) in zip(
                 itertools.pairwise(channels), SPECTRUM_CONVS, strict=True
             )
@@ -117,9 +130,9 @@ class FFTBranch(nnx.Module):
             positions = (positions - window) // stride + 1
         sizes = (positions * SPECTRUM_CHANNELS, *[config.branch_size] * SPECTRUM_NORMS)
         self.hidden = nnx.List(
-            HiddenLayer(n_in, n_out, config, rngs=rngs) for n_in, n_out in itertools.pairwise(sizes)
+            HiddenLayer(n_in, n_out, config, rng=rng) for n_in, n_out in itertools.pairwise(sizes)
         )
-        self.out = Linear(config.branch_size, config.branch_size, rngs=rngs)
+        self.out = Linear(config.branch_size, config.branch_size, rng=rng)
 
     def __call__(
         self, waveform: Float[Array, "B T"], *, train: bool, axis_name: str | None = None
@@ -138,10 +151,17 @@ class SpectrumConv(nnx.Module):
     """Convolution along frequency, ReLU, squeeze-and-excitation."""
 
     def __init__(
-        self, n_in: int, n_out: int, window: int, stride: int, ratio: int, *, rngs: nnx.Rngs
+        self,
+        n_in: int,
+        n_out: int,
+        window: int,
+        stride: int,
+        ratio: int,
+        *,
+        rng: Rng,
     ):
-        self.conv = Conv(n_in, n_out, (window,), stride=stride, rngs=rngs)
-        self.se = SqueezeExcitation(n_out, ratio, rngs=rngs)
+        self.conv = Conv(n_in, n_out, (window,), stride=stride, rng=rng)
+        self.se = SqueezeExcitation(n_out, ratio, rng=rng)
 
     def __call__(self, x: Float[Array, "B F n_in"]) -> Float[Array, "B F_out n_out"]:
         """Apply the layer."""
@@ -151,8 +171,8 @@ class SpectrumConv(nnx.Module):
 class HiddenLayer(nnx.Module):
     """Linear, batch normalisation, ReLU."""
 
-    def __init__(self, n_in: int, n_out: int, config: MultiResNetConfig, *, rngs: nnx.Rngs):
-        self.linear = Linear(n_in, n_out, rngs=rngs)
+    def __init__(self, n_in: int, n_out: int, config: MultiResNetConfig, *, rng: Rng):
+        self.linear = Linear(n_in, n_out, rng=rng)
         self.norm = _norm(n_out, config)
 
     def __call__(
@@ -171,7 +191,7 @@ class STFTBranch(nnx.Module):
         spectrogram: SpectrogramConfig,
         sample_rate: int,
         *,
-        rngs: nnx.Rngs,
+        rng: Rng,
     ):
         self.n_fft, self.hop = spectrogram.n_fft, spectrogram.hop
         band = bins(self.n_fft, sample_rate, config.low_hz, config.high_hz)
@@ -180,20 +200,20 @@ class STFTBranch(nnx.Module):
         self.window = BatchStat(jnp.asarray(hann(self.n_fft), jnp.float32))
         n_bins = band.stop - band.start
         self.norm_freq = _norm(n_bins, config)
-        self.stem = Stem(STAGES[0], config, rngs=rngs)
+        self.stem = Stem(STAGES[0], config, rng=rng)
         blocks = [
-            ResidualBlock(STAGES[0], STAGES[0], config, rngs=rngs),
-            ResidualBlock(STAGES[0], STAGES[0], config, rngs=rngs),
+            ResidualBlock(STAGES[0], STAGES[0], config, rng=rng),
+            ResidualBlock(STAGES[0], STAGES[0], config, rng=rng),
         ]
         for n_in, n_out in itertools.pairwise(STAGES):
-            blocks.append(ResidualBlock(n_in, n_out, config, stride=2, rngs=rngs))
-            blocks.append(ResidualBlock(n_out, n_out, config, rngs=rngs))
+            blocks.append(ResidualBlock(n_in, n_out, config, stride=2, rng=rng))
+            blocks.append(ResidualBlock(n_out, n_out, config, rng=rng))
         self.blocks = nnx.List(blocks)
         height = ((n_bins - 7) // 2 + 1 - 3) // 2 + 1  # what the stem leaves of the frequency axis
         for _ in STAGES[1:]:
             height = (height + 1) // 2
         self.norm_out = _norm(height * STAGES[-1], config)
-        self.out = Linear(height * STAGES[-1], config.branch_size, rngs=rngs)
+        self.out = Linear(height * STAGES[-1], config.branch_size, rng=rng)
 
     def __call__(
         self, waveform: Float[Array, "B T"], *, train: bool, axis_name: str | None = None
@@ -225,8 +245,8 @@ class STFTBranch(nnx.Module):
 class Stem(nnx.Module):
     """From one channel to the first stage's: convolution 7x7, batch norm, ReLU, max-pool 3x3."""
 
-    def __init__(self, channels: int, config: MultiResNetConfig, *, rngs: nnx.Rngs):
-        self.conv = Conv(1, channels, (7, 7), stride=2, rngs=rngs)
+    def __init__(self, channels: int, config: MultiResNetConfig, *, rng: Rng):
+        self.conv = Conv(1, channels, (7, 7), stride=2, rng=rng)
         self.norm = _norm(channels, config)
 
     def __call__(
@@ -251,14 +271,14 @@ class ResidualBlock(nnx.Module):
         config: MultiResNetConfig,
         *,
         stride: int = 1,
-        rngs: nnx.Rngs,
+        rng: Rng,
     ):
         self.norm1 = _norm(n_in, config)
-        self.conv1 = Conv(n_in, n_out, (3, 3), stride=stride, padding=1, rngs=rngs)
+        self.conv1 = Conv(n_in, n_out, (3, 3), stride=stride, padding=1, rng=rng)
         self.norm2 = _norm(n_out, config)
-        self.conv2 = Conv(n_out, n_out, (3, 3), padding=1, rngs=rngs)
-        self.se = SqueezeExcitation(n_out, config.squeeze_ratio, rngs=rngs)
-        self.projection = Conv(n_in, n_out, (1, 1), rngs=rngs) if stride > 1 else None
+        self.conv2 = Conv(n_out, n_out, (3, 3), padding=1, rng=rng)
+        self.se = SqueezeExcitation(n_out, config.squeeze_ratio, rng=rng)
+        self.projection = Conv(n_in, n_out, (1, 1), rng=rng) if stride > 1 else None
         self.stride = stride
 
     def __call__(
