@@ -1,5 +1,23 @@
-"""Anomalous sound detection for machine condition monitoring, native to accelerators."""
+"""Anomalous sound detection for machine condition monitoring, native to accelerators.
+
+The public names are loaded on first use, so that importing asdjax costs nothing.
+"""
+
+import importlib
+from typing import Any
 
 from asdjax._version import __version__
 
-__all__ = ["__version__"]
+_PUBLIC = {"AsdjaxError": "errors", "Config": "config", "Embedder": "extract", "Run": "runs"}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'asdjax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"asdjax.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

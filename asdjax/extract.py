@@ -21,16 +21,16 @@ IN_FLIGHT = 2
 
 
 class Embedder:
-    """A trained embedder on all local devices: waveforms in, embeddings out."""
+    """A trained embedder on all local devices: waveforms in, embeddings out.
+
+    Attributes:
+        config: the run's configuration.
+        n_samples: length of every waveform.
+        devices: where it runs; batches are multiples of their number.
+    """
 
     def __init__(self, config: Config, n_samples: int, weights: Tree):
-        """Compile-ready embedder.
-
-        Args:
-            config: the run's configuration.
-            n_samples: T.
-            weights: {"params": {"model"}, "stats": {"model"}} of NumPy arrays.
-        """
+        """Place {"params": {"model"}, "stats": {"model"}}, NumPy arrays, on the devices."""
         self.config = config
         self.n_samples = n_samples
         self.devices = parallel.local_devices(config.train.devices)
@@ -47,8 +47,13 @@ class Embedder:
         self._embed = parallel.inference_step(embed, self.devices)
 
     @classmethod
-    def load(cls, run: Run) -> "Embedder":
-        """The embedder of a finished run, from its last checkpoint, verified by digest."""
+    def load(cls, run: Run | Path | str) -> "Embedder":
+        """The embedder of a finished run, from its last checkpoint, verified by digest.
+
+        Raises:
+            AsdjaxError: not a run directory, training has not finished, or other weights.
+        """
+        run = run if isinstance(run, Run) else Run(run)
         config, training = run.config(), run.finished_training()
         n_samples = training["n_samples"]
         learner = Learner(config, n_classes=len(training["classes"]), n_samples=n_samples)
@@ -62,6 +67,10 @@ class Embedder:
             )
         return cls(config, n_samples, weights)
 
+    def __call__(self, waveform: batches.Waveforms) -> Float32[np.ndarray, "B D"]:
+        """Embeddings of waveforms [B, n_samples], int16 or float in [-1, 1]."""
+        return self._fetch(self._dispatch(waveform))
+
     def embed(
         self, paths: Sequence[Path], *, pcm16: bool, batch_size: int
     ) -> Iterator[Float32[np.ndarray, "b D"]]:
@@ -73,22 +82,27 @@ class Embedder:
             batch_size: clips per compiled call; the last batch is padded and un-padded.
         """
         audio = self.config.audio
-        in_flight: deque[tuple[jax.Array, int]] = deque()
+        in_flight: deque[tuple[jax.Array, int]] = deque()  # on the device, and how many are clips
         waveforms = batches.inference_batches(
             paths, audio, batch_size=batch_size, n_samples=self.n_samples, pcm16=pcm16
         )
 
         def oldest() -> np.ndarray:
             embedding, clips = in_flight.popleft()
-            return np.asarray(embedding).reshape(batch_size, -1)[:clips]
+            return self._fetch(embedding)[:clips]
 
         for waveform, clips in waveforms:
-            split = parallel.split_batch(waveform, self.devices)
-            in_flight.append((self._embed(self._weights, split), clips))
+            in_flight.append((self._dispatch(waveform), clips))
             if len(in_flight) > IN_FLIGHT:
                 yield oldest()
         while in_flight:
             yield oldest()
+
+    def _dispatch(self, waveform: batches.Waveforms) -> jax.Array:
+        return self._embed(self._weights, parallel.split_batch(waveform, self.devices))
+
+    def _fetch(self, embedding: jax.Array) -> Float32[np.ndarray, "B D"]:
+        return np.asarray(embedding).reshape(-1, embedding.shape[-1])
 
 
 def extract(run: Run, corpus: Corpus) -> None:

@@ -66,7 +66,8 @@ class Learner:
         """
         params, stats = state["weights"]["params"], state["weights"]["stats"]
         step = state["progress"]["step"]
-        waveform, target = self._mixed(batch, step)
+        dtype = jax.tree.leaves(params)[0].dtype
+        waveform, target = self._mixed(batch, step, dtype)
 
         def objective(params: Any) -> tuple[Array, tuple[Any, dict[str, Array]]]:
             return self.loss(params, stats, waveform, target)
@@ -110,17 +111,16 @@ class Learner:
         return loss, ({"model": model_stats, "head": head_stats}, metrics)
 
     def _mixed(
-        self, batch: Batch, step: Int[Array, ""]
+        self, batch: Batch, step: Int[Array, ""], dtype: jnp.dtype
     ) -> tuple[Float[Array, "b T"], Float[Array, "b C"]]:
         """This device's clips and soft labels, mixed with partners from the global batch."""
-        dtype = jax.tree.leaves(self._start["weights"]["params"])[0].dtype
         everyone = parallel.gather(batch)
         size = everyone["label"].shape[0]
         mine = parallel.my_rows(batch["label"].shape[0])
         lam, partner, mix = augment.mixup_draws(
             augment.step_key(self.config.seed, step), size, self.config.augment.mixup.probability
         )
-        lam, partner, mix = lam[mine].astype(dtype), partner[mine], mix[mine]
+        lam, partner, mix = lam[mine], partner[mine], mix[mine]
         waveform = augment.mixup(
             to_float(batch["waveform"], dtype),
             to_float(everyone["waveform"][partner], dtype),

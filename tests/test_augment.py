@@ -48,7 +48,6 @@ def test_draws_depend_on_seed_and_step_alone():
             assert a.dtype == b.dtype
 
 
-
 def test_precision_of_the_values(rng, float64):
     values, partners = rng.normal(size=(2, 6, 3, 4))
     draws = augment.mixup_draws(jax.random.key(1), 6, 1.0)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+import asdjax
+
 ROOT = Path(__file__).parent.parent
 VERBS = {"train", "extract", "score", "evaluate"}
 HOST = {
-    "config", "schema", "errors", "dcase", "audio", "corpus", "inventory", "synth", "runs",
-    "batches", "backends", "metrics", "console", "_version",
+    "config", "schema", "errors", "dcase", "audio", "corpus", "inventory", "synth", "machinery",
+    "runs", "batches", "backends", "metrics", "console", "_version",
 }  # fmt: skip
 DEVICE = {"signal", "models", "augment", "losses", "optim", "parallel", "learner", "checkpoint"}
 ONLY_IN = {
@@ -90,6 +92,12 @@ def test_calls(path):
         assert not owner.startswith("jax.distributed") or path == "asdjax/parallel.py"
         forbidden = {"jit", "grad", "value_and_grad", "pmap", "Optimizer"}
         assert not (owner == "nnx" and node.attr in forbidden), "functional training only"
+
+
+def test_public_names_are_lazy_and_exist():
+    assert not project(SOURCES["asdjax/__init__.py"]) - {"_version"}
+    assert all(getattr(asdjax, name) is not None for name in asdjax.__all__)
+    assert set(asdjax.__all__) == set(dir(asdjax))
 
 
 def test_light_modules_stay_light():

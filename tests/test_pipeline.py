@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import LAYER, relative
 
+import asdjax
 from asdjax.cli import VERBS, main
 from asdjax.runs import Run
 
@@ -106,6 +108,23 @@ def test_another_backend_rescores_without_embedding_again(run_copy, corpus_root)
     assert Run(run_copy).config().backend.name == "rescaled"
     assert main(["score", str(run_copy), "--backend.name", "kmeans"]) == 0
     assert Run(run_copy).config().backend.name == "kmeans"
+
+
+def test_embedder_of_a_run(run_path, corpus_root):
+    embedder, table = asdjax.Embedder.load(run_path), Run(run_path).read_embeddings("raw", "fan")
+    waveforms = []
+    for path in table.path[:3]:
+        samples, _ = soundfile.read(corpus_root / path, dtype="int16")
+        waveforms.append(np.resize(samples[:, 0], embedder.n_samples))
+    for batch in (np.stack(waveforms), np.stack(waveforms) / np.float32(32768)):
+        assert relative(embedder(batch), table.embedding[:3]) < LAYER
+
+
+def test_other_weights_than_training_left_are_refused(run_copy, corpus_root):
+    record = json.loads((run_copy / "training.json").read_text())
+    (run_copy / "training.json").write_text(json.dumps({**record, "digest": "0" * 32}))
+    with pytest.raises(asdjax.AsdjaxError, match="not those that training.json states"):
+        asdjax.Embedder.load(run_copy)
 
 
 def test_a_changed_clip_is_embedded_again(run_copy, data_copy, capsys):
