@@ -37,7 +37,7 @@ def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Advan
     began, first = time.monotonic(), done
 
     def rate() -> str:
-        return f"{(done - first) / max(time.monotonic() - began, 1e-9):.1f} {unit}/s"
+        return f"{(done - first) / max(time.monotonic() - began, 1e-9):.3g} {unit}/s"
 
     if sys.stderr.isatty():
         columns = (

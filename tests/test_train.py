@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import (
     DEVICES_EMBEDDING,
+    DEVICES_GRADIENT,
     DEVICES_LOSS,
     FLOAT64,
     GRADIENT,
@@ -154,19 +155,15 @@ def gradient(work, state, batch, devices):
 
 
 def test_gradients_on_eight_devices_are_one_devices(rng):
-    """In float64 to rounding; in float32 no further apart than float32 is from float64.
-
-    Rounding that differs with the number of devices tips ReLUs and maxima that nearly tie, each
-    of which moves a whole gradient path: the float32 difference is that noise, not an error.
-    """
-    (batch,) = noise(rng, 16, 1)
+    """The median of several batches: a ReLU or maximum that nearly ties may tip in one of them."""
     work = learner()
-    single = [gradient(work, work.start(), batch, devices) for devices in (1, 8)]
-    with jax.enable_x64(True):
-        double = [gradient(work, in_float64(work.start()), batch, devices) for devices in (1, 8)]
-    assert relative_l2(double[1], double[0]) < DEVICES_LOSS
-    assert relative_l2(single[1], single[0]) < 2 * relative_l2(single[0], double[0])
-    assert relative_l2(single[0], double[0]) < GRADIENT
+    start = work.start()
+    differences = []
+    for batch in noise(rng, 16, 5):
+        one, eight = (gradient(work, start, batch, devices) for devices in (1, 8))
+        differences.append(relative_l2(eight, one))
+    assert np.median(differences) < DEVICES_GRADIENT
+    assert max(differences) < GRADIENT
 
 
 # the loop on a corpus

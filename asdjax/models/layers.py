@@ -150,7 +150,6 @@ class BatchNorm(nnx.Module):
     def _batch_statistics(
         self, x: Float[Array, "B *positions C"], axis_name: str | None
     ) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
-        axes = tuple(range(x.ndim - 1))
         devices = 1 if axis_name is None else lax.axis_size(axis_name)
         count = devices * math.prod(x.shape[:-1])
         if count < 2:
@@ -159,12 +158,17 @@ class BatchNorm(nnx.Module):
                 "true or choose a train.batch_size that leaves at least two"
             )
 
-        def over_devices(local: Float[Array, "C"]) -> Float[Array, "C"]:
-            return local if axis_name is None else lax.pmean(local, axis_name)
+        def over_batch(x: Float[Array, "B *positions C"]) -> Float[Array, "C"]:
+            # Clip by clip, then over the clips: the same order of summation on every number of
+            # devices, so that rounding differs as little as it can.
+            per_clip = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))  # [B, C]
+            if axis_name is not None:
+                per_clip = lax.all_gather(per_clip, axis_name, tiled=True)
+            return jnp.mean(per_clip, axis=0)
 
         # Two passes: mean(x^2) - mean(x)^2 would cancel where the mean exceeds the deviation.
-        mean = over_devices(jnp.mean(x, axes))
-        var = over_devices(jnp.mean(jnp.square(x - _per_channel(mean, x.ndim)), axes))
+        mean = over_batch(x)
+        var = over_batch(jnp.square(x - _per_channel(mean, x.ndim)))
         unbiased = var * (count / (count - 1))
         keep = 1 - self.momentum
         self.mean[...] = keep * self.mean[...] + self.momentum * lax.stop_gradient(mean)
