@@ -15,9 +15,8 @@ from tyro.conf import Positional, arg
 
 from asdjax import config as configs
 from asdjax._version import __version__
-from asdjax.config import AudioConfig, BackendConfig, Config, DatasetConfig
+from asdjax.config import AudioConfig, BackendConfig, Config, DatasetConfig, SynthConfig
 from asdjax.errors import AsdjaxError
-from asdjax.synth import SynthConfig
 
 Recipe = Annotated[str, arg(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")]
 DataRoot = Annotated[Path, arg(metavar="DIR", help="Root of the data set.")]

@@ -245,6 +245,32 @@ class Config:
     backend: BackendConfig = BackendConfig()
 
 
+@dataclasses.dataclass(frozen=True)
+class SynthConfig:
+    """A synthetic corpus: what it holds."""
+
+    machines: tuple[str, ...] = ("fan", "bearingEmu", "valveEmu")
+    """Names of DCASE 2026 machines; test clips of its evaluation machines carry no label."""
+    train_source: Annotated[int, Range(low=1, high=10000)] = 100
+    """Normal training clips of the source domain, per machine."""
+    train_target: Annotated[int, Range(low=0, high=10000)] = 10
+    """Normal training clips of the target domain, per machine."""
+    test_per_cell: Annotated[int, Range(low=0, high=2500)] = 25
+    """Test clips per machine in each of source and target, normal and anomaly."""
+    seconds: Annotated[float, Range(low=0.5, high=60)] = 10.0
+    """Length of every clip, rounded to whole samples of 1/16000 s."""
+    seed: Annotated[int, Range(low=0)] = 0
+    """Seed of every draw."""
+    noise_db: Annotated[float, Range(low=-60, high=6)] = -8.0
+    """Environment over machine at the near microphone, decibels of mean power."""
+    leakage_db: Annotated[float, Range(low=-100, high=0)] = -12.0
+    """Machine at the far microphone over machine at the near one, decibels of mean power."""
+    ground_truth: bool = False
+    """Write labels and domains of evaluation machines under supplemental/, as the organisers do."""
+    overwrite: bool = False
+    """Replace machine folders of an earlier synthetic corpus with other settings."""
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, which would let the last of two equal keys win."""
 

@@ -14,45 +14,18 @@ import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from asdjax.config import Range
+from asdjax import schema
+from asdjax.config import SynthConfig
 from asdjax.errors import AsdjaxError
 from asdjax.machinery import PROFILES, SAMPLE_RATE, Domain, Label, Machine, Split, stream
 
-Decibels = Annotated[float, Range(low=-60, high=6)]
-
 _IDENTITY = "synth.json"  # in each machine's folder: the settings it was made with
 _RECIPE = 1  # raised whenever the same settings give other sound
-
-
-@dataclasses.dataclass(frozen=True)
-class SynthConfig:
-    """What the corpus holds."""
-
-    machines: tuple[str, ...] = ("fan", "bearingEmu", "valveEmu")
-    """Names of DCASE 2026 machines; test clips of its evaluation machines carry no label."""
-    train_source: Annotated[int, Range(low=1, high=10000)] = 100
-    """Normal training clips of the source domain, per machine."""
-    train_target: Annotated[int, Range(low=0, high=10000)] = 10
-    """Normal training clips of the target domain, per machine."""
-    test_per_cell: Annotated[int, Range(low=0, high=2500)] = 25
-    """Test clips per machine in each of source and target, normal and anomaly."""
-    seconds: Annotated[float, Range(low=0.5, high=60)] = 10.0
-    """Length of every clip, rounded to whole samples of 1/16000 s."""
-    seed: Annotated[int, Range(low=0)] = 0
-    """Seed of every draw."""
-    noise_db: Decibels = -8.0
-    """Environment over machine at the near microphone, decibels of mean power."""
-    leakage_db: Annotated[float, Range(low=-100, high=0)] = -12.0
-    """Machine at the far microphone over machine at the near one, decibels of mean power."""
-    ground_truth: bool = False
-    """Write labels and domains of evaluation machines under supplemental/, as the organisers do."""
-    overwrite: bool = False
-    """Replace machine folders of an earlier synthetic corpus with other settings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,10 +118,7 @@ def _machine(name: str, config: SynthConfig) -> Machine:
 
 
 def _validate(config: SynthConfig) -> None:
-    for key, hint in get_type_hints(SynthConfig, include_extras=True).items():
-        for bound in getattr(hint, "__metadata__", ()):
-            if (value := getattr(config, key)) not in bound:
-                raise AsdjaxError(f"synth: {key}: must be {bound}, found {value!r}")
+    schema.check(SynthConfig, config, "", "synth")
     for name in config.machines:
         if name not in PROFILES:
             raise AsdjaxError(f"synth: no machine {name!r}: choose from {', '.join(PROFILES)}")

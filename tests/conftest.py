@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from asdjax import synth
-from asdjax.synth import SynthConfig
+from asdjax.config import SynthConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 

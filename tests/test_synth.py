@@ -1,0 +1,202 @@
+"""The synthetic corpus: layout, determinism, honest sound, and what it refuses."""
+
+import dataclasses
+import re
+import wave
+
+import numpy as np
+import pytest
+import soundfile
+from scipy import signal
+from sklearn.metrics import roc_auc_score
+
+from asdjax import dcase, synth
+from asdjax.config import SynthConfig
+from asdjax.errors import AsdjaxError
+from asdjax.machinery import PROFILES
+
+SMALL = SynthConfig(
+    machines=("fan", "ToothBrush"), train_source=3, train_target=2, test_per_cell=2, seconds=1.0
+)
+LABELLED = re.compile(
+    r"section_00_(source|target)_(train_normal|test_normal|test_anomaly)_\d{4}_\S+\.wav"
+)
+
+
+def contents(root):
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*.wav")}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    root = tmp_path_factory.mktemp("small")
+    synth.write(root, SMALL)
+    return root
+
+
+def test_layout_and_names(small):
+    for machine in SMALL.machines:
+        assert {p.name for p in (small / machine).iterdir() if p.is_dir()} == {"train", "test"}
+        assert (small / machine / "attributes_00.csv").is_file()
+        assert len(list((small / machine / "train").glob("*.wav"))) == 5
+        assert len(list((small / machine / "test").glob("*.wav"))) == 8
+    for path in [*small.glob("fan/*/*.wav"), *small.glob("ToothBrush/train/*.wav")]:
+        assert LABELLED.fullmatch(path.name)
+    hidden = sorted(p.name for p in small.glob("ToothBrush/test/*.wav"))
+    assert hidden == [f"section_00_{i:04d}.wav" for i in range(8)]
+    assert not [p for p in small.iterdir() if p.name.startswith(".")]
+
+
+def test_every_machine_is_understood_and_has_the_real_lists_traps(tmp_path):
+    config = dataclasses.replace(SMALL, machines=tuple(PROFILES), seconds=0.5)
+    synth.write(tmp_path, config)
+    dataset = dcase.scan(tmp_path, "dcase2026")
+    assert not dataset.problems and len(dataset.clips) == 13 * len(PROFILES)
+    names = [clip.name for clip in dataset.clips if clip.machine == "gearboxEmu"]
+    assert any("pro_y" in name for name in names) and any("pro_Y" in name for name in names)
+    names = [clip.name for clip in dataset.clips if clip.machine == "ToyCar" and clip.label]
+    tests = sorted(re.search(r"_(\d{4})_", name)[1] for name in names if "_test_" in name)
+    assert tests == [f"{i:04d}" for i in range(8)]
+    assert any("mic_2_mic_1" in clip.name for clip in dataset.clips if clip.machine == "ToyCarEmu")
+
+
+def test_the_same_bytes_again_and_whatever_else_is_made(small, tmp_path):
+    again = tmp_path / "again"
+    synth.write(again, SMALL)
+    assert contents(again) == contents(small)
+    other = tmp_path / "other"
+    synth.write(other, dataclasses.replace(SMALL, machines=("fan", "valveEmu"), train_source=5))
+    shared = contents(small).keys() & contents(other).keys()
+    assert len(shared) == 13
+    assert all(contents(other)[name] == contents(small)[name] for name in shared)
+    seeded = tmp_path / "seeded"
+    synth.write(seeded, dataclasses.replace(SMALL, seed=1))
+    assert not set(contents(seeded).values()) & set(contents(small).values())
+
+
+def test_format_and_levels(small):
+    for path in small.rglob("*.wav"):
+        info = soundfile.info(path)
+        assert (info.samplerate, info.channels, info.subtype) == (16000, 2, "PCM_16")
+        assert info.frames == 16000
+        samples, _ = soundfile.read(path)
+        assert np.abs(samples).max() < 0.9 and (samples.std(axis=0) > 1e-3).all()
+
+
+def test_far_hears_the_surroundings_louder_and_later():
+    config = dataclasses.replace(SMALL, seconds=4.0)
+    for clip in synth.clips(config)[:4]:
+        machine, environment = synth.components(config, clip)
+        level = 10 * np.log10((environment**2).mean(axis=1))
+        assert 4 < level[1] - level[0] < 8
+        leaked = 10 * np.log10((machine**2).mean(axis=1))
+        assert leaked[1] - leaked[0] == pytest.approx(
+            config.leakage_db, abs=3
+        )  # the rooms colour it
+        above = leaked[0] - level[0]  # machine over environment, near
+        assert above == pytest.approx(-config.noise_db, abs=5)
+        near, far = signal.sosfilt(signal.butter(4, 200, "high", fs=16000, output="sos"), machine)
+        lags = signal.correlation_lags(len(far), len(near))
+        assert 0 < lags[np.argmax(np.abs(signal.correlate(far, near)))] < 200
+
+
+def bands(path):
+    """A stand-in for an embedding: mean and deviation over time of log power in 64 bands."""
+    samples, rate = soundfile.read(path)
+    _, _, spectrum = signal.stft(samples[:, 0], rate, nperseg=1024)
+    power = np.abs(spectrum[1:]).reshape(64, 8, -1) ** 2
+    decibels = 10 * np.log10(power.mean(axis=1) + 1e-12)
+    return np.concatenate([decibels.mean(axis=1), decibels.std(axis=1)])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_anomalies_are_audible_but_not_all_and_loudness_gives_none_away(tmp_path, seed):
+    config = SynthConfig(
+        machines=("fan", "bearingEmu", "valveEmu"),
+        train_source=30, train_target=10, test_per_cell=15, seconds=3.0, seed=seed,
+    )  # fmt: skip
+    synth.write(tmp_path, config)
+    heard, loud = [], []
+    for machine in config.machines:
+        train = sorted((tmp_path / machine / "train").glob("*.wav"))
+        references = np.array([bands(p) for p in train])
+        mean, deviation = references.mean(axis=0), references.std(axis=0)
+        references = (references - mean) / deviation
+        for domain in ("source", "target"):
+            pool = references[[domain in p.name for p in train]]
+            tests = sorted((tmp_path / machine / "test").glob(f"*{domain}_test*.wav"))
+            labels = ["anomaly" in p.name for p in tests]
+            points = (np.array([bands(p) for p in tests]) - mean) / deviation
+            distance = np.linalg.norm(points[:, None] - pool, axis=2).min(axis=1)
+            heard.append(roc_auc_score(labels, distance))
+            level = [np.std(soundfile.read(p)[0][:, 0]) for p in tests]
+            loud.append(roc_auc_score(labels, level))
+    assert 0.65 < np.mean(heard) < 0.97
+    assert abs(np.mean(loud) - 0.5) < 0.12
+
+
+def test_domains_differ(small):
+    config = dataclasses.replace(SMALL, machines=("fan", "valveEmu"), seconds=2.0)
+    clips = [clip for clip in synth.clips(config) if clip.split == "train"]
+    for machine in config.machines:
+        spectra = {"source": [], "target": []}
+        for clip in clips:
+            if clip.machine == machine:
+                sound = np.add(*synth.components(config, clip))[0]
+                spectra[clip.domain].append(np.log(signal.welch(sound, nperseg=512)[1]))
+        spread = np.abs(spectra["source"][0] - spectra["source"][1]).mean()
+        shift = np.abs(np.mean(spectra["source"], 0) - np.mean(spectra["target"], 0)).mean()
+        assert shift > 0.8 * spread
+
+
+def test_ground_truth_of_evaluation_machines(tmp_path):
+    synth.write(tmp_path, dataclasses.replace(SMALL, ground_truth=True))
+    for kind in ("data", "domain"):
+        folder = tmp_path / "supplemental" / f"ground_truth_{kind}"
+        (path,) = folder.iterdir()
+        assert path.name == "ground_truth_ToothBrush_section_00_test.csv"
+        rows = [line.split(",") for line in path.read_text().splitlines()]
+        assert sorted(name for name, _ in rows) == [f"section_00_{i:04d}.wav" for i in range(8)]
+        assert sorted(value for _, value in rows) == ["0"] * 4 + ["1"] * 4
+    assert not dcase.scan(tmp_path, "dcase2026").problems
+
+
+def test_a_finished_corpus_is_kept_and_another_refused(small, tmp_path):
+    assert synth.write(small, SMALL).kept == SMALL.machines
+    louder = dataclasses.replace(SMALL, noise_db=0.0)
+    with pytest.raises(AsdjaxError, match="other settings.*overwrite"):
+        synth.write(small, louder)
+    synth.write(tmp_path, louder)
+    assert synth.write(tmp_path, dataclasses.replace(SMALL, overwrite=True)).kept == ()
+    assert contents(tmp_path) == contents(small)
+    (tmp_path / "mine" / "fan").mkdir(parents=True)
+    (tmp_path / "mine" / "fan" / "precious.txt").write_text("x")
+    with pytest.raises(AsdjaxError, match="not made by asdjax synth"):
+        synth.write(tmp_path / "mine", dataclasses.replace(SMALL, overwrite=True))
+
+
+def test_an_interrupted_machine_leaves_no_folder(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(wave, "open", full)
+    with pytest.raises(AsdjaxError, match="no space left"):
+        synth.write(tmp_path, SMALL)
+    assert not list(tmp_path.rglob("*.wav")) and not (tmp_path / "fan").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"machines": ("pump",)}, "pump.*fan"),
+        ({"machines": ()}, "at least one"),
+        ({"machines": ("fan", "fan")}, "once"),
+        ({"seconds": 0.1}, "seconds: must be at least"),
+        ({"train_source": 0}, "train_source"),
+        ({"leakage_db": 3.0}, "leakage_db"),
+    ],
+)
+def test_refusals(tmp_path, change, words):
+    with pytest.raises(AsdjaxError, match=words):
+        synth.write(tmp_path / "out", dataclasses.replace(SMALL, **change))
+    assert not (tmp_path / "out").exists()
