@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from asdjax import batches, console, dcase, models, parallel, runs
+from asdjax._version import __version__
 from asdjax.checkpoint import Checkpoints, Tree, digest
 from asdjax.config import Config, settings
 from asdjax.corpus import Corpus
@@ -123,7 +124,7 @@ def extract(run: Run, corpus: Corpus) -> None:
         ]
         for view in config.extract.views:
             path = run.embeddings_path(view, machine)
-            made_from = runs.fingerprint(training["digest"], view, settled, stamps)
+            made_from = runs.fingerprint(__version__, training["digest"], view, settled, stamps)
             if not run.is_current(path, made_from):
                 due.append((clips, path, made_from))
     run.keep_machines(machines.keys())
@@ -131,7 +132,8 @@ def extract(run: Run, corpus: Corpus) -> None:
         console.say(f"{run.path}: embeddings are up to date")
         return
     embedder = Embedder.load(run)
-    most = max(len(clips) for clips, _, _ in due)
+    # of all machines, not only those due: an interrupted extraction goes on with the same shape
+    most = max(len(scored.train) + len(scored.test) for scored in machines.values())
     n = len(embedder.devices)
     batch_size = -(-min(config.extract.batch_size, most) // n) * n
     with console.progress("extracting", sum(len(c) for c, _, _ in due), "clips") as advance:

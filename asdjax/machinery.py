@@ -53,6 +53,8 @@ class _Mechanism:
     """Turns of the shaft per cycle (stroke, opening) of the machine."""
     teeth: tuple[int, int] = (0, 0)
     """Bounds of the order that a gear or the blades stress, with sidebands; 0: none."""
+    fault_db: float = 0.0
+    """Added to the level of faults: less will do where the machine pauses in every cycle."""
 
 
 _MECHANISMS = {
@@ -60,8 +62,10 @@ _MECHANISMS = {
     "gear": _Mechanism(("impulses", "harmonic", "whine", "rub"), 0.7, 0.3, 0.0, teeth=(17, 31)),
     "bearing": _Mechanism(("impulses", "harmonic", "whine", "rub"), 0.4, 0.6, 0.0),
     "valve": _Mechanism(("rhythm", "whine", "rub"), 0.15, 0.4, 0.45, shaft_ratio=80.0),
-    "slider": _Mechanism(("rhythm", "impulses", "whine", "rub"), 0.35, 0.5, 0.15, shaft_ratio=30.0),
-}
+    "slider": _Mechanism(
+        ("rhythm", "impulses", "whine", "rub"), 0.35, 0.5, 0.15, shaft_ratio=30.0, fault_db=-8.0
+    ),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +234,7 @@ class Machine:
         if fault in _FAULT_DB:
             added = self._added(rng, fault, turns, gate)
             low, high = _FAULT_DB[fault]
-            level = 10 ** (0.05 * (low + (high - low) * severity))
+            level = 10 ** (0.05 * (self.mechanism.fault_db + low + (high - low) * severity))
             spectrum += added * (level * self._rms(spectrum) / self._rms(added))
         return spectrum
 

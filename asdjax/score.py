@@ -3,6 +3,7 @@
 import numpy as np
 
 from asdjax import backends, console, runs
+from asdjax._version import __version__
 from asdjax.config import BackendConfig, settings
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Embeddings, Run
@@ -25,7 +26,7 @@ def score(run: Run) -> None:
     for machine in run.machines():
         sources = [run.made_from(run.embeddings_path(view, machine)) for view in views]
         path = run.scores_path(machine)
-        made_from = runs.fingerprint(chosen, sources)
+        made_from = runs.fingerprint(__version__, chosen, sources)
         if run.is_current(path, made_from):
             kept += 1
             continue

@@ -25,6 +25,7 @@ from asdjax.errors import AsdjaxError
 from asdjax.machinery import PROFILES, SAMPLE_RATE, Domain, Label, Machine, Split, stream
 
 _IDENTITY = "synth.json"  # in each machine's folder: the settings it was made with
+_GROUND_TRUTH = "ground_truth_{}_section_00_test.csv"
 _RECIPE = 1  # raised whenever the same settings give other sound
 
 
@@ -182,6 +183,8 @@ def _write_machine(root: Path, name: str, config: SynthConfig) -> None:
         (made / "attributes_00.csv").write_text(_attributes_csv(todo), "utf-8")
         (made / _IDENTITY).write_text(json.dumps(_identity(config), indent=1), "utf-8")
         if place.is_dir():
+            for path in _ground_truth(root, name).values():  # it would not fit the new clips
+                path.unlink(missing_ok=True)
             place.rename(replaced)
         made.rename(place)
     finally:
@@ -208,15 +211,15 @@ def _holds_same(place: Path, config: SynthConfig) -> bool:
             f"{place}: exists and was not made by asdjax synth: give another folder"
         ) from error
     size = 44 + 4 * round(config.seconds * SAMPLE_RATE)
-    expected = {place.parent / clip.path for clip in _machine_clips(place.name, config)}
-    found = {path for path in place.glob("*/*.wav") if path.stat().st_size == size}
+    expected = {place.parent / clip.path: size for clip in _machine_clips(place.name, config)}
+    found = {path: path.stat().st_size for path in place.glob("*/*.wav")}
     if identity == _identity(config) and found == expected:
         return True
     if config.overwrite:
         return False
     raise AsdjaxError(
-        f"{place}: holds a corpus of other settings or with files missing: give another folder, "
-        "or the option overwrite to replace it"
+        f"{place}: holds a corpus of other settings, or with files missing or added: give another "
+        "folder, or the option overwrite to replace it"
     )
 
 
@@ -235,13 +238,21 @@ def _write_ground_truth(root: Path, name: str, config: SynthConfig) -> None:
         (clip for clip in _machine_clips(name, config) if clip.split == "test"),
         key=lambda clip: clip.path,
     )
-    for folder, field, one in (
-        ("ground_truth_data", "label", "anomaly"),
-        ("ground_truth_domain", "domain", "target"),
-    ):
-        path = root / "supplemental" / folder / f"ground_truth_{name}_section_00_test.csv"
+    for kind, path in _ground_truth(root, name).items():
+        one = {"data": "anomaly", "domain": "target"}[kind]
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [f"{clip.path.name},{int(getattr(clip, field) == one)}\n" for clip in tested]
+        rows = [
+            f"{clip.path.name},{int((clip.label if kind == 'data' else clip.domain) == one)}\n"
+            for clip in tested
+        ]
         unfinished = path.with_suffix(".unfinished")
         unfinished.write_text("".join(rows), "utf-8")
         unfinished.replace(path)
+
+
+def _ground_truth(root: Path, name: str) -> dict[str, Path]:
+    """Where the labels (data) and the domains (domain) of an evaluation machine are written."""
+    return {
+        kind: root / "supplemental" / f"ground_truth_{kind}" / _GROUND_TRUTH.format(name)
+        for kind in ("data", "domain")
+    }

@@ -100,6 +100,26 @@ def test_far_hears_the_surroundings_louder_and_later():
         assert 0 < lags[np.argmax(np.abs(signal.correlate(far, near)))] < 200
 
 
+def test_the_far_channel_helps_to_suppress_noise_and_less_so_when_the_machine_leaks():
+    def gain(leakage_db):
+        config = dataclasses.replace(SMALL, seconds=4.0, leakage_db=leakage_db)
+        gains = []
+        for clip in synth.clips(config)[:4]:
+            machine, environment = synth.components(config, clip)
+            far = machine[1] + environment[1]
+            far *= np.std(machine[0] + environment[0]) / np.std(far)
+            own, noise, reference = (
+                signal.stft(x, nperseg=1024)[2] for x in (machine[0], environment[0], far)
+            )
+            keep = np.clip(1 - np.abs(reference) ** 2 / np.abs(own + noise) ** 2, 0.01, 1)
+            before = np.sum(np.abs(own) ** 2) / np.sum(np.abs(noise) ** 2)
+            after = np.sum(np.abs(keep * own) ** 2) / np.sum(np.abs(keep * noise) ** 2)
+            gains.append(10 * np.log10(after / before))
+        return np.mean(gains)
+
+    assert gain(-40.0) > gain(-3.0) + 1 > 2
+
+
 def bands(path):
     """A stand-in for an embedding: mean and deviation over time of log power in 64 bands."""
     samples, rate = soundfile.read(path)
@@ -159,6 +179,8 @@ def test_ground_truth_of_evaluation_machines(tmp_path):
         assert sorted(name for name, _ in rows) == [f"section_00_{i:04d}.wav" for i in range(8)]
         assert sorted(value for _, value in rows) == ["0"] * 4 + ["1"] * 4
     assert not dcase.scan(tmp_path, "dcase2026").problems
+    synth.write(tmp_path, dataclasses.replace(SMALL, seed=1, overwrite=True))
+    assert not list(tmp_path.rglob("ground_truth_*.csv")), "labels of the clips that are gone"
 
 
 def test_a_finished_corpus_is_kept_and_another_refused(small, tmp_path):
@@ -169,6 +191,9 @@ def test_a_finished_corpus_is_kept_and_another_refused(small, tmp_path):
     synth.write(tmp_path, louder)
     assert synth.write(tmp_path, dataclasses.replace(SMALL, overwrite=True)).kept == ()
     assert contents(tmp_path) == contents(small)
+    (tmp_path / "fan" / "test" / "mine.wav").write_bytes(b"x")
+    with pytest.raises(AsdjaxError, match="files missing or added"):
+        synth.write(tmp_path, SMALL)
     (tmp_path / "mine" / "fan").mkdir(parents=True)
     (tmp_path / "mine" / "fan" / "precious.txt").write_text("x")
     with pytest.raises(AsdjaxError, match="not made by asdjax synth"):
