@@ -66,12 +66,18 @@ class _Reader:
     """Reads clips into one array."""
 
     paths: Sequence[Path]
+    frames: Sequence[int]
     n_samples: int
     channel: str
     pcm16: bool
 
     def __call__(self, clip: int, u: float) -> np.ndarray:
         wave = audio.read(self.paths[clip], channel=self.channel)
+        if len(wave) != self.frames[clip]:
+            raise AsdjaxError(
+                f"{self.paths[clip]}: {len(wave)} samples where its header said "
+                f"{self.frames[clip]} before: the file was changed while it was in use"
+            )
         if not self.pcm16 and wave.dtype == np.int16:
             wave = wave.astype(np.float32) / np.float32(32768)
         start = audio.crop_start(len(wave), self.n_samples, u)
@@ -92,6 +98,7 @@ class TrainingBatches:
     def __init__(
         self,
         paths: Sequence[Path],
+        frames: Sequence[int],
         labels: Int32[np.ndarray, " N"],
         config: AudioConfig,
         plan: EpochPlan,
@@ -106,6 +113,7 @@ class TrainingBatches:
 
         Args:
             paths: the training clips.
+            frames: their lengths in samples, which the files must still have when they are read.
             labels: each clip's class.
             config: channel, crop and reading ahead.
             plan: from `plan_epoch`.
@@ -116,7 +124,7 @@ class TrainingBatches:
             process: this process's index and the number of processes.
         """
         self.plan = plan
-        reader = _Reader(paths, n_samples, config.channel, pcm16)
+        reader = _Reader(paths, frames, n_samples, config.channel, pcm16)
         index, count = process
 
         def place(clip: int, rng: np.random.Generator) -> tuple[int, float]:
@@ -153,12 +161,19 @@ class TrainingBatches:
 
 
 def inference_batches(
-    paths: Sequence[Path], config: AudioConfig, *, batch_size: int, n_samples: int, pcm16: bool
+    paths: Sequence[Path],
+    frames: Sequence[int],
+    config: AudioConfig,
+    *,
+    batch_size: int,
+    n_samples: int,
+    pcm16: bool,
 ) -> Iterator[tuple[Waveforms, int]]:
     """The clips in order, as batches of one fixed shape.
 
     Args:
         paths: the clips.
+        frames: as for `TrainingBatches`.
         config: channel and reading ahead.
         batch_size: rows of every batch.
         n_samples: T; clips are tiled or cut from their start.
@@ -167,7 +182,7 @@ def inference_batches(
     Yields:
         waveforms [batch_size, T] and how many of the rows are clips; the others are silence.
     """
-    reader = _Reader(paths, n_samples, config.channel, pcm16)
+    reader = _Reader(paths, frames, n_samples, config.channel, pcm16)
 
     def read(batch: list[int]) -> tuple[np.ndarray, int]:
         waveform = np.zeros((batch_size, n_samples), reader.dtype)

@@ -36,8 +36,13 @@ def digest(tree: Tree) -> str:
 class Checkpoints:
     """The checkpoints in one directory; use as a context manager."""
 
-    def __init__(self, directory: Path, keep: int = 1):
-        """Open a directory, made when absent; `keep` newest checkpoints survive each save."""
+    def __init__(self, directory: Path, keep: int | None = None):
+        """Open a directory.
+
+        Args:
+            directory: made when absent, unless only reading.
+            keep: how many of the newest checkpoints survive a save; None: only read.
+        """
         logging.getLogger("absl").setLevel(logging.ERROR)
         self.directory = directory
         self._manager = ocp.CheckpointManager(
@@ -47,7 +52,11 @@ class Checkpoints:
                 "meta": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+                max_to_keep=keep,
+                read_only=keep is None,
+                create=keep is not None,
+                cleanup_tmp_directories=keep is not None,
+                enable_async_checkpointing=False,
             ),
         )
 
@@ -64,16 +73,20 @@ class Checkpoints:
     def save(self, step: int, state: Tree, meta: Mapping[str, Any]) -> None:
         """Write the `ITEMS` of a state and wait until they are on disk."""
         items = {item: ocp.args.StandardSave(state[item]) for item in ITEMS}
-        saved = self._manager.save(
-            step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(dict(meta)))
-        )
+        args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(dict(meta)))
+        try:
+            saved = self._manager.save(step, args=args)
+        except (OSError, ValueError) as error:
+            raise AsdjaxError(
+                f"{self.directory}: checkpoint {step} cannot be written ({_brief(error)}): make "
+                "room and give the same command again"
+            ) from error
         if not saved:
             raise AsdjaxError(f"{self.directory}: checkpoint {step} exists already")
 
     def meta(self, step: int) -> dict[str, Any]:
         """A checkpoint's JSON part, without its arrays."""
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["meta"]
+        return self._read(step, meta=ocp.args.JsonRestore())["meta"]
 
     def restore(self, step: int, like: Tree) -> Tree:
         """A checkpoint's arrays, as NumPy.
@@ -83,10 +96,14 @@ class Checkpoints:
             like: the `ITEMS` to read, as expected; only structure, shapes and dtypes are used.
 
         Raises:
-            AsdjaxError: names, shapes or dtypes differ; all differences in one message.
+            AsdjaxError: names, shapes or dtypes differ (all differences in one message), or the
+                files are damaged.
         """
-        metadata = self._manager.item_metadata(step)
-        stored = {item: metadata[item].tree for item in like}
+        try:
+            metadata = self._manager.item_metadata(step)
+            stored = {item: metadata[item].tree for item in like}
+        except (OSError, ValueError, KeyError, AttributeError) as error:  # None for an absent item
+            raise self._damaged(step, _brief(error)) from error
         found = {k: _shape(v) for k, v in _flatten(stored).items()}
         expected = {k: _shape(v) for k, v in _flatten(like).items()}
         wrong = [
@@ -106,8 +123,20 @@ class Checkpoints:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
         )
         items = {item: ocp.args.StandardRestore(tree) for item, tree in target.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        restored = self._read(step, **items)
         return {item: jax.tree.map(np.asarray, restored[item]) for item in like}
+
+    def _read(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (OSError, ValueError, KeyError) as error:
+            raise self._damaged(step, _brief(error)) from error
+
+    def _damaged(self, step: int, why: str) -> AsdjaxError:
+        return AsdjaxError(
+            f"{self.directory / str(step)}: this checkpoint is missing or damaged ({why}): delete "
+            "it to continue from an older one, or train again with --no-resume"
+        )
 
 
 def _flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
@@ -116,6 +145,11 @@ def _flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
         path = f"{prefix}/{key}" if prefix else str(key)
         flat.update(_flatten(value, path) if isinstance(value, Mapping) else {path: value})
     return flat
+
+
+def _brief(error: Exception) -> str:
+    """The first line of orbax's messages, which run to thousands."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _shape(leaf: Any) -> str:

@@ -100,9 +100,8 @@ class Train:
         from asdjax.corpus import open_corpus
         from asdjax.runs import Run
 
-        run, corpus = Run(self.run), open_corpus(self.data, self.config)
-        with run.lock():
-            train.train(self.config, corpus, run, resume=self.resume)
+        corpus = open_corpus(self.data, self.config)
+        train.train(self.config, corpus, Run(self.run), resume=self.resume)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +118,9 @@ class Extract:
 
         run = Run(self.run)
         root = self.data or Path(run.finished_training()["data"])
-        corpus = open_corpus(root, run.config())
-        with run.lock():
-            extract.extract(run, corpus)
+        if self.data is None and not root.is_dir():
+            raise AsdjaxError(f"{root}: the data set is no longer here: name its root with --data")
+        extract.extract(run, open_corpus(root, run.config()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,9 +137,8 @@ class Score:
         run = Run(self.run)
         config = dataclasses.replace(run.config(), backend=self.backend)
         configs.validate(config, "command line")
-        with run.lock():
-            run.write_config(config)
-            score.score(run)
+        run.write_config(config)
+        score.score(run)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,15 +188,15 @@ class RunAll:
     config: Annotated[Config, arg(name="")] = Config()
 
     def __call__(self) -> None:
-        from asdjax import extract, score, train
+        from asdjax import dcase, extract, score, train
         from asdjax.corpus import open_corpus
         from asdjax.runs import Run
 
         run, corpus = Run(self.run), open_corpus(self.data, self.config)
-        with run.lock():
-            train.train(self.config, corpus, run, resume=self.resume)
-            extract.extract(run, corpus)
-            score.score(run)
+        dcase.scored_machines(corpus.dataset, self.config.dataset)  # before hours of training
+        train.train(self.config, corpus, run, resume=self.resume)
+        extract.extract(run, corpus)
+        score.score(run)
         Evaluate((self.run,), json=self.json)()
 
 
@@ -206,7 +204,7 @@ def _print_table(table: Any) -> None:
     from rich.console import Console
 
     # a pipe or a file has no width: never fold the figures there
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 VERBS: dict[str, type] = {
@@ -259,6 +257,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AsdjaxError as error:
         print(f"asdjax: {error}", file=sys.stderr)
         return 1
+    except (OSError, MemoryError) as error:  # a full disk, a folder without permission
+        print(f"asdjax: {error or 'out of memory'}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("asdjax: interrupted: the same command continues", file=sys.stderr)
         return 130
@@ -267,23 +268,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(verb: str, args: list[str]) -> Callable[[], int | None]:
     """Parse a verb's arguments; defaults come from the recipe or the run that they name."""
     kind = VERBS[verb]
+    guess = _first_positional(args)
+    if kind is Score or any(field.name == "recipe" for field in dataclasses.fields(kind)):
+        # With options before it the guess may be an option's value: tyro, which knows every
+        # option, has the last word.
+        try:
+            command = _parse_with(kind, verb, args, guess)
+        except AsdjaxError:
+            command = None
+        seen = command or _parse_with(kind, verb, args, None)
+        named = str(seen.run if kind is Score else seen.recipe)
+        same = command is not None and named == guess
+        return command if same else _parse_with(kind, verb, args, named)
+    return _parse_with(kind, verb, args, None)
+
+
+def _parse_with(kind: type, verb: str, args: list[str], named: str | None) -> Any:
     defaults: dict[str, Any] = {}
-    named = _first_positional(args)
-    if named is not None and any(f.name == "recipe" for f in dataclasses.fields(kind)):
-        defaults |= {"recipe": named, "config": configs.load(named)}
     if named is not None and kind is Score:
         from asdjax.runs import Run
 
-        defaults["backend"] = Run(named).config().backend
+        defaults = {"backend": Run(named).config().backend}
+    elif named is not None:
+        defaults = {"recipe": named, "config": configs.load(named)}
     default = None
     if defaults:
-        missing = {f.name: tyro.MISSING for f in dataclasses.fields(kind)}
-        given = {
-            f.name: f.default
-            for f in dataclasses.fields(kind)
-            if f.default is not dataclasses.MISSING
-        }
-        default = kind(**{**missing, **given, **defaults})
+        default = kind(
+            **{
+                field.name: tyro.MISSING if field.default is dataclasses.MISSING else field.default
+                for field in dataclasses.fields(kind)
+            }
+            | defaults
+        )
     return tyro.cli(
         kind,
         prog=f"asdjax {verb}",

@@ -16,7 +16,7 @@ from asdjax import schema
 from asdjax.errors import AsdjaxError
 from asdjax.schema import Range, to_tree
 
-Count = Annotated[int, Range(low=1)]
+Count = Annotated[int, Range(low=1, high=2**20)]
 NonNegative = Annotated[float, Range(low=0)]
 Positive = Annotated[float, Range(low=0, above=True)]
 Probability = Annotated[float, Range(low=0, high=1)]
@@ -26,8 +26,11 @@ ProblemKind = Literal[
     "misnamed", "unreadable", "truncated", "empty", "wrong_rate", "wrong_channels", "not_finite"
 ]
 
-EXECUTION_KEYS = frozenset(
+NEUTRAL_KEYS = frozenset(
     {
+        "dataset.score_subsets",
+        "dataset.score_machines",
+        "dataset.skip",
         "audio.read_threads",
         "audio.prefetch_batches",
         "train.devices",
@@ -36,7 +39,10 @@ EXECUTION_KEYS = frozenset(
         "train.keep_checkpoints",
     }
 )
-"""Keys that say how a run is carried out, never what comes out; they may change in mid-run."""
+"""Keys that may change while a run goes on: how it is carried out, and what is scored at its end.
+
+A change that alters the training clips or their batches is noticed by these themselves.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +73,7 @@ class AudioConfig:
 
     sample_rate: Count = 16000
     """Hertz; a file of another rate is refused, never resampled."""
-    clip_seconds: Positive | Literal["auto"] = 12.0
+    clip_seconds: Annotated[float, Range(low=0, high=3600, above=True)] | Literal["auto"] = 12.0
     """Length of every clip: shorter ones are tiled, longer ones cut; auto: the longest clip."""
     channel: Literal["near", "far"] = "near"
     """The channel used as the signal: near is the file's first, far its second."""
@@ -170,7 +176,7 @@ class TrainConfig:
 
     epochs: Count = 16
     """Passes over the training clips; the last one's weights are used."""
-    batch_size: Count = 64
+    batch_size: Annotated[int, Range(low=2, high=2**20)] = 64
     """Clips per update, over all devices and processes together."""
     drop_last: bool = False
     """Leave out an epoch's last batch when it is shorter than the others."""
@@ -224,6 +230,8 @@ class BackendConfig:
     """Seed of k-means."""
     rescale_neighbours: Count = 4
     """Neighbours that measure the density around a reference (rescaled)."""
+    combine_views: Literal["mean", "z_score"] = "mean"
+    """How views become one score: z_score standardises each by its leave-one-out scores first."""
     folds: Annotated[int, Range(low=2)] = 10
     """Refits that give k-means' and Mahalanobis' training scores."""
 
@@ -364,12 +372,12 @@ def validate(config: Config, source: str) -> None:
 def settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
     """Values by dotted key of the keys in `sections` that results depend on.
 
-    Lists of sections (`model.spectrograms`) are values. `EXECUTION_KEYS` are left out.
+    Lists of sections (`model.spectrograms`) are values. `NEUTRAL_KEYS` are left out.
     """
 
     def walk(value: Any, key: str) -> dict[str, Any]:
         if not isinstance(value, dict):
-            return {} if key in EXECUTION_KEYS else {key: value}
+            return {} if key in NEUTRAL_KEYS else {key: value}
         return {k: v for name, sub in value.items() for k, v in walk(sub, f"{key}.{name}").items()}
 
     tree = to_tree(config)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from asdjax import config as configs
 from asdjax import console, metrics, runs
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Run
@@ -23,7 +24,7 @@ def evaluate(run: Run) -> dict[str, Any] | None:
         the document of `metrics.summary`, or None when no scored clip has a label.
     """
     machines = {}
-    for machine in run.scored_machines():
+    for machine in run.machines():
         tests = [row for row in run.read_scores(machine) if row["split"] == "test"]
         labelled = [row for row in tests if row["label"]]
         if len(labelled) < len(tests):
@@ -38,23 +39,45 @@ def evaluate(run: Run) -> dict[str, Any] | None:
         for path in paths:
             path.unlink(missing_ok=True)
         return None
-    document = metrics.summary(machines)
+    seed = run.config().seed
+    document = {**metrics.summary(machines), "seed": seed}
     runs.write_json(paths[0], document)
-    runs.write_csv(paths[1], metrics.rows(document))
+    rows = [{**row, "seed": seed} for row in metrics.rows(document)]
+    runs.write_bytes(paths[1], runs.csv_bytes(rows))
     for figure in document["missing"]:
         console.say(f"{figure}: no clips, left out of every mean")
     return document
 
 
 def evaluate_runs(all_runs: Sequence[Run]) -> dict[str, Any]:
-    """Evaluate runs that differ in their seed: mean and standard deviation of every figure."""
+    """Evaluate runs that differ in their seed: mean and standard deviation of every figure.
+
+    Raises:
+        AsdjaxError: the runs differ in more than the seed, two have the same seed, or one has no
+            labelled clips.
+    """
+    sections = tuple(name for name in configs.to_tree(configs.Config()) if name != "seed")
+    first, seeds = all_runs[0].config(), [run.config().seed for run in all_runs]
+    for run in all_runs[1:]:
+        changed = configs.differences(first, run.config(), sections)
+        if changed:
+            raise AsdjaxError(
+                f"{run.path}: not the recipe of {all_runs[0].path} ({'; '.join(changed)}): a mean "
+                "is over runs that differ in their seed alone"
+            )
+    if len(set(seeds)) < len(seeds):
+        raise AsdjaxError(
+            f"the runs' seeds are {', '.join(map(str, seeds))}: a mean is over runs of different "
+            "seeds, each named once"
+        )
     documents = []
     for run in all_runs:
         document = evaluate(run)
         if document is None:
             raise AsdjaxError(f"{run.path}: no scored clip has a label: leave this run out")
         documents.append(document)
-    return metrics.spread(documents)
+    unseeded = [{k: v for k, v in document.items() if k != "seed"} for document in documents]
+    return {**metrics.spread(unseeded), "seed": seeds}
 
 
 def _sections(rows: Sequence[Mapping[str, str]]) -> dict[str, metrics.Figures]:

@@ -34,7 +34,7 @@ class Embedder:
         """Place {"params": {"model"}, "stats": {"model"}}, NumPy arrays, on the devices."""
         self.config = config
         self.n_samples = n_samples
-        self.devices = parallel.local_devices(config.train.devices)
+        self.devices = parallel.local_devices(config.train.devices, at_most=True)
         graphdef, _, _ = models.shapes(config.model, n_samples, config.audio.sample_rate)
         mine = {kind: weights[kind]["model"] for kind in ("params", "stats")}
         dtype = jax.tree.leaves(mine["params"])[0].dtype
@@ -59,7 +59,12 @@ class Embedder:
         n_samples = training["n_samples"]
         learner = Learner(config, n_classes=len(training["classes"]), n_samples=n_samples)
         like = {"weights": learner.start()["weights"]}
-        with Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints) as checkpoints:
+        if not run.checkpoints.is_dir():
+            raise AsdjaxError(
+                f"{run.checkpoints}: the weights are gone: restore them, or train again with "
+                "--no-resume"
+            )
+        with Checkpoints(run.checkpoints) as checkpoints:
             weights = checkpoints.restore(training["step"], like)["weights"]
         if digest(weights) != training["digest"]:
             raise AsdjaxError(
@@ -73,19 +78,20 @@ class Embedder:
         return self._fetch(self._dispatch(waveform))
 
     def embed(
-        self, paths: Sequence[Path], *, pcm16: bool, batch_size: int
+        self, paths: Sequence[Path], frames: Sequence[int], *, pcm16: bool, batch_size: int
     ) -> Iterator[Float32[np.ndarray, "b D"]]:
         """Embeddings of clips, in order, batch by batch.
 
         Args:
             paths: the clips.
+            frames: their lengths in samples.
             pcm16: whether all of them are 16-bit.
             batch_size: clips per compiled call; the last batch is padded and un-padded.
         """
         audio = self.config.audio
         in_flight: deque[tuple[jax.Array, int]] = deque()  # on the device, and how many are clips
         waveforms = batches.inference_batches(
-            paths, audio, batch_size=batch_size, n_samples=self.n_samples, pcm16=pcm16
+            paths, frames, audio, batch_size=batch_size, n_samples=self.n_samples, pcm16=pcm16
         )
 
         def oldest() -> np.ndarray:
@@ -111,6 +117,11 @@ def extract(run: Run, corpus: Corpus) -> None:
 
     A file is kept when weights, clips, view and clip length are those it was made from.
     """
+    with run.lock():
+        _extract(run, corpus)
+
+
+def _extract(run: Run, corpus: Corpus) -> None:
     config, training = run.config(), run.finished_training()
     machines = dcase.scored_machines(corpus.dataset, config.dataset)
     settled = settings(config, ("audio", "model"))
@@ -127,7 +138,7 @@ def extract(run: Run, corpus: Corpus) -> None:
             made_from = runs.fingerprint(__version__, training["digest"], view, settled, stamps)
             if not run.is_current(path, made_from):
                 due.append((clips, path, made_from))
-    run.keep_machines(machines.keys())
+    run.begin_extraction(machines.keys())
     if not due:
         console.say(f"{run.path}: embeddings are up to date")
         return
@@ -140,13 +151,13 @@ def extract(run: Run, corpus: Corpus) -> None:
         for clips, path, made_from in due:
             parts = []
             paths = [corpus.root / clip.path for clip in clips]
-            for part in embedder.embed(paths, pcm16=corpus.pcm16, batch_size=batch_size):
+            frames = [corpus.headers[clip.path].frames for clip in clips]
+            for part in embedder.embed(paths, frames, pcm16=corpus.pcm16, batch_size=batch_size):
                 parts.append(part)
                 advance(len(part), path.stem)
             embedding = np.concatenate(parts)
             _check_finite(embedding, clips, path)
-            run.write_embeddings(path, _table(clips, embedding))
-            run.finish(path, made_from)
+            run.write_embeddings(path, _table(clips, embedding), made_from)
 
 
 def _table(clips: Sequence[dcase.Clip], embedding: Float32[np.ndarray, "N D"]) -> Embeddings:

@@ -39,7 +39,7 @@ class Learner:
         self.optimiser = optim.build(config.optim)
         module = models.build(config.model, n_samples, config.audio.sample_rate, config.seed)
         self.graphdef, params, stats = models.split(module)
-        key = jax.random.key(config.seed)
+        key = jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1)  # no step's number
         head_params, head_stats = losses.init(config.loss, n_classes, module.embedding_size, key)
         params = {"model": params, "head": head_params}
         self._start = {

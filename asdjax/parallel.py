@@ -19,10 +19,14 @@ AXIS = "clips"
 """The name of the device axis, for collectives inside a step."""
 
 
-def local_devices(count: int) -> list[jax.Device]:
-    """The first `count` devices of this process; 0 means all."""
+def local_devices(count: int, *, at_most: bool = False) -> list[jax.Device]:
+    """The first `count` devices of this process; 0 means all.
+
+    Raises:
+        AsdjaxError: there are fewer, unless the count is a maximum (`at_most`).
+    """
     devices = jax.local_devices()
-    if count > len(devices):
+    if count > len(devices) and not at_most:
         raise AsdjaxError(
             f"train.devices: {count} devices asked for, this machine has {len(devices)}"
         )

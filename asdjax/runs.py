@@ -7,7 +7,7 @@
     embeddings/<view>/<machine>.npz
     scores/<machine>.csv
     metrics/metrics.json  metrics.csv
-    artefacts.json                   what each finished file was made from
+    artefacts.json                   what each finished file was made from, and its digest
 
 Every file is written beside its place and renamed, so that a reader never meets half of one.
 """
@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import zipfile
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from asdjax import config as configs
+from asdjax._version import __version__
 from asdjax.config import Config
 from asdjax.errors import AsdjaxError
 
@@ -58,13 +60,13 @@ def write_json(path: Path, document: Any) -> None:
     write_bytes(path, json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows that share their keys as CSV with a header; floats keep all their digits."""
+def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows that share their keys, as CSV with a header; floats keep all their digits."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())
+    return text.getvalue().encode()
 
 
 def read_json(path: Path) -> Any:
@@ -109,6 +111,7 @@ class Run:
         self._training = self.path / "training.json"
         self._log = self.path / "log.jsonl"
         self._artefacts = self.path / "artefacts.json"
+        self._machines = self.path / "embeddings" / "machines.json"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -142,7 +145,15 @@ class Run:
 
     def training(self) -> dict[str, Any] | None:
         """What training left behind, or None while it has not finished."""
-        return read_json(self._training) if self._training.is_file() else None
+        if not self._training.is_file():
+            return None
+        document = read_json(self._training)
+        if not isinstance(document, dict) or document.get("schema") != TRAINING_SCHEMA:
+            raise AsdjaxError(
+                f"{self._training}: not written by this version of asdjax (schema "
+                f"{TRAINING_SCHEMA}): train again with --no-resume"
+            )
+        return document
 
     def write_training(self, document: Mapping[str, Any]) -> None:
         """Mark training as finished."""
@@ -156,10 +167,22 @@ class Run:
         return document
 
     def forget_training(self) -> None:
-        """Remove what an earlier training left, so that another begins at its first step."""
+        """Remove an earlier training and all that followed from its weights."""
         self._training.unlink(missing_ok=True)
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        self._artefacts.unlink(missing_ok=True)
         self._log.unlink(missing_ok=True)
+        for folder in (self.metrics, self.path / "scores", self.path / "embeddings"):
+            self._discard(folder)
+        self._discard(self.checkpoints)
+
+    def _discard(self, folder: Path) -> None:
+        """Delete a folder so that no part of it is ever taken for the whole."""
+        gone = folder.with_name(f".{folder.name}.discarded")
+        if gone.exists():  # of a deletion that was interrupted
+            shutil.rmtree(gone)
+        if folder.exists():
+            folder.rename(gone)
+            shutil.rmtree(gone)
 
     # the log
 
@@ -167,8 +190,7 @@ class Run:
         """Drop the log's lines from `step` on: a resumed run writes them again."""
         if self._log.is_file():
             lines = self._log.read_bytes().splitlines(keepends=True)
-            kept = [ln for ln in lines if ln.endswith(b"\n") and json.loads(ln)["step"] < step]
-            write_bytes(self._log, b"".join(kept))
+            write_bytes(self._log, b"".join(line for line in lines if _step(line) < step))
 
     def append_log(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append one JSON line per row."""
@@ -178,20 +200,32 @@ class Run:
     # artefacts
 
     def is_current(self, path: Path, made_from: str) -> bool:
-        """Whether a finished file exists and was made from exactly these inputs."""
-        return path.is_file() and self._made_from().get(self._name(path)) == made_from
+        """Whether a file is as it was finished, and was made from exactly these inputs."""
+        record = self._records().get(self._name(path))
+        return (
+            record is not None
+            and record["made_from"] == made_from
+            and path.is_file()
+            and record["content"] == _content(path.read_bytes())
+        )
 
-    def finish(self, path: Path, made_from: str) -> None:
-        """Record what a file, just written, was made from."""
-        record = {**self._made_from(), self._name(path): made_from}
-        write_json(self._artefacts, dict(sorted(record.items())))
+    def write_artefact(self, path: Path, content: bytes, made_from: str) -> None:
+        """Write a result and record what it was made from.
 
-    def made_from(self, path: Path) -> str | None:
-        """The fingerprint of a finished file's inputs, or None."""
-        return self._made_from().get(self._name(path)) if path.is_file() else None
+        The old record goes first: killed at any point, no file stands under another's record.
+        """
+        name, records = self._name(path), self._records()
+        if records.pop(name, None) is not None:
+            write_json(self._artefacts, records)
+        write_bytes(path, content)
+        records[name] = {"made_from": made_from, "content": _content(content)}
+        write_json(self._artefacts, dict(sorted(records.items())))
 
-    def _made_from(self) -> dict[str, str]:
-        return read_json(self._artefacts) if self._artefacts.is_file() else {}
+    def _records(self) -> dict[str, dict[str, str]]:
+        records = read_json(self._artefacts) if self._artefacts.is_file() else {}
+        if not isinstance(records, dict):
+            raise AsdjaxError(f"{self._artefacts}: not a record of results: delete it")
+        return records
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.path).as_posix()
@@ -206,19 +240,10 @@ class Run:
         """Where a machine's anomaly scores are kept."""
         return self.path / "scores" / f"{machine}.csv"
 
-    def machines(self) -> list[str]:
-        """The machines that extraction finished under every view of the configuration."""
-        per_view = [
-            {p.stem for p in (self.path / "embeddings" / view).glob("*.npz")}
-            for view in self.config().extract.views
-        ]
-        machines = sorted(set.intersection(*per_view))
-        if not machines:
-            raise AsdjaxError(f"{self.path}: no embeddings: run asdjax extract {self.path} first")
-        return machines
-
-    def keep_machines(self, machines: Collection[str]) -> None:
-        """Remove embeddings and scores of machines and views that no longer belong to the run."""
+    def begin_extraction(self, machines: Collection[str]) -> None:
+        """State which machines are being embedded; what belongs to no other is removed."""
+        if not self._machines.is_file() or read_json(self._machines) != sorted(machines):
+            write_json(self._machines, sorted(machines))
         views = self.config().extract.views
         for path in (self.path / "embeddings").glob("*/*.npz"):
             if path.stem not in machines or path.parent.name not in views:
@@ -227,11 +252,37 @@ class Run:
             if path.stem not in machines:
                 path.unlink()
 
-    def write_embeddings(self, path: Path, embeddings: Embeddings) -> None:
+    def machines(self) -> list[str]:
+        """The machines of a finished extraction; `AsdjaxError` when it has not finished."""
+        machines = read_json(self._machines) if self._machines.is_file() else []
+        records = self._records()
+        for machine in machines:
+            for view in self.config().extract.views:
+                path = self.embeddings_path(view, machine)
+                if self._name(path) not in records or not path.is_file():
+                    machines = []
+        if not machines:
+            raise AsdjaxError(
+                f"{self.path}: no embeddings, or not of all machines: run asdjax extract "
+                f"{self.path} first"
+            )
+        return machines
+
+    def scores_made_from(self, machine: str) -> str:
+        """The fingerprint of what a machine's scores follow from."""
+        config, records = self.config(), self._records()
+        embeddings = [
+            records.get(self._name(self.embeddings_path(view, machine)))
+            for view in config.extract.views
+        ]
+        chosen = configs.settings(config, ("backend", "extract"))
+        return fingerprint(__version__, chosen, embeddings)
+
+    def write_embeddings(self, path: Path, embeddings: Embeddings, made_from: str) -> None:
         """Store a machine's embeddings; equal arrays give equal bytes."""
         buffer = io.BytesIO()
         np.savez(buffer, **vars(embeddings))
-        write_bytes(path, buffer.getvalue())
+        self.write_artefact(path, buffer.getvalue(), made_from)
 
     def read_embeddings(self, view: str, machine: str) -> Embeddings:
         """Read a machine's embeddings under a view."""
@@ -239,19 +290,39 @@ class Run:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return Embeddings(**arrays)
-        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise AsdjaxError(
                 f"{path}: not an embeddings file ({error}): delete it and run asdjax extract"
             ) from error
 
-    def scored_machines(self) -> list[str]:
-        """The machines that have scores."""
-        machines = sorted(p.stem for p in (self.path / "scores").glob("*.csv"))
-        if not machines:
-            raise AsdjaxError(f"{self.path}: no scores: run asdjax score {self.path} first")
-        return machines
+    def write_scores(self, machine: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Store a machine's scores."""
+        made_from = self.scores_made_from(machine)
+        self.write_artefact(self.scores_path(machine), csv_bytes(rows), made_from)
+
+    def has_scores(self, machine: str) -> bool:
+        """Whether a machine's scores are there and follow from its embeddings and the backend."""
+        return self.is_current(self.scores_path(machine), self.scores_made_from(machine))
 
     def read_scores(self, machine: str) -> list[dict[str, str]]:
-        """The rows of a machine's scores, as text by column."""
-        with self.scores_path(machine).open(newline="", encoding="utf-8") as file:
+        """The rows of a machine's scores, as text by column; `AsdjaxError` unless current."""
+        path = self.scores_path(machine)
+        if not self.has_scores(machine):
+            raise AsdjaxError(
+                f"{path}: missing, changed, or of other embeddings or another backend: run "
+                f"asdjax score {self.path}"
+            )
+        with path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
+
+
+def _content(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _step(line: bytes) -> float:
+    """The step of a line of the log; infinite where a kill left half of one."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return math.inf

@@ -23,6 +23,8 @@ class Range:
     above: bool = False
 
     def __contains__(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
         return (value > self.low if self.above else value >= self.low) and value <= self.high
 
     def __str__(self) -> str:
@@ -31,7 +33,7 @@ class Range:
             words.append(f"{'above' if self.above else 'at least'} {self.low:g}")
         if self.high < math.inf:
             words.append(f"at most {self.high:g}")
-        return " and ".join(words)
+        return " and ".join(words) or "finite"
 
 
 def read(kind: Any, tree: Any, key: str, source: str) -> Any:
@@ -96,12 +98,14 @@ def _section(kind: type, tree: Any, key: str, source: str) -> Any:
             raise AsdjaxError(
                 f"{source}: unknown key {_join(key, name)!r}: {hint}valid keys: {', '.join(hints)}"
             )
-    try:
-        return kind(
-            **{name: read(hints[name], tree[name], _join(key, name), source) for name in tree}
-        )
-    except TypeError as error:  # a key without a default is absent
-        raise AsdjaxError(f"{source}: {key}: {error}") from error
+    required = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.name not in tree
+    ]
+    if required:
+        raise AsdjaxError(f"{source}: {_join(key, required[0])}: this key is missing")
+    return kind(**{name: read(hints[name], tree[name], _join(key, name), source) for name in tree})
 
 
 def _options(kind: Any) -> tuple[Any, ...]:

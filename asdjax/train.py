@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -37,6 +37,8 @@ class Plan:
     n_samples: int
     devices: list[jax.Device]
     epoch: batches.EpochPlan
+    notes: tuple[str, ...]
+    """What a user should know before training."""
 
     @property
     def steps(self) -> int:
@@ -45,12 +47,15 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with before training goes on from it."""
-        clips = [[clip.path, self.corpus.headers[clip.path].frames] for clip in self.clips]
+        clips = [
+            [clip.path, audio.fingerprint(self.corpus.root / clip.path)] for clip in self.clips
+        ]
         return {
             "classes": list(self.classes),
             "n_samples": self.n_samples,
             "clips": runs.fingerprint(clips),
             "steps": self.steps,
+            "tail": self.epoch.tail,
             "settings": runs.fingerprint(settings(self.config, TRAINING_SECTIONS)),
         }
 
@@ -68,7 +73,13 @@ def plan(config: Config, corpus: Corpus) -> Plan:
     epoch = batches.plan_epoch(
         len(clips), config.train.batch_size, everywhere, config.train.drop_last
     )
-    return Plan(config, corpus, clips, classes, labels, n_samples, devices, epoch)
+    notes = list(epoch.notes)
+    if len(classes) == 1:
+        notes.append(
+            f"all clips are of one class ({classes[0]}): the loss is 0 and the weights stay as "
+            "they start; more classes come from more machines or from another dataset.label"
+        )
+    return Plan(config, corpus, clips, classes, labels, n_samples, devices, epoch, tuple(notes))
 
 
 def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> None:
@@ -84,28 +95,32 @@ def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> N
         AsdjaxError: the run was begun with other settings or clips, or the loss is not finite.
     """
     work = plan(config, corpus)
+    finished = None
     if resume and run.was_trained():
         _check_same_settings(run, config)
         finished = run.training()
-        if finished:
-            _check_same_work(run, finished, work)
+    if finished:
+        _check_same_work(run, finished, work)
+        with run.lock():
             run.write_config(config)  # the later steps' sections may differ
-            console.say(f"{run.path}: training has finished ({finished['step']} steps)")
-            return
+        console.say(f"{run.path}: training has finished ({finished['step']} steps)")
+        return
     learner = Learner(config, n_classes=len(work.classes), n_samples=work.n_samples)
-    if not resume:
-        run.forget_training()
-    run.write_config(config)
-    for note in work.epoch.notes:
-        console.say(note)
-    with Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints) as checkpoints:
-        _loop(work, learner, run, checkpoints)
+    with run.lock():
+        if not resume:
+            run.forget_training()
+        run.write_config(config)
+        for note in work.notes:
+            console.say(note)
+        with Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints) as checkpoints:
+            _loop(work, learner, run, checkpoints)
 
 
 def _loop(work: Plan, learner: Learner, run: Run, checkpoints: Checkpoints) -> None:
     config = work.config
     data = batches.TrainingBatches(
         [work.corpus.root / clip.path for clip in work.clips],
+        [work.corpus.headers[clip.path].frames for clip in work.clips],
         work.labels,
         config.audio,
         work.epoch,
@@ -147,6 +162,8 @@ def _loop(work: Plan, learner: Learner, run: Run, checkpoints: Checkpoints) -> N
             advance(1, log.words)
             if due:
                 host_state = jax.tree.map(np.asarray, state)
+                if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host_state)):
+                    log.stop(step, "the weights are no longer finite")
                 meta = _meta(work, step + 1, data.state())
                 checkpoints.save(step + 1, host_state, meta)
     finished = {**_meta(work, work.steps, None), "digest": digest(host_state["weights"])}
@@ -182,7 +199,7 @@ class _Log:
             loss = float(metrics["loss"])
             if not math.isfinite(loss):
                 self._run.append_log(rows)
-                self._stop(step, loss)
+                self.stop(step, f"the loss is {loss}")
             rows.append(
                 {
                     "step": step,
@@ -196,7 +213,8 @@ class _Log:
             self.words = f"loss {loss:.4f}"
         self._run.append_log(rows)
 
-    def _stop(self, step: int, loss: float) -> None:
+    def stop(self, step: int, why: str) -> NoReturn:
+        """End the run with a sentence that says where it can go on from."""
         good = self._checkpoints.latest()
         where = (
             f"the last good checkpoint is {self._run.checkpoints / str(good)}"
@@ -204,7 +222,7 @@ class _Log:
             else "there is no checkpoint yet"
         )
         raise AsdjaxError(
-            f"{self._run.path}: the loss is {loss} at step {step}; {where}: lower "
+            f"{self._run.path}: {why} at step {step}; {where}: lower "
             "optim.learning_rate or look for faulty clips with asdjax data"
         )
 
@@ -246,7 +264,7 @@ def _check_same_work(run: Run, stored: Mapping[str, Any], work: Plan) -> None:
     changed = [key for key, value in now.items() if stored[key] != value]
     if changed:
         raise AsdjaxError(
-            f"{run.path}: the training data changed since this run was begun "
+            f"{run.path}: the training clips or their batches changed since this run was begun "
             f"({', '.join(changed)}): choose another --run, or --no-resume to begin again"
         )
 
@@ -281,5 +299,5 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state["weights"]["params"])),
         "step_memory_bytes": memory.temp_size_in_bytes + memory.argument_size_in_bytes,
         "audio_buffer_bytes": batch["waveform"].nbytes * config.audio.prefetch_batches,
-        "notes": list(work.epoch.notes),
+        "notes": list(work.notes),
     }

@@ -9,6 +9,7 @@ from asdjax.config import AudioConfig
 from asdjax.errors import AsdjaxError
 
 N, T = 11, 50
+FRAMES = [[30, 50, 80][c % 3] for c in range(N)]
 
 
 @pytest.fixture
@@ -16,8 +17,7 @@ def clips(tmp_path):
     """Clips of mixed lengths whose samples tell clip and place: value = 100 clip + place."""
     paths = []
     for c in range(N):
-        length = [30, 50, 80][c % 3]
-        samples = (100 * c + np.arange(length)).astype(np.int16)
+        samples = (100 * c + np.arange(FRAMES[c])).astype(np.int16)
         path = tmp_path / f"{c}.wav"
         soundfile.write(path, np.stack([samples, -samples], 1), 16000, "PCM_16")
         paths.append(path)
@@ -28,6 +28,7 @@ def pipeline(clips, *, batch_size=4, devices=1, drop_last=False, process=(0, 1),
     plan = batches.plan_epoch(N, batch_size, devices, drop_last)
     return batches.TrainingBatches(
         clips,
+        FRAMES,
         np.arange(N, dtype=np.int32),
         AudioConfig(**audio),
         plan,
@@ -132,7 +133,9 @@ def test_plan_without_a_step_is_refused(clips, devices, drop):
 
 def test_inference_pads_and_starts_at_zero(clips):
     found = list(
-        batches.inference_batches(clips, AudioConfig(), batch_size=4, n_samples=T, pcm16=True)
+        batches.inference_batches(
+            clips, FRAMES, AudioConfig(), batch_size=4, n_samples=T, pcm16=True
+        )
     )
     assert [size for _, size in found] == [4, 4, 3]
     assert all(waveform.shape == (4, T) for waveform, _ in found)
@@ -149,8 +152,15 @@ def test_float_files_become_float_batches(tmp_path, rng):
     soundfile.write(tmp_path / "pcm.wav", pcm, 16000, "PCM_16")
     paths = [tmp_path / "float.wav", tmp_path / "pcm.wav"]
     ((waveform, _),) = batches.inference_batches(
-        paths, AudioConfig(), batch_size=2, n_samples=T, pcm16=False
+        paths, [T, T], AudioConfig(), batch_size=2, n_samples=T, pcm16=False
     )
     assert waveform.dtype == np.float32
     assert np.array_equal(waveform[0], samples)
     assert np.array_equal(waveform[1], pcm / np.float32(32768))
+
+
+def test_a_file_that_changed_while_in_use_is_refused(clips):
+    found = pipeline(clips, read_threads=0)
+    soundfile.write(clips[4], np.zeros((7, 2), np.int16), 16000, "PCM_16")
+    with pytest.raises(AsdjaxError, match="4.wav: 7 samples where its header said 50"):
+        list(found)

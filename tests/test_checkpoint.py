@@ -1,6 +1,7 @@
 """Checkpoints: round trip, strictness, survivors of interrupted saves."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_round_trip_newest_kept_and_meta_alone(tmp_path, state):
     ],
 )
 def test_another_models_checkpoint_is_refused(tmp_path, state, change, words):
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {})
         change(state)
         with pytest.raises(AsdjaxError, match=words):
@@ -53,19 +54,19 @@ def test_another_models_checkpoint_is_refused(tmp_path, state, change, words):
 
 
 def test_an_interrupted_save_is_passed_over(tmp_path, state):
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {})
     broken = tmp_path / "2.orbax-checkpoint-tmp"
     broken.mkdir()
     (broken / "junk").write_text("half")
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
         assert checkpoints.latest() == 1
         checkpoints.save(2, state, {})
         assert checkpoints.latest() == 2
 
 
 def test_no_pickles(tmp_path, state):
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {"a": 1})
     for file in tmp_path.rglob("*"):
         assert file.suffix not in {".pkl", ".pickle"}
@@ -86,3 +87,24 @@ def test_digest_sees_names_shapes_dtypes_and_values(state):
     }  # fmt: skip
     assert len(digests) == 6
     assert of(np.asfortranarray(base)) == of(base)
+
+
+@pytest.mark.parametrize("damage", ["part", "data"])
+def test_a_damaged_checkpoint_is_named(tmp_path, state, damage):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, state, {})
+    if damage == "part":
+        shutil.rmtree(tmp_path / "1" / "weights")
+    else:
+        for file in (tmp_path / "1" / "weights").rglob("*"):
+            if file.is_file():
+                file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(AsdjaxError, match="1: this checkpoint is missing or damaged"):
+            checkpoints.restore(1, {"weights": state["weights"]})
+
+
+def test_reading_makes_nothing(tmp_path):
+    with Checkpoints(tmp_path / "absent") as checkpoints:
+        assert checkpoints.latest() is None
+    assert not (tmp_path / "absent").exists()

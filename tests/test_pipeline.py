@@ -127,6 +127,66 @@ def test_other_weights_than_training_left_are_refused(run_copy, corpus_root):
         asdjax.Embedder.load(run_copy)
 
 
+def test_a_new_training_leaves_no_old_results(run_copy, corpus_root, capsys):
+    args = ["--data", str(corpus_root), "--run", str(run_copy), "--no-resume", "--seed", "5"]
+    assert main(["train", TINY, *args]) == 0
+    assert main(["score", str(run_copy)]) == 1
+    assert "asdjax extract" in capsys.readouterr().err
+    assert main(["evaluate", str(run_copy)]) == 1
+
+
+def test_changed_or_foreign_scores_are_refused(run_copy, capsys):
+    path = Run(run_copy).scores_path("fan")
+    content = path.read_text()
+    path.write_text(content.replace("fan/test", "fan/tset"))
+    assert main(["evaluate", str(run_copy)]) == 1
+    assert "fan.csv" in capsys.readouterr().err
+    assert main(["score", str(run_copy)]) == 0
+    assert path.read_text() == content
+    recipe = (run_copy / "config.yaml").read_text()
+    (run_copy / "config.yaml").write_text(recipe.replace("metric: cosine", "metric: euclidean"))
+    assert main(["evaluate", str(run_copy)]) == 1
+    assert "asdjax score" in capsys.readouterr().err
+
+
+def test_an_unfinished_extraction_is_not_scored(run_copy, capsys):
+    Run(run_copy).embeddings_path("raw", "fan").unlink()
+    assert main(["score", str(run_copy)]) == 1
+    assert "not of all machines" in capsys.readouterr().err
+
+
+def test_other_sound_under_the_same_names_is_noticed(run_copy, tmp_path, data_copy, capsys):
+    for path in (data_copy / "fan" / "train").glob("*.wav"):
+        samples, rate = soundfile.read(path, dtype="int16")
+        soundfile.write(path, samples[::-1], rate, "PCM_16")
+    assert main(["run", TINY, "--data", str(data_copy), "--run", str(run_copy)]) == 1
+    assert "training clips or their batches changed" in capsys.readouterr().err
+
+
+def test_options_may_come_before_the_recipe(corpus_root, capsys):
+    for options in (["--train.drop-last"], ["--optim.betas", "0.8", "0.99"], ["--loss.dynamic"]):
+        args = ["check", "--data", str(corpus_root), "--json", *options, TINY]
+        assert main(args) == 0
+        assert json.loads(capsys.readouterr().out)["n_samples"] == 6400
+
+
+@pytest.mark.parametrize("run", ["/dev/null", "/dev/null/run", "/proc/run"])
+def test_impossible_places_are_one_sentence(corpus_root, run, capsys):
+    args = ["train", TINY, "--data", str(corpus_root), "--run", run]
+    assert main(args) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("asdjax: ")
+
+
+def test_z_scored_views(run_copy):
+    before = {r["path"]: float(r["score"]) for r in Run(run_copy).read_scores("fan")}
+    assert main(["score", str(run_copy), "--backend.combine-views", "z_score"]) == 0
+    rows = Run(run_copy).read_scores("fan")
+    train = np.array([before[r["path"]] for r in rows if r["split"] == "train"])
+    for row in rows:
+        expected = (before[row["path"]] - train.mean()) / train.std()
+        assert float(row["score"]) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
 def test_a_changed_clip_is_embedded_again(run_copy, data_copy, capsys):
     assert main(["extract", str(run_copy), "--data", str(data_copy)]) == 0
     before = {m: Run(run_copy).read_embeddings("raw", m) for m in ("fan", "bearingEmu")}
@@ -171,10 +231,23 @@ def test_check(corpus_root, capsys):
     assert facts["step_memory_bytes"] > facts["parameters"] * 4
 
 
-def test_evaluate_several_runs(run_path, run_copy, capsys):
-    assert main(["evaluate", str(run_path), str(run_copy), "--json"]) == 0
+def test_evaluate_several_runs(run_path, run_copy, corpus_root, tmp_path, capsys):
+    assert main(["evaluate", str(run_path), str(run_copy)]) == 1
+    assert "different seeds" in capsys.readouterr().err
+    other = tmp_path / "other"
+    args = ["run", TINY, "--data", str(corpus_root), "--run", str(other), "--seed", "1"]
+    assert main([*args, "--json"]) == 0
+    single = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", str(run_path), str(other), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["seeds"] == 2 and document["official_score"]["std"] == 0
+    first = json.loads((run_path / "metrics" / "metrics.json").read_text())
+    scores = [first["official_score"], single["official_score"]]
+    assert document["seed"] == [0, 1] and document["seeds"] == 2
+    assert document["official_score"]["mean"] == pytest.approx(np.mean(scores))
+    assert document["official_score"]["std"] == pytest.approx(np.std(scores, ddof=1))
+    assert main(["score", str(other), "--backend.name", "rescaled"]) == 0
+    assert main(["evaluate", str(run_path), str(other)]) == 1
+    assert "backend.name" in capsys.readouterr().err
     assert main(["evaluate", str(run_path), "--markdown"]) == 0
     out = capsys.readouterr().out
     assert "official AUC source" in out and "within AUC target" in out and "| fan |" in out
@@ -200,6 +273,7 @@ def test_data_without_labels_says_so(corpus_root, tmp_path, capsys):
         (["score", "nowhere"], 1, "asdjax train"),
         (["evaluate", "nowhere"], 1, "asdjax train"),
         (["evaluate"], 1, "at least one run"),
+        (["train", "system1", "--data", "d", "--run", "r", "--optim.eps", "inf"], 1, "optim.eps"),
     ],
 )
 def test_wrong_use(args, code, words, capsys, tmp_path, monkeypatch):
@@ -224,7 +298,7 @@ def test_impossible_training_leaves_nothing(corpus_root, tmp_path, override, wor
     assert main([*args, *override]) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("asdjax: ") and words in message
-    assert not (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("verb", VERBS)

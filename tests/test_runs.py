@@ -41,8 +41,8 @@ def test_json_refuses_what_json_cannot_say(tmp_path):
 def test_embeddings_round_trip_and_equal_bytes(tmp_path):
     run = Run(tmp_path)
     a, b = run.embeddings_path("raw", "fan"), run.embeddings_path("raw", "pump")
-    run.write_embeddings(a, table())
-    run.write_embeddings(b, table())
+    run.write_embeddings(a, table(), "x")
+    run.write_embeddings(b, table(), "x")
     assert a.read_bytes() == b.read_bytes()
     read = run.read_embeddings("raw", "fan")
     assert np.array_equal(read.embedding, np.ones((5, 3))) and read.path[4] == "fan/train/4.wav"
@@ -52,22 +52,42 @@ def test_embeddings_round_trip_and_equal_bytes(tmp_path):
 def test_damaged_embeddings_are_named(tmp_path):
     run = Run(tmp_path)
     path = run.embeddings_path("raw", "fan")
-    run.write_embeddings(path, table())
+    run.write_embeddings(path, table(), "x")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(AsdjaxError, match="fan.npz"):
         run.read_embeddings("raw", "fan")
 
 
-def test_artefacts_are_current_only_for_the_same_inputs(tmp_path):
+def test_artefacts_are_current_only_as_they_were_made(tmp_path):
     run = Run(tmp_path)
     path = run.scores_path("fan")
     made_from = runs.fingerprint("weights", [1, 2])
     assert not run.is_current(path, made_from)
-    run.finish(path, made_from)
-    assert not run.is_current(path, made_from)  # recorded, but the file is gone
-    runs.write_csv(path, [{"score": 1.5}])
+    run.write_artefact(path, b"score\n1.5\n", made_from)
     assert run.is_current(path, made_from)
     assert not run.is_current(path, runs.fingerprint("weights", [1, 3]))
+    path.write_bytes(b"score\n1.6\n")
+    assert not run.is_current(path, made_from)
+    path.unlink()
+    assert not run.is_current(path, made_from)
+
+
+def test_a_kill_between_result_and_record_leaves_no_false_record(tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    path = run.scores_path("fan")
+    run.write_artefact(path, b"old", "old inputs")
+    original = runs.write_json
+
+    def killed(where, document):
+        if "scores/fan.csv" in document:
+            raise KeyboardInterrupt
+        original(where, document)
+
+    monkeypatch.setattr(runs, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.write_artefact(path, b"new", "new inputs")
+    assert path.read_bytes() == b"new"
+    assert not run.is_current(path, "old inputs") and not run.is_current(path, "new inputs")
 
 
 def test_log_is_cut_where_a_run_continues(tmp_path):
@@ -92,7 +112,7 @@ def test_not_a_run(tmp_path):
     with pytest.raises(AsdjaxError, match="asdjax extract"):
         run.machines()
     with pytest.raises(AsdjaxError, match="asdjax score"):
-        run.scored_machines()
+        run.read_scores("fan")
 
 
 def _hold(path, ready, release):

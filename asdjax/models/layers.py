@@ -159,12 +159,8 @@ class BatchNorm(nnx.Module):
             )
 
         def over_batch(x: Float[Array, "B *positions C"]) -> Float[Array, "C"]:
-            # Clip by clip, then over the clips: the same order of summation on every number of
-            # devices, so that rounding differs as little as it can.
-            per_clip = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))  # [B, C]
-            if axis_name is not None:
-                per_clip = lax.all_gather(per_clip, axis_name, tiled=True)
-            return jnp.mean(per_clip, axis=0)
+            local = jnp.mean(x, axis=tuple(range(x.ndim - 1)))
+            return local if axis_name is None else lax.pmean(local, axis_name)
 
         # Two passes: mean(x^2) - mean(x)^2 would cancel where the mean exceeds the deviation.
         mean = over_batch(x)
