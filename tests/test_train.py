@@ -2,11 +2,6 @@
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -260,29 +255,3 @@ def test_devices_that_cannot_share_the_batch_are_named(tiny, tmp_path):
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, devices=9))
     with pytest.raises(AsdjaxError, match="9 devices"):
         train(config, corpus, Run(tmp_path / "run"))
-
-
-@pytest.mark.slow  # several processes that are really killed
-def test_kill_at_any_moment(corpus_root, tmp_path):
-    def command(run):
-        return [
-            sys.executable, "-m", "asdjax.cli", "run", str(TINY),
-            "--data", str(corpus_root), "--run", str(run),
-        ]  # fmt: skip
-
-    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
-    expected = (tmp_path / "whole" / "metrics" / "metrics.json").read_bytes()
-    began = time.monotonic()
-    subprocess.run(command(tmp_path / "timed"), check=True, capture_output=True)
-    duration = time.monotonic() - began
-    for i in range(6):
-        run = tmp_path / f"killed{i}"
-        process = subprocess.Popen(
-            command(run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(duration * (i + 3) / 9)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        subprocess.run(command(run), check=True, capture_output=True)
-        assert (run / "metrics" / "metrics.json").read_bytes() == expected
-        assert Run(run).finished_training()["digest"] == weights(Run(tmp_path / "whole"))
