@@ -232,7 +232,7 @@ def test_other_settings_or_clips_are_refused(tiny, tmp_path):
     gone = next(clip for clip in corpus.dataset.clips if clip.split == "train")
     clips = tuple(clip for clip in corpus.dataset.clips if clip != gone)
     fewer = dataclasses.replace(corpus, dataset=dataclasses.replace(corpus.dataset, clips=clips))
-    with pytest.raises(AsdjaxError, match="data changed"):
+    with pytest.raises(AsdjaxError, match="clips or their batches changed"):
         train(config, fewer, run)
     train(other, corpus, run, resume=False)
     assert run.finished_training()["seed"] == 5
