@@ -175,17 +175,11 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunAll:
+class RunAll(Train):
     """Train, extract, score and evaluate; finished steps are not repeated."""
 
-    recipe: Positional[Recipe]
-    data: DataRoot
-    run: RunPath
-    resume: bool = True
-    """Continue an interrupted training; --no-resume discards it and begins again."""
     json: bool = False
     """Print the metrics as JSON instead of a table."""
-    config: Annotated[Config, arg(name="")] = Config()
 
     def __call__(self) -> None:
         from asdjax import dcase, extract, score, train
@@ -300,6 +294,8 @@ def _parse_with(kind: type, verb: str, args: list[str], named: str | None) -> An
             }
             | defaults
         )
+    if {"-h", "--help"} & set(args):  # tyro leaves out of its help what has been given
+        args = [argument for argument in args if argument != named]
     return tyro.cli(
         kind,
         prog=f"asdjax {verb}",

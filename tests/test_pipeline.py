@@ -308,6 +308,13 @@ def test_help(verb, capsys):
     assert stop.value.code == 0 and "usage: asdjax" in capsys.readouterr().out
 
 
+def test_help_of_a_recipe_shows_its_values(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", TINY, "--help"])
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "CONFIG" in out and "(default: 0.4)" in out and "--optim.learning-rate FLOAT" in out
+
+
 def test_unknown_option_is_a_usage_error(corpus_root):
     with pytest.raises(SystemExit) as stop:
         main(["train", TINY, "--data", str(corpus_root), "--run", "r", "--optim.learning-rat", "1"])
