@@ -22,7 +22,6 @@ import json
 import math
 import os
 import shutil
-import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -285,15 +284,15 @@ class Run:
         self.write_artefact(path, buffer.getvalue(), made_from)
 
     def read_embeddings(self, view: str, machine: str) -> Embeddings:
-        """Read a machine's embeddings under a view."""
+        """Read a machine's embeddings under a view; `AsdjaxError` if the file was changed."""
         path = self.embeddings_path(view, machine)
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return Embeddings(**arrays)
-        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        record, content = self._records().get(self._name(path)), path.read_bytes()
+        if record is None or record["content"] != _content(content):
             raise AsdjaxError(
-                f"{path}: not an embeddings file ({error}): delete it and run asdjax extract"
-            ) from error
+                f"{path}: not as extraction left it: run asdjax extract {self.path} again"
+            )
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return Embeddings(**arrays)
 
     def write_scores(self, machine: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store a machine's scores."""

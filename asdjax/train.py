@@ -261,7 +261,7 @@ def _check_same_settings(run: Run, config: Config) -> None:
 
 def _check_same_work(run: Run, stored: Mapping[str, Any], work: Plan) -> None:
     now = work.identity()
-    changed = [key for key, value in now.items() if stored[key] != value]
+    changed = [key for key, value in now.items() if stored.get(key) != value]
     if changed:
         raise AsdjaxError(
             f"{run.path}: the training clips or their batches changed since this run was begun "
