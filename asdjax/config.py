@@ -111,18 +111,40 @@ class SpectrogramConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class StridedConvConfig:
+    """One convolution over the spectrum of the whole clip."""
+
+    window: Count
+    """Positions under the kernel."""
+    stride: Count
+    """Positions between outputs."""
+
+
+@dataclasses.dataclass(frozen=True)
 class MultiResNetConfig:
     """MultiResNet: one branch on the whole clip's spectrum, one per STFT resolution."""
 
     name: Literal["multiresnet"] = "multiresnet"
     fft_branch: bool = True
     """Use the branch that reads the magnitude spectrum of the whole clip."""
+    fft_convs: tuple[StridedConvConfig, ...] = (
+        StridedConvConfig(256, 64),
+        StridedConvConfig(64, 32),
+        StridedConvConfig(16, 4),
+    )
+    """The FFT branch's convolutions."""
+    fft_channels: Count = 128
+    """Channels of each of them."""
+    fft_hidden_layers: Count = 5
+    """Normalised layers of the FFT branch's perceptron, before its last, linear one."""
     spectrograms: tuple[SpectrogramConfig, ...] = (
         SpectrogramConfig(256, 128),
         SpectrogramConfig(1024, 512),
         SpectrogramConfig(4096, 2048),
     )
     """STFT branches, in the order of their embeddings."""
+    stage_channels: tuple[Count, ...] = (16, 32, 64, 128)
+    """Channels of an STFT branch's stages, two residual blocks each; all but the first halve."""
     low_hz: NonNegative = 200.0
     """Lowest frequency kept in the spectrograms, hertz."""
     high_hz: Positive = 8000.0
@@ -351,6 +373,8 @@ def validate(config: Config, source: str) -> None:
             "model.spectrograms",
             "name at least one STFT resolution, or set model.fft_branch to true",
         ),
+        (config.model.stage_channels, "model.stage_channels", "name at least one stage"),
+        (config.model.fft_convs, "model.fft_convs", "name at least one convolution"),
         (
             not (config.loss.name == "arcface" and config.loss.dynamic),
             "loss.dynamic",

@@ -8,7 +8,6 @@ import numpy as np
 from asdjax.config import MultiResNetConfig
 from asdjax.errors import AsdjaxError
 from asdjax.models import Tree, shapes
-from asdjax.models.multiresnet import SPECTRUM_CONVS, SPECTRUM_NORMS, STAGES
 from asdjax.signal.stft import hann
 
 COUNTER = "num_batches_tracked"  # of every BatchNorm in PyTorch; asdjax has no use for it
@@ -108,15 +107,15 @@ def _table(config: MultiResNetConfig) -> dict[str, str]:
 
     if config.fft_branch:
         theirs = "fft_layer.layer"
-        for i in range(len(SPECTRUM_CONVS)):  # convolution, ReLU, gate
+        for i in range(len(config.fft_convs)):  # convolution, ReLU, gate
             weight(f"{theirs}.conv1d_layer.{3 * i}", f"fft.convs.{i}.conv")
             gate(f"{theirs}.conv1d_layer.{3 * i + 2}", f"fft.convs.{i}.se")
         weight(f"{theirs}.aggregate_layer.1", "fft.hidden.0.linear")
         norm(f"{theirs}.aggregate_layer.2", "fft.hidden.0.norm")
-        for i in range(SPECTRUM_NORMS - 1):  # linear, norm, ReLU
+        for i in range(config.fft_hidden_layers - 1):  # linear, norm, ReLU
             weight(f"{theirs}.last_layer.{3 * i}", f"fft.hidden.{i + 1}.linear")
             norm(f"{theirs}.last_layer.{3 * i + 1}", f"fft.hidden.{i + 1}.norm")
-        weight(f"{theirs}.last_layer.{3 * (SPECTRUM_NORMS - 1)}", "fft.out")
+        weight(f"{theirs}.last_layer.{3 * (config.fft_hidden_layers - 1)}", "fft.out")
 
     for branch in range(len(config.spectrograms)):
         theirs, ours = f"stft_layer_list.{branch}.layer", f"stft.{branch}"
@@ -124,7 +123,7 @@ def _table(config: MultiResNetConfig) -> dict[str, str]:
         norm(f"{theirs}.bn_freq", f"{ours}.norm_freq")
         weight(f"{theirs}.layers.0.layer.0", f"{ours}.stem.conv")
         norm(f"{theirs}.layers.0.layer.1", f"{ours}.stem.norm")
-        for i in range(2 * len(STAGES)):
+        for i in range(2 * len(config.stage_channels)):
             block, here = f"{theirs}.layers.{i // 2 + 1}.{i % 2}", f"{ours}.blocks.{i}"
             norm(f"{block}.bn", f"{here}.norm1")
             weight(f"{block}.layer.1", f"{here}.conv1")

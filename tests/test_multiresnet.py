@@ -1,6 +1,7 @@
 """MultiResNet and its weights' conversion against ASDKit's, stage by stage."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from conftest import (
 )
 from flax import nnx
 
-from asdjax.config import MultiResNetConfig, SpectrogramConfig
+from asdjax.config import MultiResNetConfig, SpectrogramConfig, StridedConvConfig
 from asdjax.convert.asdkit import multiresnet_from_torch, multiresnet_to_torch
 from asdjax.errors import AsdjaxError
 from asdjax.models import apply, build, shapes, split
@@ -311,3 +312,21 @@ def test_conversion_reports_every_mismatch_together(state, trees):
     fewer = {key: value for key, value in trees[0].items() if key != "fft"}
     with pytest.raises(AsdjaxError, match="missing params.fft.out.kernel"):
         multiresnet_to_torch(fewer, trees[1], CONFIG)
+
+
+def test_other_architectures_have_their_shapes():
+    config = dataclasses.replace(
+        CONFIG,
+        fft_convs=(StridedConvConfig(128, 32), StridedConvConfig(32, 8)),
+        fft_channels=32,
+        fft_hidden_layers=2,
+        stage_channels=(16, 32),
+        branch_size=24,
+    )
+    graphdef, params, stats = shapes(config, shortest(config, RATE), RATE)
+    waveform = jax.ShapeDtypeStruct((2, shortest(config, RATE)), jnp.float32)
+    embed = functools.partial(apply, graphdef, train=False)
+    embedding, _ = jax.eval_shape(embed, params, stats, waveform)
+    assert embedding.shape == (2, 4 * 24)
+    assert len(params["fft"]["convs"]) == 2 and len(params["fft"]["hidden"]) == 2
+    assert len(params["stft"]["0"]["blocks"]) == 4

@@ -24,10 +24,6 @@ from asdjax.models.layers import (
 )
 from asdjax.signal.stft import bins, hann, magnitude_spectrogram, magnitude_spectrum
 
-SPECTRUM_CHANNELS = 128
-SPECTRUM_CONVS = ((256, 64), (64, 32), (16, 4))  # window, stride
-SPECTRUM_NORMS = 5  # hidden layers of the perceptron after the convolutions
-STAGES = (16, 32, 64, 128)  # channels of the residual stages
 SMALLEST_SIDE = 36  # positions that the reference asks of both axes of a spectrogram
 
 
@@ -40,8 +36,8 @@ def shortest(config: MultiResNetConfig, sample_rate: int) -> int:
     needed = [1]
     if config.fft_branch:
         positions = 1
-        for window, stride in reversed(SPECTRUM_CONVS):
-            positions = (positions - 1) * stride + window
+        for conv in reversed(config.fft_convs):
+            positions = (positions - 1) * conv.stride + conv.window
         needed.append(2 * (positions - 1))  # a spectrum has n // 2 + 1 bins
     for spectrogram in config.spectrograms:
         band = bins(spectrogram.n_fft, sample_rate, config.low_hz, config.high_hz)
@@ -118,17 +114,17 @@ class FFTBranch(nnx.Module):
     """The whole clip's magnitude spectrum through strided convolutions and a perceptron."""
 
     def __init__(self, config: MultiResNetConfig, n_samples: int, *, rng: Rng):
-        channels = (1, *[SPECTRUM_CHANNELS] * len(SPECTRUM_CONVS))
+        channels = (1, *[config.fft_channels] * len(config.fft_convs))
         self.convs = nnx.List(
-            SpectrumConv(n_in, n_out, window, stride, config.squeeze_ratio, rng=rng)
-            for (n_in, n_out), (window, stride) in zip(
-                itertools.pairwise(channels), SPECTRUM_CONVS, strict=True
+            SpectrumConv(n_in, n_out, conv.window, conv.stride, config.squeeze_ratio, rng=rng)
+            for (n_in, n_out), conv in zip(
+                itertools.pairwise(channels), config.fft_convs, strict=True
             )
         )
         positions = n_samples // 2 + 1
-        for window, stride in SPECTRUM_CONVS:
-            positions = (positions - window) // stride + 1
-        sizes = (positions * SPECTRUM_CHANNELS, *[config.branch_size] * SPECTRUM_NORMS)
+        for conv in config.fft_convs:
+            positions = (positions - conv.window) // conv.stride + 1
+        sizes = (positions * config.fft_channels, *[config.branch_size] * config.fft_hidden_layers)
         self.hidden = nnx.List(
             HiddenLayer(n_in, n_out, config, rng=rng) for n_in, n_out in itertools.pairwise(sizes)
         )
@@ -200,20 +196,21 @@ class STFTBranch(nnx.Module):
         self.window = BatchStat(jnp.asarray(hann(self.n_fft), jnp.float32))
         n_bins = band.stop - band.start
         self.norm_freq = _norm(n_bins, config)
-        self.stem = Stem(STAGES[0], config, rng=rng)
+        stages = config.stage_channels
+        self.stem = Stem(stages[0], config, rng=rng)
         blocks = [
-            ResidualBlock(STAGES[0], STAGES[0], config, rng=rng),
-            ResidualBlock(STAGES[0], STAGES[0], config, rng=rng),
+            ResidualBlock(stages[0], stages[0], config, rng=rng),
+            ResidualBlock(stages[0], stages[0], config, rng=rng),
         ]
-        for n_in, n_out in itertools.pairwise(STAGES):
+        for n_in, n_out in itertools.pairwise(stages):
             blocks.append(ResidualBlock(n_in, n_out, config, stride=2, rng=rng))
             blocks.append(ResidualBlock(n_out, n_out, config, rng=rng))
         self.blocks = nnx.List(blocks)
         height = ((n_bins - 7) // 2 + 1 - 3) // 2 + 1  # what the stem leaves of the frequency axis
-        for _ in STAGES[1:]:
+        for _ in stages[1:]:
             height = (height + 1) // 2
-        self.norm_out = _norm(height * STAGES[-1], config)
-        self.out = Linear(height * STAGES[-1], config.branch_size, rng=rng)
+        self.norm_out = _norm(height * stages[-1], config)
+        self.out = Linear(height * stages[-1], config.branch_size, rng=rng)
 
     def __call__(
         self, waveform: Float[Array, "B T"], *, train: bool, axis_name: str | None = None
