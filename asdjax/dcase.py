@@ -32,7 +32,6 @@ class Edition:
     development_sections: tuple[str, ...] = ("00",)
     evaluation_sections: tuple[str, ...] = ("00",)
     channels: int = 1
-    rate: int = 16000
 
     @property
     def sections(self) -> tuple[str, ...]:

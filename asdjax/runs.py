@@ -4,6 +4,7 @@
     training.json                    what was trained: classes, clip length, weights' digest
     checkpoints/                     see checkpoint.py
     log.jsonl                        one line per training step
+    embeddings/machines.json         the machines that extraction is about
     embeddings/<view>/<machine>.npz
     scores/<machine>.csv
     metrics/metrics.json  metrics.csv
