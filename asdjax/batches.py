@@ -8,6 +8,7 @@ continues exactly as the uninterrupted one. Audio stays 16-bit until it is on th
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import grain
 import numpy as np
@@ -18,6 +19,7 @@ from asdjax.config import AudioConfig
 from asdjax.errors import AsdjaxError
 
 Waveforms = Int16[np.ndarray, "B T"] | Float32[np.ndarray, "B T"]
+Clips = dict[str, np.ndarray]  # "waveform" [B, channels, T] and each clip's "length" [B]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,15 +65,15 @@ def plan_epoch(clips: int, batch_size: int, devices: int, drop_last: bool) -> Ep
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Reads clips into one array."""
+    """Reads clips as they are stored, int16 or float32."""
 
     paths: Sequence[Path]
     frames: Sequence[int]
-    n_samples: int
-    channel: str
+    channel: Literal["near", "far"] | None
     pcm16: bool
 
-    def __call__(self, clip: int, u: float) -> np.ndarray:
+    def __call__(self, clip: int) -> np.ndarray:
+        """Samples [T], or [T, channels] where `channel` is None."""
         wave = audio.read(self.paths[clip], channel=self.channel)
         if len(wave) != self.frames[clip]:
             raise AsdjaxError(
@@ -80,8 +82,7 @@ class _Reader:
             )
         if not self.pcm16 and wave.dtype == np.int16:
             wave = wave.astype(np.float32) / np.float32(32768)
-        start = audio.crop_start(len(wave), self.n_samples, u)
-        return audio.fit_length(wave, self.n_samples, start)
+        return wave
 
     @property
     def dtype(self) -> type:
@@ -124,7 +125,7 @@ class TrainingBatches:
             process: this process's index and the number of processes.
         """
         self.plan = plan
-        reader = _Reader(paths, frames, n_samples, config.channel, pcm16)
+        reader = _Reader(paths, frames, config.channel, pcm16)
         index, count = process
 
         def place(clip: int, rng: np.random.Generator) -> tuple[int, float]:
@@ -135,7 +136,9 @@ class TrainingBatches:
             rows = batch[index * size // count : (index + 1) * size // count]
             waveform = np.empty((len(rows), n_samples), reader.dtype)
             for row, (clip, u) in zip(waveform, rows, strict=True):
-                row[:] = reader(clip, u)
+                wave = reader(clip)
+                start = audio.crop_start(len(wave), n_samples, u)
+                row[:] = audio.fit_length(wave, n_samples, start)
             return {"waveform": waveform, "label": labels[[clip for clip, _ in rows]]}
 
         places = grain.MapDataset.range(len(paths)).seed(seed).shuffle().random_map(place)
@@ -166,29 +169,35 @@ def inference_batches(
     config: AudioConfig,
     *,
     batch_size: int,
-    n_samples: int,
+    room: int,
+    two_channels: bool,
     pcm16: bool,
-) -> Iterator[tuple[Waveforms, int]]:
-    """The clips in order, as batches of one fixed shape.
+) -> Iterator[tuple[Clips, int]]:
+    """The clips in order and at their own lengths, as batches of one fixed shape.
 
     Args:
         paths: the clips.
         frames: as for `TrainingBatches`.
         config: channel and reading ahead.
         batch_size: rows of every batch.
-        n_samples: T; clips are tiled or cut from their start.
+        room: samples of every row; what a longer clip holds beyond them is left out.
+        two_channels: read both channels, near then far, instead of `config.channel` alone.
         pcm16: as for `TrainingBatches`.
 
     Yields:
-        waveforms [batch_size, T] and how many of the rows are clips; the others are silence.
+        {"waveform": [batch_size, channels, room], "length": int32 [batch_size]}, zeros beyond a
+        clip's length, and how many of the rows are clips; the others are silence.
     """
-    reader = _Reader(paths, frames, n_samples, config.channel, pcm16)
+    reader = _Reader(paths, frames, None if two_channels else config.channel, pcm16)
 
-    def read(batch: list[int]) -> tuple[np.ndarray, int]:
-        waveform = np.zeros((batch_size, n_samples), reader.dtype)
-        for row, clip in zip(waveform, batch, strict=False):
-            row[:] = reader(clip, 0.0)
-        return waveform, len(batch)
+    def read(batch: list[int]) -> tuple[Clips, int]:
+        waveform = np.zeros((batch_size, 1 + two_channels, room), reader.dtype)
+        length = np.full(batch_size, room, np.int32)
+        for i, clip in enumerate(batch):
+            wave = reader(clip)[:room]
+            length[i] = len(wave)
+            waveform[i, :, : len(wave)] = wave.T
+        return {"waveform": waveform, "length": length}, len(batch)
 
     options = grain.ReadOptions(
         num_threads=config.read_threads, prefetch_buffer_size=config.prefetch_batches

@@ -15,7 +15,14 @@ from tyro.conf import Positional, arg
 
 from asdjax import config as configs
 from asdjax._version import __version__
-from asdjax.config import AudioConfig, BackendConfig, Config, DatasetConfig, SynthConfig
+from asdjax.config import (
+    AudioConfig,
+    BackendConfig,
+    Config,
+    DatasetConfig,
+    DecisionConfig,
+    SynthConfig,
+)
 from asdjax.errors import AsdjaxError
 
 Recipe = Annotated[str, arg(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")]
@@ -125,17 +132,18 @@ class Extract:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Score a run's embeddings; options change the run's backend."""
+    """Score a run's embeddings and decide; options change the run's backend and thresholds."""
 
     run: Positional[FinishedRun]
     backend: BackendConfig = BackendConfig()
+    decision: DecisionConfig = DecisionConfig()
 
     def __call__(self) -> None:
         from asdjax import score
         from asdjax.runs import Run
 
         run = Run(self.run)
-        config = dataclasses.replace(run.config(), backend=self.backend)
+        config = dataclasses.replace(run.config(), backend=self.backend, decision=self.decision)
         configs.validate(config, "command line")
         run.write_config(config)
         score.score(run)
@@ -282,7 +290,8 @@ def _parse_with(kind: type, verb: str, args: list[str], named: str | None) -> An
     if named is not None and kind is Score:
         from asdjax.runs import Run
 
-        defaults = {"backend": Run(named).config().backend}
+        config = Run(named).config()
+        defaults = {"backend": config.backend, "decision": config.decision}
     elif named is not None:
         defaults = {"recipe": named, "config": configs.load(named)}
     default = None

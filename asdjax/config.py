@@ -6,6 +6,7 @@ and the valid choices. `save` writes every key, so that a saved configuration re
 """
 
 import dataclasses
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +26,12 @@ Subset = Literal["development", "additional", "evaluation"]
 ProblemKind = Literal[
     "misnamed", "unreadable", "truncated", "empty", "wrong_rate", "wrong_channels", "not_finite"
 ]
+
+SCORE_COLUMNS = (
+    "path", "split", "section", "domain", "label", "score", "threshold", "decision",
+)  # fmt: skip
+"""Columns of a file of scores, before those of the views."""
+_VIEW_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 NEUTRAL_KEYS = frozenset(
     {
@@ -213,13 +220,38 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ViewConfig:
+    """One view of a clip: channel 1 as it is, or cleaned with the help of channel 2."""
+
+    name: str
+    """Names the view's embeddings folder and its column of scores."""
+    method: Literal["raw", "wiener", "cancel", "calibrated", "far", "difference"]
+    """What is done to the clip (signal/views.py)."""
+    alpha: Annotated[float, Range(low=0, high=1000)] = 1.0
+    """How much of the noise is taken away (wiener, calibrated)."""
+    beta: Probability = 0.01
+    """Smallest gain (wiener, calibrated)."""
+    n_fft: Annotated[int, Range(low=2, high=2**16)] = 1024
+    """Window and transform length, samples."""
+    hop: Count = 512
+    """Step between frames, samples; at most half of n_fft."""
+    context: Annotated[int, Range(low=1, high=64)] = 8
+    """Frames over which the channels' powers are summed before they are compared (calibrated)."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ExtractConfig:
     """Embedding extraction."""
 
     batch_size: Count = 64
     """Clips per compiled call, over all devices."""
-    views: tuple[Literal["raw"], ...] = ("raw",)
-    """Views of each clip; each has its own reference bank and the scores are averaged."""
+    views: tuple[ViewConfig, ...] = (ViewConfig("raw", "raw"),)
+    """Views of each clip; each has its own reference bank, backend.combine_views joins them."""
+
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """The views' names, in their order."""
+        return tuple(view.name for view in self.views)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,10 +284,22 @@ class BackendConfig:
     """Seed of k-means."""
     rescale_neighbours: Count = 4
     """Neighbours that measure the density around a reference (rescaled)."""
-    combine_views: Literal["mean", "z_score"] = "mean"
-    """How views become one score: z_score standardises each by its leave-one-out scores first."""
+    combine_views: Literal["mean", "z_score", "embeddings"] = "mean"
+    """How views become one score: the mean of their scores; of their scores standardised by the
+    leave-one-out scores (z_score); or the score of the mean of their embeddings (embeddings)."""
     folds: Annotated[int, Range(low=2)] = 10
     """Refits that give k-means' and Mahalanobis' training scores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DecisionConfig:
+    """How a machine's threshold follows from its normal training clips' scores."""
+
+    method: Literal["quantile", "gamma", "conformal", "in_sample"] = "quantile"
+    """quantile, gamma fit and conformal rank of the leave-one-out scores; in_sample: quantile of
+    the scores that the training clips get against a bank that holds themselves."""
+    level: Annotated[float, Range(low=0.5, high=0.9999)] = 0.9
+    """Share of normal clips meant to lie at or below the threshold."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,6 +317,7 @@ class Config:
     train: TrainConfig = TrainConfig()
     extract: ExtractConfig = ExtractConfig()
     backend: BackendConfig = BackendConfig()
+    decision: DecisionConfig = DecisionConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,10 +346,11 @@ class SynthConfig:
     """Replace machine folders of an earlier synthetic corpus with other settings."""
 
 
-class _Loader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """PyYAML's safe loader, which would let the last of two equal keys win."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, unless a key stands twice in it."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
@@ -341,7 +387,7 @@ def load(name_or_path: str) -> Config:
 def parse(text: str, source: str) -> Config:
     """Read a configuration from YAML text; `source` names it in error messages."""
     try:
-        tree = _Loader(text).get_single_data()
+        tree = StrictLoader(text).get_single_data()
     except yaml.YAMLError as error:
         raise AsdjaxError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
     return from_tree({} if tree is None else tree, source)
@@ -383,11 +429,27 @@ def validate(config: Config, source: str) -> None:
         (max(config.optim.betas) < 1, "optim.betas", "must be below 1"),
         (config.extract.views, "extract.views", "name at least one view"),
         (
-            len(set(config.extract.views)) == len(config.extract.views),
+            len(set(config.extract.view_names)) == len(config.extract.views),
             "extract.views",
             "a view is named twice",
         ),
     ]
+    for i, view in enumerate(config.extract.views):
+        key = f"extract.views[{i}]"
+        checks += [
+            (
+                _VIEW_NAME.fullmatch(view.name) and view.name not in SCORE_COLUMNS,
+                f"{key}.name",
+                f"{view.name!r} must be letters, digits, - or _, at most 40, and none of "
+                f"{', '.join(SCORE_COLUMNS)}",
+            ),
+            (view.hop <= view.n_fft // 2, f"{key}.hop", "must be at most half of n_fft"),
+            (
+                view.method == "raw" or config.audio.channel == "near",
+                f"{key}.method",
+                f"{view.method} takes channel 1 as the signal: set audio.channel to near",
+            ),
+        ]
     for good, key, what in checks:
         if not good:
             raise AsdjaxError(f"{source}: {key}: {what}")

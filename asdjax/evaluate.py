@@ -1,55 +1,139 @@
-"""Evaluation: scores and the labels in the clips' names in, metrics and tables out; no jax."""
+"""Evaluation: scores and labels in, metrics and tables out; no jax.
+
+Labels and domains stand in the clips' names, or in a ground truth in the organisers' layout.
+"""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
+from rich.console import Group
 
+from asdjax import bootstrap, console, metrics, runs, submission
 from asdjax import config as configs
-from asdjax import console, metrics, runs
+from asdjax.bootstrap import Clips, Machines
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Run
 
-COLUMNS = [("official", name) for name in (*metrics.FIGURES, "score")] + [
-    ("within", name) for name in ("auc_source", "auc_target", "score")
-]
-"""Family and figure of each column of a printed table; the families share their pAUC."""
+VIEWS_SCHEMA = "asdjax.views/1"
 
 
-def evaluate(run: Run) -> dict[str, Any] | None:
+def evaluate(
+    run: Run, *, resamples: int = bootstrap.RESAMPLES, truth: Path | None = None
+) -> dict[str, Any] | None:
     """Compute a run's metrics and write metrics/metrics.json and metrics/metrics.csv.
 
+    Args:
+        run: with scores.
+        resamples: of the bootstrap intervals.
+        truth: folder with ground_truth_data and ground_truth_domain, for clips whose names tell
+            neither label nor domain.
+
     Returns:
-        the document of `metrics.summary`, or None when no scored clip has a label.
+        the document of `metrics.summary` with that of `bootstrap.intervals` and the `seed`, or None
+        when no scored clip has a label.
+
+    Raises:
+        AsdjaxError: scores that are not current, a faulty ground truth, or one that contradicts a
+            clip's name or lacks a clip.
     """
-    machines = {}
-    for machine in run.machines():
-        tests = [row for row in run.read_scores(machine) if row["split"] == "test"]
-        labelled = [row for row in tests if row["label"]]
-        if len(labelled) < len(tests):
-            console.say(
-                f"{machine}: {len(tests) - len(labelled)} of {len(tests)} test clips have no "
-                "label and are not evaluated"
-            )
-        if labelled:
-            machines[machine] = _sections(labelled)
+    machines = _labelled(run, truth)
     paths = [run.metrics / "metrics.json", run.metrics / "metrics.csv"]
     if not machines:
         for path in paths:
             path.unlink(missing_ok=True)
         return None
-    seed = run.config().seed
-    document = {**metrics.summary(machines), "seed": seed}
+    document = _document(machines, resamples, run.config().seed)
     runs.write_json(paths[0], document)
-    rows = [{**row, "seed": seed} for row in metrics.rows(document)]
+    rows = [{**row, "seed": document["seed"]} for row in metrics.rows(document)]
     runs.write_bytes(paths[1], runs.csv_bytes(rows))
-    for figure in document["missing"]:
-        console.say(f"{figure}: no clips, left out of every mean")
     return document
 
 
-def evaluate_runs(all_runs: Sequence[Run]) -> dict[str, Any]:
+def evaluate_submission(
+    scores: Path, truth: Path, *, resamples: int = bootstrap.RESAMPLES
+) -> dict[str, Any]:
+    """Metrics of a folder of a submission, made with asdjax or not.
+
+    Args:
+        scores: folder with anomaly_score_<machine>_section_<NN>_test.csv; decisions are evaluated
+            when every machine of the ground truth has its file of them.
+        truth: folder with ground_truth_data and ground_truth_domain; machines that only the
+            submission has are left out.
+        resamples: of the bootstrap intervals.
+
+    Returns:
+        the document of `evaluate`, with `seed` None.
+
+    Raises:
+        AsdjaxError: faulty files, a machine without scores, or other clips than the ground truth's.
+    """
+    known, submitted = submission.read_truth(truth), submission.scores(scores)
+    for machine, section in sorted(known.keys() - submitted.keys()):
+        raise AsdjaxError(
+            f"{scores}: no scores of {machine} section {section}, which {truth} tells of: add "
+            f"{submission.score_file((machine, section))}"
+        )
+    for machine, section in sorted(submitted.keys() - known.keys()):
+        console.say(f"{machine} section {section}: not in the ground truth, left out")
+    undecided = [key for key in known if any(row[2] is None for row in submitted[key])]
+    if undecided and len(undecided) < len(known):
+        first = bootstrap.first_of(submission.decision_file(key) for key in undecided)
+        console.say(f"{scores}: no decisions are evaluated, for there is no {first}")
+    machines: Machines = {}
+    for (machine, section), labels in sorted(known.items()):
+        rows = submitted[machine, section]
+        names = {name for name, _, _ in rows}
+        file = scores / submission.score_file((machine, section))
+        if labels.keys() - names:
+            raise AsdjaxError(f"{file}: no row for {bootstrap.first_of(labels.keys() - names)}")
+        if names - labels.keys():
+            raise AsdjaxError(
+                f"{file}: not in the ground truth: {bootstrap.first_of(names - labels.keys())}"
+            )
+        machines.setdefault(machine, {})[section] = Clips(
+            name=tuple(name for name, _, _ in rows),
+            score=np.array([score for _, score, _ in rows]),
+            is_anomaly=np.array([labels[name][0] for name, _, _ in rows]),
+            is_target=np.array([labels[name][1] for name, _, _ in rows]),
+            decision=None if undecided else np.array([row[2] == 1 for row in rows]),
+        )
+    return _document(machines, resamples, None)
+
+
+def by_view(run: Run, *, truth: Path | None = None) -> dict[str, Any] | None:
+    """Metrics of each view's scores alone and of the run's combination of them.
+
+    Args:
+        run: with scores.
+        truth: as for `evaluate`.
+
+    Returns:
+        `schema`; `views`: by name the document of `metrics.summary` without its schema;
+        `combination`: the run's own scores' with `name`, how they are combined; and `seed`. None
+        when no scored clip has a label.
+
+    Raises:
+        AsdjaxError: as for `evaluate`.
+    """
+    combined = _labelled(run, truth)
+    if not combined:
+        return None
+    config = run.config()
+    return {
+        "schema": VIEWS_SCHEMA,
+        "views": {
+            view: _summary(_labelled(run, truth, view)) for view in config.extract.view_names
+        },
+        "combination": {"name": config.backend.combine_views, **_summary(combined)},
+        "seed": config.seed,
+    }
+
+
+def evaluate_runs(
+    all_runs: Sequence[Run], *, resamples: int = bootstrap.RESAMPLES, truth: Path | None = None
+) -> dict[str, Any]:
     """Evaluate runs that differ in their seed: mean and standard deviation of every figure.
 
     Raises:
@@ -72,81 +156,119 @@ def evaluate_runs(all_runs: Sequence[Run]) -> dict[str, Any]:
         )
     documents = []
     for run in all_runs:
-        document = evaluate(run)
+        document = evaluate(run, resamples=resamples, truth=truth)
         if document is None:
             raise AsdjaxError(f"{run.path}: no scored clip has a label: leave this run out")
         documents.append(document)
-    unseeded = [{k: v for k, v in document.items() if k != "seed"} for document in documents]
-    return {**metrics.spread(unseeded), "seed": seeds}
+    return {**metrics.spread(documents), "seed": seeds}
 
 
-def _sections(rows: Sequence[Mapping[str, str]]) -> dict[str, metrics.Figures]:
-    def figures(section: str) -> metrics.Figures:
-        mine = [row for row in rows if row["section"] == section]
-        return metrics.figures(
-            np.array([float(row["score"]) for row in mine]),
-            np.array([row["label"] == "anomaly" for row in mine]),
-            np.array([row["domain"] == "target" for row in mine]),
-        )
-
-    return {section: figures(section) for section in sorted({row["section"] for row in rows})}
+def _labelled(run: Run, truth: Path | None, column: str = "score") -> Machines:
+    """A run's labelled test clips; what is left out is said, once for all columns."""
+    known = None if truth is None else submission.read_truth(truth)
+    rows = {machine: run.read_scores(machine) for machine in run.machines()}
+    machines, notes = bootstrap.labelled(rows, known, column)
+    for note in notes if column == "score" else ():
+        console.say(note)
+    return machines
 
 
-def cells(document: Mapping[str, Any]) -> list[list[str]]:
-    """The printed table: a header, a row per machine (and section), and the mean; per cent."""
-    words = {"auc_source": "AUC source", "auc_target": "AUC target", "pauc": "pAUC"}
-    header = ["machine"] + [f"{family} {words.get(name, name)}" for family, name in COLUMNS]
-    table = [header]
-    for machine, figures in document["machines"].items():
-        if len(figures["sections"]) > 1:
-            for section, in_section in figures["sections"].items():
-                table.append(_row(f"{machine} {section}", in_section))
-        table.append(_row(machine, figures))
-    scores = {name: document[name] for name in ("official_score", "within_score")}
-    table.append(_row("harmonic mean", {**document["mean"], **scores}))
+def _summary(machines: Machines) -> dict[str, Any]:
+    figures = {m: {s: clips.figures() for s, clips in machines[m].items()} for m in machines}
+    return {key: value for key, value in metrics.summary(figures).items() if key != "schema"}
+
+
+def _document(machines: Machines, resamples: int, seed: int | None) -> dict[str, Any]:
+    certainty = bootstrap.intervals(machines, resamples)
+    document = {"schema": metrics.SCHEMA, **_summary(machines), **certainty, "seed": seed}
+    for figure in document["missing"]:
+        console.say(f"{figure}: no clips, left out of every mean")
+    for stratum in document["single_clip_strata"]:
+        console.say(f"{stratum}: a single clip, which no resample varies: intervals too narrow")
+    return document
+
+
+def tables(document: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+    """The printed tables of a document of this module: captions and cells, per cent.
+
+    Cells are a header, a row per machine (and section) or view, and the row over all; a figure's
+    interval is a second line of its cell.
+    """
+    if document["schema"] == VIEWS_SCHEMA:
+        combination = document["combination"]
+        named = [*document["views"].items(), (f"combined: {combination['name']}", combination)]
+        rows = [(name, metrics.overall(view), None) for name, view in named]
+        caption = f"Harmonic means over all machines, per view, per cent; {_FAMILIES}"
+        return [(caption, _cells("view", rows, metrics.COLUMNS))]
+    bounds = document.get("intervals")
+    rows = []
+    for machine, table in document["machines"].items():
+        inside = bounds and bounds["machines"][machine]
+        if len(table["sections"]) > 1:
+            for section, figures in table["sections"].items():
+                rows.append(
+                    (f"{machine} {section}", figures, inside and inside["sections"][section])
+                )
+        rows.append((machine, table, inside))
+    rows.append(("harmonic mean", metrics.overall(document), bounds and metrics.overall(bounds)))
+    how = ""
+    if document.get("seeds", 1) > 1:
+        how = f"mean ± standard deviation over {document['seeds']} runs; "
+    if bounds:
+        how = f"in brackets {bootstrap.words(document)}; "
+    result = [(f"Per cent; {how}{_FAMILIES}", _cells("machine", rows, metrics.COLUMNS))]
+    if "decisions" in document["mean"]:
+        result.append((_DECISIONS, _cells("machine", rows, metrics.DECISION_COLUMNS)))
+    return result
+
+
+_FAMILIES = (
+    "official: each domain's normal clips against the anomalies of both domains; within: against "
+    "the same domain's anomalies. The pAUC covers both domains."
+)
+_DECISIONS = "Decisions inside each domain, beside the official score; per cent."
+_INVERTED = "! AUC below chance (50 %): the ranking is inverted there."
+
+
+def _cells(
+    first: str, rows: Sequence[tuple[str, Any, Any]], columns: Sequence[tuple[str, str]]
+) -> list[list[str]]:
+    table = [[first] + [metrics.title(*column) for column in columns]]
+    for name, figures, bounds in rows:
+        cells = []
+        for family, figure in columns:
+            interval = bounds and metrics.figure(bounds, family, figure)
+            cells.append(_cell(figure, metrics.figure(figures, family, figure), interval))
+        table.append([name, *cells])
     return table
 
 
-def _row(name: str, figures: Mapping[str, Any]) -> list[str]:
-    def value(family: str, figure: str) -> Any:
-        return figures.get(f"{family}_score") if figure == "score" else figures[family][figure]
-
-    return [name] + [_per_cent(value(family, figure)) for family, figure in COLUMNS]
-
-
-def _per_cent(value: Any) -> str:
+def _cell(name: str, value: Any, interval: Sequence[float] | None) -> str:
     if value is None:
         return "-"
+    after = ""
     if isinstance(value, Mapping):
-        spread = "" if value["std"] is None else f" ± {100 * value['std']:.2f}"
-        return f"{100 * value['mean']:.2f}{spread}"
-    return f"{100 * value:.2f}"
+        after = "" if value["std"] is None else f" ± {metrics.per_cent(value['std'])}"
+        value = value["mean"]
+    if interval:
+        after = f"\n[{', '.join(map(metrics.per_cent, interval))}]"
+    mark = "!" if metrics.is_inverted(name, value) else ""
+    return f"{metrics.per_cent(value)}{mark}{after}"
+
+
+def _legend(printed: Sequence[tuple[str, list[list[str]]]]) -> list[str]:
+    marked = any("!" in cell for _, cells in printed for row in cells[1:] for cell in row[1:])
+    return [_INVERTED] if marked else []
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """The printed table as Markdown."""
-    header, *rows = cells(document)
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]
-    return "\n".join([_caption(document), "", *lines])
+    """The printed tables as Markdown."""
+    printed = tables(document)
+    parts = [metrics.markdown(*table) for table in printed]
+    return "\n\n".join([*parts, *_legend(printed)])
 
 
-def terminal_table(document: Mapping[str, Any]) -> Table:
-    """The printed table for a terminal."""
-    header, *rows = cells(document)
-    table = Table(title=_caption(document), title_justify="left")
-    table.add_column(header[0])
-    for name in header[1:]:
-        table.add_column(name.replace(" ", "\n", 1), justify="right")
-    for row in rows:
-        table.add_row(*row, end_section=row is rows[-2])
-    return table
-
-
-def _caption(document: Mapping[str, Any]) -> str:
-    seeds = document.get("seeds", 1)
-    over = f"mean ± standard deviation over {seeds} runs; " if seeds > 1 else ""
-    return (
-        f"Per cent; {over}official: each domain's normal clips against the anomalies of both "
-        "domains; within: against the same domain's anomalies. The pAUC covers both domains."
-    )
+def terminal_table(document: Mapping[str, Any]) -> Group:
+    """The printed tables for a terminal."""
+    printed = tables(document)
+    return Group(*(metrics.terminal_table(*table) for table in printed), *_legend(printed))

@@ -1,4 +1,4 @@
-"""Metrics of anomaly scores: AUC, partial AUC, and the two families of figures.
+"""Metrics of anomaly scores: AUC, partial AUC, and the families of figures.
 
 Conventions
 * A larger score is more anomalous; ties count half. All figures are fractions, 0..1.
@@ -20,18 +20,39 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
+from rich.table import Table
+from rich.text import Text
 from sklearn.metrics import roc_auc_score
 
 from asdjax.errors import AsdjaxError
 
-SCHEMA = "asdjax.metrics/1"
-SPREAD_SCHEMA = "asdjax.metrics_spread/1"
+SCHEMA = "asdjax.metrics/2"
+SPREAD_SCHEMA = "asdjax.metrics_spread/2"
 MAX_FPR = 0.1
 FIGURES = ("auc_source", "auc_target", "pauc")
 """The three figures of the official and of the within-domain family."""
+CHANCE = 0.5
+"""AUC of a random order; below it the anomalous clips tend to score lower than the normal ones."""
 
 Flags = Bool[np.ndarray, " N"] | Int[np.ndarray, " N"]
 Figures = dict[str, dict[str, Any]]
+COLUMNS = (
+    *(("official", name) for name in (*FIGURES, "score")),
+    *(("within", name) for name in ("auc_source", "auc_target", "score")),
+)
+"""Family and figure of each column of a printed table; the families share their pAUC."""
+DECISION_COLUMNS = (
+    ("official", "score"),
+    *(
+        ("decisions", f"{name}_{domain}")
+        for domain in ("source", "target")
+        for name in ("precision", "recall", "f1")
+    ),
+)
+"""The columns of the table of decisions."""
+
+_WORDS = {"auc": "AUC", "pauc": "pAUC", "f1": "F1"}
+_OF_ONE_RUN = ("inverted", "intervals", "resamples", "level", "single_clip_strata", "seed")
 
 
 def auc(normal_scores: Num[np.ndarray, " N"], anomaly_scores: Num[np.ndarray, " M"]) -> float:
@@ -116,35 +137,67 @@ def figures(
     return result
 
 
-def harmonic_mean(values: Iterable[float | None]) -> float | None:
+def harmonic_mean(values: Iterable[Any]) -> Any:
     """Harmonic mean, each value floored at machine epsilon; None values are left out.
 
-    None when there is no value.
+    Args:
+        values: Numbers, or arrays of one shape, which are averaged element by element.
+
+    Returns:
+        A number or an array, as the values; None when there is no value.
     """
     present = np.array([v for v in values if v is not None], np.float64)
     if not len(present):
         return None
-    return float(len(present) / np.sum(1 / np.maximum(present, np.finfo(np.float64).eps)))
+    mean = len(present) / np.sum(1 / np.maximum(present, np.finfo(np.float64).eps), axis=0)
+    return mean if mean.ndim else float(mean)
 
 
-def official_score(sections: Iterable[Figures]) -> float | None:
+def official_score(sections: Iterable[Figures]) -> Any:
     """The challenge's score: harmonic mean of the official figures of all machines and sections."""
     return harmonic_mean(s["official"][name] for s in sections for name in FIGURES)
 
 
-def within_score(sections: Iterable[Figures]) -> float | None:
+def within_score(sections: Iterable[Figures]) -> Any:
     """The technical report's score: harmonic mean of all within-domain figures."""
     return harmonic_mean(s["within"][name] for s in sections for name in FIGURES)
+
+
+def means(machines: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
+    """Figures of machine -> section with all their means and scores.
+
+    The figures may be numbers, or arrays of one shape (`bootstrap.replicates`).
+
+    Returns:
+        `machines`: per machine its figures (of its section, or the harmonic mean over its
+        sections), its `official_score` and `within_score`, and its `sections` as given; over all
+        machines and sections `official_score`, `within_score` and `mean` (each figure's harmonic
+        mean).
+    """
+    everything = [table for sections in machines.values() for table in sections.values()]
+    return {
+        "machines": {
+            machine: {
+                **_mean(list(sections.values())),
+                "official_score": official_score(sections.values()),
+                "within_score": within_score(sections.values()),
+                "sections": dict(sections),
+            }
+            for machine, sections in machines.items()
+        },
+        "official_score": official_score(everything),
+        "within_score": within_score(everything),
+        "mean": _mean(everything),
+    }
 
 
 def summary(machines: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
     """The metrics document, ready for JSON, from machine -> section -> `figures`.
 
     Returns:
-        `schema`; `machines`: per machine its figures (of its section, or the harmonic mean over
-        its sections), its `official_score`, `within_score` and `clips`, and the figures of its
-        `sections`; over all machines and sections `official_score`, `within_score` and `mean`
-        (each figure's harmonic mean); `missing`: the figures that have no clips, by name.
+        `schema`; all that `means` gives, each machine with the sum of its sections' `clips`; and
+        by name the figures that are `missing` (they have no clips) and the AUCs that are
+        `inverted` (below chance).
 
     Raises:
         AsdjaxError: If there is no machine, a machine has no section, or only some sections have
@@ -155,42 +208,35 @@ def summary(machines: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
         raise AsdjaxError("no figures to summarise: score the test clips of a machine first")
     if len({"decisions" in table for table in everything}) > 1:
         raise AsdjaxError("decisions are given for some sections only: decide all of them, or none")
-    return {
-        "schema": SCHEMA,
-        "machines": {
-            machine: {
-                **_mean(list(sections.values())),
-                "official_score": official_score(sections.values()),
-                "within_score": within_score(sections.values()),
-                "clips": {
-                    cell: sum(table["clips"][cell] for table in sections.values())
-                    for cell in next(iter(sections.values()))["clips"]
-                },
-                "sections": dict(sections),
-            }
-            for machine, sections in machines.items()
-        },
-        "official_score": official_score(everything),
-        "within_score": within_score(everything),
-        "mean": _mean(everything),
-        "missing": [
-            f"{machine} section {section}: {family} {name}"
-            for machine, sections in machines.items()
-            for section, table in sections.items()
-            for family in _families(table)
-            for name, value in table[family].items()
-            if value is None
-        ],
-    }
+    document = {"schema": SCHEMA, **means(machines), "missing": [], "inverted": []}
+    for machine, sections in machines.items():
+        document["machines"][machine]["clips"] = {
+            cell: sum(table["clips"][cell] for table in sections.values())
+            for cell in next(iter(sections.values()))["clips"]
+        }
+        for section, table in sections.items():
+            for family in _families(table):
+                for name, value in table[family].items():
+                    words = f"{machine} section {section}: {family} {name}"
+                    if value is None:
+                        document["missing"].append(words)
+                    elif is_inverted(name, value):
+                        document["inverted"].append(words)
+    return document
+
+
+def is_inverted(name: str, value: float) -> bool:
+    """Whether a figure is an AUC (not a pAUC) below chance."""
+    return name.startswith("auc_") and value < CHANCE
 
 
 def spread(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over documents of `summary`, one per seed.
 
     Returns:
-        The nesting of one document; in the place of each figure `{"mean": m, "std": s}` with the
-        sample standard deviation (ddof 1; None for a single seed), or None where every seed has
-        none; and `seeds`, their number.
+        The nesting of one document, less what is about one run alone (intervals and `inverted`); in
+        the place of each figure `{"mean": m, "std": s}` with the sample standard deviation (ddof 1;
+        None for a single seed), or None where every seed has none; and `seeds`, their number.
 
     Raises:
         AsdjaxError: If there is no document, or if they differ in machines, sections, figures or
@@ -198,7 +244,19 @@ def spread(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     if not documents:
         raise AsdjaxError("no metrics to average: give at least one run")
-    return {**_spread(documents, "metrics"), "schema": SPREAD_SCHEMA, "seeds": len(documents)}
+    shared = [{k: v for k, v in d.items() if k not in _OF_ONE_RUN} for d in documents]
+    return {**_spread(shared, "metrics"), "schema": SPREAD_SCHEMA, "seeds": len(documents)}
+
+
+def overall(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures over all machines, nested as one machine's."""
+    scores = {name: document[name] for name in ("official_score", "within_score")}
+    return {**document["mean"], **scores}
+
+
+def figure(table: Mapping[str, Any], family: str, name: str) -> Any:
+    """One figure of a machine, or its family's `score`."""
+    return table.get(f"{family}_score") if name == "score" else table[family][name]
 
 
 def rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -206,30 +264,68 @@ def rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Returns:
         Rows `machine`, `section`, `family`, `figure` (`score`: the harmonic mean of the family's
-        three), then `value`, or `mean` and `std`. Sections come first, then their machine
-        (section `all`), and at the end the rows over all machines (machine `all`).
+        three), then `value` and, of a document with `intervals`, `low` and `high`, or `mean` and
+        `std`. Sections come first, then their machine (section `all`), and at the end the rows
+        over all machines (machine `all`).
     """
     result = []
+    bounds = document.get("intervals")
 
-    def add(machine: str, section: str, table: Mapping[str, Any]) -> None:
+    def add(machine: str, section: str, table: Mapping[str, Any], bounds: Any) -> None:
         for family in _families(table):
-            named = dict(table[family])
-            if f"{family}_score" in table:
-                named["score"] = table[f"{family}_score"]
-            for name, value in named.items():
-                labels = {"machine": machine, "section": section, "family": family, "figure": name}
-                if "seeds" not in document:
-                    result.append({**labels, "value": value})
+            scored = ["score"] if f"{family}_score" in table else []
+            for name in [*table[family], *scored]:
+                value = figure(table, family, name)
+                row = {"machine": machine, "section": section, "family": family, "figure": name}
+                if "seeds" in document:
+                    row |= value or {"mean": None, "std": None}
                 else:
-                    result.append({**labels, **(value or {"mean": None, "std": None})})
+                    row |= {"value": value}
+                if bounds:
+                    low, high = figure(bounds, family, name) or (None, None)
+                    row |= {"low": low, "high": high}
+                result.append(row)
 
     for machine, table in document["machines"].items():
+        inside = bounds and bounds["machines"][machine]
         for section, in_section in table["sections"].items():
-            add(machine, section, in_section)
-        add(machine, "all", table)
-    scores = {name: document[name] for name in ("official_score", "within_score")}
-    add("all", "all", {**document["mean"], **scores})
+            add(machine, section, in_section, inside and inside["sections"][section])
+        add(machine, "all", table, inside)
+    add("all", "all", overall(document), bounds and overall(bounds))
     return result
+
+
+def title(family: str, name: str) -> str:
+    """A figure's name in a printed table."""
+    words = " ".join(_WORDS.get(word, word) for word in name.split("_"))
+    return words if family == "decisions" else f"{family} {words}"
+
+
+def per_cent(value: float) -> str:
+    """A fraction as it is printed."""
+    return f"{100 * value:.2f}"
+
+
+def markdown(caption: str, cells: Sequence[Sequence[str]]) -> str:
+    """A printed table, its header first, as Markdown; lines of a cell stand side by side."""
+    header, *body = [[cell.replace("\n", " ") for cell in row] for row in cells]
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *body)]
+    return "\n".join([caption, "", *lines])
+
+
+def terminal_table(caption: str, cells: Sequence[Sequence[str]]) -> Table:
+    """The same for a terminal; further lines of a cell are dim, the last row stands apart."""
+    header, *body = cells
+    table = Table(title=Text(caption), title_justify="left")
+    table.add_column(header[0])
+    for name in header[1:]:
+        table.add_column(name.replace(" ", "\n", 1), justify="right")
+    for row in body:
+        parts = [cell.partition("\n") for cell in row]
+        texts = [Text.assemble(first, end, (rest, "dim")) for first, end, rest in parts]
+        table.add_row(*texts, end_section=row is body[-2:][0])
+    return table
 
 
 def _auc(

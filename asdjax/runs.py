@@ -6,6 +6,7 @@
     log.jsonl                        one line per training step
     embeddings/machines.json         the machines that extraction is about
     embeddings/<view>/<machine>.npz
+    diagnostics/<machine>.csv        how the channels of each clip compare
     scores/<machine>.csv
     metrics/metrics.json  metrics.csv
     artefacts.json                   what each finished file was made from, and its digest
@@ -36,6 +37,8 @@ from asdjax.errors import AsdjaxError
 
 TRAINING_SCHEMA = "asdjax.training/1"
 LOG_SCHEMA = "asdjax.log/1"
+CLIP_COLUMNS = ("path", "split", "section", "domain", "label")
+"""What every table of clips says of a clip, in this order."""
 
 
 def fingerprint(*parts: Any) -> str:
@@ -93,11 +96,21 @@ class Embeddings:
     """Text [N]: normal, anomaly or empty when the file name does not say."""
     embedding: np.ndarray
     """float32 [N, D]."""
+    gain: np.ndarray
+    """float32 [N]: mean gain of the view; this and the following are NaN without channel 2."""
+    level_db: np.ndarray
+    """float32 [N]: level of channel 2 against channel 1."""
+    correlation: np.ndarray
+    """float32 [N]: of the channels."""
+    lag: np.ndarray
+    """Samples [N] by which channel 2 hears later."""
+    calibration: np.ndarray
+    """float32 [2, F] of a calibrated view, see signal/wiener.py; [2, 0] of any other."""
 
     def rows(self, keep: np.ndarray) -> "Embeddings":
         """The clips selected by a boolean or index array."""
-        fields = dataclasses.fields(self)
-        return Embeddings(**{f.name: getattr(self, f.name)[keep] for f in fields})
+        per_clip = [f.name for f in dataclasses.fields(self) if f.name != "calibration"]
+        return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in per_clip})
 
 
 class Run:
@@ -171,8 +184,8 @@ class Run:
         self._training.unlink(missing_ok=True)
         self._artefacts.unlink(missing_ok=True)
         self._log.unlink(missing_ok=True)
-        for folder in (self.metrics, self.path / "scores", self.path / "embeddings"):
-            self._discard(folder)
+        for folder in ("metrics", "scores", "diagnostics", "embeddings"):
+            self._discard(self.path / folder)
         self._discard(self.checkpoints)
 
     def _discard(self, folder: Path) -> None:
@@ -244,20 +257,21 @@ class Run:
         """State which machines are being embedded; what belongs to no other is removed."""
         if not self._machines.is_file() or read_json(self._machines) != sorted(machines):
             write_json(self._machines, sorted(machines))
-        views = self.config().extract.views
+        views = self.config().extract.view_names
         for path in (self.path / "embeddings").glob("*/*.npz"):
             if path.stem not in machines or path.parent.name not in views:
                 path.unlink()
-        for path in (self.path / "scores").glob("*.csv"):
-            if path.stem not in machines:
-                path.unlink()
+        for folder in ("scores", "diagnostics"):
+            for path in (self.path / folder).glob("*.csv"):
+                if path.stem not in machines:
+                    path.unlink()
 
     def machines(self) -> list[str]:
         """The machines of a finished extraction; `AsdjaxError` when it has not finished."""
         machines = read_json(self._machines) if self._machines.is_file() else []
         records = self._records()
         for machine in machines:
-            for view in self.config().extract.views:
+            for view in self.config().extract.view_names:
                 path = self.embeddings_path(view, machine)
                 if self._name(path) not in records or not path.is_file():
                     machines = []
@@ -273,9 +287,9 @@ class Run:
         config, records = self.config(), self._records()
         embeddings = [
             records.get(self._name(self.embeddings_path(view, machine)))
-            for view in config.extract.views
+            for view in config.extract.view_names
         ]
-        chosen = configs.settings(config, ("backend", "extract"))
+        chosen = configs.settings(config, ("backend", "decision", "extract"))
         return fingerprint(__version__, chosen, embeddings)
 
     def write_embeddings(self, path: Path, embeddings: Embeddings, made_from: str) -> None:
@@ -294,6 +308,14 @@ class Run:
             )
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return Embeddings(**arrays)
+
+    def write_diagnostics(self, machine: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Store what a machine's clips tell about its channels; no rows, no file."""
+        path = self.path / "diagnostics" / f"{machine}.csv"
+        if not rows:
+            path.unlink(missing_ok=True)
+        elif not path.is_file() or path.read_bytes() != csv_bytes(rows):
+            write_bytes(path, csv_bytes(rows))
 
     def write_scores(self, machine: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store a machine's scores."""

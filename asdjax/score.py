@@ -1,29 +1,36 @@
-"""Scoring: a run's embeddings in, one CSV of anomaly scores per machine out; needs no jax."""
+"""Scoring: a run's embeddings in, one CSV of scores and decisions per machine out; no jax."""
+
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64
 
-from asdjax import backends, console
+from asdjax import backends, console, runs, thresholds
 from asdjax.config import BackendConfig, Config
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Embeddings, Run
+
+Scores = Float64[np.ndarray, " N"]
 
 
 def score(run: Run) -> None:
     """Score every machine that has embeddings; machines whose scores are up to date are kept.
 
     A file lists the machine's clips sorted by path: path, split, section, domain, label, score
-    (over all views, see backend.combine_views; larger is more anomalous) and each view's score.
-    Training clips are scored leave-one-out. Scores keep all their digits.
+    (over all views, see backend.combine_views; larger is more anomalous), threshold, decision (1:
+    anomalous) and each view's score. Training clips are scored leave-one-out. Scores keep all their
+    digits. thresholds.json and a line per machine tell what the thresholds imply.
 
     Raises:
         AsdjaxError: there are no embeddings, or they are not of one set of clips.
     """
     with run.lock():
         config = run.config()
-        views = config.extract.views
+        views = config.extract.view_names
         kept = 0
-        for machine in run.machines():
+        machines = run.machines()
+        for machine in machines:
             if run.has_scores(machine):
                 kept += 1
                 continue
@@ -33,62 +40,111 @@ def score(run: Run) -> None:
                     f"{run.path}: the views of {machine} hold different clips: "
                     f"run asdjax extract {run.path} again"
                 )
-            scores = [_score_machine(config.backend, table, machine) for table in tables]
-            run.write_scores(machine, _rows(tables[0], np.stack(scores), config))
+            run.write_scores(machine, _rows(machine, tables, config))
         if kept:
             console.say(f"{run.path}: scores of {kept} machines are up to date")
+        _decide(run, machines, config)
 
 
-def _score_machine(config: BackendConfig, table: Embeddings, machine: str) -> np.ndarray:
-    """Scores float64 [N] of one machine's clips under one view, section by section."""
+def _decide(run: Run, machines: Sequence[str], config: Config) -> None:
+    """Write thresholds.json and print a line for each threshold."""
+    document = {}
+    for machine in machines:
+        document[machine] = thresholds.summary(run.read_scores(machine), config.decision)
+        for section, facts in document[machine].items():
+            name = machine if len(document[machine]) == 1 else f"{machine} section {section}"
+            console.say(f"{name}: {thresholds.sentence(facts)}")
+    runs.write_json(
+        run.path / "thresholds.json", {"schema": thresholds.SCHEMA, "machines": document}
+    )
+
+
+def _rows(machine: str, tables: Sequence[Embeddings], config: Config) -> list[dict[str, str]]:
+    """A machine's rows: every clip scored under each view and over all, and decided."""
+    views, clips = config.extract.view_names, tables[0]
+    notes: dict[str, None] = {}  # the views' common ones once
+    per_view, in_sample = zip(*(_scores(config, t, machine, notes) for t in tables), strict=True)
+    if config.backend.combine_views == "embeddings":
+        combined, training = _scores(config, _mean(tables, config.backend), machine, notes)
+    else:
+        combined = _combined(clips, per_view, per_view, config.backend.combine_views)
+        training = _combined(clips, in_sample, per_view, config.backend.combine_views)
+    for note in notes:
+        console.say(note)
+    threshold = np.empty(len(combined))
+    for section in np.unique(clips.section):
+        here = clips.section == section
+        try:
+            chosen = thresholds.fit(config.decision, training[here & (clips.split == "train")])
+        except AsdjaxError as error:
+            raise AsdjaxError(f"{machine} section {section}: {error}") from error
+        threshold[here] = chosen
+    return [
+        {
+            **{name: str(getattr(clips, name)[i]) for name in runs.CLIP_COLUMNS},
+            "score": repr(float(combined[i])),
+            "threshold": repr(float(threshold[i])),
+            "decision": str(int(combined[i] > threshold[i])),
+            **{view: repr(float(values[i])) for view, values in zip(views, per_view, strict=True)},
+        }
+        for i in range(len(combined))
+    ]
+
+
+def _scores(
+    config: Config, table: Embeddings, machine: str, notes: dict[str, None]
+) -> tuple[Scores, Scores]:
+    """A machine's scores under one view, section by section; training clips are left out.
+
+    The second array differs for the training clips where thresholds are `in_sample`: their scores
+    against a bank that holds them.
+    """
     scores = np.empty(len(table.path))
+    thresholding = np.empty(len(table.path))
     for section in np.unique(table.section):
         train = (table.section == section) & (table.split == "train")
         test = (table.section == section) & (table.split == "test")
         references = table.rows(train)
         try:
-            backend = backends.fit(config, references.embedding, references.domain == "target")
-            for note in backend.notes:
-                console.say(f"{machine} section {section}: {note}")
-            scores[train] = backend.leave_one_out()
-            scores[test] = backend.score(table.embedding[test])
+            backend = backends.fit(
+                config.backend, references.embedding, references.domain == "target"
+            )
+            notes |= {f"{machine} section {section}: {note}": None for note in backend.notes}
+            scores[train] = thresholding[train] = backend.leave_one_out()
+            scores[test] = thresholding[test] = backend.score(table.embedding[test])
+            if config.decision.method == "in_sample":
+                thresholding[train] = backend.score(references.embedding)
         except AsdjaxError as error:
             raise AsdjaxError(f"{machine} section {section}: {error}") from error
-    return scores
+    return scores, thresholding
+
+
+def _mean(tables: Sequence[Embeddings], config: BackendConfig) -> Embeddings:
+    """The mean embedding of the views, each of unit length before for the cosine."""
+    embeddings = np.stack([table.embedding for table in tables])
+    if config.metric == "cosine":
+        norms = np.linalg.norm(embeddings, axis=2, keepdims=True)
+        embeddings = embeddings / np.maximum(norms, np.finfo(embeddings.dtype).tiny)
+    return dataclasses.replace(tables[0], embedding=embeddings.mean(axis=0))
 
 
 def _combined(
-    table: Embeddings, per_view: Float64[np.ndarray, "V N"], how: str
-) -> Float64[np.ndarray, " N"]:
-    """One score per clip: the mean over the views, standardised before if `how` is z_score."""
+    clips: Embeddings, per_view: Sequence[Scores], left_out: Sequence[Scores], how: str
+) -> Scores:
+    """One score per clip: the mean over the views, standardised before if `how` is z_score.
+
+    `left_out` holds the leave-one-out scores that standardise.
+    """
+    scores, left_out = np.stack(per_view), np.stack(left_out)
     if how == "z_score":
-        per_view = per_view.copy()
-        for section in np.unique(table.section):
-            here = table.section == section
-            train = per_view[:, here & (table.split == "train")]
+        for section in np.unique(clips.section):
+            here = clips.section == section
+            train = left_out[:, here & (clips.split == "train")]
             spread = train.std(axis=1, keepdims=True)
             if not spread.all():
                 raise AsdjaxError(
                     f"section {section}: all leave-one-out scores of a view are equal: set "
                     "backend.combine_views to mean"
                 )
-            per_view[:, here] = (per_view[:, here] - train.mean(axis=1, keepdims=True)) / spread
-    return per_view.mean(axis=0)
-
-
-def _rows(
-    table: Embeddings, per_view: Float64[np.ndarray, "V N"], config: Config
-) -> list[dict[str, str]]:
-    names = ("path", "split", "section", "domain", "label")
-    combined = _combined(table, per_view, config.backend.combine_views)
-    return [
-        {
-            **{name: str(getattr(table, name)[i]) for name in names},
-            "score": repr(float(combined[i])),
-            **{
-                view: repr(float(value))
-                for view, value in zip(config.extract.views, per_view[:, i], strict=True)
-            },
-        }
-        for i in range(len(combined))
-    ]
+            scores[:, here] = (scores[:, here] - train.mean(axis=1, keepdims=True)) / spread
+    return scores.mean(axis=0)

@@ -140,7 +140,7 @@ def _loop(work: Plan, learner: Learner, run: Run, checkpoints: Checkpoints) -> N
         console.say(f"{run.path}: continuing after step {begun} of {work.steps}")
     first = begun or 0
     run.truncate_log(first)
-    count = sum(leaf.size for leaf in jax.tree.leaves(host_state["weights"]["params"]))
+    count = _parameters(host_state["weights"]["params"])
     console.say(
         f"training on {len(work.clips)} clips of {work.n_samples} samples in "
         f"{len(work.classes)} classes; {count:,} parameters; "
@@ -166,8 +166,17 @@ def _loop(work: Plan, learner: Learner, run: Run, checkpoints: Checkpoints) -> N
                     log.stop(step, "the weights are no longer finite")
                 meta = _meta(work, step + 1, data.state())
                 checkpoints.save(step + 1, host_state, meta)
-    finished = {**_meta(work, work.steps, None), "digest": digest(host_state["weights"])}
+    finished = {
+        **_meta(work, work.steps, None),
+        "parameters": _parameters(host_state["weights"]["params"]["model"]),
+        "digest": digest(host_state["weights"]),
+    }
     run.write_training(finished)
+
+
+def _parameters(tree: Any) -> int:
+    """Trainable values of the embedder or of all that is trained."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 class _Log:
@@ -296,7 +305,7 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
         "n_samples": work.n_samples,
         "steps": work.steps,
         "devices": [device.device_kind for device in work.devices],
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state["weights"]["params"])),
+        "parameters": _parameters(state["weights"]["params"]),
         "step_memory_bytes": memory.temp_size_in_bytes + memory.argument_size_in_bytes,
         "audio_buffer_bytes": batch["waveform"].nbytes * config.audio.prefetch_batches,
         "notes": list(work.notes),

@@ -131,18 +131,28 @@ def test_plan_without_a_step_is_refused(clips, devices, drop):
         batches.plan_epoch(clips, 64, devices, drop)
 
 
-def test_inference_pads_and_starts_at_zero(clips):
+@pytest.mark.parametrize(("two_channels", "room"), [(False, 80), (True, 80), (False, 40)])
+def test_inference_reads_whole_clips_in_order(clips, two_channels, room):
     found = list(
         batches.inference_batches(
-            clips, FRAMES, AudioConfig(), batch_size=4, n_samples=T, pcm16=True
+            clips,
+            FRAMES,
+            AudioConfig(),
+            batch_size=4,
+            room=room,
+            two_channels=two_channels,
+            pcm16=True,
         )
     )
     assert [size for _, size in found] == [4, 4, 3]
-    assert all(waveform.shape == (4, T) for waveform, _ in found)
-    assert [int(row[0]) for waveform, size in found for row in waveform[:size]] == [
-        100 * c for c in range(N)
-    ]
-    assert not found[-1][0][3].any()
+    rows = [(w, n) for batch, _ in found for w, n in zip(*batch.values(), strict=True)]
+    assert all(waveform.shape == (1 + two_channels, room) for waveform, _ in rows)
+    for c, (waveform, length) in enumerate(rows[:N]):
+        samples = 100 * c + np.arange(min(FRAMES[c], room))
+        assert length == len(samples) and not waveform[:, length:].any()
+        expected = [samples, -samples] if two_channels else [samples]
+        assert np.array_equal(waveform[:, :length], expected)
+    assert not rows[N][0].any() and rows[N][1] == room  # no clip
 
 
 def test_float_files_become_float_batches(tmp_path, rng):
@@ -151,12 +161,12 @@ def test_float_files_become_float_batches(tmp_path, rng):
     pcm = np.arange(T, dtype=np.int16) * 600
     soundfile.write(tmp_path / "pcm.wav", pcm, 16000, "PCM_16")
     paths = [tmp_path / "float.wav", tmp_path / "pcm.wav"]
-    ((waveform, _),) = batches.inference_batches(
-        paths, [T, T], AudioConfig(), batch_size=2, n_samples=T, pcm16=False
+    ((batch, _),) = batches.inference_batches(
+        paths, [T, T], AudioConfig(), batch_size=2, room=T, two_channels=False, pcm16=False
     )
-    assert waveform.dtype == np.float32
-    assert np.array_equal(waveform[0], samples)
-    assert np.array_equal(waveform[1], pcm / np.float32(32768))
+    assert batch["waveform"].dtype == np.float32
+    assert np.array_equal(batch["waveform"][0, 0], samples)
+    assert np.array_equal(batch["waveform"][1, 0], pcm / np.float32(32768))
 
 
 def test_a_file_that_changed_while_in_use_is_refused(clips):

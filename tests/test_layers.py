@@ -8,10 +8,12 @@ import pytest
 import asdjax
 
 ROOT = Path(__file__).parent.parent
-VERBS = {"train", "extract", "score", "evaluate"}
+VERBS = {"train", "extract", "score", "evaluate", "compare", "submit"}
 HOST = {
     "config", "schema", "errors", "dcase", "audio", "corpus", "inventory", "synth", "machinery",
-    "runs", "batches", "backends", "metrics", "console", "_version",
+    "runs", "batches", "backends", "thresholds", "channels", "metrics", "bootstrap", "submission",
+    "verification", "description",
+    "console", "_version",
 }  # fmt: skip
 DEVICE = {"signal", "models", "augment", "losses", "optim", "parallel", "learner", "checkpoint"}
 ONLY_IN = {
@@ -76,7 +78,7 @@ def test_imports(path):
         assert not project(tree) & VERBS
         if here != "checkpoint":
             assert "pathlib" not in roots, "device nouns never take a path"
-    if here in {"score", "evaluate"}:
+    if here in {"score", "evaluate", "compare", "submit"}:
         assert not roots & JAX and not project(tree) & DEVICE, "runs without jax"
     for library, files in ONLY_IN.items():
         assert library not in roots or path in files, f"only {files} name {library}"

@@ -1,3 +1,4 @@
+import io
 import itertools
 import json
 import re
@@ -7,6 +8,7 @@ import pytest
 from conftest import EXACT_METRIC
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from asdjax import metrics
 from asdjax.errors import AsdjaxError
@@ -228,7 +230,7 @@ def test_summary_of_several_sections(rng):
     one, two, three = (figures(*cells(rng)) for _ in range(3))
     document = summary({"fan": {"00": one, "01": two}, "valve": {"00": three}})
     fan, valve = document["machines"]["fan"], document["machines"]["valve"]
-    assert document["schema"] == "asdjax.metrics/1"
+    assert document["schema"] == "asdjax.metrics/2"
     assert fan["sections"] == {"00": one, "01": two}
     assert fan["clips"]["source_normal"] == 100
     assert {k: valve[k] for k in ("official", "within", "clips")} == three
@@ -264,10 +266,93 @@ def test_rows_hold_every_figure_once(rng):
     )
 
 
+def test_rows_hold_the_intervals(rng):
+    document = decided_summary(rng)
+    document["missing"] = []
+
+    def bounds(value):
+        if isinstance(value, dict):
+            return {key: bounds(inside) for key, inside in value.items() if key != "clips"}
+        return [value - 0.25, value + 0.25]
+
+    nested = {key: document[key] for key in ("machines", "official_score", "within_score", "mean")}
+    document["intervals"] = bounds(nested)
+    document["intervals"]["mean"]["official"]["pauc"] = None
+    table = rows(document)
+    assert len(table) == len(rows(decided_summary(rng)))
+    for row in table:
+        if (row["machine"], row["family"], row["figure"]) == ("all", "official", "pauc"):
+            assert row["low"] is None and row["high"] is None
+        else:
+            assert (row["low"], row["high"]) == (row["value"] - 0.25, row["value"] + 0.25)
+
+
+def test_aucs_below_chance_are_listed(rng):
+    values, is_anomaly, is_target = cells(rng)
+    upright = figures(values, is_anomaly, is_target)
+    half = figures(np.where(is_target, -values, values) + 9 * is_target, is_anomaly, is_target)
+    document = summary({"fan": {"00": upright, "01": half}, "valve": {"00": upright}})
+    assert document["inverted"] == [
+        f"fan section 01: {family} {name}"
+        for family in ("official", "within")
+        for name in ("auc_source", "auc_target")
+        if half[family][name] < 0.5
+    ]
+    assert document["inverted"] and half["official"]["pauc"] < 0.5  # a pAUC is never listed
+    constant = figures(np.ones(len(values)), is_anomaly, is_target)
+    assert summary({"fan": {"00": constant}})["inverted"] == []  # 0.5 is chance, not below
+
+
+def test_means_of_arrays_are_those_of_their_elements(rng):
+    tables = [{"00": figures(*cells(rng)), "01": figures(*cells(rng))} for _ in range(3)]
+    stacked = {
+        section: {
+            family: {
+                name: np.array([t[section][family][name] for t in tables])
+                for name in metrics.FIGURES
+            }
+            for family in ("official", "within")
+        }
+        for section in ("00", "01")
+    }
+    together = metrics.means({"fan": stacked})
+    for i, table in enumerate(tables):
+        alone = metrics.means({"fan": table})
+        assert together["official_score"][i] == alone["official_score"]
+        fan, expected = together["machines"]["fan"], alone["machines"]["fan"]
+        assert fan["within"]["auc_source"][i] == expected["within"]["auc_source"]
+        assert fan["within_score"][i] == expected["within_score"]
+
+
+def test_a_table_in_markdown_and_on_a_terminal():
+    cells = [["machine", "official AUC source"], ["[fan]", "51.00\n[40.00, 60.00]"], ["mean", "-"]]
+    lines = metrics.markdown("Per cent.", cells).splitlines()
+    assert lines == [
+        "Per cent.",
+        "",
+        "| machine | official AUC source |",
+        "| --- | ---: |",
+        "| [fan] | 51.00 [40.00, 60.00] |",
+        "| mean | - |",
+    ]
+    terminal = Console(width=60, record=True, file=io.StringIO())
+    terminal.print(metrics.terminal_table("Per cent [really].", cells))
+    shown = terminal.export_text()
+    for text in ("Per cent [really].", "[fan]", "51.00", "[40.00, 60.00]"):
+        assert text in shown  # nothing is taken for markup
+
+
+def test_spread_leaves_out_what_is_about_one_run(rng):
+    document = decided_summary(rng)
+    extra = {"intervals": {"mean": 1}, "resamples": 9, "level": 0.95, "single_clip_strata": ["x"]}
+    assert spread([{**document, **extra, "seed": 3}]) == spread([document])
+    assert "inverted" not in spread([document])
+
+
 def test_spread_over_seeds(rng):
     documents = [decided_summary(rng) for _ in range(4)]
     result = spread(documents)
-    assert (result["schema"], result["seeds"]) == ("asdjax.metrics_spread/1", 4)
+    assert (result["schema"], result["seeds"]) == ("asdjax.metrics_spread/2", 4)
     assert result["machines"].keys() == documents[0]["machines"].keys()
 
     def values(path):

@@ -51,7 +51,7 @@ def stamps(path):
 
 def test_metrics_document(run_path):
     document = json.loads((run_path / "metrics" / "metrics.json").read_text())
-    assert document["schema"] == "asdjax.metrics/1"
+    assert document["schema"] == "asdjax.metrics/2"
     assert set(document["machines"]) == {"fan", "bearingEmu"}  # ToothBrush has no labels
     for figures in document["machines"].values():
         for family, names in {
@@ -81,7 +81,7 @@ def test_repeating_the_command_repeats_nothing(run_path, corpus_root, capsys):
     assert main(["run", TINY, "--data", str(corpus_root), "--run", str(run_path)]) == 0
     after = stamps(run_path)
     rewritten = {p.name for p in after if after[p] != before.get(p)}
-    assert rewritten <= {"metrics.json", "metrics.csv", "config.yaml"}
+    assert rewritten <= {"metrics.json", "metrics.csv", "config.yaml", "thresholds.json"}
     assert "training has finished" in capsys.readouterr().err
 
 
@@ -103,7 +103,9 @@ def test_another_backend_rescores_without_embedding_again(run_copy, corpus_root)
     assert main([*args, "--backend.name", "rescaled"]) == 0
     after = stamps(run_copy)
     changed = {p.relative_to(run_copy).parts[0] for p in after if after[p] != before.get(p)}
-    assert changed == {"scores", "metrics", "artefacts.json", "config.yaml"}
+    assert changed == {
+        "scores", "metrics", "artefacts.json", "config.yaml", "thresholds.json",
+    }  # fmt: skip
     assert main(["score", str(run_copy)]) == 0  # keeps the run's own backend
     assert Run(run_copy).config().backend.name == "rescaled"
     assert main(["score", str(run_copy), "--backend.name", "kmeans"]) == 0

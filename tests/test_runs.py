@@ -16,7 +16,8 @@ from asdjax.runs import Embeddings, Run
 def table(n=5, d=3):
     text = np.array([f"fan/train/{i}.wav" for i in range(n)])
     words = np.full(n, "00")
-    return Embeddings(text, words, words, words, words, np.ones((n, d), np.float32))
+    clips, facts = [text, words, words, words, words], [np.zeros(n, np.float32)] * 4
+    return Embeddings(*clips, np.ones((n, d), np.float32), *facts, np.ones((2, 9), np.float32))
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):

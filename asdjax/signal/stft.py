@@ -58,18 +58,66 @@ def stft(
     """
     if window is None:
         window = jnp.asarray(hann(n_fft), waveform.dtype)
-    frames = 1 + waveform.shape[1] // hop
+    count = 1 + waveform.shape[1] // hop
     before, after = n_fft // 2, n_fft - n_fft // 2
     padded = jnp.pad(waveform, ((0, 0), (before, after)), mode=pad_mode)
+    windowed = frames(padded, n_fft=n_fft, hop=hop, count=count) * window[None, None, :]
+    return jnp.swapaxes(jnp.fft.rfft(windowed, axis=-1), 1, 2)
+
+
+def istft(
+    spectrum: Complex[Array, "B F L"],
+    *,
+    n_fft: int,
+    hop: int,
+    window: Float[Array, "n_fft"] | None = None,
+) -> Float[Array, "B T"]:
+    """Least-squares inverse of `stft`, T = hop * (L - 1).
+
+    Windowed frames are overlapped and added, and divided by the sum of the squared windows
+    (Griffin and Lim 1984): exact for the spectrum of a signal whose length is a multiple of `hop`,
+    whatever lies beyond its ends.
+
+    Args:
+        spectrum: one-sided, F = n_fft // 2 + 1.
+        n_fft: window and transform length, samples.
+        hop: step between frames, samples; at most n_fft // 2.
+        window: as in `stft`.
+    """
+    frame = jnp.fft.irfft(jnp.swapaxes(spectrum, 1, 2), n_fft, axis=-1)
+    if window is None:
+        window = jnp.asarray(hann(n_fft), frame.dtype)
+    one = jnp.ones((1, spectrum.shape[2], 1), frame.dtype)
+    weight = overlap_add(one * jnp.square(window)[None, None, :], hop=hop)
+    inside = slice(n_fft // 2, n_fft // 2 + hop * (spectrum.shape[2] - 1))
+    return overlap_add(frame * window[None, None, :], hop=hop)[:, inside] / weight[:, inside]
+
+
+def frames(
+    padded: Float[Array, "B P"], *, n_fft: int, hop: int, count: int
+) -> Float[Array, "B L n_fft"]:
+    """The first `count` frames of a signal, frame l from sample l * hop on; zeros past its end."""
     # Frames as runs of whole hops: slices are faster than a gather, and need no index array.
     hops_per_frame = math.ceil(n_fft / hop)
-    hops = frames + hops_per_frame - 1
+    hops = count + hops_per_frame - 1
     padded = padded[:, : hops * hop]
     padded = jnp.pad(padded, ((0, 0), (0, hops * hop - padded.shape[1])))
     steps = padded.reshape(-1, hops, hop)
-    framed = jnp.concatenate([steps[:, i : i + frames] for i in range(hops_per_frame)], axis=-1)
-    spectrum = jnp.fft.rfft(framed[..., :n_fft] * window[None, None, :], axis=-1)  # [B, L, F]
-    return jnp.swapaxes(spectrum, 1, 2)
+    framed = jnp.concatenate([steps[:, i : i + count] for i in range(hops_per_frame)], axis=-1)
+    return framed[..., :n_fft]
+
+
+def overlap_add(framed: Float[Array, "B L n_fft"], *, hop: int) -> Float[Array, "B P"]:
+    """The sum of frames, frame l from sample l * hop on: the transpose of `frames`."""
+    batch, count, n_fft = framed.shape
+    hops_per_frame = math.ceil(n_fft / hop)
+    framed = jnp.pad(framed, ((0, 0), (0, 0), (0, hops_per_frame * hop - n_fft)))
+    steps = framed.reshape(batch, count, hops_per_frame, hop)
+    last = hops_per_frame - 1
+    shifted = [
+        jnp.pad(steps[:, :, i], ((0, 0), (i, last - i), (0, 0))) for i in range(hops_per_frame)
+    ]
+    return sum(shifted[1:], shifted[0]).reshape(batch, -1)
 
 
 def magnitude_spectrogram(

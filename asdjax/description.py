@@ -1,0 +1,284 @@
+"""meta.yaml of a submission: what its authors say, and what a run says of itself."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from asdjax import dcase, schema
+from asdjax.config import Config, DecisionConfig, MultiResNetConfig, StrictLoader, ViewConfig
+from asdjax.errors import AsdjaxError
+from asdjax.runs import Run
+
+_LOSSES = {
+    "sub_cluster_adacos": "sub-cluster AdaCos",
+    "adacos": "AdaCos",
+    "arcface": "ArcFace",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Affiliation:
+    """Where an author works."""
+
+    institution: str
+    department: str
+    location: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Author:
+    """One author."""
+
+    firstname: str
+    lastname: str
+    email: str
+    affiliation: Affiliation
+    corresponding: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ExternalDataset:
+    """Data or weights from outside the challenge."""
+
+    name: str
+    url: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What only its authors can say about a submission."""
+
+    institute: str
+    """Short name in the labels."""
+    name: tuple[str, ...]
+    """One for all systems, or one per system."""
+    abbreviation: tuple[str, ...]
+    """One for all systems, or one per system."""
+    authors: tuple[Author, ...]
+    source_code: str | None = None
+    external_datasets: tuple[ExternalDataset, ...] = ()
+    label_lastname: str | None = None
+    """The corresponding author's last name in the labels, where it is not of A-Z, a-z, 0-9."""
+
+
+def read_info(path: Path, systems: int) -> Info:
+    """Read the authors' part of a submission of so many systems.
+
+    Raises:
+        AsdjaxError: the file cannot be read, or a key is unknown, missing or impossible.
+    """
+    try:
+        tree = StrictLoader(path.read_text("utf-8")).get_single_data()
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise AsdjaxError(
+            f"{path}: cannot be read as YAML: {' '.join(str(error).split())}"
+        ) from error
+    if isinstance(tree, Mapping):  # a single name stands for all systems
+        for key in {"name", "abbreviation"} & tree.keys():
+            if isinstance(tree[key], str):
+                tree = {**tree, key: [tree[key]]}
+    info: Info = schema.read(Info, tree, "", str(path))
+    _refuse_blank(schema.to_tree(info), "", path)
+    for key in ("name", "abbreviation"):
+        given = len(getattr(info, key))
+        if given not in (1, systems):
+            raise AsdjaxError(
+                f"{path}: {key}: {given} values for {systems} runs: give 1 or one each"
+            )
+    corresponding = [author for author in info.authors if author.corresponding]
+    if len(corresponding) != 1:
+        raise AsdjaxError(
+            f"{path}: authors: {len(corresponding)} have corresponding: true, exactly one must"
+        )
+    parts = {
+        "institute": info.institute,
+        "label_lastname": info.label_lastname or corresponding[0].lastname,
+    }
+    for key, part in parts.items():
+        if not (part.isascii() and part.isalnum()):
+            raise AsdjaxError(
+                f"{path}: {part!r} cannot stand in a label (A-Z, a-z and 0-9 alone): set "
+                f"{key} to its spelling with these"
+            )
+    return info
+
+
+def _refuse_blank(tree: Any, key: str, path: Path) -> None:
+    if isinstance(tree, Mapping):
+        for name, value in tree.items():
+            _refuse_blank(value, f"{key}.{name}" if key else name, path)
+    elif isinstance(tree, list):
+        for i, value in enumerate(tree):
+            _refuse_blank(value, f"{key}[{i}]", path)
+    elif isinstance(tree, str) and not tree.strip():
+        raise AsdjaxError(f"{path}: {key}: empty: fill it in")
+
+
+def meta(
+    run: Run, about: Info, i: int, label: str, results: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """What meta.yaml says of a run.
+
+    Args:
+        run: a scored run.
+        about: what its authors say.
+        i: the run's place among the systems, from 0.
+        label: the system's label.
+        results: official figures of the development machines, per cent; empty: not stated.
+
+    Raises:
+        AsdjaxError: training left no number of parameters.
+    """
+    training = run.finished_training()
+    if "parameters" not in training:
+        raise AsdjaxError(
+            f"{run.path}: training.json states no number of parameters: train again with "
+            "--no-resume"
+        )
+    return {
+        "submission": {
+            "label": label,
+            "name": about.name[i % len(about.name)],
+            "abbreviation": about.abbreviation[i % len(about.abbreviation)],
+            "authors": [_author(author) for author in about.authors],
+        },
+        "system": {
+            "description": describe(run.config(), training["classes"], about),
+            "complexity": {"total_parameters": training["parameters"]},
+            "external_datasets": [schema.to_tree(e) for e in about.external_datasets] or None,
+            "source_code": about.source_code,
+        },
+        **({"results": {"development_dataset": results}} if results else {}),
+    }
+
+
+def _author(author: Author) -> dict[str, Any]:
+    names = ("firstname", "lastname", "email", "corresponding", "affiliation")
+    tree = schema.to_tree(author)
+    return {name: tree[name] for name in names}
+
+
+def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, Any]:
+    """The entries of `system.description` in meta.yaml; None where the system has nothing.
+
+    Args:
+        config: the run's configuration.
+        classes: the classes it was trained on, each `<machine>/<section>...`.
+        about: what its authors say.
+    """
+    mono = dcase.EDITIONS[config.dataset.edition].channels == 1
+    views = config.extract.views
+    combined = {
+        "mean": "mean of the views' scores",
+        "z_score": "mean of the views' scores, each standardised by its training clips' scores",
+        "embeddings": "one score for the mean of the views' embeddings",
+    }[config.backend.combine_views]
+    averages_scores = len(views) > 1 and config.backend.combine_views != "embeddings"
+    machines = sorted({name.partition("/")[0] for name in classes})
+    features, embedding = _multiresnet(config.model)
+    return {
+        "input_sampling_rate": f"{config.audio.sample_rate / 1000:g} kHz",
+        "data_augmentation": _augmentation(config),
+        "front_end": "; ".join(dict.fromkeys(_view(view, config, mono) for view in views)),
+        "acoustic_features": features,
+        "embeddings": embedding,
+        "machine_learning_method": f"MultiResNet classifier with {_LOSSES[config.loss.name]} loss; "
+        f"{_backend(config)}",
+        "aggregation_method": combined if len(views) > 1 else None,
+        "domain_adaptation_method": None,
+        "domain_generalization_method": _generalization(config),
+        "ensemble_method_subsystem_count": len(views) if averages_scores else 1,
+        "decision_making": _decision(config),
+        "attribute_usage": {
+            "machine_section": None,
+            "machine_section_attributes": "training classes are machine, section and attributes",
+            "machine_section_attributes_domain": "training classes are machine, section, "
+            "attributes and domain",
+        }[config.dataset.label],
+        "external_data_usage": ", ".join(e.name for e in about.external_datasets) or None,
+        "development_data_usage": f"training clips of {', '.join(machines)} train the embedder; "
+        "each machine's own training clips are the references of its scores",
+    }
+
+
+def _multiresnet(model: MultiResNetConfig) -> tuple[str, str]:
+    """The model's features and its embedding, in words."""
+    features = ["magnitude spectrum of the whole clip"] if model.fft_branch else []
+    if model.spectrograms:
+        sizes = ", ".join(f"{s.n_fft}/{s.hop}" for s in model.spectrograms)
+        features.append(
+            f"magnitude spectrograms, {model.low_hz:g} to {model.high_hz:g} Hz (window/hop in "
+            f"samples: {sizes})"
+        )
+    branches = model.fft_branch + len(model.spectrograms)
+    size = branches * model.branch_size
+    return "; ".join(features), f"MultiResNet, {size} values, trained from scratch"
+
+
+def _augmentation(config: Config) -> str | None:
+    used = []
+    if config.augment.mixup.probability > 0:
+        used.append(f"mixup of waveforms (probability {config.augment.mixup.probability:g})")
+    if config.audio.train_crop == "random" and config.audio.clip_seconds != "auto":
+        used.append(f"random crop of clips longer than {config.audio.clip_seconds:g} s")
+    return ", ".join(used) or None
+
+
+def _view(view: ViewConfig, config: Config, mono: bool) -> str:
+    if mono:
+        return "the only channel as it is"
+    if view.method == "raw":
+        channel = {"near": "channel 1 (near)", "far": "channel 2 (far)"}[config.audio.channel]
+        return f"{channel} as it is"
+    gain = f"alpha {view.alpha:g}, beta {view.beta:g}, window/hop {view.n_fft}/{view.hop}"
+    return {
+        "wiener": f"Wiener gain on channel 1 with channel 2 as the noise ({gain})",
+        "calibrated": "gain on channel 1 from its power ratio to channel 2, calibrated on the "
+        f"machine's normal training clips ({gain}, context {view.context} frames)",
+        "cancel": "channel 1 less the least-squares share of channel 2 in each frequency "
+        f"(window/hop {view.n_fft}/{view.hop})",
+        "far": "channel 2 at the level of channel 1",
+        "difference": "channel 1 less channel 2 at its level",
+    }[view.method]
+
+
+def _backend(config: Config) -> str:
+    backend, metric = config.backend, config.backend.metric
+    return {
+        "nearest_neighbours": f"{metric} nearest neighbours",
+        "kmeans": f"{metric} distance to the nearest of {backend.kmeans_clusters} k-means centres "
+        "of the source clips",
+        "rescaled": f"{metric} nearest neighbours, rescaled by the references' local density",
+        "mahalanobis": f"Mahalanobis distance ({metric} embeddings) with Ledoit-Wolf covariance",
+    }[backend.name]
+
+
+def _generalization(config: Config) -> str | None:
+    backend = config.backend
+    if backend.name == "rescaled":
+        return "local-density normalisation of the distances"
+    if backend.target_neighbours == 0:
+        return None
+    used = ["smaller of the distances to the source and to the target domain"]
+    if backend.name == "nearest_neighbours" and backend.smote.ratio > 0:
+        used.append(f"SMOTE of the target embeddings to {backend.smote.ratio:g} of the source's")
+    return ", ".join(used)
+
+
+def _decision(config: Config) -> str:
+    decision: DecisionConfig = config.decision
+    refit = config.backend.name in ("kmeans", "mahalanobis")
+    own = f"{config.backend.folds}-fold" if refit else "leave-one-out"
+    rule = {
+        "quantile": f"{decision.level:g} quantile of the normal training clips' {own} scores",
+        "gamma": f"{decision.level:g} quantile of a gamma distribution fitted to the normal "
+        f"training clips' {own} scores",
+        "conformal": f"conformal rank at level {decision.level:g} of the normal training clips' "
+        f"{own} scores",
+        "in_sample": f"{decision.level:g} quantile of the normal training clips' scores against "
+        "a bank that holds themselves",
+    }[decision.method]
+    return f"one threshold per machine and section: {rule}"

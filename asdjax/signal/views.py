@@ -1,0 +1,224 @@
+"""Views of two-channel clips: channel 1 as it is, or cleaned with the help of channel 2.
+
+A view is made at the clip's own length, before it is tiled or cut. Clips of different lengths share
+a batch: each occupies its first `length` samples, and what lies beyond never matters.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Complex, Float, Int
+
+from asdjax.config import ViewConfig
+from asdjax.signal import stft, wiener
+
+_FACTS = 1024, 512  # n_fft and hop of the spectra that tell which channel hears first
+
+
+def make(
+    views: Sequence[ViewConfig],
+    waveform: Float[Array, "B 2 T"],
+    length: Int[Array, " B"],
+    calibration: Mapping[str, Float[Array, "2 F"]] = MappingProxyType({}),
+) -> tuple[Float[Array, "V B T"], dict[str, Array]]:
+    """All views of a batch of clips, and what was noticed on the way.
+
+    Channel 2 is first brought to channel 1's level over the clip; where it is silent it stays so.
+
+    Args:
+        views: what to make.
+        waveform: channel 1 (near), then channel 2 (far).
+        length: each clip's samples.
+        calibration: by name of each calibrated view, from `wiener.calibrate`.
+
+    Returns:
+        The views, zero beyond each clip's end, and facts on each clip: "gain" [V, B], the mean over
+        bins and frames of the gain (1 where a view has none); "level_db" [B], the level of channel
+        2 against channel 1; "correlation" [B] of the channels; "lag" [B], the samples by which
+        channel 2 hears later, where the phase-only cross-correlation (GCC-PHAT, Knapp and Carter
+        1976) peaks.
+    """
+    near, far, level, facts = _levelled(waveform, length)
+    spectra = {_FACTS: _Spectra(near, far, level, length, *_FACTS)}
+    sounds, gains = [], []
+    for view in views:
+        shape = view.n_fft, view.hop
+        if view.method in ("wiener", "cancel", "calibrated") and shape not in spectra:
+            spectra[shape] = _Spectra(near, far, level, length, *shape)
+        sound, gain = near, jnp.ones_like(near[:, 0])
+        if view.method == "wiener":
+            sound, gain = spectra[shape].wiener(view)
+        elif view.method == "calibrated":
+            sound, gain = spectra[shape].calibrated(view, calibration[view.name])
+        elif view.method == "cancel":
+            sound = spectra[shape].cancelled()
+        elif view.method == "far":
+            sound = far
+        elif view.method == "difference":
+            sound = near - far
+        sounds.append(sound)
+        gains.append(gain)
+    facts |= {"gain": jnp.stack(gains), "lag": spectra[_FACTS].lag()}
+    return jnp.stack(sounds), facts
+
+
+def ratios(
+    view: ViewConfig, waveform: Float[Array, "B 2 T"], length: Int[Array, " B"]
+) -> tuple[Float[Array, "B N F"], Bool[Array, "B N"]]:
+    """What a machine's normal clips contribute to the calibration of a view.
+
+    Returns:
+        Ratios of channel 2 to channel 1 in every frame whose context meets no other's, and which of
+        them lie in a clip of two channels that sound.
+    """
+    near, far, level, _ = _levelled(waveform, length)
+    spectra = _Spectra(near, far, level, length, view.n_fft, view.hop)
+    apart = slice(view.context // 2, None, view.context)
+    sounds = jnp.any(near != 0, axis=1) & jnp.any(far != 0, axis=1)
+    return spectra.ratios(view.context)[:, apart], spectra.valid[:, apart] & sounds[:, None]
+
+
+def fit_length(
+    waveform: Float[Array, "B T"], length: Int[Array, " B"], n_samples: int, shortest: int
+) -> Float[Array, "B n_samples"]:
+    """Repeat each clip, then cut it: `audio.fit_length` from the start, on the device.
+
+    Args:
+        waveform: clips in their first `length` samples.
+        length: each clip's samples, at least `shortest`.
+        n_samples: length of the result.
+        shortest: up to here nothing is repeated, which spares a search for each sample.
+    """
+    kept = min(shortest, n_samples)
+    place = jnp.arange(kept, n_samples, dtype=jnp.int32)[None, :] % length[:, None]
+    return jnp.concatenate(
+        [waveform[:, :kept], jnp.take_along_axis(waveform, place, axis=1)], axis=1
+    )
+
+
+def _levelled(
+    waveform: Float[Array, "B 2 T"], length: Int[Array, " B"]
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"], Float[Array, " B"], dict[str, Array]]:
+    """Channel 1, channel 2 at its level, that level as recorded, and how they compare.
+
+    Both are zero beyond the clips' ends.
+    """
+    inside = jnp.arange(waveform.shape[2], dtype=jnp.int32)[None, None, :] < length[:, None, None]
+    waveform = jnp.where(inside, waveform, 0.0)
+    near, far = waveform[:, 0], waveform[:, 1]
+    peak = jnp.max(jnp.abs(far), axis=1)
+    silent = peak == 0
+    far = far / jnp.where(silent, 1.0, peak)[:, None]  # so that no square of it vanishes
+    near_energy, far_energy, cross = _dot(near, near), _dot(far, far), _dot(near, far)
+    ratio = jnp.sqrt(near_energy / jnp.where(silent, 1.0, far_energy))
+    samples = length.astype(near.dtype)
+    rms = jnp.sqrt(near_energy / samples), peak * jnp.sqrt(far_energy / samples)
+    level = jnp.maximum(rms[1], 1e-15) / jnp.maximum(rms[0], 1e-15)  # the square is finite too
+    both = jnp.sqrt(near_energy) * jnp.sqrt(far_energy)
+    facts = {
+        "level_db": 20 * jnp.log10(level),
+        "correlation": cross / jnp.where(both == 0, 1.0, both),
+    }
+    return near, far * ratio[:, None], level, facts
+
+
+def _dot(a: Float[Array, "B T"], b: Float[Array, "B T"]) -> Float[Array, " B"]:
+    return jnp.einsum("bt,bt->b", a, b, precision="highest")
+
+
+class _Spectra:
+    """Both channels' spectra [B, L, F] at one resolution.
+
+    The right end is extended by its mirror image to a multiple of the hop, so that every length is
+    inverted exactly; the frames that reach beyond an end see the mirror image there.
+    """
+
+    def __init__(
+        self,
+        near: Float[Array, "B T"],
+        far: Float[Array, "B T"],
+        level: Float[Array, " B"],
+        length: Int[Array, " B"],
+        n_fft: int,
+        hop: int,
+    ):
+        self.level = level  # of channel 2 as recorded, over channel 1
+        self.n_fft, self.hop, self.samples = n_fft, hop, near.shape[1]
+        self.window = jnp.asarray(stft.hann(n_fft), near.dtype)
+        hops = -(-self.samples // hop)
+        own_hops = -(-length // hop)
+        self.inside = jnp.arange(self.samples, dtype=jnp.int32)[None, :] < length[:, None]
+        self.valid = jnp.arange(hops + 1, dtype=jnp.int32)[None, :] <= own_hops[:, None]
+        head = jnp.arange(-(n_fft // 2), 0, dtype=jnp.int32)[None, :]
+        tail = length[:, None] + jnp.arange(hop + n_fft // 2, dtype=jnp.int32)[None, :]
+        ends = [
+            _mirrored(_mirrored(place, own_hops[:, None] * hop), length[:, None])
+            for place in (head, tail)
+        ]
+
+        def spectrum(sound: Float[Array, "B T"]) -> Complex[Array, "B L F"]:
+            before, after = (jnp.take_along_axis(sound, place, axis=1) for place in ends)
+            room = jnp.zeros_like(sound, shape=(len(sound), hop + n_fft))
+            padded = jnp.concatenate([before, sound, room], axis=1)
+            put = jax.vmap(lambda row, end, at: jax.lax.dynamic_update_slice(row, end, (at,)))
+            padded = put(padded, after, length + n_fft // 2)
+            framed = stft.frames(padded, n_fft=n_fft, hop=hop, count=hops + 1)
+            return jnp.fft.rfft(framed * self.window[None, None, :], axis=-1)
+
+        self.near, self.far = spectrum(near), spectrum(far)
+        self.near_power, self.far_power = wiener.power(self.near), wiener.power(self.far)
+        self.scale = self._mean(self.near_power)[:, None, None]
+
+    def wiener(self, view: ViewConfig) -> tuple[Float[Array, "B T"], Float[Array, " B"]]:
+        gain = wiener.gain(
+            self.near_power, self.far_power, self.scale, alpha=view.alpha, beta=view.beta
+        )
+        return self._sound(gain * self.near), self._mean(gain)
+
+    def calibrated(
+        self, view: ViewConfig, calibration: Float[Array, "2 F"]
+    ) -> tuple[Float[Array, "B T"], Float[Array, " B"]]:
+        gain = wiener.calibrated_gain(
+            self.ratios(view.context), calibration, alpha=view.alpha, beta=view.beta
+        )
+        return self._sound(gain * self.near), self._mean(gain)
+
+    def ratios(self, context: int) -> Float[Array, "B L F"]:
+        """Of channel 2 as recorded, not as levelled."""
+        ratios = wiener.ratios(self.near_power, self.far_power, self.valid, context)
+        return ratios * jnp.square(self.level)[:, None, None]
+
+    def cancelled(self) -> Float[Array, "B T"]:
+        return self._sound(wiener.cancelled(self.near, self.far, self.valid, self.scale))
+
+    def lag(self) -> Int[Array, " B"]:
+        cross = jnp.conj(self.near) * self.far * self.valid.astype(self.near.dtype)[:, :, None]
+        cross = jnp.sum(cross, axis=1)
+        size = jnp.abs(cross)
+        phase = cross / jnp.where(size == 0, 1.0, size)
+        peak = jnp.argmax(jnp.abs(jnp.fft.irfft(phase, self.n_fft, axis=1)), axis=1)
+        peak = peak.astype(jnp.int32)
+        return jnp.where(peak < self.n_fft // 2, peak, peak - self.n_fft)
+
+    def _mean(self, values: Float[Array, "B L F"]) -> Float[Array, " B"]:
+        """Over a clip's own frames and all bins."""
+        own = self.valid.astype(values.dtype)
+        return jnp.sum(values * own[:, :, None], axis=1).mean(axis=1) / jnp.sum(own, axis=1)
+
+    def _sound(self, spectrum: Complex[Array, "B L F"]) -> Float[Array, "B T"]:
+        framed = jnp.fft.irfft(spectrum, self.n_fft, axis=-1) * self.window[None, None, :]
+        own = self.valid.astype(framed.dtype)[:, :, None]
+        start = self.n_fft // 2
+        added = stft.overlap_add(framed * own, hop=self.hop)[:, start : start + self.samples]
+        weight = stft.overlap_add(own * jnp.square(self.window)[None, None, :], hop=self.hop)
+        weight = weight[:, start : start + self.samples]
+        return jnp.where(self.inside, added / jnp.where(self.inside, weight, 1.0), 0.0)
+
+
+def _mirrored(place: Int[Array, "B P"], length: Int[Array, "B 1"]) -> Int[Array, "B P"]:
+    """Where a signal that is reflected at both ends, again and again, is read."""
+    period = jnp.maximum(2 * (length - 1), 1)
+    place = place % period
+    return jnp.minimum(place, period - place)

@@ -1,0 +1,241 @@
+"""Runs recipes over seeds and ends with one table beside the report's figures.
+
+Called by scripts/all_systems. Each run is `asdjax run` in a process of its own. A run that finished
+before is started again all the same: only `asdjax run` can tell whether its results still follow
+from the data, the settings and the version at hand; it repeats nothing that does, within seconds.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from asdjax import config, console, runs
+from asdjax.errors import AsdjaxError
+
+ASDJAX = (sys.executable, "-m", "asdjax.cli")
+REPORT = Path(__file__).with_name("report_table1.csv")  # per cent; machine `all`: harmonic means
+FAMILIES = ("official", "within")
+FIGURES = {
+    "auc_source": "AUC source",
+    "auc_target": "AUC target",
+    "pauc": "pAUC",
+    "score": "harmonic mean",
+}
+CAPTION = """\
+Per cent; mean ± standard deviation over seeds. Official: each domain's normal clips against the
+anomalies of both domains; within: against the same domain's anomalies. The pAUC covers both
+domains. Harmonic mean: of the machine's three figures; under "all", over all machines.
+
+Warning: the report's AUCs are within-domain and its pAUC follows neither convention exactly: only
+the within column is comparable with the report, and never the official one."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run everything; 0 done, 1 something failed, 2 wrong usage, 130 interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run at work as Ctrl-C does
+    try:
+        return _all(*_arguments(argv))
+    except (AsdjaxError, OSError) as error:
+        console.say(f"all_systems: {error}")
+        return 1
+    except KeyboardInterrupt:
+        console.say("\nall_systems: interrupted: the same command continues where it stopped")
+        return 130
+
+
+def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The script's own arguments, and those after -- that go to `asdjax run`."""
+    own, extra = list(argv), []
+    if "--" in own:
+        own, extra = own[: own.index("--")], own[own.index("--") + 1 :]
+    parser = argparse.ArgumentParser(
+        prog="all_systems",
+        description="Run recipes over seeds; one table at the end.",
+        epilog="What follows -- goes to asdjax run.",
+    )
+    systems = [name for name in config.names() if name.startswith("system")]
+    parser.add_argument("--data", type=Path, required=True, help="root of the data set")
+    parser.add_argument("--out", type=Path, required=True, help="runs, logs, table.md, table.csv")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument(
+        "--systems",
+        type=lambda text: f"system{text}" if text.isdecimal() else text,
+        nargs="+",
+        default=systems,
+        metavar="SYSTEM",
+        help=f"numbers, recipes' names or YAML files (default: {' '.join(systems)})",
+    )
+    arguments = parser.parse_args(own)
+    names = [_name(recipe) for recipe in arguments.systems]
+    if len(set(names)) < len(names) or len(set(arguments.seeds)) < len(arguments.seeds):
+        parser.error("a system or a seed is named twice")
+    if min(arguments.seeds) < 0:
+        parser.error("a seed is a whole number, 0 or more")
+    taken = {option.partition("=")[0] for option in extra} & {"--data", "--run", "--seed"}
+    if taken:
+        parser.error(f"{', '.join(sorted(taken))} cannot stand after --: the script sets it")
+    return arguments, extra
+
+
+def _name(recipe: str) -> str:
+    """What a recipe's folder and its rows are called."""
+    return Path(recipe).stem
+
+
+def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
+    tables = [arguments.out / "table.md", arguments.out / "table.csv"]
+    for path in tables:  # an old table never stands beside newer runs
+        path.unlink(missing_ok=True)
+    planned = [(recipe, seed) for recipe in arguments.systems for seed in arguments.seeds]
+    finished: dict[str, dict[int, Path]] = {_name(recipe): {} for recipe in arguments.systems}
+    failures = {}
+    for i, (recipe, seed) in enumerate(planned, start=1):
+        name = _name(recipe)
+        run = arguments.out / name / f"seed{seed}"
+        title = f"[{i}/{len(planned)}] {name} seed {seed}"
+        print(f"{title}: started", end="", file=sys.stderr, flush=True)
+        began = time.monotonic()
+        named = ["--data", str(arguments.data), "--run", str(run), "--seed", str(seed)]
+        failure = _run(["run", recipe, *named, *extra], run.with_name(f"{run.name}.log"))
+        seconds = time.monotonic() - began
+        if failure is None:
+            finished[name][seed] = run
+            console.say(f", finished in {seconds:.0f} s")
+        else:
+            failures[f"{name} seed {seed}"] = failure
+            console.say(f", failed after {seconds:.0f} s: {failure}")
+
+    rows, notes, report = [], [], _report()
+    for name, by_seed in finished.items():
+        note = _note(name, list(by_seed), arguments.seeds)
+        if by_seed:
+            try:
+                document = _evaluate(list(by_seed.values()))
+                rows += _rows(name, document, len(by_seed), report.get(name, {}))
+            except AsdjaxError as error:
+                failures[f"{name}: evaluate"] = str(error)
+                note += "; not evaluated"
+        notes.append(note)
+    if rows:
+        text = _markdown(rows, notes)
+        runs.write_bytes(tables[0], text.encode())
+        runs.write_bytes(tables[1], runs.csv_bytes(rows))
+        print(text)
+    for what, failure in failures.items():
+        console.say(f"failed: {what}: {failure}")
+    return int(bool(failures))
+
+
+def _run(arguments: Sequence[str], log_path: Path) -> str | None:
+    """Run asdjax with its output in a log; None, or its last line of standard error."""
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    last = b""
+    with log_path.open("ab", buffering=0) as log:
+        log.write(f"$ asdjax {shlex.join(arguments)}\n".encode())
+        process = subprocess.Popen(
+            [*ASDJAX, *arguments],
+            # unless jax filters a traceback, its last line is the exception
+            env={"JAX_TRACEBACK_FILTERING": "off", **os.environ},
+            stdout=log,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            for line in process.stderr:
+                log.write(line)
+                last = line.strip() or last
+            code = process.wait()
+        except BaseException:
+            process.terminate()  # a run that is killed at any point can be continued
+            process.wait()
+            raise
+    if code == 0:
+        return None
+    how = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
+    words = last.decode(errors="replace")
+    return f"{words} ({how})" if words and code < 0 else words or how
+
+
+def _evaluate(finished: Sequence[Path]) -> dict[str, Any]:
+    """The metrics of one run, or means and standard deviations of several."""
+    command = [*ASDJAX, "evaluate", *map(str, finished), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.split("\n")
+        raise AsdjaxError(next((x for x in reversed(lines) if x.strip()), "no word on why"))
+    if not done.stdout.startswith("{"):  # the runs are in order, and no clip has a label
+        raise AsdjaxError(done.stdout.strip())
+    return json.loads(done.stdout)
+
+
+def _report() -> dict[str, dict[tuple[str, str], float]]:
+    """By system, then machine and figure: the report's figures as fractions."""
+    with REPORT.open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    return {
+        system: {(r["machine"], r["figure"]): round(float(r[system]) / 100, 6) for r in table}
+        for system in table[0]
+        if system.startswith("system")
+    }
+
+
+def _rows(
+    name: str, document: Mapping[str, Any], seeds: int, report: Mapping[tuple[str, str], float]
+) -> list[dict[str, Any]]:
+    """A row per machine and figure, and those over all machines; fractions."""
+    scores = {f"{family}_score": document[f"{family}_score"] for family in FAMILIES}
+    tables = {**document["machines"], "all": {**document["mean"], **scores}}
+    if set(tables) != {machine for machine, _ in report}:  # a mean over other machines
+        report = {key: value for key, value in report.items() if key[0] != "all"}
+    rows = []
+    for machine, table in tables.items():
+        for figure in FIGURES:
+            row = {"system": name, "machine": machine, "figure": figure}
+            for family in FAMILIES:
+                in_family = table if figure == "score" else table[family]
+                value = in_family[f"{family}_score" if figure == "score" else figure]
+                if not isinstance(value, Mapping):  # one seed, or no clips
+                    value = {"mean": value, "std": None}
+                row |= {f"{family}_mean": value["mean"], f"{family}_std": value["std"]}
+            rows.append({**row, "seeds": seeds, "report": report.get((machine, figure))})
+    return rows
+
+
+def _note(name: str, finished: Sequence[int], wanted: Sequence[int]) -> str:
+    """Over how many seeds a system's means are, and which are missing."""
+    note = f"{name}: {len(finished)} of {len(wanted)} seeds"
+    failed = [str(seed) for seed in wanted if seed not in finished]
+    return f"{note}; failed: {', '.join(failed)}" if failed else note
+
+
+def _markdown(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
+    lines = ["# Systems over seeds", "", CAPTION, "", *(f"* {note}" for note in notes), ""]
+    if any(row["machine"] == "all" and row["report"] is None for row in rows):
+        lines += ['"all" has no report figure where the machines are not the report\'s.', ""]
+    lines += [
+        "| system | machine | figure | official | within | report |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        cells = [row["system"], row["machine"], FIGURES[row["figure"]]]
+        cells += [_per_cent(row[f"{f}_mean"], row[f"{f}_std"]) for f in FAMILIES]
+        lines.append(f"| {' | '.join([*cells, _per_cent(row['report'], None)])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _per_cent(mean: float | None, std: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{100 * mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

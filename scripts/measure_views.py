@@ -1,0 +1,213 @@
+"""Measures every view on synthetic corpora of several noise and leakage levels.
+
+Called by scripts/measure_views. The near channel does not depend on the leakage, so that one
+training serves all leakage levels of a noise level and seed. Every step is an asdjax command in a
+process of its own, which repeats nothing that is finished.
+"""
+
+import argparse
+import dataclasses
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from asdjax import console, metrics, runs
+from asdjax.config import ViewConfig
+from asdjax.errors import AsdjaxError
+from asdjax.runs import Run
+
+ASDJAX = (sys.executable, "-m", "asdjax.cli")
+CORPUS = ("--train-source", "118", "--seconds", "5")
+VIEWS = (
+    ViewConfig("raw", "raw"),
+    ViewConfig("mild", "wiener", alpha=0.5, beta=0.05),
+    ViewConfig("strong", "wiener", alpha=1.0, beta=0.01),
+    ViewConfig("cancel", "cancel"),
+    ViewConfig("calibrated", "calibrated"),
+    ViewConfig("far", "far"),
+    ViewConfig("difference", "difference"),
+)
+SETS = {  # the mean of the views' scores
+    "system1 (raw + mild + strong)": ("raw", "mild", "strong"),
+    "raw + cancel": ("raw", "cancel"),
+    "raw + calibrated": ("raw", "calibrated"),
+}
+TABLES = ("Official score", "Mean within-domain AUC")
+
+Figures = Mapping[str, tuple[float, float]]
+"""By view or set: the official score and the mean within-domain AUC, fractions."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure everything; 0 done, 1 something failed, 2 wrong usage, 130 interrupted."""
+    try:
+        _measure(argv)
+    except (AsdjaxError, OSError) as error:
+        console.say(f"measure_views: {error}")
+        return 1
+    except KeyboardInterrupt:
+        console.say("measure_views: interrupted: the same command continues")
+        return 130
+    return 0
+
+
+def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The script's own arguments, and those after -- that go to `asdjax synth`."""
+    own, extra = list(argv), []
+    if "--" in own:
+        own, extra = own[: own.index("--")], own[own.index("--") + 1 :]
+    parser = argparse.ArgumentParser(
+        prog="measure_views",
+        description="Measure every view on synthetic corpora.",
+        epilog=f"What follows -- goes to asdjax synth, in the place of {shlex.join(CORPUS)}.",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="corpora, runs and views.md")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--noise", type=float, nargs="+", default=[-8, 0], help="decibels")
+    parser.add_argument("--leakage", type=float, nargs="+", default=[-12, 0], help="decibels")
+    parser.add_argument("--recipe", default="quickstart", help="a name or a YAML file")
+    names = [view.name for view in VIEWS]
+    parser.add_argument("--views", nargs="+", default=names, choices=names, metavar="VIEW")
+    arguments = parser.parse_args(own)
+    for name in ("seeds", "noise", "leakage", "views"):
+        values = getattr(arguments, name)
+        if len(set(values)) < len(values):
+            parser.error(f"--{name}: a value is named twice")
+    taken = {x.partition("=")[0] for x in extra} & {"--noise-db", "--leakage-db", "--seed"}
+    if taken:
+        parser.error(f"{', '.join(sorted(taken))} cannot stand after --: the script sets it")
+    return arguments, extra or list(CORPUS)
+
+
+def _measure(argv: Sequence[str]) -> None:
+    arguments, corpus_options = _arguments(argv)
+    views = tuple(view for view in VIEWS if view.name in arguments.views)
+    sets = {view.name: (view.name,) for view in views} | {
+        name: members for name, members in SETS.items() if set(members) <= set(arguments.views)
+    }
+    columns: dict[str, list[Figures]] = {}
+    for noise in arguments.noise:
+        for seed in arguments.seeds:
+            here = arguments.out / f"noise{noise:g}" / f"seed{seed}"
+            corpora = {level: here / f"leakage{level:g}" for level in arguments.leakage}
+            for leakage, corpus in corpora.items():
+                levels = ["--noise-db", f"{noise:g}", "--leakage-db", f"{leakage:g}"]
+                _asdjax("synth", corpus, *corpus_options, *levels, "--seed", seed)
+            lowest = min(corpora)  # a run stays with its corpus, whatever the order of the levels
+            trained = here / f"trained_leakage{lowest:g}"
+            place = ["--data", corpora[lowest], "--run", trained]
+            _asdjax("train", arguments.recipe, *place, "--seed", seed)
+            for leakage, corpus in corpora.items():
+                run = here / f"run_leakage{leakage:g}"
+                _copy(trained, run, views)
+                _asdjax("extract", run, "--data", corpus)
+                _asdjax("score", run)
+                title = f"noise {noise:g} dB, leakage {leakage:g} dB"
+                columns.setdefault(title, []).append(_figures(Run(run), sets))
+    versions = Run(trained).finished_training()["versions"]
+    text = "\n".join(
+        [
+            "# Views on synthetic corpora",
+            "",
+            f"`{shlex.join(['scripts/measure_views', *argv])}`, seeds "
+            f"{', '.join(map(str, arguments.seeds))}, recipe {arguments.recipe}, corpora "
+            f"`{shlex.join(corpus_options)}`; "
+            + ", ".join(f"{name} {version}" for name, version in versions.items()),
+            "",
+            "Per cent; mean ± standard deviation over seeds. The within-domain AUC is the plain "
+            "mean over machines and domains. Several views: the mean of their scores.",
+            "; ".join(
+                f"{view.name}: {view.method}, alpha {view.alpha:g}, beta {view.beta:g}"
+                for view in views
+                if view.method in ("wiener", "calibrated")
+            ),
+            *(line for i in range(len(TABLES)) for line in _table(i, list(sets), columns)),
+            "",
+        ]
+    )
+    runs.write_bytes(arguments.out / "views.md", text.encode())
+    print(text)
+
+
+def _asdjax(*arguments: object) -> None:
+    """Run an asdjax command, its output on standard error; `AsdjaxError` if it fails."""
+    command = [str(argument) for argument in arguments]
+    console.say(f"$ asdjax {shlex.join(command)}")
+    code = subprocess.run([*ASDJAX, *command], stdout=sys.stderr, check=False).returncode
+    if code:
+        raise AsdjaxError(
+            f"asdjax {command[0]} ended with code {code}, see above: the same command continues"
+        )
+
+
+def _copy(trained: Path, run: Path, views: tuple[ViewConfig, ...]) -> None:
+    """Make a run of the trained one's weights with other views, unless it is there."""
+    mark = run / "training.json"
+    if not mark.is_file() or mark.read_bytes() != (trained / "training.json").read_bytes():
+        mark.unlink(missing_ok=True)  # first, so that half of a run is never kept
+        beside = run.with_name(f".{run.name}.partial")
+        for old in (run, beside):
+            if old.exists():
+                shutil.rmtree(old)
+        shutil.copytree(trained, beside)
+        beside.rename(run)
+    config = Run(trained).config()
+    extract = dataclasses.replace(config.extract, views=views)
+    Run(run).write_config(dataclasses.replace(config, extract=extract))
+
+
+def _figures(run: Run, sets: Mapping[str, Sequence[str]]) -> Figures:
+    """The figures of each set of views, from the columns of the run's scores."""
+    result = {}
+    for name, members in sets.items():
+        machines = {}
+        for machine in run.machines():
+            rows = [
+                row for row in run.read_scores(machine) if row["label"] and row["split"] == "test"
+            ]
+            machines[machine] = {
+                section: _section([row for row in rows if row["section"] == section], members)
+                for section in {row["section"] for row in rows}
+            }
+        document = metrics.summary({m: sections for m, sections in machines.items() if sections})
+        aucs = [
+            table["within"][figure]
+            for table in document["machines"].values()
+            for figure in ("auc_source", "auc_target")
+        ]
+        result[name] = document["official_score"], float(np.mean(aucs))
+    return result
+
+
+def _section(rows: Sequence[Mapping[str, str]], members: Sequence[str]) -> metrics.Figures:
+    scores = np.array([[float(row[view]) for view in members] for row in rows])
+    return metrics.figures(
+        scores.mean(axis=1),
+        np.array([row["label"] == "anomaly" for row in rows]),
+        np.array([row["domain"] == "target" for row in rows]),
+    )
+
+
+def _table(
+    figure: int, names: Sequence[str], columns: Mapping[str, Sequence[Figures]]
+) -> list[str]:
+    lines = ["", f"## {TABLES[figure]}", "", f"| view | {' | '.join(columns)} |"]
+    lines.append("| --- |" + " ---: |" * len(columns))
+    for name in names:
+        cells = [_cell([seed[name][figure] for seed in column]) for column in columns.values()]
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    return lines
+
+
+def _cell(values: Sequence[float]) -> str:
+    mean = f"{100 * np.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * np.std(values, ddof=1):.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,238 @@
+"""The script that runs recipes over seeds: failures, resuming, its table, the report's figures."""
+
+import csv
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asdjax.metrics import harmonic_mean
+from asdjax.runs import Run
+
+TINY = str(Path(__file__).parent / "tiny.yaml")
+SCRIPT = Path(__file__).parent.parent / "scripts" / "all_systems.py"
+QUICK = ("--train.epochs", "1", "--model.stage-channels", "4")
+FIGURES = ("auc_source", "auc_target", "pauc", "score")
+
+
+@pytest.fixture
+def script():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("all_systems", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def start(corpus_root, tmp_path_factory):
+    """Start the script on the small corpus; its processes share their compiled programs."""
+    cache = str(tmp_path_factory.mktemp("compiled"))
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
+
+    def begin(out, seeds, *systems):
+        where = ["--data", str(corpus_root), "--out", str(out), "--seeds", *map(str, seeds)]
+        return subprocess.Popen(
+            [sys.executable, SCRIPT, *where, "--systems", *systems, "--", *QUICK],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return begin
+
+
+def rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def expected(documents, machine, family, figure):
+    """Mean and sample standard deviation of a figure, straight from the runs' metrics."""
+    values = []
+    for document in documents:
+        if machine == "all":
+            table = {**document["mean"], f"{family}_score": document[f"{family}_score"]}
+        else:
+            table = document["machines"][machine]
+        values.append(table[f"{family}_score"] if figure == "score" else table[family][figure])
+    return np.mean(values), np.std(values, ddof=1) if len(values) > 1 else None
+
+
+def check_table(out, seeds):
+    documents = [
+        json.loads((out / "tiny" / f"seed{seed}" / "metrics" / "metrics.json").read_text())
+        for seed in seeds
+    ]
+    table, text = rows(out / "table.csv"), (out / "table.md").read_text()
+    assert [(r["machine"], r["figure"]) for r in table] == [
+        (machine, figure) for machine in ("bearingEmu", "fan", "all") for figure in FIGURES
+    ]
+    for row in table:
+        assert row["system"] == "tiny" and row["seeds"] == str(len(seeds)) and row["report"] == ""
+        cells = []
+        for family in ("official", "within"):
+            mean, std = expected(documents, row["machine"], family, row["figure"])
+            assert float(row[f"{family}_mean"]) == pytest.approx(mean, abs=1e-12)
+            cells.append(f"{100 * mean:.2f}")
+            if std is None:
+                assert row[f"{family}_std"] == ""
+            else:
+                assert float(row[f"{family}_std"]) == pytest.approx(std, abs=1e-12)
+                cells[-1] += f" ± {100 * std:.2f}"
+        words = {"auc_source": "AUC source", "auc_target": "AUC target", "pauc": "pAUC"}
+        name = words.get(row["figure"], "harmonic mean")
+        assert f"| tiny | {row['machine']} | {name} | {' | '.join(cells)} | - |" in text
+    return text
+
+
+def test_goes_on_after_a_failure_and_resumes_after_its_repair(start, tmp_path):
+    obstacle = tmp_path / "tiny" / "seed1"
+    obstacle.parent.mkdir()
+    obstacle.write_text("in the way")
+    process = start(tmp_path, [1, 0], TINY, "9")
+    out, errors = process.communicate()
+    assert process.returncode == 1
+    lines = errors.splitlines()
+    assert lines[0].startswith("[1/4] tiny seed 1: started, failed after ")
+    assert lines[1].startswith("[2/4] tiny seed 0: started, finished in "), errors
+    failed = [line for line in lines if line.startswith("failed: ")]
+    assert [line.split(": ")[1] for line in failed] == [
+        "tiny seed 1", "system9 seed 1", "system9 seed 0",
+    ]  # fmt: skip
+    assert str(obstacle) in failed[0] and "no configuration 'system9'" in failed[1]
+    assert str(obstacle) in (tmp_path / "tiny" / "seed1.log").read_text()
+    assert check_table(tmp_path, [0]) == out.removesuffix("\n")
+    assert "* tiny: 1 of 2 seeds; failed: 1\n" in out and "* system9: 0 of 2 seeds" in out
+    assert "Warning: the report's AUCs are within-domain" in out
+
+    finished = tmp_path / "tiny" / "seed0" / "training.json"
+    before = finished.stat().st_mtime_ns
+    obstacle.unlink()
+    process = start(tmp_path, [0, 1], TINY)
+    out, errors = process.communicate()
+    assert process.returncode == 0 and "failed" not in errors + out
+    assert finished.stat().st_mtime_ns == before
+    assert "* tiny: 2 of 2 seeds\n" in check_table(tmp_path, [0, 1])
+
+
+def test_an_interruption_ends_the_run_at_work(start, tmp_path):
+    (tmp_path / "table.md").write_text("of other runs")
+    process, lock = start(tmp_path, [0], TINY), tmp_path / "tiny" / "seed0" / ".lock"
+    while not lock.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command continues" in errors
+    with Run(lock.parent).lock():  # refused while another process works on the run
+        assert not (tmp_path / "table.md").exists()
+
+
+def test_the_last_words_of_a_failed_run_and_its_log(script, tmp_path, monkeypatch):
+    def run(program):
+        monkeypatch.setattr(script, "ASDJAX", (sys.executable, "-c", program))
+        return script._run(["run", "a b"], tmp_path / "folder" / "run.log")
+
+    say = "import os, sys; print('table'); print('one\\ntwo words\\n', file=sys.stderr, flush=True)"
+    assert run(say) is None
+    assert run(f"{say}; sys.exit(3)") == "two words"
+    assert run(f"{say}; os.kill(os.getpid(), 9)") == "two words (killed by signal 9)"
+    assert run("raise SystemExit(3)") == "exit code 3"
+    log = (tmp_path / "folder" / "run.log").read_text()
+    assert log.count("$ asdjax run 'a b'\n") == 4 and log.count("two words") == 3 and "table" in log
+
+
+def test_runs_without_labels_are_named(script, tmp_path, monkeypatch):
+    for program, words in (
+        ("print('no scored clip has a label')", "no scored clip has a label"),
+        ("import sys; sys.exit('warning\\nthe runs differ')", "the runs differ"),
+    ):
+        monkeypatch.setattr(script, "ASDJAX", (sys.executable, "-c", program))
+        with pytest.raises(script.AsdjaxError, match=f"^{words}$"):
+            script._evaluate([tmp_path])
+
+
+def document(machines):
+    figures = {family: dict.fromkeys(FIGURES[:3], 0.5) for family in ("official", "within")}
+    scores = {"official_score": 0.5, "within_score": None}
+    return {"machines": {m: {**figures, **scores} for m in machines}, "mean": figures, **scores}
+
+
+def test_the_report_stands_beside_the_same_machines_only(script):
+    report = script._report()["system2"]
+    ours = sorted({machine for machine, _ in report} - {"all"})
+    beside = {
+        (row["machine"], row["figure"]): row["report"]
+        for row in script._rows("system2", document(ours), 1, report)
+    }
+    assert beside == report and beside["all", "score"] == 0.622
+    rows = script._rows("system2", document(["fan", "ToothBrush"]), 1, report)
+    assert [row["report"] for row in rows] == [0.6208, 0.4592, 0.5373, 0.531] + 8 * [None]
+    text = script._markdown(rows, [])
+    assert "| system2 | fan | AUC target | 50.00 | 50.00 | 45.92 |" in text
+    assert "| system2 | ToothBrush | harmonic mean | 50.00 | - | - |" in text
+    assert '"all" has no report figure' in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seeds", "0", "0"], "named twice"),
+        (["--systems", "1", "elsewhere/system1.yaml"], "named twice"),
+        (["--seeds", "-1"], "0 or more"),
+        (["--", "--seed=3"], "--seed cannot stand after --"),
+    ],
+)
+def test_wrong_use(script, arguments, words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script.main(["--data", str(tmp_path), "--out", str(tmp_path / "out"), *arguments])
+    assert stop.value.code == 2 and words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_impossible_place_is_one_sentence(script, tmp_path, capsys):
+    (tmp_path / "out").write_text("in the way")
+    assert script.main(["--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.startswith("all_systems: ")
+
+
+SYSTEMS = ("system1", "system2", "system3", "system4")
+
+
+def test_figures_of_the_report():
+    table = {(r["machine"], r["figure"]): r for r in rows(SCRIPT.with_name("report_table1.csv"))}
+    machines = {machine for machine, _ in table} - {"all"}
+    assert machines == {
+        "bearingEmu", "fan", "gearboxEmu", "sliderEmu", "ToyCar", "ToyCarEmu", "valveEmu",
+    }  # fmt: skip
+    assert table.keys() == {(m, figure) for m in (*machines, "all") for figure in FIGURES}
+    assert [table["fan", "auc_target"][s] for s in SYSTEMS] == ["55.88", "45.92", "45.20", "46.44"]
+    assert [table["valveEmu", "pauc"][s] for s in SYSTEMS] == ["84.75", "68.32", "67.76", "74.49"]
+    assert table["ToyCarEmu", "auc_target"]["system1"] == "96.52"
+    assert [table["all", "score"][s] for s in SYSTEMS] == ["65.96", "62.20", "62.19", "62.11"]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_harmonic_means_of_the_report(system):
+    """From figures that were rounded to two decimals: within 0.01."""
+    table = {
+        (row["machine"], row["figure"]): float(row[system])
+        for row in rows(SCRIPT.with_name("report_table1.csv"))
+    }
+    machines = sorted({machine for machine, _ in table} - {"all"})
+    for machine in machines:
+        mean = harmonic_mean(table[machine, figure] for figure in FIGURES[:3])
+        assert mean == pytest.approx(table[machine, "score"], abs=0.01)
+    for figure in FIGURES[:3]:
+        mean = harmonic_mean(table[machine, figure] for machine in machines)
+        assert mean == pytest.approx(table["all", figure], abs=0.01)
+    mean = harmonic_mean(table[machine, f] for machine in machines for f in FIGURES[:3])
+    assert mean == pytest.approx(table["all", "score"], abs=0.01)

@@ -1,0 +1,245 @@
+"""Labelled clips and bootstrap intervals, against explicit resamples."""
+
+import numpy as np
+import pytest
+from conftest import EXACT_METRIC
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from asdjax import bootstrap, metrics
+from asdjax.bootstrap import Clips, draw, intervals, labelled, replicate
+from asdjax.errors import AsdjaxError
+
+
+def clips(rng, counts=(50, 50, 50, 50), decimals=1, lift=1.0):
+    """Clips of source normal, source anomaly, target normal, target anomaly."""
+    is_anomaly = np.repeat([False, True, False, True], counts)
+    is_target = np.repeat([False, False, True, True], counts)
+    score = np.round(rng.normal(size=sum(counts)) + lift * is_anomaly + 0.5 * is_target, decimals)
+    names = tuple(f"{i:05d}" for i in range(len(score)))
+    return Clips(names, score, is_anomaly, is_target, score > 0.8)
+
+
+def repeated(source, weights):
+    """The clips of one resample, each as often as it counts."""
+    index = np.repeat(np.arange(len(source.name)), weights)
+    parts = (source.score, source.is_anomaly, source.is_target, source.decision)
+    return Clips(tuple(source.name[i] for i in index), *(part[index] for part in parts))
+
+
+def assert_replicates(source, weights):
+    found = replicate(source, weights)
+    for i, row in enumerate(weights):
+        expected = repeated(source, row).figures()
+        del expected["clips"]
+        assert found.keys() == expected.keys()
+        for family, figures in expected.items():
+            assert found[family].keys() == figures.keys()
+            for name, value in figures.items():
+                if value is None:
+                    assert found[family][name] is None
+                else:
+                    assert abs(found[family][name][i] - value) <= EXACT_METRIC, (family, name)
+
+
+one_clip = st.tuples(st.integers(-3, 3), st.booleans(), st.booleans(), st.booleans())
+
+
+@given(st.lists(one_clip, min_size=1, max_size=40), st.integers(0, 99))
+def test_replicates_are_the_figures_of_the_repeated_clips(rows, section):
+    score, is_anomaly, is_target, decision = map(np.array, zip(*rows, strict=True))
+    names = tuple(map(str, range(len(rows))))
+    source = Clips(names, score.astype(float), is_anomaly, is_target, decision)
+    assert_replicates(source, draw(source, "fan", f"{section:02d}", 5))
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 9])
+@pytest.mark.parametrize(
+    "counts", [(50, 50, 50, 50), (41, 23, 17, 30), (3, 2, 1, 2), (1, 1, 1, 1), (9, 0, 7, 5)]
+)
+def test_replicates_of_many_draws(rng, counts, decimals):
+    source = clips(rng, counts, decimals)
+    assert_replicates(source, draw(source, "fan", "00", 40))
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 9])
+def test_pauc_of_resamples_is_scikit_learns(rng, decimals):
+    source = clips(rng, (33, 20, 14, 27), decimals)
+    weights = draw(source, "fan", "00", 200)
+    found = replicate(source, weights)["official"]["pauc"]
+    for row, value in zip(weights, found, strict=True):
+        chosen = repeated(source, row)
+        expected = roc_auc_score(chosen.is_anomaly, chosen.score, max_fpr=0.1)
+        assert abs(value - expected) <= EXACT_METRIC
+
+
+def test_scores_that_differ_by_the_smallest_step_are_not_tied():
+    score = np.array([1.0, 0.0, *np.nextafter([1.0, 0.0], 2), 1e308, -1e308])
+    flags = np.array([False, False, True, True, True, False])
+    source = Clips(tuple("abcdef"), score, flags, np.zeros(6, bool), flags)
+    assert_replicates(source, draw(source, "fan", "00", 20))
+
+
+def test_draws_are_with_replacement_inside_each_stratum(rng):
+    source = clips(rng, (20, 10, 5, 1))
+    weights = draw(source, "fan", "00", 4000)
+    for stratum in source.strata().values():
+        size = np.count_nonzero(stratum)
+        inside = weights[:, stratum]
+        assert (inside.sum(axis=1) == size).all()
+        assert np.allclose(inside.mean(axis=0), 1, atol=5 / np.sqrt(4000))
+        # multinomial: variance 1 - 1/n; none for a single clip
+        assert np.allclose(inside.var(axis=0), 1 - 1 / size, atol=0.15 if size > 1 else 0)
+
+
+def test_draws_follow_from_the_names_alone(rng):
+    one, other = clips(rng), clips(rng)
+    assert np.array_equal(draw(one, "fan", "00"), draw(other, "fan", "00"))
+    assert not np.array_equal(draw(one, "fan", "00"), draw(one, "fan", "01"))
+    assert not np.array_equal(draw(one, "fan", "00"), draw(one, "valve", "00"))
+    alone = intervals({"fan": {"00": one}}, 200)["intervals"]
+    both = intervals({"bearing": {"00": other}, "fan": {"00": one}}, 200)["intervals"]
+    assert alone["machines"]["fan"] == both["machines"]["fan"]
+    assert alone["official_score"] != both["official_score"]
+
+
+def test_intervals_are_quantiles_of_explicit_summaries(rng):
+    machines = {
+        "fan": {"00": clips(rng, (9, 8, 7, 6)), "01": clips(rng, (5, 5, 5, 5))},
+        "valve": {"00": clips(rng, (6, 6, 6, 6))},
+    }
+    drawn = {(m, s): draw(c, m, s, 100) for m in machines for s, c in machines[m].items()}
+    summaries = [
+        metrics.summary(
+            {
+                m: {s: repeated(c, drawn[m, s][i]).figures() for s, c in machines[m].items()}
+                for m in machines
+            }
+        )
+        for i in range(100)
+    ]
+    document = intervals(machines, 100)
+
+    def check(bounds, values):
+        if isinstance(bounds, dict):
+            for key in bounds:
+                check(bounds[key], [value[key] for value in values])
+            return
+        expected = np.quantile(values, [0.025, 0.975])
+        assert bounds == pytest.approx(expected, abs=EXACT_METRIC, rel=0)
+
+    check(document["intervals"], summaries)
+    low, high = document["intervals"]["official_score"]
+    assert low < high
+    figures = metrics.summary(
+        {m: {s: c.figures() for s, c in machines[m].items()} for m in machines}
+    )
+    fan, of_fan = document["intervals"]["machines"]["fan"], figures["machines"]["fan"]
+    assert {*fan} == {*of_fan} - {"clips"} and {*fan["sections"]["01"]} == {
+        *("official", "within", "decisions")
+    }
+    assert (document["resamples"], document["level"]) == (100, 0.95)
+    assert document["single_clip_strata"] == []
+
+
+def test_a_figure_without_clips_has_no_interval(rng):
+    document = intervals({"fan": {"00": clips(rng, (5, 5, 0, 5))}}, 100)
+    fan = document["intervals"]["machines"]["fan"]
+    assert fan["official"]["auc_target"] is fan["within"]["auc_target"] is None
+    assert fan["decisions"]["f1_target"] is None
+    assert fan["official"]["auc_source"][0] < fan["official"]["auc_source"][1]
+
+
+def test_a_single_clip_does_not_vary_and_is_named(rng):
+    document = intervals({"fan": {"00": clips(rng, (1, 1, 5, 5))}}, 100)
+    low, high = document["intervals"]["machines"]["fan"]["within"]["auc_source"]
+    assert low == high
+    assert document["single_clip_strata"] == [
+        "fan section 00: source_normal",
+        "fan section 00: source_anomaly",
+    ]
+
+
+def test_too_few_resamples_are_refused(rng):
+    with pytest.raises(AsdjaxError, match="at least 100, not 99"):
+        intervals({"fan": {"00": clips(rng)}}, 99)
+
+
+def test_intervals_cover_the_true_auc(rng):
+    """Share of 300 data sets whose interval holds the truth, within three binomial errors."""
+    sets, size, lift = 300, 50, 1.0
+    truth = norm.cdf(lift / np.sqrt(2))
+    covered = 0
+    for i in range(sets):
+        is_anomaly, is_target = np.tile([[False, False, True, True], [False, True] * 2], size)
+        score = rng.normal(size=4 * size) + lift * is_anomaly
+        source = Clips(tuple(map(str, range(4 * size))), score, is_anomaly, is_target)
+        drawn = replicate(source, draw(source, "fan", str(i), 300))
+        low, high = bootstrap.interval(drawn["official"]["auc_source"])
+        covered += low <= truth <= high
+    assert abs(covered / sets - 0.95) <= 3 * np.sqrt(0.95 * 0.05 / sets)
+
+
+def row(name, label="", domain="", section="00", split="test", score="1.5", decision="0"):
+    return {
+        "path": f"fan/{split}/{name}", "split": split, "section": section, "domain": domain,
+        "label": label, "score": score, "threshold": "1", "decision": decision, "mild": "7",
+    }  # fmt: skip
+
+
+NAMED = [
+    row("a.wav", "anomaly", "target", score="2.5", decision="1"),
+    row("b.wav", "normal", "source"),
+    row("t.wav", "normal", "source", split="train"),
+]
+UNNAMED = [row("a.wav", score="2.5", decision="1"), row("b.wav")]
+TRUTH = {("fan", "00"): {"a.wav": (True, True), "b.wav": (False, False)}}
+
+
+def test_labels_of_names_and_of_the_ground_truth():
+    for rows, truth in ((NAMED, None), (UNNAMED, TRUTH), (NAMED, TRUTH), (NAMED[::-1], None)):
+        machines, notes = labelled({"fan": rows}, truth)
+        found = machines["fan"]["00"]
+        assert found.name == ("fan/test/a.wav", "fan/test/b.wav") and not notes
+        assert found.score.tolist() == [2.5, 1.5]
+        assert found.is_anomaly.tolist() == found.is_target.tolist() == [True, False]
+        assert found.decision.tolist() == [True, False]
+    found = labelled({"fan": NAMED}, None, "mild")[0]["fan"]["00"]
+    assert found.score.tolist() == [7, 7] and found.decision is None
+
+
+def test_clips_without_labels_are_left_out_and_counted():
+    machines, notes = labelled({"fan": [*NAMED, row("c.wav")], "pump": UNNAMED})
+    assert list(machines) == ["fan"] and len(machines["fan"]["00"].name) == 2
+    assert notes == [
+        "fan section 00: 1 of 3 test clips have no label and are not evaluated",
+        "pump section 00: 2 of 2 test clips have no label and are not evaluated",
+    ]
+    truth = {("fan", "00"): {**TRUTH["fan", "00"], "z.wav": (True, True)}}
+    machines, notes = labelled({"fan": UNNAMED, "pump": UNNAMED}, truth)
+    assert list(machines) == ["fan"]
+    assert notes[0] == "fan section 00: 1 clips of the ground truth were not scored"
+
+
+@pytest.mark.parametrize(
+    ("rows", "truth", "message"),
+    [
+        (
+            NAMED,
+            {("fan", "00"): {"a.wav": (False, True)}},
+            "fan section 00: a.wav: its name says target anomaly, the ground truth target normal",
+        ),
+        (NAMED, {("fan", "00"): {"b.wav": (False, True)}}, "the ground truth target normal"),
+        (
+            [*UNNAMED, row("d.wav"), row("c.wav")],
+            TRUTH,
+            r"fan section 00: the ground truth lacks c.wav \(and 1 others\)",
+        ),
+        (NAMED, {("fan", "01"): {}}, "is of fan section 01, the scores are of fan section 00"),
+    ],
+)
+def test_ground_truth_that_does_not_fit_is_refused(rows, truth, message):
+    with pytest.raises(AsdjaxError, match=message):
+        labelled({"fan": rows}, truth)

@@ -1,0 +1,278 @@
+"""Evaluation of runs and of submissions: documents, files, printed tables."""
+
+import csv
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from asdjax import config as configs
+from asdjax import evaluate, metrics, runs
+from asdjax.config import Config, ViewConfig
+from asdjax.errors import AsdjaxError
+from asdjax.runs import Run
+
+CELLS = [(d, label) for d in ("source", "target") for label in ("normal", "anomaly")]
+
+
+def score_rows(rng, machine, per_cell=6, named=True, lift=1.0, sections=("00",)):
+    """Rows as scoring writes them: views raw and mild, their mean, threshold 0.8."""
+    rows = []
+    for section in sections:
+        for i, (domain, label) in enumerate(CELLS * per_cell):
+            name = f"section_{section}_{i:04d}.wav"
+            if named:
+                name = f"section_{section}_{domain}_test_{label}_{i:04d}.wav"
+            raw, mild = np.round(rng.normal(size=2) + lift * (label == "anomaly"), 1)
+            score = (raw + mild) / 2
+            rows.append(
+                {
+                    "path": f"{machine}/test/{name}",
+                    "split": "test",
+                    "section": section,
+                    "domain": domain if named else "",
+                    "label": label if named else "",
+                    "score": repr(float(score)),
+                    "threshold": "0.8",
+                    "decision": str(int(score > 0.8)),
+                    "raw": repr(float(raw)),
+                    "mild": repr(float(mild)),
+                }
+            )
+        train = {**rows[-1], "path": f"{machine}/train/section_{section}_x.wav", "split": "train"}
+        rows.append({**train, "label": "normal", "domain": "source"})
+    return sorted(rows, key=lambda row: row["path"])
+
+
+def make_run(path, machines, seed=0):
+    """A run directory whose scores are the given rows."""
+    views = (ViewConfig("raw", "raw"), ViewConfig("mild", "wiener"))
+    config = dataclasses.replace(
+        Config(), seed=seed, extract=dataclasses.replace(Config().extract, views=views)
+    )
+    run = Run(path)
+    run.write_config(config)
+    run.begin_extraction(sorted(machines))
+    for machine, rows in machines.items():
+        for view in config.extract.view_names:
+            run.write_artefact(run.embeddings_path(view, machine), b"embeddings", "weights")
+        run.write_scores(machine, rows)
+    return run
+
+
+def write_truth(folder, machines):
+    """The organisers' layout, from each machine's rows in the order of the cells."""
+    for machine, rows in machines.items():
+        tests = [row for row in rows if row["split"] == "test"]
+        for half, flags in (("data", (0, 1, 0, 1)), ("domain", (0, 0, 1, 1))):
+            path = folder / f"ground_truth_{half}" / f"ground_truth_{machine}_section_00_test.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = [
+                f"{row['path'].rpartition('/')[2]},{flags[i % 4]}\n" for i, row in enumerate(tests)
+            ]
+            path.write_text("".join(lines[::-1]))
+    return folder
+
+
+def write_submission(folder, machines, decisions=True):
+    folder.mkdir(parents=True, exist_ok=True)
+    for machine, rows in machines.items():
+        tests = [row for row in rows if row["split"] == "test"]
+        for kind, column in (("anomaly_score", "score"), ("decision_result", "decision")):
+            if kind == "anomaly_score" or decisions:
+                lines = [f"{row['path'].rpartition('/')[2]},{row[column]}\n" for row in tests]
+                path = folder / f"{kind}_{machine}_section_00_test.csv"
+                path.write_text("".join(lines[::-1]))
+    return folder
+
+
+@pytest.fixture
+def unnamed(rng):
+    return {m: score_rows(rng, m, named=False) for m in ("Sander", "ToothBrush")}
+
+
+def expected_figures(rows, column="score"):
+    tests = [row for row in rows if row["split"] == "test"]
+    return metrics.figures(
+        np.array([float(row[column]) for row in tests]),
+        np.array([row["label"] == "anomaly" for row in tests]),
+        np.array([row["domain"] == "target" for row in tests]),
+        np.array([row["decision"] == "1" for row in tests]) if column == "score" else None,
+    )
+
+
+def test_the_document_and_the_files_of_a_run(rng, tmp_path, capsys):
+    rows = {m: score_rows(rng, m) for m in ("fan", "valve")}
+    rows["pump"] = score_rows(rng, "pump", named=False)
+    run = make_run(tmp_path, rows, seed=3)
+    document = evaluate.evaluate(run, resamples=200)
+    assert "pump section 00: 24 of 24 test clips have no label" in capsys.readouterr().err
+    assert (document["schema"], document["seed"]) == ("asdjax.metrics/2", 3)
+    assert (document["resamples"], document["level"]) == (200, 0.95)
+    assert list(document["machines"]) == ["fan", "valve"]
+    expected = metrics.summary({m: {"00": expected_figures(rows[m])} for m in ("fan", "valve")})
+    assert {key: document[key] for key in expected} == expected
+    assert "f1_target" in document["machines"]["fan"]["decisions"]
+    low, high = document["intervals"]["machines"]["fan"]["official"]["auc_source"]
+    assert low < document["machines"]["fan"]["official"]["auc_source"] < high
+    assert json.loads((tmp_path / "metrics" / "metrics.json").read_text()) == document
+    with (tmp_path / "metrics" / "metrics.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == [
+        "machine", "section", "family", "figure", "value", "low", "high", "seed",
+    ]  # fmt: skip
+    score = next(r for r in table if (r["machine"], r["figure"]) == ("all", "score"))
+    assert float(score["value"]) == document["official_score"]
+    bounds = [float(score["low"]), float(score["high"])]
+    assert bounds == document["intervals"]["official_score"]
+
+
+def test_runs_without_labels_leave_no_metrics(rng, tmp_path, unnamed):
+    run = make_run(tmp_path, unnamed)
+    runs.write_json(run.metrics / "metrics.json", "of old labels")
+    assert evaluate.evaluate(run) is None
+    assert not (run.metrics / "metrics.json").exists()
+    assert evaluate.by_view(run) is None
+
+
+def test_missing_figures_and_single_clips_are_said(rng, tmp_path, capsys):
+    rows = score_rows(rng, "fan", per_cell=3)
+    few = [r for r in rows if r["domain"] == "source" or r["label"] == "normal"][:-1]
+    few = [r for r in few if not r["path"].endswith(("normal_0004.wav", "normal_0008.wav"))]
+    evaluate.evaluate(make_run(tmp_path, {"fan": few}), resamples=100)
+    said = capsys.readouterr().err
+    assert "fan section 00: within auc_target: no clips, left out of every mean" in said
+    assert "fan section 00: source_normal: a single clip" in said
+
+
+def test_a_submission_gets_the_figures_of_its_run(tmp_path, unnamed):
+    truth = write_truth(tmp_path / "truth", unnamed)
+    run = make_run(tmp_path / "run", unnamed, seed=4)
+    of_run = evaluate.evaluate(run, resamples=150, truth=truth)
+    folder = write_submission(tmp_path / "system", unnamed)
+    submitted = evaluate.evaluate_submission(folder, truth, resamples=150)
+    assert submitted == {**of_run, "seed": None}
+    labels = np.tile([0, 1, 0, 1], 6), np.tile([0, 0, 1, 1], 6)
+    tests = [row for row in unnamed["Sander"] if row["split"] == "test"]
+    scores, decided = (np.array([float(r[c]) for r in tests]) for c in ("score", "decision"))
+    expected = metrics.figures(scores, *labels, decided.astype(int))
+    assert submitted["machines"]["Sander"]["sections"]["00"] == expected
+    assert evaluate.markdown(submitted) == evaluate.markdown(of_run)
+
+
+def test_decisions_of_a_submission_need_all_files(tmp_path, unnamed, capsys):
+    truth = write_truth(tmp_path / "truth", unnamed)
+    folder = write_submission(tmp_path / "system", unnamed, decisions=False)
+    document = evaluate.evaluate_submission(folder, truth, resamples=100)
+    assert "decisions" not in document["mean"] and "decisions" not in capsys.readouterr().err
+    assert "precision" not in evaluate.markdown(document)
+    write_submission(folder, {"Sander": unnamed["Sander"]})
+    document = evaluate.evaluate_submission(folder, truth, resamples=100)
+    assert "decisions" not in document["mean"]
+    said = capsys.readouterr().err
+    assert "there is no decision_result_ToothBrush_section_00_test.csv" in said
+
+
+def test_machines_that_only_the_submission_has_are_said(tmp_path, unnamed, capsys):
+    truth = write_truth(tmp_path / "truth", {"Sander": unnamed["Sander"]})
+    folder = write_submission(tmp_path / "system", unnamed)
+    document = evaluate.evaluate_submission(folder, truth, resamples=100)
+    assert list(document["machines"]) == ["Sander"]
+    assert "ToothBrush section 00: not in the ground truth, left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda rows: rows[2:], "no row for section_00_0000.wav (and 1 others)"),
+        (
+            lambda rows: [{**rows[0], "path": "x/test/section_00_9999.wav"}, *rows],
+            "not in the ground truth: section_00_9999.wav",
+        ),
+        (None, "no scores of Sander section 00"),
+    ],
+)
+def test_submissions_of_other_clips_are_refused(tmp_path, unnamed, change, words):
+    truth = write_truth(tmp_path / "truth", unnamed)
+    changed = {"ToothBrush": unnamed["ToothBrush"]}
+    if change:
+        changed["Sander"] = change(unnamed["Sander"])
+    folder = write_submission(tmp_path / "system", changed)
+    with pytest.raises(AsdjaxError) as raised:
+        evaluate.evaluate_submission(folder, truth, resamples=100)
+    assert words in str(raised.value) and str(folder) in str(raised.value)
+    assert "anomaly_score_Sander_section_00_test.csv" in str(raised.value)
+
+
+def test_each_view_and_their_combination(rng, tmp_path):
+    rows = {m: score_rows(rng, m) for m in ("fan", "valve")}
+    run = make_run(tmp_path, rows)
+    document = evaluate.by_view(run)
+    assert document["schema"] == "asdjax.views/1" and list(document["views"]) == ["raw", "mild"]
+    for view, found in document["views"].items():
+        expected = metrics.summary({m: {"00": expected_figures(rows[m], view)} for m in rows})
+        assert found == {k: v for k, v in expected.items() if k != "schema"}
+    combined, whole = document["combination"], evaluate.evaluate(run, resamples=100)
+    assert combined["name"] == "mean" and combined["machines"] == whole["machines"]
+    lines = evaluate.markdown(document).splitlines()
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == [
+        "| view", "| ---", "| raw", "| mild", "| combined: mean",
+    ]  # fmt: skip
+    assert f"{100 * document['views']['mild']['official_score']:.2f}" in evaluate.markdown(document)
+
+
+def shown(document):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(evaluate.terminal_table(document))
+    return console.export_text()
+
+
+def test_printed_tables(rng, tmp_path):
+    rows = {"fan": score_rows(rng, "fan", lift=2), "valve": score_rows(rng, "valve", lift=-1)}
+    document = evaluate.evaluate(make_run(tmp_path, rows), resamples=100)
+    printed, terminal = evaluate.markdown(document), shown(document)
+    value = document["machines"]["fan"]["official"]["auc_source"]
+    low, high = document["intervals"]["machines"]["fan"]["official"]["auc_source"]
+    assert f"| {100 * value:.2f} [{100 * low:.2f}, {100 * high:.2f}] |" in printed
+    assert f"[{100 * low:.2f}, {100 * high:.2f}]" in terminal
+    assert f"{100 * value:.2f} [" not in terminal  # there it is a line of its own
+    value = document["machines"]["valve"]["official"]["auc_source"]
+    assert value < 0.5 and f"| {100 * value:.2f}! [" in printed
+    recall = document["mean"]["decisions"]["recall_target"]
+    for text in (printed, terminal):
+        assert "95 % bootstrap interval over 100 resamples" in text
+        assert f"{100 * recall:.2f}" in text and "precision" in text
+        assert text.count("ranking is inverted") == 1
+    rows["valve"] = score_rows(rng, "valve", lift=2)
+    upright = evaluate.evaluate(make_run(tmp_path / "upright", rows), resamples=100)
+    assert upright["inverted"] == [] and "!" not in evaluate.markdown(upright)
+    assert "inverted" not in shown(upright)
+
+
+def test_sections_have_rows_of_their_own(rng, tmp_path):
+    rows = {"fan": score_rows(rng, "fan", sections=("00", "01"))}
+    document = evaluate.evaluate(make_run(tmp_path, rows), resamples=100)
+    printed = evaluate.markdown(document)
+    for name in ("fan 00", "fan 01", "fan", "harmonic mean"):
+        assert printed.count(f"| {name} |") == 2  # figures and decisions
+
+
+def test_runs_of_several_seeds(rng, tmp_path):
+    made = [
+        make_run(tmp_path / str(seed), {"fan": score_rows(rng, "fan")}, seed) for seed in (0, 1)
+    ]
+    document = evaluate.evaluate_runs(made, resamples=100)
+    singles = [json.loads((run.metrics / "metrics.json").read_text()) for run in made]
+    assert (document["schema"], document["seed"]) == ("asdjax.metrics_spread/2", [0, 1])
+    scores = [single["official_score"] for single in singles]
+    assert document["official_score"]["mean"] == pytest.approx(np.mean(scores), abs=1e-12)
+    assert "intervals" not in document and singles[0]["resamples"] == 100
+    assert "±" in evaluate.markdown(document) and "[" not in evaluate.markdown(document)
+    assert "over 2 runs" in shown(document)
+    other = dataclasses.replace(made[1].config(), optim=configs.OptimConfig(learning_rate=0.1))
+    made[1].write_config(other)
+    with pytest.raises(AsdjaxError, match="optim.learning_rate"):
+        evaluate.evaluate_runs(made)

@@ -1,0 +1,163 @@
+"""The script that measures views: its figures, and that nothing finished is repeated."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asdjax import evaluate
+from asdjax.metrics import auc
+from asdjax.runs import Run
+
+TINY = Path(__file__).parent / "tiny.yaml"
+SCRIPT = Path(__file__).parent.parent / "scripts" / "measure_views.py"
+
+
+@pytest.fixture
+def script():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("measure_views", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Scored:
+    """Scores of a finished run: two machines, a training clip and test clips of each cell."""
+
+    def __init__(self, rng):
+        cells = [(d, a) for d in ("source", "target") for a in ("normal", "anomaly")] * 5
+        self.rows = {
+            machine: [{"split": "train", "label": "normal", "section": "00"}]
+            + [
+                {"split": "test", "section": "00", "domain": domain, "label": label}
+                | {view: repr(rng.normal()) for view in ("raw", "cancel")}
+                for domain, label in cells
+            ]
+            for machine in ("fan", "ToyCar")
+        }
+
+    def machines(self):
+        return list(self.rows)
+
+    def read_scores(self, machine):
+        return self.rows[machine]
+
+
+def test_a_set_is_the_mean_of_its_views_scores(script, rng):
+    run = Scored(rng)
+    found = script._figures(run, {"raw": ["raw"], "both": ["raw", "cancel"]})
+    for name, members in {"raw": ["raw"], "both": ["raw", "cancel"]}.items():
+        aucs = []
+        for rows in run.rows.values():
+            for domain in ("source", "target"):
+                normal, anomaly = (
+                    np.array(
+                        [
+                            sum(float(row[view]) for view in members)
+                            for row in rows[1:]
+                            if (row["domain"], row["label"]) == (domain, label)
+                        ]
+                    )
+                    for label in ("normal", "anomaly")
+                )
+                aucs.append(auc(normal, anomaly))
+        assert found[name][1] == pytest.approx(np.mean(aucs), abs=1e-12)
+    assert found["raw"] != found["both"]
+
+
+def test_table(script):
+    columns = {"noise 0 dB": [{"raw": (0.5, 0.6)}, {"raw": (0.7, 0.6)}], "-8": [{"raw": (1, 0)}]}
+    assert script._table(0, ["raw"], columns)[-1] == "| raw | 60.00 ± 14.14 | 100.00 |"
+    assert script._table(1, ["raw"], columns)[-1] == "| raw | 60.00 ± 0.00 | 0.00 |"
+
+
+def measure(folder, *leakage):
+    """Run the script on the smallest corpus and recipe; where it left its runs, and its table."""
+    recipe, out = folder / "recipe.yaml", folder / "out"
+    recipe.write_text(TINY.read_text().replace("model:", "model:\n  stage_channels: [4]"))
+    corpus = "--machines fan bearingEmu --train-source 5 --train-target 2 --test-per-cell 4"
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--out", out, "--seeds", "3", "--noise", "-8", "--leakage"]
+        + [*leakage, "--recipe", recipe, "--views", "raw", "cancel"]
+        + ["--", *corpus.split(), "--seconds", "0.5"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    text = (out / "views.md").read_text()
+    assert done.stdout == text + "\n"
+    return out / "noise-8" / "seed3", text
+
+
+def check(text, title, document):
+    """A column of official scores holds what the run's own evaluation finds."""
+    official = text[text.index("## Official score") : text.index("## Mean within-domain AUC")]
+    lines = [line for line in official.splitlines() if line.startswith("| ")]
+    header, _, *rows = (line.strip("| ").split(" | ") for line in lines)
+    combination = {"raw + cancel": document["combination"]}
+    assert {row[0]: row[header.index(title)] for row in rows} == {
+        name: f"{100 * figures['official_score']:.2f}"
+        for name, figures in {**document["views"], **combination}.items()
+    }
+
+
+def test_the_table_agrees_with_the_runs_evaluation(tmp_path):
+    here, text = measure(tmp_path, "-12")
+    check(text, "noise -8 dB, leakage -12 dB", evaluate.by_view(Run(here / "run_leakage-12")))
+
+
+@pytest.mark.slow
+def test_one_training_serves_another_leakage_level_and_nothing_is_repeated(tmp_path):
+    here, _ = measure(tmp_path, "-12")
+    kept = [here / "trained_leakage-12" / "training.json", here / "run_leakage-12" / "log.jsonl"]
+    kept += [here / "run_leakage-12" / "embeddings" / "raw" / "fan.npz"]
+    before = [path.stat().st_mtime_ns for path in kept]
+    here, text = measure(tmp_path, "0", "-12")
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    assert [path.name for path in here.glob("trained*")] == ["trained_leakage-12"]
+    near, far = (evaluate.by_view(Run(here / f"run_leakage{level}")) for level in (0, -12))
+    assert near["views"]["raw"] == far["views"]["raw"]  # the near channel is the same
+    assert near["views"]["cancel"] != far["views"]["cancel"]
+    check(text, "noise -8 dB, leakage 0 dB", near)
+    check(text, "noise -8 dB, leakage -12 dB", far)
+
+
+def test_a_run_follows_its_training(script, tmp_path):
+    trained, run = tmp_path / "trained", tmp_path / "run"
+    trained.mkdir()
+    (trained / "config.yaml").write_text("seed: 4\n")
+    for version in ("one", "two"):
+        (trained / "training.json").write_text(version)
+        for views in (script.VIEWS, script.VIEWS[:2]):
+            script._copy(trained, run, views)
+            (run / version).touch()
+            assert (run / "training.json").read_text() == version
+            assert Run(run).config().extract.views == views and Run(run).config().seed == 4
+    assert (run / "two").exists() and not (run / "one").exists()  # results of other weights
+    assert Run(trained).config().extract.views != script.VIEWS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--noise", "0", "0"], "named twice"),
+        (["--views", "wet"], "invalid choice"),
+        (["--", "--leakage-db", "-3"], "--leakage-db cannot stand after --"),
+    ],
+)
+def test_wrong_use(script, arguments, words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script.main(["--out", str(tmp_path / "out"), *arguments])
+    assert stop.value.code == 2 and words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_step_is_one_sentence(script, tmp_path, capfd):
+    (tmp_path / "out").write_text("in the way")
+    assert script.main(["--out", str(tmp_path / "out")]) == 1
+    assert "asdjax synth ended with code 1" in capfd.readouterr().err.splitlines()[-1]

@@ -1,0 +1,548 @@
+"""Packages of runs: their content, what they refuse, and that they are whole or absent."""
+
+import dataclasses
+import json
+import zipfile
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from asdjax import config as configs
+from asdjax import metrics, runs, submission, verification
+from asdjax.config import Config, ViewConfig
+from asdjax.description import describe, read_info
+from asdjax.errors import AsdjaxError
+from asdjax.runs import Run
+from asdjax.submit import submit
+
+INFO = Path(__file__).parent / "submission.yaml"
+CELLS = list(product(("source", "target"), ("normal", "anomaly")))
+THREE_VIEWS = (
+    ViewConfig("raw", "raw"),
+    ViewConfig("mild", "wiener", alpha=0.5, beta=0.05),
+    ViewConfig("strong", "wiener", alpha=1.0, beta=0.01),
+)
+
+
+def rows_of(machine, rng, threshold=0.5):
+    """Rows as scoring leaves them: labelled, but for the evaluation machine."""
+    clips = [(f"section_00_source_train_normal_{i:04d}_volt_2", "train", "source", "normal")
+             for i in range(3)]  # fmt: skip
+    if machine == "ToothBrush":
+        clips += [(f"section_00_{i:04d}", "test", "", "") for i in range(8)]
+    else:
+        clips += [
+            (f"section_00_{d}_test_{x}_{i:04d}_volt_2", "test", d, x)
+            for d, x in CELLS
+            for i in range(5)
+        ]
+    rows = []
+    for name, split, domain, label in clips:
+        score = float(rng.uniform())
+        rows.append(
+            {
+                "path": f"{machine}/{split}/{name}.wav",
+                "split": split,
+                "section": "00",
+                "domain": domain,
+                "label": label,
+                "score": repr(score),
+                "threshold": repr(threshold),
+                "decision": str(int(score > threshold)),
+                "raw": repr(score),
+            }
+        )
+    return rows
+
+
+class FakeRun(Run):
+    """A run whose scores are given."""
+
+    def __init__(self, path, rows, config=None, training=None):
+        super().__init__(path)
+        self.rows, self._own = rows, config or Config()
+        self._done = {"classes": ["ToothBrush/00", "fan/00"], "parameters": 1234}
+        self._done |= training or {}
+
+    def config(self):
+        return self._own
+
+    def machines(self):
+        return sorted(self.rows)
+
+    def read_scores(self, machine):
+        return self.rows[machine]
+
+    def finished_training(self):
+        return self._done
+
+
+@pytest.fixture
+def run(tmp_path, rng):
+    return FakeRun(tmp_path / "run", {m: rows_of(m, rng) for m in ("fan", "ToothBrush")})
+
+
+@pytest.fixture
+def other(tmp_path, rng):
+    return FakeRun(tmp_path / "other", {m: rows_of(m, rng) for m in ("fan", "ToothBrush")})
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")
+            if p.is_file()}  # fmt: skip
+
+
+def meta_of(out, label="Doe_ABC_task2_1"):
+    return yaml.safe_load((out / "task2" / label / f"{label}.meta.yaml").read_text("utf-8"))
+
+
+def write_info(path, **changes):
+    tree = yaml.safe_load(INFO.read_text("utf-8")) | changes
+    path.write_text(yaml.safe_dump({k: v for k, v in tree.items() if v is not ...}))
+    return path
+
+
+# the package
+
+
+def test_package_of_one_run(run, tmp_path, capsys):
+    out = tmp_path / "sub" / "out"
+    package = submit([run], INFO, out)
+    assert package == out / "Doe_ABC_task2.zip" and package.is_file()
+    assert {p.name for p in out.iterdir()} == {"task2", "expected.json", package.name}
+    for path in (out, package):
+        what, faults = verification.verify(path)
+        assert faults == [] and "expected.json" in what
+    found = submission.scores(out / "task2" / "Doe_ABC_task2_1")
+    for machine, rows in run.rows.items():
+        expected = sorted(
+            (Path(row["path"]).name, float(row["score"]), int(row["decision"]))
+            for row in rows
+            if row["split"] == "test"
+        )
+        assert found[machine, "00"] == expected
+    said = capsys.readouterr().err
+    assert "not by the challenge's rules: " in said and str(out) in said  # 8 clips, not 200
+
+
+def test_zip_layout_and_equal_bytes(run, other, tmp_path):
+    package = submit([run, other], INFO, tmp_path / "out")
+    with zipfile.ZipFile(package) as archive:
+        names = archive.namelist()
+        assert names == sorted(names)
+        assert {name.rsplit("/", 1)[0] for name in names} == {
+            "task2/Doe_ABC_task2_1",
+            "task2/Doe_ABC_task2_2",
+        }
+        assert len(names) == 2 * (2 * 2 + 1)
+        for name in names:
+            assert archive.read(name) == (tmp_path / "out" / name).read_bytes()
+    again = submit([run, other], INFO, tmp_path / "again")
+    assert again.read_bytes() == package.read_bytes()
+    swapped = submit([other, run], INFO, tmp_path / "swapped")
+    assert swapped.read_bytes() != package.read_bytes()
+
+
+def test_subsets_choose_machines(run, tmp_path):
+    for subset, machine in (("evaluation", "ToothBrush"), ("development", "fan")):
+        submit([run], INFO, tmp_path / subset, (subset,))
+        folder = tmp_path / subset / "task2" / "Doe_ABC_task2_1"
+        assert {m for m, _ in submission.read_system(folder).keys} == {machine}
+        assert set(meta_of(tmp_path / subset)["results"]["development_dataset"]) == {"fan"}
+    del run.rows["fan"]
+    with pytest.raises(AsdjaxError, match="no scored machine is of development"):
+        submit([run], INFO, tmp_path / "out", ("development",))
+
+
+def test_the_challenge_s_own_package_gets_no_note(tmp_path, rng, capsys):
+    rows = {}
+    for machine in verification.EDITIONS["dcase2026"].evaluation:
+        row = rows_of("ToothBrush", rng)[-1]
+        rows[machine] = [
+            row | {"path": f"{machine}/test/section_00_{i:04d}.wav"} for i in range(200)
+        ]
+    submit([FakeRun(tmp_path / "run", rows)], INFO, tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "rules" not in said and "states no results" in said
+    assert "results" not in meta_of(tmp_path / "out")
+
+
+def test_a_machine_that_the_edition_does_not_know(tmp_path, rng):
+    labelled, unlabelled = rows_of("Pump", rng), rows_of("ToothBrush", rng)
+    unlabelled = [r | {"path": r["path"].replace("ToothBrush", "Drill")} for r in unlabelled]
+    run = FakeRun(tmp_path / "run", {"Pump": labelled, "Drill": unlabelled})
+    submit([run], INFO, tmp_path / "out", ("development",))
+    assert set(meta_of(tmp_path / "out")["results"]["development_dataset"]) == {"Pump"}
+    folder = tmp_path / "out" / "task2" / "Doe_ABC_task2_1"
+    assert submission.read_system(folder).keys == {("Pump", "00")}
+
+
+# meta.yaml
+
+
+def test_meta(run, tmp_path):
+    submit([run], INFO, tmp_path / "out")
+    meta = meta_of(tmp_path / "out")
+    assert meta["submission"]["label"] == "Doe_ABC_task2_1"
+    assert [a["corresponding"] for a in meta["submission"]["authors"]] == [True, False]
+    assert meta["submission"]["authors"][1]["lastname"] == "Müller"
+    assert meta["system"]["complexity"] == {"total_parameters": 1234}
+    assert meta["system"]["source_code"] == "https://abc.example/code"
+    assert tuple(meta["system"]["description"]) == verification.DESCRIPTION
+    tests = [row for row in run.rows["fan"] if row["split"] == "test"]
+    expected = metrics.figures(
+        np.array([float(row["score"]) for row in tests]),
+        np.array([row["label"] == "anomaly" for row in tests]),
+        np.array([row["domain"] == "target" for row in tests]),
+    )["official"]
+    results = meta["results"]["development_dataset"]
+    assert results == {"fan": {k: round(100 * v, 2) for k, v in expected.items()}}
+
+
+def test_a_machine_without_normal_clips_states_no_results(run, tmp_path, capsys):
+    run.rows["fan"] = [row for row in run.rows["fan"] if row["label"] != "anomaly"]
+    submit([run], INFO, tmp_path / "out")
+    assert "fan: too few labelled clips for its results" in capsys.readouterr().err
+    assert "results" not in meta_of(tmp_path / "out")
+
+
+def test_names_per_run(run, other, tmp_path):
+    info = write_info(tmp_path / "info.yaml", name=["One", "Two"])
+    submit([run, other], info, tmp_path / "out")
+    metas = [meta_of(tmp_path / "out", f"Doe_ABC_task2_{i}")["submission"] for i in (1, 2)]
+    assert [m["name"] for m in metas] == ["One", "Two"]
+    assert [m["abbreviation"] for m in metas] == ["MRN-1", "MRN-1"]
+    with pytest.raises(AsdjaxError, match="name: 2 values for 1 runs"):
+        submit([run], info, tmp_path / "out2")
+
+
+def words(tree, about=None, classes=("fan/00", "ToyCar/00")):
+    """The description of a configuration given as nested dictionaries."""
+    return describe(
+        configs.from_tree(tree, "test"), classes, about or read_info(INFO, 1)
+    )  # fmt: skip
+
+
+def test_description_of_the_defaults():
+    said = words({})
+    assert set(said) == set(verification.DESCRIPTION)
+    assert said["input_sampling_rate"] == "16 kHz"
+    assert "mixup of waveforms (probability 0.5)" in said["data_augmentation"]
+    assert said["front_end"] == "channel 1 (near) as it is"
+    assert "512 values" in said["embeddings"] and "from scratch" in said["embeddings"]
+    assert "256/128, 1024/512, 4096/2048" in said["acoustic_features"]
+    assert "sub-cluster AdaCos" in said["machine_learning_method"]
+    assert "cosine nearest neighbours" in said["machine_learning_method"]
+    assert "SMOTE" in said["domain_generalization_method"]
+    assert said["aggregation_method"] is said["attribute_usage"] is None
+    assert said["ensemble_method_subsystem_count"] == 1
+    assert "0.9 quantile" in said["decision_making"] and "leave-one-out" in said["decision_making"]
+    assert said["external_data_usage"] is None
+    assert "ToyCar, fan" in said["development_data_usage"]
+
+
+@pytest.mark.parametrize(
+    "tree, key, present, absent",
+    [
+        ({"augment": {"mixup": {"probability": 0}}}, "data_augmentation", "crop", "mixup"),
+        ({"audio": {"train_crop": "start"}}, "data_augmentation", "mixup", "crop"),
+        ({"audio": {"clip_seconds": "auto"}}, "data_augmentation", "mixup", "crop"),
+        ({"audio": {"channel": "far"}}, "front_end", "channel 2", "channel 1"),
+        ({"dataset": {"edition": "dcase2024"}}, "front_end", "the only channel", "channel 1"),
+        ({"model": {"fft_branch": False}}, "acoustic_features", "spectrograms", "whole clip"),
+        ({"model": {"spectrograms": []}}, "acoustic_features", "whole clip", "spectrograms"),
+        ({"model": {"fft_branch": False}}, "embeddings", "384 values", "512"),
+        ({"loss": {"name": "arcface"}}, "machine_learning_method", "ArcFace", "AdaCos"),
+        ({"backend": {"name": "kmeans"}}, "machine_learning_method", "16 k-means", "neighbours"),
+        ({"backend": {"name": "kmeans"}}, "domain_generalization_method", "target", "SMOTE"),
+        ({"backend": {"name": "kmeans"}}, "decision_making", "10-fold", "leave-one-out"),
+        ({"backend": {"name": "rescaled"}}, "domain_generalization_method", "density", "SMOTE"),
+        ({"backend": {"name": "mahalanobis"}}, "machine_learning_method", "Ledoit", "neighbours"),
+        ({"backend": {"smote": {"ratio": 0}}}, "domain_generalization_method", "target", "SMOTE"),
+        ({"decision": {"method": "gamma"}}, "decision_making", "gamma", "conformal"),
+        ({"decision": {"method": "conformal"}}, "decision_making", "conformal", "quantile"),
+        ({"decision": {"method": "in_sample"}}, "decision_making", "themselves", "leave-one-out"),
+        ({"decision": {"level": 0.95}}, "decision_making", "0.95", "0.9 "),
+        (
+            {"dataset": {"label": "machine_section_attributes"}},
+            "attribute_usage",
+            "attributes",
+            "domain",
+        ),
+        (
+            {"dataset": {"label": "machine_section_attributes_domain"}},
+            "attribute_usage",
+            "domain",
+            "none",
+        ),
+    ],
+)
+def test_description_follows_the_configuration(tree, key, present, absent):
+    said = words(tree)[key]
+    assert present in said and absent not in said
+
+
+def test_description_of_nothing():
+    nothing = {"augment": {"mixup": {"probability": 0}}, "audio": {"train_crop": "start"}}
+    assert words(nothing)["data_augmentation"] is None
+    alone = {"backend": {"target_neighbours": 0}}
+    assert words(alone)["domain_generalization_method"] is None
+
+
+def test_description_of_views():
+    config = dataclasses.replace(
+        Config(), extract=dataclasses.replace(Config().extract, views=THREE_VIEWS)
+    )
+    said = describe(config, ["fan/00"], read_info(INFO, 1))
+    assert said["front_end"].count("Wiener") == 2 and "alpha 0.5, beta 0.05" in said["front_end"]
+    assert said["aggregation_method"] == "mean of the views' scores"
+    assert said["ensemble_method_subsystem_count"] == 3
+    joined = dataclasses.replace(
+        config, backend=dataclasses.replace(config.backend, combine_views="embeddings")
+    )
+    said = describe(joined, ["fan/00"], read_info(INFO, 1))
+    assert "embeddings" in said["aggregation_method"]
+    assert said["ensemble_method_subsystem_count"] == 1
+
+
+@pytest.mark.parametrize("method", ["raw", "wiener", "cancel", "calibrated", "far", "difference"])
+def test_every_view_has_its_words(method):
+    views = (ViewConfig("x", method),)
+    config = dataclasses.replace(
+        Config(), extract=dataclasses.replace(Config().extract, views=views)
+    )
+    said = describe(config, ["fan/00"], read_info(INFO, 1))["front_end"]
+    assert ("Wiener" in said) == (method == "wiener")
+    assert ("calibrated" in said) == (method == "calibrated")
+
+
+def test_external_data(tmp_path):
+    sets = [{"name": "AudioSet", "url": "https://x.example"}]
+    about = read_info(write_info(tmp_path / "i.yaml", external_datasets=sets), 1)
+    assert words({}, about)["external_data_usage"] == "AudioSet"
+
+
+# the authors' part
+
+AUTHOR = yaml.safe_load(INFO.read_text("utf-8"))["authors"][0]
+
+
+@pytest.mark.parametrize(
+    "changes, wrong",
+    [
+        ({"institut": "X"}, "unknown key 'institut': did you mean 'institute'?"),
+        ({"institute": ...}, "institute: this key is missing"),
+        ({"institute": "A B"}, "'A B' cannot stand in a label .*: set institute to"),
+        ({"institute": "É"}, "'É' cannot stand in a label"),
+        ({"name": " "}, r"name\[0\]: empty"),
+        ({"name": 3}, "name: expected a list"),
+        ({"name": []}, "name: 0 values"),
+        ({"authors": []}, "authors: 0 have corresponding"),
+        ({"authors": [AUTHOR, AUTHOR]}, "authors: 2 have corresponding"),
+        ({"authors": [AUTHOR | {"lastname": "Müller"}]}, "'Müller' .*: set label_lastname to"),
+        ({"authors": [AUTHOR | {"lastname": "van Doe"}]}, "'van Doe' .*: set label_lastname to"),
+        (
+            {"authors": [AUTHOR | {"mail": "x"}]},
+            "unknown key 'authors.*mail': did you mean 'email'",
+        ),
+        (
+            {"external_datasets": [{"name": "X"}]},
+            r"external_datasets\[0\].url: this key is missing",
+        ),
+    ],
+)
+def test_faults_of_the_authors_part(run, tmp_path, changes, wrong):
+    info = write_info(tmp_path / "info.yaml", **changes)
+    with pytest.raises(AsdjaxError, match=wrong) as caught:
+        submit([run], info, tmp_path / "out")
+    assert str(info) in str(caught.value)
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_the_authors_part_that_cannot_be_read(run, tmp_path):
+    for text in ("a: [", "a: \xff"):
+        (tmp_path / "info.yaml").write_text(text, "latin-1")
+        with pytest.raises(AsdjaxError, match=r"info\.yaml: "):
+            submit([run], tmp_path / "info.yaml", tmp_path / "out")
+    with pytest.raises(AsdjaxError, match=r"absent\.yaml: "):
+        submit([run], tmp_path / "absent.yaml", tmp_path / "out")
+
+
+def test_another_spelling_for_the_label(run, tmp_path):
+    authors = [AUTHOR | {"lastname": "Müller"}]
+    info = write_info(tmp_path / "info.yaml", authors=authors, label_lastname="Mueller")
+    assert submit([run], info, tmp_path / "out").name == "Mueller_ABC_task2.zip"
+    meta = meta_of(tmp_path / "out", "Mueller_ABC_task2_1")
+    assert meta["submission"]["authors"][0]["lastname"] == "Müller"
+
+
+# runs that cannot be submitted
+
+
+def test_wrong_numbers_of_runs(run, tmp_path):
+    for count in (0, 5):
+        with pytest.raises(AsdjaxError, match=f"{count} runs: submit 1 to 4"):
+            submit([run] * count, INFO, tmp_path / "out")
+    with pytest.raises(AsdjaxError, match="named twice"):
+        submit([run, FakeRun(run.path / ".", run.rows)], INFO, tmp_path / "out")
+
+
+@pytest.mark.parametrize("column", ["threshold", "decision"])
+def test_scores_of_an_older_version(run, tmp_path, column):
+    run.rows["fan"] = [{k: v for k, v in r.items() if k != column} for r in run.rows["fan"]]
+    with pytest.raises(AsdjaxError, match=r"fan\.csv: no thresholds .* asdjax score .* again"):
+        submit([run], INFO, tmp_path / "out")
+
+
+def test_training_of_an_older_version(run, tmp_path):
+    del run._done["parameters"]
+    with pytest.raises(AsdjaxError, match="states no number of parameters"):
+        submit([run], INFO, tmp_path / "out")
+
+
+def test_scores_that_are_not_finite(run, tmp_path):
+    run.rows["ToothBrush"][-1]["score"] = "nan"
+    with pytest.raises(AsdjaxError, match="ToothBrush: section_00_0007.wav: its score is nan"):
+        submit([run], INFO, tmp_path / "out")
+
+
+def test_runs_of_other_clips_or_editions(run, other, tmp_path):
+    gone = other.rows["fan"].pop()
+    with pytest.raises(AsdjaxError, match=f"other: not the clips of .*{Path(gone['path']).name}"):
+        submit([run, other], INFO, tmp_path / "out")
+    del other.rows["fan"]
+    with pytest.raises(AsdjaxError, match="of fan .and 19 others"):
+        submit([run, other], INFO, tmp_path / "out")
+    other._own = configs.from_tree({"dataset": {"edition": "dcase2025"}}, "test")
+    with pytest.raises(AsdjaxError, match="dcase2025 and dcase2026"):
+        submit([run, other], INFO, tmp_path / "out")
+
+
+def test_clips_of_one_name(run, tmp_path):
+    run.rows["fan"].append(
+        run.rows["fan"][-1] | {"path": "eval_data/" + run.rows["fan"][-1]["path"]}
+    )
+    with pytest.raises(AsdjaxError, match=r"fan\.csv: two clips are named section_00_target"):
+        submit([run], INFO, tmp_path / "out")
+
+
+def test_decisions_of_no_single_threshold(run, tmp_path):
+    rows = sorted((r for r in run.rows["fan"] if r["split"] == "test"), key=lambda r: r["score"])
+    rows[0]["decision"] = "1"
+    with pytest.raises(AsdjaxError, match="no one threshold .* nothing was written") as caught:
+        submit([run], INFO, tmp_path / "out")
+    assert "partial" not in str(caught.value)
+    assert not list(tmp_path.glob("*out*"))
+
+
+# the place
+
+
+def test_an_earlier_package_is_replaced_as_a_whole(run, other, tmp_path):
+    out = tmp_path / "out"
+    submit([run, other], INFO, out)
+    submit([other], INFO, out)
+    submit([other], INFO, tmp_path / "fresh")
+    assert contents(out) == contents(tmp_path / "fresh")
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "task2/Doe_ABC_task2_1/report.pdf", ".notes"])
+def test_a_folder_with_anything_else_is_refused(run, tmp_path, name):
+    out = tmp_path / "out"
+    submit([run], INFO, out)
+    (out / name).write_text("precious")
+    with pytest.raises(AsdjaxError, match=f"{name}: not as asdjax submit wrote it"):
+        submit([run], INFO, out)
+    assert (out / name).read_text() == "precious" and len(list(out.iterdir())) >= 3
+
+
+def test_a_package_edited_by_hand_is_refused(run, tmp_path):
+    submit([run], INFO, tmp_path / "out")
+    meta = tmp_path / "out" / "task2" / "Doe_ABC_task2_1" / "Doe_ABC_task2_1.meta.yaml"
+    meta.write_text(meta.read_text() + "# mine\n")
+    with pytest.raises(AsdjaxError, match=r"meta\.yaml: not as asdjax submit wrote it"):
+        submit([run], INFO, tmp_path / "out")
+    assert meta.read_text().endswith("# mine\n")
+
+
+def test_places_of_others(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    submit([run], INFO, tmp_path / "empty")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(AsdjaxError, match="is a file"):
+        submit([run], INFO, tmp_path / "file")
+    (tmp_path / "folder").mkdir()
+    for text in ("[1]", json.dumps({"schema": "x", "files": [1]})):
+        (tmp_path / "folder" / "expected.json").write_text(text)
+        with pytest.raises(AsdjaxError, match=r"expected\.json: not as asdjax submit wrote it"):
+            submit([run], INFO, tmp_path / "folder")
+
+
+def fail_at(monkeypatch, owner, name, when):
+    """Make a function raise KeyboardInterrupt at its n-th call."""
+    original, calls = getattr(owner, name), []
+
+    def failing(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == when:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, failing)
+
+
+@pytest.mark.parametrize(
+    "owner, name, when",
+    [(runs, "write_bytes", 1), (runs, "write_bytes", 4), (verification, "verify", 2)],
+)
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_interruption_leaves_the_place_as_it_was(
+    run, other, tmp_path, monkeypatch, owner, name, when, earlier
+):
+    out = tmp_path / "out"
+    if earlier:
+        submit([other], INFO, out)
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        fail_at(patch, owner, name, when)
+        with pytest.raises(KeyboardInterrupt):
+            submit([run], INFO, out)
+    assert contents(tmp_path) == before and not list(tmp_path.glob(".*"))
+    submit([run], INFO, out)
+    assert verification.verify(out)[1] == []
+
+
+def test_an_interruption_between_the_renames_restores_the_earlier(
+    run, other, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    submit([other], INFO, out)
+    before, original = contents(tmp_path), Path.rename
+
+    def failing(self, target):
+        if self.name == ".out.partial":
+            raise KeyboardInterrupt
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(KeyboardInterrupt):
+        submit([run], INFO, out)
+    assert contents(tmp_path) == before and not list(tmp_path.glob(".*"))
+
+
+def test_a_kill_between_the_renames_is_repaired(run, other, tmp_path):
+    out = tmp_path / "out"
+    submit([other], INFO, out)
+    (out / "mine.txt").write_text("precious")
+    out.rename(tmp_path / ".out.replaced")
+    with pytest.raises(AsdjaxError, match="mine.txt"):
+        submit([run], INFO, out)
+    assert (out / "mine.txt").read_text() == "precious"
+    (out / "mine.txt").unlink()
+    (tmp_path / ".out.partial").mkdir()  # of a kill while writing
+    submit([run], INFO, out)
+    assert verification.verify(out)[1] == [] and not list(tmp_path.glob(".*"))
