@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
@@ -29,6 +29,8 @@ Recipe = Annotated[str, arg(metavar="CONFIG", help="A recipe's name or the path 
 DataRoot = Annotated[Path, arg(metavar="DIR", help="Root of the data set.")]
 RunPath = Annotated[Path, arg(metavar="DIR", help="Run directory, made when absent.")]
 FinishedRun = Annotated[Path, arg(metavar="RUN", help="Run directory.")]
+Folder = Annotated[Path | None, arg(metavar="DIR")]
+Resamples = Annotated[int, arg(help="Resamples of the bootstrap intervals.")]
 Moved = Annotated[Path | None, arg(help="Root of the data set, where it has moved since.")]
 
 
@@ -151,35 +153,123 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Compute metrics; several runs give mean and standard deviation."""
+    """Compute metrics of a run, of several (mean and deviation), or of anybody's submission."""
 
-    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN ...", help="Run directories.")]]
+    runs: Positional[
+        Annotated[tuple[Path, ...], arg(metavar="[RUN ...]", help="Run directories.")]
+    ] = ()
+    scores: Folder = None
+    """Instead of a run: a folder with anomaly_score_*.csv (and decision_result_*.csv)."""
+    truth: Folder = None
+    """Folder with ground_truth_data and ground_truth_domain: the labels of evaluation machines."""
+    by_view: bool = False
+    """Of one run: each view alone and all together in one table."""
+    resamples: Resamples = 1000
     json: bool = False
-    """Print the metrics as JSON (asdjax.metrics/1; of several runs asdjax.metrics_spread/1)."""
+    """Print one JSON document instead of tables (its schema is in the README)."""
     markdown: bool = False
-    """Print the table as Markdown."""
+    """Print the tables as Markdown."""
 
     def __call__(self) -> None:
         from asdjax import evaluate
         from asdjax.runs import Run
 
-        if not self.runs:
-            raise AsdjaxError("evaluate: name at least one run directory")
+        _check_resamples(self.resamples)
+        if bool(self.runs) == (self.scores is not None):
+            raise AsdjaxError("evaluate: name run directories, or a folder with --scores")
         runs = [Run(path) for path in self.runs]
         for run in runs:
             run.config()
-        if len(runs) == 1:
-            document = evaluate.evaluate(runs[0])
+        if self.scores is not None:
+            if self.truth is None:
+                raise AsdjaxError("evaluate: --scores needs --truth, the folder of the labels")
+            document = evaluate.evaluate_submission(
+                self.scores, self.truth, resamples=self.resamples
+            )
+        elif self.by_view:
+            if len(runs) > 1:
+                raise AsdjaxError("evaluate: --by-view takes one run directory")
+            document = evaluate.by_view(runs[0], truth=self.truth)
+        elif len(runs) > 1:
+            document = evaluate.evaluate_runs(runs, truth=self.truth)
         else:
-            document = evaluate.evaluate_runs(runs)
-        if document is None:
-            print("no scored clip has a label: nothing to evaluate")
-        elif self.json:
-            print(json.dumps(document, indent=1))
-        elif self.markdown:
-            print(evaluate.markdown(document))
-        else:
-            _print_table(evaluate.terminal_table(document))
+            document = evaluate.evaluate(runs[0], resamples=self.resamples, truth=self.truth)
+        _show(evaluate, document, self.json, self.markdown)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Compare two runs on the same clips: is A better than B, and how sure is that?"""
+
+    run_a: Positional[Annotated[Path, arg(metavar="RUN_A", help="Run directory.")]]
+    run_b: Positional[Annotated[Path, arg(metavar="RUN_B", help="Run directory.")]]
+    truth: Folder = None
+    """Folder with ground_truth_data and ground_truth_domain: the labels of evaluation machines."""
+    resamples: Resamples = 1000
+    json: bool = False
+    """Print one JSON document (asdjax.compare/1)."""
+    markdown: bool = False
+    """Print the tables as Markdown."""
+
+    def __call__(self) -> None:
+        from asdjax import compare
+        from asdjax.runs import Run
+
+        _check_resamples(self.resamples)
+        runs = Run(self.run_a), Run(self.run_b)
+        for run in runs:
+            run.config()
+        document = compare.compare(*runs, resamples=self.resamples, truth=self.truth)
+        _show(compare, document, self.json, self.markdown)
+
+
+@dataclasses.dataclass(frozen=True)
+class Submit:
+    """Package up to four runs as a challenge submission, or verify anybody's package."""
+
+    runs: Positional[
+        Annotated[tuple[Path, ...], arg(metavar="[RUN ...]", help="Run directories, in order.")]
+    ] = ()
+    info: Annotated[Path | None, arg(metavar="YAML")] = None
+    """What only the authors can say: names, institute, addresses (see the README)."""
+    out: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Where to make the package."""
+    subsets: tuple[Literal["development", "evaluation"], ...] = ("development", "evaluation")
+    """Subsets whose machines go into the package; the challenge itself takes evaluation."""
+    verify: Folder = None
+    """Verify this package (folder or zip) instead of making one; faults give exit code 1."""
+    data: Folder = None
+    """With --verify: root of the data set, whose test clips are then the ones expected."""
+    edition: Literal["dcase2022", "dcase2023", "dcase2024", "dcase2025", "dcase2026"] = "dcase2026"
+    """With --verify: edition of the challenge."""
+
+    def __call__(self) -> int:
+        if (self.verify is not None) == bool(self.runs):
+            raise AsdjaxError("submit: name run directories to package, or a folder with --verify")
+        if self.verify is not None:
+            return self._verify(self.verify)
+        from asdjax import submit
+        from asdjax.runs import Run
+
+        for option, value in (("info", self.info), ("out", self.out)):
+            if value is None:
+                raise AsdjaxError(f"submit: name --{option}")
+        runs = [Run(path) for path in self.runs]
+        for run in runs:
+            run.config()
+        archive = submit.submit(runs, self.info, self.out, self.subsets)
+        print(f"{archive}: verified, ready to upload")
+        return 0
+
+    def _verify(self, folder: Path) -> int:
+        from asdjax import verification
+
+        checked, faults = verification.verify(folder, data=self.data, edition=self.edition)
+        print(checked)
+        for fault in faults:
+            print(f"  {fault}")
+        print(f"{len(faults)} faults" if faults else "no faults")
+        return int(bool(faults))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,11 +292,24 @@ class RunAll(Train):
         Evaluate((self.run,), json=self.json)()
 
 
-def _print_table(table: Any) -> None:
+def _check_resamples(resamples: int) -> None:
+    if not 100 <= resamples <= 100_000:
+        raise AsdjaxError(f"--resamples: must be between 100 and 100000, found {resamples}")
+
+
+def _show(verb: Any, document: dict[str, Any] | None, as_json: bool, as_markdown: bool) -> None:
+    """Print the document of `evaluate` or `compare`."""
     from rich.console import Console
 
-    # a pipe or a file has no width: never fold the figures there
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    if document is None:
+        print("no scored clip has a label: nothing to evaluate")
+    elif as_json:
+        print(json.dumps(document, indent=1))
+    elif as_markdown:
+        print(verb.markdown(document))
+    else:
+        # a pipe or a file has no width: never fold the figures there
+        Console(width=None if sys.stdout.isatty() else 200).print(verb.terminal_table(document))
 
 
 VERBS: dict[str, type] = {
@@ -215,6 +318,8 @@ VERBS: dict[str, type] = {
     "extract": Extract,
     "score": Score,
     "evaluate": Evaluate,
+    "compare": Compare,
+    "submit": Submit,
     "check": Check,
     "data": Data,
     "synth": Synth,

@@ -111,15 +111,17 @@ def _levelled(
     peak = jnp.max(jnp.abs(far), axis=1)
     silent = peak == 0
     far = far / jnp.where(silent, 1.0, peak)[:, None]  # so that no square of it vanishes
-    near_energy, far_energy, cross = _dot(near, near), _dot(far, far), _dot(near, far)
+    near_energy, far_energy = _dot(near, near), _dot(far, far)
     ratio = jnp.sqrt(near_energy / jnp.where(silent, 1.0, far_energy))
     samples = length.astype(near.dtype)
     rms = jnp.sqrt(near_energy / samples), peak * jnp.sqrt(far_energy / samples)
     level = jnp.maximum(rms[1], 1e-15) / jnp.maximum(rms[0], 1e-15)  # the square is finite too
-    both = jnp.sqrt(near_energy) * jnp.sqrt(far_energy)
+    near_sum, far_sum = near.sum(axis=1), far.sum(axis=1)
+    covariance = _dot(near, far) - near_sum * far_sum / samples
+    variances = (near_energy - near_sum**2 / samples) * (far_energy - far_sum**2 / samples)
     facts = {
         "level_db": 20 * jnp.log10(level),
-        "correlation": cross / jnp.where(both == 0, 1.0, both),
+        "correlation": covariance / jnp.sqrt(jnp.where(variances > 0, variances, jnp.inf)),
     }
     return near, far * ratio[:, None], level, facts
 
@@ -175,7 +177,7 @@ class _Spectra:
         gain = wiener.gain(
             self.near_power, self.far_power, self.scale, alpha=view.alpha, beta=view.beta
         )
-        return self._sound(gain * self.near), self._mean(gain)
+        return self._sound(wiener.scaled(self.near, gain)), self._mean(gain)
 
     def calibrated(
         self, view: ViewConfig, calibration: Float[Array, "2 F"]
@@ -183,7 +185,7 @@ class _Spectra:
         gain = wiener.calibrated_gain(
             self.ratios(view.context), calibration, alpha=view.alpha, beta=view.beta
         )
-        return self._sound(gain * self.near), self._mean(gain)
+        return self._sound(wiener.scaled(self.near, gain)), self._mean(gain)
 
     def ratios(self, context: int) -> Float[Array, "B L F"]:
         """Of channel 2 as recorded, not as levelled."""
@@ -194,10 +196,10 @@ class _Spectra:
         return self._sound(wiener.cancelled(self.near, self.far, self.valid, self.scale))
 
     def lag(self) -> Int[Array, " B"]:
-        cross = jnp.conj(self.near) * self.far * self.valid.astype(self.near.dtype)[:, :, None]
-        cross = jnp.sum(cross, axis=1)
+        cross = jnp.conj(self.near) * self.far
+        cross = jnp.where(self.valid[:, :, None], cross, jnp.zeros((), cross.dtype)).sum(axis=1)
         size = jnp.abs(cross)
-        phase = cross / jnp.where(size == 0, 1.0, size)
+        phase = wiener.scaled(cross, 1 / jnp.where(size == 0, 1.0, size))
         peak = jnp.argmax(jnp.abs(jnp.fft.irfft(phase, self.n_fft, axis=1)), axis=1)
         peak = peak.astype(jnp.int32)
         return jnp.where(peak < self.n_fft // 2, peak, peak - self.n_fft)

@@ -5,6 +5,7 @@ Shapes: spectra and powers are [B, L, F], frames before frequencies as transform
 channel 1 over the clip's bins and frames. Channel 2 comes at the level of channel 1.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Complex, Float
@@ -50,8 +51,8 @@ def cancelled(
     """
     inside = jnp.where(valid[:, :, None], far, jnp.zeros((), far.dtype))
     cross = jnp.sum(near * jnp.conj(inside), axis=1, keepdims=True)
-    factor = cross / (jnp.sum(power(inside), axis=1, keepdims=True) + floor(scale))
-    return near - factor * far
+    explained = jnp.sum(power(inside), axis=1, keepdims=True) + floor(scale)
+    return near - scaled(cross, 1 / explained) * far
 
 
 def ratios(near: Power, far: Power, valid: Bool[Array, "B L"], context: int) -> Power:
@@ -108,6 +109,11 @@ def calibrated_gain(
     contrast = environment - machine
     share = (ratios - machine) / jnp.where(contrast > 0, contrast, jnp.inf)
     return jnp.clip(1 - alpha * jnp.clip(share, 0.0, 1.0), beta, 1.0)
+
+
+def scaled(spectrum: Complex[Array, "*shape"], gain: Float[Array, "*shape"]) -> Array:
+    """A spectrum times a real gain."""
+    return jax.lax.complex(gain * spectrum.real, gain * spectrum.imag)
 
 
 def power(spectrum: Complex[Array, "B L F"]) -> Power:
