@@ -1,0 +1,320 @@
+"""Views through all verbs: embeddings, diagnostics, warnings, decisions, submission, comparison."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from conftest import LAYER, relative
+
+from asdjax import backends, config, synth, verification
+from asdjax.cli import main
+from asdjax.config import SynthConfig
+from asdjax.extract import Embedder
+from asdjax.runs import Run
+
+RECIPE = str(Path(__file__).with_name("views.yaml"))
+INFO = str(Path(__file__).with_name("submission.yaml"))
+METHODS = ("raw", "mild", "strong", "cancel", "calibrated", "far", "difference")
+MACHINES = ("ToothBrush", "bearingEmu", "fan")
+
+
+@pytest.fixture(scope="module")
+def corpus(corpus_root, tmp_path_factory):
+    """The session's corpus with labels of its evaluation machine."""
+    root = tmp_path_factory.mktemp("views") / "data"
+    shutil.copytree(corpus_root, root)
+    config = SynthConfig(
+        machines=("fan", "bearingEmu", "ToothBrush"), train_source=13, train_target=3,
+        test_per_cell=4, seconds=0.5, ground_truth=True,
+    )  # fmt: skip
+    synth.write(root, config)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run_path(corpus, tmp_path_factory):
+    path = tmp_path_factory.mktemp("views") / "run"
+    assert main(["run", RECIPE, "--data", str(corpus), "--run", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def run_copy(run_path, tmp_path):
+    shutil.copytree(run_path, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def scores(path, machine="fan"):
+    with (path / "scores" / f"{machine}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def test_every_view_has_its_own_bank_and_the_mean_is_the_score(run_path):
+    columns = scores(run_path)
+    per_view = np.stack([columns[view].astype(float) for view in METHODS])
+    assert len(np.unique(per_view, axis=0)) == len(METHODS)
+    assert np.allclose(columns["score"].astype(float), per_view.mean(axis=0), rtol=1e-12)
+    run = Run(run_path)
+    for view in METHODS:
+        table = run.read_embeddings(view, "fan")
+        train, test = table.rows(table.split == "train"), table.rows(table.split == "test")
+        bank = backends.fit(run.config().backend, train.embedding, train.domain == "target")
+        assert np.allclose(
+            columns[view][columns["split"] == "test"].astype(float), bank.score(test.embedding)
+        )
+
+
+def test_decisions_follow_from_the_leave_one_out_scores(run_path):
+    document = json.loads((run_path / "thresholds.json").read_text())
+    assert document["schema"] == "asdjax.thresholds/1" and set(document["machines"]) == {*MACHINES}
+    for machine in MACHINES:
+        columns = scores(run_path, machine)
+        values, train = columns["score"].astype(float), columns["split"] == "train"
+        threshold = np.quantile(values[train], 0.9)
+        assert np.allclose(columns["threshold"].astype(float), threshold, rtol=1e-12)
+        assert np.array_equal(columns["decision"] == "1", values > threshold)
+        facts = document["machines"][machine]["00"]
+        source = train & (columns["domain"] == "source")
+        assert facts["false_alarm_rate"]["source"] == np.mean(columns["decision"][source] == "1")
+        assert facts["clips"] == {"source": 13, "target": 3}
+
+
+@pytest.mark.parametrize("method", ["gamma", "conformal", "in_sample"])
+def test_other_thresholds(run_copy, method, capsys):
+    before = scores(run_copy)
+    assert main(["score", str(run_copy), "--decision.method", method]) == 0
+    after = scores(run_copy)
+    assert np.array_equal(before["score"], after["score"])
+    assert f"({method}, level 0.9)" in capsys.readouterr().err
+    assert Run(run_copy).config().decision.method == method
+    if method == "in_sample":  # a clip finds itself in the bank: the literal rule's zeros
+        assert set(after["threshold"]) == {"0.0"} and set(after["decision"]) == {"1"}
+    else:
+        assert before["threshold"][0] != after["threshold"][0]
+
+
+def test_averaged_embeddings_make_one_bank(run_copy):
+    assert main(["score", str(run_copy), "--backend.combine-views", "embeddings"]) == 0
+    run = Run(run_copy)
+    tables = [run.read_embeddings(view, "fan") for view in METHODS]
+    units = [t.embedding / np.linalg.norm(t.embedding, axis=1, keepdims=True) for t in tables]
+    mean, clips = np.mean(units, axis=0), tables[0]
+    train = clips.split == "train"
+    bank = backends.fit(run.config().backend, mean[train], clips.domain[train] == "target")
+    found = scores(run_copy)["score"].astype(float)
+    assert np.allclose(found[~train], bank.score(mean[~train]), rtol=1e-6)
+    assert np.allclose(found[train], bank.leave_one_out(), rtol=1e-6)
+
+
+def test_z_scores_standardise_each_view_by_its_training_clips(run_copy):
+    before = scores(run_copy)
+    assert main(["score", str(run_copy), "--backend.combine-views", "z_score"]) == 0
+    train = before["split"] == "train"
+    per_view = np.stack([before[view].astype(float) for view in METHODS])
+    mean, std = (f(per_view[:, train], axis=1, keepdims=True) for f in (np.mean, np.std))
+    expected = ((per_view - mean) / std).mean(axis=0)
+    assert np.allclose(scores(run_copy)["score"].astype(float), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_new_view_leaves_the_others_as_they_are(run_copy, corpus):
+    path = Run(run_copy).embeddings_path
+    before = {view: path(view, "fan").stat().st_mtime_ns for view in METHODS}
+    recipe = yaml.safe_load((run_copy / "config.yaml").read_text())
+    recipe["extract"]["views"][1]["alpha"] = 0.6
+    recipe["extract"]["views"] = recipe["extract"]["views"][:3]
+    (run_copy / "config.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["evaluate", str(run_copy)]) == 1
+    assert main(["extract", str(run_copy)]) == 0
+    after = {view: path(view, "fan").stat().st_mtime_ns for view in ("raw", "mild", "strong")}
+    assert {view for view in after if after[view] != before[view]} == {"mild"}
+    assert not path("cancel", "fan").exists()
+    assert main(["score", str(run_copy)]) == 0
+
+
+def test_views_do_not_depend_on_the_batch_or_on_other_clips(run_path, corpus):
+    run = Run(run_path)
+    embedder, table = Embedder.load(run), run.read_embeddings("raw", "fan")
+    waveforms = []
+    for path in table.path[:3]:
+        samples, _ = soundfile.read(corpus / path, dtype="int16")
+        waveforms.append(samples[: embedder.n_samples, 0])
+    assert relative(embedder(np.stack(waveforms)), table.embedding[:3]) < LAYER
+
+
+def test_diagnostics(run_path, corpus):
+    with (run_path / "diagnostics" / "fan.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 32
+    for row in rows:
+        samples, _ = soundfile.read(corpus / row["path"])
+        rms = np.sqrt(np.mean(samples**2, axis=0))
+        assert float(row["level_db"]) == pytest.approx(20 * np.log10(rms[1] / rms[0]), abs=0.01)
+        correlation = np.corrcoef(samples.T)[0, 1]
+        assert float(row["correlation"]) == pytest.approx(correlation, abs=1e-3)
+        assert 0.01 <= float(row["strong"]) < float(row["mild"]) < float(row["raw"]) == 1
+        assert 0 < float(row["lag_ms"]) < 10
+
+
+def changed(root, to, change):
+    """A copy of a corpus with every fan clip changed."""
+    shutil.copytree(root, to)
+    for path in (to / "fan").glob("*/*.wav"):
+        samples, rate = soundfile.read(path, dtype="int16")
+        soundfile.write(path, change(samples), rate, "PCM_16")
+    return to
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s[:, ::-1], "look swapped"),
+        (lambda s: s[:, [0, 0]], "identical in 32 of 32 clips"),
+        (lambda s: s * np.array([1, 0], np.int16), "channel 2 is silent in 32 of 32 clips"),
+        (lambda s: s * np.array([0, 1], np.int16), "channel 1 is silent in 32 of 32 clips"),
+    ],
+)
+def test_faulty_channels_are_warned_of_once_per_machine(
+    run_copy, corpus, tmp_path, change, words, capsys
+):
+    recipe = yaml.safe_load((run_copy / "config.yaml").read_text())
+    del recipe["extract"]["views"][4]  # a calibration needs two channels that sound
+    (run_copy / "config.yaml").write_text(yaml.safe_dump(recipe))
+    data = changed(corpus, tmp_path / "data", change)
+    assert main(["extract", str(run_copy), "--data", str(data)]) == 0
+    printed = capsys.readouterr().err
+    assert [line for line in printed.splitlines() if words in line and line.startswith("fan: ")]
+    assert printed.count(words) == 1 and "bearingEmu: " not in printed
+    for view in ("raw", "mild", "far"):
+        assert np.isfinite(Run(run_copy).read_embeddings(view, "fan").embedding).all()
+
+
+def test_a_calibration_without_sound_is_refused(run_copy, corpus, tmp_path, capsys):
+    data = changed(corpus, tmp_path / "data", lambda s: s * np.array([1, 0], np.int16))
+    assert main(["extract", str(run_copy), "--data", str(data)]) == 1
+    assert "fan/train: no clip has two channels that sound" in capsys.readouterr().err
+
+
+def test_mono_machines_fall_back_to_raw_said_once(run_copy, corpus, tmp_path, capsys):
+    data = changed(corpus, tmp_path / "data", lambda s: s[:, 0])
+    assert main(["extract", str(run_copy), "--data", str(data)]) == 0
+    assert capsys.readouterr().err.count("every view is the raw one: fan") == 1
+    run = Run(run_copy)
+    raw = run.read_embeddings("raw", "fan").embedding
+    assert all(np.array_equal(run.read_embeddings(v, "fan").embedding, raw) for v in METHODS)
+    assert not (run_copy / "diagnostics" / "fan.csv").exists()
+    assert main(["score", str(run_copy)]) == 0
+    columns = scores(run_copy)
+    assert np.allclose(columns["score"].astype(float), columns["raw"].astype(float), rtol=1e-12)
+
+
+def test_clips_of_mixed_lengths_share_a_program(run_copy, corpus, tmp_path):
+    """A machine whose clips have other lengths is embedded as if it were alone."""
+    data = tmp_path / "data"
+    shutil.copytree(corpus, data)
+    for i, path in enumerate(sorted((data / "ToothBrush").glob("*/*.wav"))):
+        samples, rate = soundfile.read(path, dtype="int16")
+        soundfile.write(path, np.resize(samples, (3000 + 777 * (i % 9), 2)), rate, "PCM_16")
+    before = {view: Run(run_copy).read_embeddings(view, "fan").embedding for view in METHODS}
+    shutil.rmtree(run_copy / "embeddings")
+    assert main(["extract", str(run_copy), "--data", str(data)]) == 0
+    for view in METHODS:
+        after = Run(run_copy).read_embeddings(view, "fan").embedding
+        assert relative(after, before[view]) < 10 * LAYER, view
+
+
+def test_by_view(run_path, capsys):
+    assert main(["evaluate", str(run_path), "--by-view", "--markdown"]) == 0
+    table = capsys.readouterr().out
+    assert all(f"| {view} |" in table for view in METHODS) and "mean" in table
+    assert main(["evaluate", str(run_path), "--by-view", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["views"]) == {*METHODS}
+
+
+def test_submission_of_a_run_is_verified_and_evaluated(run_path, corpus, tmp_path, capsys):
+    out = tmp_path / "package"
+    assert main(["submit", str(run_path), "--info", INFO, "--out", str(out)]) == 0
+    capsys.readouterr()
+    (system,) = (out / "task2").iterdir()
+    (archive,) = out.glob("*.zip")
+    for place in (out, out / "task2", system, archive):
+        assert main(["submit", "--verify", str(place)]) == 0
+        assert main(["submit", "--verify", str(place), "--data", str(corpus)]) == 0
+        assert "no faults" in capsys.readouterr().out
+    meta = yaml.safe_load((system / f"{system.name}.meta.yaml").read_text())
+    training = json.loads((run_path / "training.json").read_text())
+    assert meta["system"]["complexity"]["total_parameters"] == training["parameters"] > 1000
+    metrics = json.loads((run_path / "metrics" / "metrics.json").read_text())
+    for machine, figures in meta["results"]["development_dataset"].items():
+        official = metrics["machines"][machine]["official"]
+        assert figures == {name: round(100 * value, 2) for name, value in official.items()}
+
+    truth = ["--truth", str(corpus / "supplemental")]
+    assert main(["evaluate", "--scores", str(system), *truth, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document["machines"]) == {"ToothBrush"}
+    assert set(document["machines"]["ToothBrush"]["decisions"]) >= {"precision_source", "f1_target"}
+    assert main(["evaluate", str(run_path), *truth, "--json"]) == 0
+    own = json.loads(capsys.readouterr().out)["machines"]["ToothBrush"]
+    for family in ("official", "within", "decisions"):
+        theirs = document["machines"]["ToothBrush"][family]
+        assert theirs == pytest.approx(own[family], abs=1e-12)
+
+    table = next(system.glob("anomaly_score_fan_*.csv"))
+    rows = table.read_text().splitlines()
+    table.write_text("\n".join([*rows[:3], *rows[4:]]) + "\n")
+    assert main(["submit", "--verify", str(system)]) == 1
+    said = capsys.readouterr().out
+    assert table.name in said and rows[3].partition(",")[0] in said
+
+
+def test_comparison(run_path, run_copy, capsys):
+    assert main(["score", str(run_copy), "--backend.name", "rescaled"]) == 0
+    assert main(["compare", str(run_path), str(run_copy), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "asdjax.compare/1"
+    facts = document["official_score"]
+    assert facts["difference"] == pytest.approx(facts["a"] - facts["b"], abs=1e-12)
+    assert facts["interval"][0] <= facts["difference"] <= facts["interval"][1]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["evaluate", "--scores", "x"], "--truth"),
+        (["evaluate", "a", "--scores", "x", "--truth", "y"], "name run directories"),
+        (["evaluate", "a", "--resamples", "3"], "resamples"),
+        (["submit"], "--verify"),
+        (["submit", "nowhere"], "--info"),
+        (["submit", "--verify", "nowhere"], "nowhere"),
+        (["compare", "nowhere", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_use(args, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_the_report_recipe_has_the_three_views():
+    for name in ("system1", "quickstart"):
+        recipe = config.load(name)
+        assert [dataclasses.astuple(v)[:4] for v in recipe.extract.views[1:]] == [
+            ("mild", "wiener", 0.5, 0.05),
+            ("strong", "wiener", 1.0, 0.01),
+        ]
+        assert recipe.extract.views[0].method == "raw"
+        assert all((v.n_fft, v.hop) == (1024, 512) for v in recipe.extract.views)
+
+
+def test_expected_clips_stand_beside_a_package(run_path, tmp_path):
+    assert main(["submit", str(run_path), "--info", INFO, "--out", str(tmp_path / "p")]) == 0
+    shutil.move(tmp_path / "p" / "task2", tmp_path / "elsewhere")
+    _, faults = verification.verify(tmp_path / "elsewhere")
+    assert faults  # by the challenge's rules alone, a small corpus has too few clips
