@@ -191,7 +191,7 @@ class Evaluate:
                 raise AsdjaxError("evaluate: --by-view takes one run directory")
             document = evaluate.by_view(runs[0], truth=self.truth)
         elif len(runs) > 1:
-            document = evaluate.evaluate_runs(runs, truth=self.truth)
+            document = evaluate.evaluate_runs(runs, resamples=self.resamples, truth=self.truth)
         else:
             document = evaluate.evaluate(runs[0], resamples=self.resamples, truth=self.truth)
         _show(evaluate, document, self.json, self.markdown)

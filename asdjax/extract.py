@@ -102,9 +102,8 @@ class Embedder:
         """Embeddings under the raw view of waveforms [B, T], int16 or float in [-1, 1]."""
         clips, samples = waveform.shape
         batch = {"waveform": waveform[:, None], "length": np.full(clips, samples, np.int32)}
-        return self._compute(self._embed, ((_RAW,), samples), self._weights, batch)["embedding"][
-            :, 0
-        ]
+        result = self._dispatch(self._embed, ((_RAW,), samples), self._weights, batch)
+        return self._fetch(result)["embedding"][:, 0]
 
     def calibrate(
         self, clips: ClipFiles, views: tuple[ViewConfig, ...]
@@ -190,9 +189,6 @@ class Embedder:
                 yield oldest()
         while in_flight:
             yield oldest()
-
-    def _compute(self, step: Callable, settled: tuple[Any, ...], state: Tree, batch: Tree) -> Tree:
-        return self._fetch(self._dispatch(step, settled, state, batch))
 
     def _dispatch(self, step: Callable, settled: tuple[Any, ...], state: Tree, batch: Tree) -> Tree:
         """Start a step on all devices; `settled` are its arguments that shape the program."""
@@ -302,12 +298,14 @@ def _extract(run: Run, corpus: Corpus) -> None:
                 parts.append(part)
                 advance(len(part["embedding"]), machine)
             whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            tables = {}
             for i, (view, made_from) in enumerate(stale.items()):
                 path = run.embeddings_path(view.name, machine)
                 table = _table(clips, whole, 0 if machine in mono else i)
-                table = dataclasses.replace(table, calibration=calibration.get(view.name, _NONE))
                 _check_finite(table.embedding, clips, path)
-                run.write_embeddings(path, table, made_from)
+                table = dataclasses.replace(table, calibration=calibration.get(view.name, _NONE))
+                tables[path] = table, made_from
+            run.write_embeddings(tables)
             if "lag" in whole:
                 for sentence in channels.faults(
                     whole["level_db"], whole["correlation"], whole["lag"]

@@ -223,16 +223,23 @@ class Run:
         )
 
     def write_artefact(self, path: Path, content: bytes, made_from: str) -> None:
-        """Write a result and record what it was made from.
+        """Write a result and record what it was made from."""
+        self.write_artefacts({path: (content, made_from)})
 
-        The old record goes first: killed at any point, no file stands under another's record.
+    def write_artefacts(self, results: Mapping[Path, tuple[bytes, str]]) -> None:
+        """Write results that were made together, and record what each was made from.
+
+        The old records go first, and the new ones come together: killed at any point, no file
+        stands under another's record, and either all of them are finished or none.
         """
-        name, records = self._name(path), self._records()
-        if records.pop(name, None) is not None:
-            write_json(self._artefacts, records)
-        write_bytes(path, content)
-        records[name] = {"made_from": made_from, "content": _content(content)}
-        write_json(self._artefacts, dict(sorted(records.items())))
+        records = self._records()
+        kept = {n: r for n, r in records.items() if n not in {self._name(p) for p in results}}
+        if kept != records:
+            write_json(self._artefacts, kept)
+        for path, (content, made_from) in results.items():
+            write_bytes(path, content)
+            kept[self._name(path)] = {"made_from": made_from, "content": _content(content)}
+        write_json(self._artefacts, dict(sorted(kept.items())))
 
     def _records(self) -> dict[str, dict[str, str]]:
         records = read_json(self._artefacts) if self._artefacts.is_file() else {}
@@ -292,11 +299,18 @@ class Run:
         chosen = configs.settings(config, ("backend", "decision", "extract"))
         return fingerprint(__version__, chosen, embeddings)
 
-    def write_embeddings(self, path: Path, embeddings: Embeddings, made_from: str) -> None:
-        """Store a machine's embeddings; equal arrays give equal bytes."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **vars(embeddings))
-        self.write_artefact(path, buffer.getvalue(), made_from)
+    def write_embeddings(self, tables: Mapping[Path, tuple[Embeddings, str]]) -> None:
+        """Store embeddings that were made together; equal arrays give equal bytes.
+
+        Args:
+            tables: by place, with what each was made from.
+        """
+        contents = {}
+        for path, (table, made_from) in tables.items():
+            buffer = io.BytesIO()
+            np.savez(buffer, **vars(table))
+            contents[path] = buffer.getvalue(), made_from
+        self.write_artefacts(contents)
 
     def read_embeddings(self, view: str, machine: str) -> Embeddings:
         """Read a machine's embeddings under a view; `AsdjaxError` if the file was changed."""

@@ -29,6 +29,7 @@ VIEWS = (
     ViewConfig("strong", "wiener", alpha=1.0, beta=0.01),
     ViewConfig("cancel", "cancel"),
     ViewConfig("calibrated", "calibrated"),
+    ViewConfig("calibrated24", "calibrated", context=24),
     ViewConfig("far", "far"),
     ViewConfig("difference", "difference"),
 )
@@ -36,6 +37,7 @@ SETS = {  # the mean of the views' scores
     "system1 (raw + mild + strong)": ("raw", "mild", "strong"),
     "raw + cancel": ("raw", "cancel"),
     "raw + calibrated": ("raw", "calibrated"),
+    "system1 + calibrated": ("raw", "mild", "strong", "calibrated"),
 }
 TABLES = ("Official score", "Mean within-domain AUC")
 
@@ -68,7 +70,7 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--out", type=Path, required=True, help="corpora, runs and views.md")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--noise", type=float, nargs="+", default=[-8, 0], help="decibels")
+    parser.add_argument("--noise", type=float, nargs="+", default=[-8, 3], help="decibels")
     parser.add_argument("--leakage", type=float, nargs="+", default=[-12, 0], help="decibels")
     parser.add_argument("--recipe", default="quickstart", help="a name or a YAML file")
     names = [view.name for view in VIEWS]

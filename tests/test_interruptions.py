@@ -9,7 +9,7 @@ import pytest
 
 from asdjax.runs import Run
 
-TINY = str(Path(__file__).parent / "tiny.yaml")
+RECIPE = str(Path(__file__).parent / "views.yaml")
 PROGRAM = """
 import os, signal, sys, threading
 from asdjax import cli, parallel, runs
@@ -62,7 +62,7 @@ def environment(tmp_path_factory):
 def run_of(corpus_root, environment):
     def run(path, *moment):
         start = ["-c", PROGRAM, *moment] if moment else ["-m", "asdjax.cli"]
-        verb = ["run", TINY, "--data", str(corpus_root), "--run", str(path)]
+        verb = ["run", RECIPE, "--data", str(corpus_root), "--run", str(path)]
         return subprocess.run(
             [sys.executable, *start, *verb], env=environment, capture_output=True, check=False
         ).returncode
@@ -81,7 +81,7 @@ def whole(run_of, tmp_path_factory):
 def results(path):
     files = [*path.glob("embeddings/*/*.npz"), *path.glob("scores/*"), *path.glob("metrics/*")]
     found = {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
-    assert len(found) == 8
+    assert len(found) == 3 * 7 + 3 + 2  # machines and views, scores, metrics
     return {**found, "weights": Run(path).finished_training()["digest"]}
 
 

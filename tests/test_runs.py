@@ -42,8 +42,8 @@ def test_json_refuses_what_json_cannot_say(tmp_path):
 def test_embeddings_round_trip_and_equal_bytes(tmp_path):
     run = Run(tmp_path)
     a, b = run.embeddings_path("raw", "fan"), run.embeddings_path("raw", "pump")
-    run.write_embeddings(a, table(), "x")
-    run.write_embeddings(b, table(), "x")
+    run.write_embeddings({a: (table(), "x")})
+    run.write_embeddings({b: (table(), "x")})
     assert a.read_bytes() == b.read_bytes()
     read = run.read_embeddings("raw", "fan")
     assert np.array_equal(read.embedding, np.ones((5, 3))) and read.path[4] == "fan/train/4.wav"
@@ -53,7 +53,7 @@ def test_embeddings_round_trip_and_equal_bytes(tmp_path):
 def test_damaged_embeddings_are_named(tmp_path):
     run = Run(tmp_path)
     path = run.embeddings_path("raw", "fan")
-    run.write_embeddings(path, table(), "x")
+    run.write_embeddings({path: (table(), "x")})
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(AsdjaxError, match="fan.npz"):
         run.read_embeddings("raw", "fan")
