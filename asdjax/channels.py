@@ -3,77 +3,65 @@
 Channel 1 is the near microphone, so that the machine's sound reaches it first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float
 
 from asdjax.runs import CLIP_COLUMNS, Embeddings
 
-_SILENT_DB = -200.0  # level of channel 2 below which it is silent; of channel 1, with a plus
 _IDENTICAL = 0.9999  # correlation
+_FEWEST, _MOSTLY = 5, 2 / 3  # clips with a clear delay, and the share of them that looks swapped
 
 
-def faults(
-    level_db: Float[np.ndarray, " N"],
-    correlation: Float[np.ndarray, " N"],
-    lag: Float[np.ndarray, " N"],
-) -> list[str]:
-    """Sentences on what looks wrong with a machine's channels; empty in the ordinary case.
-
-    Args:
-        level_db: each clip's level of channel 2 against channel 1.
-        correlation: of the channels.
-        lag: samples by which channel 2 hears later.
-    """
-    clips = len(level_db)
-    silent, near_silent = level_db < _SILENT_DB, level_db > -_SILENT_DB
-    identical = np.abs(correlation) > _IDENTICAL
-    first = (lag < 0) & ~silent & ~near_silent & ~identical
+def faults(table: Embeddings) -> list[str]:
+    """Sentences on what looks wrong with a machine's channels; empty in the ordinary case."""
+    clips = len(table.path)
     found = []
-    if silent.any():
-        found.append(
-            f"channel 2 is silent in {silent.sum()} of {clips} clips: it cleans nothing there"
-        )
-    if near_silent.any():
-        found.append(f"channel 1 is silent in {near_silent.sum()} of {clips} clips")
+    for channel, silent in ((1, table.silent[:, 0]), (2, table.silent[:, 1])):
+        if silent.any():
+            found.append(f"channel {channel} is silent in {silent.sum()} of {clips} clips")
+    identical = np.abs(table.correlation) > _IDENTICAL
     if identical.any():
         found.append(
             f"the channels are identical in {identical.sum()} of {clips} clips: channel 2 would "
             "take the machine away with the noise; check the recordings"
         )
-    if first.sum() > clips / 2:
+    lag = table.lag[~np.isnan(table.lag) & ~identical]
+    first = np.count_nonzero(lag < 0)
+    if len(lag) >= _FEWEST and first > _MOSTLY * len(lag):
         found.append(
-            f"the channels look swapped: channel 2 hears the sound before channel 1 in "
-            f"{first.sum()} of {clips} clips (median level {np.median(level_db):+.1f} dB against "
-            "channel 1); channel 1 must be the microphone near the machine"
+            f"the channels look swapped: channel 2 hears the sound first in {first} of {len(lag)} "
+            f"clips with a clear delay (median level {np.median(table.level_db):+.1f} dB against "
+            "channel 1); channel 1 must be the microphone near the machine: check the recordings, "
+            "unless a louder source is nearer to the far one"
         )
     return found
 
 
-def rows(tables: Sequence[Embeddings], views: Sequence[str], rate: int) -> list[dict[str, str]]:
+def rows(table: Embeddings, by_view: Mapping[str, Embeddings], rate: int) -> list[dict[str, str]]:
     """Diagnostics of a machine, a row per clip: how its channels compare, and each view's gain.
 
     Args:
-        tables: the machine's embeddings under each view.
-        views: the views' names.
+        table: the machine's embeddings under a view that was made from two channels.
+        by_view: its embeddings under each view.
         rate: hertz.
 
     Returns:
-        Rows with columns path, split, section, domain, label, level_db, correlation, lag_ms and,
-        for each view, the mean of its gain; none when channel 2 was not read.
+        Rows with columns path, split, section, domain, label, level_db, correlation, lag_ms (empty
+        where no delay stands out) and gain_<view> for each view: its mean gain, empty where it was
+        made without channel 2.
     """
-    with_facts = [table for table in tables if not np.isnan(table.level_db).any()]
-    if not with_facts:
-        return []
-    table = with_facts[0]
+
+    def text(value: float, places: int) -> str:
+        return "" if np.isnan(value) else f"{value:.{places}f}"
+
     return [
         {
             **{name: str(getattr(table, name)[i]) for name in CLIP_COLUMNS},
-            "level_db": f"{table.level_db[i]:.2f}",
-            "correlation": f"{table.correlation[i]:.4f}",
-            "lag_ms": f"{1000 * table.lag[i] / rate:.4f}",
-            **{view: f"{t.gain[i]:.4f}" for view, t in zip(views, tables, strict=True)},
+            "level_db": text(table.level_db[i], 2),
+            "correlation": text(table.correlation[i], 4),
+            "lag_ms": text(1000 * table.lag[i] / rate, 4),
+            **{f"gain_{view}": text(t.gain[i], 4) for view, t in by_view.items()},
         }
         for i in range(len(table.path))
     ]

@@ -147,8 +147,7 @@ class Score:
         run = Run(self.run)
         config = dataclasses.replace(run.config(), backend=self.backend, decision=self.decision)
         configs.validate(config, "command line")
-        run.write_config(config)
-        score.score(run)
+        score.score(run, config)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from asdjax import batches, channels, console, dcase, models, parallel, runs
-from asdjax._version import __version__
+from asdjax import audio, batches, channels, console, dcase, models, parallel, runs
 from asdjax.checkpoint import Checkpoints, Tree, digest
-from asdjax.config import Config, ViewConfig, settings, to_tree
+from asdjax.config import Config, ViewConfig
 from asdjax.corpus import Corpus
 from asdjax.errors import AsdjaxError
 from asdjax.learner import Learner, to_float
@@ -33,6 +32,8 @@ IN_FLIGHT = 2
 AT_ONCE = {"cpu": 8}
 """Clips that a kind of device takes through the model at once, however large its batch: a CPU is
 faster while a layer's activations stay in its cache."""
+LIKE = 1.5
+"""Clips up to so many times as long as each other share the shape of a batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,37 +102,51 @@ class Embedder:
     def __call__(self, waveform: batches.Waveforms) -> Float32[np.ndarray, "B D"]:
         """Embeddings under the raw view of waveforms [B, T], int16 or float in [-1, 1]."""
         clips, samples = waveform.shape
-        batch = {"waveform": waveform[:, None], "length": np.full(clips, samples, np.int32)}
+        if waveform.dtype != np.int16 and waveform.dtype.kind != "f" or not waveform.size:
+            raise AsdjaxError(
+                f"waveforms of shape {waveform.shape} and type {waveform.dtype}: give one row or "
+                "more of int16, or of float in [-1, 1]"
+            )
+        batch = {
+            "waveform": np.zeros((_rounded_up(clips, self.devices), 1, samples), waveform.dtype),
+            "length": np.full(_rounded_up(clips, self.devices), samples, np.int32),
+        }
+        batch["waveform"][:clips, 0] = waveform
         result = self._dispatch(self._embed, ((_RAW,), samples), self._weights, batch)
-        return self._fetch(result)["embedding"][:, 0]
+        return self._fetch(result)["embedding"][:clips, 0]
 
     def calibrate(
-        self, clips: ClipFiles, views: tuple[ViewConfig, ...]
+        self, groups: Sequence[ClipFiles], views: tuple[ViewConfig, ...]
     ) -> dict[str, Float32[np.ndarray, "2 F"]]:
         """What the calibrated ones among the views need to know of a machine, by view.
 
         Args:
-            clips: the machine's normal training clips, of two channels.
+            groups: the machine's normal training clips, of two channels; they are read once more.
             views: any views.
 
         Raises:
-            AsdjaxError: no clip has two channels that sound.
+            AsdjaxError: no clip is long enough, with two channels that sound.
         """
-        views = tuple(view for view in views if view.method == "calibrated")
-        if not views:
-            return {}
-        ratios: dict[str, list[np.ndarray]] = {view.name: [] for view in views}
-        for batch in self._stream(self._ratios, (views,), self._weights, clips, clips.room, True):
-            for name, (values, valid) in batch.items():
-                ratios[name].append(values[valid])
-        together = {name: np.concatenate(parts) for name, parts in ratios.items()}
-        for name, values in together.items():
-            if not len(values):
-                raise AsdjaxError(
-                    f"{clips.paths[0].parent}: no clip has two channels that sound, which the view "
-                    f"{name} needs: leave it out of extract.views"
+        calibration = {}
+        for view in views:
+            if view.method != "calibrated":
+                continue
+            ratios = [
+                values[valid]
+                for clips in groups
+                for values, valid in self._stream(
+                    self._ratios, (view,), self._weights, clips, clips.room, True
                 )
-        return {name: wiener.calibrate(values) for name, values in together.items()}
+            ]
+            together = np.concatenate(ratios)
+            if not len(together):
+                raise AsdjaxError(
+                    f"{groups[0].paths[0].parent}: no clip has two channels that sound for longer "
+                    f"than {view.context // 2 * view.hop} samples, which the view {view.name} "
+                    "needs: leave it out of extract.views"
+                )
+            calibration[view.name] = wiener.calibrate(together)
+        return calibration
 
     def embed(
         self,
@@ -139,7 +154,7 @@ class Embedder:
         views: tuple[ViewConfig, ...],
         calibration: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Embeddings of clips, in order, batch by batch; every clip is read once for all views.
+        """Embeddings of clips, in order, batch by batch; a clip is read once for all its views.
 
         Args:
             clips: what to embed; of two channels unless all views are raw.
@@ -148,7 +163,7 @@ class Embedder:
 
         Yields:
             "embedding" float32 [b, V, D]; of two channels also the facts of `signal.views.make`,
-            "gain" [b, V], "level_db", "correlation" and "lag" [b].
+            "gain" [b, V], "level_db", "correlation" and "lag" [b], "silent" [b, 2].
         """
         two_channels = _use_channel_2(views)
         room, shortest = clips.room, clips.shortest
@@ -199,7 +214,10 @@ class Embedder:
         return self._compiled[key](state, parallel.split_batch(batch, self.devices))
 
     def _fetch(self, result: Tree) -> Tree:
-        return jax.tree.map(lambda a: np.asarray(a).reshape(-1, *a.shape[2:]), result)
+        """Results [devices, b, ...] as NumPy arrays [devices * b, ...]."""
+        return jax.tree.map(
+            lambda a: np.asarray(a).reshape(a.shape[0] * a.shape[1], *a.shape[2:]), result
+        )
 
     def _embed(
         self, views: tuple[ViewConfig, ...], shortest: int, state: Tree, batch: Tree
@@ -219,9 +237,14 @@ class Embedder:
         embedding = jax.lax.map(embed, jnp.stack(fitted))  # one program for all views
         return {"embedding": jnp.swapaxes(embedding, 0, 1), **facts}
 
-    def _ratios(self, views: tuple[ViewConfig, ...], state: Tree, batch: Tree) -> Tree:
-        waveform = to_float(batch["waveform"], self._dtype)
-        return {view.name: signal.ratios(view, waveform, batch["length"]) for view in views}
+    def _ratios(self, view: ViewConfig, state: Tree, batch: Tree) -> Tree:
+        return signal.ratios(view, to_float(batch["waveform"], self._dtype), batch["length"])
+
+
+def _rounded_up(clips: int, devices: Sequence[jax.Device]) -> int:
+    """A number of rows that every device takes in whole groups (see `AT_ONCE`)."""
+    unit = len(devices) * AT_ONCE.get(devices[0].platform, 1)
+    return -(-clips // unit) * unit
 
 
 def _in_groups(step: Callable, state: Tree, batch: Tree) -> Tree:
@@ -237,67 +260,77 @@ def extract(run: Run, corpus: Corpus) -> None:
     """Write the embeddings of every scored machine's training and test clips under every view.
 
     A file is kept when weights, clips, view and clip length are those it was made from. A machine
-    of mono files has the raw view alone: it stands for every view.
+    of mono files has the raw view alone: it stands for every view. What a machine's two channels
+    tell is written under diagnostics/, and said where it looks wrong.
     """
     with run.lock():
-        _extract(run, corpus)
+        machines = dcase.scored_machines(corpus.dataset, run.config().dataset)
+        mono = {m for m, s in machines.items() if corpus.headers[s.test[0].path].channels == 1}
+        if mono and _use_channel_2(run.config().extract.views):
+            console.say(f"mono files, so that every view is the raw one: {', '.join(sorted(mono))}")
+        due = _due(run, corpus, machines)
+        if due:
+            _embed(run, corpus, machines, mono, due)
+        else:
+            console.say(f"{run.path}: embeddings are up to date")
+        for machine in machines:
+            _diagnose(run, machine)
 
 
-def _extract(run: Run, corpus: Corpus) -> None:
-    config, training = run.config(), run.finished_training()
-    machines = dcase.scored_machines(corpus.dataset, config.dataset)
-    mono = {m for m, s in machines.items() if corpus.headers[s.test[0].path].channels == 1}
-    if mono and _use_channel_2(config.extract.views):
-        console.say(f"mono files, so that every view is the raw one: {', '.join(sorted(mono))}")
-    settled = settings(config, ("audio", "model"))
-    due: list[tuple[str, list[dcase.Clip], dict[ViewConfig, str]]] = []
+def _due(
+    run: Run, corpus: Corpus, machines: Mapping[str, dcase.ScoredMachine]
+) -> dict[str, dict[ViewConfig, str]]:
+    """The views of each machine that have to be made, and what from; all others are current."""
+    expected, due = {}, {}
+    recipes = run.embedding_recipes()
     for machine, scored in machines.items():
-        clips = sorted([*scored.train, *scored.test], key=lambda clip: clip.path)
-        files = [(corpus.root / clip.path).stat() for clip in clips]
+        paths = [corpus.root / clip.path for clip in _clips(scored)]
         stamps = [
-            [clip.path, file.st_size, file.st_mtime_ns]
-            for clip, file in zip(clips, files, strict=True)
+            [clip.path, path.stat().st_mtime_ns, audio.fingerprint(path)]
+            for clip, path in zip(_clips(scored), paths, strict=True)
         ]
-        stale = {}  # views to make, and what from
-        for view in config.extract.views:
-            made_from = runs.fingerprint(
-                __version__, training["digest"], to_tree(view), settled, stamps
-            )
-            if not run.is_current(run.embeddings_path(view.name, machine), made_from):
-                stale[view] = made_from
-        if stale:
-            due.append((machine, clips, stale))
-    run.begin_extraction(machines.keys())
-    if not due:
-        console.say(f"{run.path}: embeddings are up to date")
-        return
+        for view, recipe in recipes.items():
+            made_from = f"{recipe}/{runs.fingerprint(stamps)}"
+            path = run.embeddings_path(view.name, machine)
+            expected[path] = made_from
+            if not run.is_current(path, made_from):
+                due.setdefault(machine, {})[view] = made_from
+    run.begin_extraction(expected)
+    return due
+
+
+def _clips(scored: dcase.ScoredMachine) -> list[dcase.Clip]:
+    return sorted([*scored.train, *scored.test], key=lambda clip: clip.path)
+
+
+def _embed(
+    run: Run,
+    corpus: Corpus,
+    machines: Mapping[str, dcase.ScoredMachine],
+    mono: Collection[str],
+    due: Mapping[str, Mapping[ViewConfig, str]],
+) -> None:
     embedder = Embedder.load(run)
     # of all machines, not only those due: an interrupted extraction goes on with the same shapes
-    everything = [clip for scored in machines.values() for clip in (*scored.train, *scored.test)]
-    lengths = [corpus.headers[clip.path].frames for clip in everything]
-    most = max(len(scored.train) + len(scored.test) for scored in machines.values())
-    unit = len(embedder.devices) * AT_ONCE.get(jax.default_backend(), 1)
-    batch_size = -(-min(config.extract.batch_size, most) // unit) * unit
-
-    def files(clips: Sequence[dcase.Clip]) -> ClipFiles:
-        return ClipFiles(
-            paths=[corpus.root / clip.path for clip in clips],
-            frames=[corpus.headers[clip.path].frames for clip in clips],
-            room=max(lengths),
-            shortest=min(lengths),
-            pcm16=corpus.pcm16,
-            batch_size=batch_size,
-        )
-
-    with console.progress("extracting", sum(len(c) for _, c, _ in due), "clips") as advance:
-        for machine, clips, stale in due:
+    shapes = _Shapes(corpus, machines, run.config().extract.batch_size, embedder.devices)
+    total = sum(len(_clips(machines[machine])) for machine in due)
+    with console.progress("extracting", total, "clips") as advance:
+        for machine, stale in due.items():
             views = (_RAW,) if machine in mono else tuple(stale)
-            calibration = embedder.calibrate(files(machines[machine].train), views)
-            parts = []
-            for part in embedder.embed(files(clips), views, calibration):
-                parts.append(part)
-                advance(len(part["embedding"]), machine)
-            whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            train = [group for _, group in shapes.groups(machines[machine].train)]
+            calibration = embedder.calibrate(train, views)
+            clips = _clips(machines[machine])
+            whole: dict[str, np.ndarray] = {}
+            for places, group in shapes.groups(clips):
+                done = 0
+                for part in embedder.embed(group, views, calibration):
+                    size = len(part["embedding"])
+                    for name, values in part.items():
+                        if name not in whole:
+                            whole[name] = np.empty((len(clips), *values.shape[1:]), values.dtype)
+                        whole[name][places[done : done + size]] = values
+                    done += size
+                    advance(size, machine)
             tables = {}
             for i, (view, made_from) in enumerate(stale.items()):
                 path = run.embeddings_path(view.name, machine)
@@ -306,15 +339,61 @@ def _extract(run: Run, corpus: Corpus) -> None:
                 table = dataclasses.replace(table, calibration=calibration.get(view.name, _NONE))
                 tables[path] = table, made_from
             run.write_embeddings(tables)
-            if "lag" in whole:
-                for sentence in channels.faults(
-                    whole["level_db"], whole["correlation"], whole["lag"]
-                ):
-                    console.say(f"{machine}: {sentence}")
-    for machine in machines:
-        tables = [run.read_embeddings(name, machine) for name in config.extract.view_names]
-        rows = channels.rows(tables, config.extract.view_names, config.audio.sample_rate)
-        run.write_diagnostics(machine, rows)
+
+
+class _Shapes:
+    """The shapes of batches: clips of like lengths share one, so that none is mostly padding."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        machines: Mapping[str, dcase.ScoredMachine],
+        batch_size: int,
+        devices: Sequence[jax.Device],
+    ):
+        self._corpus = corpus
+        scored = list(machines.values())
+        self._rooms: dict[int, tuple[int, int, int]] = {}  # by length: room, shortest, batch size
+        lengths = sorted({self._frames(clip) for s in scored for clip in _clips(s)}, reverse=True)
+        while lengths:
+            like = [length for length in lengths if LIKE * length > lengths[0]]
+            alike = set(like)
+            most = max(sum(self._frames(clip) in alike for clip in _clips(s)) for s in scored)
+            rows = _rounded_up(min(batch_size, most), devices)
+            self._rooms |= dict.fromkeys(like, (like[0], like[-1], rows))
+            lengths = lengths[len(like) :]
+
+    def groups(self, clips: Sequence[dcase.Clip]) -> list[tuple[np.ndarray, ClipFiles]]:
+        """The clips by their shape: their places among those given, and the files."""
+        rooms = [self._rooms[self._frames(clip)] for clip in clips]
+        found = []
+        for room, shortest, rows in sorted(set(rooms)):
+            places = np.array([i for i, r in enumerate(rooms) if r[0] == room])
+            files = ClipFiles(
+                paths=[self._corpus.root / clips[i].path for i in places],
+                frames=[self._frames(clips[i]) for i in places],
+                room=room,
+                shortest=shortest,
+                pcm16=self._corpus.pcm16,
+                batch_size=rows,
+            )
+            found.append((places, files))
+        return found
+
+    def _frames(self, clip: dcase.Clip) -> int:
+        return self._corpus.headers[clip.path].frames
+
+
+def _diagnose(run: Run, machine: str) -> None:
+    config = run.config()
+    tables = {name: run.read_embeddings(name, machine) for name in config.extract.view_names}
+    of_two = [table for table in tables.values() if not np.isnan(table.level_db).any()]
+    rows = []
+    if of_two:
+        for sentence in channels.faults(of_two[0]):
+            console.say(f"{machine}: {sentence}")
+        rows = channels.rows(of_two[0], tables, config.audio.sample_rate)
+    run.write_diagnostics(machine, rows)
 
 
 def _use_channel_2(views: Sequence[ViewConfig]) -> bool:
@@ -331,6 +410,7 @@ def _table(clips: Sequence[dcase.Clip], whole: dict[str, np.ndarray], view: int)
         embedding=whole["embedding"][:, view],
         gain=whole["gain"][:, view] if "gain" in whole else unknown,
         **{name: whole.get(name, unknown) for name in ("level_db", "correlation", "lag")},
+        silent=whole.get("silent", np.zeros((len(clips), 2), bool)),
         calibration=_NONE,
     )
 

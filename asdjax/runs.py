@@ -8,6 +8,7 @@
     embeddings/<view>/<machine>.npz
     diagnostics/<machine>.csv        how the channels of each clip compare
     scores/<machine>.csv
+    thresholds.json                  what each machine's threshold implies
     metrics/metrics.json  metrics.csv
     artefacts.json                   what each finished file was made from, and its digest
 
@@ -24,7 +25,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ import numpy as np
 
 from asdjax import config as configs
 from asdjax._version import __version__
-from asdjax.config import Config
+from asdjax.config import Config, ViewConfig
 from asdjax.errors import AsdjaxError
 
 TRAINING_SCHEMA = "asdjax.training/1"
@@ -97,13 +98,15 @@ class Embeddings:
     embedding: np.ndarray
     """float32 [N, D]."""
     gain: np.ndarray
-    """float32 [N]: mean gain of the view; this and the following are NaN without channel 2."""
+    """float32 [N]: mean gain of the view; this and the next three are NaN without channel 2."""
     level_db: np.ndarray
     """float32 [N]: level of channel 2 against channel 1."""
     correlation: np.ndarray
     """float32 [N]: of the channels."""
     lag: np.ndarray
-    """Samples [N] by which channel 2 hears later."""
+    """float32 [N]: samples by which channel 2 hears later; NaN where no delay stands out."""
+    silent: np.ndarray
+    """bool [N, 2]: which channels have no sound; false without channel 2."""
     calibration: np.ndarray
     """float32 [2, F] of a calibrated view, see signal/wiener.py; [2, 0] of any other."""
 
@@ -120,6 +123,7 @@ class Run:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics"
+        self.thresholds = self.path / "thresholds.json"
         self._config = self.path / "config.yaml"
         self._training = self.path / "training.json"
         self._log = self.path / "log.jsonl"
@@ -184,6 +188,7 @@ class Run:
         self._training.unlink(missing_ok=True)
         self._artefacts.unlink(missing_ok=True)
         self._log.unlink(missing_ok=True)
+        self.thresholds.unlink(missing_ok=True)
         for folder in ("metrics", "scores", "diagnostics", "embeddings"):
             self._discard(self.path / folder)
         self._discard(self.checkpoints)
@@ -260,13 +265,36 @@ class Run:
         """Where a machine's anomaly scores are kept."""
         return self.path / "scores" / f"{machine}.csv"
 
-    def begin_extraction(self, machines: Collection[str]) -> None:
-        """State which machines are being embedded; what belongs to no other is removed."""
-        if not self._machines.is_file() or read_json(self._machines) != sorted(machines):
-            write_json(self._machines, sorted(machines))
-        views = self.config().extract.view_names
+    def embedding_recipes(self) -> dict[ViewConfig, str]:
+        """Fingerprints of all that each view's embeddings follow from, besides the clips."""
+        config, digest = self.config(), self.finished_training()["digest"]
+        settled = configs.settings(config, ("audio", "model"))
+        return {
+            view: fingerprint(__version__, digest, configs.to_tree(view), settled)
+            for view in config.extract.views
+        }
+
+    def begin_extraction(self, expected: Mapping[Path, str]) -> None:
+        """State what is being embedded; everything else under embeddings/ is forgotten.
+
+        Args:
+            expected: what each machine's embeddings under each view are to be made from.
+        """
+        records = self._records()
+        names = {self._name(path): made_from for path, made_from in expected.items()}
+        kept = {
+            name: record
+            for name, record in records.items()
+            if not name.startswith("embeddings/") or names.get(name) == record["made_from"]
+        }
+        if kept != records:  # at once: no mixture of old and new is ever taken for the whole
+            write_json(self._artefacts, kept)
+            self.thresholds.unlink(missing_ok=True)
+        machines = sorted({path.stem for path in expected})
+        if not self._machines.is_file() or read_json(self._machines) != machines:
+            write_json(self._machines, machines)
         for path in (self.path / "embeddings").glob("*/*.npz"):
-            if path.stem not in machines or path.parent.name not in views:
+            if path not in expected:
                 path.unlink()
         for folder in ("scores", "diagnostics"):
             for path in (self.path / folder).glob("*.csv"):
@@ -274,18 +302,22 @@ class Run:
                     path.unlink()
 
     def machines(self) -> list[str]:
-        """The machines of a finished extraction; `AsdjaxError` when it has not finished."""
+        """The machines of a finished extraction; `AsdjaxError` when it has not finished.
+
+        It has not, either, when the configuration or the weights are no longer those it was of.
+        """
         machines = read_json(self._machines) if self._machines.is_file() else []
         records = self._records()
-        for machine in machines:
-            for view in self.config().extract.view_names:
-                path = self.embeddings_path(view, machine)
-                if self._name(path) not in records or not path.is_file():
+        for view, recipe in self.embedding_recipes().items() if machines else ():
+            for machine in machines:
+                path = self.embeddings_path(view.name, machine)
+                record = records.get(self._name(path), {"made_from": ""})
+                if not (record["made_from"].startswith(f"{recipe}/") and path.is_file()):
                     machines = []
         if not machines:
             raise AsdjaxError(
-                f"{self.path}: no embeddings, or not of all machines: run asdjax extract "
-                f"{self.path} first"
+                f"{self.path}: no embeddings, or not of all machines under the present "
+                f"configuration: run asdjax extract {self.path} first"
             )
         return machines
 
@@ -296,8 +328,9 @@ class Run:
             records.get(self._name(self.embeddings_path(view, machine)))
             for view in config.extract.view_names
         ]
-        chosen = configs.settings(config, ("backend", "decision", "extract"))
-        return fingerprint(__version__, chosen, embeddings)
+        chosen = configs.settings(config, ("backend", "decision"))
+        recipes = list(self.embedding_recipes().values())
+        return fingerprint(__version__, chosen, config.extract.view_names, recipes, embeddings)
 
     def write_embeddings(self, tables: Mapping[Path, tuple[Embeddings, str]]) -> None:
         """Store embeddings that were made together; equal arrays give equal bytes.

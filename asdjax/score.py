@@ -14,7 +14,7 @@ from asdjax.runs import Embeddings, Run
 Scores = Float64[np.ndarray, " N"]
 
 
-def score(run: Run) -> None:
+def score(run: Run, config: Config | None = None) -> None:
     """Score every machine that has embeddings; machines whose scores are up to date are kept.
 
     A file lists the machine's clips sorted by path: path, split, section, domain, label, score
@@ -22,28 +22,45 @@ def score(run: Run) -> None:
     anomalous) and each view's score. Training clips are scored leave-one-out. Scores keep all their
     digits. thresholds.json and a line per machine tell what the thresholds imply.
 
+    Args:
+        run: with embeddings.
+        config: the run's configuration with another backend or decision, to be stored with the
+            scores; if scoring fails, the old one stays.
+
     Raises:
-        AsdjaxError: there are no embeddings, or they are not of one set of clips.
+        AsdjaxError: there are no embeddings, or they are not of one set of clips; or the backend or
+            the threshold cannot be fitted.
     """
     with run.lock():
-        config = run.config()
-        views = config.extract.view_names
-        kept = 0
-        machines = run.machines()
-        for machine in machines:
-            if run.has_scores(machine):
-                kept += 1
-                continue
-            tables = [run.read_embeddings(view, machine) for view in views]
-            if any(not np.array_equal(table.path, tables[0].path) for table in tables):
-                raise AsdjaxError(
-                    f"{run.path}: the views of {machine} hold different clips: "
-                    f"run asdjax extract {run.path} again"
-                )
-            run.write_scores(machine, _rows(machine, tables, config))
-        if kept:
-            console.say(f"{run.path}: scores of {kept} machines are up to date")
-        _decide(run, machines, config)
+        before = run.config()
+        if config is not None and config != before:
+            run.write_config(config)
+        try:
+            _score(run, config or before)
+        except AsdjaxError:
+            if config is not None and config != before:
+                run.write_config(before)
+            raise
+
+
+def _score(run: Run, config: Config) -> None:
+    views = config.extract.view_names
+    kept = 0
+    machines = run.machines()
+    for machine in machines:
+        if run.has_scores(machine):
+            kept += 1
+            continue
+        tables = [run.read_embeddings(view, machine) for view in views]
+        if any(not np.array_equal(table.path, tables[0].path) for table in tables):
+            raise AsdjaxError(
+                f"{run.path}: the views of {machine} hold different clips: "
+                f"run asdjax extract {run.path} again"
+            )
+        run.write_scores(machine, _rows(machine, tables, config))
+    if kept:
+        console.say(f"{run.path}: scores of {kept} machines are up to date")
+    _decide(run, machines, config)
 
 
 def _decide(run: Run, machines: Sequence[str], config: Config) -> None:
@@ -54,9 +71,7 @@ def _decide(run: Run, machines: Sequence[str], config: Config) -> None:
         for section, facts in document[machine].items():
             name = machine if len(document[machine]) == 1 else f"{machine} section {section}"
             console.say(f"{name}: {thresholds.sentence(facts)}")
-    runs.write_json(
-        run.path / "thresholds.json", {"schema": thresholds.SCHEMA, "machines": document}
-    )
+    runs.write_json(run.thresholds, {"schema": thresholds.SCHEMA, "machines": document})
 
 
 def _rows(machine: str, tables: Sequence[Embeddings], config: Config) -> list[dict[str, str]]:
@@ -141,7 +156,7 @@ def _combined(
             here = clips.section == section
             train = left_out[:, here & (clips.split == "train")]
             spread = train.std(axis=1, keepdims=True)
-            if not spread.all():
+            if not (spread > 1e-9 * np.abs(train).max(axis=1, keepdims=True)).all():
                 raise AsdjaxError(
                     f"section {section}: all leave-one-out scores of a view are equal: set "
                     "backend.combine_views to mean"

@@ -27,7 +27,8 @@ def fit(config: DecisionConfig, scores: Float64[np.ndarray, " N"]) -> float:
     * quantile: the `level` quantile, linear between scores.
     * in_sample: the same, of scores against a bank that holds the clips themselves.
     * gamma: the `level` quantile of a gamma distribution fitted by maximum likelihood with free
-      shape, location and scale, the rule of the challenge's baseline.
+      shape, location and scale, the rule of the challenge's baseline. It leans to the right:
+      scores that lean to the left get a threshold too high, which the printed rates show.
     * conformal: the ceil((N + 1) * level)-th smallest score, split-conformal prediction's rank (Lei
       et al. 2018). Were the scores those of clips that the bank does not know, at most 1 - level of
       new normal clips would exceed it on average; leave-one-out scores come close to that.

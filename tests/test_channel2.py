@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -158,7 +159,8 @@ def test_diagnostics(run_path, corpus):
         assert float(row["level_db"]) == pytest.approx(20 * np.log10(rms[1] / rms[0]), abs=0.01)
         correlation = np.corrcoef(samples.T)[0, 1]
         assert float(row["correlation"]) == pytest.approx(correlation, abs=1e-3)
-        assert 0.01 <= float(row["strong"]) < float(row["mild"]) < float(row["raw"]) == 1
+        gains = [float(row[f"gain_{view}"]) for view in ("strong", "mild", "raw")]
+        assert 0.01 <= gains[0] < gains[1] < gains[2] == 1
         assert 0 < float(row["lag_ms"]) < 10
 
 
@@ -227,6 +229,83 @@ def test_clips_of_mixed_lengths_share_a_program(run_copy, corpus, tmp_path):
     for view in METHODS:
         after = Run(run_copy).read_embeddings(view, "fan").embedding
         assert relative(after, before[view]) < 10 * LAYER, view
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "PCM_24"])
+def test_other_sample_formats_give_the_same_embeddings(run_copy, corpus, tmp_path, subtype):
+    """One file that is not 16-bit makes all batches float32: the same sound, to the last bit."""
+    data = tmp_path / "data"
+    shutil.copytree(corpus, data)
+    path = sorted((data / "fan" / "train").glob("*.wav"))[0]
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, samples, rate, subtype)
+    before = {view: Run(run_copy).read_embeddings(view, "fan").embedding for view in METHODS}
+    assert main(["extract", str(run_copy), "--data", str(data)]) == 0
+    for view in METHODS:
+        after = Run(run_copy).read_embeddings(view, "fan").embedding
+        assert np.array_equal(after, before[view]), view
+
+
+def test_views_on_eight_devices_are_those_on_one(run_copy):
+    before = {view: Run(run_copy).read_embeddings(view, "fan") for view in METHODS}
+    recipe = yaml.safe_load((run_copy / "config.yaml").read_text())
+    recipe["train"]["devices"] = 0
+    (run_copy / "config.yaml").write_text(yaml.safe_dump(recipe))
+    shutil.rmtree(run_copy / "embeddings")
+    assert len(Embedder.load(run_copy).devices) == 8
+    assert main(["extract", str(run_copy)]) == 0
+    for view in METHODS:
+        after = Run(run_copy).read_embeddings(view, "fan")
+        assert relative(after.embedding, before[view].embedding) < LAYER, view
+        assert np.allclose(after.gain, before[view].gain, rtol=1e-5)
+        assert np.array_equal(after.lag, before[view].lag)
+
+
+def test_an_extraction_stopped_between_machines_ends_in_the_same_bytes(run_copy, monkeypatch):
+    files = [*(run_copy / "embeddings").glob("*/*.npz"), *(run_copy / "diagnostics").glob("*.csv")]
+    before = {path: path.read_bytes() for path in files}
+    for folder in ("embeddings", "diagnostics"):
+        shutil.rmtree(run_copy / folder)
+    write, written = Run.write_embeddings, []
+
+    def write_once(run, tables):
+        if written:
+            raise KeyboardInterrupt
+        written.append(tables)
+        write(run, tables)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "write_embeddings", write_once)
+        assert main(["extract", str(run_copy)]) == 130
+    assert main(["score", str(run_copy)]) == 1
+    assert main(["extract", str(run_copy)]) == 0
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def test_sections_of_mono_files_have_their_own_banks_and_thresholds(corpus, tmp_path):
+    for path in sorted((corpus / "fan").glob("*/*.wav")):
+        samples, rate = soundfile.read(path, dtype="int16")
+        for channel, section in enumerate(("00", "02")):
+            to = tmp_path / "data" / "fan" / path.parent.name
+            to.mkdir(parents=True, exist_ok=True)
+            name = path.name.replace("section_00", f"section_{section}")
+            soundfile.write(to / name, samples[:, channel], rate, "PCM_16")
+    args = ["--data", str(tmp_path / "data"), "--run", str(tmp_path / "run")]
+    assert main(["run", RECIPE, *args, "--dataset.edition", "dcase2022"]) == 0
+    run, columns = Run(tmp_path / "run"), scores(tmp_path / "run")
+    table = run.read_embeddings("mild", "fan")
+    for section in ("00", "02"):
+        here = columns["section"] == section
+        train, test = (here & (columns["split"] == split) for split in ("train", "test"))
+        bank = backends.fit(
+            run.config().backend, table.embedding[train], columns["domain"][train] == "target"
+        )
+        values = columns["score"].astype(float)
+        assert np.allclose(values[test], bank.score(table.embedding[test]))
+        assert np.allclose(values[train], bank.leave_one_out())
+        threshold = np.quantile(values[train], 0.9)
+        assert np.allclose(columns["threshold"][here].astype(float), threshold, rtol=1e-12)
+    assert len(set(columns["threshold"])) == 2
 
 
 def test_by_view(run_path, capsys):
@@ -318,3 +397,74 @@ def test_expected_clips_stand_beside_a_package(run_path, tmp_path):
     shutil.move(tmp_path / "p" / "task2", tmp_path / "elsewhere")
     _, faults = verification.verify(tmp_path / "elsewhere")
     assert faults  # by the challenge's rules alone, a small corpus has too few clips
+
+
+def rewrite(run_copy, change):
+    recipe = yaml.safe_load((run_copy / "config.yaml").read_text())
+    change(recipe["extract"]["views"])
+    return recipe
+
+
+def test_scoring_refuses_embeddings_of_another_recipe(run_copy, corpus, tmp_path):
+    recipe = rewrite(run_copy, lambda v: v[1].update(alpha=0.0))
+    (tmp_path / "v.yaml").write_text(yaml.safe_dump(recipe))
+    assert (
+        main(["train", str(tmp_path / "v.yaml"), "--data", str(corpus), "--run", str(run_copy)])
+        == 0
+    )
+    assert main(["score", str(run_copy)]) == 1
+
+
+def test_a_failed_extraction_leaves_nothing_of_other_data_to_score(run_copy, corpus, tmp_path):
+    data = changed(corpus, tmp_path / "data", lambda s: s * np.array([1, 0], np.int16))
+    for path in (data / "bearingEmu").glob("*/*.wav"):
+        os.utime(path)
+    assert main(["extract", str(run_copy), "--data", str(data)]) == 1  # fan cannot be calibrated
+    assert main(["score", str(run_copy)]) == 1
+
+
+def test_other_sound_under_the_same_name_size_and_time(run_copy, corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "data")
+    for path in (tmp_path / "data" / "fan").glob("*/*.wav"):
+        stat = path.stat()
+        samples, rate = soundfile.read(path, dtype="int16")
+        soundfile.write(path, samples[:, ::-1], rate, "PCM_16")
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    before = Run(run_copy).read_embeddings("raw", "fan").embedding
+    assert main(["extract", str(run_copy), "--data", str(tmp_path / "data")]) == 0
+    assert not np.array_equal(before, Run(run_copy).read_embeddings("raw", "fan").embedding)
+
+
+def test_missing_diagnostics_are_made_again(run_copy):
+    before = (run_copy / "diagnostics" / "fan.csv").read_bytes()
+    (run_copy / "diagnostics" / "fan.csv").unlink()
+    assert main(["extract", str(run_copy)]) == 0
+    assert (run_copy / "diagnostics" / "fan.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["level_db", "correlation", "lag_ms"])
+def test_a_view_named_as_a_diagnostic_hides_nothing(run_copy, name, corpus):
+    before = (run_copy / "diagnostics" / "fan.csv").read_text().splitlines()[1].split(",")[5:8]
+    recipe = rewrite(run_copy, lambda v: v[5].update(name=name))
+    (run_copy / "config.yaml").write_text(yaml.safe_dump(recipe))
+    if main(["extract", str(run_copy)]) == 0:  # or the name is refused
+        assert (run_copy / "diagnostics" / "fan.csv").read_text().splitlines()[1].split(",")[
+            5:8
+        ] == before
+
+
+def test_short_clips_without_a_frame_for_the_calibration(run_copy, corpus, tmp_path, capsys):
+    shutil.copytree(corpus, tmp_path / "data")
+    for path in (tmp_path / "data").glob("*/*/*.wav"):
+        samples, rate = soundfile.read(path, dtype="int16")
+        soundfile.write(path, samples[:700], rate, "PCM_16")
+    code = main(["extract", str(run_copy), "--data", str(tmp_path / "data")])
+    assert code == 0 or "two channels that sound" not in capsys.readouterr().err
+
+
+def test_both_channels_silent_is_said(run_copy, corpus, tmp_path, capsys):
+    recipe = rewrite(run_copy, lambda v: v.pop(4))
+    (run_copy / "config.yaml").write_text(yaml.safe_dump(recipe))
+    data = changed(corpus, tmp_path / "data", lambda s: 0 * s)
+    assert main(["extract", str(run_copy), "--data", str(data)]) == 0
+    assert "channel 2 is silent in 32 of 32 clips" in capsys.readouterr().err

@@ -143,3 +143,52 @@ def test_calibration_of_a_machine_that_never_pauses(rng):
     low, high = wiener.calibrate(values)
     assert np.allclose(low, 0.5 + 0.1 * (environment - 0.5) * (share.max(0) > 0), atol=0.3)
     assert np.all(high[200:203] > 3)
+
+
+FAR = (ViewConfig("far", "far"),)
+
+
+def facts(waveform):
+    length = np.full(len(waveform), waveform.shape[2], np.int32)
+    return {name: np.asarray(value) for name, value in make(FAR, waveform, length)[1].items()}
+
+
+def test_a_constant_offset_does_not_spoil_the_correlation(rng):
+    sound = rng.normal(0, 1, (4, 2, 160000))
+    waveform = (np.round((0.1 + 1e-3 * sound) * 32768) / 32768).astype(np.float32)
+    expected = [np.corrcoef(w.astype(np.float64))[0, 1] for w in waveform]
+    assert np.allclose(facts(waveform)["correlation"], expected, atol=1e-4)
+
+
+def test_silence_is_told_from_a_single_sample():
+    waveform = np.zeros((4, 2, 16000), np.float32)
+    waveform[0, 0, 5] = waveform[1, 1, 5] = waveform[2, :, 5] = 2.0**-15
+    silent = facts(waveform)["silent"]
+    assert silent.tolist() == [[False, True], [True, False], [False, False], [True, True]]
+
+
+def test_a_lag_is_told_only_where_it_stands_out(rng):
+    unrelated = rng.normal(0, 0.05, (180, 2, 16000)).astype(np.float32)
+    assert np.isnan(facts(unrelated)["lag"]).mean() > 0.98
+    source = rng.normal(0, 0.05, (20, 16200))
+    for delay in (17, -5):
+        own = rng.normal(0, 0.03, (20, 2, 16000))
+        heard = own + np.stack([source[:, 100:16100], source[:, 100 - delay : 16100 - delay]], 1)
+        assert np.all(facts(heard.astype(np.float32))["lag"] == delay)
+
+
+@pytest.mark.parametrize("silent", [[0], [1], [0, 1]])
+def test_frames_of_digital_silence_do_not_calibrate(rng, silent):
+    view, t = ViewConfig("c", "calibrated"), 64000
+    environment, machine = 0.05 * rng.standard_normal((2, 8, t))
+    machine = machine * (np.arange(t) // 8000 % 2)
+    sounds = [machine + 0.5 * environment, 0.2 * machine + environment]
+    waveform, length = np.stack(sounds, 1).astype(np.float32), np.full(8, t, np.int32)
+
+    def calibration():
+        values, valid = map(np.asarray, ratios(view, waveform, length))
+        return wiener.calibrate(values[valid])
+
+    expected = np.median(calibration(), axis=1)
+    waveform[:, silent, : t // 5] = 0
+    assert np.allclose(np.median(calibration(), axis=1), expected, rtol=0.3)

@@ -61,14 +61,16 @@ def ratios(near: Power, far: Power, valid: Bool[Array, "B L"], context: int) -> 
     Frames that are not the clip's own count for nothing.
     """
 
-    def around(power: Power) -> Power:
-        power = power * valid.astype(power.dtype)[:, :, None]
-        before = context // 2
-        padded = jnp.pad(power, ((0, 0), (before, context - 1 - before), (0, 0)))
-        frames = power.shape[1]
-        return sum((padded[:, i : i + frames] for i in range(1, context)), padded[:, :frames])
+    return around(far, valid, context) / jnp.maximum(around(near, valid, context), 1e-20)
 
-    return around(far) / jnp.maximum(around(near), 1e-20)
+
+def around(power: Power, valid: Bool[Array, "B L"], context: int) -> Power:
+    """Sums over `context` frames around each."""
+    power = power * valid.astype(power.dtype)[:, :, None]
+    before = context // 2
+    padded = jnp.pad(power, ((0, 0), (before, context - 1 - before), (0, 0)))
+    frames = power.shape[1]
+    return sum((padded[:, i : i + frames] for i in range(1, context)), padded[:, :frames])
 
 
 def calibrate(ratios: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "2 F"]:
