@@ -48,6 +48,18 @@ class Clips:
         """`metrics.figures` of these clips."""
         return metrics.figures(self.score, self.is_anomaly, self.is_target, self.decision)
 
+    def false_alarm_rate(self) -> dict[str, float | None]:
+        """Share of each domain's normal clips that were declared anomalous; None without any."""
+        return {
+            domain: None
+            if self.decision is None or not normal.any()
+            else float(self.decision[normal].mean())
+            for domain, normal in (
+                ("source", ~self.is_target & ~self.is_anomaly),
+                ("target", self.is_target & ~self.is_anomaly),
+            )
+        }
+
     def strata(self) -> dict[str, Bool[np.ndarray, " N"]]:
         """Which clips are in each stratum, by its name."""
         return {

@@ -180,7 +180,27 @@ def _summary(machines: Machines) -> dict[str, Any]:
 
 def _document(machines: Machines, resamples: int, seed: int | None) -> dict[str, Any]:
     certainty = bootstrap.intervals(machines, resamples)
-    document = {"schema": metrics.SCHEMA, **_summary(machines), **certainty, "seed": seed}
+    alarms = {m: {s: c.false_alarm_rate() for s, c in machines[m].items()} for m in machines}
+    document = {
+        "schema": metrics.SCHEMA,
+        **_summary(machines),
+        **certainty,
+        "false_alarm_rate": alarms,
+        "seed": seed,
+    }
+    for machine, sections in alarms.items():
+        for section, rates in sections.items():
+            clips = machines[machine][section].strata()
+            said = [
+                f"{domain} {100 * rate:.1f} % of {clips[f'{domain}_normal'].sum()}"
+                for domain, rate in rates.items()
+                if rate is not None
+            ]
+            if said:
+                console.say(
+                    f"{machine} section {section}: false alarms among normal test clips: "
+                    f"{', '.join(said)}"
+                )
     for figure in document["missing"]:
         console.say(f"{figure}: no clips, left out of every mean")
     for stratum in document["single_clip_strata"]:

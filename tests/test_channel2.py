@@ -87,6 +87,19 @@ def test_decisions_follow_from_the_leave_one_out_scores(run_path):
         assert facts["clips"] == {"source": 13, "target": 3}
 
 
+def test_false_alarms_among_normal_test_clips_are_counted(run_path, capsys):
+    assert main(["evaluate", str(run_path), "--json"]) == 0
+    printed = capsys.readouterr()
+    rates = json.loads(printed.out)["false_alarm_rate"]
+    for machine in ("fan", "bearingEmu"):
+        columns = scores(run_path, machine)
+        for domain in ("source", "target"):
+            normal = (columns["split"] == "test") & (columns["label"] == "normal")
+            expected = np.mean(columns["decision"][normal & (columns["domain"] == domain)] == "1")
+            assert rates[machine]["00"][domain] == expected
+        assert f"{machine} section 00: false alarms among normal test clips" in printed.err
+
+
 @pytest.mark.parametrize("method", ["gamma", "conformal", "in_sample"])
 def test_other_thresholds(run_copy, method, capsys):
     before = scores(run_copy)

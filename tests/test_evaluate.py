@@ -55,10 +55,15 @@ def make_run(path, machines, seed=0):
     )
     run = Run(path)
     run.write_config(config)
-    run.begin_extraction(sorted(machines))
+    run.write_training({"digest": "weights"})
+    made_from = {
+        run.embeddings_path(view.name, machine): f"{recipe}/clips"
+        for view, recipe in run.embedding_recipes().items()
+        for machine in machines
+    }
+    run.begin_extraction(made_from)
+    run.write_artefacts({path: (b"embeddings", inputs) for path, inputs in made_from.items()})
     for machine, rows in machines.items():
-        for view in config.extract.view_names:
-            run.write_artefact(run.embeddings_path(view, machine), b"embeddings", "weights")
         run.write_scores(machine, rows)
     return run
 
