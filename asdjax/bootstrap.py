@@ -86,7 +86,8 @@ def labelled(
         column: of the scores; decisions belong to the column `score` alone.
 
     Returns:
-        The machines that have labelled clips; and what is left out, in sentences.
+        The machines that have labelled clips; and in sentences what is left out, or put together
+        that the challenge keeps apart.
 
     Raises:
         AsdjaxError: a name and `truth` contradict each other, or `truth` lacks a clip of one of its
@@ -94,6 +95,7 @@ def labelled(
     """
     machines: Machines = {}
     notes = []
+    named: set[bool] = set()
     truth = truth or {}
     sections: dict[tuple[str, str], list[Mapping[str, str]]] = {}
     for machine, of_machine in rows.items():
@@ -122,6 +124,7 @@ def labelled(
             )
         kept = [(row, label) for row, label in zip(tests, labels, strict=True) if label is not None]
         if kept:
+            named |= {bool(row["label"]) for row, _ in kept}
             decisions = [row["decision"] == "1" for row, _ in kept] if column == "score" else None
             machines.setdefault(machine, {})[section] = Clips(
                 name=tuple(row["path"] for row, _ in kept),
@@ -130,6 +133,11 @@ def labelled(
                 is_target=np.array([is_target for _, (_, is_target) in kept]),
                 decision=None if decisions is None else np.array(decisions),
             )
+    if len(named) > 1:
+        notes.append(
+            "means and official score are over development and evaluation machines together; the "
+            "challenge keeps these apart"
+        )
     return machines, notes
 
 

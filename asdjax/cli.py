@@ -245,6 +245,10 @@ class Submit:
     def __call__(self) -> int:
         if (self.verify is not None) == bool(self.runs):
             raise AsdjaxError("submit: name run directories to package, or a folder with --verify")
+        unused = ("info", "out") if self.verify is not None else ("data",)
+        for option in unused:
+            if getattr(self, option) is not None:
+                raise AsdjaxError(f"submit: --{option} has no use here: see asdjax submit --help")
         if self.verify is not None:
             return self._verify(self.verify)
         from asdjax import submit
@@ -257,7 +261,7 @@ class Submit:
         for run in runs:
             run.config()
         archive = submit.submit(runs, self.info, self.out, self.subsets)
-        print(f"{archive}: verified, ready to upload")
+        print(f"{archive}: made and verified")
         return 0
 
     def _verify(self, folder: Path) -> int:
@@ -267,7 +271,7 @@ class Submit:
         print(checked)
         for fault in faults:
             print(f"  {fault}")
-        print(f"{len(faults)} faults" if faults else "no faults")
+        print(f"{len(faults) or 'no'} fault{'s' * (len(faults) != 1)}")
         return int(bool(faults))
 
 

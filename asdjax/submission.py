@@ -21,8 +21,9 @@ import csv
 import dataclasses
 import io
 import math
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def read_system(folder: Traversable) -> System:
     """
     if not folder.is_dir():
         raise AsdjaxError(f"{folder}: no such folder: give a system's folder with its tables")
-    own = (folder.resolve() if isinstance(folder, Path) else folder).name
+    own = folder_name(folder)
     scores, decisions, others, meta = {}, {}, [], None
     for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
         match = TABLE.fullmatch(file.name)
@@ -241,6 +242,16 @@ def read_truth(folder: Path) -> dict[Key, dict[str, tuple[bool, bool]]]:
     }
 
 
+def folder_name(folder: Traversable) -> str:
+    """A folder's name, of "." too; a link's own, for that is what a package calls it."""
+    return os.path.basename(os.path.abspath(folder)) if isinstance(folder, Path) else folder.name
+
+
+def brief(faults: Sequence[str]) -> str:
+    """The first of some faults, and how many others there are."""
+    return f"{faults[0]} (and {len(faults) - 1} more)" if len(faults) > 1 else faults[0]
+
+
 def _table_bytes(values: Mapping[str, str]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(sorted(values.items()))
@@ -339,8 +350,8 @@ def _flag(text: str) -> float:
 
 
 def _one_sided(first: Table, second: Table) -> list[str]:
-    """Names that only one of two tables has, where both could be read."""
-    if not (first.count and second.count):
+    """Names that only one of two tables has, where both have any."""
+    if not (first.rows and second.rows):
         return []
     return [
         f"{a.file}: row {a.rows[name].number}: {name} is not in {b.file}"
@@ -352,12 +363,13 @@ def _one_sided(first: Table, second: Table) -> list[str]:
 
 def _raise_first(faults: list[str]) -> None:
     if faults:
-        others = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise AsdjaxError(f"{faults[0]}{others}")
+        raise AsdjaxError(brief(faults))
 
 
 def pair_faults(scores: Table, decisions: Table, *, threshold: bool = True) -> list[str]:
-    """Names of one table only, and decisions that follow from no single threshold."""
+    """Names of one table only; of a submission (`threshold`) also decisions that follow from no
+    single threshold, or that stand in the place of the scores.
+    """
     faults = _one_sided(scores, decisions)
     decided: dict[float, list[tuple[float, int]]] = {0.0: [], 1.0: []}
     for name, row in decisions.rows.items():
@@ -365,10 +377,25 @@ def pair_faults(scores: Table, decisions: Table, *, threshold: bool = True) -> l
         if value is not None and row.value is not None:
             decided[row.value].append((value, row.number))
     if threshold and all(decided.values()):
+        if all(value == flag for flag, pairs in decided.items() for value, _ in pairs):
+            faults.append(f"{scores.file}: holds the decisions, 0 and 1: give the anomaly scores")
         (highest, low_row), (lowest, high_row) = max(decided[0.0]), min(decided[1.0])
         if lowest < highest:
             faults.append(
                 f"{decisions.file}: row {high_row}: 1 at the score {lowest:g}, but row {low_row} is"
                 f" 0 at {highest:g}: no one threshold gives these decisions"
             )
+    return faults
+
+
+def copy_faults(scores: Mapping[Key, Table]) -> list[str]:
+    """Tables with another machine's scores: evaluation machines share the names of their clips."""
+    first: dict[frozenset[tuple[str, float | None]], Table] = {}
+    faults = []
+    for _, table in sorted(scores.items()):
+        values = frozenset((name, row.value) for name, row in table.rows.items())
+        if len({value for _, value in values}) < 2:  # a constant is a poor score, but no copy
+            continue
+        if (other := first.setdefault(values, table)) is not table:
+            faults.append(f"{table.file}: the same scores as in {other.file}: one is a copy")
     return faults

@@ -212,17 +212,10 @@ def _place(out: Path, files: Mapping[str, bytes], document: dict[str, Any], arch
 
 def _compare_with_rules(out: Path, edition: str) -> None:
     """Say it where a package is right for its own data but not for the challenge."""
-    if edition != verification.RULED_EDITION:
-        return
-    rules, systems = verification.reference_of_rules(edition), sorted((out / "task2").iterdir())
-    faults = [
-        f for path in systems for f in verification.validate(submission.read_system(path), rules)
-    ]
-    if faults:
-        console.say(
-            f"{out}: right for its own data, but not by the challenge's rules: {faults[0]} (and "
-            f"{len(faults) - 1} more)"
-        )
+    systems = [submission.read_system(path) for path in sorted((out / "task2").iterdir())]
+    unruled = verification.against_rules(systems, edition)
+    if unruled:
+        console.say(f"{out}: right for its own data, but {unruled}")
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -9,7 +9,7 @@ import difflib
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources.abc import Traversable
 from itertools import product
@@ -29,7 +29,10 @@ from asdjax.submission import (
     Key,
     System,
     Table,
+    brief,
+    copy_faults,
     decision_file,
+    folder_name,
     pair_faults,
     read_system,
     score_file,
@@ -196,6 +199,7 @@ def validate(system: System, reference: Reference) -> list[str]:
             faults.append(f"{tables[key].file}: {wrong}")
         if key in system.scores and key in system.decisions:
             faults += pair_faults(system.scores[key], system.decisions[key])
+    faults += copy_faults(system.scores)
     for key in reference.missing(system.keys):
         faults.append(
             f"{system.folder}: {key[0]} section {key[1]} is missing: add {score_file(key)} and "
@@ -205,6 +209,18 @@ def validate(system: System, reference: Reference) -> list[str]:
     if system.meta is None:
         return [*faults, f"{file}: this file is missing"]
     return faults + [f"{file}: {fault}" for fault in _meta_faults(system, reference)]
+
+
+def against_rules(systems: Sequence[System], edition: str) -> str | None:
+    """Why the challenge would refuse systems that are right for their own data; None: it would not.
+
+    None too where an edition's rules are not known. Development machines alone are no entry.
+    """
+    if not _rules(edition):
+        return None
+    rules = dataclasses.replace(reference_of_rules(edition), alternative=frozenset())
+    faults = [fault for system in systems for fault in validate(system, rules)]
+    return f"the challenge would refuse it: {brief(faults)}" if faults else None
 
 
 def verify(
@@ -219,7 +235,8 @@ def verify(
         edition: a key of `dcase.EDITIONS`; an expected.json states its own.
 
     Returns:
-        What was checked and against what, and all faults.
+        What was checked and against what, and all faults. Where there is none, the first tells too
+        what the challenge's own rules would find.
 
     Raises:
         AsdjaxError: there is no submission here, or nothing to check it against.
@@ -246,7 +263,9 @@ def verify(
         faults.append(f"{path}: {len(systems)} systems, at most {MAX_SYSTEMS} may be submitted")
     machines = {machine for system in systems for machine, _ in system.keys}
     labels = ", ".join(system.label for system in systems) or "no system"
-    return f"{path}: {labels}; {len(machines)} machines; against {reference.origin}", faults
+    what = f"{path}: {labels}; {len(machines)} machines; against {reference.origin}"
+    unruled = None if faults else against_rules(systems, reference.edition)
+    return f"{what}; but {unruled}" if unruled else what, faults
 
 
 def _rules(edition: str) -> dict[Key, frozenset[str] | None]:
@@ -290,7 +309,7 @@ def _system_folders(root: Traversable, *, is_archive: bool) -> tuple[list[Traver
     if not base.is_dir():
         if is_archive:
             return [], [*faults, f"{root}: no folder task2 in it"]
-        own = Path(str(root)).resolve().name
+        own = folder_name(root)
         tables = any(TABLE.fullmatch(e.name) or e.name.endswith(".meta.yaml") for e in entries)
         if tables or LABEL.fullmatch(own):
             return [root], faults
@@ -362,7 +381,11 @@ def _meta_faults(system: System, reference: Reference) -> list[str]:
             value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
         if value is _ABSENT:
             faults.append(f"{prefix}{key} is missing")
-        elif not isinstance(value, kind) or isinstance(value, bool) or value == "":
+        elif (
+            not isinstance(value, kind)
+            or (isinstance(value, bool) and kind is not object)
+            or value == ""
+        ):
             faults.append(f"{prefix}{key}: expected {words}, found {value!r}")
         else:
             return value

@@ -223,6 +223,12 @@ def test_clips_without_labels_are_left_out_and_counted():
     assert notes[0] == "fan section 00: 1 clips of the ground truth were not scored"
 
 
+def test_development_and_evaluation_machines_together_are_said():
+    machines, notes = labelled({"fan": UNNAMED, "pump": NAMED}, TRUTH)
+    assert list(machines) == ["fan", "pump"] and len(notes) == 1
+    assert "over development and evaluation machines together" in notes[0]
+
+
 @pytest.mark.parametrize(
     ("rows", "truth", "message"),
     [

@@ -384,6 +384,8 @@ def test_comparison(run_path, run_copy, capsys):
         (["evaluate", "a", "--resamples", "3"], "resamples"),
         (["submit"], "--verify"),
         (["submit", "nowhere"], "--info"),
+        (["submit", "nowhere", "--data", "x"], "--data has no use"),
+        (["submit", "--verify", "x", "--out", "y"], "--out has no use"),
         (["submit", "--verify", "nowhere"], "nowhere"),
         (["compare", "nowhere", "nowhere"], "nowhere"),
     ],

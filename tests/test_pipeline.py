@@ -274,7 +274,7 @@ def test_data_without_labels_says_so(corpus_root, tmp_path, capsys):
         (["extract", "nowhere"], 1, "asdjax train"),
         (["score", "nowhere"], 1, "asdjax train"),
         (["evaluate", "nowhere"], 1, "asdjax train"),
-        (["evaluate"], 1, "at least one run"),
+        (["evaluate"], 1, "name run directories"),
         (["train", "system1", "--data", "d", "--run", "r", "--optim.eps", "inf"], 1, "optim.eps"),
     ],
 )

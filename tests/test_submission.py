@@ -46,8 +46,8 @@ def meta(label=LABEL):
 
 def write_system(folder, clips, tree=None):
     folder.mkdir(parents=True)
-    for key, names in clips.items():
-        scores = {name: i / 7 for i, name in enumerate(sorted(names))}
+    for n, (key, names) in enumerate(clips.items()):
+        scores = {name: i / 7 + n / 1000 for i, name in enumerate(sorted(names))}
         content = submission.score_bytes(scores)
         (folder / submission.score_file(key)).write_bytes(content)
         decided = {name: score > 0.3 for name, score in scores.items()}
@@ -280,6 +280,40 @@ def test_decisions_must_follow_from_one_threshold(system):
     assert "row 1: 1 at the score 0, but row 3 is 0 at 0.28" in only(system)
 
 
+def test_scores_of_another_machine_or_decisions_in_their_place(tmp_path):
+    """Every name is right: nothing but the values tells."""
+    evaluation = verification.EDITIONS["dcase2026"].evaluation
+    system = write_system(tmp_path / LABEL, ruled(evaluation))
+    first, second, third = (submission.score_file((m, "00")) for m in evaluation[:3])
+    for name in (submission.score_file, submission.decision_file):
+        rows = lines(system / name((evaluation[0], "00")))
+        (system / name((evaluation[1], "00"))).write_text("".join(reversed(rows)))
+    copy = only(system)
+    assert copy.startswith(f"{system / second}: the same scores as in {system / first}")
+    decisions = (system / submission.decision_file((evaluation[2], "00"))).read_text()
+    (system / third).write_text(decisions)
+    found = faults(system)
+    assert len(found) == 2 and f"{system / third}: holds the decisions, 0 and 1" in found[0]
+
+
+def test_constant_scores_of_two_machines_are_no_copy(tmp_path):
+    evaluation = verification.EDITIONS["dcase2026"].evaluation
+    system = write_system(tmp_path / LABEL, ruled(evaluation))
+    for machine in evaluation[:2]:
+        names = sorted(ruled([machine])[machine, "00"])
+        content = submission.score_bytes(dict.fromkeys(names, 0.5))
+        (system / submission.score_file((machine, "00"))).write_bytes(content)
+    assert faults(system) == []
+
+
+def test_a_table_without_a_readable_row_does_not_blame_the_other(system):
+    text = (system / SCORES).read_text()
+    (system / SCORES).write_text(text.replace(",", ";"))
+    found = faults(system)
+    assert sum("columns: 1, expected 2" in f for f in found) == 8
+    assert len(found) == 9 and "clips without a row (8)" in found[-1]
+
+
 def test_all_faults_are_reported_together(system):
     edit(system / SCORES, 1, ",0.", ",x")
     edit(system / SCORES, 8, ",1.", ",y")
@@ -318,6 +352,13 @@ def test_a_machine_with_one_of_two_files_and_a_missing_machine(system):
     assert f"{DECISIONS}: this file is missing" in only(system)
     (system / SCORES).unlink()
     assert "fan section 00 is missing" in only(system)
+
+
+def test_a_linked_folder_goes_by_the_link_s_name(system, tmp_path):
+    system.rename(tmp_path / "elsewhere")
+    system.symlink_to(tmp_path / "elsewhere")
+    for path in (system, system.parent, tmp_path):
+        assert faults(path) == []
 
 
 def test_labels_of_a_package(tmp_path):
@@ -423,6 +464,14 @@ def test_faults_of_meta(system, path, value, words):
     assert any(f.startswith(f"{file}: ") and words in f for f in found), found
 
 
+def test_no_may_be_an_answer_in_meta(system):
+    text = (system / f"{LABEL}.meta.yaml").read_text()
+    assert "external_data_usage: null" in text
+    text = text.replace("external_data_usage: null", "external_data_usage: no")
+    (system / f"{LABEL}.meta.yaml").write_text(text)
+    assert faults(system) == []
+
+
 def test_meta_that_is_absent_misnamed_or_no_yaml(system):
     file = system / f"{LABEL}.meta.yaml"
     for text, words in (("a: [", "not valid YAML"), ("text", "expected keys"), ("a: \t", "YAML")):
@@ -474,15 +523,32 @@ def test_checked_against_the_rules(tmp_path):
     facts = verification.EDITIONS["dcase2026"]
     path = write_system(tmp_path / "a" / LABEL, ruled(facts.evaluation))
     what, found = verification.verify(path)
-    assert "the rules of dcase2026" in what and found == []
+    assert what.endswith("against the rules of dcase2026") and found == []
     path = write_system(tmp_path / "b" / LABEL, ruled(facts.development))
-    assert faults(path) == []  # development machines alone
+    what, found = verification.verify(path)  # development machines alone
+    assert found == []
+    assert "the challenge would refuse it" in what and "BlowerDustCollector section 00 is" in what
     path = write_system(tmp_path / "c" / LABEL, ruled((*facts.development, *facts.evaluation)))
     assert faults(path) == []
     path = write_system(tmp_path / "d" / LABEL, ruled(facts.development[1:]))
     assert "ToyCar section 00 is missing" in only(path)
     path = write_system(tmp_path / "e" / LABEL, ruled(("fan", *facts.evaluation[1:])))
     assert "BlowerDustCollector section 00 is missing" in only(path)
+
+
+def test_right_for_its_own_clips_but_not_for_the_challenge(tmp_path):
+    evaluation = verification.EDITIONS["dcase2026"].evaluation
+    clips = ruled(evaluation)
+    for clean in (True, False):
+        folder = tmp_path / str(clean)
+        path = write_system(folder / "task2" / LABEL, clips)
+        write_expected(folder, clips)
+        what, found = verification.verify(path)
+        assert found == [] and what.endswith("expected.json") == clean
+        if not clean:
+            assert "but the challenge would refuse it: " in what
+            assert "clips without a row (1): section_00_0199.wav (and 3 more)" in what
+        clips[BRUSH] = clips[BRUSH][:199]
 
 
 def test_rows_against_the_rules(tmp_path):
@@ -529,7 +595,8 @@ def test_scores_of_anybody(system):
     found = submission.scores(system)
     assert set(found) == {FAN, BRUSH}
     names = sorted(CLIPS[BRUSH])
-    assert found[BRUSH] == [(n, i / 7, int(i / 7 > 0.3)) for i, n in enumerate(names)]
+    values = [i / 7 + 0.001 for i in range(4)]
+    assert found[BRUSH] == [(n, v, int(v > 0.3)) for n, v in zip(names, values, strict=True)]
     (system / f"{LABEL}.meta.yaml").unlink()
     (system / "notes.txt").write_text("mine")
     (system / DECISIONS).unlink()

@@ -125,7 +125,7 @@ def test_package_of_one_run(run, tmp_path, capsys):
         )
         assert found[machine, "00"] == expected
     said = capsys.readouterr().err
-    assert "not by the challenge's rules: " in said and str(out) in said  # 8 clips, not 200
+    assert "the challenge would refuse it: " in said and str(out) in said  # 8 clips, not 200
 
 
 def test_zip_layout_and_equal_bytes(run, other, tmp_path):
@@ -166,7 +166,7 @@ def test_the_challenge_s_own_package_gets_no_note(tmp_path, rng, capsys):
         ]
     submit([FakeRun(tmp_path / "run", rows)], INFO, tmp_path / "out")
     said = capsys.readouterr().err
-    assert "rules" not in said and "states no results" in said
+    assert "refuse" not in said and "states no results" in said
     assert "results" not in meta_of(tmp_path / "out")
 
 
