@@ -129,7 +129,7 @@ def test_an_interruption_ends_the_run_at_work(start, tmp_path):
     process, lock = start(tmp_path, [0], TINY), tmp_path / "tiny" / "seed0" / ".lock"
     while not lock.exists() and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # as SIGINT, which a background job may ignore
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command continues" in errors
     with Run(lock.parent).lock():  # refused while another process works on the run

@@ -17,7 +17,8 @@ def table(n=5, d=3):
     text = np.array([f"fan/train/{i}.wav" for i in range(n)])
     words = np.full(n, "00")
     clips, facts = [text, words, words, words, words], [np.zeros(n, np.float32)] * 4
-    return Embeddings(*clips, np.ones((n, d), np.float32), *facts, np.ones((2, 9), np.float32))
+    others = np.zeros((n, 2), bool), np.ones((2, 9), np.float32)
+    return Embeddings(*clips, np.ones((n, d), np.float32), *facts, *others)
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
@@ -112,6 +113,9 @@ def test_not_a_run(tmp_path):
         run.finished_training()
     with pytest.raises(AsdjaxError, match="asdjax extract"):
         run.machines()
+    with pytest.raises(AsdjaxError, match="has not finished"):
+        run.read_scores("fan")
+    run.write_training({"digest": "x"})
     with pytest.raises(AsdjaxError, match="asdjax score"):
         run.read_scores("fan")
 

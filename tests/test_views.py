@@ -368,7 +368,8 @@ def test_silence_in_either_channel(drawn):
     sounds[0, 1], sounds[1, 0], sounds[2] = 0, 0, 0  # channel 2, channel 1, both; none
     made, facts = make(ALL, garbled(sounds, length), length)
     assert np.all(np.isfinite(made)) and np.all(np.isfinite(facts["gain"]))
-    assert not any(np.any(np.isnan(value)) for value in facts.values())
+    told = {name: value for name, value in facts.items() if name != "lag"}  # NaN: none is clear
+    assert not any(np.any(np.isnan(value)) for value in told.values())
     assert not np.any(np.asarray(made)[:, 1:3])
     first = only_clip(sounds, length)[0]
     for config in set(ALL) - {FAR}:
