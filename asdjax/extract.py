@@ -29,7 +29,7 @@ _NONE = np.empty((2, 0), np.float32)  # the calibration of views that need none
 
 IN_FLIGHT = 2
 """Batches dispatched before the oldest one's result is awaited."""
-AT_ONCE = {"cpu": 8}
+AT_ONCE = {"cpu": 4}
 """Clips that a kind of device takes through the model at once, however large its batch: a CPU is
 faster while a layer's activations stay in its cache."""
 LIKE = 1.5

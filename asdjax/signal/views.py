@@ -236,7 +236,8 @@ class _Spectra:
     def _mean(self, values: Float[Array, "B L F"]) -> Float[Array, " B"]:
         """Over a clip's own frames and all bins."""
         own = self.valid.astype(values.dtype)
-        return jnp.sum(values * own[:, :, None], axis=1).mean(axis=1) / jnp.sum(own, axis=1)
+        total = jnp.einsum("bl,blf->bf", own, values, precision="highest")
+        return total.mean(axis=1) / jnp.sum(own, axis=1)
 
     def _sound(self, spectrum: Complex[Array, "B L F"]) -> Float[Array, "B T"]:
         framed = jnp.fft.irfft(spectrum, self.n_fft, axis=-1) * self.window[None, None, :]
