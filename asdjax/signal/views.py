@@ -113,18 +113,17 @@ def _levelled(
     inside = jnp.arange(waveform.shape[2], dtype=jnp.int32)[None, None, :] < length[:, None, None]
     waveform = jnp.where(inside, waveform, 0.0)
     near, far = waveform[:, 0], waveform[:, 1]
-    peak = jnp.max(jnp.abs(waveform), axis=2)
-    silent = peak == 0
-    far = far / jnp.where(silent, 1.0, peak)[:, 1:]  # so that no square of it vanishes
+    peak = jnp.max(jnp.abs(far), axis=1)
+    far = far / jnp.where(peak == 0, 1.0, peak)[:, None]  # so that no square of it vanishes
     near_energy, far_energy = _dot(near, near), _dot(far, far)
-    ratio = jnp.sqrt(near_energy / jnp.where(silent[:, 1], 1.0, far_energy))
+    ratio = jnp.sqrt(near_energy / jnp.where(peak == 0, 1.0, far_energy))
     samples = length.astype(near.dtype)
-    rms = jnp.sqrt(near_energy / samples), peak[:, 1] * jnp.sqrt(far_energy / samples)
+    rms = jnp.sqrt(near_energy / samples), peak * jnp.sqrt(far_energy / samples)
     level = jnp.maximum(rms[1], 1e-15) / jnp.maximum(rms[0], 1e-15)  # the square is finite too
     facts = {
         "level_db": 20 * jnp.log10(level),
         "correlation": _correlation(near, far, inside[:, 0]),
-        "silent": silent,
+        "silent": jnp.stack([near_energy == 0, peak == 0], axis=1),
     }
     return near, far * ratio[:, None], level, facts
 
@@ -222,8 +221,10 @@ class _Spectra:
         return self._sound(wiener.cancelled(self.near, self.far, self.valid, self.scale))
 
     def lag(self) -> Float[Array, " B"]:
-        cross = jnp.conj(self.near) * self.far
-        cross = jnp.where(self.valid[:, :, None], cross, jnp.zeros((), cross.dtype)).sum(axis=1)
+        apart = slice(None, None, 2)  # the frames between add little: they overlap by half
+        cross = jnp.conj(self.near[:, apart]) * self.far[:, apart]
+        own = self.valid[:, apart, None]
+        cross = jnp.where(own, cross, jnp.zeros((), cross.dtype)).sum(axis=1)
         size = jnp.abs(cross)
         phase = wiener.scaled(cross, 1 / jnp.where(size == 0, 1.0, size))
         correlation = jnp.abs(jnp.fft.irfft(phase, self.n_fft, axis=1))
