@@ -252,13 +252,38 @@ def intervals(machines: Machines, resamples: int = RESAMPLES) -> dict[str, Any]:
         AsdjaxError: too few resamples.
     """
 
-    def ends(values: Any) -> Any:
-        if isinstance(values, Mapping):
-            return {key: ends(value) for key, value in values.items()}
-        return None if values is None else interval(values)
-
     description = describe(machines, resamples)
-    return {"intervals": ends(resample(machines, resamples)), **description}
+    return {"intervals": _ends(resample(machines, resamples)), **description}
+
+
+def false_alarms(machines: Machines, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Shares of normal clips that were declared anomalous, and how sure they are.
+
+    Returns:
+        `false_alarm_rate`: by machine, section and domain; `false_alarm_interval`: `[low, high]`
+        in the place of each. None where there are no decisions or no normal clips.
+    """
+    rates, bounds = {}, {}
+    for machine, sections in machines.items():
+        rates[machine] = {s: clips.false_alarm_rate() for s, clips in sections.items()}
+        bounds[machine] = {}
+        for section, clips in sections.items():
+            weights = draw(clips, machine, section, resamples)
+            strata = clips.strata()
+            bounds[machine][section] = {
+                domain: None
+                if rate is None
+                else interval(weights[:, normal] @ clips.decision[normal] / normal.sum())
+                for domain, rate in rates[machine][section].items()
+                for normal in [strata[f"{domain}_normal"]]
+            }
+    return {"false_alarm_rate": rates, "false_alarm_interval": bounds}
+
+
+def _ends(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _ends(value) for key, value in values.items()}
+    return None if values is None else interval(values)
 
 
 def _area(

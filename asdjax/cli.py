@@ -188,7 +188,7 @@ class Evaluate:
         elif self.by_view:
             if len(runs) > 1:
                 raise AsdjaxError("evaluate: --by-view takes one run directory")
-            document = evaluate.by_view(runs[0], truth=self.truth)
+            document = evaluate.by_view(runs[0], resamples=self.resamples, truth=self.truth)
         elif len(runs) > 1:
             document = evaluate.evaluate_runs(runs, resamples=self.resamples, truth=self.truth)
         else:

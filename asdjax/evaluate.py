@@ -102,17 +102,20 @@ def evaluate_submission(
     return _document(machines, resamples, None)
 
 
-def by_view(run: Run, *, truth: Path | None = None) -> dict[str, Any] | None:
+def by_view(
+    run: Run, *, resamples: int = bootstrap.RESAMPLES, truth: Path | None = None
+) -> dict[str, Any] | None:
     """Metrics of each view's scores alone and of the run's combination of them.
 
     Args:
         run: with scores.
+        resamples: of the bootstrap intervals; all views share them.
         truth: as for `evaluate`.
 
     Returns:
-        `schema`; `views`: by name the document of `metrics.summary` without its schema;
-        `combination`: the run's own scores' with `name`, how they are combined; and `seed`. None
-        when no scored clip has a label.
+        `schema`; `views`: by name the document of `metrics.summary` without its schema, with its
+        `intervals`; `combination`: the run's own scores' with `name`, how they are combined; what
+        `bootstrap.describe` gives; and `seed`. None when no scored clip has a label.
 
     Raises:
         AsdjaxError: as for `evaluate`.
@@ -121,12 +124,16 @@ def by_view(run: Run, *, truth: Path | None = None) -> dict[str, Any] | None:
     if not combined:
         return None
     config = run.config()
+
+    def summary(machines: Machines) -> dict[str, Any]:
+        certainty = bootstrap.intervals(machines, resamples)
+        return {**_summary(machines), "intervals": certainty["intervals"]}
+
     return {
         "schema": VIEWS_SCHEMA,
-        "views": {
-            view: _summary(_labelled(run, truth, view)) for view in config.extract.view_names
-        },
-        "combination": {"name": config.backend.combine_views, **_summary(combined)},
+        "views": {view: summary(_labelled(run, truth, view)) for view in config.extract.view_names},
+        "combination": {"name": config.backend.combine_views, **summary(combined)},
+        **bootstrap.describe(combined, resamples),
         "seed": config.seed,
     }
 
@@ -179,20 +186,20 @@ def _summary(machines: Machines) -> dict[str, Any]:
 
 
 def _document(machines: Machines, resamples: int, seed: int | None) -> dict[str, Any]:
-    certainty = bootstrap.intervals(machines, resamples)
-    alarms = {m: {s: c.false_alarm_rate() for s, c in machines[m].items()} for m in machines}
     document = {
         "schema": metrics.SCHEMA,
         **_summary(machines),
-        **certainty,
-        "false_alarm_rate": alarms,
+        **bootstrap.intervals(machines, resamples),
+        **bootstrap.false_alarms(machines, resamples),
         "seed": seed,
     }
-    for machine, sections in alarms.items():
+    for machine, sections in document["false_alarm_rate"].items():
         for section, rates in sections.items():
             clips = machines[machine][section].strata()
+            bounds = document["false_alarm_interval"][machine][section]
             said = [
-                f"{domain} {100 * rate:.1f} % of {clips[f'{domain}_normal'].sum()}"
+                f"{domain} {100 * rate:.1f} % of {clips[f'{domain}_normal'].sum()} "
+                f"[{100 * bounds[domain][0]:.1f}, {100 * bounds[domain][1]:.1f}]"
                 for domain, rate in rates.items()
                 if rate is not None
             ]
@@ -217,8 +224,12 @@ def tables(document: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
     if document["schema"] == VIEWS_SCHEMA:
         combination = document["combination"]
         named = [*document["views"].items(), (f"combined: {combination['name']}", combination)]
-        rows = [(name, metrics.overall(view), None) for name, view in named]
-        caption = f"Harmonic means over all machines, per view, per cent; {_FAMILIES}"
+        rows = [
+            (name, metrics.overall(view), metrics.overall(view["intervals"]))
+            for name, view in named
+        ]
+        how = f"in brackets {bootstrap.words(document)}"
+        caption = f"Harmonic means over all machines, per view, per cent; {how}; {_FAMILIES}"
         return [(caption, _cells("view", rows, metrics.COLUMNS))]
     bounds = document.get("intervals")
     rows = []

@@ -52,7 +52,10 @@ DECISION_COLUMNS = (
 """The columns of the table of decisions."""
 
 _WORDS = {"auc": "AUC", "pauc": "pAUC", "f1": "F1"}
-_OF_ONE_RUN = ("inverted", "intervals", "resamples", "level", "single_clip_strata", "seed")
+_OF_ONE_RUN = (
+    "inverted", "intervals", "false_alarm_interval", "resamples", "level", "single_clip_strata",
+    "seed",
+)  # fmt: skip
 
 
 def auc(normal_scores: Num[np.ndarray, " N"], anomaly_scores: Num[np.ndarray, " M"]) -> float:

@@ -1,5 +1,7 @@
 """Labelled clips and bootstrap intervals, against explicit resamples."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import EXACT_METRIC
@@ -249,3 +251,22 @@ def test_development_and_evaluation_machines_together_are_said():
 def test_ground_truth_that_does_not_fit_is_refused(rows, truth, message):
     with pytest.raises(AsdjaxError, match=message):
         labelled({"fan": rows}, truth)
+
+
+def test_false_alarm_intervals_against_a_loop(rng):
+    source = clips(rng)
+    found = bootstrap.false_alarms({"fan": {"00": source}}, resamples=200)
+    weights = bootstrap.draw(source, "fan", "00", 200)
+    for domain, is_target in (("source", False), ("target", True)):
+        normal = ~source.is_anomaly & (source.is_target == is_target)
+        alarms = [np.repeat(source.decision[normal], row[normal]).mean() for row in weights]
+        low, high = found["false_alarm_interval"]["fan"]["00"][domain]
+        assert [low, high] == pytest.approx(np.quantile(alarms, [0.025, 0.975]), abs=1e-12)
+        assert low <= found["false_alarm_rate"]["fan"]["00"][domain] <= high and low < high
+
+
+def test_no_false_alarms_without_decisions(rng):
+    source = dataclasses.replace(clips(rng), decision=None)
+    found = bootstrap.false_alarms({"fan": {"00": source}}, resamples=100)
+    nothing = {"fan": {"00": {"source": None, "target": None}}}
+    assert found == {"false_alarm_rate": nothing, "false_alarm_interval": nothing}

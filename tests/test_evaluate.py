@@ -215,18 +215,23 @@ def test_submissions_of_other_clips_are_refused(tmp_path, unnamed, change, words
 def test_each_view_and_their_combination(rng, tmp_path):
     rows = {m: score_rows(rng, m) for m in ("fan", "valve")}
     run = make_run(tmp_path, rows)
-    document = evaluate.by_view(run)
+    document = evaluate.by_view(run, resamples=100)
     assert document["schema"] == "asdjax.views/1" and list(document["views"]) == ["raw", "mild"]
+    table = evaluate.markdown(document)
     for view, found in document["views"].items():
         expected = metrics.summary({m: {"00": expected_figures(rows[m], view)} for m in rows})
+        low, high = found.pop("intervals")["official_score"]
+        assert low < found["official_score"] < high
         assert found == {k: v for k, v in expected.items() if k != "schema"}
+        assert f"[{100 * low:.2f}, {100 * high:.2f}]" in table
     combined, whole = document["combination"], evaluate.evaluate(run, resamples=100)
     assert combined["name"] == "mean" and combined["machines"] == whole["machines"]
-    lines = evaluate.markdown(document).splitlines()
+    assert combined["intervals"] == whole["intervals"] and document["resamples"] == 100
+    lines = table.splitlines()
     assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == [
         "| view", "| ---", "| raw", "| mild", "| combined: mean",
     ]  # fmt: skip
-    assert f"{100 * document['views']['mild']['official_score']:.2f}" in evaluate.markdown(document)
+    assert f"{100 * document['views']['mild']['official_score']:.2f}" in table
 
 
 def shown(document):
