@@ -13,14 +13,17 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
-from asdjax import schema
+from asdjax import architectures, schema
+from asdjax.architectures import (
+    Count,
+    ModelConfig,
+    MultiResNetConfig,
+    NonNegative,
+    Positive,
+    Probability,
+)
 from asdjax.errors import AsdjaxError
 from asdjax.schema import Range, to_tree
-
-Count = Annotated[int, Range(low=1, high=2**20)]
-NonNegative = Annotated[float, Range(low=0)]
-Positive = Annotated[float, Range(low=0, above=True)]
-Probability = Annotated[float, Range(low=0, high=1)]
 
 Subset = Literal["development", "additional", "evaluation"]
 ProblemKind = Literal[
@@ -101,69 +104,23 @@ class MixupConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SpecAugmentConfig:
+    """SpecAugment on the filterbank (BEATs), in training only: a mask in time, one in frequency."""
+
+    probability: Probability = 0.0
+    """Probability of each of a clip's two masks."""
+    time_width: Annotated[float, Range(low=0, high=2**20)] = 80.0
+    """Most frames that are masked."""
+    frequency_width: Annotated[float, Range(low=0, high=128)] = 80.0
+    """Most bands that are masked."""
+
+
+@dataclasses.dataclass(frozen=True)
 class AugmentConfig:
     """Training-time augmentation."""
 
     mixup: MixupConfig = MixupConfig()
-
-
-@dataclasses.dataclass(frozen=True)
-class SpectrogramConfig:
-    """One STFT branch of MultiResNet."""
-
-    n_fft: Count
-    """Window and transform length, samples."""
-    hop: Count
-    """Step between frames, samples."""
-
-
-@dataclasses.dataclass(frozen=True)
-class StridedConvConfig:
-    """One convolution over the spectrum of the whole clip."""
-
-    window: Count
-    """Positions under the kernel."""
-    stride: Count
-    """Positions between outputs."""
-
-
-@dataclasses.dataclass(frozen=True)
-class MultiResNetConfig:
-    """MultiResNet: one branch on the whole clip's spectrum, one per STFT resolution."""
-
-    name: Literal["multiresnet"] = "multiresnet"
-    fft_branch: bool = True
-    """Use the branch that reads the magnitude spectrum of the whole clip."""
-    fft_convs: tuple[StridedConvConfig, ...] = (
-        StridedConvConfig(256, 64),
-        StridedConvConfig(64, 32),
-        StridedConvConfig(16, 4),
-    )
-    """The FFT branch's convolutions."""
-    fft_channels: Count = 128
-    """Channels of each of them."""
-    fft_hidden_layers: Count = 5
-    """Normalised layers of the FFT branch's perceptron, before its last, linear one."""
-    spectrograms: tuple[SpectrogramConfig, ...] = (
-        SpectrogramConfig(256, 128),
-        SpectrogramConfig(1024, 512),
-        SpectrogramConfig(4096, 2048),
-    )
-    """STFT branches, in the order of their embeddings."""
-    stage_channels: tuple[Count, ...] = (16, 32, 64, 128)
-    """Channels of an STFT branch's stages, two residual blocks each; all but the first halve."""
-    low_hz: NonNegative = 200.0
-    """Lowest frequency kept in the spectrograms, hertz."""
-    high_hz: Positive = 8000.0
-    """Highest frequency kept in the spectrograms, hertz."""
-    branch_size: Count = 128
-    """Values in each branch's embedding."""
-    squeeze_ratio: Count = 16
-    """Channels per hidden unit in squeeze-and-excitation."""
-    norm_momentum: Probability = 0.1
-    """Share of the new batch in BatchNorm's running statistics."""
-    norm_eps: Positive = 1e-5
-    """Added to BatchNorm's variance."""
+    spec_augment: SpecAugmentConfig = SpecAugmentConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,7 +268,7 @@ class Config:
     dataset: DatasetConfig = DatasetConfig()
     audio: AudioConfig = AudioConfig()
     augment: AugmentConfig = AugmentConfig()
-    model: MultiResNetConfig = MultiResNetConfig()
+    model: ModelConfig = MultiResNetConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
@@ -409,18 +366,7 @@ def validate(config: Config, source: str) -> None:
     """Refuse impossible values and combinations (after overrides too)."""
     schema.check(Config, config, "", source)
     checks = [
-        (
-            config.model.low_hz < config.model.high_hz <= config.audio.sample_rate / 2,
-            "model.low_hz and model.high_hz",
-            "low_hz must be below high_hz, and high_hz at most half of audio.sample_rate",
-        ),
-        (
-            config.model.fft_branch or config.model.spectrograms,
-            "model.spectrograms",
-            "name at least one STFT resolution, or set model.fft_branch to true",
-        ),
-        (config.model.stage_channels, "model.stage_channels", "name at least one stage"),
-        (config.model.fft_convs, "model.fft_convs", "name at least one convolution"),
+        *architectures.checks(config.model, config.audio.sample_rate),
         (
             not (config.loss.name == "arcface" and config.loss.dynamic),
             "loss.dynamic",

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from asdjax import dcase, schema
-from asdjax.config import Config, DecisionConfig, MultiResNetConfig, StrictLoader, ViewConfig
+from asdjax.architectures import MultiResNetConfig
+from asdjax.config import Config, DecisionConfig, StrictLoader, ViewConfig
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Run
 

@@ -43,6 +43,8 @@ def read(kind: Any, tree: Any, key: str, source: str) -> Any:
         return read(args[0], tree, key, source)
     if dataclasses.is_dataclass(kind):
         return _section(kind, tree, key, source)
+    if all(map(dataclasses.is_dataclass, _options(kind))):
+        return _section(_named(_options(kind), tree, key, source), tree, key, source)
     if origin is tuple:
         if not isinstance(tree, list | tuple):
             raise AsdjaxError(f"{source}: {key}: expected a list, found {tree!r}")
@@ -60,8 +62,8 @@ def read(kind: Any, tree: Any, key: str, source: str) -> Any:
 
 def check(kind: Any, value: Any, key: str, source: str) -> None:
     """Check the bounds annotated on every number below `value`."""
-    if dataclasses.is_dataclass(kind):
-        for name, hint in get_type_hints(kind, include_extras=True).items():
+    if dataclasses.is_dataclass(value):
+        for name, hint in get_type_hints(type(value), include_extras=True).items():
             check(hint, getattr(value, name), _join(key, name), source)
     elif get_origin(kind) is tuple:
         kinds = get_args(kind)
@@ -106,6 +108,18 @@ def _section(kind: type, tree: Any, key: str, source: str) -> Any:
     if required:
         raise AsdjaxError(f"{source}: {_join(key, required[0])}: this key is missing")
     return kind(**{name: read(hints[name], tree[name], _join(key, name), source) for name in tree})
+
+
+def _named(kinds: tuple[Any, ...], tree: Any, key: str, source: str) -> Any:
+    """Which of several sections a tree's `name` asks for; without a name the first."""
+    choices = {kind.name: kind for kind in kinds}  # each one's default is its only name
+    name = tree.get("name", kinds[0].name) if isinstance(tree, Mapping) else kinds[0].name
+    if name not in choices:
+        where = _join(key, "name")
+        raise AsdjaxError(
+            f"{source}: {where}: expected one of {', '.join(choices)}, found {name!r}"
+        )
+    return choices[name]
 
 
 def _options(kind: Any) -> tuple[Any, ...]:

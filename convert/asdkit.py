@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from asdjax.config import MultiResNetConfig
+from asdjax.architectures import MultiResNetConfig
 from asdjax.errors import AsdjaxError
 from asdjax.models import Tree, shapes
 from asdjax.signal.stft import hann

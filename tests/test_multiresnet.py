@@ -21,7 +21,7 @@ from conftest import (
 )
 from flax import nnx
 
-from asdjax.config import MultiResNetConfig, SpectrogramConfig, StridedConvConfig
+from asdjax.architectures import MultiResNetConfig, SpectrogramConfig, StridedConvConfig
 from asdjax.convert.asdkit import multiresnet_from_torch, multiresnet_to_torch
 from asdjax.errors import AsdjaxError
 from asdjax.models import apply, build, shapes, split

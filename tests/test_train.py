@@ -20,7 +20,8 @@ from conftest import (
 
 from asdjax import augment, models, parallel
 from asdjax import config as configs
-from asdjax.config import Config, MultiResNetConfig, SpectrogramConfig
+from asdjax.architectures import MultiResNetConfig, SpectrogramConfig
+from asdjax.config import Config
 from asdjax.convert import asdkit
 from asdjax.corpus import open_corpus
 from asdjax.errors import AsdjaxError

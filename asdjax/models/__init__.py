@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from asdjax.config import MultiResNetConfig
+from asdjax.architectures import MultiResNetConfig
 from asdjax.models.layers import BatchStat
 from asdjax.models.multiresnet import MultiResNet
 

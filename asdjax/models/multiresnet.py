@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from asdjax.config import MultiResNetConfig, SpectrogramConfig
+from asdjax.architectures import MultiResNetConfig, SpectrogramConfig
 from asdjax.errors import AsdjaxError
 from asdjax.models.layers import (
     BatchNorm,
