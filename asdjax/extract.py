@@ -223,18 +223,18 @@ class Embedder:
         self, views: tuple[ViewConfig, ...], shortest: int, state: Tree, batch: Tree
     ) -> Tree:
         waveform, length = to_float(batch["waveform"], self._dtype), batch["length"]
-        sounds, facts = [waveform[:, 0]] * len(views), {}
+        sounds, facts = jnp.stack([waveform[:, 0]] * len(views)), {}
         if _use_channel_2(views):
             calibration = state.get("calibration", {})
             sounds, facts = signal.make(views, waveform, length, calibration)
             facts["gain"] = facts["gain"].T
-        fitted = [signal.fit_length(s, length, self.n_samples, shortest) for s in sounds]
+        fitted = signal.fit_length(sounds, length, self.n_samples, shortest)
 
         def embed(waveform: jax.Array) -> jax.Array:
             params, stats = state["params"], state["stats"]
             return models.apply(self._graphdef, params, stats, waveform, train=False)[0]
 
-        embedding = jax.lax.map(embed, jnp.stack(fitted))  # one program for all views
+        embedding = jax.lax.map(embed, fitted)  # one program for all views
         return {"embedding": jnp.swapaxes(embedding, 0, 1), **facts}
 
     def _ratios(self, view: ViewConfig, state: Tree, batch: Tree) -> Tree:

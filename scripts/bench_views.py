@@ -22,7 +22,7 @@ import numpy as np
 
 from asdjax import audio, config, models, synth
 from asdjax.config import SynthConfig
-from asdjax.extract import ClipFiles, Embedder
+from asdjax.extract import AT_ONCE, ClipFiles, Embedder
 from asdjax.learner import to_float
 from asdjax.signal import views
 
@@ -79,23 +79,24 @@ def measure(recipe: config.Config, files: ClipFiles, rounds: int) -> dict[str, f
     def extraction(chosen: tuple[config.ViewConfig, ...]) -> Callable[[], None]:
         return lambda: [None for _ in embedder.embed(files, chosen)]
 
-    length = np.full(8, files.frames[0], np.int32)
-    waveform = np.stack([audio.read(path, channel=None).T for path in files.paths[:8]])
+    at_once = AT_ONCE.get(jax.default_backend(), recipe.extract.batch_size)
+    length = np.full(at_once, files.frames[0], np.int32)
+    waveform = np.stack([audio.read(path, channel=None).T for path in files.paths[:at_once]])
 
     def fitted(sound: jax.Array, length: jax.Array) -> jax.Array:
-        return views.fit_length(sound, length, n_samples, files.shortest)
+        return views.fit_length(sound, length, n_samples, files.shortest).sum()
 
     def making(chosen: tuple[config.ViewConfig, ...]) -> Callable[[], None]:
-        """Views of as many clips as are measured, eight at once, made and summed up."""
+        """Views of as many clips as are measured, so many at once as are embedded, summed up."""
 
         def some(waveform: jax.Array, length: jax.Array) -> jax.Array:
             waveform = to_float(waveform, jnp.float32)
             if chosen == RAW:
-                return fitted(waveform[:, 0], length).sum()
+                return fitted(waveform[None, :, 0], length)
             sounds, facts = views.make(chosen, waveform, length)
-            return sum(fitted(s, length).sum() for s in sounds) + facts["lag"].sum() * 1.0
+            return fitted(sounds, length) + sum(facts[name].sum() for name in ("lag", "gain"))
 
-        times = len(files.paths) // 8
+        times = len(files.paths) // at_once
         repeated = jax.jit(
             lambda w, n: jax.lax.map(lambda i: some(w + i, n), jnp.arange(times, dtype=jnp.int16))
         )

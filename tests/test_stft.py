@@ -8,7 +8,14 @@ from conftest import FLOAT64, STFT, relative
 from scipy.signal import get_window
 
 from asdjax.errors import AsdjaxError
-from asdjax.signal.stft import bins, hann, magnitude_spectrogram, magnitude_spectrum, stft
+from asdjax.signal.stft import (
+    bins,
+    hann,
+    inverse_rfft,
+    magnitude_spectrogram,
+    magnitude_spectrum,
+    stft,
+)
 
 
 def oracle(waveform, n_fft, hop, mode="constant"):
@@ -104,3 +111,14 @@ def test_bins():
 def test_an_empty_band_is_refused():
     with pytest.raises(AsdjaxError, match="n_fft 256 at 16000 Hz lies between 100 and 120 Hz"):
         bins(256, 16000, 100, 120)
+
+
+@pytest.mark.parametrize("n", [2, 6, 7, 512, 1024])
+def test_inverse_transform_of_half_the_length(n, rng, float64):
+    signal = rng.normal(size=(2, 3, n))
+    found = inverse_rfft(jnp.asarray(np.fft.rfft(signal)), n)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, signal, rtol=0, atol=1e-13)
+    single = inverse_rfft(jnp.asarray(np.fft.rfft(signal), jnp.complex64), n)
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(single, signal, rtol=0, atol=2e-6)

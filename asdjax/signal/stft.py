@@ -4,7 +4,6 @@ Conventions, everywhere in asdjax: frame l is centred on sample l * hop, a signa
 1 + T // hop frames, spectra are one-sided and arrays are [batch, frequency, frame].
 """
 
-import math
 from typing import Literal
 
 import jax.numpy as jnp
@@ -61,7 +60,7 @@ def stft(
     count = 1 + waveform.shape[1] // hop
     before, after = n_fft // 2, n_fft - n_fft // 2
     padded = jnp.pad(waveform, ((0, 0), (before, after)), mode=pad_mode)
-    windowed = frames(padded, n_fft=n_fft, hop=hop, count=count) * window[None, None, :]
+    windowed = frames(padded, window, hop=hop, count=count)
     return jnp.swapaxes(jnp.fft.rfft(windowed, axis=-1), 1, 2)
 
 
@@ -88,36 +87,69 @@ def istft(
     if window is None:
         window = jnp.asarray(hann(n_fft), frame.dtype)
     one = jnp.ones((1, spectrum.shape[2], 1), frame.dtype)
-    weight = overlap_add(one * jnp.square(window)[None, None, :], hop=hop)
+    weight = overlap_add(one, jnp.square(window), hop=hop).reshape(1, -1)
+    added = overlap_add(frame, window, hop=hop).reshape(len(frame), -1)
     inside = slice(n_fft // 2, n_fft // 2 + hop * (spectrum.shape[2] - 1))
-    return overlap_add(frame * window[None, None, :], hop=hop)[:, inside] / weight[:, inside]
+    return added[:, inside] / weight[:, inside]
+
+
+def inverse_rfft(spectrum: Complex[Array, "B L F"], n: int) -> Float[Array, "B L n"]:
+    """`jnp.fft.irfft` over the last axis of a real signal's spectrum, F = n // 2 + 1.
+
+    Bin 0 and, for even n, bin n / 2 of such a spectrum are real. For even n by a complex transform
+    of half the length, whose real and imaginary parts are the even and the odd samples (Cooley,
+    Lewis and Welch 1970): on a CPU XLA's own takes twice as long as the forward transform.
+    """
+    if n % 2:
+        return jnp.fft.irfft(spectrum, n, axis=-1)
+    half = n // 2
+    low, high = spectrum[..., :half], jnp.conj(spectrum[..., :0:-1])
+    turn = jnp.asarray(1j * np.exp(2j * np.pi * np.arange(half) / n), spectrum.dtype)
+    packed = jnp.fft.ifft(low + high + turn[None, None, :] * (low - high), axis=-1)
+    pairs = jnp.stack([packed.real, packed.imag], axis=-1) / 2
+    return pairs.reshape(*spectrum.shape[:-1], n)
 
 
 def frames(
-    padded: Float[Array, "B P"], *, n_fft: int, hop: int, count: int
+    padded: Float[Array, "B P"], window: Float[Array, "n_fft"], *, hop: int, count: int
 ) -> Float[Array, "B L n_fft"]:
-    """The first `count` frames of a signal, frame l from sample l * hop on; zeros past its end."""
+    """The first `count` windowed frames of a signal, frame l from sample l * hop on.
+
+    Past the signal's end are zeros.
+    """
     # Frames as runs of whole hops: slices are faster than a gather, and need no index array.
-    hops_per_frame = math.ceil(n_fft / hop)
-    hops = count + hops_per_frame - 1
+    parts = _by_hop(window, hop)
+    hops = count + len(parts) - 1
     padded = padded[:, : hops * hop]
     padded = jnp.pad(padded, ((0, 0), (0, hops * hop - padded.shape[1])))
     steps = padded.reshape(-1, hops, hop)
-    framed = jnp.concatenate([steps[:, i : i + count] for i in range(hops_per_frame)], axis=-1)
-    return framed[..., :n_fft]
+    windowed = [steps[:, i : i + count, : len(w)] * w[None, None, :] for i, w in enumerate(parts)]
+    return jnp.concatenate(windowed, axis=-1)
 
 
-def overlap_add(framed: Float[Array, "B L n_fft"], *, hop: int) -> Float[Array, "B P"]:
-    """The sum of frames, frame l from sample l * hop on: the transpose of `frames`."""
-    batch, count, n_fft = framed.shape
-    hops_per_frame = math.ceil(n_fft / hop)
-    framed = jnp.pad(framed, ((0, 0), (0, 0), (0, hops_per_frame * hop - n_fft)))
-    steps = framed.reshape(batch, count, hops_per_frame, hop)
-    last = hops_per_frame - 1
-    shifted = [
-        jnp.pad(steps[:, :, i], ((0, 0), (i, last - i), (0, 0))) for i in range(hops_per_frame)
-    ]
-    return sum(shifted[1:], shifted[0]).reshape(batch, -1)
+def overlap_add(
+    framed: Float[Array, "B L n_fft"] | Float[Array, "B L 1"],
+    window: Float[Array, "n_fft"],
+    *,
+    hop: int,
+) -> Float[Array, "B steps hop"]:
+    """The sum of windowed frames, frame l from sample l * hop on: the transpose of `frames`.
+
+    Each of the steps is a run of `hop` samples. A frame of one value has it everywhere.
+    """
+    parts = _by_hop(window, hop)
+    last = len(parts) - 1
+    shifted = []
+    for i, w in enumerate(parts):
+        run = framed[:, :, i * hop : (i + 1) * hop] if framed.shape[2] > 1 else framed
+        run = run * w[None, None, :]
+        shifted.append(jnp.pad(run, ((0, 0), (i, last - i), (0, hop - len(w)))))
+    return sum(shifted[1:], shifted[0])
+
+
+def _by_hop(window: Float[Array, "n_fft"], hop: int) -> list[Float[Array, "hop"]]:
+    """A window cut into runs of `hop` factors; the last may be shorter."""
+    return [window[i : i + hop] for i in range(0, len(window), hop)]
 
 
 def magnitude_spectrogram(

@@ -86,21 +86,20 @@ def ratios(
 
 
 def fit_length(
-    waveform: Float[Array, "B T"], length: Int[Array, " B"], n_samples: int, shortest: int
-) -> Float[Array, "B n_samples"]:
+    waveform: Float[Array, "V B T"], length: Int[Array, " B"], n_samples: int, shortest: int
+) -> Float[Array, "V B n_samples"]:
     """Repeat each clip, then cut it: `audio.fit_length` from the start, on the device.
 
     Args:
-        waveform: clips in their first `length` samples.
+        waveform: views of clips, in their first `length` samples.
         length: each clip's samples, at least `shortest`.
         n_samples: length of the result.
         shortest: up to here nothing is repeated, which spares a search for each sample.
     """
     kept = min(shortest, n_samples)
     place = jnp.arange(kept, n_samples, dtype=jnp.int32)[None, :] % length[:, None]
-    return jnp.concatenate(
-        [waveform[:, :kept], jnp.take_along_axis(waveform, place, axis=1)], axis=1
-    )
+    again = jnp.take_along_axis(waveform, place[None, :, :], axis=2)
+    return jnp.concatenate([waveform[:, :, :kept], again], axis=2)
 
 
 def _levelled(
@@ -182,8 +181,8 @@ class _Spectra:
             padded = jnp.concatenate([before, sound, room], axis=1)
             put = jax.vmap(lambda row, end, at: jax.lax.dynamic_update_slice(row, end, (at,)))
             padded = put(padded, after, length + n_fft // 2)
-            framed = stft.frames(padded, n_fft=n_fft, hop=hop, count=hops + 1)
-            return jnp.fft.rfft(framed * self.window[None, None, :], axis=-1)
+            framed = stft.frames(padded, self.window, hop=hop, count=hops + 1)
+            return jnp.fft.rfft(framed, axis=-1)
 
         self.near, self.far = spectrum(near), spectrum(far)
         self.near_power, self.far_power = wiener.power(self.near), wiener.power(self.far)
@@ -241,13 +240,14 @@ class _Spectra:
         return total.mean(axis=1) / jnp.sum(own, axis=1)
 
     def _sound(self, spectrum: Complex[Array, "B L F"]) -> Float[Array, "B T"]:
-        framed = jnp.fft.irfft(spectrum, self.n_fft, axis=-1) * self.window[None, None, :]
+        framed = stft.inverse_rfft(spectrum, self.n_fft)
         own = self.valid.astype(framed.dtype)[:, :, None]
+        added = stft.overlap_add(framed * own, self.window, hop=self.hop)
+        weight = stft.overlap_add(own, jnp.square(self.window), hop=self.hop)
+        sound = added / jnp.where(weight == 0, 1.0, weight)
         start = self.n_fft // 2
-        added = stft.overlap_add(framed * own, hop=self.hop)[:, start : start + self.samples]
-        weight = stft.overlap_add(own * jnp.square(self.window)[None, None, :], hop=self.hop)
-        weight = weight[:, start : start + self.samples]
-        return jnp.where(self.inside, added / jnp.where(self.inside, weight, 1.0), 0.0)
+        sound = sound.reshape(len(sound), -1)[:, start : start + self.samples]
+        return jnp.where(self.inside, sound, 0.0)
 
 
 def _mirrored(place: Int[Array, "B P"], length: Int[Array, "B 1"]) -> Int[Array, "B P"]:
