@@ -8,7 +8,13 @@ from typing import Any
 
 from asdjax._version import __version__
 
-_PUBLIC = {"AsdjaxError": "errors", "Config": "config", "Embedder": "extract", "Run": "runs"}
+_PUBLIC = {
+    "AsdjaxError": "errors",
+    "Config": "config",
+    "Embedder": "inference",
+    "Run": "runs",
+    "load": "inference",
+}
 
 __all__ = ["__version__", *_PUBLIC]
 

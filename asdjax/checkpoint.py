@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from asdjax.errors import AsdjaxError
+from asdjax.pretrained import WEIGHTS, Pretrained
 
 Tree = dict[str, Any]
 """Nested dictionaries with text keys and array leaves."""
@@ -31,6 +32,51 @@ def digest(tree: Tree) -> str:
         state.update(f"{path} {array.dtype} {array.shape}\n".encode())
         state.update(array.tobytes())
     return state.hexdigest()
+
+
+def save_weights(directory: Path, weights: Tree) -> None:
+    """Write arrays into a directory that does not exist yet."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(directory.absolute(), weights)
+
+
+def load_weights(directory: Path, like: Tree) -> Tree:
+    """Arrays that `save_weights` wrote, as NumPy arrays.
+
+    Args:
+        directory: where they are.
+        like: names, shapes and dtypes to read them as.
+
+    Raises:
+        AsdjaxError: names or shapes differ, or the files are missing or damaged.
+    """
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
+    )
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            stored = checkpointer.metadata(directory.absolute()).item_metadata.tree
+            wrong = _differences(stored, like, dtypes=False)
+            if not wrong:
+                restored = checkpointer.restore(directory.absolute(), target)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise AsdjaxError(
+            f"{directory}: these weights are missing or damaged ({_brief(error)}): convert again"
+        ) from error
+    if wrong:
+        raise AsdjaxError(f"{directory}: not weights of this architecture: {wrong}")
+    return jax.tree.map(np.asarray, restored)
+
+
+def load_pretrained(weights: Pretrained, like: Tree) -> Tree:
+    """A converted encoder's arrays, in the dtypes of `like`, verified by their digest."""
+    loaded = load_weights(weights.path / WEIGHTS, like)
+    if digest(loaded) != weights.digest:
+        raise AsdjaxError(
+            f"{weights.path}: the weights are not those that were converted: convert again"
+        )
+    return loaded
 
 
 class Checkpoints:
@@ -104,18 +150,10 @@ class Checkpoints:
             stored = {item: metadata[item].tree for item in like}
         except (OSError, ValueError, KeyError, AttributeError) as error:  # None for an absent item
             raise self._damaged(step, _brief(error)) from error
-        found = {k: _shape(v) for k, v in _flatten(stored).items()}
-        expected = {k: _shape(v) for k, v in _flatten(like).items()}
-        wrong = [
-            f"{k}: {found.get(k, 'absent')}, expected {expected.get(k, 'nothing')}"
-            for k in sorted(found.keys() | expected.keys())
-            if found.get(k) != expected.get(k)
-        ]
+        wrong = _differences(stored, like)
         if wrong:
             raise AsdjaxError(
-                f"{self.directory / str(step)}: not a checkpoint of this configuration: "
-                + "; ".join(wrong[:5])
-                + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+                f"{self.directory / str(step)}: not a checkpoint of this configuration: {wrong}"
             )
         # an explicit placement: the checkpoint may come from other or more devices
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -152,5 +190,18 @@ def _brief(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _shape(leaf: Any) -> str:
-    return f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
+def _differences(stored: Tree, like: Tree, *, dtypes: bool = True) -> str:
+    """In words, in which names, shapes and dtypes two trees differ."""
+    found = {k: _shape(v, dtypes) for k, v in _flatten(stored).items()}
+    expected = {k: _shape(v, dtypes) for k, v in _flatten(like).items()}
+    wrong = [
+        f"{k}: {found.get(k, 'absent')}, expected {expected.get(k, 'nothing')}"
+        for k in sorted(found.keys() | expected.keys())
+        if found.get(k) != expected.get(k)
+    ]
+    more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+    return "; ".join(wrong[:5]) + more
+
+
+def _shape(leaf: Any, dtypes: bool) -> str:
+    return f"{np.dtype(leaf.dtype) if dtypes else ''}{list(leaf.shape)}"

@@ -43,6 +43,8 @@ NEUTRAL_KEYS = frozenset(
         "dataset.skip",
         "audio.read_threads",
         "audio.prefetch_batches",
+        "model.weights",
+        "model.remat",
         "train.devices",
         "train.log_every",
         "train.checkpoint_every",
@@ -51,7 +53,8 @@ NEUTRAL_KEYS = frozenset(
 )
 """Keys that may change while a run goes on: how it is carried out, and what is scored at its end.
 
-A change that alters the training clips or their batches is noticed by these themselves.
+A change that alters the training clips, their batches or the pretrained weights is noticed by
+these themselves.
 """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from asdjax import dcase, schema
-from asdjax.architectures import MultiResNetConfig
+from asdjax.architectures import BEATsConfig, MultiResNetConfig
 from asdjax.config import Config, DecisionConfig, StrictLoader, ViewConfig
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Run
@@ -179,15 +179,17 @@ def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, A
     }[config.backend.combine_views]
     averages_scores = len(views) > 1 and config.backend.combine_views != "embeddings"
     machines = sorted({name.partition("/")[0] for name in classes})
-    features, embedding = _multiresnet(config.model)
+    features, embedding, method = _embedder(config)
+    frozen = isinstance(config.model, BEATsConfig) and config.model.adaptation == "frozen"
+    trains = [] if frozen else [f"training clips of {', '.join(machines)} train the embedder"]
+    references = "each machine's own training clips are the references of its scores"
     return {
         "input_sampling_rate": f"{config.audio.sample_rate / 1000:g} kHz",
         "data_augmentation": _augmentation(config),
         "front_end": "; ".join(dict.fromkeys(_view(view, config, mono) for view in views)),
         "acoustic_features": features,
         "embeddings": embedding,
-        "machine_learning_method": f"MultiResNet classifier with {_LOSSES[config.loss.name]} loss; "
-        f"{_backend(config)}",
+        "machine_learning_method": f"{method}; {_backend(config)}",
         "aggregation_method": combined if len(views) > 1 else None,
         "domain_adaptation_method": None,
         "domain_generalization_method": _generalization(config),
@@ -200,13 +202,41 @@ def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, A
             "attributes and domain",
         }[config.dataset.label],
         "external_data_usage": ", ".join(e.name for e in about.external_datasets) or None,
-        "development_data_usage": f"training clips of {', '.join(machines)} train the embedder; "
-        "each machine's own training clips are the references of its scores",
+        "development_data_usage": "; ".join([*trains, references]),
     }
 
 
+def _embedder(config: Config) -> tuple[str, str, str]:
+    """The model's features, its embedding and how it was trained, in words."""
+    model, loss = config.model, _LOSSES[config.loss.name]
+    if isinstance(model, BEATsConfig):
+        features, embedding = _beats(model)
+        if model.adaptation == "frozen":
+            return features, embedding, "BEATs without further training"
+        return features, embedding, f"BEATs classifier with {loss} loss"
+    return *_multiresnet(model), f"MultiResNet classifier with {loss} loss"
+
+
+def _beats(model: BEATsConfig) -> tuple[str, str]:
+    lora = model.lora
+    targets = ", ".join(lora.targets)
+    adapted = {
+        "full": "all weights fine-tuned",
+        "lora": f"low-rank adaptation of {targets} (rank {lora.rank}, alpha {lora.alpha:g})",
+        "frozen": "weights as they come",
+    }[model.adaptation]
+    start = "random initial weights, for tests only" if model.random_init else "pretrained"
+    layers = f"layers {', '.join(map(str, model.layers))}" if model.layers else "the last layer"
+    width = model.encoder.encoder_embed_dim * max(1, len(model.layers))
+    pooling = {"attentive_statistics": "attentive statistics pooling", "mean": "mean"}
+    return (
+        "log mel filterbank (Kaldi), 128 bands, 25 ms frames every 10 ms",
+        f"BEATs ({start}; {adapted}), {pooling[model.pooling]} over the tokens of {layers}, "
+        f"{model.embedding_size or width} values",
+    )
+
+
 def _multiresnet(model: MultiResNetConfig) -> tuple[str, str]:
-    """The model's features and its embedding, in words."""
     features = ["magnitude spectrum of the whole clip"] if model.fft_branch else []
     if model.spectrograms:
         sizes = ", ".join(f"{s.n_fft}/{s.hop}" for s in model.spectrograms)
@@ -221,10 +251,15 @@ def _multiresnet(model: MultiResNetConfig) -> tuple[str, str]:
 
 def _augmentation(config: Config) -> str | None:
     used = []
+    if isinstance(config.model, BEATsConfig) and config.model.adaptation == "frozen":
+        return None
     if config.augment.mixup.probability > 0:
         used.append(f"mixup of waveforms (probability {config.augment.mixup.probability:g})")
     if config.audio.train_crop == "random" and config.audio.clip_seconds != "auto":
         used.append(f"random crop of clips longer than {config.audio.clip_seconds:g} s")
+    masks = config.augment.spec_augment
+    if isinstance(config.model, BEATsConfig) and masks.probability > 0:
+        used.append(f"SpecAugment (probability {masks.probability:g})")
     return ", ".join(used) or None
 
 

@@ -1,8 +1,9 @@
 """The training step: waveforms and classes in, a new state out; pure and device-side.
 
 State: {"weights": {"params": {"model", "head"}, "stats": {"model", "head"}}, "progress":
-{"optimiser", "step"}}, plain nested dictionaries of arrays. Everything under "params" is trained;
-"stats" holds BatchNorm's running statistics and the loss's scale.
+{"optimiser", "step"}, "frozen"}, plain nested dictionaries of arrays. Everything under "params" is
+trained; "stats" holds BatchNorm's running statistics and the loss's scale; "frozen" the model's
+weights that stay as they are, which no checkpoint holds.
 """
 
 from typing import Any
@@ -15,7 +16,10 @@ from flax import serialization
 from jaxtyping import Array, Float, Int
 
 from asdjax import augment, losses, models, optim, parallel
+from asdjax.architectures import BEATsConfig
+from asdjax.checkpoint import load_pretrained
 from asdjax.config import Config
+from asdjax.pretrained import Pretrained
 
 State = dict[str, Any]
 Batch = dict[str, Array]
@@ -28,6 +32,9 @@ def to_float(waveform: Float[Array, "B T"] | Int[Array, "B T"], dtype: Any) -> F
     return waveform.astype(dtype)
 
 
+_DROPOUT, _SPEC_AUGMENT = 1000, 1001  # streams of random numbers beside mixup's
+
+
 class Learner:
     """What is trained and how, with no state of its own."""
 
@@ -37,22 +44,57 @@ class Learner:
         self.n_classes = n_classes
         self.n_samples = n_samples
         self.optimiser = optim.build(config.optim)
-        module = models.build(config.model, n_samples, config.audio.sample_rate, config.seed)
-        self.graphdef, params, stats = models.split(module)
-        key = jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1)  # no step's number
-        head_params, head_stats = losses.init(config.loss, n_classes, module.embedding_size, key)
-        params = {"model": params, "head": head_params}
-        self._start = {
-            "weights": {"params": params, "stats": {"model": stats, "head": head_stats}},
+        module = models.skeleton(config.model, n_samples, config.audio.sample_rate)
+        self.graphdef, self._params, self._stats = models.split(module)
+        self._embedding_size = module.embedding_size
+
+    def start(self, weights: Pretrained | None = None) -> State:
+        """The state before the first step, as NumPy arrays.
+
+        Args:
+            weights: the encoder's, to start from instead of drawn ones.
+        """
+        config = self.config
+        module = models.build(config.model, self.n_samples, config.audio.sample_rate, config.seed)
+        _, params, stats = models.split(module)
+        if weights is not None:
+            params = models.replace(params, self._encoder(weights))
+        return jax.tree.map(np.asarray, self._state(params, stats))
+
+    @property
+    def freezes(self) -> bool:
+        """Whether some of the model's weights stay as they are."""
+        return bool(models.partition(self.config.model, self._params)[1])
+
+    def frozen(self, weights: Pretrained | None) -> models.Tree:
+        """What `start` puts under "frozen", without the rest."""
+        if weights is None:
+            return self.start()["frozen"]
+        return self._encoder(weights)  # all of it is frozen, and nothing else
+
+    def _encoder(self, weights: Pretrained) -> models.Tree:
+        _, base = models.split_adapters(self._params["encoder"])
+        return load_pretrained(weights, {"encoder": base})
+
+    def shapes(self) -> State:
+        """The same with `jax.ShapeDtypeStruct` for arrays; nothing is computed."""
+        return jax.eval_shape(self._state, self._params, self._stats)
+
+    def _state(self, params: models.Tree, stats: models.Tree) -> State:
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 2**32 - 1)  # no step's number
+        head_params, head_stats = losses.init(
+            self.config.loss, self.n_classes, self._embedding_size, key
+        )
+        trained, frozen = models.partition(self.config.model, params)
+        trained = {"model": trained, "head": head_params}
+        return {
+            "weights": {"params": trained, "stats": {"model": stats, "head": head_stats}},
             "progress": {
-                "optimiser": serialization.to_state_dict(self.optimiser.init(params)),
+                "optimiser": serialization.to_state_dict(self.optimiser.init(trained)),
                 "step": jnp.zeros((), jnp.int32),
             },
+            "frozen": frozen,
         }
-
-    def start(self) -> State:
-        """The state before the first step, as NumPy arrays."""
-        return jax.tree.map(np.asarray, self._start)
 
     def step(self, state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
         """One update from this device's share of the global batch.
@@ -68,9 +110,10 @@ class Learner:
         step = state["progress"]["step"]
         dtype = jax.tree.leaves(params)[0].dtype
         waveform, target = self._mixed(batch, step, dtype)
+        more = self._randomness(step, len(waveform))
 
         def objective(params: Any) -> tuple[Array, tuple[Any, dict[str, Array]]]:
-            return self.loss(params, stats, waveform, target)
+            return self.loss(params, stats, waveform, target, state["frozen"], **more)
 
         gradients, (stats, metrics) = jax.grad(objective, has_aux=True)(params)
         gradients, metrics = parallel.mean_over_devices((gradients, metrics))
@@ -81,20 +124,28 @@ class Learner:
         new_state = {
             "weights": {"params": optax.apply_updates(params, updates), "stats": stats},
             "progress": {"optimiser": serialization.to_state_dict(moments), "step": step + 1},
+            "frozen": state["frozen"],
         }
         return new_state, metrics
 
     def loss(
-        self, params: Any, stats: Any, waveform: Float[Array, "b T"], target: Float[Array, "b C"]
+        self,
+        params: Any,
+        stats: Any,
+        waveform: Float[Array, "b T"],
+        target: Float[Array, "b C"],
+        frozen: models.Tree,
+        **more: Any,
     ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
         """This device's mean loss in training mode, with (new stats, metrics)."""
         embedding, model_stats = models.apply(
             self.graphdef,
-            params["model"],
+            models.join(params["model"], frozen),
             stats["model"],
             waveform,
             train=True,
             axis_name=parallel.AXIS,
+            **more,
         )
         per_clip, log_probability, head_stats = losses.apply(
             self.config.loss,
@@ -109,6 +160,23 @@ class Learner:
         loss = per_clip.mean()
         metrics = {"loss": loss, "accuracy": right.astype(loss.dtype).mean()}
         return loss, ({"model": model_stats, "head": head_stats}, metrics)
+
+    def _randomness(self, step: Int[Array, ""], clips: int) -> dict[str, Any]:
+        """What the model draws in training: a function of the step and of each clip's place."""
+        if not isinstance(self.config.model, BEATsConfig):
+            return {}
+        key, mine = augment.step_key(self.config.seed, step), parallel.my_rows(clips)
+        more = {"draws": models.Draws(jax.random.fold_in(key, _DROPOUT), mine)}
+        wanted = self.config.augment.spec_augment
+        if wanted.probability:
+            masks = augment.spec_augment_draws(
+                jax.random.fold_in(key, _SPEC_AUGMENT),
+                parallel.everyone(clips),
+                self.n_samples,
+                wanted,
+            )
+            more["masks"] = jax.tree.map(lambda a: a[mine], masks)
+        return more
 
     def _mixed(
         self, batch: Batch, step: Int[Array, ""], dtype: jnp.dtype

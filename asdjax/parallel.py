@@ -95,6 +95,11 @@ def gather(tree: Any) -> Any:
     return jax.tree.map(lambda a: jax.lax.all_gather(a, AXIS, tiled=True), tree)
 
 
+def everyone(size: int) -> int:
+    """The clips of the global batch, of which this device has `size`."""
+    return size * jax.lax.axis_size(AXIS)
+
+
 def my_rows(size: int) -> jax.Array:
     """The places [b] of this device's `size` clips in the global batch."""
     return jax.lax.axis_index(AXIS) * size + jax.numpy.arange(size, dtype=jax.numpy.int32)

@@ -267,10 +267,11 @@ class Run:
 
     def embedding_recipes(self) -> dict[ViewConfig, str]:
         """Fingerprints of all that each view's embeddings follow from, besides the clips."""
-        config, digest = self.config(), self.finished_training()["digest"]
+        config, training = self.config(), self.finished_training()
+        digests = training["digest"], training.get("frozen")
         settled = configs.settings(config, ("audio", "model"))
         return {
-            view: fingerprint(__version__, digest, configs.to_tree(view), settled)
+            view: fingerprint(__version__, digests, configs.to_tree(view), settled)
             for view in config.extract.views
         }
 

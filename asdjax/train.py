@@ -12,12 +12,14 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from asdjax import audio, batches, console, dcase, optim, parallel, runs
-from asdjax.checkpoint import Checkpoints, digest
-from asdjax.config import Config, differences, settings, to_tree
+from asdjax import audio, batches, console, dcase, models, optim, parallel, pretrained, runs
+from asdjax.architectures import BEATsConfig
+from asdjax.checkpoint import ITEMS, Checkpoints, Tree, digest
+from asdjax.config import Config, differences, settings, to_tree, validate
 from asdjax.corpus import Corpus
 from asdjax.errors import AsdjaxError
 from asdjax.learner import Learner
+from asdjax.pretrained import Pretrained
 from asdjax.runs import Run
 
 TRAINING_SECTIONS = ("seed", "dataset", "audio", "augment", "model", "loss", "optim", "train")
@@ -37,12 +39,16 @@ class Plan:
     n_samples: int
     devices: list[jax.Device]
     epoch: batches.EpochPlan
+    pretrained: Pretrained | None
+    """The weights to start from, if any."""
     notes: tuple[str, ...]
     """What a user should know before training."""
 
     @property
     def steps(self) -> int:
         """Updates in the whole training."""
+        if models.is_frozen(self.config.model):
+            return 0
         return self.epoch.steps * self.config.train.epochs
 
     def identity(self) -> dict[str, Any]:
@@ -57,11 +63,13 @@ class Plan:
             "steps": self.steps,
             "tail": self.epoch.tail,
             "settings": runs.fingerprint(settings(self.config, TRAINING_SECTIONS)),
+            "pretrained": self.pretrained and self.pretrained.digest,
         }
 
 
 def plan(config: Config, corpus: Corpus) -> Plan:
     """Choose clips, classes, length, devices and batches; raise what stands in the way."""
+    config, pretrained = _resolve(config)
     clips = dcase.training_clips(corpus.dataset, config.dataset)
     classes = dcase.class_names(clips, config.dataset.label)
     index = {name: i for i, name in enumerate(classes)}
@@ -79,7 +87,29 @@ def plan(config: Config, corpus: Corpus) -> Plan:
             f"all clips are of one class ({classes[0]}): the loss is 0 and the weights stay as "
             "they start; more classes come from more machines or from another dataset.label"
         )
-    return Plan(config, corpus, clips, classes, labels, n_samples, devices, epoch, tuple(notes))
+    work = Plan(config, corpus, clips, classes, labels, n_samples, devices, epoch, pretrained, ())
+    warmup = config.optim.warmup_steps
+    if 0 < work.steps < warmup:
+        notes.append(
+            f"training ends after {work.steps} updates, before the warm-up of {warmup}: the "
+            "learning rate never reaches optim.learning_rate"
+        )
+    if getattr(config.model, "random_init", False):
+        notes.append(
+            "model.random_init: the encoder starts from random weights, not from pretrained ones: "
+            "for tests only"
+        )
+    return dataclasses.replace(work, notes=tuple(notes))
+
+
+def _resolve(config: Config) -> tuple[Config, Pretrained | None]:
+    """A recipe with the architecture of its pretrained weights, and these."""
+    if not isinstance(config.model, BEATsConfig):
+        return config, None
+    model, weights = pretrained.resolve(config.model)
+    resolved = dataclasses.replace(config, model=model)
+    validate(resolved, "model.weights")
+    return resolved, weights
 
 
 def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> None:
@@ -95,6 +125,7 @@ def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> N
         AsdjaxError: the run was begun with other settings or clips, or the loss is not finite.
     """
     work = plan(config, corpus)
+    config = work.config
     finished = None
     if resume and run.was_trained():
         _check_same_settings(run, config)
@@ -112,6 +143,15 @@ def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> N
         run.write_config(config)
         for note in work.notes:
             console.say(note)
+        if models.is_frozen(config.model):
+            run.write_training(
+                {
+                    **_meta(work, 0, None),
+                    **_result({"params": {"model": {}}}, learner.frozen(work.pretrained)),
+                }
+            )
+            console.say(f"{run.path}: nothing to train")
+            return
         with Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints) as checkpoints:
             _loop(work, learner, run, checkpoints)
 
@@ -130,12 +170,12 @@ def _loop(work: Plan, learner: Learner, run: Run, checkpoints: Checkpoints) -> N
         seed=config.seed,
         process=parallel.process(),
     )
-    host_state = learner.start()
+    host_state = learner.start(work.pretrained)
     begun = checkpoints.latest()
     if begun is not None:
         meta = checkpoints.meta(begun)
         _check_same_work(run, meta, work)
-        host_state = checkpoints.restore(begun, host_state)
+        host_state |= checkpoints.restore(begun, {item: host_state[item] for item in ITEMS})
         data.restore(meta["iterator"])
         console.say(f"{run.path}: continuing after step {begun} of {work.steps}")
     first = begun or 0
@@ -166,12 +206,19 @@ def _loop(work: Plan, learner: Learner, run: Run, checkpoints: Checkpoints) -> N
                     log.stop(step, "the weights are no longer finite")
                 meta = _meta(work, step + 1, data.state())
                 checkpoints.save(step + 1, host_state, meta)
-    finished = {
-        **_meta(work, work.steps, None),
-        "parameters": _parameters(host_state["weights"]["params"]["model"]),
-        "digest": digest(host_state["weights"]),
+    result = _result(host_state["weights"], host_state["frozen"])
+    run.write_training({**_meta(work, work.steps, None), **result})
+
+
+def _result(weights: Tree, frozen: Tree) -> dict[str, Any]:
+    """What training.json says of the embedder that training ended with."""
+    trained = _parameters(weights["params"]["model"])
+    return {
+        "parameters": trained + _parameters(frozen),
+        "trained_parameters": trained,
+        "digest": digest(weights),
+        "frozen": digest(frozen) if frozen else None,
     }
-    run.write_training(finished)
 
 
 def _parameters(tree: Any) -> int:
@@ -288,7 +335,7 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
     work = plan(config, corpus)
     dcase.scored_machines(corpus.dataset, config.dataset)
     learner = Learner(config, n_classes=len(work.classes), n_samples=work.n_samples)
-    state = learner.start()
+    state = learner.shapes()
     batch = {
         "waveform": np.zeros(
             (config.train.batch_size, work.n_samples), np.int16 if work.corpus.pcm16 else np.float32

@@ -7,7 +7,8 @@ import numpy as np
 
 from asdjax.architectures import MultiResNetConfig
 from asdjax.errors import AsdjaxError
-from asdjax.models import Tree, shapes
+from asdjax import models
+from asdjax.models import Tree
 from asdjax.signal.stft import hann
 
 COUNTER = "num_batches_tracked"  # of every BatchNorm in PyTorch; asdjax has no use for it
@@ -31,7 +32,7 @@ def multiresnet_from_torch(
         AsdjaxError: arrays are missing, unexpected or of another shape, or a window is not
             Hann's (all such arrays are named), or the clips are too short for the network.
     """
-    _, params, stats = shapes(config, n_samples, sample_rate)
+    _, params, stats = models.split(models.skeleton(config, n_samples, sample_rate))
     ours = _flatten({"params": params, "stats": stats})
     table = _table(config)
     given = {n: np.asarray(a) for n, a in state.items() if not n.endswith(f".{COUNTER}")}

@@ -74,6 +74,12 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="SYSTEM",
         help=f"numbers, recipes' names or YAML files (default: {' '.join(systems)})",
     )
+    parser.add_argument(
+        "--beats",
+        type=Path,
+        metavar="FOLDER",
+        help="converted weights (asdjax convert beats) of the systems that start from BEATs",
+    )
     arguments = parser.parse_args(own)
     names = [_name(recipe) for recipe in arguments.systems]
     if len(set(names)) < len(names) or len(set(arguments.seeds)) < len(arguments.seeds):
@@ -105,6 +111,8 @@ def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         print(f"{title}: started", end="", file=sys.stderr, flush=True)
         began = time.monotonic()
         named = ["--data", str(arguments.data), "--run", str(run), "--seed", str(seed)]
+        if arguments.beats is not None and _is_beats(recipe):
+            named += ["--model.weights", str(arguments.beats)]
         failure = _run(["run", recipe, *named, *extra], run.with_name(f"{run.name}.log"))
         seconds = time.monotonic() - began
         if failure is None:
@@ -133,6 +141,13 @@ def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     for what, failure in failures.items():
         console.say(f"failed: {what}: {failure}")
     return int(bool(failures))
+
+
+def _is_beats(recipe: str) -> bool:
+    try:
+        return config.load(recipe).model.name == "beats"
+    except AsdjaxError:
+        return False  # the run itself says what is wrong with its recipe
 
 
 def _run(arguments: Sequence[str], log_path: Path) -> str | None:

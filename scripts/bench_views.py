@@ -22,7 +22,7 @@ import numpy as np
 
 from asdjax import audio, config, models, synth
 from asdjax.config import SynthConfig
-from asdjax.extract import AT_ONCE, ClipFiles, Embedder
+from asdjax.inference import AT_ONCE, ClipFiles, Embedder
 from asdjax.learner import to_float
 from asdjax.signal import views
 
@@ -77,7 +77,7 @@ def measure(recipe: config.Config, files: ClipFiles, rounds: int) -> dict[str, f
     all_views = recipe.extract.views
 
     def extraction(chosen: tuple[config.ViewConfig, ...]) -> Callable[[], None]:
-        return lambda: [None for _ in embedder.embed(files, chosen)]
+        return lambda: [None for _ in embedder.stream(files, chosen)]
 
     at_once = AT_ONCE.get(jax.default_backend(), recipe.extract.batch_size)
     length = np.full(at_once, files.frames[0], np.int32)

@@ -16,7 +16,7 @@ from conftest import LAYER, relative
 from asdjax import backends, config, synth, verification
 from asdjax.cli import main
 from asdjax.config import SynthConfig
-from asdjax.extract import Embedder
+from asdjax.inference import Embedder
 from asdjax.runs import Run
 
 RECIPE = str(Path(__file__).with_name("views.yaml"))

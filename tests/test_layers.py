@@ -8,14 +8,15 @@ import pytest
 import asdjax
 
 ROOT = Path(__file__).parent.parent
-VERBS = {"train", "extract", "score", "evaluate", "compare", "submit"}
+VERBS = {"train", "extract", "embed", "score", "evaluate", "compare", "submit"}
 HOST = {
     "config", "architectures", "schema", "errors", "dcase", "audio", "corpus", "inventory", "synth",
     "machinery",
     "runs", "batches", "backends", "thresholds", "channels", "metrics", "bootstrap", "submission",
-    "verification", "description",
+    "verification", "description", "pretrained",
     "console", "_version",
 }  # fmt: skip
+JOINT = {"inference"}  # files and devices, for the verbs that embed
 DEVICE = {"signal", "models", "augment", "losses", "optim", "parallel", "learner", "checkpoint"}
 ONLY_IN = {
     "orbax": {"asdjax/checkpoint.py"},
@@ -59,7 +60,7 @@ SOURCES = sources()
 
 
 def test_every_file_has_its_place():
-    known = VERBS | HOST | DEVICE | {"__init__", "cli", "convert"}
+    known = VERBS | HOST | DEVICE | JOINT | {"__init__", "cli", "convert"}
     assert {module(path) for path in SOURCES} <= known
 
 
@@ -74,13 +75,15 @@ def test_imports(path):
         assert not project(tree) & VERBS - {here}, "verbs never import verbs"
     if here in HOST:
         assert not roots & JAX, "host nouns run without jax"
-        assert not project(tree) & (DEVICE | VERBS)
-    if here in DEVICE:
+        assert not project(tree) & (DEVICE | JOINT | VERBS)
+    if here in DEVICE | JOINT:
         assert not project(tree) & VERBS
+    if here in DEVICE:
+        assert not project(tree) & JOINT
         if here != "checkpoint":
             assert "pathlib" not in roots, "device nouns never take a path"
     if here in {"score", "evaluate", "compare", "submit"}:
-        assert not roots & JAX and not project(tree) & DEVICE, "runs without jax"
+        assert not roots & JAX and not project(tree) & (DEVICE | JOINT), "runs without jax"
     for library, files in ONLY_IN.items():
         assert library not in roots or path in files, f"only {files} name {library}"
 

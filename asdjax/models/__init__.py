@@ -4,20 +4,28 @@
 arrays, and `apply` runs it on them; the latter two go through JAX's own transformations.
 """
 
+import dataclasses
 from typing import Any, TypeAlias
 
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from asdjax.architectures import MultiResNetConfig
+from asdjax.architectures import BEATsConfig, ModelConfig
+from asdjax.models.beats import Draws as Draws
+from asdjax.models.embedder import BEATsEmbedder
+from asdjax.models.embedder import length_class as length_class
+from asdjax.models.embedder import shortest as shortest
+from asdjax.models.embedder import token_mean as token_mean
 from asdjax.models.layers import BatchStat
+from asdjax.models.lora import is_adapter, merge
+from asdjax.models.lora import split_adapters as split_adapters
 from asdjax.models.multiresnet import MultiResNet
 
 Tree: TypeAlias = dict[str, Any]  # nested, string keys, arrays as leaves
 
 
-def build(config: MultiResNetConfig, n_samples: int, sample_rate: int, seed: int) -> nnx.Module:
+def build(config: ModelConfig, n_samples: int, sample_rate: int, seed: int) -> nnx.Module:
     """Make the embedder that `config.name` names, with initial weights drawn from `seed`.
 
     Args:
@@ -29,22 +37,22 @@ def build(config: MultiResNetConfig, n_samples: int, sample_rate: int, seed: int
     Raises:
         AsdjaxError: the embedder cannot process clips of this length.
     """
-    kinds = {"multiresnet": MultiResNet}
-    return kinds[config.name](config, n_samples, sample_rate, rng=np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    if isinstance(config, BEATsConfig):
+        return BEATsEmbedder(config, rng=rng)
+    return MultiResNet(config, n_samples, sample_rate, rng=rng)
 
 
-def shapes(
-    config: MultiResNetConfig, n_samples: int, sample_rate: int
-) -> tuple[nnx.GraphDef, Tree, Tree]:
-    """What `split(build(...))` gives, with `jax.ShapeDtypeStruct` for arrays; nothing is computed.
+def skeleton(config: ModelConfig, n_samples: int, sample_rate: int) -> nnx.Module:
+    """What `build` makes, with `jax.ShapeDtypeStruct` for arrays; nothing is computed.
 
     For weights that come from elsewhere: a checkpoint, another toolkit.
     """
-    return split(nnx.eval_shape(lambda: build(config, n_samples, sample_rate, seed=0)))
+    return nnx.eval_shape(lambda: build(config, n_samples, sample_rate, seed=0))
 
 
 def split(module: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
-    """Take a module apart: its structure, its trainable arrays and its running statistics."""
+    """Take a module apart: its structure, its weights and its running statistics."""
     graphdef, params, stats = nnx.split(module, nnx.Param, BatchStat)
     return graphdef, _plain(params), _plain(stats)
 
@@ -57,25 +65,90 @@ def apply(
     *,
     train: bool,
     axis_name: str | None = None,
+    **more: Any,
 ) -> tuple[Float[Array, "B D"], Tree]:
     """Embed clips; pure, so that it may be compiled, differentiated and mapped over devices.
 
     Args:
         graphdef: structure, from `split`.
-        params: trainable arrays, of the waveform's dtype.
+        params: weights, of the waveform's dtype.
         stats: running statistics, of the waveform's dtype.
         waveform: clips, float32 or float64.
         train: whether layers behave as in training.
         axis_name: the `jax.pmap` axis over which the batch is spread, if it is.
+        more: what a kind of embedder takes beside (see `BEATsEmbedder`).
 
     Returns:
         The embeddings, and the running statistics: new ones in training, else those given.
     """
-    module = nnx.merge(graphdef, _indexed(params), _indexed(stats))
-    embedding = module(waveform, train=train, axis_name=axis_name)
+    module = merged(graphdef, params, stats)
+    embedding = module(waveform, train=train, axis_name=axis_name, **more)
     if not train:
         return embedding, stats
     return embedding, _plain(nnx.state(module, BatchStat))
+
+
+def merged(graphdef: nnx.GraphDef, params: Tree, stats: Tree) -> nnx.Module:
+    """The module again: the inverse of `split`."""
+    return nnx.merge(graphdef, _indexed(params), _indexed(stats))
+
+
+def partition(config: ModelConfig, params: Tree) -> tuple[Tree, Tree]:
+    """Weights that train and weights that stay as they are: each is in exactly one of the two."""
+    trains = {
+        "full": lambda path: True,
+        "lora": lambda path: path[0] != "encoder" or is_adapter(path),
+        "frozen": lambda path: False,
+    }[config.adaptation if isinstance(config, BEATsConfig) else "full"]
+
+    def part(tree: Tree, wanted: bool, path: tuple[str, ...] = ()) -> Tree:
+        result = {}
+        for key, value in tree.items():
+            here = (*path, key)
+            if isinstance(value, dict):
+                inside = part(value, wanted, here)
+                if inside:
+                    result[key] = inside
+            elif trains(here) == wanted:
+                result[key] = value
+        return result
+
+    return part(params, True), part(params, False)
+
+
+def is_frozen(config: ModelConfig) -> bool:
+    """Whether nothing of an embedder trains."""
+    return isinstance(config, BEATsConfig) and config.adaptation == "frozen"
+
+
+def for_inference(config: ModelConfig, params: Tree) -> tuple[ModelConfig, Tree]:
+    """An embedder without adapters that embeds alike: they are merged into the weights."""
+    if not (isinstance(config, BEATsConfig) and config.adaptation == "lora"):
+        return config, params
+    encoder = merge(params["encoder"], config.lora.alpha / config.lora.rank)
+    return dataclasses.replace(config, adaptation="full"), {**params, "encoder": encoder}
+
+
+def join(trained: Tree, frozen: Tree) -> Tree:
+    """All weights again, from the two parts of `partition`."""
+    result = dict(trained)
+    for key, value in frozen.items():
+        if key in result:
+            assert isinstance(value, dict) and isinstance(result[key], dict), "in both parts"
+            value = join(result[key], value)
+        result[key] = value
+    return result
+
+
+def replace(params: Tree, others: Tree) -> Tree:
+    """The same weights, with others in the place of those that `others` holds."""
+    result = dict(params)
+    for key, value in others.items():
+        inside = isinstance(value, dict)
+        assert inside == isinstance(params[key], dict)
+        assert inside or value.shape == params[key].shape, key
+        result[key] = replace(params[key], value) if inside else value
+    return result
 
 
 def _plain(state: nnx.State) -> Tree:

@@ -1,0 +1,451 @@
+"""BEATs: a transformer on patches of a filterbank (Chen et al., ICML 2023), Iter3's architecture.
+
+Modules and arrays bear the names of the reference's checkpoints, except that kernels are
+[*window, in, out] and the table of relative positions, which all layers share, is held once.
+Tokens are time-major: token index = (bands / patch size) * time step + frequency step.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from asdjax.architectures import BEATsEncoderConfig, LoRAConfig
+from asdjax.errors import AsdjaxError
+from asdjax.models.layers import Conv, Rng
+from asdjax.models.lora import (
+    ComputeDtype,
+    Draws,
+    LoRALinear,
+    Projection,
+    at,
+    dropout,
+    einsum,
+    scale_gradient,
+)
+from asdjax.signal.fbank import BANDS
+
+Remat: TypeAlias = Literal["none", "attention", "full"]
+Tokens: TypeAlias = Float[Array, "B N D"]
+Valid: TypeAlias = Bool[Array, "B N"] | None
+_Heads: TypeAlias = Float[Array, "B N H d"]
+_Gate: TypeAlias = Float[Array, "B H N"] | None
+_Bias: TypeAlias = Float[Array, "H N N"] | None
+
+# places that draw random numbers: before the layers (whose places are their numbers), in a layer
+_PATCHES, _TOKENS = 2**20 + 1, 2**20 + 2
+_SKIP, _WEIGHTS, _ATTENDED, _HIDDEN, _OUTPUT, _OUT_PROJ, _FC1, _FC2, *_QKV = range(11)
+
+
+def n_tokens(frames: int, config: BEATsEncoderConfig) -> int:
+    """Tokens of a clip of `frames` frames: those of a last, incomplete patch are dropped."""
+    return frames // config.input_patch_size * (BANDS // config.input_patch_size)
+
+
+def own_patch_mask(
+    frames: Int[Array, " B"], n_frames: int, config: BEATsEncoderConfig
+) -> Bool[Array, "B N"]:
+    """Which tokens are a clip's own, where its `frames` stand at the start of `n_frames`.
+
+    Returns:
+        True where all frames of a token's patch are the clip's: the tokens of the clip alone.
+    """
+    steps = jnp.arange(n_tokens(n_frames, config)) // (BANDS // config.input_patch_size)
+    own = jnp.asarray(frames) // config.input_patch_size
+    return steps.astype(own.dtype)[None] < own[:, None]
+
+
+def reference_token_mask(
+    padding: Bool[Array, "B T"], n_frames: int, config: BEATsEncoderConfig
+) -> Bool[Array, "B N"]:
+    """Which tokens the reference takes for a clip's own under a mask of padded samples.
+
+    From samples to frames and from frames to tokens, equal groups of consecutive entries are
+    padding where all are; what is left at the end is dropped. This ties a token to two consecutive
+    frames, not to its patch: only under `own_patch_mask` do clips not depend on their padding.
+
+    Args:
+        padding: True for samples that are padding.
+        n_frames: frames of the filterbank, at least as many as tokens.
+        config: the architecture.
+
+    Returns:
+        True for tokens that are not padding, as `BEATs` takes it.
+    """
+    for length in n_frames, n_tokens(n_frames, config):
+        group = padding.shape[1] // length
+        padding = padding[:, : group * length].reshape(-1, length, group).all(axis=2)
+    return ~padding
+
+
+def position_buckets(length: int, config: BEATsEncoderConfig) -> Int[np.ndarray, " 2*length-1"]:
+    """The bucket of each relative position, key minus query, from 1 - length to length - 1.
+
+    Half of the buckets are for keys after the query. Of each half, one half tells single distances
+    apart and the other has a logarithmic scale up to `max_distance` (Raffel et al., JMLR 2020).
+
+    Raises:
+        AsdjaxError: `max_distance` lies below the logarithmic scale.
+    """
+    half = config.num_buckets // 2
+    exact = half // 2
+    if config.max_distance <= exact:
+        raise AsdjaxError(
+            f"model.encoder.max_distance: {config.max_distance} is too small for "
+            f"{config.num_buckets} buckets: choose more than {exact}"
+        )
+    position = np.arange(1 - length, length)
+    distance = np.abs(position)
+    # in the reference's order and precision: some quotients fall exactly on integers
+    octaves = np.log(np.maximum(distance, exact).astype(np.float32) / np.float32(exact))
+    octaves = octaves / np.float32(math.log(config.max_distance / exact))
+    far = exact + (octaves * np.float32(half - exact)).astype(np.int64)
+    bucket = np.where(distance < exact, distance, np.minimum(far, half - 1))
+    return np.where(position > 0, half + bucket, bucket)
+
+
+class _Plan(NamedTuple):
+    """What the modules are made from."""
+
+    config: BEATsEncoderConfig
+    lora: LoRAConfig | None
+    remat: Remat
+    compute_dtype: ComputeDtype
+    rng: Rng
+
+    def projection(self, name: str, n_in: int, n_out: int) -> Projection:
+        """The projection `name` of a layer, with an adapter where `lora` targets it."""
+        more = {"compute_dtype": self.compute_dtype, "rng": self.rng}
+        if self.lora is not None and name in self.lora.targets:
+            return LoRALinear(n_in, n_out, self.lora, **more)
+        return Projection(n_in, n_out, **more)
+
+
+class BEATs(nnx.Module):
+    """Normalised filterbank to tokens.
+
+    Args:
+        config: the architecture.
+        lora: adapters for the projections that it names, in every layer.
+        remat: what the backward pass computes again instead of keeping: nothing, the attention
+            from its logits to its product with the values, or all inside each layer.
+        compute_dtype: of the large products; "bfloat16" leaves weights, softmax, norms, gates,
+            residuals and the positional convolution in float32.
+        rng: source of the initial weights, which pretrained ones usually replace.
+    """
+
+    def __init__(
+        self,
+        config: BEATsEncoderConfig,
+        *,
+        lora: LoRAConfig | None = None,
+        remat: Remat = "none",
+        compute_dtype: ComputeDtype = "float32",
+        rng: Rng,
+    ):
+        plan = _Plan(config, lora, remat, compute_dtype, rng)
+        width = config.encoder_embed_dim
+        self.config = config
+        self.patch_embedding = PatchEmbedding(plan)
+        self.layer_norm = LayerNorm(config.embed_dim)
+        same = config.embed_dim == width
+        self.post_extract_proj = (
+            None if same else plan.projection("post_extract_proj", config.embed_dim, width)
+        )
+        self.encoder = TransformerEncoder(plan)
+        self.predictor = (
+            Projection(width, config.predictor_class, rng=rng) if config.finetuned_model else None
+        )
+        rates = (config.dropout, config.attention_dropout, config.activation_dropout)
+        rates += (config.dropout_input, config.encoder_layerdrop, lora.dropout if lora else 0.0)
+        self.random_in_training = any(rates)
+
+    def __call__(
+        self,
+        fbank: Float[Array, "B frames 128"],
+        *,
+        valid: Valid = None,
+        layers: Sequence[int] = (),
+        train: bool = False,
+        draws: Draws | None = None,
+    ) -> tuple[Tokens, ...]:
+        """The tokens behind each of `layers`.
+
+        Args:
+            fbank: normalised, float32 or float64.
+            valid: tokens that are a clip's own. The others are zeroed before the positional
+                convolution and are no keys of any attention; they still have outputs.
+            layers: numbers from 1, in any order; 0 is the first layer's input, and none means the
+                last layer. Layers above the highest one are not computed.
+            train: whether values and layers are dropped.
+            draws: randomness of the dropouts.
+
+        Raises:
+            AsdjaxError: the clips have no patch, or a layer does not exist.
+            ValueError: training drops something, but there are no draws.
+        """
+        if not n_tokens(fbank.shape[1], self.config):
+            raise AsdjaxError(
+                f"clips of {fbank.shape[1]} frames are too short for BEATs, whose patches have "
+                f"{self.config.input_patch_size}: set audio.clip_seconds to a longer time"
+            )
+        layers = tuple(layers) or (self.config.encoder_layers,)
+        if min(layers) < 0 or max(layers) > self.config.encoder_layers:
+            raise AsdjaxError(
+                f"model.layers: {layers} asked for, the encoder has {self.config.encoder_layers}"
+            )
+        if train and draws is None and self.random_in_training:
+            raise ValueError("training with dropout or layer drop needs draws")
+        draws = draws if train and self.random_in_training else None
+        x = dropout(self.tokens(fbank), self.config.dropout_input, at(draws, _PATCHES))
+        return self.encoder(x, valid, layers, draws)
+
+    def tokens(self, fbank: Float[Array, "B frames 128"]) -> Tokens:
+        """The projected patches."""
+        x = self.layer_norm(self.patch_embedding(fbank))
+        return x if self.post_extract_proj is None else self.post_extract_proj(x)
+
+    def probabilities(self, tokens: Tokens, valid: Valid = None) -> Float[Array, "B classes"]:
+        """Each class's probability, from the last layer's tokens (fine-tuned models only)."""
+        return jax.nn.sigmoid(self.logits(tokens, valid))
+
+    def logits(self, tokens: Tokens, valid: Valid = None) -> Float[Array, "B classes"]:
+        """The classifier's logits, averaged over (valid) tokens.
+
+        Raises:
+            AsdjaxError: the model is not fine-tuned.
+        """
+        if self.predictor is None:
+            raise AsdjaxError("this BEATs has no classifier: convert a fine-tuned checkpoint")
+        logits = self.predictor(tokens)
+        return jnp.mean(logits, axis=1, where=None if valid is None else valid[:, :, None])
+
+
+class PatchEmbedding(Conv):
+    """A linear map of each patch, all patches beside one another."""
+
+    def __init__(self, plan: _Plan):
+        size, features = plan.config.input_patch_size, plan.config.embed_dim
+        super().__init__(1, features, (size, size), bias=plan.config.conv_bias, rng=plan.rng)
+        self.compute_dtype = plan.compute_dtype
+
+    def __call__(self, x: Float[Array, "B frames 128"]) -> Tokens:
+        """Embed the patches."""
+        size = self.kernel.shape[0]
+        steps, bands = x.shape[1] // size, x.shape[2] // size
+        x = x[:, : steps * size, : bands * size].reshape(-1, steps, size, bands, size)
+        patches = jnp.swapaxes(x, 2, 3).reshape(-1, size * size)
+        kernel = self.kernel[...].reshape(size * size, -1)
+        y = einsum("ni,io->no", patches, kernel, self.compute_dtype)
+        if self.bias is not None:
+            y = y + self.bias[...][None]
+        return y.reshape(-1, steps * bands, kernel.shape[1])
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation of the last axis (Ba et al., 2016), biased variance."""
+
+    def __init__(self, features: int):
+        self.scale = nnx.Param(jnp.ones(features, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
+
+    def __call__(self, x: Tokens) -> Tokens:
+        """Normalise each token."""
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-5)
+        return x * self.scale[...][None, None] + self.bias[...][None, None]
+
+
+class PositionalConv(nnx.Module):
+    """What tells the encoder the tokens' order: a grouped convolution along the tokens, GELU.
+
+    Output i sees the tokens from i - window // 2 on. The weight is normalised for each tap of the
+    window by itself: weight_g is its norm and weight_v its direction.
+    """
+
+    def __init__(self, plan: _Plan):
+        width, self.groups = plan.config.encoder_embed_dim, plan.config.conv_pos_groups
+        window = (plan.config.conv_pos,)
+        conv = Conv(width // self.groups, width, window, bias=True, rng=plan.rng)
+        self.weight_v, self.bias = conv.kernel, conv.bias
+        self.weight_g = nnx.Param(jnp.linalg.norm(self.weight_v[...], axis=(1, 2)))
+
+    def weight(self) -> Float[Array, "window C D"]:
+        """The normalised weight, of C input channels in each group."""
+        v = self.weight_v[...]
+        return v * (self.weight_g[...] / jnp.linalg.norm(v, axis=(1, 2)))[:, None, None]
+
+    def __call__(self, x: Tokens) -> Tokens:
+        """Apply the layer."""
+        y = correlate(x, self.weight(), self.groups)
+        return jax.nn.gelu(y + self.bias[...][None, None], approximate=False)
+
+
+def correlate(x: Tokens, weight: Float[Array, "window C D"], groups: int) -> Tokens:
+    """Grouped cross-correlation along the tokens, zeros around them: y[i] = sum_k w[k] x[i-left+k].
+
+    By Fourier transforms of blocks of two windows (overlap-save), because the weight gradient of
+    `lax.conv_general_dilated` with groups takes XLA seconds on CPU. At 8 x 496 tokens, 768 channels
+    and a window of 128 on two cores: 0.18 s, with gradients 0.46 s; native 0.40 s, with gradients
+    by transforms 0.72 s or more; one transform over all tokens 0.68 s; block-Toeplitz 1.7 s.
+    """
+    window, channels, width = weight.shape
+    batch, length = x.shape[:2]
+    blocks, left = -(-length // window), window // 2
+    padded = jnp.pad(x, ((0, 0), (left, (blocks + 1) * window - length - left), (0, 0)))
+    halves = padded.reshape(batch, blocks + 1, window, width)
+    x = jnp.concatenate([halves[:, :-1], halves[:, 1:]], axis=2)  # [B, blocks, 2 window, D]
+    x = jnp.fft.rfft(jnp.swapaxes(x, 2, 3)).reshape(batch, blocks, groups, channels, -1)
+    weight = weight.reshape(window, channels, groups, -1)
+    weight = jnp.conj(jnp.fft.rfft(jnp.transpose(weight, (2, 1, 3, 0)), 2 * window))
+    y = jnp.einsum("bngcf,gcof->bngof", x, weight, precision="highest")
+    y = jnp.fft.irfft(y.reshape(batch, blocks, width, -1), 2 * window)[..., :window]
+    return jnp.swapaxes(y, 2, 3).reshape(batch, -1, width)[:, :length]
+
+
+class TransformerEncoder(nnx.Module):
+    """Positions added to the tokens, layer norm, transformer layers."""
+
+    def __init__(self, plan: _Plan):
+        config = plan.config
+        self.config, self.remat = config, plan.remat
+        self.pos_conv = PositionalConv(plan)
+        self.layer_norm = LayerNorm(config.encoder_embed_dim)
+        table = plan.rng.normal(0, 0.02, (config.num_buckets, config.encoder_attention_heads))
+        relative = config.relative_position_embedding
+        table = jnp.asarray(table, jnp.float32)
+        self.relative_attention_bias = nnx.Param(table) if relative else None
+        layers = (TransformerEncoderLayer(plan) for _ in range(config.encoder_layers))
+        self.layers = nnx.List(layers)
+
+    def __call__(
+        self, x: Tokens, valid: Valid, layers: tuple[int, ...], draws: Draws | None
+    ) -> tuple[Tokens, ...]:
+        """The tokens behind each of `layers`; with `draws`, as in training (see `BEATs`)."""
+        config = self.config
+        x = self.positioned(x, valid)
+        x = dropout(x, config.dropout, at(draws, _TOKENS))
+        bias = self.position_bias(x.shape[1])
+        hidden = {0: x}
+        for number, layer in enumerate(itertools.islice(self.layers, max(layers)), 1):
+            run = jax.checkpoint(layer.__call__) if self.remat == "full" else layer
+            x = scale_gradient(x, config.layer_wise_gradient_decay_ratio)
+            own = at(draws, number)
+            if own is None or config.encoder_layerdrop == 0:
+                x = run(x, bias, valid, own)
+            else:
+                drawn = jax.random.uniform(own.at(_SKIP).key, (), jnp.float32)
+                skip = drawn < config.encoder_layerdrop  # [0, 1): a rate of 1 always skips
+                x = lax.cond(skip, lambda x, *_: x, run, x, bias, valid, own)
+            hidden[number] = x
+        return tuple(hidden[number] for number in layers)
+
+    def positioned(self, x: Tokens, valid: Valid = None) -> Tokens:
+        """The first layer's input."""
+        if valid is not None:
+            x = jnp.where(valid[:, :, None], x, 0.0)
+        return self.layer_norm(x + self.pos_conv(x))
+
+    def position_bias(self, length: int) -> _Bias:
+        """What each head adds to the attention of query n to key m, before any gate."""
+        if self.relative_attention_bias is None:
+            return None
+        table = self.relative_attention_bias[...]
+        # a product, because the gradient of look-ups is a scatter: slow, on GPUs in random order
+        buckets = position_buckets(length, self.config)
+        buckets = jax.nn.one_hot(buckets, self.config.num_buckets, dtype=table.dtype)
+        by_position = jnp.einsum("pb,bh->hp", buckets, table, precision="highest")
+        # rows of 2 length values, read as rows of one value less, shift by one from row to row
+        heads = by_position.shape[0]
+        rows = jnp.pad(by_position, ((0, 0), (0, 1)))[:, None]
+        rows = jnp.broadcast_to(rows, (heads, length, 2 * length)).reshape(heads, -1)
+        return rows[:, :-length].reshape(heads, length, -1)[:, :, length - 1 :]
+
+
+class TransformerEncoderLayer(nnx.Module):
+    """Attention and a perceptron, each followed by a layer norm of its sum with its input.
+
+    Deep norm (Wang et al., 2022) scales the input in that sum.
+    """
+
+    def __init__(self, plan: _Plan):
+        self.config = plan.config
+        width, hidden = self.config.encoder_embed_dim, self.config.encoder_ffn_embed_dim
+        self.self_attn = MultiheadAttention(plan)
+        self.self_attn_layer_norm = LayerNorm(width)
+        self.fc1 = plan.projection("fc1", width, hidden)
+        self.fc2 = plan.projection("fc2", hidden, width)
+        self.final_layer_norm = LayerNorm(width)
+        self.alpha = (2 * self.config.encoder_layers) ** 0.25 if self.config.deep_norm else 1.0
+
+    def __call__(self, x: Tokens, bias: _Bias, valid: Valid, draws: Draws | None) -> Tokens:
+        """Apply the layer."""
+        rate = self.config.dropout
+        y = dropout(self.self_attn(x, bias, valid, draws), rate, at(draws, _ATTENDED))
+        x = self.self_attn_layer_norm(self.alpha * x + y)
+        y = jax.nn.gelu(self.fc1(x, at(draws, _FC1)), approximate=False)
+        y = dropout(y, self.config.activation_dropout, at(draws, _HIDDEN))
+        y = dropout(self.fc2(y, at(draws, _FC2)), rate, at(draws, _OUTPUT))
+        return self.final_layer_norm(self.alpha * x + y)
+
+
+class MultiheadAttention(nnx.Module):
+    """Self-attention with a relative position bias that each query gates for itself."""
+
+    def __init__(self, plan: _Plan):
+        width, self.heads = plan.config.encoder_embed_dim, plan.config.encoder_attention_heads
+        self.q_proj = plan.projection("q_proj", width, width)
+        self.k_proj = plan.projection("k_proj", width, width)
+        self.v_proj = plan.projection("v_proj", width, width)
+        self.out_proj = plan.projection("out_proj", width, width)
+        gated, head = plan.config.gru_rel_pos, width // self.heads
+        self.grep_linear = Projection(head, 8, rng=plan.rng) if gated else None
+        self.grep_a = nnx.Param(jnp.ones(self.heads, jnp.float32)) if gated else None
+        self.dropout, self.remat = plan.config.attention_dropout, plan.remat
+        self.compute_dtype = plan.compute_dtype
+
+    def __call__(self, x: Tokens, bias: _Bias, valid: Valid, draws: Draws | None) -> Tokens:
+        """Every token's view of the valid ones."""
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (
+            project(x, at(draws, place)).reshape(*x.shape[:2], self.heads, -1)
+            for project, place in zip(projections, _QKV, strict=True)
+        )
+        attend = jax.checkpoint(self.attend) if self.remat == "attention" else self.attend
+        y = attend((q, k, v), self.gate(q), bias, valid, at(draws, _WEIGHTS))
+        return self.out_proj(y.reshape(x.shape), at(draws, _OUT_PROJ))
+
+    def gate(self, q: _Heads) -> _Gate:
+        """Each query's factor on its position bias (a gated recurrent unit's; Chi et al., 2022)."""
+        if self.grep_linear is None or self.grep_a is None:
+            return None
+        sums = jnp.sum(self.grep_linear(q).reshape(*q.shape[:-1], 2, 4), axis=-1)
+        a, b = jnp.moveaxis(jax.nn.sigmoid(sums), (3, 2), (0, 2))  # [B, H, N] each
+        return a * (b * self.grep_a[...][None, :, None] - 1) + 2
+
+    def weights(
+        self, q: _Heads, k: _Heads, gate: _Gate, bias: _Bias, valid: Valid
+    ) -> Float[Array, "B H N N"]:
+        """How much of each key's value a query takes: softmax(q k / sqrt(d) + gate * bias)."""
+        logits = einsum("bqhd,bkhd->bhqk", q / math.sqrt(q.shape[-1]), k, self.compute_dtype)
+        if bias is not None:
+            logits = logits + (bias[None] if gate is None else gate[..., None] * bias[None])
+        if valid is not None:
+            # finite: a row without valid tokens must not turn into NaN
+            logits = jnp.where(valid[:, None, None], logits, jnp.finfo(logits.dtype).min)
+        return jax.nn.softmax(logits, axis=-1)
+
+    def attend(
+        self, qkv: tuple[_Heads, ...], gate: _Gate, bias: _Bias, valid: Valid, draws: Draws | None
+    ) -> _Heads:
+        """Each head's weighted sum of the values; with `draws`, some weights are dropped."""
+        q, k, v = qkv
+        weights = dropout(self.weights(q, k, gate, bias, valid), self.dropout, draws)
+        return einsum("bhqk,bkhd->bqhd", weights, v, self.compute_dtype)

@@ -1,0 +1,263 @@
+"""The BEATs systems: what trains, what a checkpoint holds, and every verb on random weights."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import DEVICES_EMBEDDING, DEVICES_LOSS, relative
+from test_pretrained import folder as folder  # a fixture
+from test_train import in_float64, kill_at_step, noise, run_steps
+
+from asdjax import config as configs
+from asdjax import models, pretrained
+from asdjax.architectures import BEATsConfig, LoRAConfig
+from asdjax.checkpoint import Checkpoints, digest
+from asdjax.cli import main
+from asdjax.corpus import open_corpus
+from asdjax.errors import AsdjaxError
+from asdjax.inference import Embedder
+from asdjax.learner import Learner
+from asdjax.runs import Run
+from asdjax.train import plan, train
+
+TINY = Path(__file__).parent / "tiny_beats.yaml"
+LORA = LoRAConfig(rank=4, dropout=0.1)
+FROZEN = {"pooling": "mean", "embedding_size": 0}
+
+
+def tiny(**model):
+    config = configs.load(str(TINY))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
+
+
+def leaves(tree):
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def parts(adaptation, **model):
+    module = models.skeleton(tiny(adaptation=adaptation, **model).model, 6400, 16000)
+    _, params, _ = models.split(module)
+    trained, frozen = models.partition(tiny(adaptation=adaptation, **model).model, params)
+    return leaves(params), leaves(trained), leaves(frozen)
+
+
+@pytest.mark.parametrize("adaptation", ["full", "lora", "frozen"])
+def test_every_weight_is_in_exactly_one_group(adaptation):
+    whole, trained, frozen = parts(adaptation, **(FROZEN if adaptation == "frozen" else {}))
+    assert not trained.keys() & frozen.keys() and {**trained, **frozen}.keys() == whole.keys()
+    if adaptation == "full":
+        assert not frozen
+    elif adaptation == "frozen":
+        assert not trained
+    else:
+        inside = {name for name in trained if name.startswith("['encoder']")}
+        names = [f"'{p}']['lora_{x}']" for p in ("q_proj", "v_proj") for x in "ab"]
+        assert len(inside) == 2 * 4 and all(any(n in i for n in names) for i in inside)
+        assert all(not name.startswith("['encoder']") for name in trained.keys() - inside)
+        assert {"['projection']['kernel']", "['projection']['bias']"} <= trained.keys()
+        assert all(name.startswith("['encoder']") for name in frozen)
+
+
+def test_full_size_numbers():
+    """Systems 2 and 4 as they are, without computing their weights."""
+    counts = {}
+    for name in ("system2", "system4"):
+        model = configs.load(name).model
+        _, params, _ = models.split(models.skeleton(model, 160000, 16000))
+        trained, frozen = models.partition(model, params)
+        counts[name] = [sum(x.size for x in jax.tree.leaves(t)) for t in (trained, frozen)]
+        encoder = sum(x.size for x in jax.tree.leaves(params["encoder"]))
+        if name == "system2":
+            head = counts[name][0] - encoder
+            assert encoder == 90_311_792
+    assert counts["system4"] == [4_718_592 + head, 90_311_792]
+
+
+def test_settings_of_the_systems():
+    two, three, four = (configs.load(f"system{i}") for i in (2, 3, 4))
+    assert [c.optim.learning_rate for c in (two, three, four)] == [5e-5, 1e-4, 1e-4]
+    assert [c.train.epochs for c in (two, three, four)] == [25, 25, 40]
+    for config in (two, three, four):
+        assert config.optim.warmup_steps == 5000 and config.optim.weight_decay == 0.01
+        assert config.train.batch_size == 8 and config.extract.view_names == ("raw",)
+        assert config.augment.mixup.probability == 0.5
+        assert config.augment.spec_augment.probability == 0 and config.model.embedding_size == 256
+    assert four.model.lora == LoRAConfig(128, 8.0, 0.0, ("q_proj", "v_proj"))
+    assert configs.load("asdkit_lora").model.lora.rank == 64
+
+
+@pytest.mark.parametrize("adaptation", ["full", "lora"])
+def test_only_trained_weights_change(rng, adaptation):
+    config = tiny(adaptation=adaptation, lora=LORA)
+    work = Learner(config, n_classes=3, n_samples=6400)
+    start = work.start()
+    after, losses = run_steps(work, start, noise(rng, 8, 3, 6400), devices=1)
+    assert np.isfinite(losses).all()
+    jax.tree.map(np.testing.assert_array_equal, after["frozen"], start["frozen"])
+    before, now = (leaves(s["weights"]["params"]) for s in (start, after))
+    same = {name for name in now if np.array_equal(before[name], now[name])}
+    # the gradient of a bias that shifts all logits of a softmax is noise; a biasless centre is not
+    assert not {name for name in same if "k_proj" not in name}, same
+    for name, value in leaves(after["weights"]["stats"]["model"]).items():
+        assert not np.array_equal(value, leaves(start["weights"]["stats"]["model"])[name])
+
+
+def test_the_first_update_of_a_warm_up_changes_nothing(rng):
+    work = Learner(tiny(), n_classes=3, n_samples=6400)
+    start = work.start()
+    after, _ = run_steps(work, start, noise(rng, 8, 1, 6400), devices=1)
+    jax.tree.map(
+        np.testing.assert_array_equal, after["weights"]["params"], start["weights"]["params"]
+    )
+
+
+@pytest.mark.parametrize("adaptation", ["full", "lora"])
+def test_one_and_eight_devices_agree_in_float64(rng, float64, adaptation):
+    """With dropouts, layer drop, SpecAugment and mixup: draws know the clips' global places."""
+    config = tiny(adaptation=adaptation, lora=LORA, encoder_layerdrop=0.3)
+    work = Learner(config, n_classes=3, n_samples=6400)
+    start = in_float64(work.start())
+    batches = noise(rng, 16, 6, 6400)
+    one, losses_one = run_steps(work, start, batches, devices=1)
+    eight, losses_eight = run_steps(work, start, batches, devices=8)
+    np.testing.assert_allclose(losses_one, losses_eight, rtol=DEVICES_LOSS, atol=0)
+    wave = batches[0]["waveform"].astype(np.float64) / 32768
+    embeddings = [
+        models.apply(
+            work.graphdef,
+            models.join(state["weights"]["params"]["model"], state["frozen"]),
+            state["weights"]["stats"]["model"],
+            wave,
+            train=False,
+        )[0]
+        for state in (one, eight)
+    ]
+    assert relative(embeddings[1], embeddings[0]) < DEVICES_EMBEDDING
+
+
+# runs
+
+
+def test_a_lora_checkpoint_holds_what_trains_and_the_hash_of_the_rest(
+    corpus_root, folder, tmp_path
+):
+    path, weights = folder
+    config = tiny(adaptation="lora", lora=LORA, weights=str(path), random_init=False)
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, encoder=BEATsConfig().encoder)
+    )
+    run = Run(tmp_path / "run")
+    corpus = open_corpus(corpus_root, config)
+    train(config, corpus, run)
+    training = run.finished_training()
+    assert training["pretrained"] == training["frozen"] == digest(weights)
+    count = sum(leaf.size for leaf in jax.tree.leaves(weights))
+    assert training["parameters"] == count + training["trained_parameters"]
+    learner = Learner(run.config(), n_classes=len(training["classes"]), n_samples=6400)
+    stored = learner.shapes()["weights"]["params"]["model"]["encoder"]
+    assert all("lora_" in name for name in leaves(stored))
+    with Checkpoints(run.checkpoints) as checkpoints:
+        state = checkpoints.restore(training["step"], {"weights": learner.shapes()["weights"]})
+    embedder = Embedder.load(run)
+    model, params = models.for_inference(
+        run.config().model,
+        models.join(state["weights"]["params"]["model"], learner.frozen(pretrained.read(path))),
+    )
+    assert model.adaptation == "full" and not any("lora_" in name for name in leaves(params))
+
+    # the folder's weights are no longer those: neither training nor extraction goes on
+    moved = shutil.copytree(path, tmp_path / "moved")
+    document = json.loads((moved / pretrained.DOCUMENT).read_text())
+    document["digest"] = "0" * 32
+    (moved / pretrained.DOCUMENT).write_text(json.dumps(document))
+    elsewhere = dataclasses.replace(
+        run.config(), model=dataclasses.replace(run.config().model, weights=str(moved))
+    )
+    with pytest.raises(AsdjaxError, match="changed since this run was begun \\(pretrained\\)"):
+        train(elsewhere, corpus, run)
+    run.write_config(elsewhere)
+    with pytest.raises(AsdjaxError, match="not those that were converted"):
+        Embedder.load(run)
+    shutil.rmtree(moved)
+    with pytest.raises(AsdjaxError, match="not a folder of converted weights"):
+        Embedder.load(run)
+    assert embedder(np.zeros((1, 6400), np.float32)).shape == (1, 16)
+
+
+def test_merged_adapters_embed_alike(rng, corpus_root, tmp_path):
+    config = tiny(adaptation="lora", lora=dataclasses.replace(LORA, targets=("q_proj", "fc1")))
+    run = Run(tmp_path / "run")
+    train(config, open_corpus(corpus_root, config), run)
+    training = run.finished_training()
+    learner = Learner(run.config(), n_classes=len(training["classes"]), n_samples=6400)
+    with Checkpoints(run.checkpoints) as checkpoints:
+        state = checkpoints.restore(training["step"], {"weights": learner.shapes()["weights"]})
+    weights = state["weights"]
+    wave = rng.normal(0, 0.1, (4, 6400)).astype(np.float32)
+    adapted, _ = models.apply(
+        learner.graphdef,
+        models.join(weights["params"]["model"], learner.frozen(None)),
+        weights["stats"]["model"],
+        wave,
+        train=False,
+    )
+    assert relative(Embedder.load(run)(wave), adapted) < 1e-5
+
+
+def test_resumed_training_is_bit_identical(corpus_root, tmp_path):
+    config = tiny(adaptation="lora", lora=LORA)
+    corpus = open_corpus(corpus_root, config)
+    whole, halved = Run(tmp_path / "whole"), Run(tmp_path / "halved")
+    train(config, corpus, whole)
+    kill_at_step(halved, config, corpus, 4)
+    train(config, corpus, halved)
+    assert whole.finished_training()["digest"] == halved.finished_training()["digest"]
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "options"),
+    [
+        ("full", ()),
+        ("lora", ("--model.lora.rank", "4")),
+        ("frozen", ("--model.pooling", "mean", "--model.embedding-size", "0",
+                    "--model.layers", "1", "2")),
+    ],
+)  # fmt: skip
+def test_every_verb(corpus_root, tmp_path, capsys, adaptation, options):
+    run = tmp_path / "run"
+    command = ["run", str(TINY), "--data", str(corpus_root), "--run", str(run)]
+    assert main([*command, "--model.adaptation", adaptation, *options]) == 0
+    said = capsys.readouterr().err
+    assert "random weights" in said and ("warm-up" in said) == (adaptation != "frozen" and False)
+    metrics = json.loads((run / "metrics" / "metrics.json").read_text())
+    assert set(metrics["machines"]) == {"fan", "bearingEmu"}
+    with np.load(run / "embeddings" / "raw" / "fan.npz") as arrays:
+        size = 64 if adaptation == "frozen" else 16
+        assert arrays["embedding"].shape[1] == size and np.isfinite(arrays["embedding"]).all()
+    assert main([*command, "--model.adaptation", adaptation, *options]) == 0  # all of it is there
+    assert "finished" in capsys.readouterr().err
+
+
+def test_pretrained_weights_are_asked_for(corpus_root, tmp_path, capsys):
+    for system in ("system2", "system3", "system4", "asdkit_lora", "beats_frozen"):
+        run = tmp_path / system
+        assert main(["run", system, "--data", str(corpus_root), "--run", str(run)]) == 1
+        assert "asdjax convert beats" in capsys.readouterr().err and not run.exists()
+
+
+def test_a_run_shorter_than_the_warm_up_warns(corpus_root):
+    config = tiny()
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, warmup_steps=5000))
+    notes = plan(config, open_corpus(corpus_root, config)).notes
+    assert any("before the warm-up of 5000" in note for note in notes)
+
+
+def test_clips_too_short_for_a_patch(corpus_root, tmp_path):
+    config = tiny()
+    config = dataclasses.replace(config, audio=dataclasses.replace(config.audio, clip_seconds=0.1))
+    with pytest.raises(AsdjaxError, match=r"1600 samples are too short .* needs 2800"):
+        train(config, open_corpus(corpus_root, config), Run(tmp_path / "run"))

@@ -1,0 +1,90 @@
+"""Folders of converted weights: what is refused, and what a recipe takes from them."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from asdjax import config, models, pretrained
+from asdjax.architectures import BEATsConfig, BEATsEncoderConfig
+from asdjax.checkpoint import digest, load_pretrained, save_weights
+from asdjax.errors import AsdjaxError
+from asdjax.schema import to_tree
+
+SMALL = BEATsEncoderConfig(
+    encoder_layers=1, encoder_embed_dim=32, encoder_ffn_embed_dim=48, encoder_attention_heads=2,
+    embed_dim=24, conv_pos=16, conv_pos_groups=4, dropout=0.25,
+)  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Random weights of a small encoder, as conversion leaves them."""
+    model = BEATsConfig(encoder=SMALL, random_init=True)
+    _, params, _ = models.split(models.build(model, 16000, 16000, seed=0))
+    weights = jax.tree.map(np.asarray, {"encoder": params["encoder"]})
+    path = tmp_path / "converted"
+    path.mkdir()
+    save_weights(path / pretrained.WEIGHTS, weights)
+    document = {
+        "schema": pretrained.SCHEMA,
+        "digest": digest(weights),
+        "encoder": to_tree(dataclasses.replace(SMALL, finetuned_model=True)),
+    }
+    (path / pretrained.DOCUMENT).write_text(json.dumps(document))
+    return path, weights
+
+
+def test_a_recipe_takes_architecture_and_weights(folder):
+    path, weights = folder
+    model, found = pretrained.resolve(BEATsConfig(weights=str(path)))
+    assert model.encoder == SMALL and found.digest == digest(weights)
+    assert pretrained.resolve(model)[0] == model  # again, from the stored configuration
+    loaded = load_pretrained(found, weights)
+    jax.tree.map(np.testing.assert_array_equal, loaded, weights)
+
+
+def test_another_architecture_is_refused(folder):
+    wanted = BEATsConfig(weights=str(folder[0]), encoder=dataclasses.replace(SMALL, conv_pos=8))
+    with pytest.raises(AsdjaxError, match=r"model\.encoder: not the architecture of .*converted"):
+        pretrained.resolve(wanted)
+
+
+def test_weights_are_needed_unless_random_ones_are_asked_for():
+    with pytest.raises(AsdjaxError, match="asdjax convert beats"):
+        pretrained.resolve(BEATsConfig())
+    model = BEATsConfig(encoder=SMALL, random_init=True)
+    assert pretrained.resolve(model) == (model, None)
+    both = dataclasses.replace(config.Config(), model=BEATsConfig(weights="x", random_init=True))
+    with pytest.raises(AsdjaxError, match=r"model\.random_init"):
+        config.validate(both, "here")
+
+
+def test_faulty_folders(folder, tmp_path):
+    path, weights = folder
+    with pytest.raises(AsdjaxError, match="not a folder of converted weights"):
+        pretrained.read(tmp_path / "nothing")
+    file = path / pretrained.DOCUMENT
+    whole = json.loads(file.read_text())
+    for change, words in (
+        ({"schema": "asdjax.beats/0"}, "not written by this version"),
+        ({"digest": None}, "no digest"),
+        ({"encoder": {"conv_pos": "wide"}}, r"encoder\.conv_pos: expected a whole number"),
+        ({"encoder": {"depth": 3}}, "unknown key 'encoder.depth'"),
+    ):
+        file.write_text(json.dumps(whole | change))
+        with pytest.raises(AsdjaxError, match=words):
+            pretrained.read(path)
+    file.write_text("{")
+    with pytest.raises(AsdjaxError, match="cannot be read as JSON"):
+        pretrained.read(path)
+    file.write_text(json.dumps(whole | {"digest": "0" * 32}))
+    with pytest.raises(AsdjaxError, match="not those that were converted"):
+        load_pretrained(pretrained.read(path), weights)
+    with pytest.raises(AsdjaxError, match="not weights of this architecture"):
+        load_pretrained(pretrained.read(path), {"encoder": {"other": np.zeros(2, np.float32)}})
+    (path / pretrained.WEIGHTS).rename(path / "elsewhere")
+    with pytest.raises(AsdjaxError, match="missing or damaged"):
+        load_pretrained(pretrained.read(path), weights)
