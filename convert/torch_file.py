@@ -1,0 +1,260 @@
+"""PyTorch checkpoints as NumPy arrays, without PyTorch and without running anything in them.
+
+Both containers that `torch.save` has written: zip (PyTorch 1.6 and later; the layout of
+torch/serialization.py and caffe2/serialize) and the five pickles of earlier versions with the
+storages behind them. The bytes of the tensors stay in the file, which is mapped.
+"""
+
+import hashlib
+import io
+import math
+import mmap
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from asdjax.convert.torch_pickle import WORK, Placeholder, Storage, Tensor, damaged, load
+from asdjax.errors import AsdjaxError
+
+_MAX_PICKLE = 2**24  # bytes; a checkpoint of BEATs has 3e4
+_MAX_DEPTH = 100
+_MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the old format
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_PLAIN = frozenset({str, bytes, int, float, bool, complex, type(None)})
+
+
+def read(path: Path, *, placeholders_outside: str | None = None) -> Any:
+    """Read what `torch.save` wrote.
+
+    Args:
+        path: the checkpoint.
+        placeholders_outside: for checkpoints that hold objects of other libraries beside their
+            weights: a key of the outermost dict. Objects of unknown classes become inert
+            `torch_pickle.Placeholder`s, but nothing under this key may be or hold one.
+
+    Returns:
+        Nested dicts, lists, tuples and scalars as they were saved. Tensors and parameters are
+        arrays of their own dtype (bfloat16 and float8 are ml_dtypes'), read-only views of the
+        mapped file, which must stay unchanged meanwhile; tensors that share a storage are views
+        of one buffer. OrderedDict becomes dict in the same order, torch.Size a tuple; dtypes,
+        devices and layouts become text.
+
+    Raises:
+        AsdjaxError: the file cannot be read, is no checkpoint, is damaged or cut short, asks for
+            anything that weights do not need, or lacks the key `placeholders_outside`.
+    """
+    placeholders = placeholders_outside is not None
+    try:
+        with open(path, "rb") as file:
+            data = _mapped(file)
+            container = _read_zip if data[:4] == zipfile.stringFileHeader else _read_old
+            tree, buffers = container(data, placeholders)
+        builder = _Builder(buffers)
+        if not placeholders:
+            return builder.build(tree)
+        if type(tree) is not dict or placeholders_outside not in tree:
+            raise AsdjaxError(f"has no {placeholders_outside}: choose another checkpoint")
+        return {
+            builder.build(key): builder.build(value, placeholders=key != placeholders_outside)
+            for key, value in tree.items()
+        }
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except AsdjaxError as error:
+        raise AsdjaxError(f"{path}: {error}") from error
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 digest of a file, hexadecimal; `AsdjaxError` if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> AsdjaxError:
+    return AsdjaxError(f"{path}: cannot be read ({error.strerror}): name a readable file")
+
+
+def _mapped(file: BinaryIO) -> memoryview:
+    if os.fstat(file.fileno()).st_size == 0:
+        raise AsdjaxError("empty: download it again")
+    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _read_zip(data: memoryview, placeholders: bool) -> tuple[Any, dict[str, memoryview]]:
+    """The pickle's tree and its storages' bytes from a zip file."""
+    archive = _Zip(data)
+    roots = [name for name in archive.names if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(roots) != 1:
+        raise AsdjaxError(f"a zip file with {len(roots)} data.pkl: name a PyTorch checkpoint")
+    folder = roots[0].removesuffix("data.pkl")
+    if f"{folder}byteorder" in archive.names:
+        if bytes(archive.record(f"{folder}byteorder", 16)) != b"little":
+            raise _big_endian()
+    tree, storages = load(
+        io.BytesIO(archive.record(roots[0], _MAX_PICKLE)), placeholders=placeholders
+    )
+    buffers = {}
+    for key, storage in storages.items():
+        record = archive.record(f"{folder}data/{key}", storage.nbytes)
+        if len(record) != storage.nbytes:
+            raise damaged(f"record {key!a:.50} has {len(record)} bytes, not {storage.nbytes}")
+        buffers[key] = _buffer(storage, record)
+    return tree, buffers
+
+
+class _Zip:
+    """A zip file's records: where they are stored plainly, as views of the mapped file."""
+
+    def __init__(self, data: memoryview) -> None:
+        try:
+            with zipfile.ZipFile(data.obj) as archive:
+                self.names = archive.NameToInfo
+                total = sum(info.compress_size for info in archive.infolist())
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            raise damaged("no directory of the zip file") from error
+        if total > len(data):
+            raise damaged("records that overlap")
+        self._data = data
+        # Deflate can shrink a thousandfold; weights it hardly shrinks, unless they are zeros.
+        self._inflatable = max(8 * len(data), 2**28)
+
+    def record(self, name: str, limit: int) -> memoryview:
+        """A record's bytes, of which there may be at most `limit`, after checking their CRC-32."""
+        if name not in self.names:
+            raise damaged(f"record {name!a:.100} is missing")
+        info = self.names[name]
+        header = bytes(self._data[info.header_offset : info.header_offset + 30])
+        if len(header) < 30 or not header.startswith(zipfile.stringFileHeader):
+            raise damaged(f"record {name!a:.100} is not where it should be")
+        start = info.header_offset + 30 + sum(struct.unpack_from("<HH", header, 26))
+        body = self._data[start : start + info.compress_size]
+        if info.file_size > limit:
+            raise damaged(f"record {name!a:.100} has {info.file_size} bytes, more than {limit}")
+        if info.flag_bits & 1 or info.compress_type not in _METHODS:
+            raise AsdjaxError("an encrypted or unusually compressed zip file: save it anew")
+        if info.compress_type == zipfile.ZIP_DEFLATED:
+            self._inflatable -= info.file_size
+            if self._inflatable < 0:
+                raise AsdjaxError("unpacks to far more than its size: do not trust this file")
+            try:
+                body = memoryview(zlib.decompressobj(-15).decompress(body, info.file_size + 1))
+            except zlib.error as error:
+                raise damaged(f"record {name!a:.100} cannot be unpacked") from error
+        if len(body) != info.file_size or zlib.crc32(body) != info.CRC:
+            raise damaged(f"the checksum of record {name!a:.100} is wrong")
+        return body
+
+
+def _read_old(data: memoryview, placeholders: bool) -> tuple[Any, dict[str, memoryview]]:
+    """The tree and its storages' bytes from five pickles with the storages behind them."""
+    if data[0] != 0x80:  # every pickle of protocol 2 or later begins so
+        raise AsdjaxError("not a PyTorch checkpoint (a web page in its place?): download it again")
+    position = 0
+
+    def next_pickle(placeholders: bool = False) -> tuple[Any, dict[str, Storage]]:
+        nonlocal position
+        stream = io.BytesIO(data[position : position + _MAX_PICKLE])
+        loaded = load(stream, placeholders=placeholders)
+        position += stream.tell()
+        return loaded
+
+    if next_pickle()[0] != _MAGIC:
+        raise AsdjaxError("a pickle, but not a PyTorch checkpoint: name another file")
+    if next_pickle()[0] != _VERSION:
+        raise AsdjaxError("not a version of PyTorch's format that exists: download it again")
+    system, _ = next_pickle()
+    if type(system) is not dict or system.get("little_endian") is not True:
+        raise _big_endian()
+    tree, storages = next_pickle(placeholders)
+    keys, _ = next_pickle()
+    if type(keys) is not list or not all(type(key) is str for key in keys):
+        raise damaged("no list of storages")
+    buffers = {}
+    for key in keys:
+        if key not in storages or key in buffers:
+            raise damaged(f"storage {key!a:.50} is not used, or there twice")
+        start, storage = position + 8, storages[key]
+        position = start + storage.nbytes
+        if position > len(data):
+            raise damaged("its end is missing")
+        if struct.unpack("<q", data[start - 8 : start]) != (storage.elements,):
+            raise damaged(f"storage {key!a:.50} has another length")
+        buffers[key] = _buffer(storage, data[start:position])
+    if buffers.keys() != storages.keys():
+        raise damaged("storages are missing")
+    return tree, buffers
+
+
+def _big_endian() -> AsdjaxError:
+    return AsdjaxError("written on a big-endian machine: load and save it on another one")
+
+
+def _buffer(storage: Storage, data: memoryview) -> memoryview:
+    """The bytes as they may be viewed; NumPy relies on booleans being 0 or 1, a file need not."""
+    if storage.dtype != bool:
+        return data
+    return memoryview(np.frombuffer(data, np.uint8) != 0).toreadonly()
+
+
+class _Builder:
+    """Makes the tree of arrays from the tree of descriptions, counting what it hands out."""
+
+    def __init__(self, buffers: Mapping[str, memoryview]) -> None:
+        self._buffers = buffers
+        self._arrays: dict[int, np.ndarray] = {}
+        self._nodes = WORK
+        # Views may overlap or repeat; what they come to if copied stays near what is stored.
+        self._nbytes = 4 * sum(buffer.nbytes for buffer in buffers.values()) + 2**26
+
+    def build(self, value: Any, *, placeholders: bool = False, depth: int = 0) -> Any:
+        """A part of the tree, anew; one that stands in two places is made twice."""
+        self._nodes -= 1
+        if self._nodes < 0 or depth > _MAX_DEPTH:
+            raise AsdjaxError("nested deeper or wider than weights are: do not trust this file")
+
+        def inner(part: Any) -> Any:
+            return self.build(part, placeholders=placeholders, depth=depth + 1)
+
+        kind = type(value)
+        if kind in _PLAIN or (kind is Placeholder and placeholders):
+            return value
+        if kind is dict:
+            return {inner(key): inner(item) for key, item in value.items()}
+        if kind is list or kind is tuple:
+            return kind(inner(item) for item in value)
+        if kind is Tensor:
+            return self._array(value)
+        if kind is Placeholder:
+            raise AsdjaxError(
+                f"holds {f'{value.module}.{value.name}'!a:.100} among its weights: "
+                "do not trust this file"
+            )
+        raise damaged("a function or a bare storage in place of data")
+
+    def _array(self, tensor: Tensor) -> np.ndarray:
+        buffer, itemsize = self._buffers[tensor.storage.key], tensor.dtype.itemsize
+        self._nbytes -= math.prod(max(size, 1) for size in tensor.shape) * itemsize
+        if self._nbytes < 0:
+            raise AsdjaxError("expands what is stored to many times over: do not trust this file")
+        if id(tensor) in self._arrays:
+            return self._arrays[id(tensor)]
+        # Whatever stands for a stride that is never taken must not overflow.
+        steps = [s if n > 1 else 0 for n, s in zip(tensor.shape, tensor.strides, strict=True)]
+        last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, steps, strict=True))
+        if 0 in tensor.shape:
+            array = np.frombuffer(b"", tensor.dtype).reshape(tensor.shape)
+        elif (last + 1) * itemsize <= buffer.nbytes:
+            steps = [itemsize * s for s in steps]
+            array = np.ndarray(tensor.shape, tensor.dtype, buffer, tensor.offset * itemsize, steps)
+        else:
+            raise damaged(f"a tensor of shape {tensor.shape} reaches beyond its storage")
+        return self._arrays.setdefault(id(tensor), array)
