@@ -1,6 +1,7 @@
 """The script that runs recipes over seeds: failures, resuming, its table, the report's figures."""
 
 import csv
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,11 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_pretrained import folder as folder  # a fixture
 
+from asdjax import config as configs
+from asdjax.cli import main
 from asdjax.metrics import harmonic_mean
 from asdjax.runs import Run
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
+INFO = str(Path(__file__).parent / "submission.yaml")
 SCRIPT = Path(__file__).parent.parent / "scripts" / "all_systems.py"
 QUICK = ("--train.epochs", "1", "--model.stage-channels", "4")
 FIGURES = ("auc_source", "auc_target", "pauc", "score")
@@ -37,10 +42,10 @@ def start(corpus_root, tmp_path_factory):
     cache = str(tmp_path_factory.mktemp("compiled"))
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
 
-    def begin(out, seeds, *systems):
+    def begin(out, seeds, *systems, options=("--", *QUICK)):
         where = ["--data", str(corpus_root), "--out", str(out), "--seeds", *map(str, seeds)]
         return subprocess.Popen(
-            [sys.executable, SCRIPT, *where, "--systems", *systems, "--", *QUICK],
+            [sys.executable, SCRIPT, *where, "--systems", *systems, *options],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -134,6 +139,31 @@ def test_an_interruption_ends_the_run_at_work(start, tmp_path):
     assert process.returncode == 130 and "the same command continues" in errors
     with Run(lock.parent).lock():  # refused while another process works on the run
         assert not (tmp_path / "table.md").exists()
+
+
+def test_four_systems_in_one_table_and_one_package(start, folder, tmp_path, capsys):
+    """All of the report's, on a small encoder with converted (random) weights."""
+    recipes = [tmp_path / f"{system}.yaml" for system in SYSTEMS]
+    recipes[0].write_text(Path(TINY).read_text())
+    for system, recipe in zip(SYSTEMS[1:], recipes[1:], strict=True):
+        config = configs.load(system)
+        audio = dataclasses.replace(config.audio, clip_seconds=0.4)
+        recipe.write_text(configs.dump(dataclasses.replace(config, audio=audio)))
+    out = tmp_path / "out"
+    weights = ["--beats", str(folder[0])]
+    process = start(out, [0], *map(str, recipes), options=[*weights, "--", "--train.epochs", "1"])
+    text, errors = process.communicate()
+    assert process.returncode == 0, errors
+    for system, report in zip(SYSTEMS, ("71.92", "62.08", "64.28", "59.16"), strict=True):
+        (line,) = (x for x in text.splitlines() if x.startswith(f"| {system} | fan | AUC source"))
+        assert line.endswith(f" {report} |")
+        assert "threshold" in (out / system / "seed0" / "scores" / "fan.csv").read_text()
+    runs = [str(out / system / "seed0") for system in SYSTEMS]
+    package = tmp_path / "package"
+    assert main(["submit", *runs, "--info", INFO, "--out", str(package)]) == 0
+    assert len(list((package / "task2").iterdir())) == 4
+    assert main(["submit", "--verify", str(package)]) == 0
+    assert "no faults" in capsys.readouterr().out
 
 
 def test_the_last_words_of_a_failed_run_and_its_log(script, tmp_path, monkeypatch):
