@@ -73,7 +73,7 @@ class Embedder:
         self.config = config
         self.n_samples = n_samples
         self.devices = parallel.local_devices(config.train.devices, at_most=True)
-        module = models.skeleton(config.model, n_samples or 0, config.audio.sample_rate)
+        module = models.skeleton(config.model, n_samples, config.audio.sample_rate)
         self._graphdef, _, _ = models.split(module)
         mine = {kind: weights[kind]["model"] for kind in ("params", "stats")}
         self._dtype = jax.tree.leaves(mine["params"])[0].dtype
@@ -440,7 +440,7 @@ def _of_weights(weights: Pretrained, layers: tuple[int, ...]) -> Embedder:
     )
     config = Config(model=model, extract=ExtractConfig(batch_size=16))
     validate(config, str(weights.path))
-    _, params, _ = models.split(models.skeleton(model, 0, config.audio.sample_rate))
+    _, params, _ = models.split(models.skeleton(model, None, config.audio.sample_rate))
     encoder = dict(params["encoder"])
     predictor = encoder.pop("predictor", None)
     loaded = load_pretrained(weights, {"encoder": encoder})

@@ -18,7 +18,7 @@ from asdjax.checkpoint import ITEMS, Checkpoints, Tree, digest
 from asdjax.config import Config, differences, settings, to_tree, validate
 from asdjax.corpus import Corpus
 from asdjax.errors import AsdjaxError
-from asdjax.learner import Learner
+from asdjax.learner import Learner, State
 from asdjax.pretrained import Pretrained
 from asdjax.runs import Run
 
@@ -137,26 +137,28 @@ def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> N
         console.say(f"{run.path}: training has finished ({finished['step']} steps)")
         return
     learner = Learner(config, n_classes=len(work.classes), n_samples=work.n_samples)
+    frozen = models.is_frozen(config.model)
+    start = (
+        {"frozen": learner.frozen(work.pretrained)} if frozen else learner.start(work.pretrained)
+    )
     with run.lock():
         if not resume:
             run.forget_training()
         run.write_config(config)
         for note in work.notes:
             console.say(note)
-        if models.is_frozen(config.model):
-            run.write_training(
-                {
-                    **_meta(work, 0, None),
-                    **_result({"params": {"model": {}}}, learner.frozen(work.pretrained)),
-                }
-            )
+        if frozen:
+            result = _result({"params": {"model": {}}}, start["frozen"])
+            run.write_training({**_meta(work, 0, None), **result})
             console.say(f"{run.path}: nothing to train")
             return
         with Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints) as checkpoints:
-            _loop(work, learner, run, checkpoints)
+            _loop(work, learner, start, run, checkpoints)
 
 
-def _loop(work: Plan, learner: Learner, run: Run, checkpoints: Checkpoints) -> None:
+def _loop(
+    work: Plan, learner: Learner, host_state: State, run: Run, checkpoints: Checkpoints
+) -> None:
     config = work.config
     data = batches.TrainingBatches(
         [work.corpus.root / clip.path for clip in work.clips],
@@ -170,7 +172,6 @@ def _loop(work: Plan, learner: Learner, run: Run, checkpoints: Checkpoints) -> N
         seed=config.seed,
         process=parallel.process(),
     )
-    host_state = learner.start(work.pretrained)
     begun = checkpoints.latest()
     if begun is not None:
         meta = checkpoints.meta(begun)

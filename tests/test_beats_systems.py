@@ -261,3 +261,4 @@ def test_clips_too_short_for_a_patch(corpus_root, tmp_path):
     config = dataclasses.replace(config, audio=dataclasses.replace(config.audio, clip_seconds=0.1))
     with pytest.raises(AsdjaxError, match=r"1600 samples are too short .* needs 2800"):
         train(config, open_corpus(corpus_root, config), Run(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from asdjax.architectures import BEATsConfig, ModelConfig
 from asdjax.models.beats import Draws as Draws
-from asdjax.models.embedder import BEATsEmbedder
+from asdjax.models.embedder import BEATsEmbedder, check_length
 from asdjax.models.embedder import length_class as length_class
 from asdjax.models.embedder import shortest as shortest
 from asdjax.models.embedder import token_mean as token_mean
@@ -25,12 +25,12 @@ from asdjax.models.multiresnet import MultiResNet
 Tree: TypeAlias = dict[str, Any]  # nested, string keys, arrays as leaves
 
 
-def build(config: ModelConfig, n_samples: int, sample_rate: int, seed: int) -> nnx.Module:
+def build(config: ModelConfig, n_samples: int | None, sample_rate: int, seed: int) -> nnx.Module:
     """Make the embedder that `config.name` names, with initial weights drawn from `seed`.
 
     Args:
         config: the `model` section of the configuration.
-        n_samples: length of every clip, samples.
+        n_samples: length of every clip, samples; None: they differ (BEATs only).
         sample_rate: hertz.
         seed: of the initial weights, which are float32.
 
@@ -39,11 +39,13 @@ def build(config: ModelConfig, n_samples: int, sample_rate: int, seed: int) -> n
     """
     rng = np.random.default_rng(seed)
     if isinstance(config, BEATsConfig):
+        if n_samples is not None:
+            check_length(config.encoder, n_samples)
         return BEATsEmbedder(config, rng=rng)
     return MultiResNet(config, n_samples, sample_rate, rng=rng)
 
 
-def skeleton(config: ModelConfig, n_samples: int, sample_rate: int) -> nnx.Module:
+def skeleton(config: ModelConfig, n_samples: int | None, sample_rate: int) -> nnx.Module:
     """What `build` makes, with `jax.ShapeDtypeStruct` for arrays; nothing is computed.
 
     For weights that come from elsewhere: a checkpoint, another toolkit.

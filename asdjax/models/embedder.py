@@ -32,6 +32,15 @@ def shortest(encoder: BEATsEncoderConfig) -> int:
     return fbank.FRAME + fbank.HOP * (encoder.input_patch_size - 1)
 
 
+def check_length(encoder: BEATsEncoderConfig, samples: int) -> None:
+    """Refuse clips that fill no patch."""
+    if samples < shortest(encoder):
+        raise AsdjaxError(
+            f"clips of {samples} samples are too short for BEATs, which needs {shortest(encoder)}: "
+            "set audio.clip_seconds to a longer time (shorter clips are repeated)"
+        )
+
+
 def length_class(encoder: BEATsEncoderConfig, samples: int) -> int:
     """Samples of the rows in which clips of `samples` are embedded together with others.
 
@@ -119,12 +128,7 @@ class BEATsEmbedder(nnx.Module):
         masks: SpecAugmentDraws | None = None,
     ) -> tuple[Float[Array, "B N D"], Array | None]:
         """The chosen layers' tokens side by side, and with `length` which are the clips' own."""
-        samples, least = waveform.shape[1], shortest(self.encoder.config)
-        if samples < least:
-            raise AsdjaxError(
-                f"clips of {samples} samples are too short for BEATs, which needs {least}: set "
-                "audio.clip_seconds to a longer time (shorter clips are repeated)"
-            )
+        check_length(self.encoder.config, waveform.shape[1])
         features = fbank.normalised(fbank.fbank(waveform))
         if masks is not None:
             features = spec_augment(features, masks)
