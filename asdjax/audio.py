@@ -6,8 +6,11 @@ scales them by 1/32768.
 """
 
 import dataclasses
+import functools
 import hashlib
+import math
 import os
+import re
 import struct
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +35,15 @@ _SUBTYPES = {  # (format tag, bytes per sample) -> libsndfile's name
     (_FLOAT, 4): "FLOAT",
     (_FLOAT, 8): "DOUBLE",
 }
+
+SUFFIXES = frozenset(
+    ".aif .aifc .aiff .au .caf .flac .mp3 .oga .ogg .opus .rf64 .snd .w64 .wav .wave".split()
+)
+"""How the names of audio files end, in lower case."""
+_SHORTENED = re.compile(r"(\d+) \(should be (\d+)\)")  # in libsndfile's log: promised, held
+_OGG_PAGE, _LAST_PAGE = 65307, 4  # bytes at most; the flag of a stream's last page
+_PASS_BAND, _STOP_DB = 0.9, 110.0  # of resampling
+_MOST_FACTOR = 100_000  # 44101 Hz to 16000 Hz: 44101; a filter has some 128 taps times that
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,6 +160,106 @@ def read(
     return np.ascontiguousarray(samples[:, _CHANNEL[channel]])
 
 
+def inspect_any(path: Path) -> Header:
+    """Read the header of any audio file that libsndfile knows: WAV, FLAC, Ogg, MP3, AIFF, ...
+
+    The length of an MP3 file is libsndfile's estimate where the file does not state it.
+
+    Raises:
+        FaultyFile: the file is unreadable or empty, or ends before its samples do; in formats whose
+            samples have to be decoded for that (FLAC, MP3), `read_any` finds it.
+    """
+    plain = True
+    try:
+        inspect(path)  # libsndfile reads what is left of a cut-off WAV file without a word
+    except FaultyFile as fault:
+        if fault.problem.kind != "unreadable":  # else perhaps of another format
+            raise
+        plain = False
+    if path.suffix.lower() == ".raw":
+        raise _fault(path, "unreadable", "samples without a header: store them as WAV")
+    try:
+        with soundfile.SoundFile(path) as file:
+            header = Header(file.frames, file.samplerate, file.channels, file.subtype)
+            log, container = file.extra_info, file.format
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise _fault(path, "unreadable", str(error)) from error
+    cut = any(int(promised) > int(held) for promised, held in _SHORTENED.findall(log))
+    if not plain and (cut or container == "OGG" and _ogg_is_cut(path)):
+        raise _fault(path, "truncated", "the file ends before its sound does: restore it")
+    if header.frames == 0:
+        raise _fault(path, "empty", "the file has 0 samples")
+    return header
+
+
+def read_any(
+    path: Path, sample_rate: int
+) -> Int16[np.ndarray, "T channels"] | Float32[np.ndarray, "T channels"]:
+    """Read all channels of any audio file, at a sample rate of one's choice.
+
+    Args:
+        path: a file that `inspect_any` takes.
+        sample_rate: hertz; a file of another rate is resampled (see `resample`).
+
+    Returns:
+        int16 as stored where samples have 16 bits and the rate is the file's own, else float32 in
+        [-1, 1].
+
+    Raises:
+        FaultyFile: the file is faulty, or has NaN or infinite samples.
+    """
+    header = inspect_any(path)
+    samples = read(path, channel=None)
+    if len(samples) < header.frames and not header.subtype.startswith("MPEG"):
+        reason = f"the header promises {header.frames} samples, the file holds {len(samples)}"
+        raise _fault(path, "truncated", reason)
+    if samples.dtype.kind == "f" and not np.isfinite(samples).all():
+        raise _fault(path, "not_finite", "some samples are NaN or infinite")
+    if header.rate == sample_rate:
+        return samples
+    try:
+        return resample(samples, header.rate, sample_rate)
+    except ValueError as error:
+        raise _fault(path, "wrong_rate", str(error)) from error
+
+
+def resample(
+    waveform: Int16[np.ndarray, "T *channels"] | Float32[np.ndarray, "T *channels"],
+    rate: int,
+    wanted: int,
+) -> Float32[np.ndarray, "S *channels"]:
+    """Resample by `scipy.signal.resample_poly` with a Kaiser window's low-pass filter.
+
+    Up to 0.9 of the lower one of both Nyquist frequencies nothing changes (within 1e-5); what lies
+    above that Nyquist frequency is attenuated by more than 100 dB.
+
+    Returns:
+        T * wanted / rate samples, rounded up, integers scaled to [-1, 1).
+
+    Raises:
+        ValueError: the ratio of the rates is no fraction of moderate integers.
+    """
+    from scipy import signal  # a second to import, which most commands need not wait for
+
+    common = math.gcd(rate, wanted)
+    up, down = wanted // common, rate // common
+    if max(up, down) > _MOST_FACTOR:
+        raise ValueError(f"{rate} Hz cannot be resampled to {wanted} Hz: resample the file first")
+    if waveform.dtype == np.int16:
+        waveform = waveform.astype(np.float32) / np.float32(32768)
+    return signal.resample_poly(waveform, up, down, window=_low_pass(max(up, down)))
+
+
+@functools.lru_cache(maxsize=8)
+def _low_pass(factor: int) -> Float32[np.ndarray, " taps"]:
+    """A filter of unit gain for a rate `factor` times the lower one."""
+    from scipy import signal
+
+    taps, beta = signal.kaiserord(_STOP_DB, (1 - _PASS_BAND) / factor)
+    cutoff = (1 + _PASS_BAND) / 2 / factor
+    return signal.firwin(taps | 1, cutoff, window=("kaiser", beta)).astype(np.float32)
+
+
 def clip_samples(audio: AudioConfig, headers: Iterable[Header]) -> int:
     """Samples of every waveform: `clip_seconds`, or the longest of the clips where it is auto.
 
@@ -244,6 +356,18 @@ def _header(
     if promised < frame:
         raise _fault(path, "empty", "the file has 0 samples")
     return Header(promised // frame, rate, channels, subtype)
+
+
+def _ogg_is_cut(path: Path) -> bool:
+    """Whether an Ogg file ends otherwise than with the whole of a stream's last page."""
+    with open(path, "rb") as file:
+        file.seek(-min(_OGG_PAGE, path.stat().st_size), os.SEEK_END)
+        tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27 or not page[5] & _LAST_PAGE:
+        return True
+    lengths = page[27 : 27 + page[26]]
+    return len(page) < 27 + page[26] + sum(lengths)
 
 
 def _require_finite(path: Path) -> None:

@@ -133,6 +133,47 @@ class Extract:
 
 
 @dataclasses.dataclass(frozen=True)
+class Embed:
+    """Embed any audio files with a run or with converted weights, into one .npz or .parquet."""
+
+    weights: Positional[
+        Annotated[Path, arg(metavar="WEIGHTS", help="Run directory, or converted weights.")]
+    ]
+    inputs: Positional[
+        Annotated[
+            tuple[Path, ...],
+            arg(metavar="FILE_OR_DIR...", help="Audio files, and directories searched for them."),
+        ]
+    ]
+    out: Annotated[Path, arg(metavar="FILE")]
+    """Where to write the embeddings: FILE.npz or FILE.parquet."""
+    layer: Annotated[tuple[int, ...], arg(metavar="K [K ...]")] = ()
+    """Of converted weights: layers whose tokens are embedded, side by side; default: the last."""
+    pool: Literal["mean", "none", "head"] | None = None
+    """Mean over tokens; no pooling; or as trained (default of a run; class probabilities)."""
+    channel: int | Literal["each"] | None = None
+    """The channel to embed, from 1, or each; default: the run's own, or the first."""
+    format: Literal["npz", "parquet"] | None = None
+    """Default: by the ending of --out."""
+    overwrite: bool = False
+    """Replace the file if it is there."""
+
+    def __call__(self) -> None:
+        from asdjax import embed
+
+        embed.embed(
+            self.weights,
+            self.inputs,
+            self.out,
+            layers=self.layer,
+            pool=self.pool,
+            channel=self.channel,
+            format=self.format,
+            overwrite=self.overwrite,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Score:
     """Score a run's embeddings and decide; options change the run's backend and thresholds."""
 
@@ -319,6 +360,7 @@ VERBS: dict[str, type] = {
     "run": RunAll,
     "train": Train,
     "extract": Extract,
+    "embed": Embed,
     "score": Score,
     "evaluate": Evaluate,
     "compare": Compare,

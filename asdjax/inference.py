@@ -14,13 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from asdjax import audio, batches, models, parallel, pretrained
-from asdjax.architectures import BEATsConfig
-from asdjax.checkpoint import Checkpoints, Tree, digest, load_pretrained, load_weights
-from asdjax.config import Config, ExtractConfig, ViewConfig, validate
+from asdjax import audio, batches, models, parallel, pretrained, weights
+from asdjax.checkpoint import Tree
+from asdjax.config import Config, ViewConfig
 from asdjax.errors import AsdjaxError
-from asdjax.learner import Learner, to_float
-from asdjax.pretrained import Pretrained
+from asdjax.learner import to_float
 from asdjax.runs import Run
 from asdjax.signal import views as signal
 from asdjax.signal import wiener
@@ -87,26 +85,7 @@ class Embedder:
         Raises:
             AsdjaxError: not a run directory, training has not finished, or other weights.
         """
-        run = run if isinstance(run, Run) else Run(run)
-        config, training = run.config(), run.finished_training()
-        n_samples = training["n_samples"]
-        learner = Learner(config, n_classes=len(training["classes"]), n_samples=n_samples)
-        weights: Tree = {"params": {"model": {}}, "stats": {"model": {}}}
-        if not models.is_frozen(config.model):
-            weights = _trained(run, training, learner.shapes()["weights"])
-        frozen = learner.frozen(_pretrained(config)) if learner.freezes else {}
-        if training.get("frozen") != (digest(frozen) if frozen else None):
-            raise AsdjaxError(
-                f"{run.path}: the weights that training left as they were are not those that "
-                "training.json states: restore the folder of model.weights, or train again with "
-                "--no-resume"
-            )
-        model, params = models.for_inference(
-            config.model, models.join(weights["params"]["model"], frozen)
-        )
-        config = dataclasses.replace(config, model=model)
-        whole = {"params": {"model": params}, "stats": {"model": weights["stats"]["model"]}}
-        return cls(config, n_samples, whole)
+        return cls(*weights.of_run(run if isinstance(run, Run) else Run(run)))
 
     def __call__(self, waveform: batches.Waveforms) -> Float32[np.ndarray, "B D"]:
         """Embeddings under the raw view of waveforms [B, T], int16 or float in [-1, 1]."""
@@ -415,7 +394,7 @@ def load(path: Path | str, *, layers: Sequence[int] = ()) -> Embedder:
     """
     path = Path(path)
     if (path / pretrained.DOCUMENT).is_file():
-        return _of_weights(pretrained.read(path), tuple(layers))
+        return Embedder(*weights.of_folder(pretrained.read(path), tuple(layers)))
     if not (path / "config.yaml").is_file():
         raise AsdjaxError(
             f"{path}: neither a run directory nor a folder of converted weights: train one with "
@@ -427,51 +406,6 @@ def load(path: Path | str, *, layers: Sequence[int] = ()) -> Embedder:
             "(model.layers)"
         )
     return Embedder.load(path)
-
-
-def _of_weights(weights: Pretrained, layers: tuple[int, ...]) -> Embedder:
-    model = BEATsConfig(
-        weights=str(weights.path),
-        encoder=weights.encoder,
-        adaptation="frozen",
-        layers=layers,
-        pooling="mean",
-        embedding_size=0,
-    )
-    config = Config(model=model, extract=ExtractConfig(batch_size=16))
-    validate(config, str(weights.path))
-    _, params, _ = models.split(models.skeleton(model, None, config.audio.sample_rate))
-    encoder = dict(params["encoder"])
-    predictor = encoder.pop("predictor", None)
-    loaded = load_pretrained(weights, {"encoder": encoder})
-    if predictor is not None:
-        loaded["encoder"]["predictor"] = load_weights(
-            weights.path / pretrained.PREDICTOR, {"predictor": predictor}
-        )["predictor"]
-    return Embedder(config, None, {"params": {"model": loaded}, "stats": {"model": {}}})
-
-
-def _trained(run: Run, training: Mapping[str, Any], like: Tree) -> Tree:
-    """The weights of a run's last checkpoint, verified by their digest."""
-    if not run.checkpoints.is_dir():
-        raise AsdjaxError(
-            f"{run.checkpoints}: the weights are gone: restore them, or train again with "
-            "--no-resume"
-        )
-    with Checkpoints(run.checkpoints) as checkpoints:
-        weights = checkpoints.restore(training["step"], {"weights": like})["weights"]
-    if digest(weights) != training["digest"]:
-        raise AsdjaxError(
-            f"{run.checkpoints / str(training['step'])}: the weights are not those that "
-            "training.json states: restore them, or train again with --no-resume"
-        )
-    return weights
-
-
-def _pretrained(config: Config) -> Pretrained | None:
-    """The converted weights that a run's model starts from, if any."""
-    path = getattr(config.model, "weights", None)
-    return None if path is None else pretrained.read(Path(path))
 
 
 def rounded_up(clips: int, devices: Sequence[jax.Device]) -> int:

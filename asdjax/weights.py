@@ -1,0 +1,91 @@
+"""An embedder's weights, from a finished run or from a folder of converted ones."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from asdjax import models, pretrained
+from asdjax.architectures import BEATsConfig
+from asdjax.checkpoint import Checkpoints, Tree, digest, load_pretrained, load_weights
+from asdjax.config import Config, ExtractConfig, validate
+from asdjax.errors import AsdjaxError
+from asdjax.learner import Learner
+from asdjax.pretrained import Pretrained
+from asdjax.runs import Run
+
+
+def of_run(run: Run) -> tuple[Config, int, Tree]:
+    """What a run's embedder is made from: its last checkpoint, verified by digest.
+
+    Returns:
+        the configuration, adapters merged; the clips' samples; {"params": {"model"}, "stats":
+        {"model"}}.
+
+    Raises:
+        AsdjaxError: training has not finished, or other weights than it ended with.
+    """
+    config, training = run.config(), run.finished_training()
+    n_samples = training["n_samples"]
+    learner = Learner(config, n_classes=len(training["classes"]), n_samples=n_samples)
+    trained: Tree = {"params": {"model": {}}, "stats": {"model": {}}}
+    if not models.is_frozen(config.model):
+        trained = _trained(run, training, learner.shapes()["weights"])
+    frozen = learner.frozen(_pretrained(config)) if learner.freezes else {}
+    if training.get("frozen") != (digest(frozen) if frozen else None):
+        raise AsdjaxError(
+            f"{run.path}: the weights that training left as they were are not those that "
+            "training.json states: restore the folder of model.weights, or train again with "
+            "--no-resume"
+        )
+    model, params = models.for_inference(
+        config.model, models.join(trained["params"]["model"], frozen)
+    )
+    whole = {"params": {"model": params}, "stats": {"model": trained["stats"]["model"]}}
+    return dataclasses.replace(config, model=model), n_samples, whole
+
+
+def of_folder(folder: Pretrained, layers: tuple[int, ...]) -> tuple[Config, None, Tree]:
+    """The same of converted weights: the mean over the tokens of `layers`, any clip length."""
+    model = BEATsConfig(
+        weights=str(folder.path),
+        encoder=folder.encoder,
+        adaptation="frozen",
+        layers=layers,
+        pooling="mean",
+        embedding_size=0,
+    )
+    config = Config(model=model, extract=ExtractConfig(batch_size=16))
+    validate(config, str(folder.path))
+    _, params, _ = models.split(models.skeleton(model, None, config.audio.sample_rate))
+    encoder = dict(params["encoder"])
+    predictor = encoder.pop("predictor", None)
+    loaded = load_pretrained(folder, {"encoder": encoder})
+    if predictor is not None:
+        loaded["encoder"]["predictor"] = load_weights(
+            folder.path / pretrained.PREDICTOR, {"predictor": predictor}
+        )["predictor"]
+    return config, None, {"params": {"model": loaded}, "stats": {"model": {}}}
+
+
+def _trained(run: Run, training: Mapping[str, Any], like: Tree) -> Tree:
+    """The weights of a run's last checkpoint, verified by their digest."""
+    if not run.checkpoints.is_dir():
+        raise AsdjaxError(
+            f"{run.checkpoints}: the weights are gone: restore them, or train again with "
+            "--no-resume"
+        )
+    with Checkpoints(run.checkpoints) as checkpoints:
+        weights = checkpoints.restore(training["step"], {"weights": like})["weights"]
+    if digest(weights) != training["digest"]:
+        raise AsdjaxError(
+            f"{run.checkpoints / str(training['step'])}: the weights are not those that "
+            "training.json states: restore them, or train again with --no-resume"
+        )
+    return weights
+
+
+def _pretrained(config: Config) -> Pretrained | None:
+    """The converted weights that a run's model starts from, if any."""
+    path = getattr(config.model, "weights", None)
+    return None if path is None else pretrained.read(Path(path))

@@ -1,0 +1,529 @@
+"""Embedding any audio: what is read, what is embedded, what is written, what is refused."""
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from conftest import relative
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_pretrained import SMALL
+
+import asdjax
+from asdjax import audio, embed, models, pretrained
+from asdjax.architectures import BEATsConfig
+from asdjax.checkpoint import digest, save_weights
+from asdjax.cli import main
+from asdjax.errors import AsdjaxError
+from asdjax.runs import Run
+from asdjax.schema import to_tree
+
+HERE = Path(__file__).parent
+# of one patch, and of nine and ten, which share rows of ten
+SHORT, PADDED_LONG, LONG = 2800, 23280, 25840
+PADDED = 2e-5  # a clip among others of other lengths, against the clip alone
+ENCODER = dataclasses.replace(SMALL, encoder_layers=2)
+
+
+def convert(path, **changes):
+    """Random weights of a small encoder, as conversion leaves them; and all its weights."""
+    encoder = dataclasses.replace(ENCODER, **changes)
+    model = BEATsConfig(encoder=encoder, random_init=True)
+    _, params, _ = models.split(models.build(model, 16000, 16000, seed=0))
+    whole = jax.tree.map(np.asarray, params["encoder"])
+    weights = {"encoder": {k: v for k, v in whole.items() if k != "predictor"}}
+    path.mkdir()
+    save_weights(path / pretrained.WEIGHTS, weights)
+    if encoder.finetuned_model:
+        save_weights(path / pretrained.PREDICTOR, {"predictor": whole["predictor"]})
+    document = {"schema": pretrained.SCHEMA, "digest": digest(weights), "encoder": to_tree(encoder)}
+    (path / pretrained.DOCUMENT).write_text(json.dumps(document))
+    return whole
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "converted"
+    return path, convert(path)
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "finetuned"
+    return path, convert(path, finetuned_model=True, predictor_class=5)
+
+
+@pytest.fixture(scope="module", params=["tiny", "tiny_beats"])
+def run_path(request, corpus_root, tmp_path_factory):
+    """Runs with embeddings: MultiResNet's and BEATs'."""
+    path = tmp_path_factory.mktemp("runs") / request.param
+    command = [str(HERE / f"{request.param}.yaml"), "--data", str(corpus_root), "--run", str(path)]
+    assert (
+        main(["train", *command, "--train.epochs", "1"]) == 0 and main(["extract", str(path)]) == 0
+    )
+    return path
+
+
+def alone(whole, waveform, layers=(), **changes):
+    """The tokens [L, D] of one clip on one device, without rows, padding or masks."""
+    encoder = dataclasses.replace(ENCODER, **changes)
+    model = BEATsConfig(
+        encoder=encoder, random_init=True, layers=layers, pooling="mean", embedding_size=0
+    )
+    graphdef, params, _ = models.split(models.build(model, 16000, 16000, seed=0))
+    module = models.merged(graphdef, {**params, "encoder": whole}, {})
+    if waveform.dtype == np.int16:
+        waveform = waveform / np.float32(32768)
+    tokens, _ = jax.jit(module.tokens)(waveform.astype(np.float32)[None])
+    return np.asarray(tokens[0]), module
+
+
+def noise(rng, n, dtype=np.float32):
+    wave = rng.uniform(-0.5, 0.5, n)
+    return (wave * 32767).astype(np.int16) if dtype == np.int16 else wave.astype(dtype)
+
+
+def write(path, samples, rate=16000, **keys):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, **keys)
+    return path
+
+
+def read(path):
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def run(*args):
+    return main(["embed", *map(str, args)])
+
+
+def refused(capsys, *args):
+    """The one sentence with which a command is refused."""
+    capsys.readouterr()
+    assert run(*args) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("asdjax: "), lines
+    return lines[0]
+
+
+# from Python
+
+
+def test_clips_of_mixed_lengths_are_embedded_as_each_alone(weights, rng):
+    path, whole = weights
+    lengths = [PADDED_LONG, SHORT, LONG, PADDED_LONG, SHORT]
+    waves = [
+        noise(rng, n, (np.float32, np.int16, np.float64)[i % 3]) for i, n in enumerate(lengths)
+    ]
+    embedder = asdjax.load(path)
+    assert len(embedder.devices) == 8
+    finished = []
+    found = embedder.embed(waves, finished=finished.append)
+    assert sum(finished) == len(waves)
+    tokens = embedder.embed(waves, "none")
+    for wave, embedding, own in zip(waves, found, tokens, strict=True):
+        expected, _ = alone(whole, wave)
+        assert own.shape == expected.shape and relative(own, expected) < PADDED
+        assert relative(embedding, expected.mean(axis=0)) < PADDED
+        assert relative(embedder.embed([wave])[0], embedding) < PADDED
+    many = embedder.embed([waves[1]] * 70)  # more than a batch
+    assert len(many) == 70 and all(relative(row, found[1]) < PADDED for row in many)
+
+
+def test_layers_side_by_side(weights, rng):
+    path, whole = weights
+    wave = noise(rng, SHORT)
+    both = asdjax.load(path, layers=(1, 2)).embed([wave], "none")[0]
+    expected = np.concatenate([alone(whole, wave, (k,))[0] for k in (1, 2)], axis=1)
+    assert both.shape[1] == 2 * ENCODER.encoder_embed_dim and relative(both, expected) < PADDED
+
+
+def test_class_probabilities(finetuned, rng):
+    path, whole = finetuned
+    waves = [noise(rng, n) for n in (3000, 4000)]
+    found = asdjax.load(path).embed(waves, "head")
+    for wave, row in zip(waves, found, strict=True):
+        tokens, module = alone(whole, wave, finetuned_model=True, predictor_class=5)
+        expected = np.asarray(module.encoder.probabilities(tokens[None]))[0]
+        assert row.shape == (5,) and relative(row, expected) < PADDED
+    assert (np.abs(found[0] - found[1]) > 1e-6).any()
+    assert relative(asdjax.load(path, layers=(2,)).embed(waves, "head")[0], found[0]) < PADDED
+    with pytest.raises(AsdjaxError, match="the last layer alone"):
+        asdjax.load(path, layers=(1,)).embed(waves, "head")
+
+
+def test_waveforms_that_are_refused(weights):
+    embedder = asdjax.load(weights[0])
+    good = np.zeros(2800, np.float32)
+    for bad, words in (
+        (good[:2799], "waveform 1 has 2799 samples, .* needs 2800"),
+        (good.astype(np.int32), "waveform 1 is of shape .* int32"),
+        (good.reshape(2, -1), "waveform 1 is of shape"),
+        (np.where(np.arange(2800) == 7, np.nan, good), "waveform 1 is not finite"),
+    ):
+        with pytest.raises(AsdjaxError, match=words):
+            embedder.embed([good, bad])
+    with pytest.raises(AsdjaxError, match="no classifier"):
+        embedder.embed([good], "head")
+    with pytest.raises(AsdjaxError, match="choose one of mean, none, head"):
+        embedder.embed([good], "median")
+    assert embedder.embed([]) == []
+
+
+# from a run
+
+
+def test_a_file_embedded_from_a_run_equals_the_run_s_own(run_path, corpus_root, tmp_path):
+    out = tmp_path / "deep" / "e.npz"
+    assert run(run_path, corpus_root / "fan", "--out", out) == 0
+    found, own = read(out), Run(run_path).read_embeddings("raw", "fan")
+    names = [(corpus_root / path).as_posix() for path in own.path]
+    assert found["path"].tolist() == names and (found["channel"] == 1).all()
+    assert found["embedding"].dtype == np.float32
+    assert relative(found["embedding"], own.embedding) < 1e-5
+    about = json.loads(str(found["about"]))
+    assert about["digest"] == Run(run_path).finished_training()["digest"]
+    assert about["pool"] == "head" and about["sample_rate"] == 16000
+    assert about.get("random_init", False) == ("beats" in run_path.name)
+
+
+def test_pooling_of_a_run(run_path, corpus_root, tmp_path, capsys):
+    out, file = tmp_path / "e.npz", next(corpus_root.glob("fan/test/*.wav"))
+    if "beats" not in run_path.name:
+        sentence = refused(capsys, run_path, file, "--out", out, "--pool", "mean")
+        assert "multiresnet has none" in sentence and not out.exists()
+        return
+    assert run(run_path, file, "--out", out, "--pool", "none") == 0
+    tokens = read(out)
+    assert tokens["start"].tolist() == [0, len(tokens["embedding"])]
+    assert run(run_path, file, "--out", out, "--pool", "mean", "--overwrite") == 0
+    pooled = read(out)["embedding"][0]
+    assert relative(tokens["embedding"].mean(axis=0), pooled) < PADDED
+    assert "--layer" not in refused(capsys, run_path, file, "--out", out, "--layer", "1",
+                                    "--overwrite")  # fmt: skip
+
+
+@pytest.mark.parametrize("run_path", ["tiny"], indirect=True)
+def test_what_a_run_leaves_out_is_said(run_path, rng, tmp_path, capsys):
+    views = (asdjax.config.ViewConfig("mild", "wiener"), asdjax.config.ViewConfig("raw", "raw"))
+    samples = np.stack([noise(rng, 9000), noise(rng, 9000)], axis=1)
+    file = write(tmp_path / "long.wav", samples, subtype="FLOAT")
+    expected = asdjax.load(run_path)(samples.T[:, :6400])
+    for channel, section, change, words in (
+        (1, "extract", {"views": views}, "(mild, raw) the raw one is embedded"),
+        (2, "audio", {"channel": "far"}, "channel 2 is embedded"),
+    ):
+        changed, out = Run(tmp_path / section), tmp_path / f"{section}.npz"
+        shutil.copytree(run_path, changed.path)
+        config = changed.config()
+        whole = dataclasses.replace(getattr(config, section), **change)
+        changed.write_config(dataclasses.replace(config, **{section: whole}))
+        assert run(changed.path, file, "--out", out) == 0
+        said = capsys.readouterr().err
+        assert words in said and "1 of 1 files are longer" in said
+        assert "their first 0.4 s are embedded" in said
+        assert read(out)["channel"].tolist() == [channel]
+        assert relative(read(out)["embedding"][0], expected[channel - 1]) < 1e-5
+
+
+# what is written
+
+
+def test_inputs_keep_their_order(weights, rng, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    waves = {name: noise(rng, 3000 + 500 * i) for i, name in enumerate("abcd")}
+    write(Path("d/z/b.WAV"), waves["b"], subtype="FLOAT")
+    write(Path("d/a.flac"), waves["a"], subtype="PCM_24")
+    write(Path("d/z/c.aiff"), waves["c"], subtype="FLOAT")
+    write(Path("d/.hidden.wav"), waves["c"])
+    write(Path("d/.hidden/x.wav"), waves["c"])
+    Path("d/notes.txt").write_text("no audio")
+    write(Path("named.dat"), waves["d"], format="WAV", subtype="FLOAT")
+    path = weights[0]
+    assert run(path, "named.dat", "d", "d/a.flac", "--out", "e.npz") == 0
+    found = read("e.npz")
+    assert found["path"].tolist() == [
+        "named.dat",
+        "d/a.flac",
+        "d/z/b.WAV",
+        "d/z/c.aiff",
+        "d/a.flac",
+    ]
+    assert set(found) == {"path", "channel", "embedding", "about"}
+    expected = asdjax.load(path).embed([waves[name] for name in "dabca"])
+    assert relative(found["embedding"], np.stack(expected)) < 1e-4  # of 24 bits
+    assert "embedding 5/5" in capsys.readouterr().err
+    about = json.loads(str(found["about"]))
+    assert about == {
+        "schema": "asdjax.embeddings/1",
+        "asdjax": asdjax.__version__,
+        "weights": str(path),
+        "digest": pretrained.read(path).digest,
+        "pool": "mean",
+        "layers": [],
+        "sample_rate": 16000,
+    }
+
+
+def test_blocks_and_reading_ahead_change_nothing(weights, rng, tmp_path, monkeypatch):
+    for i in range(9):
+        write(tmp_path / "d" / f"{i}.wav", noise(rng, (3000, 6000)[i % 2]))
+    lock, reads, taken, ahead_of = threading.Lock(), [0], [0], []
+    whole_read, whole_embed = embed._read, asdjax.Embedder.embed
+
+    def counted_read(embedder, file):
+        with lock:
+            reads[0] += 1
+            ahead_of.append(reads[0] - taken[0])
+        return whole_read(embedder, file)
+
+    def counted_embed(embedder, waveforms, *args, **keys):
+        found = whole_embed(embedder, waveforms, *args, **keys)
+        with lock:
+            taken[0] += len(waveforms)
+        return found
+
+    for name, block, ahead in (("one", 256, 64), ("many", 2, 1)):
+        if name == "many":
+            monkeypatch.setattr(embed, "_read", counted_read)
+            monkeypatch.setattr(asdjax.Embedder, "embed", counted_embed)
+        monkeypatch.setattr(embed, "_BLOCK_ROWS", block)
+        monkeypatch.setattr(embed, "_AHEAD", ahead)
+        assert run(weights[0], tmp_path / "d", "--out", tmp_path / f"{name}.npz") == 0
+    assert max(ahead_of) <= 3  # a block of two, and one ahead
+    one, many = (read(tmp_path / f"{name}.npz") for name in ("one", "many"))
+    assert one["path"].tolist() == many["path"].tolist()
+    assert relative(many["embedding"], one["embedding"]) < PADDED
+    assert len(np.unique(one["embedding"][:, 0])) == 9
+
+
+def test_tokens(weights, rng, tmp_path):
+    waves = [noise(rng, n, np.int16) for n in (6000, 3000, 6000)]
+    files = [write(tmp_path / f"{i}.wav", wave) for i, wave in enumerate(waves)]
+    out = tmp_path / "e.npz"
+    assert run(weights[0], *files, "--out", out, "--pool", "none", "--layer", "1", "2") == 0
+    found = read(out)
+    assert found["start"].dtype == np.int64 and found["start"][-1] == len(found["embedding"])
+    for i, wave in enumerate(waves):
+        expected, _ = alone(weights[1], wave, (1, 2))
+        own = found["embedding"][found["start"][i] : found["start"][i + 1]]
+        assert relative(own, expected) < PADDED
+
+
+def test_channels(weights, rng, tmp_path, capsys):
+    samples = np.stack([noise(rng, 4000, np.int16) for _ in range(3)], axis=1)
+    three = write(tmp_path / "three.wav", samples)
+    one = write(tmp_path / "one.wav", samples[:, 0])
+    out = tmp_path / "e.npz"
+    assert run(weights[0], three, one, "--out", out, "--channel", "each") == 0
+    each = read(out)
+    assert each["channel"].tolist() == [1, 2, 3, 1] and each["channel"].dtype == np.int32
+    assert each["path"].tolist() == [three.as_posix()] * 3 + [one.as_posix()]
+    assert "more than one channel" not in capsys.readouterr().err
+    assert relative(each["embedding"][3], each["embedding"][0]) < PADDED
+    assert run(weights[0], three, one, "--out", out, "--overwrite") == 0
+    said = capsys.readouterr().err
+    assert said.count("1 of 2 files have more than one channel: channel 1 is embedded") == 1
+    assert relative(read(out)["embedding"][0], each["embedding"][0]) < PADDED
+    assert run(weights[0], three, "--out", out, "--overwrite", "--channel", "3") == 0
+    assert relative(read(out)["embedding"][0], each["embedding"][2]) < PADDED
+    again = (weights[0], three, one, "--out", out, "--overwrite", "--channel")
+    assert "one.wav: no channel 2, the file has 1" in refused(capsys, *again, "2")
+    assert "channels count from 1, found 0" in refused(capsys, *again, "0")
+
+
+def test_other_rates_are_resampled_and_that_is_said_once(weights, rng, tmp_path, capsys):
+    wave = noise(rng, 14700)
+    for i, rate in enumerate((44100, 48000, 44100, 16000)):
+        write(tmp_path / "d" / f"{i}.wav", wave, rate, subtype="FLOAT")
+    out = tmp_path / "e.npz"
+    assert run(weights[0], tmp_path / "d", "--out", out) == 0
+    said = capsys.readouterr().err
+    assert said.count("are resampled") == 1
+    assert "3 of 4 files are resampled to 16000 Hz: 2 of 44100 Hz, 1 of 48000 Hz" in said
+    expected = asdjax.load(weights[0]).embed(
+        [audio.resample(wave, rate, 16000) for rate in (44100, 48000, 44100)] + [wave]
+    )
+    assert relative(read(out)["embedding"], np.stack(expected)) < PADDED
+
+
+def test_parquet(weights, rng, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    files = [write(tmp_path / f"{i}.wav", noise(rng, n)) for i, n in enumerate((3000, 6000, 3000))]
+    for pool in ("mean", "none"):
+        for name in ("e.npz", "e.parquet"):
+            out = tmp_path / name
+            assert run(weights[0], *files, "--out", out, "--pool", pool, "--overwrite") == 0
+        arrays, table = read(tmp_path / "e.npz"), parquet.read_table(tmp_path / "e.parquet")
+        assert table.column_names == ["path", "channel", "embedding"]
+        assert table.schema.metadata[b"asdjax"].decode() == str(arrays["about"])
+        for name in ("path", "channel"):
+            assert table[name].to_pylist() == arrays[name].tolist()
+        rows = [np.array(row, np.float32) for row in table["embedding"].to_pylist()]
+        if pool == "none":
+            assert [len(row) for row in rows] == np.diff(arrays["start"]).tolist()
+        values = np.stack(rows) if pool == "mean" else np.concatenate(rows)
+        np.testing.assert_array_equal(values, arrays["embedding"])
+
+
+# what is refused
+
+
+def test_where_nothing_can_be_written(weights, rng, tmp_path, capsys, monkeypatch):
+    path, file = weights[0], write(tmp_path / "a.wav", noise(rng, 4000))
+    there = tmp_path / "there.npz"
+    there.write_text("kept")
+    assert "--overwrite" in refused(capsys, path, file, "--out", there)
+    assert "must end in .npz or .parquet" in refused(capsys, path, file, "--out", tmp_path / "e")
+    npz = (path, file, "--out", tmp_path / "e.npz")
+    assert "must end in .parquet" in refused(capsys, *npz, "--format", "parquet")
+    assert "cannot be written in" in refused(capsys, path, file, "--out", file / "e.npz")
+    folder = tmp_path / "folder.npz"
+    folder.mkdir()
+    assert "is there already" in refused(capsys, path, file, "--out", folder, "--overwrite")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    sentence = refused(capsys, path, file, "--out", tmp_path / "e.parquet")
+    assert "pip install 'asdjax[parquet]'" in sentence
+    assert there.read_text() == "kept" and not list(tmp_path.glob("*.partial"))
+
+
+def test_inputs_that_are_refused(weights, rng, tmp_path, capsys):
+    good = write(tmp_path / "good.wav", noise(rng, 4000))
+    out = tmp_path / "e.npz"
+    wave = noise(rng, 4000)
+    wave[5] = np.inf
+    cases = {
+        "not_finite": write(tmp_path / "inf.wav", wave, subtype="FLOAT"),
+        "2799 samples at 16000 Hz are too short": write(tmp_path / "s.wav", noise(rng, 2799)),
+        "2799 samples at": write(tmp_path / "slow.wav", noise(rng, 5597), 32000),
+        "0 samples": write(tmp_path / "none.wav", noise(rng, 0)),
+        "unreadable": tmp_path / "text.wav",
+        "without a header": tmp_path / "samples.raw",
+        "no such file": tmp_path / "absent.wav",
+        "no audio file is in this directory": tmp_path / "empty",
+        "lost sync": write(tmp_path / "cut.flac", noise(rng, 4000)),
+    }
+    (tmp_path / "text.wav").write_text("only text")
+    (tmp_path / "samples.raw").write_bytes(bytes(8000))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no audio")
+    cut = tmp_path / "cut.flac"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    for words, path in cases.items():
+        sentence = refused(capsys, weights[0], good, path, "--out", out)
+        assert words in sentence and path.as_posix() in sentence and not out.exists()
+    assert "neither a run directory nor" in refused(capsys, tmp_path, good, "--out", out)
+    assert "the encoder has 2 layers" in refused(
+        capsys, weights[0], good, "--out", out, "--layer", "3"
+    )
+    assert "no classifier" in refused(capsys, weights[0], good, "--out", out, "--pool", "head")
+    assert main(["embed", str(weights[0]), "--out", str(out)]) == 1
+    assert "nothing to embed" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_text(weights, rng, tmp_path, capsys):
+    file = tmp_path / "caf\udce9.wav"
+    write(tmp_path / "a.wav", noise(rng, 4000)).rename(file)
+    assert "not UTF-8" in refused(capsys, weights[0], file, "--out", tmp_path / "e.npz")
+    file.rename(tmp_path / "café ü.wav")
+    assert run(weights[0], tmp_path / "café ü.wav", "--out", tmp_path / "e.npz") == 0
+    assert read(tmp_path / "e.npz")["path"][0].endswith("café ü.wav")
+
+
+def test_embeddings_that_are_not_finite(tmp_path, rng, capsys):
+    path = tmp_path / "broken"
+    weights = {"encoder": convert(path)}
+    weights["encoder"]["layer_norm"]["scale"] = np.full(ENCODER.embed_dim, np.nan, np.float32)
+    shutil.rmtree(path / pretrained.WEIGHTS)
+    save_weights(path / pretrained.WEIGHTS, weights)
+    document = json.loads((path / pretrained.DOCUMENT).read_text())
+    (path / pretrained.DOCUMENT).write_text(json.dumps(document | {"digest": digest(weights)}))
+    file = write(tmp_path / "a.wav", noise(rng, 4000))
+    assert run(path, file, "--out", tmp_path / "e.npz") == 1
+    assert f"{file}: the embedding is not finite" in capsys.readouterr().err
+    assert not (tmp_path / "e.npz").exists()
+
+
+# any audio file
+
+
+FORMATS = [(name, "PCM_16") for name in ("wav", "flac", "aiff", "au", "caf", "w64")]
+FORMATS += [("wav", "ULAW"), ("ogg", "VORBIS"), ("ogg", "OPUS"), ("mp3", "MPEG_LAYER_III")]
+
+
+@pytest.mark.parametrize(("name", "subtype"), FORMATS)
+def test_formats(tmp_path, name, subtype):
+    tone = 0.5 * np.sin(2 * np.pi * 440 / 16000 * np.arange(20000))
+    samples = np.round(np.stack([tone, tone / 2], axis=1) * 32767).astype(np.int16)
+    lossless = subtype == "PCM_16"
+    # libsndfile 1.2 spoils integers that it writes to two-channel MP3 files
+    stored = samples if lossless else samples / 32768
+    path = write(tmp_path / f"a.{name}", stored, subtype=subtype)
+    header, found = audio.inspect_any(path), audio.read_any(path, 16000)
+    assert (header.rate, header.channels) == (16000, 2)
+    assert found.shape == (20000, 2) and header.frames == 20000
+    if lossless:
+        np.testing.assert_array_equal(found, samples)
+    else:  # lossy: the tone is there, at its level
+        assert found.dtype == np.float32
+        levels = np.sqrt(2 * np.mean(np.square(found[4000:16000]), axis=0))
+        np.testing.assert_allclose(levels, [0.5, 0.25], rtol=0.05)
+    if name == "mp3":  # states no length that it must have
+        return
+    whole = path.read_bytes()
+    for share in (0.0, 0.3, 0.9, 0.99):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(AsdjaxError, match=rf"a\.{name}: "):
+            audio.read_any(path, 16000)
+
+
+@given(
+    rate=st.sampled_from([6000, 8000, 11025, 12000, 22050, 32000, 44100, 48000, 51200, 96000]),
+    share=st.floats(0.01, 0.9),
+    phase=st.floats(0, 6.28),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_tone_keeps_its_frequency_phase_and_level(rate, share, phase):
+    frequency = share * min(rate, 16000) / 2
+    wave = np.sin(2 * np.pi * frequency * np.arange(rate // 2) / rate + phase).astype(np.float32)
+    found = audio.resample(wave, rate, 16000)
+    assert found.dtype == np.float32 and len(found) == -(-len(wave) * 16000 // rate)
+    expected = np.sin(2 * np.pi * frequency * np.arange(len(found)) / 16000 + phase)
+    middle = slice(len(found) // 4, len(found) * 3 // 4)
+    np.testing.assert_allclose(found[middle], expected[middle], rtol=0, atol=1e-5)
+
+
+@given(
+    rate=st.sampled_from([22050, 32000, 44100, 48000, 51200, 96000]), share=st.floats(0.001, 0.99)
+)
+@settings(max_examples=40, deadline=None)
+def test_nothing_aliases(rate, share):
+    frequency = 8000 + share * (rate / 2 - 8000)
+    wave = np.sin(2 * np.pi * frequency * np.arange(rate // 2) / rate + 1).astype(np.float32)
+    middle = audio.resample(wave, rate, 16000)[2000:6000]
+    assert np.abs(middle).max() < 1e-5  # -100 dB
+
+
+def test_integers_are_scaled_and_channels_kept_apart(rng):
+    samples = rng.integers(-3000, 3000, (4410, 2), dtype=np.int16)
+    found = audio.resample(samples, 44100, 16000)
+    assert found.shape == (1600, 2)
+    scaled = samples.astype(np.float32) / 32768
+    for column in range(2):
+        np.testing.assert_allclose(
+            found[:, column], audio.resample(scaled[:, column], 44100, 16000), rtol=0, atol=1e-7
+        )
+
+
+def test_rates_without_a_simple_ratio(tmp_path, rng):
+    path = write(tmp_path / "a.wav", noise(rng, 4000), 999983)
+    with pytest.raises(AsdjaxError, match=r"a\.wav: .*999983 Hz cannot be resampled to 16000 Hz"):
+        audio.read_any(path, 16000)
