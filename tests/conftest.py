@@ -4,6 +4,8 @@ The tolerances are the project's contract with the references; a test that fails
 its cause, one level further down, and never given a wider one.
 """
 
+import tarfile
+import tempfile
 from pathlib import Path
 
 import jax
@@ -14,6 +16,11 @@ from asdjax import synth
 from asdjax.config import SynthConfig
 
 GOLDEN = Path(__file__).parent / "golden"
+_unpacked = tempfile.TemporaryDirectory(prefix="asdjax-")  # gone when the tests end
+with tarfile.open(GOLDEN / "ckpt_variants.tar.xz") as _archive:
+    _archive.extractall(_unpacked.name, filter="data")
+VARIANTS = Path(_unpacked.name) / "ckpt_variants"
+"""PyTorch checkpoints, good, faulty and malicious, and their index."""
 
 # Largest difference over the reference's largest value, unless said.
 EXACT_METRIC = 1e-12  # metrics against an independent oracle

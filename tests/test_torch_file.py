@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch_writer
-from conftest import GOLDEN
+from conftest import GOLDEN, VARIANTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_writer import tensor, write, write_pickle
@@ -22,7 +22,6 @@ from torch_writer import tensor, write, write_pickle
 from asdjax.convert.torch_file import read, sha256
 from asdjax.errors import AsdjaxError
 
-VARIANTS = GOLDEN / "ckpt_variants"
 INDEX = json.loads((VARIANTS / "index.json").read_text("utf-8"))
 LOADS = [name for name, entry in INDEX.items() if entry["expect"] in ("load", "either")]
 REFUSED = [name for name, entry in INDEX.items() if entry["expect"].startswith("refuse")]

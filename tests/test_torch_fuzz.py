@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
-from test_torch_file import VARIANTS, leaves, same_bits
+from conftest import GOLDEN, VARIANTS
+from test_torch_file import leaves, same_bits
 from torch_writer import Call, Global, write, write_pickle
 
 from asdjax.convert.torch_file import read
