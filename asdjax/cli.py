@@ -356,6 +356,10 @@ def _show(verb: Any, document: dict[str, Any] | None, as_json: bool, as_markdown
         Console(width=None if sys.stdout.isatty() else 200).print(verb.terminal_table(document))
 
 
+class Convert:
+    """Convert PyTorch checkpoints of BEATs and ASDKit, and back (asdjax convert --help)."""
+
+
 VERBS: dict[str, type] = {
     "run": RunAll,
     "train": Train,
@@ -368,6 +372,7 @@ VERBS: dict[str, type] = {
     "check": Check,
     "data": Data,
     "synth": Synth,
+    "convert": Convert,
 }
 
 
@@ -398,6 +403,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"asdjax {__version__}")
         return 0
+    if args[0] == "convert":
+        from asdjax.convert.__main__ import main as convert
+
+        return convert(args[1:])
     if args[0] not in VERBS:
         print(f"asdjax: no command {args[0]!r}\n\n{_usage()}", file=sys.stderr)
         return 2

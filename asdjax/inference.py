@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from asdjax import audio, batches, models, parallel, pretrained, weights
+from asdjax.architectures import BEATsConfig
 from asdjax.checkpoint import Tree
 from asdjax.config import Config, ViewConfig
 from asdjax.errors import AsdjaxError

@@ -1,17 +1,99 @@
-"""ASDKit's MultiResNet weights (a PyTorch state dict as NumPy arrays) to asdjax's and back."""
+"""ASDKit's names of its networks' arrays: MultiResNet, and BEATs with adapters and a pooling.
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+An embedder stands under `extractor.` and the loss under `head_dict.main.`, as in the checkpoints
+of its trainings.
+"""
+
+from collections.abc import Mapping
 
 import numpy as np
 
-from asdjax.architectures import MultiResNetConfig
-from asdjax.errors import AsdjaxError
 from asdjax import models
+from asdjax.architectures import BEATsConfig, ModelConfig, MultiResNetConfig
+from asdjax.convert import beats, state_dict
+from asdjax.convert.state_dict import POINTWISE, SAME, Place, Table
+from asdjax.errors import AsdjaxError
 from asdjax.models import Tree
 from asdjax.signal.stft import hann
 
-COUNTER = "num_batches_tracked"  # of every BatchNorm in PyTorch; asdjax has no use for it
+EXTRACTOR, HEAD = "extractor.", "head_dict.main."
+ADAPTED = f"{EXTRACTOR}model.base_model.model."
+"""Before the names of an encoder with adapters; without them the last two words are missing."""
+PROJECTION = f"{EXTRACTOR}projection_net."
+_POOL = {
+    "attention_in": "attention.0",
+    "attention_norm": "attention.2",
+    "attention_out": "attention.4",
+    "norm_statistics": "last_layer.0",
+    "linear": "last_layer.1",
+    "norm_out": "last_layer.2",
+}
+_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+
+
+def table(model: ModelConfig, weights: Tree) -> Table:
+    """The names of everything that a run trains.
+
+    Args:
+        model: the embedder.
+        weights: {"params", "stats"} of {"model", "head"} (`asdjax.learner`), or their shapes.
+    """
+    if isinstance(model, BEATsConfig):
+        result = _beats_table(model, weights)
+    else:
+        result = {EXTRACTOR + name: _in_run(path) for name, path in _table(model).items()}
+    for kind in ("params", "stats"):
+        theirs = {"centres": "W", "scale": "s"}
+        for name in weights[kind]["head"]:
+            result[HEAD + theirs[name]] = Place(f"{kind}.head.{name}", SAME)
+    return result
+
+
+def base_table(model: BEATsConfig, encoder: Tree) -> Table:
+    """The names of the arrays of a pretrained encoder that stay as they are.
+
+    Args:
+        model: the embedder.
+        encoder: the arrays or their shapes.
+    """
+    if model.adaptation == "lora":
+        return beats.table(encoder, prefix=ADAPTED, adapted=model.lora.targets)
+    return beats.table(encoder, prefix=f"{EXTRACTOR}model.")
+
+
+def wrong_windows(state: Mapping[str, np.ndarray]) -> list[str]:
+    """In words, which windows are not the ones that MultiResNet's spectra are made with."""
+    return [
+        f"{name} is not the periodic Hann window"
+        for name, array in state.items()
+        if name.endswith(".stft.window")
+        and not (array.ndim == 1 and np.allclose(array, hann(len(array)), atol=1e-6))
+    ]
+
+
+def _beats_table(model: BEATsConfig, weights: Tree) -> Table:
+    result: Table = {}
+    for kind in ("params", "stats"):
+        mine, prefix = weights[kind]["model"], f"{kind}.model."
+        if "encoder" in mine:
+            result |= beats.prefixed(base_table(model, mine["encoder"]), prefix)
+        for path in state_dict.flatten(mine.get("pool", {})):
+            layer, leaf = path.split(".")
+            name = f"{PROJECTION}0.{_POOL[layer]}.{_LEAVES.get(leaf, leaf)}"
+            place = state_dict.place(f"{prefix}pool.{path}")
+            pointwise = layer.startswith("attention_") and leaf == "kernel"
+            result[name] = place._replace(axes=POINTWISE) if pointwise else place
+        linear = f"{PROJECTION}1." if model.pooling == "attentive_statistics" else PROJECTION
+        for leaf in mine.get("projection", {}):
+            path = f"{prefix}projection.{leaf}"
+            result[linear + _LEAVES.get(leaf, leaf)] = state_dict.place(path)
+    return result
+
+
+def _in_run(path: str) -> Place:
+    """The place in a run's weights of what `_table` names."""
+    kind, rest = path.split(".", 1)
+    return state_dict.place(f"{kind}.model.{rest}")
 
 
 def multiresnet_from_torch(
@@ -29,33 +111,20 @@ def multiresnet_from_torch(
         Trainable arrays and statistics, nested as `asdjax.models.split` gives them, float32.
 
     Raises:
-        AsdjaxError: arrays are missing, unexpected or of another shape, or a window is not
-            Hann's (all such arrays are named), or the clips are too short for the network.
+        AsdjaxError: arrays are missing, unexpected, of another shape or not finite, or a window is
+            not Hann's (all such arrays are named), or the clips are too short for the network.
     """
     _, params, stats = models.split(models.skeleton(config, n_samples, sample_rate))
-    ours = _flatten({"params": params, "stats": stats})
-    table = _table(config)
-    given = {n: np.asarray(a) for n, a in state.items() if not n.endswith(f".{COUNTER}")}
-    problems = _unmatched(table, given)
-    for name in table.keys() & given.keys():
-        array, shape = given[name], ours[table[name]].shape
-        shape = shape if len(shape) < 2 else (*shape[:-3:-1], *shape[:-2])
-        if array.shape != shape:
-            problems.append(f"{name} has shape {array.shape}, not {shape}")
-        elif name.endswith(".window") and not np.allclose(array, hann(len(array)), atol=1e-6):
-            problems.append(f"{name} is not the periodic Hann window")
+    names = {name: state_dict.place(path) for name, path in _table(config).items()}
+    given = state_dict.parameters(state)
+    like = {"params": params, "stats": stats}
+    problems = state_dict.mismatches(names, given, like) + wrong_windows(given)
     if problems:
         raise AsdjaxError(
             f"the weights do not fit this MultiResNet ({'; '.join(sorted(problems))}): correct "
             "the model section and audio.clip_seconds to those that they were trained with"
         )
-    trees: Tree = {"params": {}, "stats": {}}
-    for name, path in table.items():
-        *parents, leaf = path.split(".")
-        tree = trees
-        for key in parents:
-            tree = tree.setdefault(key, {})
-        tree[leaf] = np.ascontiguousarray(_outputs_last(given[name]), np.float32)
+    trees = state_dict.from_torch(names, given, like)
     return trees["params"], trees["stats"]
 
 
@@ -75,20 +144,16 @@ def multiresnet_to_torch(
     Raises:
         AsdjaxError: the arrays are not those of this architecture (all that differ are named).
     """
-    ours = _flatten({"params": params, "stats": stats})
-    table = _table(config)
-    problems = _unmatched(table.values(), ours)
+    tree = {"params": params, "stats": stats}
+    names = {name: state_dict.place(path) for name, path in _table(config).items()}
+    paths = [place.path for place in names.values()]
+    problems = state_dict.unmatched(paths, state_dict.flatten(tree))
     if problems:
         raise AsdjaxError(
-            f"the arrays do not fit this MultiResNet ({'; '.join(sorted(problems))}): correct "
+            f"the arrays do not fit this MultiResNet ({'; '.join(problems)}): correct "
             "the model section to the one that they were trained with"
         )
-    state = {}
-    for name, path in table.items():
-        state[name] = np.ascontiguousarray(_outputs_first(np.asarray(ours[path])))
-        if name.endswith(".running_var"):
-            state[name.replace("running_var", COUNTER)] = np.zeros((), np.int64)
-    return state
+    return state_dict.to_torch(names, tree)
 
 
 def _table(config: MultiResNetConfig) -> dict[str, str]:
@@ -136,28 +201,3 @@ def _table(config: MultiResNetConfig) -> dict[str, str]:
         norm(f"{theirs}.aggregate_layer.1", f"{ours}.norm_out")
         weight(f"{theirs}.aggregate_layer.2", f"{ours}.out")
     return table
-
-
-def _flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
-    """Leaves by their dotted paths."""
-    flat = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= _flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def _unmatched(expected: Iterable[str], given: Iterable[str]) -> list[str]:
-    missing = [f"missing {name}" for name in set(expected) - set(given)]
-    return missing + [f"unexpected {name}" for name in set(given) - set(expected)]
-
-
-def _outputs_last(array: np.ndarray) -> np.ndarray:
-    """PyTorch's [out, in, *window] to [*window, in, out]; vectors stay as they are."""
-    return array if array.ndim < 2 else array.transpose(*range(2, array.ndim), 1, 0)
-
-
-def _outputs_first(array: np.ndarray) -> np.ndarray:
-    """[*window, in, out] to PyTorch's [out, in, *window]; vectors stay as they are."""
-    last = array.ndim - 1
-    return array if last < 1 else array.transpose(last, last - 1, *range(last - 1))

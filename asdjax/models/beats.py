@@ -204,6 +204,8 @@ class BEATs(nnx.Module):
         if train and draws is None and self.random_in_training:
             raise ValueError("training with dropout or layer drop needs draws")
         draws = draws if train and self.random_in_training else None
+        if draws is not None:  # JAX 0.10.0 cannot keep typed keys of a layer that may be skipped
+            draws = draws._replace(key=jax.random.key_data(draws.key))
         x = dropout(self.tokens(fbank), self.config.dropout_input, at(draws, _PATCHES))
         return self.encoder(x, valid, layers, draws)
 

@@ -1,0 +1,151 @@
+"""The command line of the converters: `asdjax convert`, also `python -m asdjax.convert`.
+
+Exit codes are those of `asdjax` (cli.py); parsing and help import nothing numerical.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from asdjax.errors import AsdjaxError
+
+Source = Positional[Annotated[Path, arg(metavar="SRC", help="The PyTorch checkpoint.")]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Beats:
+    """Convert a BEATs checkpoint, plain or fine-tuned, into a folder of weights."""
+
+    source: Source
+    folder: Positional[Annotated[Path, arg(metavar="DST", help="The folder to make.")]]
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the stored arrays; bfloat16 rounds them to half the size."""
+    overwrite: bool = False
+    """Replace an earlier conversion."""
+
+    def __call__(self) -> None:
+        """Carry it out and say what came of it."""
+        from asdjax.convert import beats
+
+        found = beats.convert(self.source, self.folder, dtype=self.dtype, overwrite=self.overwrite)
+        print(
+            f"recognised: {found['recognised']}"
+            if found["recognised"]
+            else f"not a file we know: SHA-256 {found['sha256']}"
+        )
+        if found["cfg_assumed"]:
+            words = ", ".join(f"{key} {value}" for key, value in found["cfg_assumed"].items())
+            print(f"its cfg does not state, and the reference takes: {words}")
+        if found["cfg_ignored"]:
+            print(f"its cfg states, and no BEATs reads: {', '.join(found['cfg_ignored'])}")
+        print(f"{self.folder}: {found['parameters']:,} parameters, {found['dtype']}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Check a folder of converted weights: its digest, and the embedding of a fixed sound."""
+
+    folder: Positional[Annotated[Path, arg(metavar="DST", help="What asdjax convert beats made.")]]
+
+    def __call__(self) -> None:
+        """Carry it out and say what came of it."""
+        from asdjax.convert import beats
+
+        difference = beats.verify(self.folder)
+        print(
+            f"{self.folder}: the weights are those that were converted; the probe's embedding "
+            f"differs by {difference:.1e} of its largest value (allowed: {beats.TOLERANCE:g})"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Asdkit:
+    """Make a run of a trained ASDKit checkpoint: MultiResNet, or BEATs with adapters."""
+
+    source: Source
+    folder: Positional[Annotated[Path, arg(metavar="DST", help="The run directory to make.")]]
+    bn_stats: Literal["fresh"] | None = None
+    """Running statistics of the pooling's BatchNorm where the file has none: 0 and 1, with which
+    ASDKit computes too."""
+    beats: Annotated[Path | None, arg(metavar="CONVERTED")] = None
+    """The weights that adapters belong to, from asdjax convert beats."""
+    config: Annotated[str | None, arg(metavar="RECIPE")] = None
+    """A recipe's name or the path of a YAML file; default: system1, or asdkit_lora."""
+    clip_seconds: Annotated[float | None, arg(metavar="S")] = None
+    """Length of the clips that it was trained on; default: the recipe's."""
+    overwrite: bool = False
+    """Replace an earlier run of such a checkpoint."""
+
+    def __call__(self) -> None:
+        """Carry it out and say what came of it."""
+        from asdjax.convert import trained
+
+        training = trained.from_asdkit(
+            self.source,
+            self.folder,
+            bn_stats=self.bn_stats,
+            pretrained_weights=self.beats,
+            recipe=self.config,
+            clip_seconds=self.clip_seconds,
+            overwrite=self.overwrite,
+        )
+        if training["converted_from"]["batch_norm"] == "fresh":
+            print("BatchNorm's running statistics are fresh ones (0 and 1): the file has none")
+        print(
+            f"{self.folder}: {training['parameters']:,} parameters, {len(training['classes'])} "
+            f"classes, clips of {training['n_samples']} samples; next: asdjax extract "
+            f"{self.folder} --data DIR"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Torch:
+    """Write a run's or converted weights under PyTorch's names and shapes, as an .npz."""
+
+    source: Positional[
+        Annotated[Path, arg(metavar="RUN", help="Run directory, or converted weights.")]
+    ]
+    file: Positional[Annotated[Path, arg(metavar="DST.npz", help="The file to write.")]]
+    overwrite: bool = False
+    """Replace the file if it is there."""
+
+    def __call__(self) -> None:
+        """Carry it out and say what came of it."""
+        from asdjax.convert import trained
+
+        arrays = trained.to_torch(self.source, self.file, overwrite=self.overwrite)
+        print(f"{self.file}: {arrays} arrays")
+
+
+COMMANDS = {"beats": Beats, "verify": Verify, "asdkit": Asdkit, "torch": Torch}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a converter and return the exit code."""
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="asdjax convert",
+        description="Convert between PyTorch checkpoints and asdjax, without PyTorch.",
+        args=sys.argv[1:] if argv is None else argv,
+    )
+    try:
+        command()
+    except AsdjaxError as error:
+        print(f"asdjax: {error}", file=sys.stderr)
+        return 1
+    except (OSError, MemoryError) as error:  # a full disk, a folder without permission
+        print(f"asdjax: {error or 'out of memory'}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("asdjax: interrupted: nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,319 @@
+"""BEATs checkpoints (Chen et al., ICML 2023) to folders of converted weights, and their check."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32
+
+from asdjax import architectures, checkpoint, models, pretrained, runs, schema
+from asdjax._version import __version__
+from asdjax.architectures import BEATsConfig, BEATsEncoderConfig
+from asdjax.convert import state_dict, torch_file
+from asdjax.convert.folders import whole
+from asdjax.convert.state_dict import Place, Table
+from asdjax.errors import AsdjaxError
+from asdjax.models import Tree
+from asdjax.pretrained import Pretrained
+
+KNOWN = {"8d1b234032a9ccff353612dc6c20982346dc2968b205b79d97303eb5e77bfb34": "BEATs_iter3.pt"}
+"""Published checkpoints by their SHA-256."""
+TOLERANCE = 1e-4
+"""Of the largest value of the probe's embedding: what another version or device may differ by."""
+
+# What the reference takes where cfg is silent. All act in training alone, but for the first, which
+# the names of the arrays confirm.
+_OPTIONAL = {
+    "finetuned_model": False,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.0,
+    "dropout_input": 0.0,
+    "encoder_layerdrop": 0.0,
+    "layer_wise_gradient_decay_ratio": 1.0,
+}
+_CLASSIFIER = {"predictor_class", "predictor_dropout"}  # of fine-tuned checkpoints alone
+_TABLE = "relative_attention_bias"  # held once, listed under every layer
+_RATE = 16000
+
+
+def convert(
+    source: Path,
+    folder: Path,
+    *,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Convert a checkpoint of the BEATs authors into a folder that `asdjax.pretrained` reads.
+
+    Args:
+        source: the checkpoint, plain or fine-tuned.
+        folder: what to make.
+        dtype: of the stored arrays; bfloat16 rounds them to half the size.
+        overwrite: whether to replace an earlier conversion.
+
+    Returns:
+        The folder's description (schema asdjax.beats/1).
+
+    Raises:
+        AsdjaxError: the file is no such checkpoint, states no or an unknown architecture, or its
+            arrays are not exactly those of its architecture (all that differ are named); or the
+            folder exists or cannot be written.
+    """
+    with whole(folder, ours=_is_converted, overwrite=overwrite) as partial:
+        sha256 = torch_file.sha256(source)
+        network, weights, document = _read(source, dtype)
+        weights = jax.device_put(weights)  # on a CPU no copy, where the probe would make its own
+        values = network.probe(weights)
+        if not np.isfinite(values).all():
+            raise AsdjaxError(f"{source}: its embeddings are not finite: download it again")
+        predictor = weights["encoder"].pop("predictor", None)
+        _save(partial / pretrained.WEIGHTS, weights, dtype)
+        if predictor is not None:
+            predictor = {"predictor": predictor}
+            _save(partial / pretrained.PREDICTOR, predictor, dtype)
+        document |= {
+            "source": source.name,
+            "sha256": sha256,
+            "recognised": KNOWN.get(sha256),
+            "digest": checkpoint.digest(weights),
+            "predictor_digest": predictor and checkpoint.digest(predictor),
+            "probe": [float(value) for value in values],
+            "version": __version__,
+        }
+        runs.write_json(partial / pretrained.DOCUMENT, {"schema": pretrained.SCHEMA, **document})
+    return document
+
+
+def verify(folder: Path) -> float:
+    """Load a folder of converted weights and embed the probe anew.
+
+    Returns:
+        The largest difference from the stored embedding, over its largest value.
+
+    Raises:
+        AsdjaxError: the folder is damaged, its weights are not those that were converted, or the
+            embedding differs by more than `TOLERANCE`.
+    """
+    weights = pretrained.read(folder)
+    network = _Network(weights.encoder)
+    stored = weights.document.get("probe")
+    expected = np.array(stored if isinstance(stored, list) else [], np.float32)
+    values = network.probe(_load(weights, network))
+    if expected.shape != values.shape:
+        raise AsdjaxError(f"{folder}: states no embedding of the probe: convert again")
+    difference = float(np.max(np.abs(values - expected)) / np.max(np.abs(expected)))
+    if not difference <= TOLERANCE:
+        raise AsdjaxError(
+            f"{folder}: the probe's embedding differs by {difference:.1e} of its largest value, "
+            f"more than {TOLERANCE:g}: convert again, with the installed version of jax"
+        )
+    return difference
+
+
+def load(weights: Pretrained) -> Tree:
+    """All arrays {"encoder"} of a folder of converted weights, as float32, verified by digest."""
+    return _load(weights, _Network(weights.encoder))
+
+
+def table(encoder: Tree, *, prefix: str = "", adapted: tuple[str, ...] = ()) -> Table:
+    """The reference's names of the arrays of an encoder.
+
+    Args:
+        encoder: the arrays or their shapes, nested as in "encoder" of `asdjax.models.split`; any
+            part of them.
+        prefix: before every name.
+        adapted: projections with an adapter, whose arrays bear the peft library's names.
+
+    Returns:
+        Places from "encoder" on.
+    """
+    result: Table = {}
+    for path in state_dict.flatten(encoder):
+        place = state_dict.place(f"encoder.{path}")
+        names = [path]
+        if path.endswith(_TABLE):
+            layers = range(len(encoder["encoder"]["layers"]))
+            names = [f"encoder.layers.{i}.self_attn.{_TABLE}.weight" for i in layers]
+        result |= {prefix + _reference_name(name, adapted): place for name in names}
+    return result
+
+
+def prefixed(table: Table, prefix: str) -> Table:
+    """A table of the same arrays in a larger tree."""
+    return {name: Place(f"{prefix}{path}", axes) for name, (path, axes) in table.items()}
+
+
+def _reference_name(path: str, adapted: tuple[str, ...]) -> str:
+    path = path.replace("encoder.pos_conv.", "encoder.pos_conv.0.")
+    *parents, leaf = path.split(".")
+    leaf = {
+        "kernel": "weight",
+        "scale": "weight",
+        "lora_a": "lora_A.default.weight",
+        "lora_b": "lora_B.default.weight",
+    }.get(leaf, leaf)
+    if parents and parents[-1] in adapted and leaf in ("weight", "bias"):
+        parents.append("base_layer")
+    return ".".join([*parents, leaf])
+
+
+class _Network:
+    """An architecture as an embedder: the mean over tokens of its last layer.
+
+    Attributes:
+        like: names and shapes of its arrays.
+    """
+
+    def __init__(self, encoder: BEATsEncoderConfig):
+        self._encoder = encoder
+        module = models.skeleton(_model(encoder), None, _RATE)
+        self._graphdef, self.like, _ = models.split(module)
+
+    def probe(self, weights: Tree) -> Float32[np.ndarray, " D"]:
+        """The embedding of a fixed sound of a second, or of a patch if that is longer."""
+        i = np.arange(max(_RATE, models.shortest(self._encoder)))
+        chirp = np.sin(2 * np.pi * (100 / _RATE * i + 3000 / _RATE**2 * i**2))  # 100 to 6100 Hz
+        noise = i**2 * 7919 % 65537 / 65537 - 0.5
+        waveform = np.round(2**15 * (0.3 * chirp + 0.1 * noise)) / 2**15
+
+        @jax.jit
+        def embed(params: Tree, waveform: jax.Array) -> jax.Array:
+            return models.apply(self._graphdef, params, {}, waveform, train=False)[0]
+
+        return np.asarray(embed(weights, waveform[None].astype(np.float32)))[0]
+
+
+def _load(weights: Pretrained, network: _Network) -> Tree:
+    encoder = dict(network.like["encoder"])
+    predictor = encoder.pop("predictor", None)
+    tree = checkpoint.load_pretrained(weights, {"encoder": encoder})
+    if predictor is not None:
+        found = checkpoint.load_weights(
+            weights.path / pretrained.PREDICTOR, {"predictor": predictor}
+        )
+        if checkpoint.digest(found) != weights.document.get("predictor_digest"):
+            raise AsdjaxError(
+                f"{weights.path}: the classifier is not the one that was converted: convert again"
+            )
+        tree["encoder"] |= found
+    return tree
+
+
+def _read(source: Path, dtype: str) -> tuple[_Network, Tree, dict[str, Any]]:
+    """A checkpoint's architecture and arrays, already rounded, and what is to be said of them."""
+    content = torch_file.read(source)
+    if type(content) is not dict or not all(
+        type(content.get(key)) is dict for key in ("cfg", "model")
+    ):
+        raise AsdjaxError(
+            f"{source}: has no cfg beside its weights, and the architecture is never guessed: "
+            "name a checkpoint as the BEATs authors publish it, with cfg and model"
+        )
+    encoder, assumed, ignored = _configuration(content["cfg"], source)
+    state = content["model"]
+    wrong = state_dict.no_arrays(state) or _oversized(encoder, state)
+    if not wrong:
+        network = _Network(encoder)
+        names = table(network.like["encoder"])
+        wrong = state_dict.mismatches(names, state, network.like)
+    if wrong:
+        raise AsdjaxError(
+            f"{source}: its arrays are not those of the architecture in its cfg "
+            f"({'; '.join(wrong)}): download it again, or name another checkpoint"
+        )
+    weights = state_dict.from_torch(names, state, network.like)
+    if dtype == "bfloat16":
+        for leaf in jax.tree.leaves(weights):
+            leaf[...] = leaf.astype(jnp.bfloat16)
+    document = {
+        "encoder": schema.to_tree(encoder),
+        "cfg_assumed": assumed,
+        "cfg_ignored": ignored,
+        "dtype": dtype,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(weights)),
+        "tensors": _report(names, state, network.like),
+    }
+    return network, weights, document
+
+
+def _oversized(encoder: BEATsEncoderConfig, state: dict[str, np.ndarray]) -> list[str]:
+    """In words, sizes that the arrays cannot have, before anything of such a size is made."""
+    most = max([len(state), *(size for array in state.values() for size in array.shape)])
+    names = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "embed_dim")
+    names += ("conv_pos", "input_patch_size")
+    return [
+        f"cfg.{name} is {getattr(encoder, name)}, and no axis is longer than {most}"
+        for name in names
+        if getattr(encoder, name) > most
+    ]
+
+
+def _configuration(
+    cfg: dict[str, Any], source: Path
+) -> tuple[BEATsEncoderConfig, dict[str, Any], list[str]]:
+    """The architecture that a checkpoint states; what it left open; which keys have no meaning."""
+    known = {field.name for field in dataclasses.fields(BEATsEncoderConfig)}
+    required = known - _OPTIONAL.keys() - _CLASSIFIER
+    if cfg.get("finetuned_model"):
+        required |= {"predictor_class"}
+    missing = sorted(required - cfg.keys())
+    if missing:
+        raise AsdjaxError(
+            f"{source}: its cfg lacks {', '.join(missing)}, and the architecture is never guessed: "
+            "name a checkpoint as the BEATs authors publish it"
+        )
+    assumed = {key: value for key, value in _OPTIONAL.items() if key not in cfg}
+    stated = {key: value for key, value in cfg.items() if key in known}
+    try:
+        encoder = schema.read(BEATsEncoderConfig, stated | assumed, "cfg", str(source))
+        schema.check(BEATsEncoderConfig, encoder, "cfg", str(source))
+    except AsdjaxError as error:
+        raise AsdjaxError(f"{error}: asdjax has no such BEATs: name another checkpoint") from error
+    for possible, key, what in architectures.checks(_model(encoder), _RATE):
+        if not possible:
+            key = key.replace("model.encoder.", "cfg.")
+            raise AsdjaxError(f"{source}: {key}: {what}: name another checkpoint")
+    return encoder, assumed, sorted(str(key) for key in cfg.keys() - known)
+
+
+def _report(names: Table, state: dict[str, np.ndarray], like: Tree) -> list[dict[str, Any]]:
+    """Each array as it was in the checkpoint, and what it is called here."""
+    ours = state_dict.flatten(like)
+    return [
+        {
+            "name": name,
+            "shape": list(state[name].shape),
+            "dtype": state[name].dtype.name,
+            "place": path,
+            "place_shape": list(ours[path].shape),
+        }
+        for name, (path, _) in names.items()
+    ]
+
+
+def _is_converted(folder: Path) -> bool:
+    return (folder / pretrained.DOCUMENT).is_file()
+
+
+def _model(encoder: BEATsEncoderConfig) -> BEATsConfig:
+    return BEATsConfig(
+        encoder=encoder, random_init=True, adaptation="frozen", pooling="mean", embedding_size=0
+    )
+
+
+def _save(folder: Path, weights: Tree, dtype: str) -> None:
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    if dtype == "bfloat16":
+        weights = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights)
+    try:
+        checkpoint.save_weights(folder, weights)
+    except (OSError, ValueError) as error:
+        raise AsdjaxError(
+            f"{folder}: cannot be written ({str(error).splitlines()[0][:200]}): make room and give "
+            "the same command again"
+        ) from error

@@ -1,0 +1,314 @@
+"""Run directories from ASDKit's trained checkpoints, and PyTorch state dicts from ours."""
+
+import dataclasses
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from asdjax import audio, checkpoint, losses, models, pretrained, runs
+from asdjax import config as configs
+from asdjax._version import __version__
+from asdjax.architectures import BEATsConfig, BEATsEncoderConfig, MultiResNetConfig
+from asdjax.checkpoint import Checkpoints
+from asdjax.config import Config
+from asdjax.convert import asdkit, beats, state_dict, torch_file
+from asdjax.convert.folders import check_free, whole
+from asdjax.errors import AsdjaxError
+from asdjax.learner import Learner
+from asdjax.models import Tree
+from asdjax.runs import Run
+
+BatchNormStatistics = Literal["fresh"] | None
+
+_STATISTICS = (".running_mean", ".running_var")
+_FIRST_ADAPTER = re.compile(re.escape(asdkit.ADAPTED) + r".*\.(\w+)\.lora_A\.default\.weight")
+
+
+def from_asdkit(
+    source: Path,
+    folder: Path,
+    *,
+    bn_stats: BatchNormStatistics = None,
+    pretrained_weights: Path | None = None,
+    recipe: str | None = None,
+    clip_seconds: float | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Make a run of a trained checkpoint of ASDKit, as if its training had finished here.
+
+    Args:
+        source: a Lightning file with MultiResNet, or BEATs with adapters.
+        folder: the run directory to make.
+        bn_stats: "fresh" starts BatchNorm's running statistics at 0 and 1 where the file has none,
+            which is what ASDKit computes with after it has read such a file.
+        pretrained_weights: the converted weights that the adapters belong to.
+        recipe: name or path of the configuration; None: system1 or asdkit_lora. Rank and targets
+            of the adapters, pooling and embedding size are taken from the file instead.
+        clip_seconds: length of the clips that it was trained on; None: the recipe's.
+        overwrite: whether to replace an earlier run of such a checkpoint.
+
+    Returns:
+        What training.json says.
+
+    Raises:
+        AsdjaxError: the file is no such checkpoint, does not fit the configuration or the
+            pretrained weights (all arrays that differ are named), lacks statistics; or the folder
+            exists.
+    """
+    with whole(folder, ours=_is_converted, overwrite=overwrite) as partial:
+        state = _trained_state(source)
+        config = _configuration(state, source, recipe, clip_seconds, pretrained_weights)
+        state, fresh = _with_statistics(state, source, bn_stats)
+        weights, frozen, n_classes, n_samples = _weights(state, source, config)
+        run = Run(partial)
+        run.write_config(config)
+        trained = _size(weights["params"]["model"])
+        training = {
+            "classes": [f"class {i}" for i in range(n_classes)],
+            "n_samples": n_samples,
+            "steps": 0,
+            "step": 0,
+            "seed": config.seed,
+            "sample_rate": config.audio.sample_rate,
+            "data": f"the training data of {source.name}",
+            "converted_from": {
+                "toolkit": "ASDKit",
+                "file": source.name,
+                "sha256": torch_file.sha256(source),
+                "batch_norm": "fresh" if fresh else "stored",
+            },
+            "versions": {"asdjax": __version__, "jax": jax.__version__},
+            "config": configs.to_tree(config),
+            "parameters": trained + _size(frozen),
+            "trained_parameters": trained,
+            "digest": checkpoint.digest(weights),
+            "frozen": checkpoint.digest(frozen) if frozen else None,
+        }
+        progress = {"step": np.zeros((), np.int32)}
+        with Checkpoints(run.checkpoints, keep=1) as checkpoints:
+            checkpoints.save(0, {"weights": weights, "progress": progress}, training)
+        run.write_training(training)
+    return training
+
+
+def to_torch(source: Path, file: Path, *, overwrite: bool = False) -> int:
+    """Write the weights of a run, or of converted weights, under PyTorch's names and shapes.
+
+    Those of a run are named as in ASDKit's checkpoints, with `extractor.` and `head_dict.main.`
+    before them, all the encoder's included; those of converted weights as BEATs's authors do.
+
+    Args:
+        source: a run directory, or a folder of converted weights.
+        file: the .npz to write.
+        overwrite: whether to replace it.
+
+    Returns:
+        The number of arrays.
+
+    Raises:
+        AsdjaxError: neither of both, training has not finished, other weights than it ended with;
+            or the file exists or is not named .npz.
+    """
+    if file.suffix != ".npz":
+        raise AsdjaxError(f"{file}: not the name of an .npz file: name one")
+    check_free(file, overwrite and not file.is_dir())
+    if (source / pretrained.DOCUMENT).is_file():
+        tree = beats.load(pretrained.read(source))
+        state = state_dict.to_torch(beats.table(tree["encoder"]), tree)
+    else:
+        state = _run_state(Run(source))
+    buffer = io.BytesIO()
+    np.savez(buffer, **state)
+    runs.write_bytes(file, buffer.getbuffer())
+    return len(state)
+
+
+def _is_converted(folder: Path) -> bool:
+    return "converted_from" in (Run(folder).training() or {})
+
+
+def _run_state(run: Run) -> dict[str, np.ndarray]:
+    config, training = run.config(), run.finished_training()
+    learner = Learner(config, n_classes=len(training["classes"]), n_samples=training["n_samples"])
+    state = {}
+    if not models.is_frozen(config.model):
+        like = learner.shapes()["weights"]
+        if not run.checkpoints.is_dir():
+            raise _changed(run.checkpoints)
+        with Checkpoints(run.checkpoints) as checkpoints:
+            weights = checkpoints.restore(training["step"], {"weights": like})["weights"]
+        if checkpoint.digest(weights) != training["digest"]:
+            raise _changed(run.checkpoints)
+        state = state_dict.to_torch(asdkit.table(config.model, weights), weights)
+    if learner.freezes:
+        path = config.model.weights
+        frozen = learner.frozen(None if path is None else pretrained.read(Path(path)))
+        if checkpoint.digest(frozen) != training["frozen"]:
+            raise _changed(run.path if path is None else Path(path))
+        state |= state_dict.to_torch(asdkit.base_table(config.model, frozen["encoder"]), frozen)
+    return state
+
+
+def _changed(path: Path) -> AsdjaxError:
+    return AsdjaxError(
+        f"{path}: not the weights that training.json states: restore them, or train again with "
+        "--no-resume"
+    )
+
+
+def _trained_state(source: Path) -> dict[str, np.ndarray]:
+    """The arrays of a Lightning file."""
+    state = torch_file.read(source, placeholders_outside="state_dict")["state_dict"]
+    wrong = state_dict.no_arrays(state) if type(state) is dict else ["no state dict"]
+    if wrong:
+        raise AsdjaxError(f"{source}: {'; '.join(wrong)}: choose a checkpoint of ASDKit")
+    return state_dict.parameters(state)
+
+
+def _configuration(
+    state: Mapping[str, np.ndarray],
+    source: Path,
+    recipe: str | None,
+    clip_seconds: float | None,
+    pretrained_weights: Path | None,
+) -> Config:
+    """The recipe, with what the file itself tells."""
+    adapters = [match for name in state if (match := _FIRST_ADAPTER.fullmatch(name))]
+    multiresnet = (f"{asdkit.EXTRACTOR}fft_layer.", f"{asdkit.EXTRACTOR}stft_layer_list.")
+    if not adapters and not any(name.startswith(multiresnet) for name in state):
+        raise AsdjaxError(
+            f"{source}: holds neither ASDKit's MultiResNet nor its BEATs with adapters: choose "
+            "another checkpoint"
+        )
+    config = configs.load(recipe or ("asdkit_lora" if adapters else "system1"))
+    kind = BEATsConfig if adapters else MultiResNetConfig
+    if not isinstance(config.model, kind):
+        raise AsdjaxError(
+            f"{source}: holds {kind.name}, and model.name of {recipe} is {config.model.name}: "
+            "name another --config"
+        )
+    if bool(adapters) != (pretrained_weights is not None):
+        raise AsdjaxError(
+            f"{source}: holds adapters without the weights that they belong to: name these, "
+            "converted, with --beats"
+            if adapters
+            else f"{source}: holds MultiResNet, which has no pretrained weights: leave --beats out"
+        )
+    model = config.model
+    if adapters:
+        model, _ = pretrained.resolve(_adapted(model, state, adapters, pretrained_weights))
+    sound = config.audio
+    if clip_seconds is not None:
+        sound = dataclasses.replace(sound, clip_seconds=clip_seconds)
+    if sound.clip_seconds == "auto":
+        raise AsdjaxError(f"{source}: the recipe does not state the clips' length: --clip-seconds")
+    config = dataclasses.replace(config, audio=sound, model=model)
+    configs.validate(config, str(source))
+    return config
+
+
+def _adapted(
+    model: BEATsConfig,
+    state: Mapping[str, np.ndarray],
+    adapters: list[re.Match[str]],
+    pretrained_weights: Path | None,
+) -> BEATsConfig:
+    found = {match[1] for match in adapters}
+    order = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+    lora = dataclasses.replace(
+        model.lora,
+        rank=(*state[adapters[0][0]].shape, 0)[0],
+        targets=tuple(sorted(found, key=lambda name: (*order, name).index(name))),
+    )
+    pooled = any(name.startswith(f"{asdkit.PROJECTION}0.") for name in state)
+    projection = state.get(f"{asdkit.PROJECTION}{'1.' * pooled}weight")
+    return dataclasses.replace(
+        model,
+        weights=str(pretrained_weights),
+        random_init=False,
+        encoder=BEATsEncoderConfig(),
+        adaptation="lora",
+        lora=lora,
+        pooling="attentive_statistics" if pooled else "mean",
+        embedding_size=model.embedding_size if projection is None else (*projection.shape, 0)[0],
+    )
+
+
+def _with_statistics(
+    state: Mapping[str, np.ndarray], source: Path, bn_stats: BatchNormStatistics
+) -> tuple[dict[str, np.ndarray], bool]:
+    """The state with BatchNorm's running statistics, and whether they are fresh ones."""
+    pools = [
+        (name.removesuffix(".weight"), array.shape)
+        for name, array in state.items()
+        if re.fullmatch(rf"{re.escape(asdkit.PROJECTION)}0\..*\.weight", name) and array.ndim == 1
+    ]
+    stored = any(name.endswith(_STATISTICS) for name in state)
+    if stored and bn_stats == "fresh":
+        raise AsdjaxError(f"{source}: holds BatchNorm's running statistics: leave --bn-stats out")
+    if stored or not pools:
+        return dict(state), False
+    if bn_stats is None:
+        raise AsdjaxError(
+            f"{source}: lacks the running statistics of the pooling's BatchNorm, which ASDKit did "
+            "not save: give --bn-stats fresh for those that ASDKit itself computes with after "
+            "reading this file (0 and 1)"
+        )
+    fresh = dict(state)
+    for name, shape in pools:
+        fresh[f"{name}.running_mean"] = np.zeros(shape, np.float32)
+        fresh[f"{name}.running_var"] = np.ones(shape, np.float32)
+    return fresh, True
+
+
+def _weights(
+    state: Mapping[str, np.ndarray], source: Path, config: Config
+) -> tuple[Tree, Tree, int, int]:
+    """A run's weights, those it leaves as they are, the number of classes and of samples."""
+    sub_clusters = config.loss.sub_clusters
+    if config.loss.name != "sub_cluster_adacos":
+        raise AsdjaxError(f"{source}: trained with sub-cluster AdaCos: name another --config")
+    centres = state.get(f"{asdkit.HEAD}W", np.zeros((0, sub_clusters)))
+    columns = centres.shape[-1] if centres.ndim else 0
+    if columns % sub_clusters or not columns:
+        raise AsdjaxError(
+            f"{source}: {columns} class centres are not {sub_clusters} for each class: name a "
+            "--config with the loss.sub_clusters that it was trained with"
+        )
+    n_classes = columns // sub_clusters
+    n_samples = audio.clip_samples(config.audio, ())
+    learner = Learner(config, n_classes=n_classes, n_samples=n_samples)
+    like = learner.shapes()["weights"]
+    names = asdkit.table(config.model, like)
+    scale = f"{asdkit.HEAD}s"
+    if scale not in state:  # a buffer: not saved beside adapters, and ASDKit starts it anew
+        _, start = losses.init(config.loss, n_classes, 1, jax.random.key(0))
+        state = {**state, scale: np.asarray(start["scale"])}
+    frozen: Tree = {}
+    wrong: list[str] = []
+    trained = dict(state)
+    if isinstance(config.model, BEATsConfig):
+        frozen = learner.frozen(pretrained.read(Path(config.model.weights)))
+        base = asdkit.base_table(config.model, frozen["encoder"])
+        here = {name: place for name, place in base.items() if name in trained}
+        wrong = [
+            f"{name} differs from that in {config.model.weights}"
+            for name, array in state_dict.to_torch(here, frozen).items()
+            if not np.array_equal(trained.pop(name), array)
+        ]
+    wrong += state_dict.mismatches(names, trained, like) + asdkit.wrong_windows(trained)
+    if wrong:
+        raise AsdjaxError(
+            f"{source}: its arrays do not fit ({'; '.join(wrong)}): correct --clip-seconds, "
+            "--config or --beats to those that it was trained with"
+        )
+    return state_dict.from_torch(names, trained, like), frozen, n_classes, n_samples
+
+
+def _size(tree: Tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
