@@ -46,6 +46,13 @@ def compile_once(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Let go of a module's compiled programs: a process may hold only so many memory maps."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """The one seeded generator for test data."""
