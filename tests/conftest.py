@@ -68,11 +68,18 @@ def float64():
 
 @pytest.fixture(scope="session")
 def golden():
-    """Load a reference file from tests/golden by its stem, as a dictionary of arrays."""
+    """Load a reference file from tests/golden by its stem, as a dictionary of arrays.
+
+    Waveforms are stored as 16-bit integers and come back as the reference's float32.
+    """
+
+    def array(key, value):
+        stored = key.endswith("wave") and value.dtype == np.int16
+        return value / np.float32(32768) if stored else value
 
     def load(name: str) -> dict[str, np.ndarray]:
         with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as arrays:
-            return dict(arrays)
+            return {key: array(key, value) for key, value in arrays.items()}
 
     return load
 

@@ -128,12 +128,8 @@ def fresh(config, dtype=np.float32, seed=0, **options):
     )
 
 
-def waveform(samples, dtype=np.float32):
-    return samples.astype(dtype) / 32768
-
-
-def features(samples, dtype=np.float32):
-    return jit(lambda wave: normalised(fbank(wave)))(waveform(samples, dtype))
+def features(waveform, dtype=np.float32):
+    return jit(lambda wave: normalised(fbank(wave)))(waveform.astype(dtype))
 
 
 @pytest.fixture(scope="module")

@@ -81,8 +81,7 @@ def trace_start(golden):
         "head": {"centres": trace["head_W_init"].astype(np.float32)},
     }
     state["weights"]["stats"]["model"] = stats
-    wave = trace["wave"] / np.float32(32768)
-    batch = {"waveform": wave, "label": trace["label"].astype(np.int32)}
+    batch = {"waveform": trace["wave"], "label": trace["label"].astype(np.int32)}
     return trace, work, state, batch
 
 
