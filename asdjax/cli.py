@@ -375,6 +375,9 @@ VERBS: dict[str, type] = {
     "convert": Convert,
 }
 
+COMPILING = (Check, Embed, Extract, Train)  # and RunAll, which is a Train
+NO_CACHE = "--no-compile-cache"
+
 
 def _usage() -> str:
     lines = "\n".join(f"  {name:<9} {verb.__doc__}" for name, verb in VERBS.items())
@@ -391,6 +394,9 @@ recipes: {", ".join(configs.names())}
   asdjax run system1 --data data --run runs/one   train, extract, score, evaluate
   asdjax COMMAND --help                           every option with its type and default
   asdjax train system1 --help                     the same, with the recipe's own defaults
+
+Compiled programs are kept in the user's cache directory; with {NO_CACHE} a command compiles
+anew and keeps nothing.
 """
 
 
@@ -410,10 +416,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] not in VERBS:
         print(f"asdjax: no command {args[0]!r}\n\n{_usage()}", file=sys.stderr)
         return 2
+    keep_programs = NO_CACHE not in args
+    args = [argument for argument in args if argument != NO_CACHE]
     try:
         command = _parse(args[0], args[1:])
         if isinstance(getattr(command, "config", None), Config):
             configs.validate(command.config, "command line")
+        if keep_programs and isinstance(command, COMPILING):
+            _keep_programs()
         return command() or 0
     except AsdjaxError as error:
         print(f"asdjax: {error}", file=sys.stderr)
@@ -424,6 +434,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("asdjax: interrupted: the same command continues", file=sys.stderr)
         return 130
+
+
+def _keep_programs() -> None:
+    """Compile only once per machine; where that cannot be, say so and compile."""
+    from asdjax import compile_cache, console
+
+    try:
+        compile_cache.use()
+    except AsdjaxError as error:
+        console.say(f"asdjax: compiling anew: {error}")
 
 
 def _parse(verb: str, args: list[str]) -> Callable[[], int | None]:

@@ -18,7 +18,7 @@ from asdjax.checkpoint import ITEMS, Checkpoints, Tree, digest
 from asdjax.config import Config, differences, settings, to_tree, validate
 from asdjax.corpus import Corpus
 from asdjax.errors import AsdjaxError
-from asdjax.learner import Learner, State
+from asdjax.learner import Learner
 from asdjax.pretrained import Pretrained
 from asdjax.runs import Run
 
@@ -137,29 +137,26 @@ def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> N
         console.say(f"{run.path}: training has finished ({finished['step']} steps)")
         return
     learner = Learner(config, n_classes=len(work.classes), n_samples=work.n_samples)
-    frozen = models.is_frozen(config.model)
-    start = (
-        {"frozen": learner.frozen(work.pretrained)} if frozen else learner.start(work.pretrained)
-    )
+    nothing_trains = models.is_frozen(config.model)
+    frozen = learner.frozen(work.pretrained) if nothing_trains else {}
     with run.lock():
         if not resume:
             run.forget_training()
         run.write_config(config)
         for note in work.notes:
             console.say(note)
-        if frozen:
-            result = _result({"params": {"model": {}}}, start["frozen"])
+        if nothing_trains:
+            result = _result({"params": {"model": {}}}, frozen)
             run.write_training({**_meta(work, 0, None), **result})
             console.say(f"{run.path}: nothing to train")
             return
         with Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints) as checkpoints:
-            _loop(work, learner, start, run, checkpoints)
+            _loop(work, learner, run, checkpoints)
 
 
-def _loop(
-    work: Plan, learner: Learner, host_state: State, run: Run, checkpoints: Checkpoints
-) -> None:
+def _loop(work: Plan, learner: Learner, run: Run, checkpoints: Checkpoints) -> None:
     config = work.config
+    host_state = learner.start(work.pretrained)
     data = batches.TrainingBatches(
         [work.corpus.root / clip.path for clip in work.clips],
         [work.corpus.headers[clip.path].frames for clip in work.clips],
@@ -188,6 +185,7 @@ def _loop(
         f"{len(work.devices)} x {work.devices[0].device_kind}"
     )
     state = parallel.replicate(host_state, work.devices)
+    del host_state  # a gigabyte of BEATs
     step_function = parallel.training_step(learner.step, work.devices)
     log = _Log(work, run, checkpoints)
     with console.progress("training", work.steps, "steps", done=first) as advance:
@@ -207,7 +205,8 @@ def _loop(
                     log.stop(step, "the weights are no longer finite")
                 meta = _meta(work, step + 1, data.state())
                 checkpoints.save(step + 1, host_state, meta)
-    result = _result(host_state["weights"], host_state["frozen"])
+    weights, frozen = (jax.tree.map(np.asarray, state[item]) for item in ("weights", "frozen"))
+    result = _result(weights, frozen)
     run.write_training({**_meta(work, work.steps, None), **result})
 
 

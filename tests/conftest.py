@@ -4,6 +4,7 @@ The tolerances are the project's contract with the references; a test that fails
 its cause, one level further down, and never given a wider one.
 """
 
+import os
 import tarfile
 import tempfile
 from pathlib import Path
@@ -41,9 +42,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_once(tmp_path_factory):
-    """Let tests that compile the same program share it."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    """Let tests that compile the same program share it, and processes that they start."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
 
 
 @pytest.fixture(scope="module", autouse=True)

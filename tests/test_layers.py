@@ -16,7 +16,7 @@ HOST = {
     "verification", "description", "pretrained",
     "console", "_version",
 }  # fmt: skip
-JOINT = {"inference", "weights"}  # files and devices, for the verbs that embed
+JOINT = {"inference", "weights", "compile_cache"}  # files and devices, for the verbs that embed
 DEVICE = {"signal", "models", "augment", "losses", "optim", "parallel", "learner", "checkpoint"}
 ONLY_IN = {
     "orbax": {"asdjax/checkpoint.py"},

@@ -7,6 +7,7 @@ arrays, and `apply` runs it on them; the latter two go through JAX's own transfo
 import dataclasses
 from typing import Any, TypeAlias
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -17,7 +18,7 @@ from asdjax.models.embedder import BEATsEmbedder, check_length
 from asdjax.models.embedder import length_class as length_class
 from asdjax.models.embedder import shortest as shortest
 from asdjax.models.embedder import token_mean as token_mean
-from asdjax.models.layers import BatchStat
+from asdjax.models.layers import BatchStat, Rng
 from asdjax.models.lora import is_adapter, merge
 from asdjax.models.lora import split_adapters as split_adapters
 from asdjax.models.multiresnet import MultiResNet
@@ -37,7 +38,12 @@ def build(config: ModelConfig, n_samples: int | None, sample_rate: int, seed: in
     Raises:
         AsdjaxError: the embedder cannot process clips of this length.
     """
-    rng = np.random.default_rng(seed)
+    return _module(config, n_samples, sample_rate, rng=np.random.default_rng(seed))
+
+
+def _module(
+    config: ModelConfig, n_samples: int | None, sample_rate: int, *, rng: "Rng | _NoDraws"
+) -> nnx.Module:
     if isinstance(config, BEATsConfig):
         if n_samples is not None:
             check_length(config.encoder, n_samples)
@@ -50,7 +56,16 @@ def skeleton(config: ModelConfig, n_samples: int | None, sample_rate: int) -> nn
 
     For weights that come from elsewhere: a checkpoint, another toolkit.
     """
-    return nnx.eval_shape(lambda: build(config, n_samples, sample_rate, seed=0))
+    return nnx.eval_shape(lambda: _module(config, n_samples, sample_rate, rng=_NoDraws()))
+
+
+class _NoDraws:
+    """Stands in for a generator where only shapes matter: millions of draws take a second."""
+
+    def uniform(self, low: float, high: float, size: tuple[int, ...]) -> Array:
+        return jnp.zeros(size, jnp.float32)
+
+    normal = uniform  # of a mean and a deviation
 
 
 def split(module: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:

@@ -1,0 +1,141 @@
+"""Compiled programs: kept in a place of the user's own, made once per process, found again."""
+
+import logging
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import asdjax
+from asdjax import cli, compile_cache
+from asdjax.errors import AsdjaxError
+
+TINY = str(Path(__file__).parent / "tiny.yaml")
+
+
+@pytest.fixture
+def nothing_chosen(tmp_path, monkeypatch):
+    """A user with an empty cache directory and no settings of their own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield tmp_path / "cache"
+    jax.config.update("jax_compilation_cache_dir", before)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def test_the_directory_is_the_users_alone(nothing_chosen):
+    folder = compile_cache.use()
+    assert folder.parent == nothing_chosen / "asdjax" / "compiled"
+    assert jax.__version__ in folder.name and jax.default_backend() in folder.name
+    for path in (folder, folder.parent, folder.parent.parent):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+
+
+def test_each_processor_has_its_own(nothing_chosen, monkeypatch):
+    one = compile_cache.use()
+    jax.config.update("jax_compilation_cache_dir", None)
+    assert compile_cache.use() == one
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setattr(compile_cache, "_processor", lambda: "another")
+    assert compile_cache.use() != one
+
+
+@pytest.mark.parametrize("chosen", ["elsewhere", ""])
+def test_a_choice_of_the_user_stands(nothing_chosen, chosen):
+    jax.config.update("jax_compilation_cache_dir", chosen)
+    assert compile_cache.use() is None
+    assert jax.config.jax_compilation_cache_dir == chosen
+    assert not nothing_chosen.exists()
+
+
+def test_a_place_open_to_others_is_not_used(nothing_chosen):
+    (nothing_chosen / "asdjax").mkdir(parents=True)
+    (nothing_chosen / "asdjax").chmod(0o777)
+    with pytest.raises(AsdjaxError, match="written by others"):
+        compile_cache.use()
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_file_in_the_way_is_named(nothing_chosen):
+    nothing_chosen.mkdir()
+    (nothing_chosen / "asdjax").touch()
+    with pytest.raises(AsdjaxError, match="no place to keep compiled programs"):
+        compile_cache.use()
+
+
+def test_the_switch_and_a_refused_place(corpus_root, nothing_chosen, capsys, monkeypatch):
+    monkeypatch.setattr("asdjax.train.check", lambda config, corpus: {"compiled": "nothing"})
+    check = ["check", TINY, "--data", str(corpus_root)]
+    assert cli.main([*check, "--no-compile-cache"]) == 0
+    assert not nothing_chosen.exists()
+    nothing_chosen.mkdir()
+    (nothing_chosen / "asdjax").touch()
+    assert cli.main(check) == 0
+    assert "asdjax: compiling anew: " in capsys.readouterr().err
+
+
+def test_the_second_process_compiles_nothing_anew(corpus_root, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment["XDG_CACHE_HOME"] = str(tmp_path)
+    kept = []
+    for _ in range(2):
+        command = [sys.executable, "-m", "asdjax.cli", "check", TINY, "--data", str(corpus_root)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (0, "")
+        kept.append({path: path.stat().st_size for path in tmp_path.rglob("*-cache")})
+    assert kept[0] and kept[0] == kept[1]
+
+
+class Programs(logging.Handler):
+    """Counts the programs that JAX compiles for all devices: pmap calls each of them _fun."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def emit(self, record):
+        self.count += record.getMessage().startswith("Compiling jit(_fun)")
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    handler, logger = Programs(), logging.getLogger("jax")
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr(logger, "propagate", False)
+    with jax.log_compiles(True):
+        yield handler
+
+
+@pytest.fixture(scope="module")
+def run(corpus_root, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    assert cli.main(["train", TINY, "--data", str(corpus_root), "--run", str(path)]) == 0
+    return path
+
+
+def test_training_compiles_its_step_once(corpus_root, tmp_path, programs):
+    args = ["train", TINY, "--data", str(corpus_root), "--run", str(tmp_path / "run")]
+    assert cli.main([*args, "--train.epochs", "3"]) == 0
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) > 3
+    assert programs.count == 1
+
+
+def test_clips_of_many_lengths_share_a_program(run, programs, rng):
+    embedder = asdjax.load(run)
+    waves = [rng.standard_normal(n).astype(np.float32) / 9 for n in rng.integers(4000, 20000, 40)]
+    embedder.embed(waves)
+    embedder.embed(waves[::-1])
+    assert programs.count == 1
+
+
+def test_extraction_compiles_once_for_all_machines(run, programs):
+    assert cli.main(["extract", str(run)]) == 0
+    assert len(list(run.glob("embeddings/*/*.npz"))) == 3  # of three machines
+    assert programs.count == 1
