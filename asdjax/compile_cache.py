@@ -46,11 +46,8 @@ def _make_private(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()
     except OSError as error:
-        raise AsdjaxError(
-            f"{path}: no place to keep compiled programs ({error}): {remedy}"
-        ) from None
-    if not stat.S_ISDIR(found.st_mode):
-        raise AsdjaxError(f"{path}: not a directory to keep compiled programs in: {remedy}")
+        why = error.strerror
+        raise AsdjaxError(f"{path}: no place to keep compiled programs ({why}): {remedy}") from None
     if not hasattr(os, "getuid"):
         return  # Windows: the user's profile is the user's alone
     if found.st_uid != os.getuid() or found.st_mode & 0o022:

@@ -35,6 +35,9 @@ MULTIRESNET_EVAL_ATOL, MULTIRESNET_TRAIN_ATOL = 2e-3, 5e-4  # absolute
 TRACE = [1e-5, 1e-4] + [1e-3] * 4 + [5e-3] * 5  # relative, the loss before each update
 DEVICES_LOSS, DEVICES_EMBEDDING, DEVICES_GRADIENT = 1e-9, 1e-6, 1e-5  # 1 against 8 devices
 
+# Products on several threads may differ in the last bit from one time to the next (jax 0.10.2 on a
+# loaded machine), and some tests ask for equal bytes.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
