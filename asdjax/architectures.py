@@ -226,6 +226,11 @@ def _beats_checks(model: BEATsConfig, sample_rate: int) -> list[Check]:
             "must divide encoder_embed_dim",
         ),
         (
+            encoder.max_distance > encoder.num_buckets // 4,
+            "model.encoder.max_distance",
+            f"too small for {encoder.num_buckets} buckets: choose more than a quarter of them",
+        ),
+        (
             max(model.layers, default=1) <= encoder.encoder_layers,
             "model.layers",
             f"the encoder has {encoder.encoder_layers} layers",

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from asdjax.errors import AsdjaxError
-from asdjax.pretrained import WEIGHTS, Pretrained
+from asdjax.pretrained import PREDICTOR, WEIGHTS, Pretrained
 
 Tree = dict[str, Any]
 """Nested dictionaries with text keys and array leaves."""
@@ -34,8 +34,14 @@ def digest(tree: Tree) -> str:
     return state.hexdigest()
 
 
+def _quiet() -> None:
+    """Errors reach the user as sentences; orbax's warnings beside them would only confuse."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
 def save_weights(directory: Path, weights: Tree) -> None:
     """Write arrays into a directory that does not exist yet."""
+    _quiet()
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory.absolute(), weights)
 
@@ -50,6 +56,7 @@ def load_weights(directory: Path, like: Tree) -> Tree:
     Raises:
         AsdjaxError: names or shapes differ, or the files are missing or damaged.
     """
+    _quiet()
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
@@ -60,7 +67,9 @@ def load_weights(directory: Path, like: Tree) -> Tree:
             wrong = _differences(stored, like, dtypes=False)
             if not wrong:
                 restored = checkpointer.restore(directory.absolute(), target)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # orbax has no narrower class for arrays that it cannot read
         raise AsdjaxError(
             f"{directory}: these weights are missing or damaged ({_brief(error)}): convert again"
         ) from error
@@ -70,12 +79,24 @@ def load_weights(directory: Path, like: Tree) -> Tree:
 
 
 def load_pretrained(weights: Pretrained, like: Tree) -> Tree:
-    """A converted encoder's arrays, in the dtypes of `like`, verified by their digest."""
-    loaded = load_weights(weights.path / WEIGHTS, like)
+    """A converted encoder's arrays {"encoder"}, in the dtypes of `like`, verified by their digests.
+
+    A fine-tuned checkpoint's classifier is read if it is among those asked for.
+    """
+    encoder = dict(like["encoder"])
+    predictor = encoder.pop("predictor", None)
+    loaded = load_weights(weights.path / WEIGHTS, {"encoder": encoder})
     if digest(loaded) != weights.digest:
         raise AsdjaxError(
             f"{weights.path}: the weights are not those that were converted: convert again"
         )
+    if predictor is not None:
+        found = load_weights(weights.path / PREDICTOR, {"predictor": predictor})
+        if digest(found) != weights.document.get("predictor_digest"):
+            raise AsdjaxError(
+                f"{weights.path}: the classifier is not the one that was converted: convert again"
+            )
+        loaded["encoder"] |= found
     return loaded
 
 
@@ -89,7 +110,7 @@ class Checkpoints:
             directory: made when absent, unless only reading.
             keep: how many of the newest checkpoints survive a save; None: only read.
         """
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        _quiet()
         self.directory = directory
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
@@ -167,7 +188,9 @@ class Checkpoints:
     def _read(self, step: int, **items: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (OSError, ValueError, KeyError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # as in load_weights
             raise self._damaged(step, _brief(error)) from error
 
     def _damaged(self, step: int, why: str) -> AsdjaxError:

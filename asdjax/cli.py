@@ -409,15 +409,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"asdjax {__version__}")
         return 0
-    if args[0] == "convert":
+    keep_programs = NO_CACHE not in args
+    args = [argument for argument in args if argument != NO_CACHE]
+    if args[:1] == ["convert"]:
         from asdjax.convert.__main__ import main as convert
 
         return convert(args[1:])
-    if args[0] not in VERBS:
-        print(f"asdjax: no command {args[0]!r}\n\n{_usage()}", file=sys.stderr)
+    if not args or args[0] not in VERBS:
+        print(f"asdjax: no command {' '.join(args[:1])!r}\n\n{_usage()}", file=sys.stderr)
         return 2
-    keep_programs = NO_CACHE not in args
-    args = [argument for argument in args if argument != NO_CACHE]
     try:
         command = _parse(args[0], args[1:])
         if isinstance(getattr(command, "config", None), Config):
@@ -430,6 +430,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (OSError, MemoryError) as error:  # a full disk, a folder without permission
         print(f"asdjax: {error or 'out of memory'}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):  # what XLA says of a device's memory
+            raise
+        print(
+            f"asdjax: out of memory on the device ({str(error).splitlines()[0][:200]}): give "
+            "shorter clips or a smaller batch_size, or set model.remat in training",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("asdjax: interrupted: the same command continues", file=sys.stderr)

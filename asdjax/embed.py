@@ -231,12 +231,9 @@ def _embeddings(
     total = sum(len(file.channels) for file in files)
     with console.progress("embedding", total, "clips") as advance:
         for names, waveforms in _blocks(embedder, files):
-            block = embedder.embed(waveforms, pool, finished=lambda clips: advance(clips, ""))
-            for name, embedding in zip(names, block, strict=True):
-                if not np.isfinite(embedding).all():
-                    raise AsdjaxError(
-                        f"{name}: the embedding is not finite: the weights or the file are faulty"
-                    )
+            block = embedder.embed(
+                waveforms, pool, names=names, finished=lambda clips: advance(clips, "")
+            )
             yield [np.array(embedding, np.float32) for embedding in block]
 
 

@@ -44,7 +44,7 @@ def evaluate(
         for path in paths:
             path.unlink(missing_ok=True)
         return None
-    document = _document(machines, resamples, run.config().seed)
+    document = _document(machines, resamples, run.config().seed) | run.marks()
     runs.write_json(paths[0], document)
     rows = [{**row, "seed": document["seed"]} for row in metrics.rows(document)]
     runs.write_bytes(paths[1], runs.csv_bytes(rows))
@@ -135,6 +135,7 @@ def by_view(
         "combination": {"name": config.backend.combine_views, **summary(combined)},
         **bootstrap.describe(combined, resamples),
         "seed": config.seed,
+        **run.marks(),
     }
 
 
@@ -167,7 +168,7 @@ def evaluate_runs(
         if document is None:
             raise AsdjaxError(f"{run.path}: no scored clip has a label: leave this run out")
         documents.append(document)
-    return {**metrics.spread(documents), "seed": seeds}
+    return {**metrics.spread(documents), "seed": seeds, **all_runs[0].marks()}
 
 
 def _labelled(run: Run, truth: Path | None, column: str = "score") -> Machines:
@@ -258,6 +259,7 @@ _FAMILIES = (
     "the same domain's anomalies. The pAUC covers both domains."
 )
 _DECISIONS = "Decisions inside each domain, beside the official score; per cent."
+_RANDOM = "model.random_init: the encoder never saw pretraining; these figures are for tests only."
 _INVERTED = "! AUC below chance (50 %): the ranking is inverted there."
 
 
@@ -287,19 +289,24 @@ def _cell(name: str, value: Any, interval: Sequence[float] | None) -> str:
     return f"{metrics.per_cent(value)}{mark}{after}"
 
 
-def _legend(printed: Sequence[tuple[str, list[list[str]]]]) -> list[str]:
+def _legend(
+    document: Mapping[str, Any], printed: Sequence[tuple[str, list[list[str]]]]
+) -> list[str]:
     marked = any("!" in cell for _, cells in printed for row in cells[1:] for cell in row[1:])
-    return [_INVERTED] if marked else []
+    random = document.get("random_init", False)
+    return [_INVERTED] * marked + [_RANDOM] * random
 
 
 def markdown(document: Mapping[str, Any]) -> str:
     """The printed tables as Markdown."""
     printed = tables(document)
     parts = [metrics.markdown(*table) for table in printed]
-    return "\n\n".join([*parts, *_legend(printed)])
+    return "\n\n".join([*parts, *_legend(document, printed)])
 
 
 def terminal_table(document: Mapping[str, Any]) -> Group:
     """The printed tables for a terminal."""
     printed = tables(document)
-    return Group(*(metrics.terminal_table(*table) for table in printed), *_legend(printed))
+    return Group(
+        *(metrics.terminal_table(*table) for table in printed), *_legend(document, printed)
+    )

@@ -73,8 +73,9 @@ class Embedder:
         self.n_samples = n_samples
         self.devices = parallel.local_devices(config.train.devices, at_most=True)
         module = models.skeleton(config.model, n_samples, config.audio.sample_rate)
+        mine = {"params": models.folded(module, weights["params"]["model"])}
+        mine["stats"] = weights["stats"]["model"]
         self._graphdef, _, _ = models.split(module)
-        mine = {kind: weights[kind]["model"] for kind in ("params", "stats")}
         self._dtype = jax.tree.leaves(mine["params"])[0].dtype
         self._weights = parallel.replicate(mine, self.devices)
         self._compiled: dict[tuple[Any, ...], Callable] = {}
@@ -89,7 +90,12 @@ class Embedder:
         return cls(*weights.of_run(run if isinstance(run, Run) else Run(run)))
 
     def __call__(self, waveform: batches.Waveforms) -> Float32[np.ndarray, "B D"]:
-        """Embeddings under the raw view of waveforms [B, T], int16 or float in [-1, 1]."""
+        """Embeddings under the raw view of waveforms [B, T], int16 or float in [-1, 1].
+
+        Those of converted weights are means over tokens.
+        """
+        if self.n_samples is None:
+            return np.stack(self.embed(list(waveform)))
         clips, samples = waveform.shape
         if waveform.dtype != np.int16 and waveform.dtype.kind != "f" or not waveform.size:
             raise AsdjaxError(
@@ -109,6 +115,7 @@ class Embedder:
         waveforms: Sequence[batches.Waveforms],
         pool: Pool | None = None,
         *,
+        names: Sequence[str] | None = None,
         finished: Callable[[int], object] = lambda clips: None,
     ) -> list[Float32[np.ndarray, "*L D"]]:
         """Embeddings of waveforms [T] of any lengths, int16 or float in [-1, 1], in order.
@@ -120,18 +127,21 @@ class Embedder:
             waveforms: at the model's sample rate.
             pool: see `Pool`; None: as a run's model was trained to, or the mean of converted
                 weights' tokens.
+            names: what messages call the waveforms; None: by their numbers.
             finished: called with the number of clips after each batch.
 
         Returns:
             An embedding [D] for each; without pooling the tokens [L, D].
 
         Raises:
-            AsdjaxError: a waveform is too short, of another shape or type, or not finite; or the
-                model does not pool so.
+            AsdjaxError: a waveform is too short, of another shape or type, or not finite, or its
+                embedding is not; or the model does not pool so.
         """
         pool = self.pooling(pool)
-        for i, wave in enumerate(waveforms):
-            self._check(wave, i)
+        waveforms = [np.asarray(wave) for wave in waveforms]
+        names = names or [f"waveform {i}" for i in range(len(waveforms))]
+        for name, wave in zip(names, waveforms, strict=True):
+            self._check(wave, name)
         rooms = [self._room(len(wave)) for wave in waveforms]
         found: list[Any] = [None] * len(waveforms)
         in_flight: deque[tuple[list[int], Tree]] = deque()
@@ -140,6 +150,11 @@ class Embedder:
             some, result = in_flight.popleft()
             result = self._fetch(result)
             for place, row, own in zip(some, result["embedding"], result["own"], strict=False):
+                if not np.isfinite(row).all():
+                    raise AsdjaxError(
+                        f"{names[place]}: the embedding is not finite: the weights or the "
+                        "recording are faulty"
+                    )
                 found[place] = row[:own] if pool == "none" else row
             finished(len(some))
 
@@ -186,20 +201,20 @@ class Embedder:
                 )
         return pool or ("head" if of_run else "mean")
 
-    def _check(self, wave: np.ndarray, i: int) -> None:
+    def _check(self, wave: np.ndarray, name: str) -> None:
         least = self.shortest
         good = wave.ndim == 1 and (wave.dtype == np.int16 or wave.dtype.kind == "f")
         if not good:
             raise AsdjaxError(
-                f"waveform {i} is of shape {wave.shape} and type {wave.dtype}: give one channel of "
+                f"{name} is of shape {wave.shape} and type {wave.dtype}: give one channel of "
                 "int16, or of float in [-1, 1]"
             )
         if len(wave) < least:
             raise AsdjaxError(
-                f"waveform {i} has {len(wave)} samples, too few for this model, which needs {least}"
+                f"{name} has {len(wave)} samples, too few for this model, which needs {least}"
             )
         if wave.dtype.kind == "f" and not np.isfinite(wave).all():
-            raise AsdjaxError(f"waveform {i} is not finite: repair the recording")
+            raise AsdjaxError(f"{name} is not finite: repair the recording")
 
     @property
     def shortest(self) -> int:
@@ -410,9 +425,10 @@ def load(path: Path | str, *, layers: Sequence[int] = ()) -> Embedder:
 
 
 def rounded_up(clips: int, devices: Sequence[jax.Device]) -> int:
-    """A number of rows that every device takes in whole groups (see `AT_ONCE`)."""
-    unit = len(devices) * AT_ONCE.get(devices[0].platform, 1)
-    return -(-clips // unit) * unit
+    """A number of rows that every device takes in whole groups (see `AT_ONCE`), or in one."""
+    most, own = AT_ONCE.get(devices[0].platform, 1), -(-clips // len(devices))
+    unit = most if own > most else 1 << (own - 1).bit_length()
+    return -(-own // unit) * unit * len(devices)
 
 
 def _in_groups(step: Callable, state: Tree, batch: Tree) -> Tree:

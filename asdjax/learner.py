@@ -86,6 +86,8 @@ class Learner:
             self.config.loss, self.n_classes, self._embedding_size, key
         )
         trained, frozen = models.partition(self.config.model, params)
+        parts = [len(jax.tree.leaves(part)) for part in (trained, frozen)]
+        assert sum(parts) == len(jax.tree.leaves(params)), "each weight is in one part"
         trained = {"model": trained, "head": head_params}
         return {
             "weights": {"params": trained, "stats": {"model": stats, "head": head_stats}},

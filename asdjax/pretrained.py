@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from asdjax import schema
-from asdjax.architectures import BEATsConfig, BEATsEncoderConfig
+from asdjax.architectures import BEATsConfig, BEATsEncoderConfig, checks
 from asdjax.errors import AsdjaxError
 
 SCHEMA = "asdjax.beats/1"
@@ -54,6 +54,10 @@ def read(path: Path) -> Pretrained:
     if not isinstance(document.get("digest"), str):
         raise AsdjaxError(f"{file}: states no digest of its weights: convert again")
     encoder = schema.read(BEATsEncoderConfig, document.get("encoder"), "encoder", str(file))
+    schema.check(BEATsEncoderConfig, encoder, "encoder", str(file))
+    for possible, key, what in checks(BEATsConfig(encoder=encoder), 16000):
+        if not possible:
+            raise AsdjaxError(f"{file}: {key}: {what}: convert again")
     return Pretrained(path, encoder, document["digest"], document)
 
 

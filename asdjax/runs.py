@@ -152,6 +152,10 @@ class Run:
             )
         return configs.load(str(self._config))
 
+    def marks(self) -> dict[str, bool]:
+        """What every result says of the run: {"random_init": True} if it never saw pretraining."""
+        return {"random_init": True} if getattr(self.config().model, "random_init", False) else {}
+
     def write_config(self, config: Config) -> None:
         """Store the resolved configuration."""
         write_bytes(self._config, configs.dump(config).encode())
@@ -243,7 +247,8 @@ class Run:
             write_json(self._artefacts, kept)
         for path, (content, made_from) in results.items():
             write_bytes(path, content)
-            kept[self._name(path)] = {"made_from": made_from, "content": _content(content)}
+            record = {"made_from": made_from, "content": _content(content)}
+            kept[self._name(path)] = record | self.marks()
         write_json(self._artefacts, dict(sorted(kept.items())))
 
     def _records(self) -> dict[str, dict[str, str]]:

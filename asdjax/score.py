@@ -71,7 +71,8 @@ def _decide(run: Run, machines: Sequence[str], config: Config) -> None:
         for section, facts in document[machine].items():
             name = machine if len(document[machine]) == 1 else f"{machine} section {section}"
             console.say(f"{name}: {thresholds.sentence(facts)}")
-    runs.write_json(run.thresholds, {"schema": thresholds.SCHEMA, "machines": document})
+    marked = {"schema": thresholds.SCHEMA, **run.marks(), "machines": document}
+    runs.write_json(run.thresholds, marked)
 
 
 def _rows(machine: str, tables: Sequence[Embeddings], config: Config) -> list[dict[str, str]]:

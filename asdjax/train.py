@@ -18,7 +18,7 @@ from asdjax.checkpoint import ITEMS, Checkpoints, Tree, digest
 from asdjax.config import Config, differences, settings, to_tree, validate
 from asdjax.corpus import Corpus
 from asdjax.errors import AsdjaxError
-from asdjax.learner import Learner
+from asdjax.learner import Learner, State
 from asdjax.pretrained import Pretrained
 from asdjax.runs import Run
 
@@ -89,7 +89,7 @@ def plan(config: Config, corpus: Corpus) -> Plan:
         )
     work = Plan(config, corpus, clips, classes, labels, n_samples, devices, epoch, pretrained, ())
     warmup = config.optim.warmup_steps
-    if 0 < work.steps < warmup:
+    if 0 < work.steps <= warmup:
         notes.append(
             f"training ends after {work.steps} updates, before the warm-up of {warmup}: the "
             "learning rate never reaches optim.learning_rate"
@@ -139,6 +139,7 @@ def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> N
     learner = Learner(config, n_classes=len(work.classes), n_samples=work.n_samples)
     nothing_trains = models.is_frozen(config.model)
     frozen = learner.frozen(work.pretrained) if nothing_trains else {}
+    start = [] if nothing_trains else [learner.start(work.pretrained)]  # _loop takes it out
     with run.lock():
         if not resume:
             run.forget_training()
@@ -151,12 +152,13 @@ def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> N
             console.say(f"{run.path}: nothing to train")
             return
         with Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints) as checkpoints:
-            _loop(work, learner, run, checkpoints)
+            _loop(work, learner, start, run, checkpoints)
 
 
-def _loop(work: Plan, learner: Learner, run: Run, checkpoints: Checkpoints) -> None:
-    config = work.config
-    host_state = learner.start(work.pretrained)
+def _loop(
+    work: Plan, learner: Learner, start: list[State], run: Run, checkpoints: Checkpoints
+) -> None:
+    config, host_state = work.config, start.pop()
     data = batches.TrainingBatches(
         [work.corpus.root / clip.path for clip in work.clips],
         [work.corpus.headers[clip.path].frames for clip in work.clips],
@@ -318,6 +320,12 @@ def _check_same_settings(run: Run, config: Config) -> None:
 def _check_same_work(run: Run, stored: Mapping[str, Any], work: Plan) -> None:
     now = work.identity()
     changed = [key for key, value in now.items() if stored.get(key) != value]
+    if changed == ["pretrained"]:
+        raise AsdjaxError(
+            f"{run.path}: this run was begun with other weights than those of "
+            f"{work.pretrained and work.pretrained.path}: name the same with --model.weights, or "
+            "choose another --run"
+        )
     if changed:
         raise AsdjaxError(
             f"{run.path}: the training clips or their batches changed since this run was begun "

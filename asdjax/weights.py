@@ -7,7 +7,7 @@ from typing import Any
 
 from asdjax import models, pretrained
 from asdjax.architectures import BEATsConfig
-from asdjax.checkpoint import Checkpoints, Tree, digest, load_pretrained, load_weights
+from asdjax.checkpoint import Checkpoints, Tree, digest, load_pretrained
 from asdjax.config import Config, ExtractConfig, validate
 from asdjax.errors import AsdjaxError
 from asdjax.learner import Learner
@@ -58,13 +58,7 @@ def of_folder(folder: Pretrained, layers: tuple[int, ...]) -> tuple[Config, None
     config = Config(model=model, extract=ExtractConfig(batch_size=16))
     validate(config, str(folder.path))
     _, params, _ = models.split(models.skeleton(model, None, config.audio.sample_rate))
-    encoder = dict(params["encoder"])
-    predictor = encoder.pop("predictor", None)
-    loaded = load_pretrained(folder, {"encoder": encoder})
-    if predictor is not None:
-        loaded["encoder"]["predictor"] = load_weights(
-            folder.path / pretrained.PREDICTOR, {"predictor": predictor}
-        )["predictor"]
+    loaded = load_pretrained(folder, params)
     return config, None, {"params": {"model": loaded}, "stats": {"model": {}}}
 
 
@@ -88,4 +82,10 @@ def _trained(run: Run, training: Mapping[str, Any], like: Tree) -> Tree:
 def _pretrained(config: Config) -> Pretrained | None:
     """The converted weights that a run's model starts from, if any."""
     path = getattr(config.model, "weights", None)
+    if path is not None and not Path(path).is_dir():
+        raise AsdjaxError(
+            f"{path}: the converted weights that this run starts from are gone: restore the "
+            "folder, or give the run's training command again with --model.weights and its new "
+            "place"
+        )
     return None if path is None else pretrained.read(Path(path))

@@ -1,7 +1,6 @@
 """BEATs checkpoints (Chen et al., ICML 2023) to folders of converted weights, and their check."""
 
 import dataclasses
-import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,8 +63,8 @@ def convert(
             arrays are not exactly those of its architecture (all that differ are named); or the
             folder exists or cannot be written.
     """
+    sha256 = torch_file.sha256(source)
     with whole(folder, ours=_is_converted, overwrite=overwrite) as partial:
-        sha256 = torch_file.sha256(source)
         network, weights, document = _read(source, dtype)
         weights = jax.device_put(weights)  # on a CPU no copy, where the probe would make its own
         values = network.probe(weights)
@@ -102,9 +101,10 @@ def verify(folder: Path) -> float:
     weights = pretrained.read(folder)
     network = _Network(weights.encoder)
     stored = weights.document.get("probe")
-    expected = np.array(stored if isinstance(stored, list) else [], np.float32)
-    values = network.probe(_load(weights, network))
-    if expected.shape != values.shape:
+    numbers = isinstance(stored, list) and all(type(value) is float for value in stored)
+    expected = np.array(stored if numbers else [], np.float32)
+    values = network.probe(checkpoint.load_pretrained(weights, network.like))
+    if expected.shape != values.shape or not expected.any():
         raise AsdjaxError(f"{folder}: states no embedding of the probe: convert again")
     difference = float(np.max(np.abs(values - expected)) / np.max(np.abs(expected)))
     if not difference <= TOLERANCE:
@@ -117,7 +117,7 @@ def verify(folder: Path) -> float:
 
 def load(weights: Pretrained) -> Tree:
     """All arrays {"encoder"} of a folder of converted weights, as float32, verified by digest."""
-    return _load(weights, _Network(weights.encoder))
+    return checkpoint.load_pretrained(weights, _Network(weights.encoder).like)
 
 
 def table(encoder: Tree, *, prefix: str = "", adapted: tuple[str, ...] = ()) -> Table:
@@ -175,9 +175,12 @@ class _Network:
         self._graphdef, self.like, _ = models.split(module)
 
     def probe(self, weights: Tree) -> Float32[np.ndarray, " D"]:
-        """The embedding of a fixed sound of a second, or of a patch if that is longer."""
-        i = np.arange(max(_RATE, models.shortest(self._encoder)))
-        chirp = np.sin(2 * np.pi * (100 / _RATE * i + 3000 / _RATE**2 * i**2))  # 100 to 6100 Hz
+        """The embedding of a fixed sound of ten seconds, or of a patch if that is longer.
+
+        Ten seconds have distances between tokens in most of the published buckets.
+        """
+        i = np.arange(max(10 * _RATE, models.shortest(self._encoder)))
+        chirp = np.sin(2 * np.pi * (100 / _RATE * i + 300 / _RATE**2 * i**2))  # 100 to 6100 Hz
         noise = i**2 * 7919 % 65537 / 65537 - 0.5
         waveform = np.round(2**15 * (0.3 * chirp + 0.1 * noise)) / 2**15
 
@@ -186,22 +189,6 @@ class _Network:
             return models.apply(self._graphdef, params, {}, waveform, train=False)[0]
 
         return np.asarray(embed(weights, waveform[None].astype(np.float32)))[0]
-
-
-def _load(weights: Pretrained, network: _Network) -> Tree:
-    encoder = dict(network.like["encoder"])
-    predictor = encoder.pop("predictor", None)
-    tree = checkpoint.load_pretrained(weights, {"encoder": encoder})
-    if predictor is not None:
-        found = checkpoint.load_weights(
-            weights.path / pretrained.PREDICTOR, {"predictor": predictor}
-        )
-        if checkpoint.digest(found) != weights.document.get("predictor_digest"):
-            raise AsdjaxError(
-                f"{weights.path}: the classifier is not the one that was converted: convert again"
-            )
-        tree["encoder"] |= found
-    return tree
 
 
 def _read(source: Path, dtype: str) -> tuple[_Network, Tree, dict[str, Any]]:
@@ -221,6 +208,8 @@ def _read(source: Path, dtype: str) -> tuple[_Network, Tree, dict[str, Any]]:
         network = _Network(encoder)
         names = table(network.like["encoder"])
         wrong = state_dict.mismatches(names, state, network.like)
+        if wrong and "predictor.weight" in state and not encoder.finetuned_model:
+            wrong.insert(0, "a classifier, but cfg.finetuned_model is not true")
     if wrong:
         raise AsdjaxError(
             f"{source}: its arrays are not those of the architecture in its cfg "
@@ -307,7 +296,6 @@ def _model(encoder: BEATsEncoderConfig) -> BEATsConfig:
 
 
 def _save(folder: Path, weights: Tree, dtype: str) -> None:
-    logging.getLogger("absl").setLevel(logging.ERROR)
     if dtype == "bfloat16":
         weights = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights)
     try:

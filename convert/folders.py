@@ -21,7 +21,7 @@ def whole(folder: Path, *, ours: Callable[[Path], bool], overwrite: bool) -> Ite
     Raises:
         AsdjaxError: there is something in its place that may not be replaced.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.realpath(folder))  # of a link, what it names is replaced
     partial, gone = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "discarded"))
     _tidy(folder, partial, gone)  # after a process that was killed
     check_free(folder, overwrite)

@@ -235,6 +235,9 @@ def test_every_verb(corpus_root, tmp_path, capsys, adaptation, options):
     assert "random weights" in said and ("warm-up" in said) == (adaptation != "frozen" and False)
     metrics = json.loads((run / "metrics" / "metrics.json").read_text())
     assert set(metrics["machines"]) == {"fan", "bearingEmu"}
+    marked = [metrics, json.loads((run / "thresholds.json").read_text())]
+    marked += json.loads((run / "artefacts.json").read_text()).values()
+    assert len(marked) > 6 and all(document["random_init"] for document in marked)
     with np.load(run / "embeddings" / "raw" / "fan.npz") as arrays:
         size = 64 if adaptation == "frozen" else 16
         assert arrays["embedding"].shape[1] == size and np.isfinite(arrays["embedding"]).all()

@@ -22,6 +22,7 @@ from asdjax.architectures import BEATsConfig, BEATsEncoderConfig
 from asdjax.checkpoint import digest
 from asdjax.cli import main
 from asdjax.convert import beats, folders, state_dict, torch_file
+from asdjax.errors import AsdjaxError
 from asdjax.inference import load as load_embedder
 
 TINY = GOLDEN / "beats_tiny.pt"
@@ -145,6 +146,43 @@ def test_a_fine_tuned_checkpoint_keeps_its_classifier(tmp_path, golden, capsys):
     shutil.rmtree(folder / "predictor")
     checkpoint.save_weights(folder / "predictor", loaded)
     assert "the classifier is not the one that was converted" in refused(capsys, "verify", folder)
+    with pytest.raises(AsdjaxError, match="the classifier is not the one that was converted"):
+        load_embedder(folder)
+
+
+def test_verify_hears_another_scale_of_distances(tmp_path, capsys):
+    folder, _ = converted(TINY, tmp_path / "out")
+    file = folder / "beats.json"
+    document = json.loads(file.read_text())
+    distance = document["encoder"]["max_distance"]
+    document["encoder"]["max_distance"] = distance // 2
+    file.write_text(json.dumps(document))
+    assert "the probe's embedding differs by" in refused(capsys, "verify", folder)
+    document["encoder"]["max_distance"] = 1
+    file.write_text(json.dumps(document))
+    assert "max_distance: too small" in refused(capsys, "verify", folder)
+    document["encoder"]["max_distance"] = distance
+    for probe in (["a"], [[0.5]], [0.0] * len(document["probe"])):
+        file.write_text(json.dumps(document | {"probe": probe}))
+        assert "states no embedding of the probe" in refused(capsys, "verify", folder)
+
+
+def test_a_link_leads_to_what_is_replaced(tmp_path):
+    folder, _ = converted(TINY, tmp_path / "out")
+    (tmp_path / "link").symlink_to(folder)
+    before = (folder / "beats.json").stat().st_mtime_ns
+    for _ in range(2):
+        assert main(["convert", "beats", str(TINY), str(tmp_path / "link"), "--overwrite"]) == 0
+    assert (folder / "beats.json").stat().st_mtime_ns > before
+    assert (tmp_path / "link").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "link"}
+
+
+def test_a_source_that_is_missing_makes_no_directories(tmp_path, capsys):
+    assert str(tmp_path / "no.pt") in refused(
+        capsys, "beats", tmp_path / "no.pt", tmp_path / "a" / "b"
+    )
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from asdjax.architectures import BEATsConfig
 from asdjax.checkpoint import digest, save_weights
 from asdjax.cli import main
 from asdjax.errors import AsdjaxError
+from asdjax.inference import Embedder, rounded_up
 from asdjax.runs import Run
 from asdjax.schema import to_tree
 
@@ -41,9 +42,11 @@ def convert(path, **changes):
     weights = {"encoder": {k: v for k, v in whole.items() if k != "predictor"}}
     path.mkdir()
     save_weights(path / pretrained.WEIGHTS, weights)
-    if encoder.finetuned_model:
-        save_weights(path / pretrained.PREDICTOR, {"predictor": whole["predictor"]})
     document = {"schema": pretrained.SCHEMA, "digest": digest(weights), "encoder": to_tree(encoder)}
+    if encoder.finetuned_model:
+        predictor = {"predictor": whole["predictor"]}
+        save_weights(path / pretrained.PREDICTOR, predictor)
+        document["predictor_digest"] = digest(predictor)
     (path / pretrained.DOCUMENT).write_text(json.dumps(document))
     return whole
 
@@ -450,6 +453,32 @@ def test_embeddings_that_are_not_finite(tmp_path, rng, capsys):
     assert run(path, file, "--out", tmp_path / "e.npz") == 1
     assert f"{file}: the embedding is not finite" in capsys.readouterr().err
     assert not (tmp_path / "e.npz").exists()
+
+
+def test_converted_weights_are_called_like_a_run(weights, rng):
+    embedder = asdjax.load(weights[0])
+    waves = np.stack([noise(rng, 6000) for _ in range(3)])
+    assert np.array_equal(embedder(waves), np.stack(embedder.embed(list(waves))))
+    assert np.array_equal(embedder.embed([waves[0].tolist()])[0], embedder.embed(waves[:1])[0])
+    loud = np.full(6000, 1e38, np.float32)
+    with pytest.raises(AsdjaxError, match="waveform 1: the embedding is not finite"):
+        embedder.embed([waves[0], loud])
+
+
+@pytest.mark.parametrize(("clips", "rows"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (9, 12)])
+def test_a_lone_clip_costs_one(clips, rows):
+    assert rounded_up(clips, jax.devices()[:1]) == rows
+    assert rounded_up(2 * clips, jax.devices()[:2]) == 2 * rows
+
+
+def test_a_device_without_room_is_named(tmp_path, weights, rng, capsys, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.\nmore")
+
+    monkeypatch.setattr(Embedder, "embed", full)
+    file = write(tmp_path / "a.wav", noise(rng, 4000))
+    said = refused(capsys, weights[0], file, "--out", tmp_path / "e.npz")
+    assert "out of memory on the device" in said and "shorter clips" in said
 
 
 # any audio file

@@ -85,6 +85,19 @@ def test_faulty_folders(folder, tmp_path):
         load_pretrained(pretrained.read(path), weights)
     with pytest.raises(AsdjaxError, match="not weights of this architecture"):
         load_pretrained(pretrained.read(path), {"encoder": {"other": np.zeros(2, np.float32)}})
+    file.write_text(json.dumps(whole))
+    refused = 0
+    for damaged in [p for p in (path / pretrained.WEIGHTS).rglob("d/*") if p.is_file()]:
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[: len(content) // 2])
+        try:  # some files hold what another holds too: then the digest is right
+            load_pretrained(pretrained.read(path), weights)
+        except AsdjaxError as error:
+            assert "missing or damaged" in str(error) or "not those that" in str(error)
+            refused += 1
+        damaged.write_bytes(content)
+    assert refused
+    load_pretrained(pretrained.read(path), weights)
     (path / pretrained.WEIGHTS).rename(path / "elsewhere")
     with pytest.raises(AsdjaxError, match="missing or damaged"):
         load_pretrained(pretrained.read(path), weights)

@@ -13,6 +13,13 @@ from asdjax.errors import AsdjaxError
 from asdjax.runs import Embeddings, Run
 
 
+def begun(path):
+    """A run with the standard configuration."""
+    run = Run(path)
+    run.write_config(Config())
+    return run
+
+
 def table(n=5, d=3):
     text = np.array([f"fan/train/{i}.wav" for i in range(n)])
     words = np.full(n, "00")
@@ -41,7 +48,7 @@ def test_json_refuses_what_json_cannot_say(tmp_path):
 
 
 def test_embeddings_round_trip_and_equal_bytes(tmp_path):
-    run = Run(tmp_path)
+    run = begun(tmp_path)
     a, b = run.embeddings_path("raw", "fan"), run.embeddings_path("raw", "pump")
     run.write_embeddings({a: (table(), "x")})
     run.write_embeddings({b: (table(), "x")})
@@ -52,7 +59,7 @@ def test_embeddings_round_trip_and_equal_bytes(tmp_path):
 
 
 def test_damaged_embeddings_are_named(tmp_path):
-    run = Run(tmp_path)
+    run = begun(tmp_path)
     path = run.embeddings_path("raw", "fan")
     run.write_embeddings({path: (table(), "x")})
     path.write_bytes(path.read_bytes()[:100])
@@ -61,7 +68,7 @@ def test_damaged_embeddings_are_named(tmp_path):
 
 
 def test_artefacts_are_current_only_as_they_were_made(tmp_path):
-    run = Run(tmp_path)
+    run = begun(tmp_path)
     path = run.scores_path("fan")
     made_from = runs.fingerprint("weights", [1, 2])
     assert not run.is_current(path, made_from)
@@ -75,7 +82,7 @@ def test_artefacts_are_current_only_as_they_were_made(tmp_path):
 
 
 def test_a_kill_between_result_and_record_leaves_no_false_record(tmp_path, monkeypatch):
-    run = Run(tmp_path)
+    run = begun(tmp_path)
     path = run.scores_path("fan")
     run.write_artefact(path, b"old", "old inputs")
     original = runs.write_json
@@ -93,7 +100,7 @@ def test_a_kill_between_result_and_record_leaves_no_false_record(tmp_path, monke
 
 
 def test_log_is_cut_where_a_run_continues(tmp_path):
-    run = Run(tmp_path)
+    run = begun(tmp_path)
     run.append_log([{"step": step, "loss": 1.0} for step in range(6)])
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')  # killed while writing

@@ -146,6 +146,28 @@ def for_inference(config: ModelConfig, params: Tree) -> tuple[ModelConfig, Tree]
     return dataclasses.replace(config, adaptation="full"), {**params, "encoder": encoder}
 
 
+def folded(module: nnx.Module, params: Tree) -> Tree:
+    """Compute once what inference would compute in every batch.
+
+    BEATs' positional convolution learns its weight's norm and direction; afterwards `module` holds
+    the weight itself.
+
+    Args:
+        module: from `skeleton`; changed in place.
+        params: its weights, which are left as they are.
+
+    Returns:
+        The weights of the changed module.
+    """
+    if not isinstance(module, BEATsEmbedder):
+        return params
+    inner = params["encoder"]["encoder"]
+    own = {"weight_v": module.encoder.encoder.pos_conv.fold(inner["pos_conv"])}
+    own["bias"] = inner["pos_conv"]["bias"]
+    encoder = {**params["encoder"], "encoder": {**inner, "pos_conv": own}}
+    return {**params, "encoder": encoder}
+
+
 def join(trained: Tree, frozen: Tree) -> Tree:
     """All weights again, from the two parts of `partition`."""
     result = dict(trained)

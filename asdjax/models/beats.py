@@ -279,9 +279,18 @@ class PositionalConv(nnx.Module):
         self.weight_v, self.bias = conv.kernel, conv.bias
         self.weight_g = nnx.Param(jnp.linalg.norm(self.weight_v[...], axis=(1, 2)))
 
+    def fold(self, params: dict[str, np.ndarray]) -> np.ndarray:
+        """The normalised weight of `params`, which from now on stands in the place of weight_v."""
+        self.weight_g = None
+        v, g = (np.asarray(params[name], np.float64) for name in ("weight_v", "weight_g"))
+        weight = v * (g / np.linalg.norm(v, axis=(1, 2)))[:, None, None]
+        return weight.astype(params["weight_v"].dtype)
+
     def weight(self) -> Float[Array, "window C D"]:
         """The normalised weight, of C input channels in each group."""
         v = self.weight_v[...]
+        if self.weight_g is None:  # folded
+            return v
         return v * (self.weight_g[...] / jnp.linalg.norm(v, axis=(1, 2)))[:, None, None]
 
     def __call__(self, x: Tokens) -> Tokens:

@@ -43,7 +43,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         """Apply the map."""
-        y = x @ self.kernel[...]
+        y = jnp.matmul(x, self.kernel[...], precision="highest")
         return y if self.bias is None else y + _per_channel(self.bias[...], y.ndim)
 
 

@@ -82,7 +82,8 @@ class AttnStatPool(nnx.Module):
         context = jnp.concatenate([mean, _deviation(variance)], axis=1)
         # the first layer on [x; mean; deviation], of which only x differs between tokens
         kernel, bias = self.attention_in.kernel[...], self.attention_in.bias[...]
-        own, shared = x @ kernel[: x.shape[2]], context @ kernel[x.shape[2] :] + bias[None, :]
+        own = jnp.matmul(x, kernel[: x.shape[2]], precision="highest")
+        shared = jnp.matmul(context, kernel[x.shape[2] :], precision="highest") + bias[None, :]
         hidden = jax.nn.relu(own + shared[:, None, :])
         hidden = jnp.tanh(self.attention_norm(hidden, train=train, axis_name=axis_name))
         return jax.nn.softmax(self.attention_out(hidden), axis=1, where=where)

@@ -1,0 +1,74 @@
+"""The benchmark script: its lines, and the two sides' turns."""
+
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """The script as a module, which keeps nothing in the user's cache directory."""
+    spec = importlib.util.spec_from_file_location("bench", SCRIPTS / "bench.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "bench", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "LEAST", 0.01)
+    monkeypatch.setattr(module, "GEMM", 64)
+    return module
+
+
+def test_every_stage_has_its_command(bench):
+    names = {path.name for path in SCRIPTS.glob("bench_*") if path.suffix != ".py"}
+    assert names == {f"bench_{stage}" for stage in bench.STAGES} | {"bench_all", "bench_views"}
+
+
+def test_a_line_of_figures(bench, capsys):
+    bench.main(["filterbank", "--batch", "2", "--seconds", "0.5", "--rounds", "2"])
+    (line,) = capsys.readouterr().out.splitlines()
+    found = json.loads(line)
+    assert (found["bench"], found["batch"], found["seconds"]) == ("filterbank", 2, 0.5)
+    low, high = found["clips_per_s_range"]
+    assert 0 < low <= found["clips_per_s"] <= high
+    assert found["first_call_s"] > 2 / found["clips_per_s"]  # it compiles
+    assert found["gemm_gflop_per_s"] > 0 and found["peak_memory_mb"] > 50
+
+
+class Peer:
+    """Answers as the other process does: two clips in 20 ms."""
+
+    def __init__(self):
+        self.asked = []
+
+    def ask(self, stage, options, repeat=1):
+        self.asked.append(stage)
+        return {"seconds": [0.02] * repeat, "clips": 2, "versions": {"torch": "2"}, "threads": 1}
+
+
+def test_the_ratio_is_of_clips_per_second(bench):
+    case = bench.Case({}, 1, lambda: time.sleep(0.005), ("some", {}), flop=1e6)
+    peer = Peer()
+    found = bench.measure(case, 3, peer)
+    assert peer.asked == ["some", "gemm", *["gemm", "some"] * 3]
+    assert found["torch_clips_per_s"] == pytest.approx(100)
+    assert found["clips_per_s"] <= 200
+    assert found["ratio"] == pytest.approx(found["clips_per_s"] / 100, rel=1e-3)
+    assert found["gflop_per_s"] == pytest.approx(found["clips_per_s"] * 1e6 / 1e9, rel=1e-3)
+    assert 0 < found["share_of_gemm"] < 1
+
+
+def test_the_flops_of_a_product(bench):
+    a = np.ones((32, 64), np.float32)
+    assert bench.flop(lambda a, b: a @ b, a, a.T) == pytest.approx(2 * 32 * 64 * 32)
+
+
+def test_no_such_stage(bench, capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["nothing"])
+    assert "no stage nothing" in capsys.readouterr().err
