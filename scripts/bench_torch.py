@@ -1,49 +1,33 @@
 """The PyTorch side of the speed benchmarks: asdjax's layer shapes as one would write them in torch.
 
-bench.py starts this file with another Python (--torch-python PATH), which needs torch and NumPy
-alone, and asks for one measurement at a time, so that both sides can take turns. A line of standard
-input is a request, a line of standard output its answer:
+bench.py starts it with another Python (--torch-python PATH), which needs torch and NumPy alone, and
+asks for one measurement at a time: a line of input is a request, a line of output its answer.
 
     {"stage": "beats_embed", "options": {"seconds": 10, "batch": 8}, "repeat": 3}
     {"seconds": [...], "clips": 8, "versions": {...}, "threads": 2}
 
-Stages are those of `STAGES` and options their arguments, beside "threads" (default: all
-processors). What a stage needs is built, and run untimed, at the first request with these options,
-and kept until {"stage": "drop"}; {"stage": "quit"} or the end of the input ends the process. What
-cannot be done is answered by {"error": "..."}. Kernels and precision are PyTorch's defaults.
+Options are the stage's arguments, "device" (cpu or cuda) and "threads" (default: all processors).
+What a stage needs is built, and run untimed, at the first request with these options, and kept
+until {"stage": "drop"}; {"stage": "quit"} or the end of the input ends the process. What cannot be
+done is answered by {"error": "..."}. Kernels and precision are PyTorch's defaults.
 """
 
 import functools
-import itertools
 import json
 import math
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 
-RATE = 16000
-WARM_UP = 2  # untimed runs
-ITER3 = {  # of a BEATs checkpoint's `cfg`, what its sizes and drop-outs follow from
-    "encoder_layers": 12,
-    "encoder_embed_dim": 768,
-    "encoder_ffn_embed_dim": 3072,
-    "encoder_attention_heads": 12,
-    "embed_dim": 512,
-    "dropout": 0.1,
-    "attention_dropout": 0.1,
-    "dropout_input": 0.1,
-    "encoder_layerdrop": 0.05,
-}
+RATE, CLASSES = 16000, 16
+DROPOUT, LAYER_DROP = 0.1, 0.05  # as BEATs was trained
 
 Linear = functools.partial(nn.Linear, bias=False)  # MultiResNet has no biases
 Conv = functools.partial(nn.Conv2d, bias=False)
@@ -51,16 +35,13 @@ Norm1d = functools.partial(nn.BatchNorm1d, affine=False)
 Norm2d = functools.partial(nn.BatchNorm2d, affine=False)
 
 
-class SqueezeExcitation(nn.Module):
-    def __init__(self, channels: int):
-        super().__init__()
-        hidden = channels // 16
-        self.gate = nn.Sequential(
-            Linear(channels, hidden), nn.ReLU(), Linear(hidden, channels), nn.Sigmoid()
-        )
+class SqueezeExcitation(nn.Sequential):
+    def __init__(self, size: int):
+        hidden = size // 16
+        super().__init__(Linear(size, hidden), nn.ReLU(), Linear(hidden, size), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.gate(x.flatten(2).mean(2))
+        gate = super().forward(x.flatten(2).mean(2))
         return x * gate.reshape(*gate.shape, *[1] * (x.ndim - 2))
 
 
@@ -105,8 +86,8 @@ class STFTBranch(nn.Module):
         layers = [Conv(1, 16, 7, 2), Norm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2)]
         layers += [Block(16, 16, 1), Block(16, 16, 1)]
         height = ((bins - 7) // 2 + 1 - 3) // 2 + 1
-        for n_in, n_out in itertools.pairwise((16, 32, 64, 128)):
-            layers += [Block(n_in, n_out, 2), Block(n_out, n_out, 1)]
+        for size in 32, 64, 128:
+            layers += [Block(size // 2, size, 2), Block(size, size, 1)]
             height = (height + 1) // 2
         self.layers = nn.Sequential(*layers)
         self.out = nn.Sequential(Norm1d(128 * height), Linear(128 * height, 128))
@@ -118,26 +99,21 @@ class STFTBranch(nn.Module):
         return self.out(self.layers(x[:, None]).amax(3).flatten(1))
 
 
-class MultiResNet(nn.Module):
+class MultiResNet(nn.ModuleList):
     def __init__(self, samples: int):
-        super().__init__()
-        stft = map(STFTBranch, (256, 1024, 4096))
-        self.branches = nn.ModuleList([FFTBranch(samples), *stft])
+        super().__init__([FFTBranch(samples), *map(STFTBranch, (256, 1024, 4096))])
 
     def forward(self, waves: Tensor) -> Tensor:
-        return torch.cat([branch(waves) for branch in self.branches], dim=1)
+        return torch.cat([branch(waves) for branch in self], dim=1)
 
 
-class Fbank(nn.Module):
-    """Kaldi's filterbank as torchaudio computes it, clip by clip, normalised as BEATs does."""
-
+class Fbank(nn.Module):  # as torchaudio computes Kaldi's, clip by clip; normalised as in BEATs
     def __init__(self):
         super().__init__()
         window = torch.hann_window(400, periodic=False) ** 0.85
         low, high = (1127 * math.log(1 + hz / 700) for hz in (20, 8000))
-        left, centre, right = (
-            low + (torch.arange(128) + i) * ((high - low) / 129) for i in range(3)
-        )
+        step = (high - low) / 129
+        left, centre, right = (low + (torch.arange(128) + i) * step for i in range(3))
         mel = 1127 * (1 + 31.25 * torch.arange(256)[:, None] / 700).log()
         bank = torch.minimum((mel - left) / (centre - left), (right - mel) / (right - centre))
         self.register_buffer("window", window, persistent=False)
@@ -155,9 +131,7 @@ class Fbank(nn.Module):
         return energies.clamp(min=torch.finfo(torch.float32).eps).log()
 
 
-class LoRALinear(nn.Module):
-    """x W + b + alpha / rank * (x A) B, of which A and B alone are trained."""
-
+class LoRALinear(nn.Module):  # x W + b + alpha / rank * (x A) B
     def __init__(self, base: nn.Linear, rank: int, alpha: float = 8.0):
         super().__init__()
         self.base, self.scale = base, alpha / rank
@@ -168,18 +142,24 @@ class LoRALinear(nn.Module):
         return self.base(x) + self.scale * self.lora_b(self.lora_a(x))
 
 
-class Attention(nn.Module):
-    """Self-attention with gated relative position bias; `kind` is "eager" or "sdpa"."""
+class Sizes(NamedTuple):
+    layers: int = 12  # BEATs Iter3's
+    width: int = 768
+    hidden: int = 3072
+    heads: int = 12
+    features: int = 512
+    attention: str = "eager"  # as the reference computes it, or "sdpa"
 
-    def __init__(self, cfg: SimpleNamespace, table: nn.Embedding, kind: str):
+
+class Attention(nn.Module):
+    def __init__(self, sizes: Sizes, table: nn.Embedding):
         super().__init__()
-        width, self.heads = cfg.encoder_embed_dim, cfg.encoder_attention_heads
+        self.heads, self.kind, width = sizes.heads, sizes.attention, sizes.width
         self.relative_attention_bias = table  # one for all layers
         self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.grep_linear = nn.Linear(width // self.heads, 8)
         self.grep_a = nn.Parameter(torch.ones(1, self.heads, 1, 1))
-        self.dropout, self.kind = cfg.attention_dropout, kind
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         projections = self.q_proj, self.k_proj, self.v_proj
@@ -187,7 +167,7 @@ class Attention(nn.Module):
         sums = self.grep_linear(q).unflatten(3, (2, 4)).sum(-1)
         a, b = torch.sigmoid(sums).chunk(2, dim=-1)
         bias = (a * (b * self.grep_a - 1) + 2) * bias
-        dropout = self.dropout if self.training else 0.0
+        dropout = DROPOUT if self.training else 0.0
         if self.kind == "sdpa":
             y = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), dropout)
         else:  # as the reference, which divides by 32 for a while: half precision would overflow
@@ -198,14 +178,12 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, cfg: SimpleNamespace, table: nn.Embedding, attention: str):
+    def __init__(self, sizes: Sizes, table: nn.Embedding):
         super().__init__()
-        width, hidden = cfg.encoder_embed_dim, cfg.encoder_ffn_embed_dim
-        self.self_attn = Attention(cfg, table, attention)
+        self.self_attn, width = Attention(sizes, table), sizes.width
         self.self_attn_layer_norm, self.final_layer_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        self.dropout = nn.Dropout(cfg.dropout)
-        self.alpha = (2 * cfg.encoder_layers) ** 0.25  # deep norm
+        self.fc1, self.fc2 = nn.Linear(width, sizes.hidden), nn.Linear(sizes.hidden, width)
+        self.alpha, self.dropout = (2 * sizes.layers) ** 0.25, nn.Dropout(DROPOUT)  # deep norm
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         x = self.self_attn_layer_norm(self.alpha * x + self.dropout(self.self_attn(x, bias)))
@@ -214,22 +192,20 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self, cfg: SimpleNamespace, attention: str):
+    def __init__(self, sizes: Sizes):
         super().__init__()
-        width, self.layer_drop = cfg.encoder_embed_dim, cfg.encoder_layerdrop
-        conv = nn.Conv1d(width, width, 128, padding=64, groups=16)
-        self.pos_conv = nn.Sequential(weight_norm(conv, dim=2))  # one norm for each tap
-        self.table = [nn.Embedding(320, cfg.encoder_attention_heads)]  # registered by the layers
-        layers = (Layer(cfg, self.table[0], attention) for _ in range(cfg.encoder_layers))
-        self.layers = nn.ModuleList(layers)
-        self.layer_norm, self.dropout = nn.LayerNorm(width), nn.Dropout(cfg.dropout)
+        conv = nn.Conv1d(sizes.width, sizes.width, 128, padding=64, groups=16)
+        self.pos_conv = nn.Sequential(nn.utils.parametrizations.weight_norm(conv, dim=2))
+        table = nn.Embedding(320, sizes.heads)
+        self.layers = nn.ModuleList(Layer(sizes, table) for _ in range(sizes.layers))
+        self.layer_norm, self.dropout = nn.LayerNorm(sizes.width), nn.Dropout(DROPOUT)
 
     def forward(self, x: Tensor) -> Tensor:
         positions = self.pos_conv(x.transpose(1, 2))[:, :, :-1]  # an even kernel: one too many
         x = self.dropout(self.layer_norm(x + F.gelu(positions).transpose(1, 2)))
         bias = self.position_bias(torch.arange(x.shape[1], device=x.device))
         for layer in self.layers:
-            if not self.training or torch.rand(()) >= self.layer_drop:
+            if not self.training or torch.rand(()) >= LAYER_DROP:
                 x = layer(x, bias)
         return x
 
@@ -238,39 +214,26 @@ class Encoder(nn.Module):
         octaves = (relative.abs().clamp(min=80) / 80).log() / math.log(800 / 80)
         far = (80 + (octaves * 80).long()).clamp(max=159)
         bucket = torch.where(relative.abs() < 80, relative.abs(), far)
-        return self.table[0](bucket + 160 * (relative > 0)).permute(2, 0, 1)
+        table = self.layers[0].self_attn.relative_attention_bias
+        return table(bucket + 160 * (relative > 0)).permute(2, 0, 1)
 
 
-class BEATs(nn.Module):
-    """Normalised filterbank [B, frames, 128] to tokens [B, L, D], by the checkpoints' names."""
-
-    def __init__(self, cfg: dict[str, Any] = ITER3, attention: str = "eager"):
+class BEATs(nn.Module):  # with the names of its checkpoints; to tokens [B, L, width]
+    def __init__(self, sizes: Sizes):
         super().__init__()
-        cfg = SimpleNamespace(**cfg)
-        self.patch_embedding = Conv(1, cfg.embed_dim, 16, 16)
-        self.layer_norm = nn.LayerNorm(cfg.embed_dim)
-        self.post_extract_proj = nn.Linear(cfg.embed_dim, cfg.encoder_embed_dim)
-        self.dropout_input = nn.Dropout(cfg.dropout_input)
-        self.encoder = Encoder(cfg, attention)
+        self.patch_embedding = Conv(1, sizes.features, 16, 16)
+        self.layer_norm = nn.LayerNorm(sizes.features)
+        self.post_extract_proj = nn.Linear(sizes.features, sizes.width)
+        self.dropout_input, self.encoder = nn.Dropout(DROPOUT), Encoder(sizes)
 
     def forward(self, fbank: Tensor) -> Tensor:
         x = self.patch_embedding(fbank[:, None]).flatten(2).transpose(1, 2)
         return self.encoder(self.dropout_input(self.post_extract_proj(self.layer_norm(x))))
 
-    def adapt(self, rank: int) -> None:
-        """Freeze everything and give every q_proj and v_proj an adapter."""
-        self.requires_grad_(False)
-        for attention in (layer.self_attn for layer in self.encoder.layers):
-            attention.q_proj = LoRALinear(attention.q_proj, rank)
-            attention.v_proj = LoRALinear(attention.v_proj, rank)
 
-
-class AttnStatPool(nn.Module):
-    """Tokens [B, L, C] to their weighted mean and deviation, mapped to [B, C]."""
-
-    def __init__(self, width: int):
+class AttnStatPool(nn.Module):  # tokens [B, L, width] to [B, width]
+    def __init__(self, width: int, hidden: int):
         super().__init__()
-        hidden = width // 16
         weights = [nn.Conv1d(3 * width, hidden, 1), nn.ReLU(), nn.BatchNorm1d(hidden), nn.Tanh()]
         weights += [nn.Conv1d(hidden, width, 1), nn.Softmax(dim=2)]
         out = nn.BatchNorm1d(2 * width), nn.Linear(2 * width, width), nn.BatchNorm1d(width)
@@ -285,41 +248,29 @@ class AttnStatPool(nn.Module):
         return self.out(torch.cat([mean, variance.clamp(min=1e-4).sqrt()], 1))
 
 
-class BEATsEmbedder(nn.Module):
-    """Waveforms to embeddings of 256 values, or without `head` to the tokens' means."""
-
-    def __init__(self, dtype: str, attention: str, head: bool = True):
+class BEATsEmbedder(nn.Module):  # of waveforms or filterbanks; without `head` tokens' means
+    def __init__(self, head: bool, dtype: str = "float32", attention: str = "eager"):
         super().__init__()
         if dtype not in ("float32", "bfloat16") or attention not in ("eager", "sdpa"):
             raise ValueError(f"no dtype {dtype} with attention {attention}")
-        self.fbank, self.beats = Fbank(), BEATs(attention=attention)
+        self.fbank, self.beats = Fbank(), BEATs(Sizes(attention=attention))
         self.half = dtype == "bfloat16"
-        self.head = nn.Sequential(AttnStatPool(768), nn.Linear(768, 256)) if head else None
+        self.head = nn.Sequential(AttnStatPool(768, 48), nn.Linear(768, 256)) if head else None
 
-    def forward(self, waves: Tensor) -> Tensor:
-        return self.of_fbank(self.fbank(waves))
-
-    def of_fbank(self, fbank: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        fbank = self.fbank(x) if x.ndim == 2 else x
         with torch.autocast(fbank.device.type, torch.bfloat16, enabled=self.half):
             tokens = self.beats(fbank)
         return self.head(tokens.float()) if self.head else tokens.float().mean(1)
 
 
-class SubClusterAdaCos(nn.Module):
-    def __init__(self, width: int, classes: int, sub_clusters: int = 16):
-        super().__init__()
-        centres = torch.empty(width, classes * sub_clusters)
-        self.centres = nn.Parameter(nn.init.xavier_uniform_(centres))
-        self.scale = math.sqrt(2) * math.log(classes * sub_clusters - 1)
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        cosine = F.normalize(x) @ F.normalize(self.centres, dim=0)
-        logits = (self.scale * cosine).unflatten(1, (target.shape[1], -1)).logsumexp(2)
-        return F.cross_entropy(logits, target)
+def sub_cluster_adacos(x: Tensor, centres: Tensor, target: Tensor) -> Tensor:
+    cosine = F.normalize(x) @ F.normalize(centres, dim=0)
+    logits = math.sqrt(2) * math.log(centres.shape[1] - 1) * cosine
+    return F.cross_entropy(logits.unflatten(1, (target.shape[1], -1)).logsumexp(2), target)
 
 
-Work: TypeAlias = tuple[Callable[[], Any], dict[str, float]]
-"""What is timed, and what the answer says about it."""
+Job: TypeAlias = tuple[Callable[[], Any], dict[str, float]]  # what is timed, what is said of it
 
 
 def sound(batch: int, seconds: float) -> Tensor:
@@ -327,113 +278,82 @@ def sound(batch: int, seconds: float) -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(-9000, 9000, shape, np.int16))
 
 
-def gemm(device: torch.device, size: int = 2048, dtype: str = "float32") -> Work:
+def gemm(device: str, size: int = 2048, dtype: str = "float32") -> Job:
     a = torch.ones(size, size, dtype=getattr(torch, dtype), device=device)
     return lambda: a @ a, {"clips": 1, "gflop": 2 * size**3 / 1e9}
 
 
-def fbank(device: torch.device, seconds: float = 10, batch: int = 8) -> Work:
+def fbank(device: str, seconds: float = 10, batch: int = 8) -> Job:
     """The normalised filterbank, from the host's floats."""
     waves, model = sound(batch, seconds) / 32768, Fbank().to(device)
     return lambda: model(waves.to(device)), {"clips": batch}
 
 
-def embedding(model: Callable[[Tensor], Tensor], waves: Tensor, device: torch.device) -> Work:
+def embedding(model: nn.Module, waves: Tensor, device: str) -> Job:
     """From the host's integers to the host's floats."""
+    model = model.to(device).eval()
     run = torch.no_grad()(lambda: model(waves.to(device) / 32768).cpu())
     return run, {"clips": len(waves)}
 
 
-def multiresnet_embed(device: torch.device, seconds: float = 12, batch: int = 8) -> Work:
-    model = MultiResNet(round(seconds * RATE)).to(device).eval()
-    return embedding(model, sound(batch, seconds), device)
+def multiresnet_embed(device: str, seconds: float = 12, batch: int = 8) -> Job:
+    return embedding(MultiResNet(round(seconds * RATE)), sound(batch, seconds), device)
 
 
-def beats_embed(
-    device: torch.device,
-    seconds: float = 10,
-    batch: int = 8,
-    dtype: str = "float32",
-    attention: str = "eager",
-    source: str = "waveform",
-) -> Work:
-    """With the option "from": "fbank", from a filterbank that is already on the device."""
-    model = BEATsEmbedder(dtype, attention, head=False).to(device).eval()
-    waves = sound(batch, seconds)
+def beats_embed(device: str, seconds: float = 10, batch: int = 8, **how: str) -> Job:
+    """Means over tokens; with "from": "fbank", of a filterbank that is on the device already."""
+    source = how.pop("from", "waveform")
+    if source not in ("waveform", "fbank"):
+        raise ValueError(f"from {source}: choose waveform or fbank")
+    model, waves = BEATsEmbedder(False, **how), sound(batch, seconds)
     if source == "waveform":
         return embedding(model, waves, device)
-    if source != "fbank":
-        raise ValueError(f"from {source}: choose waveform or fbank")
-    ready = model.fbank(waves.to(device) / 32768)
-    return torch.no_grad()(lambda: model.of_fbank(ready).cpu()), {"clips": batch}
+    ready = model.to(device).eval().fbank(waves.to(device) / 32768)
+    return torch.no_grad()(lambda: model(ready).cpu()), {"clips": batch}
 
 
-def training(model: nn.Module, width: int, waves: Tensor, classes: int, rate: float) -> Work:
+def training(model: nn.Module, width: int, rate: float, waves: Tensor, device: str) -> Job:
     """A step on the device's integers: mixup, forward, sub-cluster AdaCos, backward, AdamW."""
-    loss, count, device = SubClusterAdaCos(width, classes), len(waves), waves.device
-    both = nn.ModuleList([model, loss]).to(device).train()
-    trained = [parameter for parameter in both.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=rate, weight_decay=0.01)
-    target = F.one_hot(torch.randint(classes, (count,), device=device), classes).float()
+    model, waves, count = model.to(device).train(), waves.to(device), len(waves)
+    centres = torch.empty(width, CLASSES * 16, device=device, requires_grad=True)
+    trained = [nn.init.xavier_uniform_(centres), *model.parameters()]
+    optimiser = torch.optim.AdamW([p for p in trained if p.requires_grad], rate, weight_decay=0.01)
+    target = F.one_hot(torch.randint(CLASSES, (count,), device=device), CLASSES).float()
 
     def run() -> None:
         share, chance = torch.rand(2, count, 1, device=device)
         share, partner = share.where(chance < 0.5, 1.0), torch.randperm(count, device=device)
         x, y = (share * a + (1 - share) * a[partner] for a in (waves / 32768, target))
         optimiser.zero_grad()
-        loss(model(x), y).backward()
+        sub_cluster_adacos(model(x), centres, y).backward()
         optimiser.step()
 
     return run, {"clips": count}
 
 
-def multiresnet_train(
-    device: torch.device, seconds: float = 12, batch: int = 8, classes: int = 16
-) -> Work:
-    """System 1's training step."""
+def multiresnet_train(device: str, seconds: float = 12, batch: int = 8) -> Job:
     model = MultiResNet(round(seconds * RATE))
-    return training(model, 512, sound(batch, seconds).to(device), classes, 1e-3)
+    return training(model, 512, 1e-3, sound(batch, seconds), device)
 
 
-def beats_train(
-    device: torch.device,
-    seconds: float = 10,
-    batch: int = 8,
-    classes: int = 16,
-    dtype: str = "float32",
-    attention: str = "eager",
-    lora: int = 0,
-) -> Work:
-    """System 2's training step, or System 4's with adapters of rank `lora`."""
-    model = BEATsEmbedder(dtype, attention)
+def beats_train(device: str, seconds: float = 10, batch: int = 8, lora: int = 0, **how: str) -> Job:
+    """All of BEATs (System 2), or adapters of rank `lora` (System 4)."""
+    model = BEATsEmbedder(True, **how)
     if lora:
-        model.beats.adapt(lora)
-    waves = sound(batch, seconds).to(device)
-    return training(model, 256, waves, classes, 1e-4 if lora else 5e-5)
+        model.beats.requires_grad_(False)
+        for attention in (layer.self_attn for layer in model.beats.encoder.layers):
+            attention.q_proj = LoRALinear(attention.q_proj, lora)
+            attention.v_proj = LoRALinear(attention.v_proj, lora)
+    return training(model, 256, 1e-4 if lora else 5e-5, sound(batch, seconds), device)
 
 
-STAGES: dict[str, Callable[..., Work]] = {
-    "gemm": gemm,
-    "fbank": fbank,
-    "multiresnet_embed": multiresnet_embed,
-    "multiresnet_train": multiresnet_train,
-    "beats_embed": beats_embed,
-    "lora_embed": beats_embed,  # merged adapters cost nothing
-    "beats_train": beats_train,
-    "lora_train": functools.partial(beats_train, lora=128),
-}
+_STAGES = gemm, fbank, multiresnet_embed, multiresnet_train, beats_embed, beats_train
+STAGES: dict[str, Callable[..., Job]] = {stage.__name__: stage for stage in _STAGES}
+STAGES["lora_embed"] = beats_embed  # merged adapters cost nothing
+STAGES["lora_train"] = functools.partial(beats_train, lora=128)
 
 
-def timed(run: Callable[[], Any], device: torch.device) -> float:
-    """Seconds until the device has finished."""
-    began = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def answer(request: dict[str, Any], built: dict[str, Work]) -> dict[str, Any]:
+def answer(request: dict[str, Any], built: dict[str, Job]) -> dict[str, Any]:
     stage, options = request.get("stage"), dict(request.get("options", {}))
     if stage == "drop":
         built.clear()
@@ -441,32 +361,29 @@ def answer(request: dict[str, Any], built: dict[str, Work]) -> dict[str, Any]:
         return {}
     if stage not in STAGES:
         raise ValueError(f"no stage {stage}: choose from {', '.join(STAGES)}")
-    torch.set_num_threads(options.pop("threads", None) or os.cpu_count())
+    threads = options.pop("threads", os.cpu_count())
+    torch.set_num_threads(threads)
     key, device = json.dumps([stage, options], sort_keys=True), options.pop("device", "cpu")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ValueError(f"torch {torch.__version__} has no device {device} here")
-    device = torch.device(device)
+    untimed = 0
     if key not in built:
         torch.manual_seed(0)
-        options = {{"from": "source"}.get(name, name): value for name, value in options.items()}
-        work = STAGES[stage](device, **options)
-        for _ in range(WARM_UP):
-            timed(work[0], device)
-        built[key] = work
-    run, about = built[key]
-    modules = {"torch": torch, "numpy": np}
-    return {
-        "seconds": [timed(run, device) for _ in range(request.get("repeat", 1))],
-        **about,
-        "versions": {"python": platform.python_version()}
-        | {name: module.__version__ for name, module in modules.items()},
-        "threads": torch.get_num_threads(),
-    }
+        built[key], untimed = STAGES[stage](device, **options), 2
+    (run, about), seconds = built.pop(key), []
+    for _ in range(untimed + request.get("repeat", 1)):
+        began = time.perf_counter()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    built[key] = run, about  # unless it failed
+    versions = {"torch": torch.__version__, "numpy": np.__version__}
+    return {"seconds": seconds[untimed:], **about, "versions": versions, "threads": threads}
 
 
 def main() -> None:
-    """Answer requests until the last one."""
-    built: dict[str, Work] = {}
+    built: dict[str, Job] = {}
     for line in sys.stdin:
         try:
             request = json.loads(line)

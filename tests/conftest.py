@@ -46,7 +46,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture(scope="session", autouse=True)
 def compile_once(tmp_path_factory):
     """Let tests that compile the same program share it, and processes that they start."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
+    workers = "PYTEST_XDIST_WORKER" in os.environ  # each has a directory below a common one
+    base = tmp_path_factory.getbasetemp()
+    folder = str((base.parent if workers else base) / "compiled")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
