@@ -68,6 +68,8 @@ class Torch:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            # threads that spin while the other side is measured would slow it down
+            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
         )
 
     def ask(self, stage: str, options: dict[str, Any], repeat: int = 1) -> dict[str, Any]:
@@ -112,6 +114,8 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
     tasks["gemm"]()
     ours, theirs, product, their_product = [], [], [], []
     options = {"size": GEMM, "dtype": case.dtype}
+    if peer and "device" in case.torch[1]:
+        options["device"] = case.torch[1]["device"]
     if peer:
         answer = peer.ask(*case.torch)
         their_times = max(1, round(LEAST / answer["seconds"][0]))
@@ -474,7 +478,7 @@ def main(argv: list[str]) -> None:
     torch = Torch(options.torch_python) if options.torch_python else None
     for case in STAGES[stages[0]](options, np.random.default_rng(0)):
         if case.torch and options.device == "gpu":
-            case.torch[1]["device"] = "cuda"
+            case.torch = (case.torch[0], {**case.torch[1], "device": "cuda"})
         print(json.dumps({**about, **measure(case, options.rounds, torch)}), flush=True)
         if torch:
             torch.ask("drop", {})
