@@ -4,9 +4,10 @@ A checkpoint appears under its step's number all at once; an interrupted save le
 temporary directory, which readers pass over and the next save clears.
 """
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,25 @@ def digest(tree: Tree) -> str:
         state.update(f"{path} {array.dtype} {array.shape}\n".encode())
         state.update(array.tobytes())
     return state.hexdigest()
+
+
+_DAMAGED = (
+    "{}: this checkpoint is missing or damaged ({}): delete it to continue from an older one, or "
+    "train again with --no-resume"
+)
+
+
+@contextlib.contextmanager
+def _readable(path: Path, otherwise: str) -> Iterator[None]:
+    """Say in the words of `otherwise` that orbax cannot read what is at `path`."""
+    try:
+        yield
+    except Exception as error:
+        # For arrays that it cannot read orbax raises Exception itself; an absent item is None.
+        known = isinstance(error, OSError | ValueError | KeyError | AttributeError)
+        if not known and type(error) is not Exception:
+            raise
+        raise AsdjaxError(otherwise.format(path, _brief(error))) from error
 
 
 def _quiet() -> None:
@@ -61,18 +81,12 @@ def load_weights(directory: Path, like: Tree) -> Tree:
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
     )
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            stored = checkpointer.metadata(directory.absolute()).item_metadata.tree
-            wrong = _differences(stored, like, dtypes=False)
-            if not wrong:
-                restored = checkpointer.restore(directory.absolute(), target)
-    except MemoryError:
-        raise
-    except Exception as error:  # orbax has no narrower class for arrays that it cannot read
-        raise AsdjaxError(
-            f"{directory}: these weights are missing or damaged ({_brief(error)}): convert again"
-        ) from error
+    damaged = "{}: these weights are missing or damaged ({}): convert again"
+    with _readable(directory, damaged), ocp.StandardCheckpointer() as checkpointer:
+        stored = checkpointer.metadata(directory.absolute()).item_metadata.tree
+        wrong = _differences(stored, like, dtypes=False)
+        if not wrong:
+            restored = checkpointer.restore(directory.absolute(), target)
     if wrong:
         raise AsdjaxError(f"{directory}: not weights of this architecture: {wrong}")
     return jax.tree.map(np.asarray, restored)
@@ -166,11 +180,9 @@ class Checkpoints:
             AsdjaxError: names, shapes or dtypes differ (all differences in one message), or the
                 files are damaged.
         """
-        try:
+        with _readable(self.directory / str(step), _DAMAGED):
             metadata = self._manager.item_metadata(step)
             stored = {item: metadata[item].tree for item in like}
-        except (OSError, ValueError, KeyError, AttributeError) as error:  # None for an absent item
-            raise self._damaged(step, _brief(error)) from error
         wrong = _differences(stored, like)
         if wrong:
             raise AsdjaxError(
@@ -186,18 +198,8 @@ class Checkpoints:
         return {item: jax.tree.map(np.asarray, restored[item]) for item in like}
 
     def _read(self, step: int, **items: Any) -> Any:
-        try:
+        with _readable(self.directory / str(step), _DAMAGED):
             return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except MemoryError:
-            raise
-        except Exception as error:  # as in load_weights
-            raise self._damaged(step, _brief(error)) from error
-
-    def _damaged(self, step: int, why: str) -> AsdjaxError:
-        return AsdjaxError(
-            f"{self.directory / str(step)}: this checkpoint is missing or damaged ({why}): delete "
-            "it to continue from an older one, or train again with --no-resume"
-        )
 
 
 def _flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:

@@ -403,46 +403,35 @@ anew and keeps nothing.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
+    keep_programs = NO_CACHE not in args
+    args = [argument for argument in args if argument != NO_CACHE]
     if not args or args[0] in ("-h", "--help"):
         print(_usage(), file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
     if args[0] == "--version":
         print(f"asdjax {__version__}")
         return 0
-    keep_programs = NO_CACHE not in args
-    args = [argument for argument in args if argument != NO_CACHE]
-    if args[:1] == ["convert"]:
+    if args[0] == "convert":
         from asdjax.convert.__main__ import main as convert
 
         return convert(args[1:])
-    if not args or args[0] not in VERBS:
-        print(f"asdjax: no command {' '.join(args[:1])!r}\n\n{_usage()}", file=sys.stderr)
+    if args[0] not in VERBS:
+        print(f"asdjax: no command {args[0]!r}\n\n{_usage()}", file=sys.stderr)
         return 2
-    try:
-        command = _parse(args[0], args[1:])
-        if isinstance(getattr(command, "config", None), Config):
-            configs.validate(command.config, "command line")
-        if keep_programs and isinstance(command, COMPILING):
-            _keep_programs()
-        return command() or 0
-    except AsdjaxError as error:
-        print(f"asdjax: {error}", file=sys.stderr)
-        return 1
-    except (OSError, MemoryError) as error:  # a full disk, a folder without permission
-        print(f"asdjax: {error or 'out of memory'}", file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):  # what XLA says of a device's memory
-            raise
-        print(
-            f"asdjax: out of memory on the device ({str(error).splitlines()[0][:200]}): give "
-            "shorter clips or a smaller batch_size, or set model.remat in training",
-            file=sys.stderr,
-        )
-        return 1
-    except KeyboardInterrupt:
-        print("asdjax: interrupted: the same command continues", file=sys.stderr)
-        return 130
+    from asdjax import console
+
+    return console.finish(
+        lambda: _carry_out(args[0], args[1:], keep_programs), "the same command continues"
+    )
+
+
+def _carry_out(verb: str, args: list[str], keep_programs: bool) -> int | None:
+    command = _parse(verb, args)
+    if isinstance(getattr(command, "config", None), Config):
+        configs.validate(command.config, "command line")
+    if keep_programs and isinstance(command, COMPILING):
+        _keep_programs()
+    return command()
 
 
 def _keep_programs() -> None:

@@ -14,10 +14,38 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from asdjax.errors import AsdjaxError
+
 
 def say(line: str) -> None:
     """Print one line."""
     print(line, file=sys.stderr, flush=True)
+
+
+def finish(command: Callable[[], int | None], interrupted: str) -> int:
+    """Carry out a command and return its exit code; what went wrong is one sentence.
+
+    Args:
+        command: what to do; may return an exit code.
+        interrupted: what Ctrl-C leaves.
+    """
+    try:
+        return command() or 0
+    except AsdjaxError as error:
+        say(f"asdjax: {error}")
+    except (OSError, MemoryError) as error:  # a full disk, a folder without permission
+        say(f"asdjax: {error or 'out of memory'}")
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):  # what XLA says of a device's memory
+            raise
+        say(
+            f"asdjax: out of memory on the device ({str(error).splitlines()[0][:200]}): give "
+            "shorter clips or a smaller batch_size, or set model.remat in training"
+        )
+    except KeyboardInterrupt:
+        say(f"asdjax: interrupted: {interrupted}")
+        return 130
+    return 1
 
 
 Advance = Callable[[int, str], None]

@@ -245,10 +245,11 @@ class Run:
         kept = {n: r for n, r in records.items() if n not in {self._name(p) for p in results}}
         if kept != records:
             write_json(self._artefacts, kept)
+        marks = self.marks()
         for path, (content, made_from) in results.items():
             write_bytes(path, content)
             record = {"made_from": made_from, "content": _content(content)}
-            kept[self._name(path)] = record | self.marks()
+            kept[self._name(path)] = record | marks
         write_json(self._artefacts, dict(sorted(kept.items())))
 
     def _records(self) -> dict[str, dict[str, str]]:

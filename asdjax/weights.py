@@ -25,9 +25,23 @@ def of_run(run: Run) -> tuple[Config, int, Tree]:
     Raises:
         AsdjaxError: training has not finished, or other weights than it ended with.
     """
+    config, n_samples = run.config(), run.finished_training()["n_samples"]
+    trained, frozen = parts(run)
+    model, params = models.for_inference(
+        config.model, models.join(trained["params"]["model"], frozen)
+    )
+    whole = {"params": {"model": params}, "stats": {"model": trained["stats"]["model"]}}
+    return dataclasses.replace(config, model=model), n_samples, whole
+
+
+def parts(run: Run) -> tuple[Tree, Tree]:
+    """What a run trained, {"params", "stats"} of "model" and "head", and what it left as it was.
+
+    Raises:
+        AsdjaxError: as for `of_run`.
+    """
     config, training = run.config(), run.finished_training()
-    n_samples = training["n_samples"]
-    learner = Learner(config, n_classes=len(training["classes"]), n_samples=n_samples)
+    learner = Learner(config, n_classes=len(training["classes"]), n_samples=training["n_samples"])
     trained: Tree = {"params": {"model": {}}, "stats": {"model": {}}}
     if not models.is_frozen(config.model):
         trained = _trained(run, training, learner.shapes()["weights"])
@@ -38,11 +52,7 @@ def of_run(run: Run) -> tuple[Config, int, Tree]:
             "training.json states: restore the folder of model.weights, or train again with "
             "--no-resume"
         )
-    model, params = models.for_inference(
-        config.model, models.join(trained["params"]["model"], frozen)
-    )
-    whole = {"params": {"model": params}, "stats": {"model": trained["stats"]["model"]}}
-    return dataclasses.replace(config, model=model), n_samples, whole
+    return trained, frozen
 
 
 def of_folder(folder: Pretrained, layers: tuple[int, ...]) -> tuple[Config, None, Tree]:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from asdjax.errors import AsdjaxError
+from asdjax import console
 
 Source = Positional[Annotated[Path, arg(metavar="SRC", help="The PyTorch checkpoint.")]]
 
@@ -133,18 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Convert between PyTorch checkpoints and asdjax, without PyTorch.",
         args=sys.argv[1:] if argv is None else argv,
     )
-    try:
-        command()
-    except AsdjaxError as error:
-        print(f"asdjax: {error}", file=sys.stderr)
-        return 1
-    except (OSError, MemoryError) as error:  # a full disk, a folder without permission
-        print(f"asdjax: {error or 'out of memory'}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("asdjax: interrupted: nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return console.finish(command, "nothing was written")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from asdjax import audio, checkpoint, losses, models, pretrained, runs
+from asdjax import audio, checkpoint, losses, models, pretrained, runs, weights
 from asdjax import config as configs
 from asdjax._version import __version__
 from asdjax.architectures import BEATsConfig, BEATsEncoderConfig, MultiResNetConfig
@@ -64,10 +64,10 @@ def from_asdkit(
         state = _trained_state(source)
         config = _configuration(state, source, recipe, clip_seconds, pretrained_weights)
         state, fresh = _with_statistics(state, source, bn_stats)
-        weights, frozen, n_classes, n_samples = _weights(state, source, config)
+        arrays, frozen, n_classes, n_samples = _weights(state, source, config)
         run = Run(partial)
         run.write_config(config)
-        trained = _size(weights["params"]["model"])
+        trained = _size(arrays["params"]["model"])
         training = {
             "classes": [f"class {i}" for i in range(n_classes)],
             "n_samples": n_samples,
@@ -86,12 +86,12 @@ def from_asdkit(
             "config": configs.to_tree(config),
             "parameters": trained + _size(frozen),
             "trained_parameters": trained,
-            "digest": checkpoint.digest(weights),
+            "digest": checkpoint.digest(arrays),
             "frozen": checkpoint.digest(frozen) if frozen else None,
         }
         progress = {"step": np.zeros((), np.int32)}
         with Checkpoints(run.checkpoints, keep=1) as checkpoints:
-            checkpoints.save(0, {"weights": weights, "progress": progress}, training)
+            checkpoints.save(0, {"weights": arrays, "progress": progress}, training)
         run.write_training(training)
     return training
 
@@ -133,32 +133,13 @@ def _is_converted(folder: Path) -> bool:
 
 
 def _run_state(run: Run) -> dict[str, np.ndarray]:
-    config, training = run.config(), run.finished_training()
-    learner = Learner(config, n_classes=len(training["classes"]), n_samples=training["n_samples"])
+    model, (trained, frozen) = run.config().model, weights.parts(run)
     state = {}
-    if not models.is_frozen(config.model):
-        like = learner.shapes()["weights"]
-        if not run.checkpoints.is_dir():
-            raise _changed(run.checkpoints)
-        with Checkpoints(run.checkpoints) as checkpoints:
-            weights = checkpoints.restore(training["step"], {"weights": like})["weights"]
-        if checkpoint.digest(weights) != training["digest"]:
-            raise _changed(run.checkpoints)
-        state = state_dict.to_torch(asdkit.table(config.model, weights), weights)
-    if learner.freezes:
-        path = config.model.weights
-        frozen = learner.frozen(None if path is None else pretrained.read(Path(path)))
-        if checkpoint.digest(frozen) != training["frozen"]:
-            raise _changed(run.path if path is None else Path(path))
-        state |= state_dict.to_torch(asdkit.base_table(config.model, frozen["encoder"]), frozen)
+    if not models.is_frozen(model):
+        state = state_dict.to_torch(asdkit.table(model, trained), trained)
+    if frozen:
+        state |= state_dict.to_torch(asdkit.base_table(model, frozen["encoder"]), frozen)
     return state
-
-
-def _changed(path: Path) -> AsdjaxError:
-    return AsdjaxError(
-        f"{path}: not the weights that training.json states: restore them, or train again with "
-        "--no-resume"
-    )
 
 
 def _trained_state(source: Path) -> dict[str, np.ndarray]:

@@ -340,7 +340,7 @@ def test_torch_refuses(tiny, tmp_path, capsys):
     run = finished_run(tmp_path / "run", config)
     run.write_training({**run.finished_training(), "digest": "0" * 32})
     err = refused(capsys, "torch", run.path, tmp_path / "a.npz")
-    assert "not the weights that training.json states" in err
+    assert "not those that training.json states" in err
 
 
 def test_messages_of_a_missing_name(multiresnet, tmp_path):
