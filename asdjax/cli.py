@@ -418,8 +418,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] not in VERBS:
         print(f"asdjax: no command {args[0]!r}\n\n{_usage()}", file=sys.stderr)
         return 2
-    from asdjax import console
+    from asdjax import console, host_memory
 
+    if argv is None:  # a process of our own
+        host_memory.keep()
     return console.finish(
         lambda: _carry_out(args[0], args[1:], keep_programs), "the same command continues"
     )

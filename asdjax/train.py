@@ -12,7 +12,18 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from asdjax import audio, batches, console, dcase, models, optim, parallel, pretrained, runs
+from asdjax import (
+    audio,
+    batches,
+    console,
+    dcase,
+    host_memory,
+    models,
+    optim,
+    parallel,
+    pretrained,
+    runs,
+)
 from asdjax.architectures import BEATsConfig
 from asdjax.checkpoint import ITEMS, Checkpoints, Tree, digest
 from asdjax.config import Config, differences, settings, to_tree, validate
@@ -195,6 +206,9 @@ def _loop(
             batch = parallel.split_batch(next(data), work.devices)
             state, metrics = step_function(state, batch)
             log.add(step, metrics)
+            if step == first:
+                jax.block_until_ready(metrics)
+                host_memory.trim()
             epoch, last_of_epoch = divmod(step + 1, work.epoch.steps)
             done = step + 1 == work.steps
             due = last_of_epoch == 0 and (epoch % config.train.checkpoint_every == 0 or done)

@@ -12,7 +12,7 @@ from jax import lax
 from numpy.lib.stride_tricks import sliding_window_view
 
 from asdjax.errors import AsdjaxError
-from asdjax.models.layers import BatchNorm, BatchStat, Conv, Linear, SqueezeExcitation, max_pool
+from asdjax.models.layers import BatchNorm, BatchStat, Conv, Linear, SqueezeExcitation
 
 
 def normal(rng, *shape):
@@ -85,26 +85,6 @@ def test_initial_weights_are_pytorchs(layer, fan_in):
         assert 0.97 * bound < jnp.max(jnp.abs(values)) <= bound
         assert jnp.std(values) == pytest.approx(bound / math.sqrt(3), rel=0.1)
         assert abs(jnp.mean(values)) < 0.15 * bound
-
-
-def test_max_pool_takes_the_first_of_equal_maxima(rng):
-    for padding, height, width in [(0, 9, 12), (1, 8, 11)]:
-        x = np.round(2 * normal(rng, 2, height, width, 3))  # many ties
-        padded = np.pad(
-            x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-np.inf
-        )
-        windows = sliding_window_view(padded, (3, 3), axis=(1, 2))[:, ::2, ::2]
-        value, pull = jax.vjp(lambda x, p=padding: max_pool(x, window=3, stride=2, padding=p), x)
-        np.testing.assert_array_equal(value, windows.max((-2, -1)))
-
-        weights = normal(rng, *value.shape)
-        expected = np.zeros_like(padded)
-        first = windows.reshape(*windows.shape[:-2], 9).argmax(-1)
-        for b, h, w, c in np.ndindex(*first.shape):
-            row, column = divmod(first[b, h, w, c], 3)
-            expected[b, 2 * h + row, 2 * w + column, c] += weights[b, h, w, c]
-        inner = slice(padding, -padding or None)
-        np.testing.assert_allclose(pull(weights)[0], expected[:, inner, inner], atol=1e-6)
 
 
 def test_squeeze_excitation(rng):

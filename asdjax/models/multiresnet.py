@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from asdjax.architectures import MultiResNetConfig, SpectrogramConfig
 from asdjax.errors import AsdjaxError
+from asdjax.models.gradients import max_pool
 from asdjax.models.layers import (
     BatchNorm,
     BatchStat,
@@ -20,7 +21,6 @@ from asdjax.models.layers import (
     Linear,
     Rng,
     SqueezeExcitation,
-    max_pool,
 )
 from asdjax.signal.stft import bins, hann, magnitude_spectrogram, magnitude_spectrum
 
@@ -250,8 +250,10 @@ class Stem(nnx.Module):
         self, x: Float[Array, "B F L 1"], *, train: bool, axis_name: str | None = None
     ) -> Float[Array, "B F_out L_out C"]:
         """Apply the stem; each axis shrinks about fourfold."""
-        x = jax.nn.relu(self.norm(self.conv(x), train=train, axis_name=axis_name))
-        return max_pool(x, window=3, stride=2)
+        x = self.conv(x)
+        statistics = self.norm.statistics(x, train=train, axis_name=axis_name)
+        # The maximum first, of which there are fewer: what follows keeps the order of values.
+        return jax.nn.relu(self.norm.normalised(max_pool(x, 3, 2), *statistics))
 
 
 class ResidualBlock(nnx.Module):
@@ -297,7 +299,7 @@ class ResidualBlock(nnx.Module):
         """The branch that passes the normalised input on."""
         if self.projection is None:
             return x
-        return self.projection(max_pool(x, window=3, stride=self.stride, padding=1))
+        return self.projection(max_pool(x, 3, self.stride, padding=1))
 
 
 def flatten(x: Float[Array, "B N C"]) -> Float[Array, "B C*N"]:

@@ -167,7 +167,8 @@ def magnitude_spectrogram(
     if window is None:
         window = jnp.asarray(hann(n_fft), waveform.dtype)
     norm = jnp.sqrt(jnp.sum(jnp.square(window)))
-    return jnp.abs(stft(waveform, n_fft=n_fft, hop=hop, window=window)) / norm
+    spectrum = jnp.swapaxes(stft(waveform, n_fft=n_fft, hop=hop, window=window), 1, 2)
+    return jnp.swapaxes(jnp.abs(spectrum) / norm, 1, 2)
 
 
 def magnitude_spectrum(waveform: Float[Array, "B T"]) -> Float[Array, "B T//2+1"]:

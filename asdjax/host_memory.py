@@ -1,0 +1,39 @@
+"""What the C library does with memory that this process has let go of.
+
+On a CPU, XLA asks for all the scratch memory of a program at every call and lets go of it at the
+end; the kernel would clear every page of it anew, a quarter of the time of a training step of
+MultiResNet. So the process keeps what it has had, and gives back what a first call left over.
+"""
+
+import ctypes
+import os
+import platform
+
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of malloc.h
+
+
+def keep() -> bool:
+    """Keep freed memory for the next call; to be called once, before any thread starts.
+
+    Returns:
+        Whether the C library is one that can (glibc), and the user's environment does not set its
+        allocator (GLIBC_TUNABLES, MALLOC_...), which would stand.
+    """
+    chosen = "GLIBC_TUNABLES" in os.environ or any(
+        name.startswith("MALLOC_") for name in os.environ
+    )
+    if chosen or platform.libc_ver()[0] != "glibc":
+        return False
+    library = ctypes.CDLL(None)
+    # One heap for all threads, also for large arrays, whose end is never given back.
+    settings = (_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)
+    return all(library.mallopt(*setting) == 1 for setting in settings)
+
+
+def trim() -> None:
+    """Give back what is free: after a program's first call, which compiled it and began the heap.
+
+    Without it the scratch memory of the first call may lie fragmented beside that of the second.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

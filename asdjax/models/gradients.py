@@ -1,0 +1,183 @@
+"""Operations whose gradients are written here, because those that JAX derives are slow on CPUs.
+
+Each has the values and the gradients of its plain form; channels last, batch first.
+"""
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+CLIPS = {"cpu": 8}
+"""Clips in one convolution of a backward pass, by kind of device; others take all at once. XLA's
+time on CPUs for 64 clips is three times that for eight times 8."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def correlate(
+    x: Float[Array, "B *positions n_in"],
+    kernel: Float[Array, "*window n_in n_out"],
+    stride: int,
+    padding: int,
+) -> Float[Array, "B *outputs n_out"]:
+    """Cross-correlation over one or two axes, with zeros added at both ends of each."""
+    axes = x.ndim - 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride,) * axes,
+        padding=((padding, padding),) * axes,
+        dimension_numbers=("NWC", "WIO", "NWC") if axes == 1 else ("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _correlate_forward(x: Array, kernel: Array, stride: int, padding: int) -> tuple:
+    x = lax.optimization_barrier(x)  # kept: XLA would compute it anew for the backward pass
+    return correlate(x, kernel, stride, padding), (x, kernel)
+
+
+def _correlate_backward(stride: int, padding: int, saved: tuple, g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    plain = functools.partial(correlate.__wrapped__, stride=stride, padding=padding)
+
+    def gradients(clips: slice) -> tuple[Array, Array]:
+        return jax.vjp(plain, x[clips], kernel)[1](g[clips])
+
+    size = CLIPS.get(jax.default_backend(), len(x))
+    parts = [gradients(slice(i, i + size)) for i in range(0, len(x), size)]
+    by_kernel = sum(part[1] for part in parts)
+    if stride > 1:
+        return jnp.concatenate([part[0] for part in parts]), by_kernel
+    return gradients(slice(None))[0], by_kernel  # as fast in one, and nothing to join
+
+
+correlate.defvjp(_correlate_forward, _correlate_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def moments(
+    x: Float[Array, "B *positions C"], axis_name: str | None = None
+) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
+    """Mean and biased variance of each channel, over all devices of the axis `axis_name`.
+
+    Every device must hold as many values as the others.
+    """
+    axes = tuple(range(x.ndim - 1))
+    # Two passes: mean(x^2) - mean(x)^2 would cancel where the mean exceeds the deviation.
+    mean = _over_devices(jnp.mean(x, axes), axis_name)
+    squares = jnp.square(x - per_channel(mean, x.ndim))
+    return mean, _over_devices(jnp.mean(squares, axes), axis_name)
+
+
+def per_channel(values: Float[Array, "C"], ndim: int) -> Float[Array, "... C"]:
+    """Give `values` the rank of a channels-last array."""
+    return lax.expand_dims(values, range(ndim - 1))
+
+
+def _over_devices(values: Array, axis_name: str | None) -> Array:
+    return values if axis_name is None else lax.pmean(values, axis_name)
+
+
+def _moments_forward(x: Array, axis_name: str | None) -> tuple:
+    mean, var = moments(x, axis_name)
+    return (mean, var), (x, mean)
+
+
+def _moments_backward(axis_name: str | None, saved: tuple, g: tuple[Array, Array]) -> tuple[Array]:
+    # The variance's gradient by way of the mean is the sum of x - mean, which is zero: JAX would
+    # add it all up.
+    x, mean = saved
+    by_mean, by_var, mean = (
+        per_channel(values, x.ndim) for values in (*(_over_devices(v, axis_name) for v in g), mean)
+    )
+    return ((by_mean + 2 * by_var * (x - mean)) / math.prod(x.shape[:-1]),)
+
+
+moments.defvjp(_moments_forward, _moments_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def max_pool(
+    x: Float[Array, "B *positions C"], window: int, stride: int, padding: int = 0
+) -> Float[Array, "B *outputs C"]:
+    """Maximum over windows along every axis between batch and channels.
+
+    An axis of n positions has (n + 2 padding - window) // stride + 1 outputs; padding never wins.
+    Of equal maxima the first, in row-major order, receives the gradient, as in PyTorch.
+    """
+    for axis in range(1, x.ndim - 1):
+        own = [padding * (i == axis) for i in range(x.ndim)]
+        padded = jnp.pad(x, [(n, n) for n in own], constant_values=-jnp.inf)
+        span = (padded.shape[axis] - window) // stride * stride + 1
+        taps = [lax.slice_in_dim(padded, i, i + span, stride, axis) for i in range(window)]
+        x = functools.reduce(jnp.maximum, taps)
+    return x
+
+
+def _max_pool_forward(x: Array, window: int, stride: int, padding: int) -> tuple:
+    axes = x.ndim - 2
+    widths = [(0, 0), *[(padding, padding)] * axes, (0, 0)]
+    padded = jnp.pad(x, widths, constant_values=-jnp.inf)
+    spans = [(n - window) // stride * stride + 1 for n in padded.shape[1:-1]]
+    base = _base(window, stride)
+    best = winner = None
+    for place in itertools.product(range(window), repeat=axes):
+        stop = [first + span for first, span in zip(place, spans, strict=True)]
+        limits = (0, *place, 0), (len(x), *stop, x.shape[-1]), (1, *[stride] * axes, 1)
+        values, number = lax.slice(padded, *limits), jnp.int8(_number(place, base))
+        if best is None:
+            best, winner = values, jnp.full_like(values, number, jnp.int8)
+        else:
+            winner = jnp.where(values > best, number, winner)
+            best = jnp.where(values > best, values, best)
+    return best, (winner, x)  # of x the backward pass uses the shape
+
+
+def _base(window: int, stride: int) -> int:
+    """How many places along an axis are told apart: the window's, rounded up to whole strides."""
+    return -(-window // stride) * stride
+
+
+def _number(place: tuple[int, ...], base: int) -> int:
+    return functools.reduce(lambda number, index: number * base + index, place, 0)
+
+
+def _max_pool_backward(
+    window: int, stride: int, padding: int, saved: tuple[Array, Array], g: Array
+) -> tuple[Array]:
+    """Collect for every position from the windows that it won.
+
+    Along each axis position stride * i + p is place p + stride * back of window i - back, for all
+    back that do not leave the window. All p of a cell i are computed side by side, on an axis of
+    their own, so that the result need only be reshaped.
+    """
+    winner, x = saved
+    axes, base = x.ndim - 2, _base(window, stride)
+    cells = [-(-(n + 2 * padding) // stride) for n in x.shape[1:-1]]
+    apart = range(2, 2 * axes + 1, 2)
+    places = jnp.indices([stride] * axes, jnp.int8, sparse=True)
+    own = [jnp.expand_dims(p, [2 * i for i in range(axes)]) for p in places]
+
+    def of_window(values: Array, back: tuple[int, ...], outside: int) -> Array:
+        fill = jnp.asarray(outside, values.dtype)
+        room = [(b, n - b - m, 0) for b, n, m in zip(back, cells, g.shape[1:-1], strict=True)]
+        return jnp.expand_dims(lax.pad(values, fill, [(0, 0, 0), *room, (0, 0, 0)]), apart)
+
+    dx = jnp.zeros((), g.dtype)
+    for back in itertools.product(range(base // stride), repeat=axes):
+        number = functools.reduce(
+            lambda number, p: number * jnp.int8(base) + p,
+            [p + jnp.int8(stride * b) for p, b in zip(own, back, strict=True)],
+        )
+        won = of_window(winner, back, -1) == number[None, ..., None]
+        dx += jnp.where(won, of_window(g, back, 0), 0)
+    dx = dx.reshape(len(x), *[n * stride for n in cells], x.shape[-1])
+    inside = [slice(padding, padding + n) for n in x.shape[1:-1]]
+    return (dx[:, *inside],)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)

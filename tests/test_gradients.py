@@ -1,0 +1,132 @@
+"""Operations with gradients of our own against their plain forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import relative
+from jax import lax
+from numpy.lib.stride_tricks import sliding_window_view
+
+from asdjax.models import gradients
+from asdjax.models.gradients import CLIPS
+
+
+def normal(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def pulled(function, *args):
+    """Values and the gradients by all arguments, for the cotangents cos(0), cos(1), ..."""
+    value, pull = jax.vjp(function, *args)
+    g = jax.tree.map(lambda v: jnp.cos(jnp.arange(v.size, dtype=v.dtype)).reshape(v.shape), value)
+    return value, pull(g)
+
+
+@pytest.mark.parametrize("clips", [1, 8, 19])
+@pytest.mark.parametrize("shape, kernel, stride, padding", [
+    ((12, 9, 3), (3, 3, 3, 4), 1, 1),
+    ((12, 9, 3), (3, 3, 3, 4), 2, 1),
+    ((13, 10, 1), (7, 7, 1, 4), 2, 0),
+    ((6, 5, 3), (1, 1, 3, 4), 1, 0),
+    ((40, 3), (5, 3, 4), 1, 0),
+    ((40, 3), (5, 3, 4), 3, 2),
+])  # fmt: skip
+def test_correlation(rng, float64, clips, shape, kernel, stride, padding):
+    x, kernel = (normal(rng, *s).astype(np.float64) for s in ((clips, *shape), kernel))
+    axes = len(shape) - 1
+
+    def plain(x, kernel):
+        numbers = ("NWC", "WIO", "NWC") if axes == 1 else ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(
+            x, kernel, (stride,) * axes, ((padding, padding),) * axes, dimension_numbers=numbers
+        )
+
+    ours = pulled(lambda x, k: gradients.correlate(x, k, stride, padding), x, kernel)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(pulled(plain, x, kernel)), strict=True):
+        assert a.shape == b.shape and relative(a, b) < 1e-12
+
+
+def test_a_backward_pass_takes_some_clips_at_a_time(rng, monkeypatch):
+    x, kernel = normal(rng, 20, 6, 5, 3), normal(rng, 3, 3, 3, 4)
+    batches = []
+
+    def counting(x, *args, convolve=lax.conv_general_dilated, **kwargs):
+        batches.append(len(x))
+        return convolve(x, *args, **kwargs)
+
+    monkeypatch.setattr(lax, "conv_general_dilated", counting)
+    pulled(lambda x, k: gradients.correlate(x, k, 2, 1), x, kernel)
+    assert batches[0] == 20 and batches[1:] == [8, 8, 4]
+    assert CLIPS == {"cpu": 8}
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (2, 5, 4, 3)])
+def test_moments(rng, float64, shape):
+    x = 3 + normal(rng, *shape).astype(np.float64)
+
+    def plain(x):
+        axes = tuple(range(x.ndim - 1))
+        return jnp.mean(x, axes), jnp.var(x, axes)
+
+    for a, b in zip(
+        jax.tree.leaves(pulled(gradients.moments, x)),
+        jax.tree.leaves(pulled(plain, x)),
+        strict=True,
+    ):
+        assert a.shape == b.shape and relative(a, b) < 1e-12
+
+
+def test_moments_on_two_devices_are_those_of_all_values(rng, float64):
+    x = 3 + normal(rng, 2, 4, 5, 3).astype(np.float64)
+    weights = normal(rng, *x.shape).astype(np.float64)
+
+    def loss(x, weights, axis_name=None):
+        mean, var = gradients.moments(x, axis_name)
+        scaled = (x - mean[None, None]) * lax.rsqrt(var)[None, None]
+        return jnp.sum(weights * jnp.square(scaled))
+
+    apart = jax.pmap(
+        lambda x, w: jax.grad(loss)(x, w, "i"), axis_name="i", devices=jax.devices()[:2]
+    )(x, weights)
+    together = jax.grad(loss)(x.reshape(8, 5, 3), weights.reshape(8, 5, 3))
+    assert relative(np.asarray(apart).reshape(8, 5, 3), together) < 1e-12
+
+
+def test_max_pool_takes_the_first_of_equal_maxima(rng):
+    for padding, height, width in [(0, 9, 12), (1, 8, 11)]:
+        x = np.round(2 * normal(rng, 2, height, width, 3))  # many ties
+        padded = np.pad(
+            x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-np.inf
+        )
+        windows = sliding_window_view(padded, (3, 3), axis=(1, 2))[:, ::2, ::2]
+        value, pull = jax.vjp(lambda x, p=padding: gradients.max_pool(x, 3, 2, p), x)
+        np.testing.assert_array_equal(value, windows.max((-2, -1)))
+
+        weights = normal(rng, *value.shape)
+        expected = np.zeros_like(padded)
+        first = windows.reshape(*windows.shape[:-2], 9).argmax(-1)
+        for b, h, w, c in np.ndindex(*first.shape):
+            row, column = divmod(first[b, h, w, c], 3)
+            expected[b, 2 * h + row, 2 * w + column, c] += weights[b, h, w, c]
+        inner = slice(padding, -padding or None)
+        np.testing.assert_allclose(pull(weights)[0], expected[:, inner, inner], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 11, 3), (2, 9, 8, 3)])
+@pytest.mark.parametrize(
+    "window, stride, padding", [(3, 2, 1), (2, 2, 0), (4, 3, 1), (2, 3, 0), (5, 1, 2)]
+)
+def test_max_pool_of_any_window(rng, float64, shape, window, stride, padding):
+    x = normal(rng, *shape).astype(np.float64)  # no ties
+    axes = x.ndim - 2
+
+    def plain(x):
+        sizes, steps = (1, *[window] * axes, 1), (1, *[stride] * axes, 1)
+        around = ((0, 0), *[(padding, padding)] * axes, (0, 0))
+        return lax.reduce_window(x, -jnp.inf, lax.max, sizes, steps, around)
+
+    value, (gradient,) = pulled(lambda x: gradients.max_pool(x, window, stride, padding), x)
+    expected, (by_plain,) = pulled(plain, x)
+    np.testing.assert_array_equal(value, expected)
+    assert relative(gradient, by_plain) < 1e-12
