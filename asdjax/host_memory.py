@@ -8,8 +8,10 @@ MultiResNet. So the process keeps what it has had, and gives back what a first c
 import ctypes
 import os
 import platform
+import time
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of malloc.h
+_ROOM = 2 << 30
 
 
 def keep() -> bool:
@@ -27,7 +29,14 @@ def keep() -> bool:
     library = ctypes.CDLL(None)
     # One heap for all threads, also for large arrays, whose end is never given back.
     settings = (_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)
-    return all(library.mallopt(*setting) == 1 for setting in settings)
+    if not all(library.mallopt(*setting) == 1 for setting in settings):
+        return False
+    # Addresses for all that is small, before the heap's end: what stood behind the scratch memory
+    # would keep it from growing into the same place again.
+    library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    room, _ = library.malloc(ctypes.c_size_t(_ROOM)), library.malloc(ctypes.c_size_t(4096))
+    library.free(room)
+    return True
 
 
 def trim() -> None:
@@ -36,4 +45,5 @@ def trim() -> None:
     Without it the scratch memory of the first call may lie fragmented beside that of the second.
     """
     if platform.libc_ver()[0] == "glibc":
+        time.sleep(0.1)  # XLA lets go of it a moment after the results are there
         ctypes.CDLL(None).malloc_trim(0)

@@ -61,38 +61,6 @@ def test_a_backward_pass_takes_some_clips_at_a_time(rng, monkeypatch):
     assert CLIPS == {"cpu": 8}
 
 
-@pytest.mark.parametrize("shape", [(7, 3), (2, 5, 4, 3)])
-def test_moments(rng, float64, shape):
-    x = 3 + normal(rng, *shape).astype(np.float64)
-
-    def plain(x):
-        axes = tuple(range(x.ndim - 1))
-        return jnp.mean(x, axes), jnp.var(x, axes)
-
-    for a, b in zip(
-        jax.tree.leaves(pulled(gradients.moments, x)),
-        jax.tree.leaves(pulled(plain, x)),
-        strict=True,
-    ):
-        assert a.shape == b.shape and relative(a, b) < 1e-12
-
-
-def test_moments_on_two_devices_are_those_of_all_values(rng, float64):
-    x = 3 + normal(rng, 2, 4, 5, 3).astype(np.float64)
-    weights = normal(rng, *x.shape).astype(np.float64)
-
-    def loss(x, weights, axis_name=None):
-        mean, var = gradients.moments(x, axis_name)
-        scaled = (x - mean[None, None]) * lax.rsqrt(var)[None, None]
-        return jnp.sum(weights * jnp.square(scaled))
-
-    apart = jax.pmap(
-        lambda x, w: jax.grad(loss)(x, w, "i"), axis_name="i", devices=jax.devices()[:2]
-    )(x, weights)
-    together = jax.grad(loss)(x.reshape(8, 5, 3), weights.reshape(8, 5, 3))
-    assert relative(np.asarray(apart).reshape(8, 5, 3), together) < 1e-12
-
-
 def test_max_pool_takes_the_first_of_equal_maxima(rng):
     for padding, height, width in [(0, 9, 12), (1, 8, 11)]:
         x = np.round(2 * normal(rng, 2, height, width, 3))  # many ties

@@ -5,7 +5,6 @@ Each has the values and the gradients of its plain form; channels last, batch fi
 
 import functools
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -58,48 +57,6 @@ def _correlate_backward(stride: int, padding: int, saved: tuple, g: Array) -> tu
 correlate.defvjp(_correlate_forward, _correlate_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def moments(
-    x: Float[Array, "B *positions C"], axis_name: str | None = None
-) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
-    """Mean and biased variance of each channel, over all devices of the axis `axis_name`.
-
-    Every device must hold as many values as the others.
-    """
-    axes = tuple(range(x.ndim - 1))
-    # Two passes: mean(x^2) - mean(x)^2 would cancel where the mean exceeds the deviation.
-    mean = _over_devices(jnp.mean(x, axes), axis_name)
-    squares = jnp.square(x - per_channel(mean, x.ndim))
-    return mean, _over_devices(jnp.mean(squares, axes), axis_name)
-
-
-def per_channel(values: Float[Array, "C"], ndim: int) -> Float[Array, "... C"]:
-    """Give `values` the rank of a channels-last array."""
-    return lax.expand_dims(values, range(ndim - 1))
-
-
-def _over_devices(values: Array, axis_name: str | None) -> Array:
-    return values if axis_name is None else lax.pmean(values, axis_name)
-
-
-def _moments_forward(x: Array, axis_name: str | None) -> tuple:
-    mean, var = moments(x, axis_name)
-    return (mean, var), (x, mean)
-
-
-def _moments_backward(axis_name: str | None, saved: tuple, g: tuple[Array, Array]) -> tuple[Array]:
-    # The variance's gradient by way of the mean is the sum of x - mean, which is zero: JAX would
-    # add it all up.
-    x, mean = saved
-    by_mean, by_var, mean = (
-        per_channel(values, x.ndim) for values in (*(_over_devices(v, axis_name) for v in g), mean)
-    )
-    return ((by_mean + 2 * by_var * (x - mean)) / math.prod(x.shape[:-1]),)
-
-
-moments.defvjp(_moments_forward, _moments_backward)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def max_pool(
     x: Float[Array, "B *positions C"], window: int, stride: int, padding: int = 0
@@ -119,7 +76,7 @@ def max_pool(
 
 
 def _max_pool_forward(x: Array, window: int, stride: int, padding: int) -> tuple:
-    axes = x.ndim - 2
+    axes, x = x.ndim - 2, lax.optimization_barrier(x)  # computed once, not for every place
     widths = [(0, 0), *[(padding, padding)] * axes, (0, 0)]
     padded = jnp.pad(x, widths, constant_values=-jnp.inf)
     spans = [(n - window) // stride * stride + 1 for n in padded.shape[1:-1]]

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 
 from asdjax.errors import AsdjaxError
 from asdjax.models import gradients
-from asdjax.models.gradients import per_channel
 
 Rng: TypeAlias = np.random.Generator
 
@@ -31,6 +30,11 @@ def _uniform(rng: Rng, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
     return nnx.Param(jnp.asarray(rng.uniform(-bound, bound, shape), jnp.float32))
 
 
+def _per_channel(values: Float[Array, "C"], ndim: int) -> Float[Array, "... C"]:
+    """Give `values` the rank of a channels-last array."""
+    return lax.expand_dims(values, range(ndim - 1))
+
+
 class Linear(nnx.Module):
     """Affine map of the last axis: x @ kernel (+ bias)."""
 
@@ -41,7 +45,7 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         """Apply the map."""
         y = jnp.matmul(x, self.kernel[...], precision="highest")
-        return y if self.bias is None else y + per_channel(self.bias[...], y.ndim)
+        return y if self.bias is None else y + _per_channel(self.bias[...], y.ndim)
 
 
 class Conv(nnx.Module):
@@ -80,7 +84,7 @@ class Conv(nnx.Module):
         if axes == 1 and stride > 1 and kernel.shape[0] % stride == 0 and self.padding == 0:
             x, kernel, stride = *_fold_stride(x, kernel, stride), 1
         y = gradients.correlate(x, kernel, stride, self.padding)
-        return y if self.bias is None else y + per_channel(self.bias[...], y.ndim)
+        return y if self.bias is None else y + _per_channel(self.bias[...], y.ndim)
 
 
 def _fold_stride(
@@ -129,14 +133,18 @@ class BatchNorm(nnx.Module):
         Raises:
             AsdjaxError: a training batch has one value per feature, hence no variance.
         """
-        return self.normalised(x, *self.statistics(x, train=train, axis_name=axis_name))
+        if train:
+            mean, var = self._batch_statistics(x, axis_name)
+        else:
+            mean, var = self.mean[...], self.var[...]
+        y = (x - _per_channel(mean, x.ndim)) * _per_channel(lax.rsqrt(var + self.eps), x.ndim)
+        if self.scale is not None and self.bias is not None:
+            y = y * _per_channel(self.scale[...], x.ndim) + _per_channel(self.bias[...], x.ndim)
+        return y
 
-    def statistics(
-        self, x: Float[Array, "B *positions C"], *, train: bool, axis_name: str | None = None
+    def _batch_statistics(
+        self, x: Float[Array, "B *positions C"], axis_name: str | None
     ) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
-        """The mean and the variance to normalise by; arguments and errors as of a call."""
-        if not train:
-            return self.mean[...], self.var[...]
         devices = 1 if axis_name is None else lax.axis_size(axis_name)
         count = devices * math.prod(x.shape[:-1])
         if count < 2:
@@ -144,21 +152,19 @@ class BatchNorm(nnx.Module):
                 "batch normalisation cannot train on a batch of one clip: set train.drop_last to "
                 "true or choose a train.batch_size that leaves at least two"
             )
-        mean, var = gradients.moments(x, axis_name)
+
+        def over_batch(x: Float[Array, "B *positions C"]) -> Float[Array, "C"]:
+            local = jnp.mean(x, axis=tuple(range(x.ndim - 1)))
+            return local if axis_name is None else lax.pmean(local, axis_name)
+
+        # Two passes: mean(x^2) - mean(x)^2 would cancel where the mean exceeds the deviation.
+        mean = over_batch(x)
+        var = over_batch(jnp.square(x - _per_channel(mean, x.ndim)))
         unbiased = var * (count / (count - 1))
         keep = 1 - self.momentum
         self.mean[...] = keep * self.mean[...] + self.momentum * lax.stop_gradient(mean)
         self.var[...] = keep * self.var[...] + self.momentum * lax.stop_gradient(unbiased)
         return mean, var
-
-    def normalised(
-        self, x: Float[Array, "B *positions C"], mean: Float[Array, "C"], var: Float[Array, "C"]
-    ) -> Float[Array, "B *positions C"]:
-        """Normalise by these statistics."""
-        y = (x - per_channel(mean, x.ndim)) * per_channel(lax.rsqrt(var + self.eps), x.ndim)
-        if self.scale is not None and self.bias is not None:
-            y = y * per_channel(self.scale[...], x.ndim) + per_channel(self.bias[...], x.ndim)
-        return y
 
 
 class SqueezeExcitation(nnx.Module):

@@ -250,10 +250,8 @@ class Stem(nnx.Module):
         self, x: Float[Array, "B F L 1"], *, train: bool, axis_name: str | None = None
     ) -> Float[Array, "B F_out L_out C"]:
         """Apply the stem; each axis shrinks about fourfold."""
-        x = self.conv(x)
-        statistics = self.norm.statistics(x, train=train, axis_name=axis_name)
-        # The maximum first, of which there are fewer: what follows keeps the order of values.
-        return jax.nn.relu(self.norm.normalised(max_pool(x, 3, 2), *statistics))
+        x = jax.nn.relu(self.norm(self.conv(x), train=train, axis_name=axis_name))
+        return max_pool(x, 3, 2)
 
 
 class ResidualBlock(nnx.Module):
