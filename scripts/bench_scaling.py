@@ -1,0 +1,136 @@
+"""How cost grows: with clip length, batch, number of clips, reference bank and simulated devices.
+
+Called by scripts/bench_scaling. Every point is a process of its own (scripts/bench.py); the figures
+go to OUT.jsonl, one line per point, and the curves to OUT.png. Of each curve it prints the slope
+between neighbouring points in logarithms: 1 is linear.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+BENCH = Path(__file__).with_name("bench.py")
+LENGTHS = 4.5, 10, 20, 40, 60
+
+
+class Curve(NamedTuple):
+    """Points of one stage, for each value of one option."""
+
+    axis: str
+    """What grows, in words; curves of the same axis share a panel."""
+    name: str
+    stage: str
+    option: str
+    values: tuple[float, ...]
+    rest: str = ""
+    """Further options."""
+
+    def command(self, value: float) -> list[str]:
+        return [self.stage, self.option, f"{value:g}", *self.rest.split()]
+
+
+CURVES = [
+    Curve("clip length, s", "filterbank, 4 clips", "filterbank", "--seconds", LENGTHS, "--batch 4"),
+    Curve(
+        "clip length, s", "MultiResNet, 4 clips", "multiresnet_embed", "--seconds", LENGTHS,
+        "--batch 4",
+    ),
+    Curve(
+        "clip length, s", "BEATs, 1 clip", "beats_embed", "--seconds", LENGTHS,
+        "--batch 1 --dtype float32",
+    ),
+    Curve("batch, clips", "MultiResNet", "multiresnet_embed", "--batch", (1, 2, 4, 16, 64)),
+    Curve("batch, clips", "BEATs", "beats_embed", "--batch", (1, 2, 4, 16), "--dtype float32"),
+    Curve(
+        "batch, clips", "MultiResNet, training", "multiresnet_train", "--batch", (2, 8, 32),
+        "--seconds 10",
+    ),
+    Curve(
+        "files, clips", "extraction, MultiResNet", "streaming", "--clips", (64, 256, 1024),
+        "--recipe system1 --rounds 2",
+    ),
+    Curve("reference bank, clips", "scoring", "scoring", "--batch", (250, 1000, 4000, 16000)),
+    Curve(
+        "simulated devices", "MultiResNet, 8 clips", "multiresnet_embed", "--devices", (1, 2, 4, 8),
+        "--batch 8",
+    ),
+]  # fmt: skip
+
+
+def main(argv: list[str]) -> None:
+    """Measure and plot."""
+    parser = argparse.ArgumentParser(prog="bench_scaling", description=__doc__)
+    parser.add_argument("out", type=Path, metavar="OUT", help="path without its suffix")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "gpu", "tpu"])
+    parser.add_argument("--plot-only", action="store_true", help="of the figures in OUT.jsonl")
+    options = parser.parse_args(argv)
+    figures = options.out.with_suffix(".jsonl")
+    if not options.plot_only:
+        figures.write_text("")
+        for curve in CURVES:
+            for value in curve.values:
+                line = measure(curve, value, options)
+                with figures.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                print(f"{curve.name}, {value:g} {curve.axis}: {line['seconds']:.4g} s", flush=True)
+    plot([json.loads(line) for line in figures.read_text().splitlines()], options.out)
+
+
+def measure(curve: Curve, value: float, options: argparse.Namespace) -> dict:
+    """Seconds of one call at one point."""
+    command = ["--rounds", str(options.rounds), *curve.command(value)]
+    if options.device and curve.option != "--devices":
+        command += ["--device", options.device]
+    done = subprocess.run(
+        [sys.executable, str(BENCH), *command], stdout=subprocess.PIPE, text=True, check=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    clips = found.get("clips", found.get("batch", 1))
+    if curve.stage == "scoring":
+        clips = 200  # it counts test clips, whatever the bank
+    return {
+        "axis": curve.axis,
+        "name": curve.name,
+        "value": value,
+        "seconds": clips / found["clips_per_s"],
+        "device": found["device"],
+        "jax": found["jax"],
+    }
+
+
+def plot(points: list[dict], out: Path) -> None:
+    """One panel for each axis; slopes to standard output."""
+    axes = list(dict.fromkeys(point["axis"] for point in points))
+    figure, panels = plt.subplots(1, len(axes), figsize=(3.6 * len(axes), 3.4), squeeze=False)
+    for panel, axis in zip(panels[0], axes, strict=True):
+        for name in dict.fromkeys(p["name"] for p in points if p["axis"] == axis):
+            own = [p for p in points if (p["axis"], p["name"]) == (axis, name)]
+            x, y = [p["value"] for p in own], [p["seconds"] for p in own]
+            panel.loglog(x, y, "o-", label=name, markersize=4)
+            steps = zip(pairwise(x), pairwise(y), strict=True)
+            slopes = [math.log(b / a) / math.log(v / u) for (u, v), (a, b) in steps]
+            print(f"{axis}: {name}: slopes {', '.join(f'{slope:.2f}' for slope in slopes)}")
+        low, high = min(x), max(x)
+        panel.loglog([low, high], [y[0], y[0] * high / low], ":", color="grey", label="linear")
+        panel.set(xlabel=axis, ylabel="seconds")
+        panel.legend(fontsize=7)
+        panel.grid(alpha=0.3)
+    about = points[0]
+    figure.suptitle(f"{about['device']}, jax {about['jax']}", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(out.with_suffix(".png"), dpi=120)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,335 @@
+"""What scripts/bench.py measures: one generator of cases for each stage that a user waits for."""
+
+import argparse
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from asdjax import audio, batches, config, models, parallel, synth
+from asdjax.architectures import BEATsConfig
+from asdjax.backends import fit
+from asdjax.config import BackendConfig, Config, SynthConfig
+from asdjax.corpus import open_corpus
+from asdjax.extract import extract
+from asdjax.inference import RAW, ClipFiles, Embedder
+from asdjax.learner import Learner
+from asdjax.runs import Run
+from asdjax.signal import fbank, stft
+
+RATE = 16000
+SIZES = 256, 1024, 4096  # of MultiResNet's transforms
+
+
+@dataclasses.dataclass
+class Case:
+    """Something to measure."""
+
+    about: dict[str, Any]
+    clips: int
+    ours: Callable[[], Any]
+    """Does the work for `clips` clips and returns when it is done."""
+    torch: tuple[str, dict[str, Any]] | None = None
+    """Stage and options for scripts/bench_torch.py."""
+    flop: float | None = None
+    """Floating-point operations of one call."""
+    dtype: str = "float32"
+    """Of the matrix product that the speed is compared with."""
+
+
+def sound(batch: int, length: float, rng: np.random.Generator) -> np.ndarray:
+    """Noise as 16-bit integers [batch, samples]."""
+    return rng.integers(-9000, 9000, (batch, round(length * RATE)), dtype=np.int16)
+
+
+def flop(function: Callable, *args: Any) -> float:
+    """Operations as XLA counts them before it optimises."""
+    return jax.jit(function).lower(*args).cost_analysis()["flops"]
+
+
+def filterbank(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
+    """Kaldi filterbank of 10 s clips, from the host's integers."""
+    for batch in options.batch or (1, 16):
+        waves = sound(batch, options.seconds or 10, rng).astype(np.float32) / 32768
+        run = jax.jit(lambda w: fbank.normalised(fbank.fbank(w)))
+        about = {"seconds": options.seconds or 10, "batch": batch}
+        yield Case(about, batch, lambda w=waves, f=run: f(w).block_until_ready(), ("fbank", about))
+
+
+def spectrograms(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
+    """The three spectrograms of MultiResNet."""
+    for batch in options.batch or (8,):
+        waves = sound(batch, options.seconds or 12, rng).astype(np.float32) / 32768
+        run = jax.jit(lambda w: [stft.magnitude_spectrogram(w, n_fft=n, hop=n // 2) for n in SIZES])
+        about = {"seconds": options.seconds or 12, "batch": batch}
+        yield Case(about, batch, lambda w=waves, f=run: jax.block_until_ready(f(w)))
+
+
+def _embedder(recipe: Config, length: float | None) -> tuple[Embedder, Any, Any]:
+    """An embedder with random weights; its structure and weights."""
+    n_samples = length and round(length * RATE)
+    module = models.build(recipe.model, n_samples, RATE, seed=0)
+    graphdef, params, stats = models.split(module)
+    weights = {"params": {"model": params}, "stats": {"model": stats}}
+    weights = jax.tree.map(np.asarray, weights)
+    return Embedder(recipe, n_samples, weights), graphdef, weights
+
+
+def multiresnet_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
+    """Embeddings of MultiResNet, from the host's integers to the host's floats."""
+    length = options.seconds or 12
+    recipe = config.load("system1")
+    embedder, graphdef, weights = _embedder(recipe, length)
+    for batch in options.batch or (8, 64):
+        waves = sound(batch, length, rng)
+        arguments = (weights["params"]["model"], weights["stats"]["model"])
+        work = flop(
+            lambda p, s, w, g=graphdef: models.apply(g, p, s, w, train=False)[0],
+            *arguments,
+            waves.astype(np.float32),
+        )
+        about = {"seconds": length, "batch": batch}
+        yield Case(
+            about,
+            batch,
+            lambda w=waves: embedder(w),
+            ("multiresnet_embed", about),
+            work,
+        )
+
+
+def beats_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
+    """Mean-pooled embeddings of BEATs (90 M), from the host's integers to the host's floats."""
+    length = options.seconds or 10
+    for dtype in options.dtype or ("float32", "bfloat16"):
+        recipe = config.load("beats_frozen")
+        model = dataclasses.replace(recipe.model, random_init=True, compute_dtype=dtype)
+        embedder, graphdef, weights = _embedder(dataclasses.replace(recipe, model=model), None)
+        for batch in options.batch or (1, 8):
+            waves = list(sound(batch, length, rng))
+            arguments = (weights["params"]["model"], weights["stats"]["model"])
+            work = flop(
+                lambda p, s, w, g=graphdef: models.apply(g, p, s, w, train=False)[0],
+                *arguments,
+                np.stack(waves).astype(np.float32),
+            )
+            about = {"seconds": length, "batch": batch, "dtype": dtype}
+            yield Case(
+                about,
+                batch,
+                lambda w=waves, e=embedder: e.embed(w, "mean"),
+                ("beats_embed", about),
+                work,
+                dtype,
+            )
+        del embedder, weights
+
+
+def _training(recipe: Config, length: float, batch: int, rng: np.random.Generator) -> Case:
+    """A training step, from the host's integers to the loss."""
+    learner = Learner(recipe, n_classes=16, n_samples=round(length * RATE))
+    devices = parallel.local_devices(recipe.train.devices)
+    step = parallel.training_step(learner.step, devices)
+    data = {
+        "waveform": sound(batch, length, rng),
+        "label": rng.integers(0, 16, batch, dtype=np.int32),
+    }
+    data = parallel.split_batch(data, devices)
+    state = [parallel.replicate(learner.start(), devices)]
+
+    def run() -> None:
+        state[0], metrics = step(state[0], data)
+        jax.block_until_ready(metrics)
+
+    work = step.lower(learner.shapes(), data).cost_analysis()["flops"]
+    return Case({"seconds": length, "batch": batch}, batch, run, None, work)
+
+
+def multiresnet_train(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
+    """System 1's training step."""
+    for batch in options.batch or (8, 64):
+        case = _training(config.load("system1"), options.seconds or 12, batch, rng)
+        case.torch = ("multiresnet_train", dict(case.about))
+        yield case
+
+
+def _beats_training(
+    name: str, stage: str, options: argparse.Namespace, rng: np.random.Generator
+) -> Iterator[Case]:
+    recipe = config.load(name)
+    for batch in options.batch or (8,):
+        for remat in options.remat or ("none",):
+            for dtype in options.dtype or ("float32",):
+                change = {"random_init": True, "remat": remat, "compute_dtype": dtype}
+                model = dataclasses.replace(recipe.model, **change)
+                changed = dataclasses.replace(recipe, model=model)
+                case = _training(changed, options.seconds or 10, batch, rng)
+                case.about["dtype"] = case.dtype = dtype
+                case.torch = (stage, dict(case.about))
+                case.about["remat"] = remat
+                yield case
+
+
+def beats_train(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
+    """System 2's training step: all of BEATs."""
+    return _beats_training("system2", "beats_train", options, rng)
+
+
+def lora_train(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
+    """System 4's training step: adapters of rank 128."""
+    return _beats_training("system4", "lora_train", options, rng)
+
+
+def scoring(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
+    """Nearest neighbours with SMOTE, leave-one-out scores among them, per test clip."""
+    for bank in options.batch or (1000, 10000):
+        train = rng.standard_normal((bank, 512)).astype(np.float32)
+        test = rng.standard_normal((200, 512)).astype(np.float32)
+        is_target = np.arange(bank) < 10
+
+        def run(train=train, test=test, is_target=is_target) -> None:
+            backend = fit(BackendConfig(), train, is_target)
+            backend.score(test)
+            backend.leave_one_out()
+
+        yield Case({"reference_bank": bank, "dimensions": 512}, len(test), run)
+
+
+def _corpus(folder: Path, clips: int, length: float) -> Path:
+    wanted = SynthConfig(machines=("fan",), train_source=clips // 2, train_target=2, seconds=length)
+    synth.write(folder, dataclasses.replace(wanted, test_per_cell=max(1, clips // 8)))
+    return folder
+
+
+def reading(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
+    """12 s stereo files from the page cache to integers: one by one, and in batches."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = sorted(_corpus(Path(folder), 64, options.seconds or 12).rglob("*.wav"))
+        settings = config.load("system1").audio
+        frames = [audio.inspect(path).frames for path in paths]
+
+        def alone() -> None:
+            for path in paths:
+                audio.read(path, channel=None)
+
+        def pipeline() -> None:
+            for _ in batches.inference_batches(
+                paths,
+                frames,
+                settings,
+                batch_size=16,
+                room=max(frames),
+                two_channels=True,
+                pcm16=True,
+            ):
+                pass
+
+        about = {"seconds": options.seconds or 12}
+        yield Case({**about, "reader": "loop"}, len(paths), alone)
+        yield Case({**about, "reader": "pipeline"}, len(paths), pipeline)
+
+
+def streaming(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
+    """Extraction from files against the same clips from memory, without reading."""
+    length = options.seconds or 10
+    cases = {"system1": (128, 64), "beats_frozen": (32, 16)}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.recipe or cases:
+            count, batch = cases[name]
+            count = options.clips or count
+            paths = sorted(_corpus(Path(folder) / name, count, length).rglob("*.wav"))[:count]
+            recipe = config.load(name)
+            if isinstance(recipe.model, BEATsConfig):
+                model = dataclasses.replace(recipe.model, random_init=True)
+                recipe = dataclasses.replace(recipe, model=model)
+            embedder, _, _ = _embedder(recipe, recipe.audio.clip_seconds)
+            frames = [audio.inspect(path).frames for path in paths]
+            files = ClipFiles(paths, frames, max(frames), min(frames), True, batch)
+            waves = np.stack([audio.read(path, channel=0) for path in paths])
+            waves = np.stack([audio.fit_length(w, embedder.n_samples) for w in waves])
+
+            def from_files(e=embedder, f=files) -> None:
+                for _ in e.stream(f, (RAW,)):
+                    pass
+
+            def from_memory(e=embedder, w=waves, b=batch) -> None:
+                e.embed(list(w), "head")
+
+            about = {"recipe": name, "seconds": length, "batch": batch, "clips": count}
+            yield Case({**about, "clips_from": "memory"}, count, from_memory)
+            yield Case({**about, "clips_from": "files"}, count, from_files)
+
+
+def end_to_end(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
+    """The verbs themselves in this process: System 1's `extract`, three views."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = _corpus(Path(folder) / "data", 64, options.seconds or 10)
+        recipe = config.load("system1")
+        changes = dataclasses.replace(recipe.train, epochs=1, batch_size=8)
+        recipe = dataclasses.replace(recipe, train=changes)
+        from asdjax import train
+
+        run, corpus = Run(Path(folder) / "run"), open_corpus(data, recipe)
+        train.train(recipe, corpus, run)
+        clips = len(list(data.rglob("*.wav")))
+
+        def again() -> None:
+            shutil.rmtree(run.path / "embeddings", ignore_errors=True)
+            extract(run, corpus)
+
+        yield Case({"verb": "extract", "views": 3, "seconds": options.seconds or 10}, clips, again)
+
+
+def start(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
+    """Processes from start to end: help, and `check`, `embed` and `train` cold and warm."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        data = _corpus(root / "data", 16, 10.0)
+        clip = str(next(data.rglob("*.wav")))
+        own = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
+        environment = {**own, "XDG_CACHE_HOME": str(root / "cache")}
+
+        def command(*arguments: str) -> None:
+            subprocess.run(
+                [sys.executable, "-m", "asdjax.cli", *arguments],
+                env=environment,
+                check=True,
+                capture_output=True,
+            )
+
+        def training() -> None:
+            shutil.rmtree(root / "run", ignore_errors=True)
+            few = ("--train.epochs", "1", "--train.batch-size", "8", "--audio.clip-seconds", "10")
+            command("train", "system1", "--data", str(data), "--run", str(root / "run"), *few)
+
+        def embedding() -> None:
+            out = str(root / "out.npz")
+            command("embed", str(root / "run"), clip, "--out", out, "--overwrite")
+
+        yield Case({"command": "--help"}, 1, lambda: command("--help"))
+        yield Case({"command": "train system1, one step"}, 1, training)
+        yield Case({"command": "embed, one clip"}, 1, embedding)
+
+
+STAGES: dict[str, Callable[..., Iterator[Case]]] = {
+    "reading": reading,
+    "filterbank": filterbank,
+    "spectrograms": spectrograms,
+    "multiresnet_embed": multiresnet_embed,
+    "beats_embed": beats_embed,
+    "multiresnet_train": multiresnet_train,
+    "lora_train": lora_train,
+    "beats_train": beats_train,
+    "scoring": scoring,
+    "streaming": streaming,
+    "end_to_end": end_to_end,
+    "start": start,
+}
