@@ -76,7 +76,7 @@ class Embedder:
         mine = {"params": models.folded(module, weights["params"]["model"])}
         mine["stats"] = weights["stats"]["model"]
         self._graphdef, _, _ = models.split(module)
-        self._dtype = jax.tree.leaves(mine["params"])[0].dtype
+        self._dtype = jax.tree.leaves(weights["params"]["model"])[0].dtype  # before any is rounded
         self._weights = parallel.replicate(mine, self.devices)
         self._compiled: dict[tuple[Any, ...], Callable] = {}
 

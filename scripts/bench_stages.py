@@ -122,14 +122,16 @@ def beats_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterat
                 np.stack(waves).astype(np.float32),
             )
             about = {"seconds": length, "batch": batch, "dtype": dtype}
-            yield Case(
-                about,
-                batch,
-                lambda w=waves, e=embedder: e.embed(w, "mean"),
-                ("beats_embed", about),
-                work,
-                dtype,
-            )
+            for other in sorted({dtype, "float32"}):  # PyTorch's default, too
+                theirs = {**about, "dtype": other}
+                yield Case(
+                    about | {"torch_dtype": other},
+                    batch,
+                    lambda w=waves, e=embedder: e.embed(w, "mean"),
+                    ("beats_embed", theirs),
+                    work,
+                    dtype,
+                )
         del embedder, weights
 
 
@@ -253,7 +255,7 @@ def streaming(options: argparse.Namespace, rng: np.random.Generator) -> Iterator
             embedder, _, _ = _embedder(recipe, recipe.audio.clip_seconds)
             frames = [audio.inspect(path).frames for path in paths]
             files = ClipFiles(paths, frames, max(frames), min(frames), True, batch)
-            waves = np.stack([audio.read(path, channel=0) for path in paths])
+            waves = np.stack([audio.read(path, channel="near") for path in paths])
             waves = np.stack([audio.fit_length(w, embedder.n_samples) for w in waves])
 
             def from_files(e=embedder, f=files) -> None:

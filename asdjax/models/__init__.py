@@ -150,7 +150,7 @@ def folded(module: nnx.Module, params: Tree) -> Tree:
     """Compute once what inference would compute in every batch.
 
     BEATs' positional convolution learns its weight's norm and direction; afterwards `module` holds
-    the weight itself.
+    the weight itself. Weights that are only ever multiplied in bfloat16 are rounded to it.
 
     Args:
         module: from `skeleton`; changed in place.
@@ -165,7 +165,17 @@ def folded(module: nnx.Module, params: Tree) -> Tree:
     own = {"weight_v": module.encoder.encoder.pos_conv.fold(inner["pos_conv"])}
     own["bias"] = inner["pos_conv"]["bias"]
     encoder = {**params["encoder"], "encoder": {**inner, "pos_conv": own}}
+    for path, part in nnx.iter_modules(module.encoder):
+        if getattr(part, "compute_dtype", None) == "bfloat16" and hasattr(part, "kernel"):
+            encoder = _rounded(encoder, tuple(map(str, path)))
     return {**params, "encoder": encoder}
+
+
+def _rounded(params: Tree, path: tuple[str, ...]) -> Tree:
+    """The weights with the kernel of the module at `path` in bfloat16."""
+    if not path:
+        return {**params, "kernel": params["kernel"].astype(jnp.bfloat16)}
+    return {**params, path[0]: _rounded(params[path[0]], path[1:])}
 
 
 def join(trained: Tree, frozen: Tree) -> Tree:
