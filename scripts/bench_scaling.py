@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
                 line = measure(curve, value, options)
                 with figures.open("a") as file:
                     file.write(json.dumps(line) + "\n")
-                print(f"{curve.name}, {value:g} {curve.axis}: {line['seconds']:.4g} s", flush=True)
+                print(f"{curve.name}, {curve.axis} {value:g}: {line['seconds']:.4g} s", flush=True)
     plot([json.loads(line) for line in figures.read_text().splitlines()], options.out)
 
 
