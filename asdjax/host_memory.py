@@ -9,22 +9,26 @@ import ctypes
 import os
 import platform
 import time
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of malloc.h
 _ROOM = 2 << 30
+_ENOUGH = 15 << 30
+_LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's
 
 
 def keep() -> bool:
     """Keep freed memory for the next call; to be called once, before any thread starts.
 
+    Not where memory is short, for a process may come to hold twice what it uses.
+
     Returns:
-        Whether the C library is one that can (glibc), and the user's environment does not set its
-        allocator (GLIBC_TUNABLES, MALLOC_...), which would stand.
+        Whether the C library is one that can (glibc), the machine or container has 15 GiB at least,
+        and the user's environment does not set the allocator (GLIBC_TUNABLES, MALLOC_...), which
+        would stand.
     """
-    chosen = "GLIBC_TUNABLES" in os.environ or any(
-        name.startswith("MALLOC_") for name in os.environ
-    )
-    if chosen or platform.libc_ver()[0] != "glibc":
+    chosen = [n for n in os.environ if n == "GLIBC_TUNABLES" or n.startswith("MALLOC_")]
+    if chosen or platform.libc_ver()[0] != "glibc" or _memory() < _ENOUGH:
         return False
     library = ctypes.CDLL(None)
     # One heap for all threads, also for large arrays, whose end is never given back.
@@ -37,6 +41,13 @@ def keep() -> bool:
     room, _ = library.malloc(ctypes.c_size_t(_ROOM)), library.malloc(ctypes.c_size_t(4096))
     library.free(room)
     return True
+
+
+def _memory() -> int:
+    """Bytes of this machine, or of the container if it has a limit."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = _LIMIT.read_text().strip() if _LIMIT.is_file() else "max"
+    return machine if limit == "max" else min(machine, int(limit))
 
 
 def trim() -> None:

@@ -12,6 +12,7 @@ import resource
 import numpy as np
 from asdjax import host_memory
 
+host_memory._ENOUGH = ENOUGH
 print(host_memory.keep())
 faults = []
 for _ in range(4):
@@ -26,16 +27,21 @@ print(max(faults[1:]), before - resident())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-@pytest.mark.parametrize("chosen", [{}, {"MALLOC_ARENA_MAX": "2"}, {"GLIBC_TUNABLES": ""}])
-def test_freed_memory_stays_unless_the_user_has_chosen(chosen):
+@pytest.mark.parametrize(
+    "chosen, enough",
+    [({}, 0), ({}, 2**60), ({"MALLOC_ARENA_MAX": "2"}, 0), ({"GLIBC_TUNABLES": ""}, 0)],
+    ids=["kept", "little memory", "arenas chosen", "tunables chosen"],
+)
+def test_freed_memory_stays_where_there_is_enough_and_the_user_has_not_chosen(chosen, enough):
     own = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
-    command = [sys.executable, "-c", PROGRAM]
+    command = [sys.executable, "-c", PROGRAM.replace("ENOUGH = ENOUGH", f"ENOUGH = {enough}")]
     result = subprocess.run(command, env=own | chosen, capture_output=True, text=True, check=True)
     kept, faults, given_back = result.stdout.split()
     pages = 200_000_000 // os.sysconf("SC_PAGESIZE")
-    assert kept == str(not chosen)
-    if chosen:
+    if chosen or enough:
+        assert kept == "False"
         assert int(faults) > pages / 1000  # of 2 MiB at the most
     else:
+        assert kept == "True"
         assert int(faults) < pages / 1000
         assert int(given_back) > 150_000_000
