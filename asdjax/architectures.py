@@ -171,6 +171,9 @@ class BEATsConfig:
     layer_wise_gradient_decay_ratio: Probability | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the large products; weights, softmax, norms and the loss stay float32."""
+    fused_attention: bool = False
+    """On NVIDIA GPUs, with bfloat16: attention in one kernel, cuDNN's, unless training drops some
+    of its weights. Elsewhere it is computed step by step, as without."""
     remat: Literal["none", "attention", "full"] = "none"
     """What training computes again instead of keeping: attention, or all inside each layer."""
 
@@ -239,6 +242,11 @@ def _beats_checks(model: BEATsConfig, sample_rate: int) -> list[Check]:
             tuple(sorted(set(model.layers))) == model.layers,
             "model.layers",
             "name each layer once, in rising order",
+        ),
+        (
+            not model.fused_attention or model.compute_dtype == "bfloat16",
+            "model.fused_attention",
+            "needs model.compute_dtype bfloat16",
         ),
         (
             model.adaptation != "lora" or model.lora.targets,

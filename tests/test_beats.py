@@ -19,6 +19,7 @@ from asdjax.models.beats import (
     BEATs,
     Draws,
     correlate,
+    fused_attention,
     n_tokens,
     own_patch_mask,
     position_buckets,
@@ -586,6 +587,68 @@ def test_bfloat16(rng):
         assert a.dtype == b.dtype == jnp.float32 and np.isfinite(b).all()
     flat = [np.concatenate([np.ravel(a) for a in jax.tree.leaves(g)]) for g in gradients]
     assert cosine(*flat) > 0.99
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("bias_rows", [None, 1, 2], ids=["no bias", "bias", "gated"])
+def test_fused_attention(rng, bias_rows, masked):
+    """The same as step by step, up to the rounding of bfloat16; padding has no part in it."""
+    q, k, v = (rng.standard_normal((2, 37, 3, 16)).astype(np.float32) for _ in range(3))
+    bias = None
+    if bias_rows:
+        bias = 3 * rng.standard_normal((bias_rows, 3, 37, 37)).astype(np.float32)
+    valid = np.arange(37) < np.array([[20], [37]])
+    logits = np.einsum("bqhd,bkhd->bhqk", q, k) / 4 + (0 if bias is None else bias)
+    logits = np.where(valid[:, None, None] | (not masked), logits, -np.inf)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    expected = np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), v)
+    if masked:
+        k, v = (np.where(valid[:, :, None, None], a, 1e3) for a in (k, v))
+    y = fused_attention(q, k, v, bias, valid if masked else None, implementation="xla")
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, expected, rtol=0, atol=0.05)
+    assert cosine(np.ravel(y), np.ravel(expected)) > 0.9999
+
+
+def test_fused_attention_on_a_gpu(rng, monkeypatch):
+    """Taken on a GPU where no weights are dropped, with gradients for bias and gate."""
+    x = rng.standard_normal((2, 40, 128)).astype(np.float32)
+    valid = own_patch_mask(jnp.asarray([24, 40]), 40, STILL)
+    steps = {"compute_dtype": "bfloat16"}
+    plain, fused = fresh(STILL, **steps), fresh(STILL, **steps, fused_attention=True)
+
+    def tokens_and_gradients(graphdef, params):
+        def loss(params):
+            tokens = nnx.merge(graphdef, params)(x, valid=valid)[0]
+            return jnp.sum(jnp.sin(jnp.where(valid[:, :, None], tokens, 0))), tokens
+
+        with jax.numpy_dtype_promotion("standard"):  # JAX's own gradient mixes dtypes
+            gradients, tokens = jit(jax.grad(loss, has_aux=True))(params)
+        return tokens, np.concatenate([np.ravel(a) for a in jax.tree.leaves(gradients)])
+
+    expected = tokens_and_gradients(*plain)
+    np.testing.assert_array_equal(
+        tokens_and_gradients(*fused)[0], expected[0]
+    )  # on a CPU: the same
+    taken = []
+
+    def on_any_device(*args):
+        taken.append(len(args))
+        return fused_attention(*args, implementation="xla")
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr("asdjax.models.beats.fused_attention", on_any_device)
+    found = tokens_and_gradients(*fresh(STILL, **steps, fused_attention=True))
+    assert len(taken) == STILL.encoder_layers
+    own = np.asarray(valid)
+    assert cosine(np.ravel(found[0][own]), np.ravel(expected[0][own])) > 0.9999
+    assert cosine(found[1], expected[1]) > 0.99
+    dropping = dataclasses.replace(STILL, attention_dropout=0.1)
+    graphdef, params = fresh(dropping, **steps, fused_attention=True)
+    jax.eval_shape(
+        lambda params: nnx.merge(graphdef, params)(x, train=True, draws=draws([0, 1])), params
+    )
+    assert len(taken) == STILL.encoder_layers
 
 
 def count(config, **options):

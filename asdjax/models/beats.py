@@ -118,6 +118,7 @@ class _Plan(NamedTuple):
     lora: LoRAConfig | None
     remat: Remat
     compute_dtype: ComputeDtype
+    fused_attention: bool
     rng: Rng
 
     def projection(self, name: str, n_in: int, n_out: int) -> Projection:
@@ -138,6 +139,7 @@ class BEATs(nnx.Module):
             from its logits to its product with the values, or all inside each layer.
         compute_dtype: of the large products; "bfloat16" leaves weights, softmax, norms, gates,
             residuals and the positional convolution in float32.
+        fused_attention: on a GPU, take `fused_attention` wherever no attention weights are dropped.
         rng: source of the initial weights, which pretrained ones usually replace.
     """
 
@@ -148,9 +150,10 @@ class BEATs(nnx.Module):
         lora: LoRAConfig | None = None,
         remat: Remat = "none",
         compute_dtype: ComputeDtype = "float32",
+        fused_attention: bool = False,
         rng: Rng,
     ):
-        plan = _Plan(config, lora, remat, compute_dtype, rng)
+        plan = _Plan(config, lora, remat, compute_dtype, fused_attention, rng)
         width = config.encoder_embed_dim
         self.config = config
         self.patch_embedding = PatchEmbedding(plan)
@@ -421,6 +424,7 @@ class MultiheadAttention(nnx.Module):
         self.grep_a = nnx.Param(jnp.ones(self.heads, jnp.float32)) if gated else None
         self.dropout, self.remat = plan.config.attention_dropout, plan.remat
         self.compute_dtype = plan.compute_dtype
+        self.fused = plan.fused_attention and jax.default_backend() == "gpu"
 
     def __call__(self, x: Tokens, bias: _Bias, valid: Valid, draws: Draws | None) -> Tokens:
         """Every token's view of the valid ones."""
@@ -446,8 +450,9 @@ class MultiheadAttention(nnx.Module):
     ) -> Float[Array, "B H N N"]:
         """How much of each key's value a query takes: softmax(q k / sqrt(d) + gate * bias)."""
         logits = einsum("bqhd,bkhd->bhqk", q / math.sqrt(q.shape[-1]), k, self.compute_dtype)
-        if bias is not None:
-            logits = logits + (bias[None] if gate is None else gate[..., None] * bias[None])
+        added = _gated(gate, bias)
+        if added is not None:
+            logits = logits + added
         if valid is not None:
             # finite: a row without valid tokens must not turn into NaN
             logits = jnp.where(valid[:, None, None], logits, jnp.finfo(logits.dtype).min)
@@ -458,5 +463,47 @@ class MultiheadAttention(nnx.Module):
     ) -> _Heads:
         """Each head's weighted sum of the values; with `draws`, some weights are dropped."""
         q, k, v = qkv
+        if self.fused and (draws is None or self.dropout == 0):
+            return fused_attention(q, k, v, _gated(gate, bias), valid)
         weights = dropout(self.weights(q, k, gate, bias, valid), self.dropout, draws)
         return einsum("bhqk,bkhd->bqhd", weights, v, self.compute_dtype)
+
+
+def fused_attention(
+    q: _Heads,
+    k: _Heads,
+    v: _Heads,
+    bias: Float[Array, "#B H N N"] | None,
+    valid: Valid,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
+) -> _Heads:
+    """softmax(q k / sqrt(d) + bias) v over the valid keys, in one kernel that keeps no weights.
+
+    Operands and bias are rounded to bfloat16; softmax and sums are in float32.
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values.
+        bias: gated already.
+        valid: tokens that are keys.
+        implementation: cuDNN's needs an NVIDIA GPU (Ampere or later); "xla" computes the same on
+            any device, step by step.
+    """
+    if valid is not None:  # as a bias, because cuDNN's takes no mask of keys alone
+        if bias is None:
+            bias = jnp.zeros((1, 1, q.shape[1], k.shape[1]), q.dtype)
+        bias = jnp.where(valid[:, None, None], bias, -1e38)  # finite, also with a logit added
+    if bias is not None:
+        bias = bias.astype(jnp.bfloat16)
+    operands = (a.astype(jnp.bfloat16) for a in (q, k, v))
+    with jax.numpy_dtype_promotion("standard"):  # JAX's own function mixes dtypes inside
+        y = jax.nn.dot_product_attention(*operands, bias=bias, implementation=implementation)
+    return y.astype(q.dtype)
+
+
+def _gated(gate: _Gate, bias: _Bias) -> Float[Array, "#B H N N"] | None:
+    """What is added to the logits."""
+    if bias is None:
+        return None
+    return bias[None] if gate is None else gate[..., None] * bias[None]

@@ -79,6 +79,7 @@ class BEATsEmbedder(nnx.Module):
             lora=config.lora if config.adaptation == "lora" else None,
             remat=config.remat,
             compute_dtype=config.compute_dtype,
+            fused_attention=config.fused_attention,
             rng=rng,
         )
         self.layers = config.layers
