@@ -150,7 +150,7 @@ def folded(module: nnx.Module, params: Tree) -> Tree:
     """Compute once what inference would compute in every batch.
 
     BEATs' positional convolution learns its weight's norm and direction; afterwards `module` holds
-    the weight itself. Weights that are only ever multiplied in bfloat16 are rounded to it.
+    the spectrum of the weight. Weights that are only ever multiplied in bfloat16 are rounded to it.
 
     Args:
         module: from `skeleton`; changed in place.
@@ -162,8 +162,7 @@ def folded(module: nnx.Module, params: Tree) -> Tree:
     if not isinstance(module, BEATsEmbedder):
         return params
     inner = params["encoder"]["encoder"]
-    own = {"weight_v": module.encoder.encoder.pos_conv.fold(inner["pos_conv"])}
-    own["bias"] = inner["pos_conv"]["bias"]
+    own = module.encoder.encoder.pos_conv.fold(inner["pos_conv"])
     encoder = {**params["encoder"], "encoder": {**inner, "pos_conv": own}}
     for path, part in nnx.iter_modules(module.encoder):
         if getattr(part, "compute_dtype", None) == "bfloat16" and hasattr(part, "kernel"):
