@@ -107,7 +107,7 @@ class Embedder:
             "length": np.full(rounded_up(clips, self.devices), samples, np.int32),
         }
         batch["waveform"][:clips, 0] = waveform
-        result = self._dispatch(self._embed, ((RAW,), samples), self._weights, batch)
+        result = self._dispatch(self._embed, ((RAW,), samples), self._weights, batch, clips)
         return self._fetch(result)["embedding"][:clips, 0]
 
     def embed(
@@ -165,7 +165,7 @@ class Embedder:
             for start in range(0, len(places), rows):
                 some = places[start : start + rows]
                 batch = self._batch([waveforms[i] for i in some], room, rows)
-                result = self._dispatch(self._pooled, (pool,), self._weights, batch)
+                result = self._dispatch(self._pooled, (pool,), self._weights, batch, len(some))
                 in_flight.append((some, result))
                 if len(in_flight) > IN_FLIGHT:
                     oldest()
@@ -352,15 +352,26 @@ class Embedder:
             two_channels=two_channels,
             pcm16=clips.pcm16,
         ):
-            in_flight.append((self._dispatch(step, settled, state, batch), count))
+            in_flight.append((self._dispatch(step, settled, state, batch, count), count))
             if len(in_flight) > IN_FLIGHT:
                 yield oldest()
         while in_flight:
             yield oldest()
 
-    def _dispatch(self, step: Callable, settled: tuple[Any, ...], state: Tree, batch: Tree) -> Tree:
-        """Start a step on all devices; `settled` are its arguments that shape the program."""
+    def _dispatch(
+        self, step: Callable, settled: tuple[Any, ...], state: Tree, batch: Tree, clips: int
+    ) -> Tree:
+        """Start a step on all devices.
+
+        Args:
+            step: what to compute of a device's share.
+            settled: its arguments that shape the program.
+            state: replicated.
+            batch: "waveform", "length".
+            clips: rows that are clips; the others are passed over where that saves anything.
+        """
         key = step.__name__, settled
+        batch = {**batch, "used": np.arange(len(batch["length"])) < clips}
         batch = parallel.split_batch(batch, self.devices)
         if key in self._compiled:
             return self._compiled[key](state, batch)
@@ -436,11 +447,22 @@ def rounded_up(clips: int, devices: Sequence[jax.Device]) -> int:
 
 
 def _in_groups(step: Callable, state: Tree, batch: Tree) -> Tree:
-    """A step on one device's clips, so many at once as suits the device."""
-    clips = len(batch["length"])
-    at_once = math.gcd(clips, AT_ONCE.get(jax.default_backend(), clips))
+    """A step on one device's clips, so many at once as suits the device.
+
+    Groups without "used" rows are passed over; what stands for them is zero.
+    """
+    step, clips = jax.jit(step), len(batch["length"])
+    if jax.default_backend() not in AT_ONCE:
+        return step(state, batch)
+    at_once = math.gcd(clips, AT_ONCE[jax.default_backend()])
     groups = jax.tree.map(lambda a: a.reshape(-1, at_once, *a.shape[1:]), batch)
-    results = jax.lax.map(partial(step, state), groups)
+
+    def group(some: Tree) -> Tree:
+        shapes = jax.eval_shape(step, state, some)
+        nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        return jax.lax.cond(jnp.any(some["used"]), lambda: step(state, some), lambda: nothing)
+
+    results = jax.lax.map(group, groups)
     return jax.tree.map(lambda a: a.reshape(clips, *a.shape[2:]), results)
 
 

@@ -89,10 +89,11 @@ class Learner:
         parts = [len(jax.tree.leaves(part)) for part in (trained, frozen)]
         assert sum(parts) == len(jax.tree.leaves(params)), "each weight is in one part"
         trained = {"model": trained, "head": head_params}
+        moments = jax.jit(self.optimiser.init)(trained)  # one program, not one for each shape
         return {
             "weights": {"params": trained, "stats": {"model": stats, "head": head_stats}},
             "progress": {
-                "optimiser": serialization.to_state_dict(self.optimiser.init(trained)),
+                "optimiser": serialization.to_state_dict(moments),
                 "step": jnp.zeros((), jnp.int32),
             },
             "frozen": frozen,

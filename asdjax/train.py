@@ -207,7 +207,7 @@ def _loop(
             state, metrics = step_function(state, batch)
             log.add(step, metrics)
             if step == first:
-                jax.block_until_ready(metrics)
+                log.write(keep=0)  # the first loss at once; waits for the step
                 host_memory.trim()
             epoch, last_of_epoch = divmod(step + 1, work.epoch.steps)
             done = step + 1 == work.steps

@@ -6,14 +6,14 @@ ratio is the median over the rounds.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bench_stages import STAGES, Case
+from bench_commands import COMMANDS
+from bench_stages import COMPUTATIONS, Case
 
 from asdjax import compile_cache, host_memory
 
 HERE = Path(__file__).parent
+STAGES = COMPUTATIONS | COMMANDS
 LEAST = 0.4  # seconds that one measurement takes at least
 GEMM = 2048  # rows and columns of the matrix product
 
@@ -78,13 +80,16 @@ def seconds(call: Callable[[], Any], times: int = 1) -> float:
 def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
     """Time a case turn by turn with what it is compared with."""
     peer = torch if case.torch else None
-    first = seconds(case.ours)
+    with _compiling() as compiled:
+        first = seconds(case.ours)
     host_memory.trim()
     steady = seconds(case.ours)
+    if case.beside:
+        case.beside[1]()
     times = max(1, round(LEAST / steady))
     tasks = {"gemm": gemm(case.dtype)}
     tasks["gemm"]()
-    ours, theirs, product, their_product = [], [], [], []
+    ours, theirs, product, their_product, beside = [], [], [], [], []
     options = {"size": GEMM, "dtype": case.dtype}
     if peer and "device" in case.torch[1]:
         options["device"] = case.torch[1]["device"]
@@ -95,6 +100,8 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
     for _ in range(rounds):
         product.append(seconds(tasks["gemm"], 5))
         ours.append(seconds(case.ours, times))
+        if case.beside:
+            beside.append(seconds(case.beside[1], times))
         if peer:
             time.sleep(0.3)  # its threads may spin for a while
             their_product.append(np.mean(peer.ask("gemm", options, 5)["seconds"]))
@@ -106,9 +113,14 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
         "clips_per_s": _rounded(case.clips / np.median(ours)),
         "clips_per_s_range": [_rounded(case.clips / f(ours)) for f in (np.max, np.min)],
         "first_call_s": _rounded(first),
+        "compile_s": _rounded(sum(compiled)),
         "gemm_gflop_per_s": _rounded(np.median(peak) / 1e9),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mb": round(case.memory() / 1024),
     }
+    if case.beside:
+        name, over = case.beside[0], np.array(ours) / beside
+        result[f"seconds_over_{name}"] = _rounded(np.median(over))
+        result[f"seconds_over_{name}_range"] = [_rounded(f(over)) for f in (np.min, np.max)]
     if case.flop:
         speed = case.flop / np.array(ours)
         result["gflop_per_s"] = _rounded(np.median(speed) / 1e9)
@@ -120,6 +132,22 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
         result["ratio"] = _rounded(np.median(ratio))
         result["ratio_range"] = [_rounded(f(ratio)) for f in (np.min, np.max)]
     return result
+
+
+@contextlib.contextmanager
+def _compiling() -> Iterator[list[float]]:
+    """Seconds of every compilation meanwhile in this process, or of fetching what was kept."""
+    spent: list[float] = []
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            spent.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield spent
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def _rounded(value: float) -> float:
@@ -136,10 +164,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seconds", type=float, help="length of the clips")
     parser.add_argument("--dtype", nargs="*", choices=["float32", "bfloat16"])
     parser.add_argument("--remat", nargs="*", choices=["none", "attention", "full"])
-    parser.add_argument("--recipe", nargs="*", help="of streaming")
-    parser.add_argument("--clips", type=int, help="of streaming")
+    parser.add_argument("--recipe", nargs="*", help="of streaming and views")
+    parser.add_argument("--clips", type=int, help="of streaming and views")
     parser.add_argument("--devices", type=int, help="simulated devices, on a CPU")
     parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="instead of JAX's choice")
+    parser.add_argument("--no-compile-cache", action="store_true", help="compile everything anew")
     options = parser.parse_args(argv)
     unknown = set(options.stages) - set(STAGES)
     if unknown:
@@ -154,12 +183,13 @@ def main(argv: list[str]) -> None:
     if options.devices:
         jax.config.update("jax_num_cpu_devices", options.devices)
     host_memory.keep()  # as the command does
-    compile_cache.use()
+    if not options.no_compile_cache:
+        compile_cache.use()
     about = {
         "bench": stages[0],
         "device": jax.devices()[0].device_kind,
         "devices": len(jax.devices()),
-        "cpus": os.cpu_count(),
+        "threads": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("asdjax", "jax", "jaxlib", "numpy")},
     }

@@ -1,29 +1,26 @@
-"""What scripts/bench.py measures: one generator of cases for each stage that a user waits for."""
+"""What scripts/bench.py measures of asdjax's parts: a generator of cases for each stage."""
 
 import argparse
 import dataclasses
-import os
-import shutil
-import subprocess
-import sys
+import resource
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from asdjax import audio, batches, config, models, parallel, synth
 from asdjax.architectures import BEATsConfig
 from asdjax.backends import fit
 from asdjax.config import BackendConfig, Config, SynthConfig
-from asdjax.corpus import open_corpus
-from asdjax.extract import extract
-from asdjax.inference import RAW, ClipFiles, Embedder
-from asdjax.learner import Learner
-from asdjax.runs import Run
+from asdjax.inference import AT_ONCE, RAW, ClipFiles, Embedder
+from asdjax.learner import Learner, to_float
 from asdjax.signal import fbank, stft
+from asdjax.signal import views as signal_views
 
 RATE = 16000
 SIZES = 256, 1024, 4096  # of MultiResNet's transforms
@@ -43,6 +40,10 @@ class Case:
     """Floating-point operations of one call."""
     dtype: str = "float32"
     """Of the matrix product that the speed is compared with."""
+    beside: tuple[str, Callable[[], Any]] | None = None
+    """What else of ours takes turns with it, and its name; as many clips."""
+    memory: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Most memory so far of the process that does the work, KiB."""
 
 
 def sound(batch: int, length: float, rng: np.random.Generator) -> np.ndarray:
@@ -70,7 +71,7 @@ def spectrograms(options: argparse.Namespace, rng: np.random.Generator) -> Itera
         waves = sound(batch, options.seconds or 12, rng).astype(np.float32) / 32768
         run = jax.jit(lambda w: [stft.magnitude_spectrogram(w, n_fft=n, hop=n // 2) for n in SIZES])
         about = {"seconds": options.seconds or 12, "batch": batch}
-        yield Case(about, batch, lambda w=waves, f=run: jax.block_until_ready(f(w)))
+        yield Case(about, batch, partial(_finished, run, waves), ("spectrograms", about))
 
 
 def _embedder(recipe: Config, length: float | None) -> tuple[Embedder, Any, Any]:
@@ -205,7 +206,7 @@ def scoring(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[C
         yield Case({"reference_bank": bank, "dimensions": 512}, len(test), run)
 
 
-def _corpus(folder: Path, clips: int, length: float) -> Path:
+def small_corpus(folder: Path, clips: int, length: float) -> Path:
     wanted = SynthConfig(machines=("fan",), train_source=clips // 2, train_target=2, seconds=length)
     synth.write(folder, dataclasses.replace(wanted, test_per_cell=max(1, clips // 8)))
     return folder
@@ -214,7 +215,7 @@ def _corpus(folder: Path, clips: int, length: float) -> Path:
 def reading(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
     """12 s stereo files from the page cache to integers: one by one, and in batches."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = sorted(_corpus(Path(folder), 64, options.seconds or 12).rglob("*.wav"))
+        paths = sorted(small_corpus(Path(folder), 64, options.seconds or 12).rglob("*.wav"))
         settings = config.load("system1").audio
         frames = [audio.inspect(path).frames for path in paths]
 
@@ -247,7 +248,7 @@ def streaming(options: argparse.Namespace, rng: np.random.Generator) -> Iterator
         for name in options.recipe or cases:
             count, batch = cases[name]
             count = options.clips or count
-            paths = sorted(_corpus(Path(folder) / name, count, length).rglob("*.wav"))[:count]
+            paths = sorted(small_corpus(Path(folder) / name, count, length).rglob("*.wav"))[:count]
             recipe = config.load(name)
             if isinstance(recipe.model, BEATsConfig):
                 model = dataclasses.replace(recipe.model, random_init=True)
@@ -266,65 +267,59 @@ def streaming(options: argparse.Namespace, rng: np.random.Generator) -> Iterator
                 e.embed(list(w), "head")
 
             about = {"recipe": name, "seconds": length, "batch": batch, "clips": count}
-            yield Case({**about, "clips_from": "memory"}, count, from_memory)
-            yield Case({**about, "clips_from": "files"}, count, from_files)
+            yield Case(about, count, from_files, beside=("memory", from_memory))
 
 
-def end_to_end(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
-    """The verbs themselves in this process: System 1's `extract`, three views."""
+def views(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
+    """Making all views of a recipe, and extracting them, each beside the extraction of one."""
+    length = options.seconds or 10
     with tempfile.TemporaryDirectory() as folder:
-        data = _corpus(Path(folder) / "data", 64, options.seconds or 10)
-        recipe = config.load("system1")
-        changes = dataclasses.replace(recipe.train, epochs=1, batch_size=8)
-        recipe = dataclasses.replace(recipe, train=changes)
-        from asdjax import train
+        for name in options.recipe or ("system1",):
+            recipe = config.load(name)
+            at_once = AT_ONCE.get(jax.default_backend(), recipe.extract.batch_size)
+            count = -(-(options.clips or 128) // at_once) * at_once
+            corpus = Path(folder) / name
+            wanted = SynthConfig(machines=("fan",), train_source=count, train_target=0)
+            synth.write(corpus, dataclasses.replace(wanted, test_per_cell=0, seconds=length))
+            paths = sorted(corpus.glob("fan/train/*.wav"))
+            frames = [audio.inspect(path).frames for path in paths]
+            batch = recipe.extract.batch_size
+            files = ClipFiles(paths, frames, max(frames), min(frames), True, batch)
+            embedder, _, _ = _embedder(recipe, recipe.audio.clip_seconds)
+            pcm = np.stack([audio.read(path, channel=None).T for path in paths[:at_once]])
+            lengths = np.full(at_once, frames[0], np.int32)
 
-        run, corpus = Run(Path(folder) / "run"), open_corpus(data, recipe)
-        train.train(recipe, corpus, run)
-        clips = len(list(data.rglob("*.wav")))
+            def make(i: jax.Array, pcm: jax.Array, chosen=recipe.extract.views, n=lengths) -> Any:
+                sounds, facts = signal_views.make(chosen, to_float(pcm + i, jnp.float32), n)
+                return sounds.sum() + facts["lag"].sum() + facts["gain"].sum()
 
-        def again() -> None:
-            shutil.rmtree(run.path / "embeddings", ignore_errors=True)
-            extract(run, corpus)
+            # as many clips as are extracted, so many at once as are embedded
+            rounds = jnp.arange(count // at_once, dtype=jnp.int16)
+            all_made = jax.jit(lambda w, make=make, r=rounds: jax.lax.map(partial(make, pcm=w), r))
 
-        yield Case({"verb": "extract", "views": 3, "seconds": options.seconds or 10}, clips, again)
+            def extraction(chosen: tuple[config.ViewConfig, ...], e=embedder, f=files) -> None:
+                for _ in e.stream(f, chosen):
+                    pass
 
-
-def start(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
-    """Processes from start to end: help, and `check`, `embed` and `train` cold and warm."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        data = _corpus(root / "data", 16, 10.0)
-        clip = str(next(data.rglob("*.wav")))
-        own = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
-        environment = {**own, "XDG_CACHE_HOME": str(root / "cache")}
-
-        def command(*arguments: str) -> None:
-            subprocess.run(
-                [sys.executable, "-m", "asdjax.cli", *arguments],
-                env=environment,
-                check=True,
-                capture_output=True,
-            )
-
-        def training() -> None:
-            shutil.rmtree(root / "run", ignore_errors=True)
-            few = ("--train.epochs", "1", "--train.batch-size", "8", "--audio.clip-seconds", "10")
-            command("train", "system1", "--data", str(data), "--run", str(root / "run"), *few)
-
-        def embedding() -> None:
-            out = str(root / "out.npz")
-            command("embed", str(root / "run"), clip, "--out", out, "--overwrite")
-
-        yield Case({"command": "--help"}, 1, lambda: command("--help"))
-        yield Case({"command": "train system1, one step"}, 1, training)
-        yield Case({"command": "embed, one clip"}, 1, embedding)
+            one = ("one_view", partial(extraction, (RAW,)))
+            about = {"recipe": name, "seconds": length, "clips": count}
+            about["views"] = len(recipe.extract.views)
+            making = partial(_finished, all_made, pcm)
+            torch = "views", {"seconds": length, "batch": at_once}
+            yield Case(about | {"work": "making"}, count, making, torch, beside=one)
+            everything = partial(extraction, recipe.extract.views)
+            yield Case(about | {"work": "extraction"}, count, everything, beside=one)
 
 
-STAGES: dict[str, Callable[..., Iterator[Case]]] = {
+def _finished(function: Callable, *args: Any) -> None:
+    jax.block_until_ready(function(*args))
+
+
+COMPUTATIONS: dict[str, Callable[..., Iterator[Case]]] = {
     "reading": reading,
     "filterbank": filterbank,
     "spectrograms": spectrograms,
+    "views": views,
     "multiresnet_embed": multiresnet_embed,
     "beats_embed": beats_embed,
     "multiresnet_train": multiresnet_train,
@@ -332,6 +327,4 @@ STAGES: dict[str, Callable[..., Iterator[Case]]] = {
     "beats_train": beats_train,
     "scoring": scoring,
     "streaming": streaming,
-    "end_to_end": end_to_end,
-    "start": start,
 }

@@ -289,6 +289,41 @@ def fbank(device: str, seconds: float = 10, batch: int = 8) -> Job:
     return lambda: model(waves.to(device)), {"clips": batch}
 
 
+def spectrograms(device: str, seconds: float = 12, batch: int = 8) -> Job:
+    """The magnitudes that MultiResNet hears, from the host's floats."""
+    waves = sound(batch, seconds) / 32768
+    windows = [torch.hann_window(n, device=device) for n in (256, 1024, 4096)]
+
+    def run() -> list[Tensor]:
+        found = []
+        for window in windows:
+            n_fft, more = len(window), {"pad_mode": "constant", "return_complex": True}
+            x = torch.stft(waves.to(device), n_fft, n_fft // 2, window=window, **more)
+            found.append(x.abs() / window.norm())
+        return found
+
+    return run, {"clips": batch}
+
+
+def views(device: str, seconds: float = 10, batch: int = 4) -> Job:
+    """Channel 1 as it is and under two Wiener gains, from the host's integers; no diagnostics."""
+    pcm = torch.stack([sound(batch, seconds), sound(batch, seconds).flip(1)], dim=1)
+    window = torch.hann_window(1024, device=device)
+
+    def run() -> Tensor:
+        near, far = (pcm.to(device) / 32768).unbind(1)
+        far = far * (near.norm(dim=1) / far.norm(dim=1))[:, None]
+        x, y = (torch.stft(a, 1024, 512, window=window, return_complex=True) for a in (near, far))
+        share = y.abs().square() / (x.abs().square() + 1e-20)
+        made = [near]
+        for alpha, beta in (0.5, 0.05), (1.0, 0.01):
+            gain = (1 - alpha * share).clamp(beta, 1.0)
+            made.append(torch.istft(x * gain, 1024, 512, window=window, length=near.shape[1]))
+        return torch.stack(made)
+
+    return run, {"clips": batch}
+
+
 def embedding(model: nn.Module, waves: Tensor, device: str) -> Job:
     """From the host's integers to the host's floats."""
     model = model.to(device).eval()
@@ -347,7 +382,16 @@ def beats_train(device: str, seconds: float = 10, batch: int = 8, lora: int = 0,
     return training(model, 256, 1e-4 if lora else 5e-5, sound(batch, seconds), device)
 
 
-_STAGES = gemm, fbank, multiresnet_embed, multiresnet_train, beats_embed, beats_train
+_STAGES = (
+    gemm,
+    fbank,
+    spectrograms,
+    views,
+    multiresnet_embed,
+    multiresnet_train,
+    beats_embed,
+    beats_train,
+)
 STAGES: dict[str, Callable[..., Job]] = {stage.__name__: stage for stage in _STAGES}
 STAGES["lora_embed"] = beats_embed  # merged adapters cost nothing
 STAGES["lora_train"] = functools.partial(beats_train, lora=128)

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -22,7 +23,7 @@ from asdjax.architectures import BEATsConfig
 from asdjax.checkpoint import digest, save_weights
 from asdjax.cli import main
 from asdjax.errors import AsdjaxError
-from asdjax.inference import Embedder, rounded_up
+from asdjax.inference import Embedder, _in_groups, rounded_up
 from asdjax.runs import Run
 from asdjax.schema import to_tree
 
@@ -469,6 +470,13 @@ def test_converted_weights_are_called_like_a_run(weights, rng):
 def test_a_lone_clip_costs_one(clips, rows):
     assert rounded_up(clips, jax.devices()[:1]) == rows
     assert rounded_up(2 * clips, jax.devices()[:2]) == 2 * rows
+
+
+@pytest.mark.parametrize("clips, computed", [(0, 0), (1, 4), (4, 4), (5, 8), (12, 12)])
+def test_groups_without_clips_are_passed_over(clips, computed):
+    batch = {"length": np.arange(1, 13, dtype=np.int32), "used": np.arange(12) < clips}
+    found = jax.jit(partial(_in_groups, lambda state, batch: state * batch["length"]))(3, batch)
+    np.testing.assert_array_equal(found, np.where(np.arange(12) < computed, 3 * batch["length"], 0))
 
 
 def test_a_device_without_room_is_named(tmp_path, weights, rng, capsys, monkeypatch):

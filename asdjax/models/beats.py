@@ -258,8 +258,8 @@ class LayerNorm(nnx.Module):
     """Layer normalisation of the last axis (Ba et al., 2016), biased variance."""
 
     def __init__(self, features: int):
-        self.scale = nnx.Param(jnp.ones(features, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
+        self.scale = nnx.Param(np.ones(features, np.float32))
+        self.bias = nnx.Param(np.zeros(features, np.float32))
 
     def __call__(self, x: Tokens) -> Tokens:
         """Normalise each token."""
@@ -343,7 +343,7 @@ class TransformerEncoder(nnx.Module):
         self.layer_norm = LayerNorm(config.encoder_embed_dim)
         table = plan.rng.normal(0, 0.02, (config.num_buckets, config.encoder_attention_heads))
         relative = config.relative_position_embedding
-        table = jnp.asarray(table, jnp.float32)
+        table = table.astype(np.float32)
         self.relative_attention_bias = nnx.Param(table) if relative else None
         layers = (TransformerEncoderLayer(plan) for _ in range(config.encoder_layers))
         self.layers = nnx.List(layers)
@@ -430,7 +430,7 @@ class MultiheadAttention(nnx.Module):
         self.out_proj = plan.projection("out_proj", width, width)
         gated, head = plan.config.gru_rel_pos, width // self.heads
         self.grep_linear = Projection(head, 8, rng=plan.rng) if gated else None
-        self.grep_a = nnx.Param(jnp.ones(self.heads, jnp.float32)) if gated else None
+        self.grep_a = nnx.Param(np.ones(self.heads, np.float32)) if gated else None
         self.dropout, self.remat = plan.config.attention_dropout, plan.remat
         self.compute_dtype = plan.compute_dtype
         self.fused = plan.fused_attention and jax.default_backend() == "gpu"

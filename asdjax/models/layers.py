@@ -25,9 +25,9 @@ class BatchStat(nnx.Variable):
 
 
 def _uniform(rng: Rng, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
-    # drawn by NumPy: jax.random would compile one program for each of the many shapes
+    # drawn and held by NumPy: JAX would compile a program for each of the many shapes
     bound = 1 / math.sqrt(fan_in)
-    return nnx.Param(jnp.asarray(rng.uniform(-bound, bound, shape), jnp.float32))
+    return nnx.Param(rng.uniform(-bound, bound, shape).astype(np.float32))
 
 
 def _per_channel(values: Float[Array, "C"], ndim: int) -> Float[Array, "... C"]:
@@ -118,10 +118,10 @@ class BatchNorm(nnx.Module):
     def __init__(
         self, features: int, *, momentum: float = 0.1, eps: float = 1e-5, affine: bool = False
     ):
-        self.mean = BatchStat(jnp.zeros(features, jnp.float32))
-        self.var = BatchStat(jnp.ones(features, jnp.float32))
-        self.scale = nnx.Param(jnp.ones(features, jnp.float32)) if affine else None
-        self.bias = nnx.Param(jnp.zeros(features, jnp.float32)) if affine else None
+        self.mean = BatchStat(np.zeros(features, np.float32))
+        self.var = BatchStat(np.ones(features, np.float32))
+        self.scale = nnx.Param(np.ones(features, np.float32)) if affine else None
+        self.bias = nnx.Param(np.zeros(features, np.float32)) if affine else None
         self.momentum = momentum
         self.eps = eps
 

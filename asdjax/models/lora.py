@@ -163,7 +163,7 @@ class LoRALinear(Projection):
     ):
         super().__init__(n_in, n_out, compute_dtype=compute_dtype, rng=rng)
         self.lora_a = Linear(n_in, config.rank, rng=rng).kernel  # starts as any linear layer's
-        self.lora_b = nnx.Param(jnp.zeros((config.rank, n_out), jnp.float32))
+        self.lora_b = nnx.Param(np.zeros((config.rank, n_out), np.float32))
         self.scale = config.alpha / config.rank
         self.dropout = config.dropout
 

@@ -8,6 +8,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -193,7 +194,7 @@ class STFTBranch(nnx.Module):
         band = bins(self.n_fft, sample_rate, config.low_hz, config.high_hz)
         self.first_bin, self.stop_bin = band.start, band.stop
         # Kept with the weights, as the reference does, whose window differs in its last bits.
-        self.window = BatchStat(jnp.asarray(hann(self.n_fft), jnp.float32))
+        self.window = BatchStat(hann(self.n_fft).astype(np.float32))
         n_bins = band.stop - band.start
         self.norm_freq = _norm(n_bins, config)
         stages = config.stage_channels

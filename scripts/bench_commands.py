@@ -1,0 +1,91 @@
+"""What scripts/bench.py measures of the commands: whole verbs, and processes from start to end."""
+
+import argparse
+import contextlib
+import io
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bench_stages import Case, small_corpus
+
+from asdjax import cli
+
+FEW = ("--train.epochs", "1", "--train.batch-size", "8", "--audio.clip-seconds", "10")
+
+
+def end_to_end(options: argparse.Namespace, *_: object) -> Iterator[Case]:
+    """`run` (an epoch of training) and `extract` of System 1, three views, in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = small_corpus(Path(folder) / "data", 64, options.seconds or 10)
+        clips, run = len(list(data.rglob("*.wav"))), Path(folder) / "run"
+
+        def verb(*arguments: str) -> None:
+            with contextlib.redirect_stdout(io.StringIO()):  # standard output is for figures
+                if cli.main(arguments):
+                    sys.exit(f"asdjax {' '.join(arguments)} failed")
+
+        def everything() -> None:
+            shutil.rmtree(run, ignore_errors=True)
+            verb("run", "system1", "--data", str(data), "--run", str(run), *FEW)
+
+        def extraction() -> None:
+            shutil.rmtree(run / "embeddings")
+            verb("extract", str(run))
+
+        about = {"views": 3, "seconds": options.seconds or 10}
+        yield Case({"verb": "run", "epochs": 1, **about}, clips, everything)
+        yield Case({"verb": "extract", **about}, clips, extraction)
+
+
+def start(*_: object) -> Iterator[Case]:
+    """A process to its first result: help, a loss of `train`, a clip of `embed`.
+
+    The first of each starts with an empty compile cache (first_call_s), the others with a warm one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        data, run = small_corpus(root / "data", 16, 10.0), root / "run"
+        clip, log = str(next(data.rglob("*.wav"))), run / "log.jsonl"
+        own = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
+        environment = {**own, "XDG_CACHE_HOME": str(root / "cache")}
+
+        def process(*arguments: str) -> subprocess.Popen:
+            command = [sys.executable, "-m", "asdjax.cli", *arguments]
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            return subprocess.Popen(command, env=environment, **quiet)
+
+        def command(*arguments: str) -> None:
+            if process(*arguments).wait():
+                sys.exit(f"asdjax {' '.join(arguments)} failed")
+
+        train = ("train", "system1", "--data", str(data), "--run", str(run), *FEW)
+
+        def first_loss() -> None:
+            shutil.rmtree(run, ignore_errors=True)
+            training = process(*train)
+            while not (log.is_file() and log.stat().st_size):
+                if training.poll() is not None:
+                    sys.exit(f"asdjax {' '.join(train)} failed")
+                time.sleep(0.01)
+            training.kill()
+            training.wait()
+
+        def embedding() -> None:
+            out = str(root / "out.npz")
+            command("embed", str(run), clip, "--out", out, "--overwrite")
+
+        memory = {"memory": lambda: resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss}
+        yield Case({"command": "--help"}, 1, lambda: command("--help"), **memory)
+        yield Case({"command": "train system1, first loss"}, 1, first_loss, **memory)
+        command(*train)
+        yield Case({"command": "embed, one clip"}, 1, embedding, **memory)
+
+
+COMMANDS: dict[str, Callable[..., Iterator[Case]]] = {"end_to_end": end_to_end, "start": start}

@@ -1,0 +1,101 @@
+"""Most memory and time of each verb, one process each, on a synthetic corpus; a JSON line for each.
+
+Called by scripts/bench_memory. `extract` is measured with few and with many clips as well (the same
+file under many names): what is streamed must not grow with their number.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from asdjax import config, synth
+from asdjax.config import SynthConfig
+
+INFO = Path(__file__).parent.parent / "tests" / "submission.yaml"
+
+
+def main(argv: list[str]) -> None:
+    """Measure every verb of System 1, then extraction of few and of many clips."""
+    parser = argparse.ArgumentParser(prog="bench_memory", description=__doc__)
+    parser.add_argument("--clips", type=int, default=128, help="of the corpus, about")
+    parser.add_argument("--seconds", type=float, default=12.0, help="length of every clip")
+    parser.add_argument("--many", type=int, default=8000, help="clips of the last extraction")
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # the commands below name what lies here
+        verbs(options.clips, options.seconds)
+        flat(options.many)
+
+
+def verbs(clips: int, seconds: float) -> None:
+    """One run of System 1 from nothing to a package, its training cut to an epoch."""
+    machines = "--machines", "fan", "bearingEmu"
+    size = "--train-source", f"{clips // 2 - 2}", "--train-target", "2", "--test-per-cell", "4"
+    measure("synth", "data", *machines, *size, "--seconds", f"{seconds:g}")
+    measure("data", "data")
+    few = "--train.epochs", "1", "--audio.clip-seconds", f"{seconds:g}"
+    measure("check", "system1", "--data", "data", *few)
+    for run, seed in ("a", "0"), ("b", "1"):
+        measure("train", "system1", "--data", "data", "--run", run, *few, "--seed", seed)
+        measure("extract", run)
+        measure("score", run)
+    measure("evaluate", "a")
+    measure("compare", "a", "b")
+    measure("submit", "a", "--info", str(INFO), "--out", "package", "--subsets", "development")
+    measure("embed", "a", "data", "--out", "embeddings.npz")
+
+
+def flat(many: int) -> None:
+    """Extraction of a twentieth of `many` clips of 5 s, and of all; the raw view alone."""
+    few = SynthConfig(machines=("fan",), train_source=30, train_target=2, test_per_cell=4)
+    synth.write(Path("flat"), dataclasses.replace(few, seconds=5.0))
+    recipe = config.load("system1")
+    recipe = dataclasses.replace(
+        recipe,
+        audio=dataclasses.replace(recipe.audio, clip_seconds=5.0),
+        train=dataclasses.replace(recipe.train, epochs=1, batch_size=8),
+        extract=config.ExtractConfig(),
+    )
+    Path("flat.yaml").write_text(config.dump(recipe), "utf-8")
+    measure("train", "flat.yaml", "--data", "flat", "--run", "c")
+    clip = next(Path("flat").glob("fan/test/section_00_source_test_normal_*.wav"))
+    for number in range(1000, 1000 + many):
+        cell = ("source_test_normal", "target_test_anomaly")[number % 2]
+        os.link(clip, clip.with_name(f"section_00_{cell}_{number}_noAttribute.wav"))
+        if number - 999 in (many // 20, many):
+            measure("extract", "c", clips=number - 999)
+
+
+def measure(verb: str, *arguments: str, **about: Any) -> None:
+    """Run a verb and print its figures, and what is said `about` it."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "asdjax.cli", verb, *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    said = process.stderr.read().decode()
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"asdjax {verb} failed:\n{said}")
+    line = {
+        "bench": "memory",
+        "command": " ".join([verb, *arguments]),
+        **about,
+        "seconds": round(time.perf_counter() - began, 2),
+        "peak_memory_mb": round(used.ru_maxrss / 1024),
+        "threads": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "jax": metadata.version("jax"),
+    }
+    print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
