@@ -291,6 +291,7 @@ def _opened(path: Path) -> Iterator[tuple[Traversable, list[str]]]:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+        # RuntimeError is zipfile's for encrypted members, NotImplementedError for foreign methods
         raise AsdjaxError(f"{path}: cannot be read as a zip file ({error})") from error
     if damaged:
         raise AsdjaxError(f"{path}: {damaged} in the archive is damaged: make it again")

@@ -120,6 +120,7 @@ class _Zip:
                 self.names = archive.NameToInfo
                 total = sum(info.compress_size for info in archive.infolist())
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            # beside its own class zipfile raises these two for fields that make no sense to it
             raise damaged("no directory of the zip file") from error
         if total > len(data):
             raise damaged("records that overlap")

@@ -110,10 +110,14 @@ def multiresnet_embed(options: argparse.Namespace, rng: np.random.Generator) -> 
 def beats_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
     """Mean-pooled embeddings of BEATs (90 M), from the host's integers to the host's floats."""
     length = options.seconds or 10
-    for dtype in options.dtype or ("float32", "bfloat16"):
+    kinds = [(dtype, False) for dtype in options.dtype or ("float32", "bfloat16")]
+    if jax.default_backend() == "gpu" and ("bfloat16", False) in kinds:
+        kinds.append(("bfloat16", True))
+    for dtype, fused in kinds:
         recipe = config.load("beats_frozen")
-        model = dataclasses.replace(recipe.model, random_init=True, compute_dtype=dtype)
-        embedder, graphdef, weights = _embedder(dataclasses.replace(recipe, model=model), None)
+        change = {"random_init": True, "compute_dtype": dtype, "fused_attention": fused}
+        recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, **change))
+        embedder, graphdef, weights = _embedder(recipe, None)
         for batch in options.batch or (1, 8):
             waves = list(sound(batch, length, rng))
             arguments = (weights["params"]["model"], weights["stats"]["model"])
@@ -124,12 +128,11 @@ def beats_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterat
             )
             about = {"seconds": length, "batch": batch, "dtype": dtype}
             for other in sorted({dtype, "float32"}):  # PyTorch's default, too
-                theirs = {**about, "dtype": other}
                 yield Case(
-                    about | {"torch_dtype": other},
+                    about | {"torch_dtype": other, "fused_attention": fused},
                     batch,
                     lambda w=waves, e=embedder: e.embed(w, "mean"),
-                    ("beats_embed", theirs),
+                    ("beats_embed", about | {"dtype": other}),
                     work,
                     dtype,
                 )

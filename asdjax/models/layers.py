@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from asdjax.errors import AsdjaxError
-from asdjax.models import gradients
+from asdjax.models import operations
 
 Rng: TypeAlias = np.random.Generator
 
@@ -83,7 +83,7 @@ class Conv(nnx.Module):
         kernel, stride, axes = self.kernel[...], self.stride, x.ndim - 2
         if axes == 1 and stride > 1 and kernel.shape[0] % stride == 0 and self.padding == 0:
             x, kernel, stride = *_fold_stride(x, kernel, stride), 1
-        y = gradients.correlate(x, kernel, stride, self.padding)
+        y = operations.correlate(x, kernel, stride, self.padding)
         return y if self.bias is None else y + _per_channel(self.bias[...], y.ndim)
 
 

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 
 from asdjax.architectures import MultiResNetConfig, SpectrogramConfig
 from asdjax.errors import AsdjaxError
-from asdjax.models.gradients import max_pool
 from asdjax.models.layers import (
     BatchNorm,
     BatchStat,
@@ -23,6 +22,7 @@ from asdjax.models.layers import (
     Rng,
     SqueezeExcitation,
 )
+from asdjax.models.operations import max_pool
 from asdjax.signal.stft import bins, hann, magnitude_spectrogram, magnitude_spectrum
 
 SMALLEST_SIDE = 36  # positions that the reference asks of both axes of a spectrogram

@@ -8,8 +8,8 @@ from conftest import relative
 from jax import lax
 from numpy.lib.stride_tricks import sliding_window_view
 
-from asdjax.models import gradients
-from asdjax.models.gradients import CLIPS
+from asdjax.models import operations
+from asdjax.models.operations import CLIPS
 
 
 def normal(rng, *shape):
@@ -42,7 +42,7 @@ def test_correlation(rng, float64, clips, shape, kernel, stride, padding):
             x, kernel, (stride,) * axes, ((padding, padding),) * axes, dimension_numbers=numbers
         )
 
-    ours = pulled(lambda x, k: gradients.correlate(x, k, stride, padding), x, kernel)
+    ours = pulled(lambda x, k: operations.correlate(x, k, stride, padding), x, kernel)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(pulled(plain, x, kernel)), strict=True):
         assert a.shape == b.shape and relative(a, b) < 1e-12
 
@@ -56,7 +56,7 @@ def test_a_backward_pass_takes_some_clips_at_a_time(rng, monkeypatch):
         return convolve(x, *args, **kwargs)
 
     monkeypatch.setattr(lax, "conv_general_dilated", counting)
-    pulled(lambda x, k: gradients.correlate(x, k, 2, 1), x, kernel)
+    pulled(lambda x, k: operations.correlate(x, k, 2, 1), x, kernel)
     assert batches[0] == 20 and batches[1:] == [8, 8, 4]
     assert CLIPS == {"cpu": 8}
 
@@ -68,7 +68,7 @@ def test_max_pool_takes_the_first_of_equal_maxima(rng):
             x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-np.inf
         )
         windows = sliding_window_view(padded, (3, 3), axis=(1, 2))[:, ::2, ::2]
-        value, pull = jax.vjp(lambda x, p=padding: gradients.max_pool(x, 3, 2, p), x)
+        value, pull = jax.vjp(lambda x, p=padding: operations.max_pool(x, 3, 2, p), x)
         np.testing.assert_array_equal(value, windows.max((-2, -1)))
 
         weights = normal(rng, *value.shape)
@@ -94,7 +94,7 @@ def test_max_pool_of_any_window(rng, float64, shape, window, stride, padding):
         around = ((0, 0), *[(padding, padding)] * axes, (0, 0))
         return lax.reduce_window(x, -jnp.inf, lax.max, sizes, steps, around)
 
-    value, (gradient,) = pulled(lambda x: gradients.max_pool(x, window, stride, padding), x)
+    value, (gradient,) = pulled(lambda x: operations.max_pool(x, window, stride, padding), x)
     expected, (by_plain,) = pulled(plain, x)
     np.testing.assert_array_equal(value, expected)
     assert relative(gradient, by_plain) < 1e-12
