@@ -59,7 +59,10 @@ CURVES = [
         "files, clips", "extraction, MultiResNet", "streaming", "--clips", (64, 256, 1024),
         "--recipe system1 --rounds 2",
     ),
-    Curve("reference bank, clips", "scoring", "scoring", "--batch", (250, 1000, 4000, 16000)),
+    Curve(
+        "reference bank, clips", "200 new clips", "scoring", "--batch", (250, 1000, 4000, 16000)
+    ),
+    Curve("reference bank, clips", "leave-one-out", "leave_one_out", "--batch", (250, 1000, 4000)),
     Curve(
         "simulated devices", "MultiResNet, 8 clips", "multiresnet_embed", "--devices", (1, 2, 4, 8),
         "--batch 8",
@@ -96,9 +99,8 @@ def measure(curve: Curve, value: float, options: argparse.Namespace) -> dict:
         [sys.executable, str(BENCH), *command], stdout=subprocess.PIPE, text=True, check=True
     )
     found = json.loads(done.stdout.splitlines()[-1])
-    clips = found.get("clips", found.get("batch", 1))
-    if curve.stage == "scoring":
-        clips = 200  # it counts test clips, whatever the bank
+    counts = {"scoring": 200, "leave_one_out": found.get("reference_bank")}
+    clips = counts.get(curve.stage) or found.get("clips") or found["batch"]
     return {
         "axis": curve.axis,
         "name": curve.name,

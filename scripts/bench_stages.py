@@ -15,7 +15,7 @@ import numpy as np
 
 from asdjax import audio, batches, config, models, parallel, synth
 from asdjax.architectures import BEATsConfig
-from asdjax.backends import fit
+from asdjax.backends import Backend, fit
 from asdjax.config import BackendConfig, Config, SynthConfig
 from asdjax.inference import AT_ONCE, RAW, ClipFiles, Embedder
 from asdjax.learner import Learner, to_float
@@ -194,19 +194,27 @@ def lora_train(options: argparse.Namespace, rng: np.random.Generator) -> Iterato
     return _beats_training("system4", "lora_train", options, rng)
 
 
+def _bank(clips: int, rng: np.random.Generator) -> tuple[Backend, np.ndarray]:
+    """A nearest-neighbour backend on so many clips, and 200 others."""
+    train = rng.standard_normal((clips, 512)).astype(np.float32)
+    test = rng.standard_normal((200, 512)).astype(np.float32)
+    return fit(BackendConfig(), train, np.arange(clips) < 10), test
+
+
 def scoring(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
-    """Nearest neighbours with SMOTE, leave-one-out scores among them, per test clip."""
-    for bank in options.batch or (1000, 10000):
-        train = rng.standard_normal((bank, 512)).astype(np.float32)
-        test = rng.standard_normal((200, 512)).astype(np.float32)
-        is_target = np.arange(bank) < 10
+    """New clips against the nearest neighbours in a bank."""
+    for clips in options.batch or (1000, 10000):
+        backend, test = _bank(clips, rng)
+        about = {"reference_bank": clips, "dimensions": 512}
+        yield Case(about, len(test), partial(backend.score, test))
 
-        def run(train=train, test=test, is_target=is_target) -> None:
-            backend = fit(BackendConfig(), train, is_target)
-            backend.score(test)
-            backend.leave_one_out()
 
-        yield Case({"reference_bank": bank, "dimensions": 512}, len(test), run)
+def leave_one_out(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
+    """A bank's own clips, each against the others: what a threshold is made from."""
+    for clips in options.batch or (1000, 3000):
+        backend, _ = _bank(clips, rng)
+        about = {"reference_bank": clips, "dimensions": 512}
+        yield Case(about, clips, backend.leave_one_out)
 
 
 def small_corpus(folder: Path, clips: int, length: float) -> Path:
@@ -329,5 +337,6 @@ COMPUTATIONS: dict[str, Callable[..., Iterator[Case]]] = {
     "lora_train": lora_train,
     "beats_train": beats_train,
     "scoring": scoring,
+    "leave_one_out": leave_one_out,
     "streaming": streaming,
 }
