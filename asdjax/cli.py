@@ -420,8 +420,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     from asdjax import console, host_memory
 
-    if argv is None:  # a process of our own
-        host_memory.keep()
+    if argv is None and issubclass(VERBS[args[0]], COMPILING):  # a process of our own
+        host_memory.use_huge_pages()
     return console.finish(
         lambda: _carry_out(args[0], args[1:], keep_programs), "the same command continues"
     )

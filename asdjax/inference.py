@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from asdjax import audio, batches, host_memory, models, parallel, pretrained, weights
+from asdjax import audio, batches, models, parallel, pretrained, weights
 from asdjax.architectures import BEATsConfig
 from asdjax.checkpoint import Tree
 from asdjax.config import Config, ViewConfig
@@ -373,13 +373,10 @@ class Embedder:
         key = step.__name__, settled
         batch = {**batch, "used": np.arange(len(batch["length"])) < clips}
         batch = parallel.split_batch(batch, self.devices)
-        if key in self._compiled:
-            return self._compiled[key](state, batch)
-        grouped = partial(_in_groups, partial(step, *settled))
-        self._compiled[key] = parallel.inference_step(grouped, self.devices)
-        result = jax.block_until_ready(self._compiled[key](state, batch))
-        host_memory.trim()
-        return result
+        if key not in self._compiled:
+            grouped = partial(_in_groups, partial(step, *settled))
+            self._compiled[key] = parallel.inference_step(grouped, self.devices)
+        return self._compiled[key](state, batch)
 
     def _fetch(self, result: Tree) -> Tree:
         """Results [devices, b, ...] as NumPy arrays [devices * b, ...]."""

@@ -17,7 +17,6 @@ from asdjax import (
     batches,
     console,
     dcase,
-    host_memory,
     models,
     optim,
     parallel,
@@ -207,8 +206,7 @@ def _loop(
             state, metrics = step_function(state, batch)
             log.add(step, metrics)
             if step == first:
-                log.write(keep=0)  # the first loss at once; waits for the step
-                host_memory.trim()
+                log.write(keep=0)  # the first loss at once
             epoch, last_of_epoch = divmod(step + 1, work.epoch.steps)
             done = step + 1 == work.steps
             due = last_of_epoch == 0 and (epoch % config.train.checkpoint_every == 0 or done)

@@ -32,6 +32,14 @@ LEAST = 0.4  # seconds that one measurement takes at least
 GEMM = 2048  # rows and columns of the matrix product
 
 
+def _default_environment() -> dict[str, str]:
+    """The user's environment without the allocator that asdjax has chosen for itself."""
+    ours = {"GLIBC_TUNABLES": host_memory.TUNABLES}
+    rest = {key: value for key, value in os.environ.items() if ours.get(key) != value}
+    # threads that spin while the other side is measured would slow it down
+    return {**rest, "OMP_WAIT_POLICY": "PASSIVE"}
+
+
 class Torch:
     """The other side: a Python with PyTorch, which answers requests one by one."""
 
@@ -41,8 +49,7 @@ class Torch:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # threads that spin while the other side is measured would slow it down
-            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+            env=_default_environment(),
         )
 
     def ask(self, stage: str, options: dict[str, Any], repeat: int = 1) -> dict[str, Any]:
@@ -82,7 +89,6 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
     peer = torch if case.torch else None
     with _compiling() as compiled:
         first = seconds(case.ours)
-    host_memory.trim()
     steady = seconds(case.ours)
     if case.beside:
         case.beside[1]()
@@ -182,7 +188,6 @@ def main(argv: list[str]) -> None:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(options.device, options.device))
     if options.devices:
         jax.config.update("jax_num_cpu_devices", options.devices)
-    host_memory.keep()  # as the command does
     if not options.no_compile_cache:
         compile_cache.use()
     about = {
@@ -205,4 +210,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    host_memory.use_huge_pages()  # as the command does
     main(sys.argv[1:])
