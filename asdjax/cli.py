@@ -421,7 +421,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from asdjax import console, host_memory
 
     if argv is None and issubclass(VERBS[args[0]], COMPILING):  # a process of our own
-        host_memory.use_huge_pages()
+        host_memory.keep()
     return console.finish(
         lambda: _carry_out(args[0], args[1:], keep_programs), "the same command continues"
     )

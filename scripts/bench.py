@@ -33,7 +33,7 @@ GEMM = 2048  # rows and columns of the matrix product
 
 
 def _default_environment() -> dict[str, str]:
-    """The user's environment without the allocator that asdjax has chosen for itself."""
+    """The user's environment without what asdjax has chosen for itself."""
     ours = {"GLIBC_TUNABLES": host_memory.TUNABLES}
     rest = {key: value for key, value in os.environ.items() if ours.get(key) != value}
     # threads that spin while the other side is measured would slow it down
@@ -210,5 +210,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    host_memory.use_huge_pages()  # as the command does
+    host_memory.keep()  # as the command does
     main(sys.argv[1:])
