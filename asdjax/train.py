@@ -203,6 +203,9 @@ def _loop(
     with console.progress("training", work.steps, "steps", done=first) as advance:
         for step in range(first, work.steps):
             batch = parallel.split_batch(next(data), work.devices)
+            if work.devices[0].platform == "cpu":
+                # A step holds its scratch memory from its dispatch on: two would hold it twice.
+                jax.block_until_ready(state)
             state, metrics = step_function(state, batch)
             log.add(step, metrics)
             if step == first:
@@ -219,6 +222,7 @@ def _loop(
                     log.stop(step, "the weights are no longer finite")
                 meta = _meta(work, step + 1, data.state())
                 checkpoints.save(step + 1, host_state, meta)
+                del host_state
     weights, frozen = (jax.tree.map(np.asarray, state[item]) for item in ("weights", "frozen"))
     result = _result(weights, frozen)
     run.write_training({**_meta(work, work.steps, None), **result})

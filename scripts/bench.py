@@ -32,14 +32,6 @@ LEAST = 0.4  # seconds that one measurement takes at least
 GEMM = 2048  # rows and columns of the matrix product
 
 
-def _default_environment() -> dict[str, str]:
-    """The user's environment without what asdjax has chosen for itself."""
-    ours = {"GLIBC_TUNABLES": host_memory.TUNABLES}
-    rest = {key: value for key, value in os.environ.items() if ours.get(key) != value}
-    # threads that spin while the other side is measured would slow it down
-    return {**rest, "OMP_WAIT_POLICY": "PASSIVE"}
-
-
 class Torch:
     """The other side: a Python with PyTorch, which answers requests one by one."""
 
@@ -49,7 +41,8 @@ class Torch:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=_default_environment(),
+            # threads that spin while the other side is measured would slow it down
+            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
         )
 
     def ask(self, stage: str, options: dict[str, Any], repeat: int = 1) -> dict[str, Any]:
