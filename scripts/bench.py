@@ -2,7 +2,8 @@
 
 Each round measures a plain matrix product, then asdjax, then (with --torch-python) PyTorch on the
 same layer shapes in a process of its own, so that a machine whose speed drifts cannot decide; the
-ratio is the median over the rounds.
+ratio is the median over the rounds. Peak memory is the most that the process has had until then: to
+know that of a later case, ask for it alone.
 """
 
 import argparse
@@ -29,7 +30,8 @@ from asdjax import compile_cache, host_memory
 HERE = Path(__file__).parent
 STAGES = COMPUTATIONS | COMMANDS
 LEAST = 0.4  # seconds that one measurement takes at least
-GEMM = 2048  # rows and columns of the matrix product
+GEMM = {"cpu": 2048}  # rows and columns of the matrix product, by kind of device
+BIG_GEMM = 8192  # of others
 
 
 class Torch:
@@ -41,8 +43,6 @@ class Torch:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # threads that spin while the other side is measured would slow it down
-            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
         )
 
     def ask(self, stage: str, options: dict[str, Any], repeat: int = 1) -> dict[str, Any]:
@@ -62,10 +62,17 @@ class Torch:
         self._process.wait()
 
 
+def gemm_size() -> int:
+    """Rows and columns of a matrix product that occupies the device."""
+    return GEMM.get(jax.default_backend(), BIG_GEMM)
+
+
 def gemm(dtype: str) -> Callable[[], Any]:
     """A square matrix product."""
-    a = jnp.ones((GEMM, GEMM), dtype)
-    product = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32))
+    size = gemm_size()
+    a = jnp.ones((size, size), dtype)
+    how = {"preferred_element_type": jnp.float32, "precision": "highest"}  # no TF32, as PyTorch
+    product = jax.jit(lambda a: jnp.matmul(a, a, **how))
     return lambda: product(a).block_until_ready()
 
 
@@ -89,7 +96,7 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
     tasks = {"gemm": gemm(case.dtype)}
     tasks["gemm"]()
     ours, theirs, product, their_product, beside = [], [], [], [], []
-    options = {"size": GEMM, "dtype": case.dtype}
+    options = {"size": gemm_size(), "dtype": case.dtype}
     if peer and "device" in case.torch[1]:
         options["device"] = case.torch[1]["device"]
     if peer:
@@ -106,7 +113,7 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
             their_product.append(np.mean(peer.ask("gemm", options, 5)["seconds"]))
             theirs.append(np.mean(peer.ask(*case.torch, repeat=their_times)["seconds"]))
             time.sleep(0.3)
-    peak = 2 * GEMM**3 / np.array([product, their_product or product]).min(axis=0)
+    peak = 2 * gemm_size() ** 3 / np.array([product, their_product or product]).min(axis=0)
     result = {
         **case.about,
         "clips_per_s": _rounded(case.clips / np.median(ours)),
@@ -116,6 +123,8 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
         "gemm_gflop_per_s": _rounded(np.median(peak) / 1e9),
         "peak_memory_mb": round(case.memory() / 1024),
     }
+    if (held := jax.local_devices()[0].memory_stats()) and "peak_bytes_in_use" in held:
+        result["peak_device_memory_mb"] = round(held["peak_bytes_in_use"] / 2**20)
     if case.beside:
         name, over = case.beside[0], np.array(ours) / beside
         result[f"seconds_over_{name}"] = _rounded(np.median(over))
@@ -188,12 +197,13 @@ def main(argv: list[str]) -> None:
         "device": jax.devices()[0].device_kind,
         "devices": len(jax.devices()),
         "threads": len(os.sched_getaffinity(0)),
+        "compile_cache": not options.no_compile_cache,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("asdjax", "jax", "jaxlib", "numpy")},
     }
     torch = Torch(options.torch_python) if options.torch_python else None
     for case in STAGES[stages[0]](options, np.random.default_rng(0)):
-        if case.torch and options.device == "gpu":
+        if case.torch and jax.default_backend() == "gpu":
             case.torch = (case.torch[0], {**case.torch[1], "device": "cuda"})
         print(json.dumps({**about, **measure(case, options.rounds, torch)}), flush=True)
         if torch:

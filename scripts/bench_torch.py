@@ -8,7 +8,7 @@ asks for one measurement at a time: a line of input is a request, a line of outp
 
 Options are the stage's arguments, "device" (cpu or cuda) and "threads" (default: all processors).
 What a stage needs is built, and run untimed, at the first request with these options, and kept
-until {"stage": "drop"}; {"stage": "quit"} or the end of the input ends the process. What cannot be
+until {"stage": "drop"}; the end of the input ends the process. What cannot be
 done is answered by {"error": "..."}. Kernels and precision are PyTorch's defaults.
 """
 
@@ -148,13 +148,12 @@ class Sizes(NamedTuple):
     hidden: int = 3072
     heads: int = 12
     features: int = 512
-    attention: str = "eager"  # as the reference computes it, or "sdpa"
 
 
 class Attention(nn.Module):
     def __init__(self, sizes: Sizes, table: nn.Embedding):
         super().__init__()
-        self.heads, self.kind, width = sizes.heads, sizes.attention, sizes.width
+        self.heads, width = sizes.heads, sizes.width
         self.relative_attention_bias = table  # one for all layers
         self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
@@ -168,12 +167,10 @@ class Attention(nn.Module):
         a, b = torch.sigmoid(sums).chunk(2, dim=-1)
         bias = (a * (b * self.grep_a - 1) + 2) * bias
         dropout = DROPOUT if self.training else 0.0
-        if self.kind == "sdpa":
-            y = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), dropout)
-        else:  # as the reference, which divides by 32 for a while: half precision would overflow
-            logits = (q / (32 * math.sqrt(q.shape[-1]))) @ k.transpose(2, 3)
-            logits = (logits - logits.amax(-1, keepdim=True)) * 32 + bias
-            y = F.dropout(logits.softmax(-1), dropout) @ v
+        # as the reference, which divides by 32 for a while: half precision would overflow
+        logits = (q / (32 * math.sqrt(q.shape[-1]))) @ k.transpose(2, 3)
+        logits = (logits - logits.amax(-1, keepdim=True)) * 32 + bias
+        y = F.dropout(logits.softmax(-1), dropout) @ v
         return self.out_proj(y.transpose(1, 2).flatten(2))
 
 
@@ -248,17 +245,17 @@ class AttnStatPool(nn.Module):  # tokens [B, L, width] to [B, width]
         return self.out(torch.cat([mean, variance.clamp(min=1e-4).sqrt()], 1))
 
 
-class BEATsEmbedder(nn.Module):  # of waveforms or filterbanks; without `head` tokens' means
-    def __init__(self, head: bool, dtype: str = "float32", attention: str = "eager"):
+class BEATsEmbedder(nn.Module):  # of waveforms; without `head` tokens' means
+    def __init__(self, head: bool, dtype: str = "float32"):
         super().__init__()
-        if dtype not in ("float32", "bfloat16") or attention not in ("eager", "sdpa"):
-            raise ValueError(f"no dtype {dtype} with attention {attention}")
-        self.fbank, self.beats = Fbank(), BEATs(Sizes(attention=attention))
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"no dtype {dtype}")
+        self.fbank, self.beats = Fbank(), BEATs(Sizes())
         self.half = dtype == "bfloat16"
         self.head = nn.Sequential(AttnStatPool(768, 48), nn.Linear(768, 256)) if head else None
 
     def forward(self, x: Tensor) -> Tensor:
-        fbank = self.fbank(x) if x.ndim == 2 else x
+        fbank = self.fbank(x)
         with torch.autocast(fbank.device.type, torch.bfloat16, enabled=self.half):
             tokens = self.beats(fbank)
         return self.head(tokens.float()) if self.head else tokens.float().mean(1)
@@ -335,16 +332,9 @@ def multiresnet_embed(device: str, seconds: float = 12, batch: int = 8) -> Job:
     return embedding(MultiResNet(round(seconds * RATE)), sound(batch, seconds), device)
 
 
-def beats_embed(device: str, seconds: float = 10, batch: int = 8, **how: str) -> Job:
-    """Means over tokens; with "from": "fbank", of a filterbank that is on the device already."""
-    source = how.pop("from", "waveform")
-    if source not in ("waveform", "fbank"):
-        raise ValueError(f"from {source}: choose waveform or fbank")
-    model, waves = BEATsEmbedder(False, **how), sound(batch, seconds)
-    if source == "waveform":
-        return embedding(model, waves, device)
-    ready = model.to(device).eval().fbank(waves.to(device) / 32768)
-    return torch.no_grad()(lambda: model(ready).cpu()), {"clips": batch}
+def beats_embed(device: str, seconds: float = 10, batch: int = 8, dtype: str = "float32") -> Job:
+    """Means over tokens."""
+    return embedding(BEATsEmbedder(False, dtype), sound(batch, seconds), device)
 
 
 def training(model: nn.Module, width: int, rate: float, waves: Tensor, device: str) -> Job:
@@ -393,7 +383,6 @@ _STAGES = (
     beats_train,
 )
 STAGES: dict[str, Callable[..., Job]] = {stage.__name__: stage for stage in _STAGES}
-STAGES["lora_embed"] = beats_embed  # merged adapters cost nothing
 STAGES["lora_train"] = functools.partial(beats_train, lora=128)
 
 
@@ -405,7 +394,7 @@ def answer(request: dict[str, Any], built: dict[str, Job]) -> dict[str, Any]:
         return {}
     if stage not in STAGES:
         raise ValueError(f"no stage {stage}: choose from {', '.join(STAGES)}")
-    threads = options.pop("threads", os.cpu_count())
+    threads = options.pop("threads", len(os.sched_getaffinity(0)))
     torch.set_num_threads(threads)
     key, device = json.dumps([stage, options], sort_keys=True), options.pop("device", "cpu")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
@@ -431,8 +420,6 @@ def main() -> None:
     for line in sys.stdin:
         try:
             request = json.loads(line)
-            if request.get("stage") == "quit":
-                return
             found = answer(request, built)
         except (ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
             found = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}

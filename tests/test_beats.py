@@ -610,8 +610,8 @@ def test_fused_attention(rng, bias_rows, masked):
     assert cosine(np.ravel(y), np.ravel(expected)) > 0.9999
 
 
-def test_fused_attention_on_a_gpu(rng, monkeypatch):
-    """Taken on a GPU where no weights are dropped, with gradients for bias and gate."""
+def test_fused_attention_is_taken_on_a_gpu(rng, monkeypatch):
+    """Where no weights are dropped, with every gradient; here the GPU's name alone, on a CPU."""
     x = rng.standard_normal((2, 40, 128)).astype(np.float32)
     valid = own_patch_mask(jnp.asarray([24, 40]), 40, STILL)
     steps = {"compute_dtype": "bfloat16"}
@@ -624,7 +624,7 @@ def test_fused_attention_on_a_gpu(rng, monkeypatch):
 
         with jax.numpy_dtype_promotion("standard"):  # JAX's own gradient mixes dtypes
             gradients, tokens = jit(jax.grad(loss, has_aux=True))(params)
-        return tokens, np.concatenate([np.ravel(a) for a in jax.tree.leaves(gradients)])
+        return tokens, gradients
 
     expected = tokens_and_gradients(*plain)
     np.testing.assert_array_equal(
@@ -642,7 +642,12 @@ def test_fused_attention_on_a_gpu(rng, monkeypatch):
     assert len(taken) == STILL.encoder_layers
     own = np.asarray(valid)
     assert cosine(np.ravel(found[0][own]), np.ravel(expected[0][own])) > 0.9999
-    assert cosine(found[1], expected[1]) > 0.99
+    largest = max(np.abs(a).max() for a in jax.tree.leaves(expected[1]))
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(expected[1]), jax.tree.leaves(found[1]), strict=True
+    ):
+        error = np.abs(a - b).max()
+        assert error < 0.05 * np.abs(a).max() + 1e-4 * largest, (path, error)
     dropping = dataclasses.replace(STILL, attention_dropout=0.1)
     graphdef, params = fresh(dropping, **steps, fused_attention=True)
     jax.eval_shape(

@@ -22,6 +22,7 @@ from asdjax import audio, embed, models, pretrained
 from asdjax.architectures import BEATsConfig
 from asdjax.checkpoint import digest, save_weights
 from asdjax.cli import main
+from asdjax.config import load
 from asdjax.errors import AsdjaxError
 from asdjax.inference import Embedder, _in_groups, rounded_up
 from asdjax.runs import Run
@@ -464,6 +465,27 @@ def test_converted_weights_are_called_like_a_run(weights, rng):
     loud = np.full(6000, 1e38, np.float32)
     with pytest.raises(AsdjaxError, match="waveform 1: the embedding is not finite"):
         embedder.embed([waves[0], loud])
+
+
+def test_bfloat16_differs_by_rounding_alone(rng):
+    """What is computed once for inference, and weights that are held rounded, change nothing."""
+    waves = np.stack([noise(rng, 16000) for _ in range(5)])
+    found = {}
+    for dtype in "float32", "bfloat16":
+        model = BEATsConfig(encoder=ENCODER, random_init=True, compute_dtype=dtype)
+        graphdef, params, stats = models.split(models.build(model, 16000, 16000, seed=0))
+        state = {"params": {"model": params}, "stats": {"model": stats}}
+        config = dataclasses.replace(load(HERE / "tiny_beats.yaml"), model=model)
+        found[dtype] = Embedder(config, 16000, jax.tree.map(np.asarray, state))(waves)
+        apply = partial(models.apply, graphdef, train=False)
+        plain = np.asarray(jax.jit(apply)(params, stats, waves)[0])
+        assert found[dtype].dtype == plain.dtype == np.float32
+        limit = PADDED if dtype == "float32" else 2**-8
+        assert relative(found[dtype], plain) < limit
+    exact, rounded = found.values()
+    lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(rounded, axis=1)
+    assert (np.sum(exact * rounded, axis=1) > 0.999 * lengths).all()
+    assert np.abs(exact - rounded).max() > 1e-5  # else nothing was rounded
 
 
 @pytest.mark.parametrize(("clips", "rows"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (9, 12)])

@@ -81,6 +81,15 @@ def test_max_pool_takes_the_first_of_equal_maxima(rng):
         np.testing.assert_allclose(pull(weights)[0], expected[:, inner, inner], atol=1e-6)
 
 
+def test_max_pool_keeps_nan():
+    x = np.zeros((1, 7, 1), np.float32)
+    x[0, 1] = np.nan
+    plain = operations.max_pool(x, 3, 2, 0)
+    np.testing.assert_array_equal(np.isnan(plain[0, :, 0]), [True, False, False])
+    value, _ = jax.vjp(lambda x: operations.max_pool(x, 3, 2, 0), x)
+    np.testing.assert_array_equal(value, plain)
+
+
 @pytest.mark.parametrize("shape", [(2, 11, 3), (2, 9, 8, 3)])
 @pytest.mark.parametrize(
     "window, stride, padding", [(3, 2, 1), (2, 2, 0), (4, 3, 1), (2, 3, 0), (5, 1, 2)]

@@ -502,7 +502,8 @@ def fused_attention(
     if valid is not None:  # as a bias, because cuDNN's takes no mask of keys alone
         if bias is None:
             bias = jnp.zeros((1, 1, q.shape[1], k.shape[1]), q.dtype)
-        bias = jnp.where(valid[:, None, None], bias, -1e38)  # finite, also with a logit added
+        # cuDNN needs a value whose differences are finite; this is JAX's own for its masks.
+        bias = jnp.where(valid[:, None, None], bias, -(2.0**41))
     if bias is not None:
         bias = bias.astype(jnp.bfloat16)
     operands = (a.astype(jnp.bfloat16) for a in (q, k, v))

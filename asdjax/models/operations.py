@@ -23,7 +23,10 @@ def correlate(
     stride: int,
     padding: int,
 ) -> Float[Array, "B *outputs n_out"]:
-    """Cross-correlation over one or two axes, with zeros added at both ends of each."""
+    """Cross-correlation over one or two axes, with zeros added at both ends of each.
+
+    At full precision on every device, as matrix products in float32 are.
+    """
     axes = x.ndim - 2
     return lax.conv_general_dilated(
         x,
@@ -31,6 +34,7 @@ def correlate(
         window_strides=(stride,) * axes,
         padding=((padding, padding),) * axes,
         dimension_numbers=("NWC", "WIO", "NWC") if axes == 1 else ("NHWC", "HWIO", "NHWC"),
+        precision="highest",
     )
 
 
@@ -89,8 +93,9 @@ def _max_pool_forward(x: Array, window: int, stride: int, padding: int) -> tuple
         if best is None:
             best, winner = values, jnp.full_like(values, number, jnp.int8)
         else:
-            winner = jnp.where(values > best, number, winner)
-            best = jnp.where(values > best, values, best)
+            better = (values > best) | jnp.isnan(values)
+            winner = jnp.where(better, number, winner)
+            best = jnp.where(better, values, best)
     return best, (winner, x)  # of x the backward pass uses the shape
 
 
