@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from asdjax.config import SpecAugmentConfig
 from asdjax.signal import fbank
@@ -25,7 +25,7 @@ class MixupDraws(NamedTuple):
     """Whether the clip is mixed at all."""
 
 
-def step_key(seed: int, step: int | Int[Array, ""]) -> PRNGKeyArray:
+def step_key(seed: int | UInt32[Array, ""], step: int | Int[Array, ""]) -> PRNGKeyArray:
     """Return the random key of one training step, the same on every device and process.
 
     Args:

@@ -1,9 +1,10 @@
 """The training step: waveforms and classes in, a new state out; pure and device-side.
 
 State: {"weights": {"params": {"model", "head"}, "stats": {"model", "head"}}, "progress":
-{"optimiser", "step"}, "frozen"}, plain nested dictionaries of arrays. Everything under "params" is
-trained; "stats" holds BatchNorm's running statistics and the loss's scale; "frozen" the model's
-weights that stay as they are, which no checkpoint holds.
+{"optimiser", "step"}, "frozen", "seed"}, plain nested dictionaries of arrays. Everything under
+"params" is trained; "stats" holds BatchNorm's running statistics and the loss's scale; "frozen" the
+model's weights that stay as they are, which no checkpoint holds; nor "seed", which is an array so
+that one compiled program serves every seed.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import serialization
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from asdjax import augment, losses, models, optim, parallel
 from asdjax.architectures import BEATsConfig
@@ -97,6 +98,7 @@ class Learner:
                 "step": jnp.zeros((), jnp.int32),
             },
             "frozen": frozen,
+            "seed": np.uint32(self.config.seed),
         }
 
     def step(self, state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
@@ -112,8 +114,9 @@ class Learner:
         params, stats = state["weights"]["params"], state["weights"]["stats"]
         step = state["progress"]["step"]
         dtype = jax.tree.leaves(params)[0].dtype
-        waveform, target = self._mixed(batch, step, dtype)
-        more = self._randomness(step, len(waveform))
+        key = augment.step_key(state["seed"], step)
+        waveform, target = self._mixed(batch, key, dtype)
+        more = self._randomness(key, len(waveform))
 
         def objective(params: Any) -> tuple[Array, tuple[Any, dict[str, Array]]]:
             return self.loss(params, stats, waveform, target, state["frozen"], **more)
@@ -128,6 +131,7 @@ class Learner:
             "weights": {"params": optax.apply_updates(params, updates), "stats": stats},
             "progress": {"optimiser": serialization.to_state_dict(moments), "step": step + 1},
             "frozen": state["frozen"],
+            "seed": state["seed"],
         }
         return new_state, metrics
 
@@ -164,11 +168,11 @@ class Learner:
         metrics = {"loss": loss, "accuracy": right.astype(loss.dtype).mean()}
         return loss, ({"model": model_stats, "head": head_stats}, metrics)
 
-    def _randomness(self, step: Int[Array, ""], clips: int) -> dict[str, Any]:
-        """What the model draws in training: a function of the step and of each clip's place."""
+    def _randomness(self, key: PRNGKeyArray, clips: int) -> dict[str, Any]:
+        """What the model draws in training: a function of the step's key and each clip's place."""
         if not isinstance(self.config.model, BEATsConfig):
             return {}
-        key, mine = augment.step_key(self.config.seed, step), parallel.my_rows(clips)
+        mine = parallel.my_rows(clips)
         more = {"draws": models.Draws(jax.random.fold_in(key, _DROPOUT), mine)}
         wanted = self.config.augment.spec_augment
         if wanted.probability:
@@ -182,15 +186,13 @@ class Learner:
         return more
 
     def _mixed(
-        self, batch: Batch, step: Int[Array, ""], dtype: jnp.dtype
+        self, batch: Batch, key: PRNGKeyArray, dtype: jnp.dtype
     ) -> tuple[Float[Array, "b T"], Float[Array, "b C"]]:
         """This device's clips and soft labels, mixed with partners from the global batch."""
         everyone = parallel.gather(batch)
         size = everyone["label"].shape[0]
         mine = parallel.my_rows(batch["label"].shape[0])
-        lam, partner, mix = augment.mixup_draws(
-            augment.step_key(self.config.seed, step), size, self.config.augment.mixup.probability
-        )
+        lam, partner, mix = augment.mixup_draws(key, size, self.config.augment.mixup.probability)
         lam, partner, mix = lam[mine], partner[mine], mix[mine]
         waveform = augment.mixup(
             to_float(batch["waveform"], dtype),

@@ -47,6 +47,9 @@ def test_draws_depend_on_seed_and_step_alone():
         for a, b in zip(first, again, strict=True):
             np.testing.assert_array_equal(a, b)
             assert a.dtype == b.dtype
+    for seed in 0, 7, 2**31, 2**32 - 1:
+        key = jax.jit(augment.step_key)(np.uint32(seed), 11)
+        assert key == augment.step_key(seed, 11)
 
 
 def test_precision_of_the_values(rng, float64):

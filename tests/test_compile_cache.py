@@ -85,8 +85,9 @@ def test_the_second_process_compiles_nothing_anew(corpus_root, tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     environment["XDG_CACHE_HOME"] = str(tmp_path)
     kept = []
-    for _ in range(2):
-        command = [sys.executable, "-m", "asdjax.cli", "check", TINY, "--data", str(corpus_root)]
+    for seed in "0", "1":  # which is no part of the program
+        check = ("check", TINY, "--data", str(corpus_root), "--seed", seed)
+        command = [sys.executable, "-m", "asdjax.cli", *check]
         result = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert (result.returncode, result.stderr) == (0, "")
         kept.append({path: path.stat().st_size for path in tmp_path.rglob("*-cache")})
