@@ -448,7 +448,7 @@ def _in_groups(step: Callable, state: Tree, batch: Tree) -> Tree:
 
     Groups without "used" rows are passed over; what stands for them is zero.
     """
-    step, clips = jax.jit(step), len(batch["length"])
+    step, clips = jax.jit(step), len(batch["length"])  # traced once, for shapes and values
     if jax.default_backend() not in AT_ONCE:
         return step(state, batch)
     at_once = math.gcd(clips, AT_ONCE[jax.default_backend()])

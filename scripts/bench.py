@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -121,8 +122,10 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
         "first_call_s": _rounded(first),
         "compile_s": _rounded(sum(compiled)),
         "gemm_gflop_per_s": _rounded(np.median(peak) / 1e9),
-        "peak_memory_mb": round(case.memory() / 1024),
     }
+    if case.here:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        result["peak_memory_mb"] = round(most / 1024)
     if (held := jax.local_devices()[0].memory_stats()) and "peak_bytes_in_use" in held:
         result["peak_device_memory_mb"] = round(held["peak_bytes_in_use"] / 2**20)
     if case.beside:
@@ -186,10 +189,16 @@ def main(argv: list[str]) -> None:
         rest = [argument for argument in argv if argument not in STAGES]
         results = [subprocess.run([sys.executable, __file__, s, *rest]).returncode for s in stages]
         sys.exit(max(results))
-    if options.device:
-        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(options.device, options.device))
+    if options.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
     if options.devices:
         jax.config.update("jax_num_cpu_devices", options.devices)
+    if options.device and options.device != jax.default_backend():
+        extra = {"gpu": "cuda"}.get(options.device, options.device)
+        sys.exit(
+            f"bench: JAX finds no {options.device}, but {jax.default_backend()}: "
+            f"pip install 'jax[{extra}]' into {sys.prefix}"
+        )
     if not options.no_compile_cache:
         compile_cache.use()
     about = {

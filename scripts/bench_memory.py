@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="bench_memory", description=__doc__)
     parser.add_argument("--clips", type=int, default=128, help="of the corpus, about")
     parser.add_argument("--seconds", type=float, default=12.0, help="length of every clip")
-    parser.add_argument("--many", type=int, default=8000, help="clips of the last extraction")
+    parser.add_argument("--many", type=int, default=10000, help="clips of the last extraction")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # the commands below name what lies here
@@ -68,11 +68,11 @@ def flat(many: int) -> None:
     Path("flat.yaml").write_text(config.dump(recipe), "utf-8")
     measure("train", "flat.yaml", "--data", "flat", "--run", "c")
     clip = next(Path("flat").glob("fan/test/section_00_source_test_normal_*.wav"))
-    for number in range(1000, 1000 + many):
-        cell = ("source_test_normal", "target_test_anomaly")[number % 2]
-        os.link(clip, clip.with_name(f"section_00_{cell}_{number}_noAttribute.wav"))
-        if number - 999 in (many // 20, many):
-            measure("extract", "c", clips=number - 999)
+    for i in range(many):
+        cell = ("source_test_normal", "target_test_anomaly")[i % 2]
+        os.link(clip, clip.with_name(f"section_00_{cell}_{1000 + i // 2}_noAttribute.wav"))
+        if i + 1 in (many // 20, many):
+            measure("extract", "c", clips=i + 1)
 
 
 def measure(verb: str, *arguments: str, **about: Any) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import resource
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -42,8 +41,8 @@ class Case:
     """Of the matrix product that the speed is compared with."""
     beside: tuple[str, Callable[[], Any]] | None = None
     """What else of ours takes turns with it, and its name; as many clips."""
-    memory: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    """Most memory so far of the process that does the work, KiB."""
+    here: bool = True
+    """This process does the work: what it has had of memory tells what the work needs."""
 
 
 def sound(batch: int, length: float, rng: np.random.Generator) -> np.ndarray:
@@ -57,7 +56,7 @@ def flop(function: Callable, *args: Any) -> float:
 
 
 def filterbank(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
-    """Kaldi filterbank of 10 s clips, from the host's integers."""
+    """Kaldi filterbank of 10 s clips, from the host's floats."""
     for batch in options.batch or (1, 16):
         waves = sound(batch, options.seconds or 10, rng).astype(np.float32) / 32768
         run = jax.jit(lambda w: fbank.normalised(fbank.fbank(w)))

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from conftest import BLOCK, GOLDEN, LAYER, relative, relative_l2
 from flax import nnx
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from asdjax.architectures import BEATsEncoderConfig, LoRAConfig
 from asdjax.convert import torch_file
@@ -18,7 +16,6 @@ from asdjax.errors import AsdjaxError
 from asdjax.models.beats import (
     BEATs,
     Draws,
-    correlate,
     fused_attention,
     n_tokens,
     own_patch_mask,
@@ -300,27 +297,6 @@ def test_position_bias_is_the_table_looked_up(golden, rng):
     for length, name in (64, "T64"), (496, "T496"):
         bias = nnx.merge(graphdef, params).encoder.position_bias(length)
         np.testing.assert_array_equal(bias, np.moveaxis(table[reference[name]], 2, 0))
-
-
-@settings(max_examples=10, deadline=None)
-@given(
-    st.integers(1, 40), st.integers(1, 12), st.sampled_from([(1, 3), (2, 2), (4, 1)]),
-    st.integers(0, 2**32 - 1),
-)  # fmt: skip
-def test_correlate(length, window, shape, seed):
-    groups, channels = shape
-    rng = np.random.default_rng(seed)
-    width = groups * channels
-    x = rng.standard_normal((2, length, width)).astype(np.float32)
-    weight = rng.standard_normal((window, channels, width)).astype(np.float32)
-    padded = np.pad(x, ((0, 0), (window // 2, window), (0, 0)))
-    expected = np.zeros_like(x)
-    for group in range(groups):
-        part = slice(group * channels, (group + 1) * channels)
-        for tap in range(window):
-            expected[:, :, part] += padded[:, tap : tap + length, part] @ weight[tap, :, part]
-    value = jit(correlate, static_argnums=2)(x, weight, groups)
-    np.testing.assert_allclose(value, expected, rtol=0, atol=1e-4)
 
 
 def pooled(graphdef, params, x, valid=None, **options):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ def bench(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "LEAST", 0.01)
-    monkeypatch.setattr(module, "GEMM", 64)
+    monkeypatch.setattr(module, "GEMM", {"cpu": 64})
     return module
 
 
@@ -74,11 +75,19 @@ def test_what_takes_turns_with_a_case(bench):
         time.sleep(duration)
 
     beside = "other", lambda: call("b", 0.02)
-    case = bench.Case({}, 1, lambda: call("a", 0.04), beside=beside, memory=lambda: 2048)
+    case = bench.Case({}, 1, lambda: call("a", 0.04), beside=beside, here=False)
     found = bench.measure(case, 3, None)
     assert "".join(turns) == "aab" + "ab" * 3
     assert found["seconds_over_other"] == pytest.approx(2, rel=0.2)
-    assert found["peak_memory_mb"] == 2
+    assert "peak_memory_mb" not in found  # the work was not done here
+
+
+def test_an_accelerator_that_is_not_there():
+    command = [sys.executable, SCRIPTS / "bench.py", "filterbank", "--device", "gpu"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if not result.returncode:
+        pytest.skip("a GPU is at hand")
+    assert result.stderr.splitlines()[-1].startswith("bench: JAX finds no gpu, but cpu: ")
 
 
 def test_the_flops_of_a_product(bench):

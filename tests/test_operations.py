@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import relative
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax import lax
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -45,6 +47,27 @@ def test_correlation(rng, float64, clips, shape, kernel, stride, padding):
     ours = pulled(lambda x, k: operations.correlate(x, k, stride, padding), x, kernel)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(pulled(plain, x, kernel)), strict=True):
         assert a.shape == b.shape and relative(a, b) < 1e-12
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.integers(1, 40), st.integers(1, 12), st.sampled_from([(1, 3), (2, 2), (4, 1)]),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_grouped_correlation(length, window, shape, seed):
+    groups, channels = shape
+    rng = np.random.default_rng(seed)
+    width = groups * channels
+    x = rng.standard_normal((2, length, width)).astype(np.float32)
+    weight = rng.standard_normal((window, channels, width)).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (window // 2, window), (0, 0)))
+    expected = np.zeros_like(x)
+    for group in range(groups):
+        part = slice(group * channels, (group + 1) * channels)
+        for tap in range(window):
+            expected[:, :, part] += padded[:, tap : tap + length, part] @ weight[tap, :, part]
+    value = jax.jit(operations.grouped_correlate, static_argnums=2)(x, weight, groups)
+    np.testing.assert_allclose(value, expected, rtol=0, atol=1e-4)
 
 
 def test_a_backward_pass_takes_some_clips_at_a_time(rng, monkeypatch):

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Complex, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from asdjax.architectures import BEATsEncoderConfig, LoRAConfig
 from asdjax.errors import AsdjaxError
+from asdjax.models import operations
 from asdjax.models.layers import Conv, Rng
 from asdjax.models.lora import (
     ComputeDtype,
@@ -296,41 +297,13 @@ class PositionalConv(nnx.Module):
     def __call__(self, x: Tokens) -> Tokens:
         """Apply the layer."""
         if self.spectrum is not None:
-            y = filtered(x, self.spectrum[...])
+            y = operations.overlap_save(x, self.spectrum[...])
         else:
             v = self.weight_v[...]
             norm = jnp.linalg.norm(v, axis=(1, 2))
             weight = v * (self.weight_g[...] / norm)[:, None, None]
-            y = correlate(x, weight, self.groups)
+            y = operations.grouped_correlate(x, weight, self.groups)
         return jax.nn.gelu(y + self.bias[...][None, None], approximate=False)
-
-
-def correlate(x: Tokens, weight: Float[Array, "window C D"], groups: int) -> Tokens:
-    """Grouped cross-correlation along the tokens, zeros around them: y[i] = sum_k w[k] x[i-left+k].
-
-    By Fourier transforms of blocks of two windows (overlap-save), because the weight gradient of
-    `lax.conv_general_dilated` with groups takes XLA seconds on CPU. At 8 x 496 tokens, 768 channels
-    and a window of 128 on two cores: 0.18 s, with gradients 0.46 s; native 0.40 s, with gradients
-    by transforms 0.72 s or more; one transform over all tokens 0.68 s; block-Toeplitz 1.7 s.
-    """
-    window, channels, _ = weight.shape
-    weight = jnp.transpose(weight.reshape(window, channels, groups, -1), (2, 1, 3, 0))
-    spectrum = jnp.conj(jnp.fft.rfft(weight, 2 * window))
-    return filtered(x, jnp.moveaxis(spectrum, 3, 1))
-
-
-def filtered(x: Tokens, spectrum: Complex[Array, "groups bins C out"]) -> Tokens:
-    """`correlate` with a weight whose spectrum over two windows, conjugated, is known."""
-    groups, bins, channels, _ = spectrum.shape
-    window, (batch, length, width) = bins - 1, x.shape
-    blocks, left = -(-length // window), window // 2
-    padded = jnp.pad(x, ((0, 0), (left, (blocks + 1) * window - length - left), (0, 0)))
-    halves = padded.reshape(batch, blocks + 1, window, width)
-    x = jnp.concatenate([halves[:, :-1], halves[:, 1:]], axis=2)  # [B, blocks, 2 window, D]
-    x = jnp.fft.rfft(jnp.swapaxes(x, 2, 3)).reshape(batch, blocks, groups, channels, -1)
-    y = jnp.einsum("bngcf,gfco->bngof", x, spectrum, precision="highest")
-    y = jnp.fft.irfft(y.reshape(batch, blocks, width, -1), 2 * window)[..., :window]
-    return jnp.swapaxes(y, 2, 3).reshape(batch, -1, width)[:, :length]
 
 
 class TransformerEncoder(nnx.Module):

@@ -167,6 +167,7 @@ def magnitude_spectrogram(
     if window is None:
         window = jnp.asarray(hann(n_fft), waveform.dtype)
     norm = jnp.sqrt(jnp.sum(jnp.square(window)))
+    # frame by frame, as the transform leaves them: XLA would take magnitudes of a transposed copy
     spectrum = jnp.swapaxes(stft(waveform, n_fft=n_fft, hop=hop, window=window), 1, 2)
     return jnp.swapaxes(jnp.abs(spectrum) / norm, 1, 2)
 
