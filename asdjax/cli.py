@@ -421,7 +421,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from asdjax import console, host_memory
 
     if argv is None and issubclass(VERBS[args[0]], COMPILING):  # a process of our own
-        host_memory.keep()
+        host_memory.keep()  # first of all: JAX starts threads
     return console.finish(
         lambda: _carry_out(args[0], args[1:], keep_programs), "the same command continues"
     )
@@ -431,8 +431,12 @@ def _carry_out(verb: str, args: list[str], keep_programs: bool) -> int | None:
     command = _parse(verb, args)
     if isinstance(getattr(command, "config", None), Config):
         configs.validate(command.config, "command line")
-    if keep_programs and isinstance(command, COMPILING):
-        _keep_programs()
+    if isinstance(command, COMPILING):
+        from asdjax import compile_cache, host_memory
+
+        compile_cache.after_compiling(host_memory.compiled)
+        if keep_programs:
+            _keep_programs()
     return command()
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -38,6 +39,16 @@ def use() -> Path | None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
     return folder
+
+
+def after_compiling(call: Callable[[], object]) -> None:
+    """Have `call` called whenever a program that takes a while to compile has been compiled."""
+
+    def listen(event: str, duration: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration" and duration > SHORTEST:
+            call()
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
 
 
 def _make_private(path: Path) -> None:

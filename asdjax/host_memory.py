@@ -7,6 +7,7 @@ move, which leaves an unused twin behind, a thread gives back what is not needed
 """
 
 import ctypes
+import itertools
 import os
 import platform
 import threading
@@ -14,9 +15,12 @@ import time
 from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of malloc.h
-_ROOM = 2 << 30
+_ROOMS = 1 << 26, 1 << 28, 1 << 30, 1 << 31
 _SLACK = 1 << 27
 _EVERY = 0.1  # seconds between two looks
+_SPLINTERS = [1 << n for n in range(22, 12, -1)]  # sizes of free places that are in the way
+
+_compiled = threading.Event()
 
 
 def keep() -> bool:
@@ -37,23 +41,55 @@ def keep() -> bool:
     settings = (_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)
     if not all(library.mallopt(*setting) == 1 for setting in settings):
         return False
-    # Addresses for all that is small, before the heap's end: what stood behind the scratch memory
-    # would keep it from growing into the same place again.
+    # Addresses for what is smaller than the scratch memory, whatever that takes, before the heap's
+    # end. The smallest free place that fits is taken: what stood in or behind the place of the
+    # scratch memory would keep it from being there again.
     library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-    room, _ = library.malloc(ctypes.c_size_t(_ROOM)), library.malloc(ctypes.c_size_t(4096))
-    library.free(room)
+    rooms = []
+    for size in _ROOMS:
+        rooms.append(library.malloc(ctypes.c_size_t(size)))
+        library.malloc(ctypes.c_size_t(4096))  # a wall to the next
+    for room in rooms:
+        library.free(room)
     threading.Thread(target=_give_back, args=(library,), daemon=True).start()
     return True
+
+
+def compiled() -> None:
+    """To be called when a program has been compiled: at the next look the heap is tidied.
+
+    A compiler leaves thousands of free places of all sizes. Each allocation of some KiB, and in a
+    training step of MultiResNet there are 13000 of them, would then search among these, while the
+    other threads wait for the heap: a fifth of the step's time.
+    """
+    _compiled.set()
 
 
 def _give_back(library: ctypes.CDLL) -> None:
     """Whenever more is resident than was in use at any look before, give back what is free."""
     most = 0
     while True:
+        if _compiled.is_set():
+            _compiled.clear()
+            library.malloc_trim(0)
+            _fill_up(library)
         if _resident() > most:
             library.malloc_trim(0)
             most = max(most, _resident() + _SLACK)
         time.sleep(_EVERY)
+
+
+def _fill_up(library: ctypes.CDLL) -> None:
+    """Take all small free places for good; they hold addresses, no memory, which is given back."""
+    for size in _SPLINTERS:
+        places: list[int] = []
+        # As many side by side are one large place, and there are no smaller ones left.
+        while len({b - a for a, b in itertools.pairwise(places[-9:])}) != 1 or len(places) < 9:
+            if len(places) > 100_000 or not (place := library.malloc(ctypes.c_size_t(size))):
+                break
+            places.append(place)
+        for place in places[-9:]:
+            library.free(place)
 
 
 def _resident() -> int:

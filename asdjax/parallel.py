@@ -86,6 +86,8 @@ def inference_step(step: Callable, devices: list[jax.Device]) -> Callable:
 
 def mean_over_devices(tree: Any) -> Any:
     """The mean of every leaf over all devices, as one collective on one flat vector."""
+    if jax.lax.axis_size(AXIS) == 1:
+        return tree
     flat, unflatten = ravel_pytree(tree)
     return unflatten(jax.lax.pmean(flat, AXIS))
 

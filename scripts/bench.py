@@ -20,13 +20,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from asdjax import host_memory
+
+if __name__ == "__main__":
+    host_memory.keep()  # as the command does, before JAX starts threads
+
+# ruff: noqa: E402
 import jax
 import jax.numpy as jnp
 import numpy as np
 from bench_commands import COMMANDS
 from bench_stages import COMPUTATIONS, Case
 
-from asdjax import compile_cache, host_memory
+from asdjax import compile_cache
 
 HERE = Path(__file__).parent
 STAGES = COMPUTATIONS | COMMANDS
@@ -210,6 +216,7 @@ def main(argv: list[str]) -> None:
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("asdjax", "jax", "jaxlib", "numpy")},
     }
+    compile_cache.after_compiling(host_memory.compiled)
     torch = Torch(options.torch_python) if options.torch_python else None
     for case in STAGES[stages[0]](options, np.random.default_rng(0)):
         if case.torch and jax.default_backend() == "gpu":
@@ -222,5 +229,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    host_memory.keep()  # as the command does
     main(sys.argv[1:])

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from asdjax.errors import AsdjaxError
 from asdjax.models import operations
+from asdjax.models.operations import per_channel
 
 Rng: TypeAlias = np.random.Generator
 
@@ -30,11 +31,6 @@ def _uniform(rng: Rng, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
     return nnx.Param(rng.uniform(-bound, bound, shape).astype(np.float32))
 
 
-def _per_channel(values: Float[Array, "C"], ndim: int) -> Float[Array, "... C"]:
-    """Give `values` the rank of a channels-last array."""
-    return lax.expand_dims(values, range(ndim - 1))
-
-
 class Linear(nnx.Module):
     """Affine map of the last axis: x @ kernel (+ bias)."""
 
@@ -45,7 +41,7 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         """Apply the map."""
         y = jnp.matmul(x, self.kernel[...], precision="highest")
-        return y if self.bias is None else y + _per_channel(self.bias[...], y.ndim)
+        return y if self.bias is None else y + per_channel(self.bias[...], y.ndim)
 
 
 class Conv(nnx.Module):
@@ -82,23 +78,10 @@ class Conv(nnx.Module):
         """Convolve; an axis of n positions has (n + 2 padding - window) // stride + 1 outputs."""
         kernel, stride, axes = self.kernel[...], self.stride, x.ndim - 2
         if axes == 1 and stride > 1 and kernel.shape[0] % stride == 0 and self.padding == 0:
-            x, kernel, stride = *_fold_stride(x, kernel, stride), 1
+            # for the gradient by x, which XLA computes slowly on CPUs where positions are skipped
+            x, kernel, stride = *operations.folded(x, kernel, stride), 1
         y = operations.correlate(x, kernel, stride, self.padding)
-        return y if self.bias is None else y + _per_channel(self.bias[...], y.ndim)
-
-
-def _fold_stride(
-    x: Float[Array, "B N n_in"], kernel: Float[Array, "window n_in n_out"], stride: int
-) -> tuple[Float[Array, "B steps stride*n_in"], Float[Array, "taps stride*n_in n_out"]]:
-    """Turn a strided 1-D convolution into one of stride 1 over runs of `stride` positions.
-
-    The sums are the same; the gradient with respect to x no longer needs an input spread out by
-    zeros, which XLA computes slowly on CPU.
-    """
-    window, n_in, n_out = kernel.shape
-    steps = (x.shape[1] - window) // stride + window // stride  # what no window reaches is cut off
-    x = x[:, : steps * stride].reshape(-1, steps, stride * n_in)
-    return x, kernel.reshape(window // stride, stride * n_in, n_out)
+        return y if self.bias is None else y + per_channel(self.bias[...], y.ndim)
 
 
 class BatchNorm(nnx.Module):
@@ -134,17 +117,17 @@ class BatchNorm(nnx.Module):
             AsdjaxError: a training batch has one value per feature, hence no variance.
         """
         if train:
-            mean, var = self._batch_statistics(x, axis_name)
+            y = self._by_batch(x, axis_name)
         else:
-            mean, var = self.mean[...], self.var[...]
-        y = (x - _per_channel(mean, x.ndim)) * _per_channel(lax.rsqrt(var + self.eps), x.ndim)
+            mean, scale = self.mean[...], lax.rsqrt(self.var[...] + self.eps)
+            y = (x - per_channel(mean, x.ndim)) * per_channel(scale, x.ndim)
         if self.scale is not None and self.bias is not None:
-            y = y * _per_channel(self.scale[...], x.ndim) + _per_channel(self.bias[...], x.ndim)
+            y = y * per_channel(self.scale[...], x.ndim) + per_channel(self.bias[...], x.ndim)
         return y
 
-    def _batch_statistics(
+    def _by_batch(
         self, x: Float[Array, "B *positions C"], axis_name: str | None
-    ) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
+    ) -> Float[Array, "B *positions C"]:
         devices = 1 if axis_name is None else lax.axis_size(axis_name)
         count = devices * math.prod(x.shape[:-1])
         if count < 2:
@@ -152,19 +135,12 @@ class BatchNorm(nnx.Module):
                 "batch normalisation cannot train on a batch of one clip: set train.drop_last to "
                 "true or choose a train.batch_size that leaves at least two"
             )
-
-        def over_batch(x: Float[Array, "B *positions C"]) -> Float[Array, "C"]:
-            local = jnp.mean(x, axis=tuple(range(x.ndim - 1)))
-            return local if axis_name is None else lax.pmean(local, axis_name)
-
-        # Two passes: mean(x^2) - mean(x)^2 would cancel where the mean exceeds the deviation.
-        mean = over_batch(x)
-        var = over_batch(jnp.square(x - _per_channel(mean, x.ndim)))
+        y, mean, var = operations.batch_normalise(x, self.eps, axis_name)
         unbiased = var * (count / (count - 1))
         keep = 1 - self.momentum
         self.mean[...] = keep * self.mean[...] + self.momentum * lax.stop_gradient(mean)
         self.var[...] = keep * self.var[...] + self.momentum * lax.stop_gradient(unbiased)
-        return mean, var
+        return y
 
 
 class SqueezeExcitation(nnx.Module):

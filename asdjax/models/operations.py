@@ -27,6 +27,40 @@ def correlate(
 
     At full precision on every device, as matrix products in float32 are.
     """
+    if x.shape[-1] == 1 and stride > 1 and padding == 0:
+        x, kernel, stride = *folded(x, kernel, stride), 1  # a lone channel is slow on CPUs
+    return _correlate(x, kernel, stride, padding)
+
+
+def folded(
+    x: Float[Array, "B *positions n_in"], kernel: Float[Array, "*window n_in n_out"], stride: int
+) -> tuple[Float[Array, "B *cells channels"], Float[Array, "*taps channels n_out"]]:
+    """Clips and kernel whose correlation at stride 1 and without padding is theirs at `stride`.
+
+    Cells of `stride` positions along every axis become channels; the window is filled up to whole
+    cells by zeros, and what no window reaches is cut off.
+    """
+    axes, window = x.ndim - 2, kernel.shape[:-2]
+    taps = [-(-n // stride) for n in window]
+    cells = [(n - m) // stride + t for n, m, t in zip(x.shape[1:-1], window, taps, strict=True)]
+
+    def in_cells(a: Array, lead: int, counts: list[int]) -> Array:
+        """The axes from `lead` on in so many cells, whose positions join the channels behind."""
+        sizes = a.shape[lead : lead + axes]
+        missing = [(0, n * stride - m, 0) for n, m in zip(counts, sizes, strict=True)]
+        room = [(0, 0, 0)] * lead + missing + [(0, 0, 0)] * (a.ndim - lead - axes)
+        a = lax.pad(a, jnp.zeros((), a.dtype), room)
+        split = [m for n in counts for m in (n, stride)]
+        a = a.reshape(*a.shape[:lead], *split, *a.shape[lead + axes :])
+        inner = [lead + 2 * i + 1 for i in range(axes)]
+        a = jnp.moveaxis(a, inner, range(lead + axes, lead + 2 * axes))
+        channels = stride**axes * a.shape[lead + 2 * axes]
+        return a.reshape(*a.shape[: lead + axes], channels, *a.shape[lead + 2 * axes + 1 :])
+
+    return in_cells(x, 1, cells), in_cells(kernel, 0, taps)
+
+
+def _correlate(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     axes = x.ndim - 2
     return lax.conv_general_dilated(
         x,
@@ -40,12 +74,12 @@ def correlate(
 
 def _correlate_forward(x: Array, kernel: Array, stride: int, padding: int) -> tuple:
     x = lax.optimization_barrier(x)  # kept: XLA would compute it anew for the backward pass
-    return correlate(x, kernel, stride, padding), (x, kernel)
+    return _correlate(x, kernel, stride, padding), (x, kernel)
 
 
 def _correlate_backward(stride: int, padding: int, saved: tuple, g: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    plain = functools.partial(correlate.__wrapped__, stride=stride, padding=padding)
+    plain = functools.partial(_correlate, stride=stride, padding=padding)
 
     def gradients(clips: slice) -> tuple[Array, Array]:
         return jax.vjp(plain, x[clips], kernel)[1](g[clips])
@@ -94,6 +128,53 @@ def overlap_save(
     return jnp.swapaxes(y, 2, 3).reshape(batch, -1, width)[:, :length]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def batch_normalise(
+    x: Float[Array, "B *positions C"], eps: float, axis_name: str | None
+) -> tuple[Float[Array, "B *positions C"], Float[Array, "C"], Float[Array, "C"]]:
+    """Normalise by the batch's mean and biased variance, which are returned, too.
+
+    Batch means the batch of all devices of `axis_name` together, each with an equal share. No
+    gradient reaches `x` through the returned statistics.
+    """
+    return _batch_normalise_forward(x, eps, axis_name)[0]
+
+
+def _batch_normalise_forward(x: Array, eps: float, axis_name: str | None) -> tuple:
+    # Two passes: mean(x^2) - mean(x)^2 would cancel where the mean exceeds the deviation.
+    mean = _over_batch(x, axis_name)
+    var = _over_batch(jnp.square(x - per_channel(mean, x.ndim)), axis_name)
+    scale = lax.rsqrt(var + eps)
+    y = (x - per_channel(mean, x.ndim)) * per_channel(scale, x.ndim)
+    return (y, mean, var), (x, mean, scale)
+
+
+def _batch_normalise_backward(
+    eps: float, axis_name: str | None, saved: tuple[Array, ...], cotangents: tuple[Array, ...]
+) -> tuple[Array]:
+    """Keep `x` alone, which is in memory, where JAX would keep what is computed from it.
+
+    The mean is taken away last, so that the gradient has none, however g y was rounded.
+    """
+    (x, mean, scale), g = saved, cotangents[0]
+    y = (x - per_channel(mean, x.ndim)) * per_channel(scale, x.ndim)
+    dx = (g - y * per_channel(_over_batch(g * y, axis_name), x.ndim)) * per_channel(scale, x.ndim)
+    return (dx - per_channel(_over_batch(dx, axis_name), x.ndim),)
+
+
+batch_normalise.defvjp(_batch_normalise_forward, _batch_normalise_backward)
+
+
+def _over_batch(x: Float[Array, "B *positions C"], axis_name: str | None) -> Float[Array, "C"]:
+    local = jnp.mean(x, axis=tuple(range(x.ndim - 1)))
+    return local if axis_name is None else lax.pmean(local, axis_name)
+
+
+def per_channel(values: Float[Array, "C"], ndim: int) -> Float[Array, "... C"]:
+    """Give `values` the rank of a channels-last array."""
+    return lax.expand_dims(values, range(ndim - 1))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def max_pool(
     x: Float[Array, "B *positions C"], window: int, stride: int, padding: int = 0
@@ -131,6 +212,7 @@ def _max_pool_forward(x: Array, window: int, stride: int, padding: int) -> tuple
             better = (values > best) | jnp.isnan(values)
             winner = jnp.where(better, number, winner)
             best = jnp.where(better, values, best)
+    winner = lax.optimization_barrier(winner)  # not computed anew for every position
     return best, (winner, x)  # of x the backward pass uses the shape
 
 
