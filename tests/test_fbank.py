@@ -101,6 +101,16 @@ def test_shapes(clips, samples, rng):
     check(0.3 * rng.standard_normal((clips, samples)))
 
 
+@pytest.mark.parametrize("clips", [1, 5])
+def test_an_accelerator_takes_all_clips_at_once(clips, rng, monkeypatch):
+    waveform = on_grid(0.3 * rng.standard_normal((clips, 2000)))
+    expected = single(waveform)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    program = jax.jit(lambda w: fbank(w))  # a program of its own
+    assert "while" not in program.lower(waveform).as_text()
+    np.testing.assert_allclose(program(waveform), expected, rtol=0, atol=2e-5)
+
+
 @given(
     offset=st.floats(-0.5, 0.5),
     tone=st.floats(20, 7900),

@@ -25,7 +25,6 @@ _PRE_EMPHASIS = 0.97
 _FULL_SCALE = 32768
 _FLOOR = float(np.finfo(np.float32).eps)  # of a band's energy, hence -15.94 at the least
 _MEAN, _STD = 15.41663, 6.55582  # of the filterbank on AudioSet, from BEATs
-_GROUP = 4  # clips at once
 _QUARTER = BANDS // 4
 
 
@@ -65,8 +64,9 @@ def fbank(waveform: Float[Array, "B T"]) -> Float[Array, "B L 128"]:
             f"clips of {waveform.shape[1]} samples are too short for a filterbank, which needs "
             f"{FRAME} ({FRAME / _RATE:g} s): repeat or lengthen them"
         )
-    # By groups of clips: fresh memory for a large batch costs a CPU as much as the arithmetic.
-    return jax.lax.map(_log_energies, waveform, batch_size=_GROUP)
+    if jax.default_backend() == "cpu":  # a large batch's memory costs as much as its arithmetic
+        return jax.lax.map(_log_energies, waveform)
+    return jax.vmap(_log_energies)(waveform)
 
 
 def window() -> Float[np.ndarray, "400"]:
@@ -113,12 +113,12 @@ def _windowed(waveform: Float[Array, "T"]) -> Float[Array, "L 512"]:
     dtype, count = waveform.dtype, frames(len(waveform))
     # Frames as runs of whole hops: slices are faster than a gather.
     hops = count + FRAME // HOP
-    x = waveform[: hops * HOP] * _FULL_SCALE
-    x = jnp.pad(x, (0, hops * HOP - len(x)))
+    x = waveform[: hops * HOP]
+    x = jnp.pad(x, (1, hops * HOP - len(x)))
     # Kaldi takes a frame's first sample as its own predecessor; the window is zero there.
-    before = jnp.pad(x, (1, 0))[:-1].reshape(hops, HOP)
-    x = x.reshape(hops, HOP)
-    mean, factors = _means(x, count)[:, None], jnp.asarray(window(), dtype)
+    before, x = x[:-1].reshape(hops, HOP), x[1:].reshape(hops, HOP)
+    # a power of two may be applied anywhere: no rounding changes
+    mean, factors = _means(x, count)[:, None], jnp.asarray(_FULL_SCALE * window(), dtype)
     parts = []
     for i in range(0, FRAME, HOP):
         rows, width = slice(i // HOP, i // HOP + count), min(HOP, FRAME - i)
