@@ -3,7 +3,6 @@
 import hashlib
 import os
 import platform
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -13,7 +12,9 @@ import platformdirs
 from asdjax.errors import AsdjaxError
 
 SHORTEST = 0.2
-"""Seconds of compiling from which on a program is kept."""
+"""Seconds of compiling from which on a program is kept, unless the user has chosen others."""
+
+_REMEDY = "choose a directory with JAX_COMPILATION_CACHE_DIR, or give --no-compile-cache"
 
 
 def use() -> Path | None:
@@ -33,38 +34,34 @@ def use() -> Path | None:
     chosen = jax.config.jax_compilation_cache_dir
     if chosen is not None or not jax.config.jax_enable_compilation_cache:
         return None
-    folder = Path(platformdirs.user_cache_dir("asdjax", appauthor=False)) / "compiled" / _key()
+    try:
+        cache = Path(platformdirs.user_cache_dir("asdjax", appauthor=False))
+    except RuntimeError as error:  # neither HOME nor an entry in the list of users
+        raise AsdjaxError(f"no place to keep compiled programs ({error}): {_REMEDY}") from None
+    folder = cache / "compiled" / _key()
     for path in (folder.parent.parent, folder.parent, folder):
         _make_private(path)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
     return folder
 
 
-def after_compiling(call: Callable[[], object]) -> None:
-    """Have `call` called whenever a program that takes a while to compile has been compiled."""
-
-    def listen(event: str, duration: float, **_: object) -> None:
-        if event == "/jax/core/compile/backend_compile_duration" and duration > SHORTEST:
-            call()
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-
-
 def _make_private(path: Path) -> None:
-    remedy = "choose a directory with JAX_COMPILATION_CACHE_DIR, or give --no-compile-cache"
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()
     except OSError as error:
         why = error.strerror
-        raise AsdjaxError(f"{path}: no place to keep compiled programs ({why}): {remedy}") from None
+        raise AsdjaxError(
+            f"{path}: no place to keep compiled programs ({why}): {_REMEDY}"
+        ) from None
     if not hasattr(os, "getuid"):
         return  # Windows: the user's profile is the user's alone
     if found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise AsdjaxError(
             f"{path}: belongs to or may be written by others, who could place programs there that "
-            f"this process would run: {remedy}"
+            f"this process would run: {_REMEDY}"
         )
 
 

@@ -94,21 +94,9 @@ class Embedder:
 
         Those of converted weights are means over tokens.
         """
-        if self.n_samples is None:
-            return np.stack(self.embed(list(waveform)))
-        clips, samples = waveform.shape
-        if waveform.dtype != np.int16 and waveform.dtype.kind != "f" or not waveform.size:
-            raise AsdjaxError(
-                f"waveforms of shape {waveform.shape} and type {waveform.dtype}: give one row or "
-                "more of int16, or of float in [-1, 1]"
-            )
-        batch = {
-            "waveform": np.zeros((rounded_up(clips, self.devices), 1, samples), waveform.dtype),
-            "length": np.full(rounded_up(clips, self.devices), samples, np.int32),
-        }
-        batch["waveform"][:clips, 0] = waveform
-        result = self._dispatch(self._embed, ((RAW,), samples), self._weights, batch, clips)
-        return self._fetch(result)["embedding"][:clips, 0]
+        if waveform.ndim != 2 or not waveform.size:
+            raise AsdjaxError(f"waveforms of shape {waveform.shape}: give one row or more")
+        return np.stack(self.embed(list(waveform)))
 
     def embed(
         self,
@@ -160,8 +148,8 @@ class Embedder:
 
         for room in sorted(set(rooms)):
             places = [i for i, r in enumerate(rooms) if r == room]
-            rows = 1 << (len(places) - 1).bit_length()  # few sizes: each is a program to compile
-            rows = rounded_up(min(self._most_rows(room), rows), self.devices)
+            # one size for several clips, however many: each is a program to compile
+            rows = rounded_up(self._most_rows(room) if len(places) > 1 else 1, self.devices)
             for start in range(0, len(places), rows):
                 some = places[start : start + rows]
                 batch = self._batch([waveforms[i] for i in some], room, rows)

@@ -1,7 +1,9 @@
 """Compiled programs: kept in a place of the user's own, made once per process, found again."""
 
+import dataclasses
 import logging
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -10,12 +12,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import soundfile
 
 import asdjax
-from asdjax import cli, compile_cache
+from asdjax import cli, compile_cache, config, models
 from asdjax.errors import AsdjaxError
+from asdjax.extract import LIKE
+from asdjax.inference import Embedder
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
+TINY_BEATS = str(Path(__file__).parent / "tiny_beats.yaml")
 
 
 @pytest.fixture
@@ -68,6 +74,22 @@ def test_a_file_in_the_way_is_named(nothing_chosen):
     (nothing_chosen / "asdjax").touch()
     with pytest.raises(AsdjaxError, match="no place to keep compiled programs"):
         compile_cache.use()
+
+
+def test_no_home_is_said(nothing_chosen, monkeypatch):
+    def nowhere(*_, **__):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(compile_cache.platformdirs, "user_cache_dir", nowhere)
+    with pytest.raises(AsdjaxError, match="no place to keep .* home directory.*--no-compile-cache"):
+        compile_cache.use()
+
+
+def test_the_users_own_shortest_time_stands(nothing_chosen, monkeypatch):
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 3.0)
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "3")
+    compile_cache.use()
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 3.0
 
 
 def test_the_switch_and_a_refused_place(corpus_root, nothing_chosen, capsys, monkeypatch):
@@ -136,7 +158,48 @@ def test_clips_of_many_lengths_share_a_program(run, programs, rng):
     assert programs.count == 1
 
 
+def test_clips_that_keep_their_lengths_need_two_programs_a_class(programs, rng):
+    """However many there are of each, and in whatever order: one for several, one for one alone."""
+    recipe = config.load(TINY_BEATS)
+    frozen = {"adaptation": "frozen", "pooling": "mean", "embedding_size": 0}
+    model = dataclasses.replace(recipe.model, **frozen)
+    extract = dataclasses.replace(recipe.extract, batch_size=8)
+    _, params, stats = models.split(models.build(model, None, 16000, seed=0))
+    weights = {"params": {"model": params}, "stats": {"model": stats}}
+    weights = jax.tree.map(np.asarray, weights)
+    embedder = Embedder(dataclasses.replace(recipe, model=model, extract=extract), None, weights)
+    lengths = rng.integers(4000, 40_000, 60)
+    waves = [rng.standard_normal(n).astype(np.float32) / 9 for n in lengths]
+    classes = {embedder._room(len(wave)) for wave in waves}
+    for some in (waves, waves[::-1], waves[:25], waves[25:]):
+        embedder.embed(some)
+    assert 3 < len(classes) <= programs.count <= 2 * len(classes)
+    before = programs.count
+    for wave in waves:
+        embedder.embed([wave])
+    embedder.embed([wave for wave in waves for _ in range(2)])
+    assert programs.count == 2 * len(classes)
+    embedder.embed(waves)
+    assert before <= programs.count == 2 * len(classes)
+
+
 def test_extraction_compiles_once_for_all_machines(run, programs):
     assert cli.main(["extract", str(run)]) == 0
     assert len(list(run.glob("embeddings/*/*.npz"))) == 3  # of three machines
     assert programs.count == 1
+
+
+def test_extraction_of_clips_of_many_lengths(run, corpus_root, tmp_path, programs, rng):
+    """Clips share programs by like lengths, whatever their machine."""
+    corpus, lengths = tmp_path / "corpus", set()
+    shutil.copytree(corpus_root, corpus)
+    for path in sorted(corpus.rglob("*.wav")):
+        wave, rate = soundfile.read(path, dtype="int16")
+        wave = wave[: rng.integers(len(wave) // 3, len(wave) + 1)]
+        soundfile.write(path, wave, rate, "PCM_16")
+        lengths.add(len(wave))
+    own = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("embeddings"))
+    assert cli.main(["extract", str(own), "--data", str(corpus)]) == 0
+    assert len(list(own.glob("embeddings/*/*.npz"))) == 3
+    assert len(lengths) > 20
+    assert programs.count <= 1 + np.log(max(lengths) / min(lengths)) / np.log(LIKE)
