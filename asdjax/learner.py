@@ -109,7 +109,8 @@ class Learner:
             batch: "waveform" int16 or float [b, T] and "label" int32 [b].
 
         Returns:
-            the new state and the global batch's mean loss and accuracy, equal on all devices.
+            the new state; the global batch's mean loss and accuracy, and the update's learning
+            rate, equal on all devices.
         """
         params, stats = state["weights"]["params"], state["weights"]["stats"]
         step = state["progress"]["step"]
@@ -123,6 +124,7 @@ class Learner:
 
         gradients, (stats, metrics) = jax.grad(objective, has_aux=True)(params)
         gradients, metrics = parallel.mean_over_devices((gradients, metrics))
+        metrics["learning_rate"] = optim.learning_rate(self.config.optim, step)
         moments = serialization.from_state_dict(
             self.optimiser.init(params), state["progress"]["optimiser"]
         )

@@ -18,7 +18,6 @@ from asdjax import (
     console,
     dcase,
     models,
-    optim,
     parallel,
     pretrained,
     runs,
@@ -280,7 +279,7 @@ class _Log:
                     "epoch": step // self._work.epoch.steps,
                     "loss": loss,
                     "accuracy": float(metrics["accuracy"]),
-                    "learning_rate": _rate(self._work.config, step),
+                    "learning_rate": float(f"{metrics['learning_rate']:.6g}"),  # float32's digits
                     "seconds": round(seconds, 4),
                 }
             )
@@ -299,10 +298,6 @@ class _Log:
             f"{self._run.path}: {why} at step {step}; {where}: lower "
             "optim.learning_rate or look for faulty clips with asdjax data"
         )
-
-
-def _rate(config: Config, step: int) -> float:
-    return float(f"{float(optim.learning_rate(config.optim, step)):.6g}")  # float32's digits
 
 
 def _meta(work: Plan, step: int, iterator: dict[str, int] | None) -> dict[str, Any]:
