@@ -431,12 +431,8 @@ def _carry_out(verb: str, args: list[str], keep_programs: bool) -> int | None:
     command = _parse(verb, args)
     if isinstance(getattr(command, "config", None), Config):
         configs.validate(command.config, "command line")
-    if isinstance(command, COMPILING):
-        from asdjax import compile_cache, host_memory
-
-        compile_cache.after_compiling(host_memory.compiled)
-        if keep_programs:
-            _keep_programs()
+    if isinstance(command, COMPILING) and keep_programs:
+        _keep_programs()
     return command()
 
 

@@ -37,30 +37,6 @@ look()
 print(kept, max(faults[1:]), host_memory._resident() - before)
 """
 
-
-SPLINTERED = """
-import ctypes, time
-from asdjax import host_memory
-
-host_memory.keep()
-library = ctypes.CDLL(None)
-library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-take = lambda n: library.malloc(ctypes.c_size_t(n))
-blocks, walls = zip(*[(take(66_000 + 100 * i), take(3000)) for i in range(500)])
-for block in blocks:
-    library.free(block)
-
-def among_them():
-    place = take(65_536)
-    library.free(place)
-    return min(blocks) <= place <= max(blocks)
-
-before = among_them()
-host_memory.compiled()
-time.sleep(5 * host_memory._EVERY)
-print(before, among_them(), host_memory._resident() < 2e8)
-"""
-
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 
 
@@ -72,15 +48,10 @@ def run(program, chosen):
 
 
 @glibc
-def test_what_a_compiler_leaves_free_is_not_searched():
-    assert run(SPLINTERED, {}) == ["True", "False", "True"]
-
-
-@glibc
 @pytest.mark.parametrize(
     "chosen",
-    [{}, {"MALLOC_ARENA_MAX": "2"}, {"GLIBC_TUNABLES": ""}],
-    ids=["kept", "arenas chosen", "tunables chosen"],
+    [{}, {"MALLOC_ARENA_MAX": "2"}, {"GLIBC_TUNABLES": ""}, {"LD_PRELOAD": "./libjemalloc.so"}],
+    ids=["kept", "arenas chosen", "tunables chosen", "another allocator"],
 )
 def test_freed_memory_stays_while_it_is_needed_unless_the_user_has_chosen(chosen):
     kept, faults, grown = run(PROGRAM, chosen)
