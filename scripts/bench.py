@@ -3,7 +3,8 @@
 Each round measures a plain matrix product, then asdjax, then (with --torch-python) PyTorch on the
 same layer shapes in a process of its own, so that a machine whose speed drifts cannot decide; the
 ratio is the median over the rounds. Peak memory is the most that the process has had until then: to
-know that of a later case, ask for it alone.
+know that of a later case, ask for it alone. `compile_s` is the time of compiling, or of fetching
+what was kept of an earlier start; `programs_kept` counts the latter.
 """
 
 import argparse
@@ -24,21 +25,26 @@ from asdjax import host_memory
 
 if __name__ == "__main__":
     host_memory.keep()  # as the command does, before JAX starts threads
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs room, too
 
 # ruff: noqa: E402
 import jax
 import jax.numpy as jnp
 import numpy as np
 from bench_commands import COMMANDS
-from bench_stages import COMPUTATIONS, Case
+from bench_stages import ON_DEVICE, ON_HOST, Case
 
 from asdjax import compile_cache
 
 HERE = Path(__file__).parent
-STAGES = COMPUTATIONS | COMMANDS
+STAGES = ON_DEVICE | ON_HOST | COMMANDS
 LEAST = 0.4  # seconds that one measurement takes at least
 GEMM = {"cpu": 2048}  # rows and columns of the matrix product, by kind of device
 BIG_GEMM = 8192  # of others
+
+
+class TorchError(Exception):
+    """The other side could not do what was asked for."""
 
 
 class Torch:
@@ -53,14 +59,14 @@ class Torch:
         )
 
     def ask(self, stage: str, options: dict[str, Any], repeat: int = 1) -> dict[str, Any]:
-        """The answer to one request."""
+        """The answer to one request; `TorchError` where there is none."""
         request = {"stage": stage, "options": options, "repeat": repeat}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         answer = json.loads(line) if line else {"error": "the process ended"}
         if "error" in answer:
-            sys.exit(f"bench_torch.py: {stage}: {answer['error']}")
+            raise TorchError(f"{stage}: {answer['error']}")
         return answer
 
     def close(self) -> None:
@@ -74,13 +80,13 @@ def gemm_size() -> int:
     return GEMM.get(jax.default_backend(), BIG_GEMM)
 
 
-def gemm(dtype: str) -> Callable[[], Any]:
-    """A square matrix product."""
+def gemm(dtype: str) -> Callable[[int], Any]:
+    """A square matrix product, dispatched as often as is asked for and awaited once."""
     size = gemm_size()
-    a = jnp.ones((size, size), dtype)
-    how = {"preferred_element_type": jnp.float32, "precision": "highest"}  # no TF32, as PyTorch
+    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    how = {"preferred_element_type": jnp.float32, "precision": "highest"}  # no TF32
     product = jax.jit(lambda a: jnp.matmul(a, a, **how))
-    return lambda: product(a).block_until_ready()
+    return lambda times: jax.block_until_ready([product(a) for _ in range(times)][-1])
 
 
 def seconds(call: Callable[[], Any], times: int = 1) -> float:
@@ -94,41 +100,48 @@ def seconds(call: Callable[[], Any], times: int = 1) -> float:
 def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
     """Time a case turn by turn with what it is compared with."""
     peer = torch if case.torch else None
-    with _compiling() as compiled:
+    with _compiling() as (compiled, kept):
         first = seconds(case.ours)
     steady = seconds(case.ours)
     if case.beside:
         case.beside[1]()
     times = max(1, round(LEAST / steady))
-    tasks = {"gemm": gemm(case.dtype)}
-    tasks["gemm"]()
-    ours, theirs, product, their_product, beside = [], [], [], [], []
+    result = {**case.about}
     options = {"size": gemm_size(), "dtype": case.dtype}
     if peer and "device" in case.torch[1]:
         options["device"] = case.torch[1]["device"]
-    if peer:
-        answer = peer.ask(*case.torch)
-        their_times = max(1, round(LEAST / answer["seconds"][0]))
-        peer.ask("gemm", options)
+    try:
+        if peer:
+            answer = peer.ask(*case.torch)
+            their_times = max(1, round(LEAST / answer["seconds"][0]))
+            theirs_once = np.mean(peer.ask("gemm", options, 2)["seconds"])
+    except TorchError as error:
+        peer, result["torch_error"] = None, str(error)
+    ours, theirs, product, their_product, beside = [], [], [], [], []
+    if case.flop:
+        ask_gemm = gemm(case.dtype)
+        ask_gemm(1)
+        products = max(5, round(LEAST / seconds(lambda: ask_gemm(1))))
     for _ in range(rounds):
-        product.append(seconds(tasks["gemm"], 5))
+        if case.flop:
+            product.append(seconds(lambda: ask_gemm(products)) / products)
         ours.append(seconds(case.ours, times))
         if case.beside:
             beside.append(seconds(case.beside[1], times))
         if peer:
             time.sleep(0.3)  # its threads may spin for a while
-            their_product.append(np.mean(peer.ask("gemm", options, 5)["seconds"]))
+            if case.flop:
+                many = max(5, round(LEAST / theirs_once))
+                their_product.append(np.mean(peer.ask("gemm", options, many)["seconds"]))
             theirs.append(np.mean(peer.ask(*case.torch, repeat=their_times)["seconds"]))
             time.sleep(0.3)
-    peak = 2 * gemm_size() ** 3 / np.array([product, their_product or product]).min(axis=0)
-    result = {
-        **case.about,
+    result |= {
         "clips_per_s": _rounded(case.clips / np.median(ours)),
         "clips_per_s_range": [_rounded(case.clips / f(ours)) for f in (np.max, np.min)],
         "first_call_s": _rounded(first),
-        "compile_s": _rounded(sum(compiled)),
-        "gemm_gflop_per_s": _rounded(np.median(peak) / 1e9),
     }
+    if compiled:
+        result |= {"compile_s": _rounded(sum(compiled)), "programs_kept": len(kept)}
     if case.here:
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         result["peak_memory_mb"] = round(most / 1024)
@@ -139,7 +152,11 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
         result[f"seconds_over_{name}"] = _rounded(np.median(over))
         result[f"seconds_over_{name}_range"] = [_rounded(f(over)) for f in (np.min, np.max)]
     if case.flop:
+        peak = 2 * gemm_size() ** 3 / np.array([product, their_product or product]).min(axis=0)
+        if jax.default_backend() != "cpu":  # simulated devices share the processors
+            peak *= jax.local_device_count()
         speed = case.flop / np.array(ours)
+        result["gemm_gflop_per_s"] = _rounded(np.median(peak) / 1e9)
         result["gflop_per_s"] = _rounded(np.median(speed) / 1e9)
         result["share_of_gemm"] = _rounded(np.median(speed / peak))
     if peer:
@@ -152,29 +169,51 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _compiling() -> Iterator[list[float]]:
-    """Seconds of every compilation meanwhile in this process, or of fetching what was kept."""
+def _compiling() -> Iterator[tuple[list[float], list[str]]]:
+    """Seconds of every compilation meanwhile in this process, and an entry for each fetched one."""
     spent: list[float] = []
+    kept: list[str] = []
 
-    def listen(event: str, duration: float, **_: Any) -> None:
+    def compiled(event: str, duration: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             spent.append(duration)
 
-    jax.monitoring.register_event_duration_secs_listener(listen)
+    def fetched(event: str, **_: Any) -> None:
+        if event == "/jax/compilation_cache/cache_hits":
+            kept.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(compiled)
+    jax.monitoring.register_event_listener(fetched)
     try:
-        yield spent
+        yield spent, kept
     finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+        jax.monitoring.unregister_event_duration_listener(compiled)
+        jax.monitoring.unregister_event_listener(fetched)
 
 
 def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
+def _stage(stage: str, rest: list[str]) -> int:
+    """Measure a stage in a process of its own; how it ended. Wrong usage ends this one, too."""
+    status = subprocess.run([sys.executable, __file__, stage, *rest]).returncode
+    if status == 2:
+        sys.exit(status)
+    if status:
+        print(f"bench: {stage} ended with {status}", file=sys.stderr)
+    return int(status != 0)  # a signal's is negative
+
+
 def main(argv: list[str]) -> None:
     """Measure the stages that were asked for, each in a process of its own if they are several."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("stages", nargs="*", help=f"some of {', '.join(STAGES)}; default: all")
+    parser.add_argument(
+        "stages",
+        nargs="*",
+        help=f"some of {', '.join(STAGES)}; default: all, on an accelerator the first "
+        f"{len(ON_DEVICE)}, which use it",
+    )
     parser.add_argument("--torch-python", help="a Python that has PyTorch, to compare with")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, nargs="*", help="batch sizes instead of the stage's")
@@ -190,21 +229,24 @@ def main(argv: list[str]) -> None:
     unknown = set(options.stages) - set(STAGES)
     if unknown:
         parser.error(f"no stage {', '.join(sorted(unknown))}: choose from {', '.join(STAGES)}")
-    stages = options.stages or list(STAGES)
+    stages = options.stages or list(ON_DEVICE if options.device in ("gpu", "tpu") else STAGES)
     if len(stages) > 1:
         rest = [argument for argument in argv if argument not in STAGES]
-        results = [subprocess.run([sys.executable, __file__, s, *rest]).returncode for s in stages]
-        sys.exit(max(results))
+        sys.exit(max(_stage(stage, rest) for stage in stages))
     if options.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
+    elif jax.config.jax_platforms:  # operations are counted on the CPU
+        jax.config.update("jax_platforms", f"{jax.config.jax_platforms},cpu")
     if options.devices:
         jax.config.update("jax_num_cpu_devices", options.devices)
     if options.device and options.device != jax.default_backend():
         extra = {"gpu": "cuda"}.get(options.device, options.device)
-        sys.exit(
-            f"bench: JAX finds no {options.device}, but {jax.default_backend()}: "
+        parser.error(
+            f"JAX finds no {options.device}, but {jax.default_backend()}: "
             f"pip install 'jax[{extra}]' into {sys.prefix}"
         )
+    if options.torch_python and jax.default_backend() == "tpu":
+        parser.error("--torch-python: the PyTorch side knows CPUs and NVIDIA GPUs alone")
     if not options.no_compile_cache:
         compile_cache.use()
     about = {
@@ -216,7 +258,6 @@ def main(argv: list[str]) -> None:
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("asdjax", "jax", "jaxlib", "numpy")},
     }
-    compile_cache.after_compiling(host_memory.compiled)
     torch = Torch(options.torch_python) if options.torch_python else None
     for case in STAGES[stages[0]](options, np.random.default_rng(0)):
         if case.torch and jax.default_backend() == "gpu":

@@ -92,7 +92,7 @@ def measure(verb: str, *arguments: str, **about: Any) -> None:
         "peak_memory_mb": round(used.ru_maxrss / 1024),
         "threads": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        "jax": metadata.version("jax"),
+        **{name: metadata.version(name) for name in ("asdjax", "jax", "jaxlib")},
     }
     print(json.dumps(line), flush=True)
 

@@ -65,7 +65,7 @@ CURVES = [
     Curve("reference bank, clips", "leave-one-out", "leave_one_out", "--batch", (250, 1000, 4000)),
     Curve(
         "simulated devices", "MultiResNet, 8 clips", "multiresnet_embed", "--devices", (1, 2, 4, 8),
-        "--batch 8",
+        "--batch 8 --device cpu",
     ),
 ]  # fmt: skip
 

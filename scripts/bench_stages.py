@@ -23,6 +23,7 @@ from asdjax.signal import views as signal_views
 
 RATE = 16000
 SIZES = 256, 1024, 4096  # of MultiResNet's transforms
+DTYPES = "float32", "bfloat16"
 
 
 @dataclasses.dataclass
@@ -51,8 +52,13 @@ def sound(batch: int, length: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def flop(function: Callable, *args: Any) -> float:
-    """Operations as XLA counts them before it optimises."""
-    return jax.jit(function).lower(*args).cost_analysis()["flops"]
+    """Operations as XLA counts them before it optimises; always for a CPU, for others cannot say.
+
+    The body of a loop is counted once, of branches the dearer one; what is computed again instead
+    of kept is counted again.
+    """
+    with jax.default_device(jax.devices("cpu")[0]):
+        return jax.jit(function).lower(*args).cost_analysis()["flops"]
 
 
 def filterbank(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
@@ -61,7 +67,8 @@ def filterbank(options: argparse.Namespace, rng: np.random.Generator) -> Iterato
         waves = sound(batch, options.seconds or 10, rng).astype(np.float32) / 32768
         run = jax.jit(lambda w: fbank.normalised(fbank.fbank(w)))
         about = {"seconds": options.seconds or 10, "batch": batch}
-        yield Case(about, batch, lambda w=waves, f=run: f(w).block_until_ready(), ("fbank", about))
+        work = batch * flop(fbank.fbank, waves[:1])
+        yield Case(about, batch, partial(_finished, run, waves), ("fbank", about), work)
 
 
 def spectrograms(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
@@ -70,72 +77,70 @@ def spectrograms(options: argparse.Namespace, rng: np.random.Generator) -> Itera
         waves = sound(batch, options.seconds or 12, rng).astype(np.float32) / 32768
         run = jax.jit(lambda w: [stft.magnitude_spectrogram(w, n_fft=n, hop=n // 2) for n in SIZES])
         about = {"seconds": options.seconds or 12, "batch": batch}
-        yield Case(about, batch, partial(_finished, run, waves), ("spectrograms", about))
+        work = flop(run, waves)
+        yield Case(about, batch, partial(_finished, run, waves), ("spectrograms", about), work)
 
 
-def _embedder(recipe: Config, length: float | None) -> tuple[Embedder, Any, Any]:
-    """An embedder with random weights; its structure and weights."""
+def _embedder(recipe: Config, length: float | None) -> tuple[Embedder, Callable[..., float]]:
+    """An embedder with random weights, and what counts its operations for waveforms [B, T]."""
     n_samples = length and round(length * RATE)
     module = models.build(recipe.model, n_samples, RATE, seed=0)
-    graphdef, params, stats = models.split(module)
+    _, params, stats = models.split(module)
     weights = {"params": {"model": params}, "stats": {"model": stats}}
     weights = jax.tree.map(np.asarray, weights)
-    return Embedder(recipe, n_samples, weights), graphdef, weights
+    plain = recipe.model
+    if isinstance(plain, BEATsConfig):  # without kernels that CPUs lack
+        plain = dataclasses.replace(plain, fused_attention=False)
+    graphdef, _, _ = models.split(models.skeleton(plain, n_samples, RATE))
+
+    def embed(params: Any, stats: Any, waves: jax.Array) -> jax.Array:
+        return models.apply(graphdef, params, stats, waves, train=False)[0]
+
+    def work(waves: np.ndarray) -> float:
+        return flop(embed, params, stats, waves.astype(np.float32))
+
+    return Embedder(recipe, n_samples, weights), work
 
 
 def multiresnet_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
     """Embeddings of MultiResNet, from the host's integers to the host's floats."""
     length = options.seconds or 12
     recipe = config.load("system1")
-    embedder, graphdef, weights = _embedder(recipe, length)
+    embedder, work = _embedder(recipe, length)
     for batch in options.batch or (8, 64):
         waves = sound(batch, length, rng)
-        arguments = (weights["params"]["model"], weights["stats"]["model"])
-        work = flop(
-            lambda p, s, w, g=graphdef: models.apply(g, p, s, w, train=False)[0],
-            *arguments,
-            waves.astype(np.float32),
-        )
         about = {"seconds": length, "batch": batch}
-        yield Case(
-            about,
-            batch,
-            lambda w=waves: embedder(w),
-            ("multiresnet_embed", about),
-            work,
-        )
+        run = partial(embedder.embed, list(waves))
+        yield Case(about, batch, run, ("multiresnet_embed", about), work(waves))
 
 
 def beats_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
     """Mean-pooled embeddings of BEATs (90 M), from the host's integers to the host's floats."""
     length = options.seconds or 10
-    kinds = [(dtype, False) for dtype in options.dtype or ("float32", "bfloat16")]
+    kinds = [(dtype, False) for dtype in options.dtype or DTYPES]
     if jax.default_backend() == "gpu" and ("bfloat16", False) in kinds:
         kinds.append(("bfloat16", True))
+    sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 64)  # one clip keeps no GPU busy
     for dtype, fused in kinds:
         recipe = config.load("beats_frozen")
         change = {"random_init": True, "compute_dtype": dtype, "fused_attention": fused}
         recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, **change))
-        embedder, graphdef, weights = _embedder(recipe, None)
-        for batch in options.batch or (1, 8):
-            waves = list(sound(batch, length, rng))
-            arguments = (weights["params"]["model"], weights["stats"]["model"])
-            work = flop(
-                lambda p, s, w, g=graphdef: models.apply(g, p, s, w, train=False)[0],
-                *arguments,
-                np.stack(waves).astype(np.float32),
-            )
+        for batch in options.batch or sizes:
+            extract = dataclasses.replace(recipe.extract, batch_size=batch)
+            embedder, work = _embedder(dataclasses.replace(recipe, extract=extract), None)
+            waves = sound(batch, length, rng)
+            count = work(waves)
             about = {"seconds": length, "batch": batch, "dtype": dtype}
             for other in sorted({dtype, "float32"}):  # PyTorch's default, too
                 yield Case(
                     about | {"torch_dtype": other, "fused_attention": fused},
                     batch,
-                    lambda w=waves, e=embedder: e.embed(w, "mean"),
+                    partial(embedder.embed, list(waves), "mean"),
                     ("beats_embed", about | {"dtype": other}),
-                    work,
+                    count,
                     dtype,
                 )
-        del embedder, weights
+            del embedder
 
 
 def _training(recipe: Config, length: float, batch: int, rng: np.random.Generator) -> Case:
@@ -154,7 +159,9 @@ def _training(recipe: Config, length: float, batch: int, rng: np.random.Generato
         state[0], metrics = step(state[0], data)
         jax.block_until_ready(metrics)
 
-    work = step.lower(learner.shapes(), data).cost_analysis()["flops"]
+    alone = parallel.training_step(learner.step, jax.devices("cpu")[:1])  # as `flop` does
+    whole = jax.tree.map(lambda a: a.reshape(1, batch, *a.shape[2:]), data)
+    work = alone.lower(learner.shapes(), whole).cost_analysis()["flops"]
     return Case({"seconds": length, "batch": batch}, batch, run, None, work)
 
 
@@ -172,7 +179,7 @@ def _beats_training(
     recipe = config.load(name)
     for batch in options.batch or (8,):
         for remat in options.remat or ("none",):
-            for dtype in options.dtype or ("float32",):
+            for dtype in options.dtype or DTYPES[: 1 if jax.default_backend() == "cpu" else 2]:
                 change = {"random_init": True, "remat": remat, "compute_dtype": dtype}
                 model = dataclasses.replace(recipe.model, **change)
                 changed = dataclasses.replace(recipe, model=model)
@@ -204,7 +211,7 @@ def scoring(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[C
     """New clips against the nearest neighbours in a bank."""
     for clips in options.batch or (1000, 10000):
         backend, test = _bank(clips, rng)
-        about = {"reference_bank": clips, "dimensions": 512}
+        about = {"device": "host", "reference_bank": clips, "dimensions": 512}
         yield Case(about, len(test), partial(backend.score, test))
 
 
@@ -212,7 +219,7 @@ def leave_one_out(options: argparse.Namespace, rng: np.random.Generator) -> Iter
     """A bank's own clips, each against the others: what a threshold is made from."""
     for clips in options.batch or (1000, 3000):
         backend, _ = _bank(clips, rng)
-        about = {"reference_bank": clips, "dimensions": 512}
+        about = {"device": "host", "reference_bank": clips, "dimensions": 512}
         yield Case(about, clips, backend.leave_one_out)
 
 
@@ -245,7 +252,7 @@ def reading(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[C
             ):
                 pass
 
-        about = {"seconds": options.seconds or 12}
+        about = {"device": "host", "seconds": options.seconds or 12}
         yield Case({**about, "reader": "loop"}, len(paths), alone)
         yield Case({**about, "reader": "pipeline"}, len(paths), pipeline)
 
@@ -263,7 +270,7 @@ def streaming(options: argparse.Namespace, rng: np.random.Generator) -> Iterator
             if isinstance(recipe.model, BEATsConfig):
                 model = dataclasses.replace(recipe.model, random_init=True)
                 recipe = dataclasses.replace(recipe, model=model)
-            embedder, _, _ = _embedder(recipe, recipe.audio.clip_seconds)
+            embedder, _ = _embedder(recipe, recipe.audio.clip_seconds)
             frames = [audio.inspect(path).frames for path in paths]
             files = ClipFiles(paths, frames, max(frames), min(frames), True, batch)
             waves = np.stack([audio.read(path, channel="near") for path in paths])
@@ -295,17 +302,17 @@ def views(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Cas
             frames = [audio.inspect(path).frames for path in paths]
             batch = recipe.extract.batch_size
             files = ClipFiles(paths, frames, max(frames), min(frames), True, batch)
-            embedder, _, _ = _embedder(recipe, recipe.audio.clip_seconds)
+            embedder, _ = _embedder(recipe, recipe.audio.clip_seconds)
             pcm = np.stack([audio.read(path, channel=None).T for path in paths[:at_once]])
             lengths = np.full(at_once, frames[0], np.int32)
 
             def make(i: jax.Array, pcm: jax.Array, chosen=recipe.extract.views, n=lengths) -> Any:
-                sounds, facts = signal_views.make(chosen, to_float(pcm + i, jnp.float32), n)
-                return sounds.sum() + facts["lag"].sum() + facts["gain"].sum()
+                return signal_views.make(chosen, to_float(pcm + i, jnp.float32), n)
 
-            # as many clips as are extracted, so many at once as are embedded
-            rounds = jnp.arange(count // at_once, dtype=jnp.int16)
-            all_made = jax.jit(lambda w, make=make, r=rounds: jax.lax.map(partial(make, pcm=w), r))
+            def all_made(pcm: jax.Array, make=make, rounds=count // at_once) -> Any:
+                """As many clips as are extracted, so many at once as are embedded."""
+                again = lambda i, _: make(i.astype(jnp.int16), pcm)  # noqa: E731
+                return jax.lax.fori_loop(1, rounds, again, make(jnp.int16(0), pcm))
 
             def extraction(chosen: tuple[config.ViewConfig, ...], e=embedder, f=files) -> None:
                 for _ in e.stream(f, chosen):
@@ -314,9 +321,10 @@ def views(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Cas
             one = ("one_view", partial(extraction, (RAW,)))
             about = {"recipe": name, "seconds": length, "clips": count}
             about["views"] = len(recipe.extract.views)
-            making = partial(_finished, all_made, pcm)
+            making = partial(_finished, jax.jit(all_made), pcm)
             torch = "views", {"seconds": length, "batch": at_once}
-            yield Case(about | {"work": "making"}, count, making, torch, beside=one)
+            work = count / at_once * flop(partial(make, jnp.int16(0)), pcm)
+            yield Case(about | {"work": "making"}, count, making, torch, work, beside=one)
             everything = partial(extraction, recipe.extract.views)
             yield Case(about | {"work": "extraction"}, count, everything, beside=one)
 
@@ -325,8 +333,7 @@ def _finished(function: Callable, *args: Any) -> None:
     jax.block_until_ready(function(*args))
 
 
-COMPUTATIONS: dict[str, Callable[..., Iterator[Case]]] = {
-    "reading": reading,
+ON_DEVICE: dict[str, Callable[..., Iterator[Case]]] = {
     "filterbank": filterbank,
     "spectrograms": spectrograms,
     "views": views,
@@ -335,7 +342,10 @@ COMPUTATIONS: dict[str, Callable[..., Iterator[Case]]] = {
     "multiresnet_train": multiresnet_train,
     "lora_train": lora_train,
     "beats_train": beats_train,
+    "streaming": streaming,
+}
+ON_HOST: dict[str, Callable[..., Iterator[Case]]] = {
+    "reading": reading,
     "scoring": scoring,
     "leave_one_out": leave_one_out,
-    "streaming": streaming,
 }

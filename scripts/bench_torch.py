@@ -107,17 +107,14 @@ class MultiResNet(nn.ModuleList):
         return torch.cat([branch(waves) for branch in self], dim=1)
 
 
-class Fbank(nn.Module):  # as torchaudio computes Kaldi's, clip by clip; normalised as in BEATs
-    def __init__(self):
-        super().__init__()
-        window = torch.hann_window(400, periodic=False) ** 0.85
-        low, high = (1127 * math.log(1 + hz / 700) for hz in (20, 8000))
-        step = (high - low) / 129
-        left, centre, right = (low + (torch.arange(128) + i) * step for i in range(3))
-        mel = 1127 * (1 + 31.25 * torch.arange(256)[:, None] / 700).log()
-        bank = torch.minimum((mel - left) / (centre - left), (right - mel) / (right - centre))
-        self.register_buffer("window", window, persistent=False)
-        self.register_buffer("bank", bank.clamp(min=0), persistent=False)
+class Fbank(nn.Module):
+    """As torchaudio's compliance.kaldi.fbank and BEATs, clip by clip, with the same outputs.
+
+    Like there, each clip has its window and mel bank made anew, and its frames' energies computed,
+    which nobody asks for.
+    """
+
+    EPSILON = torch.finfo(torch.float32).eps
 
     def forward(self, waves: Tensor) -> Tensor:  # [B, T] in [-1, 1] to [B, frames, 128]
         return (torch.stack([self.clip(w) for w in waves]) - 15.41663) / (2 * 6.55582)
@@ -125,10 +122,20 @@ class Fbank(nn.Module):  # as torchaudio computes Kaldi's, clip by clip; normali
     def clip(self, wave: Tensor) -> Tensor:
         frames = (wave * 32768).unfold(0, 400, 160)
         frames = frames - frames.mean(1, keepdim=True)
+        frames.square().sum(1).clamp(min=self.EPSILON).log()  # the energies
         before = F.pad(frames[None], (1, 0), mode="replicate")[0, :, :-1]
-        spectrum = torch.fft.rfft((frames - 0.97 * before) * self.window, 512)
-        energies = spectrum[:, :256].abs().square() @ self.bank
-        return energies.clamp(min=torch.finfo(torch.float32).eps).log()
+        window = torch.hann_window(400, periodic=False, device=wave.device) ** 0.85
+        spectrum = torch.fft.rfft(F.pad((frames - 0.97 * before) * window, (0, 112)))
+        bank = F.pad(self.bank(), (0, 0, 0, 1)).to(wave.device)  # nothing hears Nyquist's bin
+        return (spectrum.abs().square() @ bank).clamp(min=self.EPSILON).log()
+
+    def bank(self) -> Tensor:  # [256 bins, 128 bands]
+        low, high = (1127 * math.log(1 + hz / 700) for hz in (20, 8000))
+        step = (high - low) / 129
+        left, centre, right = (low + (torch.arange(128) + i) * step for i in range(3))
+        mel = 1127 * (1 + 31.25 * torch.arange(256)[:, None] / 700).log()
+        bank = torch.minimum((mel - left) / (centre - left), (right - mel) / (right - centre))
+        return bank.clamp(min=0)
 
 
 class LoRALinear(nn.Module):  # x W + b + alpha / rank * (x A) B
@@ -292,10 +299,10 @@ def spectrograms(device: str, seconds: float = 12, batch: int = 8) -> Job:
     windows = [torch.hann_window(n, device=device) for n in (256, 1024, 4096)]
 
     def run() -> list[Tensor]:
-        found = []
+        found, here = [], waves.to(device)
         for window in windows:
             n_fft, more = len(window), {"pad_mode": "constant", "return_complex": True}
-            x = torch.stft(waves.to(device), n_fft, n_fft // 2, window=window, **more)
+            x = torch.stft(here, n_fft, n_fft // 2, window=window, **more)
             found.append(x.abs() / window.norm())
         return found
 
@@ -338,8 +345,8 @@ def beats_embed(device: str, seconds: float = 10, batch: int = 8, dtype: str = "
 
 
 def training(model: nn.Module, width: int, rate: float, waves: Tensor, device: str) -> Job:
-    """A step on the device's integers: mixup, forward, sub-cluster AdaCos, backward, AdamW."""
-    model, waves, count = model.to(device).train(), waves.to(device), len(waves)
+    """A step on the host's integers: mixup, forward, sub-cluster AdaCos, backward, AdamW."""
+    model, count = model.to(device).train(), len(waves)
     centres = torch.empty(width, CLASSES * 16, device=device, requires_grad=True)
     trained = [nn.init.xavier_uniform_(centres), *model.parameters()]
     optimiser = torch.optim.AdamW([p for p in trained if p.requires_grad], rate, weight_decay=0.01)
@@ -348,7 +355,8 @@ def training(model: nn.Module, width: int, rate: float, waves: Tensor, device: s
     def run() -> None:
         share, chance = torch.rand(2, count, 1, device=device)
         share, partner = share.where(chance < 0.5, 1.0), torch.randperm(count, device=device)
-        x, y = (share * a + (1 - share) * a[partner] for a in (waves / 32768, target))
+        here = waves.to(device) / 32768, target
+        x, y = (share * a + (1 - share) * a[partner] for a in here)
         optimiser.zero_grad()
         sub_cluster_adacos(model(x), centres, y).backward()
         optimiser.step()

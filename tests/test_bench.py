@@ -67,6 +67,32 @@ def test_the_ratio_is_of_clips_per_second(bench):
     assert 0 < found["share_of_gemm"] < 1
 
 
+def test_what_the_other_side_cannot_do_is_said_beside_our_figures(bench):
+    class Without:
+        def ask(self, stage, options, repeat=1):
+            raise bench.TorchError(f"{stage}: no CUDA")
+
+    case = bench.Case({}, 1, lambda: None, ("some", {}), flop=1e6)
+    found = bench.measure(case, 2, Without())
+    assert found["torch_error"] == "some: no CUDA"
+    assert found["clips_per_s"] > 0 and found["share_of_gemm"] > 0
+    assert "ratio" not in found
+
+
+@pytest.mark.parametrize(
+    "statuses, code, begun", [((0, 0), 0, 2), ((0, -9), 1, 2), ((-9, 0), 1, 2), ((2, 0), 2, 1)]
+)
+def test_how_several_stages_end(bench, monkeypatch, statuses, code, begun):
+    """A stage that was killed fails the whole; wrong usage ends it at once."""
+    ends = list(statuses)
+    run = lambda *_: subprocess.CompletedProcess([], ends.pop(0))  # noqa: E731
+    monkeypatch.setattr(bench.subprocess, "run", run)
+    with pytest.raises(SystemExit) as end:
+        bench.main(["reading", "scoring"])
+    assert end.value.code == code
+    assert len(statuses) - len(ends) == begun
+
+
 def test_what_takes_turns_with_a_case(bench):
     turns = []
 
@@ -87,7 +113,7 @@ def test_an_accelerator_that_is_not_there():
     result = subprocess.run(command, capture_output=True, text=True)
     if not result.returncode:
         pytest.skip("a GPU is at hand")
-    assert result.stderr.splitlines()[-1].startswith("bench: JAX finds no gpu, but cpu: ")
+    assert result.stderr.splitlines()[-1].startswith("bench: error: JAX finds no gpu, but cpu: ")
 
 
 def test_the_flops_of_a_product(bench):
