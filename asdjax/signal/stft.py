@@ -168,8 +168,8 @@ def magnitude_spectrogram(
         window = jnp.asarray(hann(n_fft), waveform.dtype)
     norm = jnp.sqrt(jnp.sum(jnp.square(window)))
     # frame by frame, as the transform leaves them: XLA would take magnitudes of a transposed copy
-    spectrum = jnp.swapaxes(stft(waveform, n_fft=n_fft, hop=hop, window=window), 1, 2)
-    return jnp.swapaxes(jnp.abs(spectrum) / norm, 1, 2)
+    spectrum = jnp.swapaxes(stft(waveform, n_fft=n_fft, hop=hop, window=window / norm), 1, 2)
+    return jnp.swapaxes(jnp.abs(spectrum), 1, 2)
 
 
 def magnitude_spectrum(waveform: Float[Array, "B T"]) -> Float[Array, "B T//2+1"]:
