@@ -235,7 +235,7 @@ def main(argv: list[str]) -> None:
         sys.exit(max(_stage(stage, rest) for stage in stages))
     if options.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
-    elif jax.config.jax_platforms:  # operations are counted on the CPU
+    elif "cpu" not in (jax.config.jax_platforms or "cpu"):  # operations are counted for a CPU
         jax.config.update("jax_platforms", f"{jax.config.jax_platforms},cpu")
     if options.devices:
         jax.config.update("jax_num_cpu_devices", options.devices)

@@ -311,7 +311,10 @@ def views(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Cas
 
             def all_made(pcm: jax.Array, make=make, rounds=count // at_once) -> Any:
                 """As many clips as are extracted, so many at once as are embedded."""
-                again = lambda i, _: make(i.astype(jnp.int16), pcm)  # noqa: E731
+
+                def again(i: jax.Array, _: Any) -> Any:
+                    return make(i.astype(jnp.int16), pcm)
+
                 return jax.lax.fori_loop(1, rounds, again, make(jnp.int16(0), pcm))
 
             def extraction(chosen: tuple[config.ViewConfig, ...], e=embedder, f=files) -> None:

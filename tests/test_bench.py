@@ -85,7 +85,10 @@ def test_what_the_other_side_cannot_do_is_said_beside_our_figures(bench):
 def test_how_several_stages_end(bench, monkeypatch, statuses, code, begun):
     """A stage that was killed fails the whole; wrong usage ends it at once."""
     ends = list(statuses)
-    run = lambda *_: subprocess.CompletedProcess([], ends.pop(0))  # noqa: E731
+
+    def run(*_):
+        return subprocess.CompletedProcess([], ends.pop(0))
+
     monkeypatch.setattr(bench.subprocess, "run", run)
     with pytest.raises(SystemExit) as end:
         bench.main(["reading", "scoring"])
