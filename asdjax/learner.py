@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import serialization
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from asdjax import augment, losses, models, optim, parallel
 from asdjax.architectures import BEATsConfig
@@ -82,24 +82,33 @@ class Learner:
         return jax.eval_shape(self._state, self._params, self._stats)
 
     def _state(self, params: models.Tree, stats: models.Tree) -> State:
-        key = jax.random.fold_in(jax.random.key(self.config.seed), 2**32 - 1)  # no step's number
-        head_params, head_stats = losses.init(
-            self.config.loss, self.n_classes, self._embedding_size, key
-        )
         trained, frozen = models.partition(self.config.model, params)
         parts = [len(jax.tree.leaves(part)) for part in (trained, frozen)]
         assert sum(parts) == len(jax.tree.leaves(params)), "each weight is in one part"
-        trained = {"model": trained, "head": head_params}
-        moments = jax.jit(self.optimiser.init)(trained)  # one program, not one for each shape
+        seed = np.uint32(self.config.seed)
+        # one program, the same for every seed, and not one for each operation and shape
+        head_params, head_stats, moments = jax.jit(self._beside)(seed, trained)
         return {
-            "weights": {"params": trained, "stats": {"model": stats, "head": head_stats}},
+            "weights": {
+                "params": {"model": trained, "head": head_params},
+                "stats": {"model": stats, "head": head_stats},
+            },
             "progress": {
                 "optimiser": serialization.to_state_dict(moments),
-                "step": jnp.zeros((), jnp.int32),
+                "step": np.zeros((), np.int32),
             },
             "frozen": frozen,
-            "seed": np.uint32(self.config.seed),
+            "seed": seed,
         }
+
+    def _beside(self, seed: UInt32[Array, ""], trained: models.Tree) -> tuple[Any, Any, Any]:
+        """The head's weights and statistics, and the optimiser's state, before the first step."""
+        key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # no step's number
+        head_params, head_stats = losses.init(
+            self.config.loss, self.n_classes, self._embedding_size, key
+        )
+        moments = self.optimiser.init({"model": trained, "head": head_params})
+        return head_params, head_stats, moments
 
     def step(self, state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
         """One update from this device's share of the global batch.
