@@ -4,6 +4,7 @@ The tolerances are the project's contract with the references; a test that fails
 its cause, one level further down, and never given a wider one.
 """
 
+import contextlib
 import os
 import tarfile
 import tempfile
@@ -52,6 +53,7 @@ def compile_once(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,6 +61,33 @@ def forget_programs():
     """Let go of a module's compiled programs: a process may hold only so many memory maps."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def compiled_fast():
+    """Optimise little in a module's programs, also of processes that it starts.
+
+    For tests of what programs do together, where compiling takes most of the time; never for
+    values that a reference has computed.
+    """
+    with _optimising_little(True):
+        yield
+
+
+@pytest.fixture
+def optimised():
+    """Take that back for one test."""
+    with _optimising_little(False):
+        yield
+
+
+@contextlib.contextmanager
+def _optimising_little(chosen: bool):
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(chosen))
+    jax.config.update("jax_disable_most_optimizations", chosen)
+    yield
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not chosen))
+    jax.config.update("jax_disable_most_optimizations", not chosen)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import importlib.util
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from asdjax import config as configs
 from asdjax.cli import main
 from asdjax.metrics import harmonic_mean
 from asdjax.runs import Run
+
+pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
 INFO = str(Path(__file__).parent / "submission.yaml")
@@ -37,16 +38,13 @@ def script():
 
 
 @pytest.fixture(scope="module")
-def start(corpus_root, tmp_path_factory):
-    """Start the script on the small corpus; its processes share their compiled programs."""
-    cache = str(tmp_path_factory.mktemp("compiled"))
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
+def start(corpus_root):
+    """Start the script on the small corpus."""
 
     def begin(out, seeds, *systems, options=("--", *QUICK)):
         where = ["--data", str(corpus_root), "--out", str(out), "--seeds", *map(str, seeds)]
         return subprocess.Popen(
             [sys.executable, SCRIPT, *where, "--systems", *systems, *options],
-            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -19,6 +19,8 @@ from asdjax.config import SynthConfig
 from asdjax.inference import Embedder
 from asdjax.runs import Run
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 RECIPE = str(Path(__file__).with_name("views.yaml"))
 INFO = str(Path(__file__).with_name("submission.yaml"))
 METHODS = ("raw", "mild", "strong", "cancel", "calibrated", "far", "difference")

@@ -20,6 +20,8 @@ from asdjax.errors import AsdjaxError
 from asdjax.extract import LIKE
 from asdjax.inference import Embedder
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 TINY = str(Path(__file__).parent / "tiny.yaml")
 TINY_BEATS = str(Path(__file__).parent / "tiny_beats.yaml")
 

@@ -28,6 +28,8 @@ from asdjax.inference import Embedder, _in_groups, rounded_up
 from asdjax.runs import Run
 from asdjax.schema import to_tree
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 HERE = Path(__file__).parent
 # of one patch, and of nine and ten, which share rows of ten
 SHORT, PADDED_LONG, LONG = 2800, 23280, 25840

@@ -1,6 +1,5 @@
 """Processes that are really killed, and the same command again."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from asdjax.runs import Run
+
+pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 RECIPE = str(Path(__file__).parent / "views.yaml")
 PROGRAM = """
@@ -52,20 +53,12 @@ sys.exit(cli.main(sys.argv[2:]))
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """Processes of these tests share their compiled programs."""
-    cache = str(tmp_path_factory.mktemp("compiled"))
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
-
-
-@pytest.fixture(scope="module")
-def run_of(corpus_root, environment):
+def run_of(corpus_root):
     def run(path, *moment):
         start = ["-c", PROGRAM, *moment] if moment else ["-m", "asdjax.cli"]
         verb = ["run", RECIPE, "--data", str(corpus_root), "--run", str(path)]
-        return subprocess.run(
-            [sys.executable, *start, *verb], env=environment, capture_output=True, check=False
-        ).returncode
+        command = [sys.executable, *start, *verb]
+        return subprocess.run(command, capture_output=True, check=False).returncode
 
     return run
 

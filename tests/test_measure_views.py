@@ -12,6 +12,8 @@ from asdjax import evaluate
 from asdjax.metrics import auc
 from asdjax.runs import Run
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 TINY = Path(__file__).parent / "tiny.yaml"
 SCRIPT = Path(__file__).parent.parent / "scripts" / "measure_views.py"
 
@@ -78,7 +80,7 @@ def test_table(script):
 def measure(folder, *leakage):
     """Run the script on the smallest corpus and recipe; where it left its runs, and its table."""
     recipe, out = folder / "recipe.yaml", folder / "out"
-    recipe.write_text(TINY.read_text().replace("model:", "model:\n  stage_channels: [4]"))
+    recipe.write_text(TINY.read_text().replace("[8, 16]", "[4]"))
     corpus = "--machines fan bearingEmu --train-source 5 --train-target 2 --test-per-cell 4"
     done = subprocess.run(
         [sys.executable, SCRIPT, "--out", out, "--seeds", "3", "--noise", "-8", "--leakage"]

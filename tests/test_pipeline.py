@@ -15,6 +15,8 @@ import asdjax
 from asdjax.cli import VERBS, main
 from asdjax.runs import Run
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 TINY = str(Path(__file__).parent / "tiny.yaml")
 
 

@@ -29,9 +29,14 @@ from asdjax.learner import Learner
 from asdjax.runs import Run
 from asdjax.train import train
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 TINY = Path(__file__).parent / "tiny.yaml"
 SMALL = MultiResNetConfig(
-    fft_branch=False, spectrograms=(SpectrogramConfig(256, 128),), branch_size=16
+    fft_branch=False,
+    spectrograms=(SpectrogramConfig(256, 128),),
+    branch_size=16,
+    stage_channels=(8, 16),
 )
 SMALL_SAMPLES = 5000
 
@@ -92,7 +97,7 @@ def stored_draws(monkeypatch, trace):
     monkeypatch.setattr(augment, "mixup_draws", lambda *_: jax.tree.map(jax.numpy.asarray, draws))
 
 
-def test_golden_trace(golden, monkeypatch):
+def test_golden_trace(golden, monkeypatch, optimised):
     trace, work, state, batch = trace_start(golden)
     stored_draws(monkeypatch, trace)
     _, losses = run_steps(work, state, [batch] * 11, devices=1)
@@ -101,7 +106,7 @@ def test_golden_trace(golden, monkeypatch):
 
 
 @pytest.mark.slow  # ten full-size steps in double precision
-def test_golden_trace_in_float64(golden, monkeypatch, float64):
+def test_golden_trace_in_float64(golden, monkeypatch, float64, optimised):
     trace, work, state, batch = trace_start(golden)
     stored_draws(monkeypatch, trace)
     state = in_float64(state)
@@ -118,7 +123,7 @@ def test_golden_trace_in_float64(golden, monkeypatch, float64):
     assert relative(losses + rest, trace["loss_f64"]) < FLOAT64
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_one_and_eight_devices_agree_in_float64(rng, float64, dynamic):
     batches = noise(rng, 16, 10)
     work = learner(dynamic=dynamic)
