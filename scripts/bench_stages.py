@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,7 +24,9 @@ from asdjax.signal import views as signal_views
 
 RATE = 16000
 SIZES = 256, 1024, 4096  # of MultiResNet's transforms
-DTYPES = "float32", "bfloat16"
+CPUINFO = Path("/proc/cpuinfo")
+BFLOAT16 = re.compile(r"amx_bf16|avx512_bf16|\bbf16\b")
+"""What Linux calls a processor's arithmetic in it: without, PyTorch's products take minutes."""
 
 
 @dataclasses.dataclass
@@ -114,10 +117,17 @@ def multiresnet_embed(options: argparse.Namespace, rng: np.random.Generator) -> 
         yield Case(about, batch, run, ("multiresnet_embed", about), work(waves))
 
 
+def embedding_dtypes(options: argparse.Namespace) -> list[str]:
+    """Those asked for; else float32, and bfloat16 where the device multiplies in it."""
+    about = CPUINFO.read_text("utf-8", "replace") if CPUINFO.exists() else ""
+    fast = jax.default_backend() != "cpu" or BFLOAT16.search(about)
+    return options.dtype or (["float32", "bfloat16"] if fast else ["float32"])
+
+
 def beats_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
     """Mean-pooled embeddings of BEATs (90 M), from the host's integers to the host's floats."""
     length = options.seconds or 10
-    kinds = [(dtype, False) for dtype in options.dtype or DTYPES]
+    kinds = [(dtype, False) for dtype in embedding_dtypes(options)]
     if jax.default_backend() == "gpu" and ("bfloat16", False) in kinds:
         kinds.append(("bfloat16", True))
     sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 64)  # one clip keeps no GPU busy
@@ -177,9 +187,11 @@ def _beats_training(
     name: str, stage: str, options: argparse.Namespace, rng: np.random.Generator
 ) -> Iterator[Case]:
     recipe = config.load(name)
+    on_cpu = jax.default_backend() == "cpu"  # where XLA's gradients in bfloat16 are slow
+    dtypes = options.dtype or (["float32"] if on_cpu else ["float32", "bfloat16"])
     for batch in options.batch or (8,):
         for remat in options.remat or ("none",):
-            for dtype in options.dtype or DTYPES[: 1 if jax.default_backend() == "cpu" else 2]:
+            for dtype in dtypes:
                 change = {"random_init": True, "remat": remat, "compute_dtype": dtype}
                 model = dataclasses.replace(recipe.model, **change)
                 changed = dataclasses.replace(recipe, model=model)

@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -39,6 +40,8 @@ DEVICES_LOSS, DEVICES_EMBEDDING, DEVICES_GRADIENT = 1e-9, 1e-6, 1e-5  # 1 agains
 # Products on several threads may differ in the last bit from one time to the next (jax 0.10.2 on a
 # loaded machine), and some tests ask for equal bytes.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("untimed")  # on a busy machine an example may take its time
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

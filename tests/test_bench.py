@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -42,6 +43,23 @@ def test_a_line_of_figures(bench, capsys):
     assert 0 < low <= found["clips_per_s"] <= high
     assert found["first_call_s"] > found["compile_s"] > 0
     assert found["gemm_gflop_per_s"] > 0 and found["peak_memory_mb"] > 50
+
+
+@pytest.mark.parametrize(
+    ("flags", "chosen", "dtypes"),
+    [
+        ("flags : avx2 fma avx512_bf16", None, ["float32", "bfloat16"]),
+        ("flags : avx512f amx_bf16 amx_tile", None, ["float32", "bfloat16"]),
+        ("Features : asimd i8mm bf16", None, ["float32", "bfloat16"]),
+        ("flags : avx2 fma avx512f", None, ["float32"]),
+        ("flags : avx2 fma", ["bfloat16"], ["bfloat16"]),
+    ],
+)
+def test_bfloat16_where_the_processor_has_it(bench, monkeypatch, tmp_path, flags, chosen, dtypes):
+    stages, cpuinfo = importlib.import_module("bench_stages"), tmp_path / "cpuinfo"
+    cpuinfo.write_text(flags)
+    monkeypatch.setattr(stages, "CPUINFO", cpuinfo)
+    assert stages.embedding_dtypes(SimpleNamespace(dtype=chosen)) == dtypes
 
 
 class Peer:

@@ -337,7 +337,7 @@ def test_parameters_are_arrays(nano, tmp_path):
 
 
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_names_and_axes_are_a_bijection(data):
     def choose(*values):
         return data.draw(st.sampled_from(values))

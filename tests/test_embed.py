@@ -551,7 +551,7 @@ def test_formats(tmp_path, name, subtype):
     share=st.floats(0.01, 0.9),
     phase=st.floats(0, 6.28),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_tone_keeps_its_frequency_phase_and_level(rate, share, phase):
     frequency = share * min(rate, 16000) / 2
     wave = np.sin(2 * np.pi * frequency * np.arange(rate // 2) / rate + phase).astype(np.float32)
@@ -565,7 +565,7 @@ def test_a_tone_keeps_its_frequency_phase_and_level(rate, share, phase):
 @given(
     rate=st.sampled_from([22050, 32000, 44100, 48000, 51200, 96000]), share=st.floats(0.001, 0.99)
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_nothing_aliases(rate, share):
     frequency = 8000 + share * (rate / 2 - 8000)
     wave = np.sin(2 * np.pi * frequency * np.arange(rate // 2) / rate + 1).astype(np.float32)

@@ -118,7 +118,7 @@ def test_an_accelerator_takes_all_clips_at_once(clips, rng, monkeypatch):
     noise=st.sampled_from([0, 1e-3, 1e-2, 0.1]),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_definition(offset, tone, loudness, noise, seed):
     rng = np.random.default_rng(seed)
     hum = np.sin(2 * np.pi * tone * np.arange(1500) / 16000)

@@ -49,7 +49,7 @@ def test_correlation(rng, float64, clips, shape, kernel, stride, padding):
         assert a.shape == b.shape and relative(a, b) < 1e-12
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     st.integers(1, 40), st.integers(1, 12), st.sampled_from([(1, 3), (2, 2), (4, 1)]),
     st.integers(0, 2**32 - 1),

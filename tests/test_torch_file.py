@@ -179,7 +179,7 @@ def test_tiny_beats(name, count):
     container=st.sampled_from(["zip", "deflate", "legacy"]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_round_trip(tmp_path_factory, arrays, container, seed):
     rng, path = np.random.default_rng(seed), tmp_path_factory.mktemp("round") / "some.pt"
     tree = {"cfg": {"a": [1, -(2**40), 0.5, None, True, "é", b"\0\xff", (1, ())], 3: {}}}
@@ -205,7 +205,7 @@ def test_round_trip(tmp_path_factory, arrays, container, seed):
     stored=st.integers(0, 40),
     dtype=st.sampled_from([np.dtype(t) for t in (np.float32, ml_dtypes.bfloat16, np.uint16, bool)]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_views_are_right_or_refused(tmp_path_factory, view, offset, stored, dtype):
     shape, strides = tuple(n for n, _ in view), tuple(s for _, s in view)
     flat = np.arange(stored).astype(np.uint8).astype(dtype)

@@ -31,7 +31,7 @@ LENGTHS = (1, 2, 3, 100, 511, 512, 513, 1023, 1024, 1025, 1536, 5000, 16000, 160
 LSB = 2.0**-15
 
 make = jax.jit(views.make, static_argnums=0)
-property_test = settings(max_examples=25, deadline=None)
+property_test = settings(max_examples=25)
 
 
 def channels(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
