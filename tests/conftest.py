@@ -78,6 +78,13 @@ def compiled_fast():
 
 
 @pytest.fixture
+def compiled_fast_here():
+    """The same for one test."""
+    with _optimising_little(True):
+        yield
+
+
+@pytest.fixture
 def optimised():
     """Take that back for one test."""
     with _optimising_little(False):

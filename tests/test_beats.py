@@ -342,6 +342,7 @@ def embed_alone(lora):
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["plain", "lora"])
 @pytest.mark.parametrize("remat", ["none", "attention", "full"])
+@pytest.mark.usefixtures("compiled_fast_here")
 def test_padding_does_not_matter_float64(float64, remat, lora):
     alone = embed_alone(lora)
     in_a_row = embed(*alone_and_in_a_row(np.float64)[1], remat=remat, lora=lora)
@@ -361,6 +362,7 @@ def draws(rows, seed=0):
     return Draws(jax.random.key(seed), jnp.asarray(rows, jnp.int32))
 
 
+@pytest.mark.usefixtures("compiled_fast_here")
 def test_remat_changes_nothing(rng, float64):
     """Neither tokens nor gradients, in training with every dropout and layer drop."""
     x = rng.standard_normal((2, 40, 128))
@@ -399,6 +401,7 @@ def test_remat_keeps_less():
     assert full < attention - 10 * 2 * 2 * 80 * 32  # ten times a layer's tokens
 
 
+@pytest.mark.usefixtures("compiled_fast_here")
 def test_draws_belong_to_clips(rng, float64):
     """A clip's draws depend on its place in the global batch, not on the device's share."""
     graphdef, params = fresh(RANDOM, np.float64, lora=LORA)
@@ -478,6 +481,7 @@ def test_dropout_at_its_ends():
     np.testing.assert_array_equal(gradient, np.zeros((2, 3)))
 
 
+@pytest.mark.usefixtures("compiled_fast_here")
 def test_layer_drop_is_one_draw_for_all_clips(rng):
     """A skipped layer is the identity, for tokens and gradients alike."""
     graphdef, params = fresh(dataclasses.replace(STILL, encoder_layerdrop=0.4))
@@ -586,6 +590,7 @@ def test_fused_attention(rng, bias_rows, masked):
     assert cosine(np.ravel(y), np.ravel(expected)) > 0.9999
 
 
+@pytest.mark.usefixtures("compiled_fast_here")
 def test_fused_attention_is_taken_on_a_gpu(rng, monkeypatch):
     """Where no weights are dropped, with every gradient; here the GPU's name alone, on a CPU."""
     x = rng.standard_normal((2, 40, 128)).astype(np.float32)

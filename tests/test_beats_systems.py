@@ -120,7 +120,7 @@ def test_the_first_update_of_a_warm_up_changes_nothing(rng):
     )
 
 
-@pytest.mark.parametrize("adaptation", ["full", "lora"])
+@pytest.mark.parametrize("adaptation", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_one_and_eight_devices_agree_in_float64(rng, float64, adaptation):
     """With dropouts, layer drop, SpecAugment and mixup: draws know the clips' global places."""
     config = tiny(adaptation=adaptation, lora=LORA, encoder_layerdrop=0.3)
@@ -226,7 +226,7 @@ def test_resumed_training_is_bit_identical(corpus_root, tmp_path):
 @pytest.mark.parametrize(
     ("adaptation", "options"),
     [
-        ("full", ()),
+        pytest.param("full", (), marks=pytest.mark.slow),
         ("lora", ("--model.lora.rank", "4")),
         ("frozen", ("--model.pooling", "mean", "--model.embedding-size", "0",
                     "--model.layers", "1", "2")),
