@@ -35,6 +35,7 @@ from bench_commands import COMMANDS
 from bench_stages import ON_DEVICE, ON_HOST, Case
 
 from asdjax import compile_cache
+from asdjax.errors import AsdjaxError
 
 HERE = Path(__file__).parent
 STAGES = ON_DEVICE | ON_HOST | COMMANDS
@@ -262,7 +263,11 @@ def main(argv: list[str]) -> None:
     for case in STAGES[stages[0]](options, np.random.default_rng(0)):
         if case.torch and jax.default_backend() == "gpu":
             case.torch = (case.torch[0], {**case.torch[1], "device": "cuda"})
-        print(json.dumps({**about, **measure(case, options.rounds, torch)}), flush=True)
+        try:
+            figures = measure(case, options.rounds, torch)
+        except AsdjaxError as error:  # such as a batch of one in training
+            sys.exit(f"bench: {stages[0]}: {error}")
+        print(json.dumps({**about, **figures}), flush=True)
         if torch:
             torch.ask("drop", {})
     if torch:
