@@ -68,6 +68,8 @@ class MultiResNetConfig:
     """Share of the new batch in BatchNorm's running statistics."""
     norm_eps: Positive = 1e-5
     """Added to BatchNorm's variance."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the operands of the convolutions are rounded to; weights and sums are float32."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -256,6 +256,34 @@ def test_a_fresh_network_trains(rng):
         assert changed == ("window" not in jax.tree_util.keystr(path)), path
 
 
+@pytest.mark.usefixtures("compiled_fast_here")
+def test_bfloat16(rng):
+    """Convolutions' operands are rounded, and nothing else: embeddings and gradients stay near."""
+    found, n_samples = {}, shortest(OTHER, RATE) + 13
+    tones = np.sin(np.arange(n_samples) * rng.uniform(0.1, 1, (8, 1)))  # unlike each other
+    waveform = (tones + 0.1 * rng.standard_normal(tones.shape)).astype(np.float32)
+    for dtype in "float32", "bfloat16":
+        config = dataclasses.replace(OTHER, compute_dtype=dtype)
+        graphdef, params, stats = split(build(config, n_samples, RATE, seed=1))
+        run = functools.partial(apply, graphdef, train=True)
+
+        def loss(params, stats, run=run):
+            embedding, _ = run(params, stats, waveform)
+            return jnp.sum(embedding * jnp.cos(jnp.arange(embedding.shape[1]))[None]), embedding
+
+        gradient, embedding = jax.jit(jax.grad(loss, has_aux=True))(params, stats)
+        assert {leaf.dtype for leaf in jax.tree.leaves((gradient, embedding))} == {
+            np.dtype(np.float32)
+        }
+        found[dtype] = (
+            embedding,
+            np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)]),
+        )
+    (exact, exact_gradient), (rounded, rounded_gradient) = found.values()
+    assert 1e-4 < relative_l2(rounded, exact) < 0.04
+    assert relative_l2(rounded_gradient, exact_gradient) < 0.2
+
+
 def test_the_seed_alone_decides_the_initial_weights():
     one, same, other = (split(build(SMALL, 4480, RATE, seed=s))[1] for s in (3, 3, 4))
     equal = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), one, same)

@@ -1,5 +1,7 @@
 """Operations with gradients of our own against their plain forms."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +49,30 @@ def test_correlation(rng, float64, clips, shape, kernel, stride, padding):
     ours = pulled(lambda x, k: operations.correlate(x, k, stride, padding), x, kernel)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(pulled(plain, x, kernel)), strict=True):
         assert a.shape == b.shape and relative(a, b) < 1e-12
+
+
+@pytest.mark.parametrize("clips, stride", [(3, 1), (10, 2)])
+def test_correlation_in_bfloat16(rng, clips, stride):
+    """Operands are rounded, also of the gradients; the product is of float32, gradients rounded."""
+    x, kernel = normal(rng, clips, 12, 9, 3), normal(rng, 3, 3, 3, 4)
+
+    def rounded(a):
+        return np.asarray(jnp.asarray(a, jnp.float32).astype(jnp.bfloat16).astype(jnp.float32))
+
+    def correlate(x, k, dtype):
+        return operations.correlate(x, k, stride, 1, dtype)
+
+    value, pull = jax.vjp(partial(correlate, dtype="bfloat16"), x, kernel)
+    g = normal(rng, *value.shape)
+    with jax.enable_x64(True):
+        operands = (rounded(a).astype(np.float64) for a in (x, kernel))
+        exact, exact_pull = jax.vjp(partial(correlate, dtype="float32"), *operands)
+        exact_gradients = exact_pull(jnp.asarray(rounded(g), jnp.float64))
+    assert value.dtype == np.float32 and relative(value, exact) < 1e-6
+    assert relative(value, correlate(x, kernel, "float32")) > 1e-4
+    for gradient, expected in zip(pull(g), exact_gradients, strict=True):
+        assert gradient.dtype == np.float32
+        assert relative(gradient, expected) < 2**-8
 
 
 @settings(max_examples=10)

@@ -149,8 +149,9 @@ def for_inference(config: ModelConfig, params: Tree) -> tuple[ModelConfig, Tree]
 def folded(module: nnx.Module, params: Tree) -> Tree:
     """Compute once what inference would compute in every batch.
 
-    BEATs' positional convolution learns its weight's norm and direction; afterwards `module` holds
-    the spectrum of the weight. Weights that are only ever multiplied in bfloat16 are rounded to it.
+    Weights that are only ever multiplied in bfloat16 are rounded to it. BEATs' positional
+    convolution learns its weight's norm and direction; afterwards `module` holds the spectrum of
+    the weight.
 
     Args:
         module: from `skeleton`; changed in place.
@@ -159,15 +160,15 @@ def folded(module: nnx.Module, params: Tree) -> Tree:
     Returns:
         The weights of the changed module.
     """
-    if not isinstance(module, BEATsEmbedder):
-        return params
-    inner = params["encoder"]["encoder"]
-    own = module.encoder.encoder.pos_conv.fold(inner["pos_conv"])
-    encoder = {**params["encoder"], "encoder": {**inner, "pos_conv": own}}
-    for path, part in nnx.iter_modules(module.encoder):
+    for path, part in nnx.iter_modules(module):
         if getattr(part, "compute_dtype", None) == "bfloat16" and hasattr(part, "kernel"):
-            encoder = _rounded(encoder, tuple(map(str, path)))
-    return {**params, "encoder": encoder}
+            params = _rounded(params, tuple(map(str, path)))
+    if isinstance(module, BEATsEmbedder):
+        outer = params["encoder"]
+        inner = outer["encoder"]
+        own = module.encoder.encoder.pos_conv.fold(inner["pos_conv"])
+        params = {**params, "encoder": {**outer, "encoder": {**inner, "pos_conv": own}}}
+    return params
 
 
 def _rounded(params: Tree, path: tuple[str, ...]) -> Tree:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from asdjax.errors import AsdjaxError
 from asdjax.models import operations
-from asdjax.models.operations import per_channel
+from asdjax.models.operations import ComputeDtype, per_channel
 
 Rng: TypeAlias = np.random.Generator
 
@@ -54,6 +54,7 @@ class Conv(nnx.Module):
         stride: step along every axis.
         padding: zeros added at both ends of every axis.
         bias: add a trainable constant to every output channel.
+        compute_dtype: what input and kernel are rounded to.
         rng: source of the initial weights.
     """
 
@@ -66,6 +67,7 @@ class Conv(nnx.Module):
         stride: int = 1,
         padding: int = 0,
         bias: bool = False,
+        compute_dtype: ComputeDtype = "float32",
         rng: Rng,
     ):
         fan_in = n_in * math.prod(window)
@@ -73,6 +75,7 @@ class Conv(nnx.Module):
         self.bias = _uniform(rng, (n_out,), fan_in) if bias else None
         self.stride = stride
         self.padding = padding
+        self.compute_dtype = compute_dtype
 
     def __call__(self, x: Float[Array, "B *positions n_in"]) -> Float[Array, "B *outputs n_out"]:
         """Convolve; an axis of n positions has (n + 2 padding - window) // stride + 1 outputs."""
@@ -80,7 +83,7 @@ class Conv(nnx.Module):
         if axes == 1 and stride > 1 and kernel.shape[0] % stride == 0 and self.padding == 0:
             # for the gradient by x, which XLA computes slowly on CPUs where positions are skipped
             x, kernel, stride = *operations.folded(x, kernel, stride), 1
-        y = operations.correlate(x, kernel, stride, self.padding)
+        y = operations.correlate(x, kernel, stride, self.padding, self.compute_dtype)
         return y if self.bias is None else y + per_channel(self.bias[...], y.ndim)
 
 

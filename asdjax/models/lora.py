@@ -7,7 +7,7 @@ zeros, so that an adapted encoder starts as the encoder itself.
 
 import functools
 import math
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from asdjax.architectures import LoRAConfig
 from asdjax.models.layers import Linear, Rng
+from asdjax.models.operations import ComputeDtype
 
-ComputeDtype: TypeAlias = Literal["float32", "bfloat16"]
 Tree: TypeAlias = dict[str, Any]  # nested, string keys, arrays as leaves
 
 _ADAPTERS = ("lora_a", "lora_b")

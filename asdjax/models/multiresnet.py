@@ -5,6 +5,7 @@ batch normalisation without scale and offset, and an embedding that joins those 
 """
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from asdjax.architectures import MultiResNetConfig, SpectrogramConfig
+from asdjax.architectures import MultiResNetConfig, SpectrogramConfig, StridedConvConfig
 from asdjax.errors import AsdjaxError
 from asdjax.models.layers import (
     BatchNorm,
@@ -117,7 +118,7 @@ class FFTBranch(nnx.Module):
     def __init__(self, config: MultiResNetConfig, n_samples: int, *, rng: Rng):
         channels = (1, *[config.fft_channels] * len(config.fft_convs))
         self.convs = nnx.List(
-            SpectrumConv(n_in, n_out, conv.window, conv.stride, config.squeeze_ratio, rng=rng)
+            SpectrumConv(n_in, n_out, conv, config, rng=rng)
             for (n_in, n_out), conv in zip(
                 itertools.pairwise(channels), config.fft_convs, strict=True
             )
@@ -151,14 +152,13 @@ class SpectrumConv(nnx.Module):
         self,
         n_in: int,
         n_out: int,
-        window: int,
-        stride: int,
-        ratio: int,
+        conv: StridedConvConfig,
+        config: MultiResNetConfig,
         *,
         rng: Rng,
     ):
-        self.conv = Conv(n_in, n_out, (window,), stride=stride, rng=rng)
-        self.se = SqueezeExcitation(n_out, ratio, rng=rng)
+        self.conv = _conv(n_in, n_out, config, conv.window, stride=conv.stride, rng=rng)
+        self.se = SqueezeExcitation(n_out, config.squeeze_ratio, rng=rng)
 
     def __call__(self, x: Float[Array, "B F n_in"]) -> Float[Array, "B F_out n_out"]:
         """Apply the layer."""
@@ -244,7 +244,7 @@ class Stem(nnx.Module):
     """From one channel to the first stage's: convolution 7x7, batch norm, ReLU, max-pool 3x3."""
 
     def __init__(self, channels: int, config: MultiResNetConfig, *, rng: Rng):
-        self.conv = Conv(1, channels, (7, 7), stride=2, rng=rng)
+        self.conv = _conv(1, channels, config, 7, 7, stride=2, rng=rng)
         self.norm = _norm(channels, config)
 
     def __call__(
@@ -272,11 +272,11 @@ class ResidualBlock(nnx.Module):
         rng: Rng,
     ):
         self.norm1 = _norm(n_in, config)
-        self.conv1 = Conv(n_in, n_out, (3, 3), stride=stride, padding=1, rng=rng)
+        self.conv1 = _conv(n_in, n_out, config, 3, 3, stride=stride, padding=1, rng=rng)
         self.norm2 = _norm(n_out, config)
-        self.conv2 = Conv(n_out, n_out, (3, 3), padding=1, rng=rng)
+        self.conv2 = _conv(n_out, n_out, config, 3, 3, padding=1, rng=rng)
         self.se = SqueezeExcitation(n_out, config.squeeze_ratio, rng=rng)
-        self.projection = Conv(n_in, n_out, (1, 1), rng=rng) if stride > 1 else None
+        self.projection = _conv(n_in, n_out, config, 1, 1, rng=rng) if stride > 1 else None
         self.stride = stride
 
     def __call__(
@@ -304,6 +304,10 @@ class ResidualBlock(nnx.Module):
 def flatten(x: Float[Array, "B N C"]) -> Float[Array, "B C*N"]:
     """Channel-major, as PyTorch flattens [B, C, N]: value (c, n) lands at c * N + n."""
     return jnp.swapaxes(x, 1, 2).reshape(x.shape[0], -1)
+
+
+def _conv(n_in: int, n_out: int, config: MultiResNetConfig, *window: int, **more: Any) -> Conv:
+    return Conv(n_in, n_out, window, compute_dtype=config.compute_dtype, **more)
 
 
 def _norm(features: int, config: MultiResNetConfig) -> BatchNorm:

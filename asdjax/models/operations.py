@@ -5,31 +5,36 @@ Each has the values and the gradients of its plain form; channels last, batch fi
 
 import functools
 import itertools
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Complex, Float
 
+ComputeDtype: TypeAlias = Literal["float32", "bfloat16"]
+"""What the operands of a large product are rounded to; sums are of float32."""
 CLIPS = {"cpu": 8}
 """Clips in one convolution of a backward pass, by kind of device; others take all at once. XLA's
 time on CPUs for 64 clips is three times that for eight times 8."""
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def correlate(
     x: Float[Array, "B *positions n_in"],
     kernel: Float[Array, "*window n_in n_out"],
     stride: int,
     padding: int,
+    compute_dtype: ComputeDtype = "float32",
 ) -> Float[Array, "B *outputs n_out"]:
     """Cross-correlation over one or two axes, with zeros added at both ends of each.
 
-    At full precision on every device, as matrix products in float32 are.
+    In the dtype of `x`, and "float32" at full precision on every device, as matrix products are;
+    "bfloat16" rounds the operands, also those of the gradients, and the gradients themselves.
     """
     if x.shape[-1] == 1 and stride > 1 and padding == 0:
         x, kernel, stride = *folded(x, kernel, stride), 1  # a lone channel is slow on CPUs
-    return _correlate(x, kernel, stride, padding)
+    return _correlate(*_rounded(x, kernel, compute_dtype), stride, padding).astype(x.dtype)
 
 
 def folded(
@@ -60,29 +65,46 @@ def folded(
     return in_cells(x, 1, cells), in_cells(kernel, 0, taps)
 
 
-def _correlate(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    axes = x.ndim - 2
+def _rounded(x: Array, kernel: Array, compute_dtype: ComputeDtype) -> tuple[Array, Array]:
+    if compute_dtype == "float32":
+        return x, kernel
+    return x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+
+
+def _correlate(
+    x: Array, kernel: Array, stride: int, padding: int, *, out: jnp.dtype | None = jnp.float32
+) -> Array:
+    """Of operands in bfloat16 the result is of dtype `out`, None: theirs; of others theirs."""
+    axes, rounded = x.ndim - 2, x.dtype == jnp.bfloat16
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride,) * axes,
         padding=((padding, padding),) * axes,
         dimension_numbers=("NWC", "WIO", "NWC") if axes == 1 else ("NHWC", "HWIO", "NHWC"),
-        precision="highest",
+        precision=None if rounded else "highest",
+        preferred_element_type=out if rounded else None,
     )
 
 
-def _correlate_forward(x: Array, kernel: Array, stride: int, padding: int) -> tuple:
+def _correlate_forward(
+    x: Array, kernel: Array, stride: int, padding: int, compute_dtype: ComputeDtype
+) -> tuple:
+    dtype, (x, kernel) = x.dtype, _rounded(x, kernel, compute_dtype)
     x = lax.optimization_barrier(x)  # kept: XLA would compute it anew for the backward pass
-    return _correlate(x, kernel, stride, padding), (x, kernel)
+    return _correlate(x, kernel, stride, padding).astype(dtype), (x, kernel)
 
 
-def _correlate_backward(stride: int, padding: int, saved: tuple, g: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    plain = functools.partial(_correlate, stride=stride, padding=padding)
+def _correlate_backward(
+    stride: int, padding: int, compute_dtype: ComputeDtype, saved: tuple, g: Array
+) -> tuple[Array, Array]:
+    (x, kernel), dtype = saved, g.dtype
+    g = g.astype(x.dtype)  # JAX's gradient of a product of two dtypes would mix them
+    plain = functools.partial(_correlate, stride=stride, padding=padding, out=None)
 
     def gradients(clips: slice) -> tuple[Array, Array]:
-        return jax.vjp(plain, x[clips], kernel)[1](g[clips])
+        by_x, by_kernel = jax.vjp(plain, x[clips], kernel)[1](g[clips])
+        return by_x.astype(dtype), by_kernel.astype(dtype)
 
     size = CLIPS.get(jax.default_backend(), len(x))
     parts = [gradients(slice(i, i + size)) for i in range(0, len(x), size)]
