@@ -151,6 +151,8 @@ class Embed:
     """Of converted weights: layers whose tokens are embedded, side by side; default: the last."""
     pool: Literal["mean", "none", "head"] | None = None
     """Mean over tokens; no pooling; or as trained (default of a run; class probabilities)."""
+    compute_dtype: Literal["float32", "bfloat16"] | None = None
+    """What the operands of large products are rounded to; default: the run's, or float32."""
     channel: int | Literal["each"] | None = None
     """The channel to embed, from 1, or each; default: the run's own, or the first."""
     format: Literal["npz", "parquet"] | None = None
@@ -167,6 +169,7 @@ class Embed:
             self.out,
             layers=self.layer,
             pool=self.pool,
+            compute_dtype=self.compute_dtype,
             channel=self.channel,
             format=self.format,
             overwrite=self.overwrite,

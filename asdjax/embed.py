@@ -19,16 +19,16 @@ from asdjax._version import __version__
 from asdjax.audio import Header
 from asdjax.errors import AsdjaxError
 from asdjax.inference import Embedder, Pool
+from asdjax.models.operations import ComputeDtype
 from asdjax.runs import Run
 
 SCHEMA = "asdjax.embeddings/1"
 Format = Literal["npz", "parquet"]
 Channel = int | Literal["each"]
 
-_AHEAD = 64
-"""Files that are read, at most, before the model takes them."""
 _BLOCK_ROWS, _BLOCK_SAMPLES = 256, 2**25
-"""Waveforms among which those of like lengths are batched: so many, or of so many samples."""
+"""Waveforms among which those of like lengths are batched: so many, or of so many samples. The next
+as many are read meanwhile."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,7 @@ def embed(
     *,
     layers: Sequence[int] = (),
     pool: Pool | None = None,
+    compute_dtype: ComputeDtype | None = None,
     channel: Channel | None = None,
     format: Format | None = None,
     overwrite: bool = False,
@@ -69,6 +70,7 @@ def embed(
         out: the file to write.
         layers: of converted weights: whose tokens, side by side, are embedded; none: the last's.
         pool: see `inference.Pool`; None: "head" of a run, "mean" of converted weights.
+        compute_dtype: see `inference.load`.
         channel: the channel to embed, from one, or each; None: the run's, or the first.
         format: None: by the ending of `out`.
         overwrite: whether a file that is there may be replaced.
@@ -82,7 +84,7 @@ def embed(
     """
     format = _format(out, format, overwrite)
     found = _find(inputs)
-    embedder = inference.load(weights, layers=layers)
+    embedder = inference.load(weights, layers=layers, compute_dtype=compute_dtype)
     pool = embedder.pooling(pool)
     own = {"near": 1, "far": 2}[embedder.config.audio.channel]
     files = _headers(found, own if channel is None else channel)
@@ -155,10 +157,14 @@ def _headers(found: Sequence[tuple[str, Path]], wanted: Channel) -> list[_File]:
 
 
 def _check_lengths(embedder: Embedder, files: Sequence[_File]) -> None:
-    rate = embedder.config.audio.sample_rate
     for file in files:
-        samples = math.ceil(file.header.frames * rate / file.header.rate)
-        _check_length(embedder, file, samples)
+        _check_length(embedder, file, _samples(embedder, file))
+
+
+def _samples(embedder: Embedder, file: _File) -> int:
+    """How long a channel is at the model's rate, as its header says."""
+    rate = embedder.config.audio.sample_rate
+    return math.ceil(file.header.frames * rate / file.header.rate)
 
 
 def _check_length(embedder: Embedder, file: _File, samples: int) -> None:
@@ -216,6 +222,7 @@ def _about(embedder: Embedder, weights: Path, pool: Pool) -> dict[str, Any]:
         about["random_init"] = True
     return about | {
         "pool": pool,
+        "compute_dtype": model.compute_dtype,
         "layers": list(getattr(model, "layers", ())),
         "sample_rate": embedder.config.audio.sample_rate,
     }
@@ -255,17 +262,23 @@ def _blocks(
 
 def _read_ahead(embedder: Embedder, files: Sequence[_File]) -> Iterator[np.ndarray]:
     """Samples [T, channels] of every file, read by threads while others are embedded."""
-    pending: deque[Future[np.ndarray]] = deque()
+    pending: deque[tuple[Future[np.ndarray], float]] = deque()
+    ahead = 0
     with ThreadPoolExecutor() as threads:
         try:
             for file in files:
-                pending.append(threads.submit(_read, embedder, file))
-                if len(pending) > _AHEAD:
-                    yield pending.popleft().result()
+                kept = min(_samples(embedder, file), embedder.n_samples or math.inf)
+                samples = len(file.channels) * kept
+                pending.append((threads.submit(_read, embedder, file), samples))
+                ahead += samples
+                while len(pending) > 1 and (len(pending) > _BLOCK_ROWS or ahead > _BLOCK_SAMPLES):
+                    future, samples = pending.popleft()
+                    ahead -= samples
+                    yield future.result()
             while pending:
-                yield pending.popleft().result()
+                yield pending.popleft()[0].result()
         finally:
-            for future in pending:
+            for future, _ in pending:
                 future.cancel()
 
 

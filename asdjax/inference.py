@@ -20,6 +20,7 @@ from asdjax.checkpoint import Tree
 from asdjax.config import Config, ViewConfig
 from asdjax.errors import AsdjaxError
 from asdjax.learner import to_float
+from asdjax.models.operations import ComputeDtype
 from asdjax.runs import Run
 from asdjax.signal import views as signal
 from asdjax.signal import wiener
@@ -30,10 +31,9 @@ IN_FLIGHT = 2
 AT_ONCE = {"cpu": 4}
 """Clips that a kind of device takes through the model at once, however large its batch: a CPU is
 faster while a layer's activations stay in its cache."""
-
-
 LONG = 480_000
-"""Samples beyond which clips of their own lengths share a batch with fewer others."""
+"""Samples beyond which clips of their own lengths share a batch with fewer others, and a CPU takes
+fewer of any at once: attention needs memory by the square of the length."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +218,7 @@ class Embedder:
         return models.length_class(self.config.model.encoder, samples)
 
     def _most_rows(self, room: int) -> int:
-        """Rows of a batch at most; attention takes memory by the square of a clip's length."""
+        """Rows of a batch at most."""
         if self.n_samples is not None:
             return self.config.extract.batch_size
         return max(1, self.config.extract.batch_size * LONG // max(room, LONG))
@@ -394,23 +394,28 @@ class Embedder:
         return signal.ratios(view, to_float(batch["waveform"], self._dtype), batch["length"])
 
 
-def load(path: Path | str, *, layers: Sequence[int] = ()) -> Embedder:
+def load(
+    path: Path | str, *, layers: Sequence[int] = (), compute_dtype: ComputeDtype | None = None
+) -> Embedder:
     """The embedder of a finished run, or of a folder of converted weights.
 
     Args:
         path: the run directory or the folder.
         layers: of converted weights: whose tokens, side by side, are pooled; none means the last.
+        compute_dtype: what the operands of the large products are rounded to; None: the run's
+            `model.compute_dtype`, or float32.
 
     Returns:
         An embedder; that of converted weights takes clips at their own lengths and gives the mean
         over tokens.
 
     Raises:
-        AsdjaxError: neither of both, or damaged.
+        AsdjaxError: neither of both, damaged, or without such a choice.
     """
     path = Path(path)
     if (path / pretrained.DOCUMENT).is_file():
-        return Embedder(*weights.of_folder(pretrained.read(path), tuple(layers)))
+        config, n_samples, tree = weights.of_folder(pretrained.read(path), tuple(layers))
+        return Embedder(_computing_in(compute_dtype, config), n_samples, tree)
     if not (path / "config.yaml").is_file():
         raise AsdjaxError(
             f"{path}: neither a run directory nor a folder of converted weights: train one with "
@@ -421,7 +426,21 @@ def load(path: Path | str, *, layers: Sequence[int] = ()) -> Embedder:
             f"{path}: layers can be chosen of converted weights; a run's are in its recipe "
             "(model.layers)"
         )
-    return Embedder.load(path)
+    config, n_samples, tree = weights.of_run(Run(path))
+    return Embedder(_computing_in(compute_dtype, config), n_samples, tree)
+
+
+def _computing_in(compute_dtype: ComputeDtype | None, config: Config) -> Config:
+    """The configuration with another type for the large products' operands."""
+    if compute_dtype is None:
+        return config
+    if compute_dtype not in get_args(ComputeDtype):
+        choices = ", ".join(get_args(ComputeDtype))
+        raise AsdjaxError(f"compute_dtype {compute_dtype!r}: choose one of {choices}")
+    model = dataclasses.replace(config.model, compute_dtype=compute_dtype)
+    if isinstance(model, BEATsConfig) and compute_dtype == "float32":
+        model = dataclasses.replace(model, fused_attention=False)  # which rounds to bfloat16
+    return dataclasses.replace(config, model=model)
 
 
 def rounded_up(clips: int, devices: Sequence[jax.Device]) -> int:
@@ -439,7 +458,8 @@ def _in_groups(step: Callable, state: Tree, batch: Tree) -> Tree:
     step, clips = jax.jit(step), len(batch["length"])  # traced once, for shapes and values
     if jax.default_backend() not in AT_ONCE:
         return step(state, batch)
-    at_once = math.gcd(clips, AT_ONCE[jax.default_backend()])
+    few = AT_ONCE[jax.default_backend()] * min(1, LONG / batch["waveform"].shape[-1]) ** 2
+    at_once = math.gcd(clips, 1 << max(0, math.floor(math.log2(few))))
     groups = jax.tree.map(lambda a: a.reshape(-1, at_once, *a.shape[1:]), batch)
 
     def group(some: Tree) -> Tree:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from test_pretrained import SMALL
 
 import asdjax
-from asdjax import audio, embed, models, pretrained
+from asdjax import audio, embed, inference, models, pretrained
 from asdjax.architectures import BEATsConfig
 from asdjax.checkpoint import digest, save_weights
 from asdjax.cli import main
@@ -270,6 +270,7 @@ def test_inputs_keep_their_order(weights, rng, tmp_path, capsys, monkeypatch):
     assert "embedding 5/5" in capsys.readouterr().err
     about = json.loads(str(found["about"]))
     assert about == {
+        "compute_dtype": "float32",
         "schema": "asdjax.embeddings/1",
         "asdjax": asdjax.__version__,
         "weights": str(path),
@@ -298,17 +299,19 @@ def test_blocks_and_reading_ahead_change_nothing(weights, rng, tmp_path, monkeyp
             taken[0] += len(waveforms)
         return found
 
-    for name, block, ahead in (("one", 256, 64), ("many", 2, 1)):
+    for name, rows, samples in (("one", 256, 2**25), ("many", 2, 2**25), ("long", 256, 8000)):
         if name == "many":
             monkeypatch.setattr(embed, "_read", counted_read)
             monkeypatch.setattr(asdjax.Embedder, "embed", counted_embed)
-        monkeypatch.setattr(embed, "_BLOCK_ROWS", block)
-        monkeypatch.setattr(embed, "_AHEAD", ahead)
+        reads[0] = taken[0] = 0
+        monkeypatch.setattr(embed, "_BLOCK_ROWS", rows)
+        monkeypatch.setattr(embed, "_BLOCK_SAMPLES", samples)
         assert run(weights[0], tmp_path / "d", "--out", tmp_path / f"{name}.npz") == 0
-    assert max(ahead_of) <= 3  # a block of two, and one ahead
-    one, many = (read(tmp_path / f"{name}.npz") for name in ("one", "many"))
-    assert one["path"].tolist() == many["path"].tolist()
-    assert relative(many["embedding"], one["embedding"]) < PADDED
+    assert 2 < max(ahead_of) <= 5  # a block of two, the next, and one to know that it is whole
+    one, *others = (read(tmp_path / f"{name}.npz") for name in ("one", "many", "long"))
+    for other in others:
+        assert one["path"].tolist() == other["path"].tolist()
+        assert relative(other["embedding"], one["embedding"]) < PADDED
     assert len(np.unique(one["embedding"][:, 0])) == 9
 
 
@@ -496,11 +499,41 @@ def test_a_lone_clip_costs_one(clips, rows):
     assert rounded_up(2 * clips, jax.devices()[:2]) == 2 * rows
 
 
-@pytest.mark.parametrize("clips, computed", [(0, 0), (1, 4), (4, 4), (5, 8), (12, 12)])
-def test_groups_without_clips_are_passed_over(clips, computed):
+@pytest.mark.parametrize(
+    "clips, samples, computed",
+    [(0, 9, 0), (1, inference.LONG, 4), (4, 9, 4), (5, 9, 8), (12, 9, 12)]
+    + [(1, inference.LONG + 1, 2), (5, inference.LONG + 1, 6), (5, 3 * inference.LONG, 5)],
+)
+def test_groups_without_clips_are_passed_over(clips, samples, computed):
+    """Nor do clips wait for others that are not there; long ones are few at once."""
     batch = {"length": np.arange(1, 13, dtype=np.int32), "used": np.arange(12) < clips}
+    batch["waveform"] = np.zeros((12, samples), np.int8)
     found = jax.jit(partial(_in_groups, lambda state, batch: state * batch["length"]))(3, batch)
     np.testing.assert_array_equal(found, np.where(np.arange(12) < computed, 3 * batch["length"], 0))
+
+
+def test_products_in_bfloat16(weights, rng, tmp_path):
+    files = [write(tmp_path / f"{i}.wav", noise(rng, 6000)) for i in range(3)]
+    found = {}
+    for dtype in "float32", "bfloat16":
+        out = tmp_path / f"{dtype}.npz"
+        assert run(weights[0], *files, "--out", out, "--compute-dtype", dtype) == 0
+        assert json.loads(str(read(out)["about"]))["compute_dtype"] == dtype
+        found[dtype] = read(out)["embedding"]
+    plain = asdjax.load(weights[0]).embed([audio.read(f, channel="near") for f in files])
+    np.testing.assert_array_equal(found["float32"], np.stack(plain))
+    assert 1e-5 < relative(found["bfloat16"], found["float32"]) < 2**-5
+    with pytest.raises(AsdjaxError, match="compute_dtype 'float16': choose one of float32, bfl"):
+        asdjax.load(weights[0], compute_dtype="float16")
+
+
+def test_a_run_s_products_in_bfloat16(run_path, rng):
+    waves = np.stack([noise(rng, 6000) for _ in range(3)])
+    plain, same, rounded = (
+        asdjax.load(run_path, compute_dtype=dtype)(waves) for dtype in (None, "float32", "bfloat16")
+    )
+    np.testing.assert_array_equal(same, plain)
+    assert 1e-5 < relative(rounded, plain) < 2**-4
 
 
 def test_a_device_without_room_is_named(tmp_path, weights, rng, capsys, monkeypatch):
