@@ -386,7 +386,9 @@ def _mean_nearest(distances: Float64[np.ndarray, "M P"], k: int) -> Float64[np.n
 
     Infinite where there is none.
     """
-    nearest = np.sort(distances, axis=1)[:, :k]
+    if k < distances.shape[1]:
+        distances = np.partition(distances, k, axis=1)
+    nearest = np.sort(distances[:, :k], axis=1)
     finite = np.isfinite(nearest)
     count = finite.sum(axis=1)
     total = np.where(finite, nearest, 0).sum(axis=1)

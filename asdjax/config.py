@@ -6,6 +6,7 @@ and the valid choices. `save` writes every key, so that a saved configuration re
 """
 
 import dataclasses
+import functools
 import re
 from importlib import resources
 from pathlib import Path
@@ -344,6 +345,7 @@ def load(name_or_path: str) -> Config:
     return parse(text, source=str(path))
 
 
+@functools.lru_cache(maxsize=16)  # a run's is asked for again and again
 def parse(text: str, source: str) -> Config:
     """Read a configuration from YAML text; `source` names it in error messages."""
     try:
