@@ -107,7 +107,7 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
     if case.beside:
         case.beside[1]()
     times = max(1, round(LEAST / steady))
-    result = {**case.about}
+    result = dict(case.about)
     options = {"size": gemm_size(), "dtype": case.dtype}
     if peer and "device" in case.torch[1]:
         options["device"] = case.torch[1]["device"]
@@ -162,11 +162,11 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
         result["share_of_gemm"] = _rounded(np.median(speed / peak))
     if peer:
         ratio = np.array(theirs) / answer["clips"] * case.clips / np.array(ours)
-        result["torch"] = answer["versions"]["torch"]
+        result |= {"torch": answer["torch"], "torch_threads": answer["threads"]}
         result["torch_clips_per_s"] = _rounded(answer["clips"] / np.median(theirs))
         result["ratio"] = _rounded(np.median(ratio))
         result["ratio_range"] = [_rounded(f(ratio)) for f in (np.min, np.max)]
-    return result
+    return result | (case.check() if case.check else {})
 
 
 @contextlib.contextmanager
@@ -260,16 +260,16 @@ def main(argv: list[str]) -> None:
         **{name: metadata.version(name) for name in ("asdjax", "jax", "jaxlib", "numpy")},
     }
     torch = Torch(options.torch_python) if options.torch_python else None
-    for case in STAGES[stages[0]](options, np.random.default_rng(0)):
-        if case.torch and jax.default_backend() == "gpu":
-            case.torch = (case.torch[0], {**case.torch[1], "device": "cuda"})
-        try:
+    try:
+        for case in STAGES[stages[0]](options, np.random.default_rng(0)):
+            if case.torch and jax.default_backend() == "gpu":
+                case.torch = (case.torch[0], {**case.torch[1], "device": "cuda"})
             figures = measure(case, options.rounds, torch)
-        except AsdjaxError as error:  # such as a batch of one in training
-            sys.exit(f"bench: {stages[0]}: {error}")
-        print(json.dumps({**about, **figures}), flush=True)
-        if torch:
-            torch.ask("drop", {})
+            print(json.dumps({**about, **figures}), flush=True)
+            if torch:
+                torch.ask("drop", {})
+    except AsdjaxError as error:  # such as a batch of one in training
+        sys.exit(f"bench: {stages[0]}: {error}")
     if torch:
         torch.close()
 

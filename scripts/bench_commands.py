@@ -10,19 +10,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from bench_stages import Case, small_corpus
 
 from asdjax import cli
 
-FEW = ("--train.epochs", "1", "--train.batch-size", "8", "--audio.clip-seconds", "10")
+EPOCH = ("--train.epochs", "1")
+FEW = (*EPOCH, "--train.batch-size", "8")
 
 
 def end_to_end(options: argparse.Namespace, *_: object) -> Iterator[Case]:
     """`run` (an epoch of training) and `extract` of System 1, three views, in this process."""
+    length = options.seconds or 10
     with tempfile.TemporaryDirectory() as folder:
-        data = small_corpus(Path(folder) / "data", 64, options.seconds or 10)
+        data = small_corpus(Path(folder) / "data", 64, length)
         clips, run = len(list(data.rglob("*.wav"))), Path(folder) / "run"
         cache = ["--no-compile-cache"] if options.no_compile_cache else []
 
@@ -33,19 +36,20 @@ def end_to_end(options: argparse.Namespace, *_: object) -> Iterator[Case]:
 
         def everything() -> None:
             shutil.rmtree(run, ignore_errors=True)
-            verb("run", "system1", "--data", str(data), "--run", str(run), *FEW)
+            fitting = (*FEW, "--audio.clip-seconds", f"{length:g}")
+            verb("run", "system1", "--data", str(data), "--run", str(run), *fitting)
 
         def extraction() -> None:
             shutil.rmtree(run / "embeddings")
             verb("extract", str(run))
 
-        about = {"views": 3, "seconds": options.seconds or 10}
-        yield Case({"verb": "run", "epochs": 1, **about}, clips, everything)
-        yield Case({"verb": "extract", **about}, clips, extraction)
+        about = {"views": 3, "seconds": length, "clips": clips}
+        yield Case({"verb": "run", "epochs": 1, "batch": 8, **about}, clips, everything)
+        yield Case({"verb": "extract", "batch": 64, **about}, clips, extraction)
 
 
 def start(*_: object) -> Iterator[Case]:
-    """A process to its first result: help, a loss of `train`, a clip of `embed`.
+    """A process to its first result: help, a loss of `train`, a clip's embedding, clips' scores.
 
     The first of each starts with an empty compile cache (first_call_s), the others with a warm one.
     Their memory scripts/bench_memory measures.
@@ -53,7 +57,7 @@ def start(*_: object) -> Iterator[Case]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data, run = small_corpus(root / "data", 16, 10.0), root / "run"
-        clip, log = str(next(data.rglob("*.wav"))), run / "log.jsonl"
+        clips, log = [str(path) for path in data.rglob("*.wav")], run / "log.jsonl"
         own = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
         environment = {**own, "XDG_CACHE_HOME": str(root / "cache")}
 
@@ -66,9 +70,7 @@ def start(*_: object) -> Iterator[Case]:
             if process(*arguments).wait():
                 sys.exit(f"asdjax {' '.join(arguments)} failed")
 
-        train = ("train", "system1", "--data", str(data), "--run", str(run), *FEW)
-
-        def first_loss() -> None:
+        def first_loss(*train: str) -> None:
             shutil.rmtree(run, ignore_errors=True)
             training = process(*train)
             while not (log.is_file() and log.stat().st_size):
@@ -80,12 +82,24 @@ def start(*_: object) -> Iterator[Case]:
 
         def embedding() -> None:
             out = str(root / "out.npz")
-            command("embed", str(run), clip, "--out", out, "--overwrite")
+            command("embed", str(run), clips[0], "--out", out, "--overwrite")
+
+        def scores() -> None:
+            shutil.rmtree(run / "embeddings", ignore_errors=True)
+            command("extract", str(run))
+            command("score", str(run))
 
         yield Case({"command": "--help"}, 1, lambda: command("--help"), here=False)
-        yield Case({"command": "train system1, first loss"}, 1, first_loss, here=False)
+        whole = small_corpus(root / "whole", 124, 12.0)  # 64 clips to train on
+        for corpus, length, batch, chosen in (whole, 12, 64, EPOCH), (data, 10, 8, FEW):
+            train = ("train", "system1", "--data", str(corpus), "--run", str(run), *chosen)
+            train = (*train, "--audio.clip-seconds", str(length))
+            about = {"command": "train system1, first loss", "seconds": length, "batch": batch}
+            yield Case(about, 1, partial(first_loss, *train), here=False)
         command(*train)
-        yield Case({"command": "embed, one clip"}, 1, embedding, here=False)
+        yield Case({"command": "embed", "seconds": 10, "clips": 1}, 1, embedding, here=False)
+        about = {"command": "extract and score", "seconds": 10, "clips": len(clips), "views": 3}
+        yield Case(about, len(clips), scores, here=False)
 
 
 COMMANDS: dict[str, Callable[..., Iterator[Case]]] = {"end_to_end": end_to_end, "start": start}

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from sklearn.neighbors import NearestNeighbors
 
 from asdjax import audio, batches, config, models, parallel, synth
 from asdjax.architectures import BEATsConfig
@@ -47,6 +48,8 @@ class Case:
     """What else of ours takes turns with it, and its name; as many clips."""
     here: bool = True
     """This process does the work: what it has had of memory tells what the work needs."""
+    check: Callable[[], dict[str, Any]] | None = None
+    """Figures about what `ours` returns, which are no times."""
 
 
 def sound(batch: int, length: float, rng: np.random.Generator) -> np.ndarray:
@@ -108,13 +111,25 @@ def _embedder(recipe: Config, length: float | None) -> tuple[Embedder, Callable[
 def multiresnet_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
     """Embeddings of MultiResNet, from the host's integers to the host's floats."""
     length = options.seconds or 12
-    recipe = config.load("system1")
-    embedder, work = _embedder(recipe, length)
-    for batch in options.batch or (8, 64):
-        waves = sound(batch, length, rng)
-        about = {"seconds": length, "batch": batch}
-        run = partial(embedder.embed, list(waves))
-        yield Case(about, batch, run, ("multiresnet_embed", about), work(waves))
+    for dtype in options.dtype or _training_dtypes():
+        recipe = _computing_in(dtype, config.load("system1"))
+        for batch in options.batch or (8, 64):
+            extract = dataclasses.replace(recipe.extract, batch_size=batch)
+            embedder, work = _embedder(dataclasses.replace(recipe, extract=extract), length)
+            waves = sound(batch, length, rng)
+            about = {"seconds": length, "batch": batch, "dtype": dtype}
+            run = partial(embedder.embed, list(waves))
+            yield Case(about, batch, run, ("multiresnet_embed", about), work(waves), dtype)
+
+
+def _computing_in(dtype: str, recipe: Config, **changes: Any) -> Config:
+    model = dataclasses.replace(recipe.model, compute_dtype=dtype, **changes)
+    return dataclasses.replace(recipe, model=model)
+
+
+def _training_dtypes() -> list[str]:
+    """Also of convolutions: XLA computes neither them nor gradients fast in bfloat16 on CPUs."""
+    return ["float32"] if jax.default_backend() == "cpu" else ["float32", "bfloat16"]
 
 
 def embedding_dtypes(options: argparse.Namespace) -> list[str]:
@@ -131,26 +146,38 @@ def beats_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterat
     if jax.default_backend() == "gpu" and ("bfloat16", False) in kinds:
         kinds.append(("bfloat16", True))
     sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 64)  # one clip keeps no GPU busy
+    exact: dict[int, np.ndarray] = {}
+
+    def rounding(run: Callable[[], Any], batch: int, dtype: str) -> dict[str, float]:
+        embeddings = np.stack(run())
+        embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+        if dtype == "float32":
+            exact[batch] = embeddings
+        if dtype == "float32" or batch not in exact:
+            return {}
+        return {"least_cosine_to_float32": float(np.sum(exact[batch] * embeddings, axis=1).min())}
+
     for dtype, fused in kinds:
         recipe = config.load("beats_frozen")
-        change = {"random_init": True, "compute_dtype": dtype, "fused_attention": fused}
-        recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, **change))
+        recipe = _computing_in(dtype, recipe, random_init=True, fused_attention=fused)
         for batch in options.batch or sizes:
             extract = dataclasses.replace(recipe.extract, batch_size=batch)
             embedder, work = _embedder(dataclasses.replace(recipe, extract=extract), None)
-            waves = sound(batch, length, rng)
+            waves = sound(batch, length, np.random.default_rng(batch))  # of every dtype the same
             count = work(waves)
             about = {"seconds": length, "batch": batch, "dtype": dtype}
+            run = partial(embedder.embed, list(waves), "mean")
             for other in sorted({dtype, "float32"}):  # PyTorch's default, too
                 yield Case(
                     about | {"torch_dtype": other, "fused_attention": fused},
                     batch,
-                    partial(embedder.embed, list(waves), "mean"),
+                    run,
                     ("beats_embed", about | {"dtype": other}),
                     count,
                     dtype,
+                    check=partial(rounding, run, batch, dtype),
                 )
-            del embedder
+            del embedder, run
 
 
 def _training(recipe: Config, length: float, batch: int, rng: np.random.Generator) -> Case:
@@ -178,23 +205,22 @@ def _training(recipe: Config, length: float, batch: int, rng: np.random.Generato
 def multiresnet_train(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
     """System 1's training step."""
     for batch in options.batch or (8, 64):
-        case = _training(config.load("system1"), options.seconds or 12, batch, rng)
-        case.torch = ("multiresnet_train", dict(case.about))
-        yield case
+        for dtype in options.dtype or _training_dtypes():
+            recipe = _computing_in(dtype, config.load("system1"))
+            case = _training(recipe, options.seconds or 12, batch, rng)
+            case.about["dtype"] = case.dtype = dtype
+            case.torch = ("multiresnet_train", dict(case.about))
+            yield case
 
 
 def _beats_training(
     name: str, stage: str, options: argparse.Namespace, rng: np.random.Generator
 ) -> Iterator[Case]:
     recipe = config.load(name)
-    on_cpu = jax.default_backend() == "cpu"  # where XLA's gradients in bfloat16 are slow
-    dtypes = options.dtype or (["float32"] if on_cpu else ["float32", "bfloat16"])
     for batch in options.batch or (8,):
         for remat in options.remat or ("none",):
-            for dtype in dtypes:
-                change = {"random_init": True, "remat": remat, "compute_dtype": dtype}
-                model = dataclasses.replace(recipe.model, **change)
-                changed = dataclasses.replace(recipe, model=model)
+            for dtype in options.dtype or _training_dtypes():
+                changed = _computing_in(dtype, recipe, random_init=True, remat=remat)
                 case = _training(changed, options.seconds or 10, batch, rng)
                 case.about["dtype"] = case.dtype = dtype
                 case.torch = (stage, dict(case.about))
@@ -212,25 +238,27 @@ def lora_train(options: argparse.Namespace, rng: np.random.Generator) -> Iterato
     return _beats_training("system4", "lora_train", options, rng)
 
 
-def _bank(clips: int, rng: np.random.Generator) -> tuple[Backend, np.ndarray]:
-    """A nearest-neighbour backend on so many clips, and 200 others."""
+def _bank(clips: int, rng: np.random.Generator) -> tuple[Backend, np.ndarray, np.ndarray]:
+    """A nearest-neighbour backend on so many clips, they themselves, and 200 others."""
     train = rng.standard_normal((clips, 512)).astype(np.float32)
     test = rng.standard_normal((200, 512)).astype(np.float32)
-    return fit(BackendConfig(), train, np.arange(clips) < 10), test
+    return fit(BackendConfig(), train, np.arange(clips) < clips // 100), train, test
 
 
 def scoring(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
-    """New clips against the nearest neighbours in a bank."""
+    """New clips against the nearest neighbours in a bank; beside scikit-learn's, without SMOTE."""
     for clips in options.batch or (1000, 10000):
-        backend, test = _bank(clips, rng)
+        backend, train, test = _bank(clips, rng)
+        plain = NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute").fit(train)
         about = {"device": "host", "reference_bank": clips, "dimensions": 512}
-        yield Case(about, len(test), partial(backend.score, test))
+        beside = "scikit_learn", partial(plain.kneighbors, test)
+        yield Case(about, len(test), partial(backend.score, test), beside=beside)
 
 
 def leave_one_out(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
     """A bank's own clips, each against the others: what a threshold is made from."""
     for clips in options.batch or (1000, 3000):
-        backend, _ = _bank(clips, rng)
+        backend, _, _ = _bank(clips, rng)
         about = {"device": "host", "reference_bank": clips, "dimensions": 512}
         yield Case(about, clips, backend.leave_one_out)
 
@@ -242,7 +270,7 @@ def small_corpus(folder: Path, clips: int, length: float) -> Path:
 
 
 def reading(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
-    """12 s stereo files from the page cache to integers: one by one, and in batches."""
+    """12 s stereo files from the page cache to integers: one by one, and in batches of 16."""
     with tempfile.TemporaryDirectory() as folder:
         paths = sorted(small_corpus(Path(folder), 64, options.seconds or 12).rglob("*.wav"))
         settings = config.load("system1").audio
@@ -266,7 +294,7 @@ def reading(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[C
 
         about = {"device": "host", "seconds": options.seconds or 12}
         yield Case({**about, "reader": "loop"}, len(paths), alone)
-        yield Case({**about, "reader": "pipeline"}, len(paths), pipeline)
+        yield Case({**about, "reader": "pipeline"}, len(paths), pipeline, beside=("loop", alone))
 
 
 def streaming(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
@@ -282,7 +310,7 @@ def streaming(options: argparse.Namespace, rng: np.random.Generator) -> Iterator
             if isinstance(recipe.model, BEATsConfig):
                 model = dataclasses.replace(recipe.model, random_init=True)
                 recipe = dataclasses.replace(recipe, model=model)
-            embedder, _ = _embedder(recipe, recipe.audio.clip_seconds)
+            embedder, _ = _embedder(recipe, length)
             frames = [audio.inspect(path).frames for path in paths]
             files = ClipFiles(paths, frames, max(frames), min(frames), True, batch)
             waves = np.stack([audio.read(path, channel="near") for path in paths])
@@ -314,7 +342,7 @@ def views(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Cas
             frames = [audio.inspect(path).frames for path in paths]
             batch = recipe.extract.batch_size
             files = ClipFiles(paths, frames, max(frames), min(frames), True, batch)
-            embedder, _ = _embedder(recipe, recipe.audio.clip_seconds)
+            embedder, _ = _embedder(recipe, length)
             pcm = np.stack([audio.read(path, channel=None).T for path in paths[:at_once]])
             lengths = np.full(at_once, frames[0], np.int32)
 

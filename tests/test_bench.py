@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_beats import SMALL
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -70,7 +72,7 @@ class Peer:
 
     def ask(self, stage, options, repeat=1):
         self.asked.append(stage)
-        return {"seconds": [0.02] * repeat, "clips": 2, "versions": {"torch": "2"}, "threads": 1}
+        return {"seconds": [0.02] * repeat, "clips": 2, "torch": "2", "threads": 1}
 
 
 def test_the_ratio_is_of_clips_per_second(bench):
@@ -83,6 +85,7 @@ def test_the_ratio_is_of_clips_per_second(bench):
     assert found["ratio"] == pytest.approx(found["clips_per_s"] / 100, rel=1e-3)
     assert found["gflop_per_s"] == pytest.approx(found["clips_per_s"] * 1e6 / 1e9, rel=1e-3)
     assert 0 < found["share_of_gemm"] < 1
+    assert (found["torch"], found["torch_threads"]) == ("2", 1)
 
 
 def test_what_the_other_side_cannot_do_is_said_beside_our_figures(bench):
@@ -114,18 +117,19 @@ def test_how_several_stages_end(bench, monkeypatch, statuses, code, begun):
     assert len(statuses) - len(ends) == begun
 
 
-def test_what_takes_turns_with_a_case(bench):
-    turns = []
+def test_what_takes_turns_with_a_case(bench, monkeypatch):
+    turns, now = [], [0.0]
 
     def call(name, duration):
         turns.append(name)
-        time.sleep(duration)
+        now[0] += duration
 
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
     beside = "other", lambda: call("b", 0.02)
     case = bench.Case({}, 1, lambda: call("a", 0.04), beside=beside, here=False)
     found = bench.measure(case, 3, None)
     assert "".join(turns) == "aab" + "ab" * 3
-    assert found["seconds_over_other"] == pytest.approx(2, rel=0.2)
+    assert found["seconds_over_other"] == pytest.approx(2)
     assert "peak_memory_mb" not in found  # the work was not done here
 
 
@@ -141,6 +145,29 @@ def test_the_flops_of_a_product(bench):
     a = np.ones((32, 64), np.float32)
     stages = importlib.import_module("bench_stages")
     assert stages.flop(lambda a, b: a @ b, a, a.T) == pytest.approx(2 * 32 * 64 * 32)
+
+
+def test_what_no_case_can_be_made_of(bench):
+    with pytest.raises(SystemExit, match="^bench: multiresnet_embed: .* too short"):
+        bench.main(["multiresnet_embed", "--seconds", "2", "--no-compile-cache"])
+
+
+def test_how_far_rounding_moves_an_embedding(bench, monkeypatch):
+    """Of float32 nothing is said; other types are compared with it, clip by clip."""
+    stages = importlib.import_module("bench_stages")
+    recipe = stages.config.load("beats_frozen")
+    recipe = replace(recipe, model=replace(recipe.model, encoder=replace(SMALL, encoder_layers=1)))
+    monkeypatch.setattr(stages.config, "load", lambda name: recipe)
+    kinds = ["float32", "bfloat16"]
+    options = SimpleNamespace(dtype=kinds, batch=(2,), seconds=0.5)
+    found = [
+        (case.dtype, bench.measure(case, 1, None))
+        for case in stages.beats_embed(options, np.random.default_rng(0))
+    ]
+    assert [dtype for dtype, _ in found] == ["float32", "bfloat16", "bfloat16"]
+    assert "least_cosine_to_float32" not in found[0][1]
+    for _, figures in found[1:]:
+        assert 0.999 < figures["least_cosine_to_float32"] < 1
 
 
 def test_no_such_stage(bench, capsys):
