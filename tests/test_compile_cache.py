@@ -119,13 +119,14 @@ def test_the_second_process_compiles_nothing_anew(corpus_root, tmp_path):
 
 
 class Programs(logging.Handler):
-    """Counts the programs that JAX compiles for all devices: pmap calls each of them _fun."""
+    """Counts the programs that JAX compiles: all, and those for all devices (pmap's _fun)."""
 
     def __init__(self):
         super().__init__()
-        self.count = 0
+        self.all = self.count = 0
 
     def emit(self, record):
+        self.all += record.getMessage().startswith("Compiling ")
         self.count += record.getMessage().startswith("Compiling jit(_fun)")
 
 
@@ -146,18 +147,26 @@ def run(corpus_root, tmp_path_factory):
 
 
 def test_training_compiles_its_step_once(corpus_root, tmp_path, programs):
-    args = ["train", TINY, "--data", str(corpus_root), "--run", str(tmp_path / "run")]
-    assert cli.main([*args, "--train.epochs", "3"]) == 0
-    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) > 3
-    assert programs.count == 1
+    args = ["train", TINY, "--data", str(corpus_root)]
+    found = []
+    for epochs in "1", "4":
+        jax.clear_caches()
+        programs.all = programs.count = 0
+        run = tmp_path / epochs
+        assert cli.main([*args, "--run", str(run), "--train.epochs", epochs]) == 0
+        assert programs.count == 1
+        found.append(programs.all)
+    assert len((run / "log.jsonl").read_text().splitlines()) > 3
+    assert found[0] == found[1] > 1  # nor is any small operation compiled at every step
 
 
 def test_clips_of_many_lengths_share_a_program(run, programs, rng):
     embedder = asdjax.load(run)
     waves = [rng.standard_normal(n).astype(np.float32) / 9 for n in rng.integers(4000, 20000, 40)]
     embedder.embed(waves)
+    before = programs.all
     embedder.embed(waves[::-1])
-    assert programs.count == 1
+    assert programs.count == 1 and programs.all == before
 
 
 def test_clips_that_keep_their_lengths_need_two_programs_a_class(programs, rng):
@@ -176,6 +185,9 @@ def test_clips_that_keep_their_lengths_need_two_programs_a_class(programs, rng):
     for some in (waves, waves[::-1], waves[:15], waves[15:], *([wave] for wave in waves)):
         embedder.embed(some)
     assert programs.count == 2 * len(classes)
+    before = programs.all
+    embedder.embed(waves)
+    assert programs.all == before
 
 
 def test_extraction_compiles_once_for_all_machines(run, programs):

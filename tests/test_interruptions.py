@@ -82,7 +82,7 @@ def results(path):
     "moment",
     [
         "save",
-        ".npz",
+        pytest.param(".npz", marks=pytest.mark.slow),
         pytest.param("step", marks=pytest.mark.slow),
         pytest.param(".csv", marks=pytest.mark.slow),
     ],
