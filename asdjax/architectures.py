@@ -69,7 +69,7 @@ class MultiResNetConfig:
     norm_eps: Positive = 1e-5
     """Added to BatchNorm's variance."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the operands of the convolutions are rounded to; weights and sums are float32."""
+    """What the convolutions' operands and results are rounded to; weights stay float32."""
 
 
 @dataclasses.dataclass(frozen=True)

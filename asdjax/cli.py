@@ -152,7 +152,7 @@ class Embed:
     pool: Literal["mean", "none", "head"] | None = None
     """Mean over tokens; no pooling; or as trained (default of a run; class probabilities)."""
     compute_dtype: Literal["float32", "bfloat16"] | None = None
-    """What the operands of large products are rounded to; default: the run's, or float32."""
+    """What large products round to (MultiResNet: convolutions); default: the run's, or float32."""
     channel: int | Literal["each"] | None = None
     """The channel to embed, from 1, or each; default: the run's own, or the first."""
     format: Literal["npz", "parquet"] | None = None

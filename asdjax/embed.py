@@ -157,14 +157,10 @@ def _headers(found: Sequence[tuple[str, Path]], wanted: Channel) -> list[_File]:
 
 
 def _check_lengths(embedder: Embedder, files: Sequence[_File]) -> None:
-    for file in files:
-        _check_length(embedder, file, _samples(embedder, file))
-
-
-def _samples(embedder: Embedder, file: _File) -> int:
-    """How long a channel is at the model's rate, as its header says."""
     rate = embedder.config.audio.sample_rate
-    return math.ceil(file.header.frames * rate / file.header.rate)
+    for file in files:
+        samples = math.ceil(file.header.frames * rate / file.header.rate)
+        _check_length(embedder, file, samples)
 
 
 def _check_length(embedder: Embedder, file: _File, samples: int) -> None:
@@ -262,13 +258,12 @@ def _blocks(
 
 def _read_ahead(embedder: Embedder, files: Sequence[_File]) -> Iterator[np.ndarray]:
     """Samples [T, channels] of every file, read by threads while others are embedded."""
-    pending: deque[tuple[Future[np.ndarray], float]] = deque()
+    pending: deque[tuple[Future[np.ndarray], int]] = deque()
     ahead = 0
     with ThreadPoolExecutor() as threads:
         try:
             for file in files:
-                kept = min(_samples(embedder, file), embedder.n_samples or math.inf)
-                samples = len(file.channels) * kept
+                samples = file.header.channels * file.header.frames
                 pending.append((threads.submit(_read, embedder, file), samples))
                 ahead += samples
                 while len(pending) > 1 and (len(pending) > _BLOCK_ROWS or ahead > _BLOCK_SAMPLES):

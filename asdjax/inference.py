@@ -33,7 +33,7 @@ AT_ONCE = {"cpu": 4}
 faster while a layer's activations stay in its cache."""
 LONG = 480_000
 """Samples beyond which clips of their own lengths share a batch with fewer others, and a CPU takes
-fewer of any at once: attention needs memory by the square of the length."""
+fewer at once: attention needs memory by the square of the length."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +223,14 @@ class Embedder:
             return self.config.extract.batch_size
         return max(1, self.config.extract.batch_size * LONG // max(room, LONG))
 
+    def _at_once(self, room: int) -> int | None:
+        """Of rows of so many samples, how many go through the model at once; None: all."""
+        most = AT_ONCE.get(self.devices[0].platform)
+        longer = max(1, (self.n_samples or room) / LONG)
+        if most is None or not isinstance(self.config.model, BEATsConfig):
+            return most
+        return 1 << max(0, math.floor(math.log2(most / longer**2)))
+
     def _batch(self, waveforms: Sequence[np.ndarray], room: int, rows: int) -> Tree:
         """One batch of a fixed shape; rows beyond the clips are silence."""
         integers = all(wave.dtype == np.int16 for wave in waveforms)
@@ -362,7 +370,7 @@ class Embedder:
         batch = {**batch, "used": np.arange(len(batch["length"])) < clips}
         batch = parallel.split_batch(batch, self.devices)
         if key not in self._compiled:
-            grouped = partial(_in_groups, partial(step, *settled))
+            grouped = partial(_in_groups, partial(step, *settled), self._at_once)
             self._compiled[key] = parallel.inference_step(grouped, self.devices)
         return self._compiled[key](state, batch)
 
@@ -450,17 +458,19 @@ def rounded_up(clips: int, devices: Sequence[jax.Device]) -> int:
     return -(-own // unit) * unit * len(devices)
 
 
-def _in_groups(step: Callable, state: Tree, batch: Tree) -> Tree:
+def _in_groups(
+    step: Callable, at_once: Callable[[int], int | None], state: Tree, batch: Tree
+) -> Tree:
     """A step on one device's clips, so many at once as suits the device.
 
     Groups without "used" rows are passed over; what stands for them is zero.
     """
     step, clips = jax.jit(step), len(batch["length"])  # traced once, for shapes and values
-    if jax.default_backend() not in AT_ONCE:
+    most = at_once(batch["waveform"].shape[-1])
+    if most is None:
         return step(state, batch)
-    few = AT_ONCE[jax.default_backend()] * min(1, LONG / batch["waveform"].shape[-1]) ** 2
-    at_once = math.gcd(clips, 1 << max(0, math.floor(math.log2(few))))
-    groups = jax.tree.map(lambda a: a.reshape(-1, at_once, *a.shape[1:]), batch)
+    size = math.gcd(clips, most)
+    groups = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), batch)
 
     def group(some: Tree) -> Tree:
         shapes = jax.eval_shape(step, state, some)

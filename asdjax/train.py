@@ -337,6 +337,11 @@ def _check_same_work(run: Run, stored: Mapping[str, Any], work: Plan) -> None:
             f"{work.pretrained and work.pretrained.path}: name the same with --model.weights, or "
             "choose another --run"
         )
+    if changed == ["settings"]:  # though all that its config.yaml says are equal
+        raise AsdjaxError(
+            f"{run.path}: this run was begun by another version of asdjax, which had other "
+            "settings: choose another --run, or --no-resume to begin again"
+        )
     if changed:
         raise AsdjaxError(
             f"{run.path}: the training clips or their batches changed since this run was begun "

@@ -85,7 +85,8 @@ def start(*_: object) -> Iterator[Case]:
             command("embed", str(run), clips[0], "--out", out, "--overwrite")
 
         def scores() -> None:
-            shutil.rmtree(run / "embeddings", ignore_errors=True)
+            for made in "embeddings", "scores":
+                shutil.rmtree(run / made, ignore_errors=True)
             command("extract", str(run))
             command("score", str(run))
 

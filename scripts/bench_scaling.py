@@ -43,17 +43,18 @@ CURVES = [
     Curve("clip length, s", "filterbank, 4 clips", "filterbank", "--seconds", LENGTHS, "--batch 4"),
     Curve(
         "clip length, s", "MultiResNet, 4 clips", "multiresnet_embed", "--seconds", LENGTHS,
-        "--batch 4",
+        "--batch 4 --dtype float32",
     ),
     Curve(
         "clip length, s", "BEATs, 1 clip", "beats_embed", "--seconds", LENGTHS,
         "--batch 1 --dtype float32",
     ),
-    Curve("batch, clips", "MultiResNet", "multiresnet_embed", "--batch", (1, 2, 4, 16, 64)),
+    Curve("batch, clips", "MultiResNet", "multiresnet_embed", "--batch", (1, 2, 4, 16, 64),
+          "--dtype float32"),
     Curve("batch, clips", "BEATs", "beats_embed", "--batch", (1, 2, 4, 16), "--dtype float32"),
     Curve(
         "batch, clips", "MultiResNet, training", "multiresnet_train", "--batch", (2, 8, 32),
-        "--seconds 10",
+        "--seconds 10 --dtype float32",
     ),
     Curve(
         "files, clips", "extraction, MultiResNet", "streaming", "--clips", (64, 256, 1024),
@@ -98,7 +99,8 @@ def measure(curve: Curve, value: float, options: argparse.Namespace) -> dict:
     done = subprocess.run(
         [sys.executable, str(BENCH), *command], stdout=subprocess.PIPE, text=True, check=True
     )
-    found = json.loads(done.stdout.splitlines()[-1])
+    (line,) = done.stdout.splitlines()
+    found = json.loads(line)
     counts = {"scoring": 200, "leave_one_out": found.get("reference_bank")}
     clips = counts.get(curve.stage) or found.get("clips") or found["batch"]
     return {

@@ -147,6 +147,21 @@ def test_the_flops_of_a_product(bench):
     assert stages.flop(lambda a, b: a @ b, a, a.T) == pytest.approx(2 * 32 * 64 * 32)
 
 
+def test_stages_of_the_host(bench, capsys):
+    """Each beside what one would use instead."""
+    common = ["--rounds", "1", "--no-compile-cache"]
+    bench.main(["scoring", "--batch", "60", *common])
+    bench.main(["leave_one_out", "--batch", "60", *common])
+    bench.main(["reading", "--seconds", "0.5", *common])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = [line["bench"] for line in lines]
+    assert names == ["scoring", "leave_one_out", "reading", "reading"]
+    beside = [
+        {k for k in line if k.startswith("seconds_over_") and k[-5:] != "range"} for line in lines
+    ]
+    assert beside == [{"seconds_over_scikit_learn"}, set(), set(), {"seconds_over_loop"}]
+
+
 def test_what_no_case_can_be_made_of(bench):
     with pytest.raises(SystemExit, match="^bench: multiresnet_embed: .* too short"):
         bench.main(["multiresnet_embed", "--seconds", "2", "--no-compile-cache"])

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("compiled_fast")
 HERE = Path(__file__).parent
 # of one patch, and of nine and ten, which share rows of ten
 SHORT, PADDED_LONG, LONG = 2800, 23280, 25840
+LONG_CLIPS = inference.LONG
 PADDED = 2e-5  # a clip among others of other lengths, against the clip alone
 ENCODER = dataclasses.replace(SMALL, encoder_layers=2)
 
@@ -472,12 +473,15 @@ def test_converted_weights_are_called_like_a_run(weights, rng):
         embedder.embed([waves[0], loud])
 
 
-def test_bfloat16_differs_by_rounding_alone(rng):
+@pytest.mark.parametrize(
+    "model", [BEATsConfig(encoder=ENCODER, random_init=True), load(HERE / "tiny.yaml").model]
+)
+def test_bfloat16_differs_by_rounding_alone(model, rng):
     """What is computed once for inference, and weights that are held rounded, change nothing."""
     waves = np.stack([noise(rng, 16000) for _ in range(5)])
     found = {}
     for dtype in "float32", "bfloat16":
-        model = BEATsConfig(encoder=ENCODER, random_init=True, compute_dtype=dtype)
+        model = dataclasses.replace(model, compute_dtype=dtype)
         graphdef, params, stats = models.split(models.build(model, 16000, 16000, seed=0))
         state = {"params": {"model": params}, "stats": {"model": stats}}
         config = dataclasses.replace(load(HERE / "tiny_beats.yaml"), model=model)
@@ -500,16 +504,26 @@ def test_a_lone_clip_costs_one(clips, rows):
 
 
 @pytest.mark.parametrize(
-    "clips, samples, computed",
-    [(0, 9, 0), (1, inference.LONG, 4), (4, 9, 4), (5, 9, 8), (12, 9, 12)]
-    + [(1, inference.LONG + 1, 2), (5, inference.LONG + 1, 6), (5, 3 * inference.LONG, 5)],
+    "clips, at_once, computed",
+    [(0, 4, 0), (1, 4, 4), (4, 4, 4), (5, 4, 8), (12, 4, 12), (5, 2, 6), (5, 1, 5), (5, None, 12)],
 )
-def test_groups_without_clips_are_passed_over(clips, samples, computed):
-    """Nor do clips wait for others that are not there; long ones are few at once."""
+def test_groups_without_clips_are_passed_over(clips, at_once, computed):
     batch = {"length": np.arange(1, 13, dtype=np.int32), "used": np.arange(12) < clips}
-    batch["waveform"] = np.zeros((12, samples), np.int8)
-    found = jax.jit(partial(_in_groups, lambda state, batch: state * batch["length"]))(3, batch)
+    batch["waveform"] = np.zeros((12, 9), np.int8)
+    step = partial(_in_groups, lambda state, batch: state * batch["length"], lambda room: at_once)
+    found = jax.jit(step)(3, batch)
     np.testing.assert_array_equal(found, np.where(np.arange(12) < computed, 3 * batch["length"], 0))
+
+
+def test_a_cpu_takes_few_long_clips_at_once(weights, run_path):
+    """Attention's memory grows with the square of the length that the model hears."""
+    own, a_minute = asdjax.load(weights[0]), 2 * LONG_CLIPS
+    lengths = {9: 4, LONG_CLIPS: 4, LONG_CLIPS + 1: 2, 2 * LONG_CLIPS: 1, 9 * LONG_CLIPS: 1}
+    assert {n: own._at_once(n) for n in lengths} == lengths
+    of_run = asdjax.load(run_path)  # whose clips are short, wherever they were cut from
+    assert of_run._at_once(a_minute) == 4
+    of_run.n_samples = a_minute
+    assert of_run._at_once(9) == (1 if "beats" in run_path.name else 4)
 
 
 def test_products_in_bfloat16(weights, rng, tmp_path):

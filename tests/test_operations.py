@@ -51,16 +51,21 @@ def test_correlation(rng, float64, clips, shape, kernel, stride, padding):
         assert a.shape == b.shape and relative(a, b) < 1e-12
 
 
-@pytest.mark.parametrize("clips, stride", [(3, 1), (10, 2)])
-def test_correlation_in_bfloat16(rng, clips, stride):
-    """Operands are rounded, also of the gradients; the product is of float32, gradients rounded."""
-    x, kernel = normal(rng, clips, 12, 9, 3), normal(rng, 3, 3, 3, 4)
+@pytest.mark.parametrize("clips, shape, kernel, stride, padding", [
+    (3, (12, 9, 3), (3, 3, 3, 4), 1, 1),
+    (10, (12, 9, 3), (3, 3, 3, 4), 2, 1),
+    (3, (13, 10, 1), (7, 7, 1, 4), 2, 0),
+    (3, (40, 3), (5, 3, 4), 1, 0),
+])  # fmt: skip
+def test_correlation_in_bfloat16(rng, clips, shape, kernel, stride, padding):
+    """Operands and results are rounded, also of the gradients, and nothing between them."""
+    x, kernel = normal(rng, clips, *shape), normal(rng, *kernel)
 
     def rounded(a):
         return np.asarray(jnp.asarray(a, jnp.float32).astype(jnp.bfloat16).astype(jnp.float32))
 
     def correlate(x, k, dtype):
-        return operations.correlate(x, k, stride, 1, dtype)
+        return operations.correlate(x, k, stride, padding, dtype)
 
     value, pull = jax.vjp(partial(correlate, dtype="bfloat16"), x, kernel)
     g = normal(rng, *value.shape)
@@ -68,7 +73,9 @@ def test_correlation_in_bfloat16(rng, clips, stride):
         operands = (rounded(a).astype(np.float64) for a in (x, kernel))
         exact, exact_pull = jax.vjp(partial(correlate, dtype="float32"), *operands)
         exact_gradients = exact_pull(jnp.asarray(rounded(g), jnp.float64))
-    assert value.dtype == np.float32 and relative(value, exact) < 1e-6
+    assert value.dtype == np.float32
+    np.testing.assert_allclose(value, exact, rtol=2**-8, atol=1e-6)
+    np.testing.assert_array_equal(value, correlate(x, kernel, "bfloat16"))  # without gradients
     assert relative(value, correlate(x, kernel, "float32")) > 1e-4
     for gradient, expected in zip(pull(g), exact_gradients, strict=True):
         assert gradient.dtype == np.float32

@@ -228,7 +228,7 @@ def kill_at_step(run, config, corpus, step):
         parallel.split_batch = original
 
 
-def test_other_settings_or_clips_are_refused(tiny, tmp_path):
+def test_other_settings_or_clips_are_refused(tiny, tmp_path, monkeypatch):
     config, corpus = tiny
     run = Run(tmp_path / "run")
     kill_at_step(run, config, corpus, 4)
@@ -238,6 +238,10 @@ def test_other_settings_or_clips_are_refused(tiny, tmp_path):
     gone = next(clip for clip in corpus.dataset.clips if clip.split == "train")
     clips = tuple(clip for clip in corpus.dataset.clips if clip != gone)
     fewer = dataclasses.replace(corpus, dataset=dataclasses.replace(corpus.dataset, clips=clips))
+    with monkeypatch.context() as patch:
+        patch.setattr("asdjax.train.settings", lambda *_: {"model.of_later": 1})
+        with pytest.raises(AsdjaxError, match="another version of asdjax"):
+            train(config, corpus, run)
     with pytest.raises(AsdjaxError, match="clips or their batches changed"):
         train(config, fewer, run)
     train(other, corpus, run, resume=False)

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Complex, Float
 
 ComputeDtype: TypeAlias = Literal["float32", "bfloat16"]
-"""What the operands of a large product are rounded to; sums are of float32."""
+"""What the operands of a large product are rounded to."""
 CLIPS = {"cpu": 8}
 """Clips in one convolution of a backward pass, by kind of device; others take all at once. XLA's
 time on CPUs for 64 clips is three times that for eight times 8."""
@@ -29,8 +29,9 @@ def correlate(
 ) -> Float[Array, "B *outputs n_out"]:
     """Cross-correlation over one or two axes, with zeros added at both ends of each.
 
-    In the dtype of `x`, and "float32" at full precision on every device, as matrix products are;
-    "bfloat16" rounds the operands, also those of the gradients, and the gradients themselves.
+    "float32" multiplies in the operands' own dtype, at full precision on every device, as matrix
+    products do; "bfloat16" rounds operands and results, also those of the gradients, as devices
+    that are fast in it want it.
     """
     if x.shape[-1] == 1 and stride > 1 and padding == 0:
         x, kernel, stride = *folded(x, kernel, stride), 1  # a lone channel is slow on CPUs
@@ -71,19 +72,15 @@ def _rounded(x: Array, kernel: Array, compute_dtype: ComputeDtype) -> tuple[Arra
     return x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
 
 
-def _correlate(
-    x: Array, kernel: Array, stride: int, padding: int, *, out: jnp.dtype | None = jnp.float32
-) -> Array:
-    """Of operands in bfloat16 the result is of dtype `out`, None: theirs; of others theirs."""
-    axes, rounded = x.ndim - 2, x.dtype == jnp.bfloat16
+def _correlate(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    axes = x.ndim - 2
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride,) * axes,
         padding=((padding, padding),) * axes,
         dimension_numbers=("NWC", "WIO", "NWC") if axes == 1 else ("NHWC", "HWIO", "NHWC"),
-        precision=None if rounded else "highest",
-        preferred_element_type=out if rounded else None,
+        precision=None if x.dtype == jnp.bfloat16 else "highest",
     )
 
 
@@ -99,8 +96,8 @@ def _correlate_backward(
     stride: int, padding: int, compute_dtype: ComputeDtype, saved: tuple, g: Array
 ) -> tuple[Array, Array]:
     (x, kernel), dtype = saved, g.dtype
-    g = g.astype(x.dtype)  # JAX's gradient of a product of two dtypes would mix them
-    plain = functools.partial(_correlate, stride=stride, padding=padding, out=None)
+    g = g.astype(x.dtype)
+    plain = functools.partial(_correlate, stride=stride, padding=padding)
 
     def gradients(clips: slice) -> tuple[Array, Array]:
         by_x, by_kernel = jax.vjp(plain, x[clips], kernel)[1](g[clips])
