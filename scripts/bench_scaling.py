@@ -125,9 +125,12 @@ def plot(points: list[dict], out: Path) -> None:
             steps = zip(pairwise(x), pairwise(y), strict=True)
             slopes = [math.log(b / a) / math.log(v / u) for (u, v), (a, b) in steps]
             print(f"{axis}: {name}: slopes {', '.join(f'{slope:.2f}' for slope in slopes)}")
-        low, high = min(x), max(x)
-        panel.loglog([low, high], [y[0], y[0] * high / low], ":", color="grey", label="linear")
+        values = sorted({p["value"] for p in points if p["axis"] == axis})
+        if axis != "simulated devices":  # which share the processors
+            panel.loglog(x, [y[0] * value / x[0] for value in x], ":", color="grey", label="linear")
         panel.set(xlabel=axis, ylabel="seconds")
+        panel.set_xticks(values, [f"{value:g}" for value in values])
+        panel.xaxis.minorticks_off()
         panel.legend(fontsize=7)
         panel.grid(alpha=0.3)
     about = points[0]
