@@ -12,7 +12,8 @@ Conventions
   for the views of a clip are averaged. `metric: euclidean` takes embeddings and distances as they
   are.
 * Embeddings keep their precision up to and through SMOTE, as the reference's do; distances are
-  computed in float64 from differences, so that a copy of a training clip is at distance 0.
+  computed in float64 from differences, so that a copy of a training clip is at distance 0. Which
+  of them are wanted, faster products tell.
 * The order of the training rows matters (SMOTE's draws, the folds): callers sort them by path.
 * `target_neighbours: 0` leaves the target clips out of every backend's reference; they still get
   leave-one-out scores. SMOTE belongs to nearest_neighbours alone.
@@ -31,6 +32,7 @@ from asdjax.config import BackendConfig, SmoteConfig
 from asdjax.errors import AsdjaxError
 
 _FLOOR = 1e-12  # smallest norm and smallest local density that divide
+_AT_ONCE = 64  # points whose distances are computed together
 
 
 class Backend(abc.ABC):
@@ -182,24 +184,28 @@ class NearestNeighbours(Backend):
         self._note_few(config.target_neighbours, len(self._target_pool), "target_neighbours")
 
     def _score(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
-        return self._nearest(cdist(points, self._source_pool), cdist(points, self._target_pool))
+        return self._nearest(points, None, None)
 
     def _leave_one_out(self) -> Float64[np.ndarray, " N"]:
-        source = cdist(self._points, self._source_pool)
-        target = cdist(self._points, self._target_pool)
-        source[self._source, np.arange(len(self._source))] = np.inf
-        target[self._target, np.arange(len(self._target))] = np.inf
+        source = np.zeros((len(self._points), len(self._source_pool)), bool)
+        target = np.zeros((len(self._points), len(self._target_pool)), bool)
+        source[self._source, np.arange(len(self._source))] = True
+        target[self._target, np.arange(len(self._target))] = True
         synthetic = len(self._target) + np.arange(len(self._parents))
         for parent in self._parents.T:
-            target[parent, synthetic] = np.inf
-        return self._nearest(source, target)
+            target[parent, synthetic] = True
+        return self._nearest(self._points, source, target)
 
     def _nearest(
-        self, source: Float64[np.ndarray, "M P"], target: Float64[np.ndarray, "M Q"]
+        self,
+        points: Float[np.ndarray, "M D"],
+        source_out: Bool[np.ndarray, "M P"] | None,
+        target_out: Bool[np.ndarray, "M Q"] | None,
     ) -> Float64[np.ndarray, " M"]:
+        k, k_target = self.config.source_neighbours, self.config.target_neighbours
         nearest = np.minimum(
-            _mean_nearest(source, self.config.source_neighbours),
-            _mean_nearest(target, self.config.target_neighbours),
+            _mean_distance(points, self._source_pool, k, source_out),
+            _mean_distance(points, self._target_pool, k_target, target_out),
         )
         return nearest / 2 if self.config.metric == "cosine" else nearest
 
@@ -227,8 +233,8 @@ class KMeansCentres(Backend):
 
     def _score(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
         nearest = np.minimum(
-            _mean_nearest(cdist(points, self._centres), 1),
-            _mean_nearest(cdist(points, self._target_pool), self.config.target_neighbours),
+            _mean_distance(points, self._centres, 1),
+            _mean_distance(points, self._target_pool, self.config.target_neighbours),
         )
         return nearest / 2 if self.config.metric == "cosine" else nearest
 
@@ -379,6 +385,40 @@ def _smote(
     if not np.array_equal(repeated.astype(new.dtype), new):
         raise RuntimeError("internal error: SMOTE's draws differ from imbalanced-learn's")
     return new, np.stack([base, neighbour], axis=1), sentences
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what is not a number may be near
+def _mean_distance(
+    points: Float[np.ndarray, "M D"],
+    pool: Float[np.ndarray, "P D"],
+    k: int,
+    left_out: Bool[np.ndarray, "M P"] | None = None,
+) -> Float64[np.ndarray, " M"]:
+    """Mean distance of each point to its `k` nearest in a pool, as `_mean_nearest` has it.
+
+    Matrix products tell, for some points at a time, which of the pool may be among their nearest,
+    however the products were rounded; distances to these alone are then computed from differences.
+    """
+    found = np.full(len(points), np.inf)
+    if k == 0 or len(pool) == 0:
+        return found
+    points, pool = points.astype(np.float64), pool.astype(np.float64)
+    own, others = (np.sum(np.square(a), axis=1) for a in (points, pool))
+    # rounding of squared distances: at most some D eps of (|a| + |b|)^2 <= 2 (|a|^2 + |b|^2)
+    rounding = 8 * (pool.shape[1] + 2) * np.finfo(np.float64).eps * (own + others.max())
+    for start in range(0, len(points), _AT_ONCE):
+        rows = slice(start, start + _AT_ONCE)
+        squared = own[rows, None] + others - 2 * points[rows] @ pool.T
+        if left_out is not None:
+            squared[left_out[rows]] = np.inf
+        last = min(k, len(pool)) - 1
+        limit = np.partition(squared, last, axis=1)[:, last] + 2 * rounding[rows]
+        near = np.flatnonzero(~(squared > limit[:, None]).all(axis=0))
+        distances = cdist(points[rows], pool[near])
+        if left_out is not None:
+            distances[left_out[rows][:, near]] = np.inf
+        found[rows] = _mean_nearest(distances, k)
+    return found
 
 
 def _mean_nearest(distances: Float64[np.ndarray, "M P"], k: int) -> Float64[np.ndarray, " M"]:

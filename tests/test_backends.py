@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from conftest import EXACT_METRIC, GOLDEN, SCORE
+from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from sklearn.covariance import ledoit_wolf
 
@@ -281,6 +282,47 @@ def test_nearest_neighbours(rng, config, sizes, dtype):
     left_out = nearest_scores(config, train, is_target, train, leave=True)
     assert np.isfinite(left_out).all()
     assert close(backend.leave_one_out(), left_out)
+
+
+def clustered(rng, n, size):
+    """Points far from the origin and near each other, where products of matrices cancel."""
+    return 1e6 + 1e-7 * rng.normal(size=(n, size))
+
+
+def repeated(rng, n, size):
+    return np.repeat(rng.normal(size=(-(-n // 3), size)), 3, axis=0)[:n]
+
+
+def huge(rng, n, size):
+    """Beyond the root of the largest number: squares are infinite."""
+    return 1e200 * rng.normal(size=(n, size))
+
+
+def mixed(rng, n, size):
+    """Some a million times as long as others."""
+    return rng.normal(size=(n, size)) * 10.0 ** rng.integers(-3, 4, (n, 1))
+
+
+@pytest.mark.parametrize("size", [1, 7, 300])
+@pytest.mark.parametrize("k", [0, 1, 3, 500])
+@pytest.mark.parametrize("kind", [clustered, repeated, huge, mixed])
+def test_no_nearest_is_missed(rng, kind, k, size):
+    """To the bit what all distances together give, however products of matrices are rounded."""
+    both = kind(rng, 400, size)
+    points, pool = both[:150], both[100:]
+    for dtype in (np.float64,) if kind is huge else (np.float32, np.float64):
+        a, b = points.astype(dtype), pool.astype(dtype)
+        for left_out in (None, rng.random((len(a), len(b))) < 0.3, np.ones((len(a), len(b)), bool)):
+            distances = cdist(a, b)
+            if left_out is not None:
+                distances[left_out] = np.inf
+            nearest = np.sort(distances, axis=1)[:, :k]
+            count = np.isfinite(nearest).sum(axis=1)
+            total = np.where(np.isfinite(nearest), nearest, 0).sum(axis=1)
+            expected = np.where(count > 0, total / np.maximum(count, 1), np.inf)
+            with warnings.catch_warnings(action="error"):
+                found = backends._mean_distance(a, b, k, left_out)
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_children_of_smote_are_left_out_too(rng):
