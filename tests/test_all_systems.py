@@ -97,6 +97,7 @@ def check_table(out, seeds):
     return text
 
 
+@pytest.mark.slow  # four processes that train, and the table of a whole one
 def test_goes_on_after_a_failure_and_resumes_after_its_repair(start, tmp_path):
     obstacle = tmp_path / "tiny" / "seed1"
     obstacle.parent.mkdir()

@@ -126,7 +126,7 @@ def test_one_and_eight_devices_agree_in_float64(rng, float64, adaptation):
     config = tiny(adaptation=adaptation, lora=LORA, encoder_layerdrop=0.3)
     work = Learner(config, n_classes=3, n_samples=6400)
     start = in_float64(work.start())
-    batches = noise(rng, 16, 6, 6400)
+    batches = noise(rng, 8, 6, 6400)
     one, losses_one = run_steps(work, start, batches, devices=1)
     eight, losses_eight = run_steps(work, start, batches, devices=8)
     np.testing.assert_allclose(losses_one, losses_eight, rtol=DEVICES_LOSS, atol=0)

@@ -12,6 +12,7 @@ import soundfile
 from conftest import LAYER, relative
 
 import asdjax
+from asdjax import config as configs
 from asdjax.cli import VERBS, main
 from asdjax.runs import Run
 
@@ -167,11 +168,19 @@ def test_other_sound_under_the_same_names_is_noticed(run_copy, tmp_path, data_co
     assert "training clips or their batches changed" in capsys.readouterr().err
 
 
-def test_options_may_come_before_the_recipe(corpus_root, capsys):
-    for options in (["--train.drop-last"], ["--optim.betas", "0.8", "0.99"], ["--loss.dynamic"]):
-        args = ["check", "--data", str(corpus_root), "--json", *options, TINY]
-        assert main(args) == 0
-        assert json.loads(capsys.readouterr().out)["n_samples"] == 6400
+def test_options_may_come_before_the_recipe(corpus_root, capsys, monkeypatch):
+    def check(config, corpus):
+        return {"found": [config.train.drop_last, config.optim.betas, config.loss.dynamic]}
+
+    monkeypatch.setattr("asdjax.train.check", check)
+    plain = configs.load(TINY)
+    before = [plain.train.drop_last, list(plain.optim.betas), plain.loss.dynamic]
+    cases = ["--train.drop-last"], ["--optim.betas", "0.8", "0.99"], ["--loss.dynamic"]
+    for i, (options, value) in enumerate(zip(cases, (True, [0.8, 0.99], True), strict=True)):
+        assert main(["check", "--data", str(corpus_root), "--json", *options, TINY]) == 0
+        expected = [*before[:i], value, *before[i + 1 :]]
+        assert expected != before
+        assert json.loads(capsys.readouterr().out)["found"] == expected
 
 
 @pytest.mark.parametrize("run", ["/dev/null", "/dev/null/run", "/proc/run"])

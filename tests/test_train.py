@@ -36,7 +36,7 @@ SMALL = MultiResNetConfig(
     fft_branch=False,
     spectrograms=(SpectrogramConfig(256, 128),),
     branch_size=16,
-    stage_channels=(8, 16),
+    stage_channels=(4, 8),
 )
 SMALL_SAMPLES = 5000
 
@@ -125,7 +125,7 @@ def test_golden_trace_in_float64(golden, monkeypatch, float64, optimised):
 
 @pytest.mark.parametrize("dynamic", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_one_and_eight_devices_agree_in_float64(rng, float64, dynamic):
-    batches = noise(rng, 16, 10)
+    batches = noise(rng, 8, 10)
     work = learner(dynamic=dynamic)
     start = in_float64(work.start())
     one, losses_one = run_steps(work, start, batches, devices=1)
