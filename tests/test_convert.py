@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -491,7 +490,8 @@ def test_help_of_each_command(command, capsys):
 
 
 @pytest.mark.slow
-def test_full_size_in_time_and_memory(tmp_path, rng):
+def test_full_size_in_little_memory(tmp_path, rng):
+    """How long it takes, scripts/bench_memory says."""
     model = BEATsConfig(random_init=True, adaptation="frozen", pooling="mean", embedding_size=0)
     _, like, _ = models.split(models.skeleton(model, None, 16000))
     table = beats.table(like["encoder"])
@@ -507,12 +507,9 @@ def test_full_size_in_time_and_memory(tmp_path, rng):
     assert source.stat().st_size == pytest.approx(361.3e6, rel=1e-3)
     del tree, state
     command = [sys.executable, "-m", "asdjax.convert", "beats", str(source), str(folder)]
-    began = time.monotonic()
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.monotonic() - began
     assert os.waitstatus_to_exitcode(status) == 0
     assert json.loads((folder / "beats.json").read_text())["parameters"] == 90_311_792
     assert usage.ru_maxrss * 1024 < 1.5e9
-    assert seconds < 15, seconds
     assert main(["convert", "verify", str(folder)]) == 0
