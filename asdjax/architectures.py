@@ -9,6 +9,8 @@ Count = Annotated[int, Range(low=1, high=2**20)]
 NonNegative = Annotated[float, Range(low=0)]
 Positive = Annotated[float, Range(low=0, above=True)]
 Probability = Annotated[float, Range(low=0, high=1)]
+ComputeDtype = Literal["float32", "bfloat16"]
+"""What the operands of large products are rounded to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ class MultiResNetConfig:
     """Share of the new batch in BatchNorm's running statistics."""
     norm_eps: Positive = 1e-5
     """Added to BatchNorm's variance."""
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: ComputeDtype = "float32"
     """What the convolutions' operands and results are rounded to; weights stay float32."""
 
 
@@ -171,7 +173,7 @@ class BEATsConfig:
     dropout_input: Probability | None = None
     encoder_layerdrop: Probability | None = None
     layer_wise_gradient_decay_ratio: Probability | None = None
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: ComputeDtype = "float32"
     """Type of the large products; weights, softmax, norms and the loss stay float32."""
     fused_attention: bool = False
     """On NVIDIA GPUs, with bfloat16: attention in one kernel, cuDNN's, unless training drops some

@@ -184,7 +184,7 @@ class NearestNeighbours(Backend):
         self._note_few(config.target_neighbours, len(self._target_pool), "target_neighbours")
 
     def _score(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
-        return self._nearest(points, None, None)
+        return self._nearest(points)
 
     def _leave_one_out(self) -> Float64[np.ndarray, " N"]:
         source = np.zeros((len(self._points), len(self._source_pool)), bool)
@@ -199,8 +199,8 @@ class NearestNeighbours(Backend):
     def _nearest(
         self,
         points: Float[np.ndarray, "M D"],
-        source_out: Bool[np.ndarray, "M P"] | None,
-        target_out: Bool[np.ndarray, "M Q"] | None,
+        source_out: Bool[np.ndarray, "M P"] | None = None,
+        target_out: Bool[np.ndarray, "M Q"] | None = None,
     ) -> Float64[np.ndarray, " M"]:
         k, k_target = self.config.source_neighbours, self.config.target_neighbours
         nearest = np.minimum(

@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 
 from asdjax import config as configs
 from asdjax._version import __version__
+from asdjax.architectures import ComputeDtype
 from asdjax.config import (
     AudioConfig,
     BackendConfig,
@@ -151,7 +152,7 @@ class Embed:
     """Of converted weights: layers whose tokens are embedded, side by side; default: the last."""
     pool: Literal["mean", "none", "head"] | None = None
     """Mean over tokens; no pooling; or as trained (default of a run; class probabilities)."""
-    compute_dtype: Literal["float32", "bfloat16"] | None = None
+    compute_dtype: ComputeDtype | None = None
     """What large products round to (MultiResNet: convolutions); default: the run's, or float32."""
     channel: int | Literal["each"] | None = None
     """The channel to embed, from 1, or each; default: the run's own, or the first."""

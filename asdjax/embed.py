@@ -16,10 +16,10 @@ import numpy as np
 
 from asdjax import audio, console, inference, pretrained, runs
 from asdjax._version import __version__
+from asdjax.architectures import ComputeDtype
 from asdjax.audio import Header
 from asdjax.errors import AsdjaxError
 from asdjax.inference import Embedder, Pool
-from asdjax.models.operations import ComputeDtype
 from asdjax.runs import Run
 
 SCHEMA = "asdjax.embeddings/1"

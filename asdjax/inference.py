@@ -15,12 +15,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from asdjax import audio, batches, models, parallel, pretrained, weights
-from asdjax.architectures import BEATsConfig
+from asdjax.architectures import BEATsConfig, ComputeDtype
 from asdjax.checkpoint import Tree
 from asdjax.config import Config, ViewConfig
 from asdjax.errors import AsdjaxError
 from asdjax.learner import to_float
-from asdjax.models.operations import ComputeDtype
 from asdjax.runs import Run
 from asdjax.signal import views as signal
 from asdjax.signal import wiener

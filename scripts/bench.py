@@ -27,7 +27,7 @@ if __name__ == "__main__":
     host_memory.keep()  # as the command does, before JAX starts threads
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs room, too
 
-# ruff: noqa: E402
+# ruff: noqa: E402 (what follows starts those threads)
 import jax
 import jax.numpy as jnp
 import numpy as np

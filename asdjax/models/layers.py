@@ -14,9 +14,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from asdjax.architectures import ComputeDtype
 from asdjax.errors import AsdjaxError
 from asdjax.models import operations
-from asdjax.models.operations import ComputeDtype, per_channel
+from asdjax.models.operations import per_channel
 
 Rng: TypeAlias = np.random.Generator
 

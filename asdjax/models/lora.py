@@ -16,9 +16,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from asdjax.architectures import LoRAConfig
+from asdjax.architectures import ComputeDtype, LoRAConfig
 from asdjax.models.layers import Linear, Rng
-from asdjax.models.operations import ComputeDtype
 
 Tree: TypeAlias = dict[str, Any]  # nested, string keys, arrays as leaves
 

@@ -5,15 +5,14 @@ Each has the values and the gradients of its plain form; channels last, batch fi
 
 import functools
 import itertools
-from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Complex, Float
 
-ComputeDtype: TypeAlias = Literal["float32", "bfloat16"]
-"""What the operands of a large product are rounded to."""
+from asdjax.architectures import ComputeDtype
+
 CLIPS = {"cpu": 8}
 """Clips in one convolution of a backward pass, by kind of device; others take all at once. XLA's
 time on CPUs for 64 clips is three times that for eight times 8."""
