@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import DEVICES_EMBEDDING, DEVICES_LOSS, relative
 from test_pretrained import folder as folder  # a fixture
-from test_train import in_float64, kill_at_step, noise, run_steps
+from test_train import embedded, in_float64, kill_at_step, noise, run_steps
 
 from asdjax import config as configs
 from asdjax import models, pretrained
@@ -131,16 +131,7 @@ def test_one_and_eight_devices_agree_in_float64(rng, float64, adaptation):
     eight, losses_eight = run_steps(work, start, batches, devices=8)
     np.testing.assert_allclose(losses_one, losses_eight, rtol=DEVICES_LOSS, atol=0)
     wave = batches[0]["waveform"].astype(np.float64) / 32768
-    embeddings = [
-        models.apply(
-            work.graphdef,
-            models.join(state["weights"]["params"]["model"], state["frozen"]),
-            state["weights"]["stats"]["model"],
-            wave,
-            train=False,
-        )[0]
-        for state in (one, eight)
-    ]
+    embeddings = [embedded(work, state, wave) for state in (one, eight)]
     assert relative(embeddings[1], embeddings[0]) < DEVICES_EMBEDDING
 
 
@@ -201,15 +192,8 @@ def test_merged_adapters_embed_alike(rng, corpus_root, tmp_path):
     learner = Learner(run.config(), n_classes=len(training["classes"]), n_samples=6400)
     with Checkpoints(run.checkpoints) as checkpoints:
         state = checkpoints.restore(training["step"], {"weights": learner.shapes()["weights"]})
-    weights = state["weights"]
     wave = rng.normal(0, 0.1, (4, 6400)).astype(np.float32)
-    adapted, _ = models.apply(
-        learner.graphdef,
-        models.join(weights["params"]["model"], learner.frozen(None)),
-        weights["stats"]["model"],
-        wave,
-        train=False,
-    )
+    adapted = embedded(learner, {**state, "frozen": learner.frozen(None)}, wave)
     assert relative(Embedder.load(run)(wave), adapted) < 1e-5
 
 

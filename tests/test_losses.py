@@ -260,15 +260,16 @@ def test_dynamic_scale_on_eight_devices(rng, config):
     y = np.float32(labels(rng, 24, n_classes, True))
     x = 2 * w.T[k * np.argmax(y, axis=1)] + np.float32(rng.normal(size=(24, 12)))
     stats = scale_only(4)
-    one_loss, _, one = losses.apply(config, {"centres": w}, stats, x, y, train=True)
 
-    def shard(x, y):
-        return losses.apply(config, {"centres": w}, stats, x, y, train=True, axis_name="data")
+    def shard(x, y, axis_name=None):
+        return losses.apply(config, {"centres": w}, stats, x, y, train=True, axis_name=axis_name)
 
-    loss, _, new = jax.pmap(shard, axis_name="data")(x.reshape(8, 3, 12), y.reshape(8, 3, 5))
+    one_loss, _, one = jax.jit(shard)(x, y)
+    sharded = jax.pmap(functools.partial(shard, axis_name="data"), axis_name="data")
+    loss, _, new = sharded(x.reshape(8, 3, 12), y.reshape(8, 3, 5))
     np.testing.assert_allclose(new["scale"], np.full(8, one["scale"]), rtol=1e-6)
     np.testing.assert_allclose(np.ravel(loss), one_loss, rtol=LAYER, atol=1e-6)
-    alone = losses.apply(config, {"centres": w}, stats, x[:3], y[:3], train=True)[2]
+    alone = jax.jit(shard)(x[:3], y[:3])[2]
     assert abs(float(alone["scale"] / one["scale"]) - 1) > 1e-3  # the other parts matter
 
 

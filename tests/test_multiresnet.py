@@ -93,6 +93,20 @@ def check(name, value, reference, tolerance):
     assert relative(thinned, reference[name]) < tolerance, name
 
 
+def check_stages(branch, stages, trees, reference):
+    """Compare what a branch yields on its way (name, value, tolerance), all in one program."""
+    tolerances = {}
+
+    @jax.jit
+    def values(trees, waveform):
+        found = list(stages(trees, waveform))
+        tolerances.update({name: tolerance for name, _, tolerance in found})
+        return {name: value for name, value, _ in found}
+
+    for name, value in values(trees, reference["wave"][:1]).items():
+        check(f"mid/{branch}/{name}", value, reference, tolerances[name])
+
+
 def channels_first(x):
     return jnp.moveaxis(x, -1, 1)
 
@@ -112,32 +126,37 @@ def test_embedding(graphdef, trees, reference):
 
 
 def test_stages_of_the_fft_branch(graphdef, trees, reference):
-    branch = nnx.merge(graphdef, *trees).fft
-    x = magnitude_spectrum(reference["wave"][:1])[..., None]
-    for conv, name in zip(branch.convs, ("conv1d_2", "conv1d_5", "conv1d_8"), strict=True):
-        x = conv(x)
-        check(f"mid/fft/{name}", channels_first(x), reference, LAYER)
-    check("mid/fft/aggregate", branch.hidden[0](flatten(x), train=False), reference, BLOCK)
+    def stages(trees, waveform):
+        branch = nnx.merge(graphdef, *trees).fft
+        x = magnitude_spectrum(waveform)[..., None]
+        for conv, name in zip(branch.convs, ("conv1d_2", "conv1d_5", "conv1d_8"), strict=True):
+            x = conv(x)
+            yield name, channels_first(x), LAYER
+        yield "aggregate", branch.hidden[0](flatten(x), train=False), BLOCK
+
+    check_stages("fft", stages, trees, reference)
 
 
 def test_stages_of_an_stft_branch(graphdef, trees, reference):
-    branch = nnx.merge(graphdef, *trees).stft[0]
-    x = branch.image(branch.spectrogram(reference["wave"][:1]), train=False)
-    check("mid/stft0/bn_freq", x, reference, LAYER)
-    x = branch.stem(x, train=False)
-    check("mid/stft0/layers_0", channels_first(x), reference, LAYER)
-    for i, block in enumerate(branch.blocks):
-        if i == 2:
-            inputs = block.norm1(x, train=False)
-            check("mid/stft0/layers_2_0_bn", channels_first(inputs), reference, BLOCK)
-            residual = block.residual(inputs, train=False)
-            check("mid/stft0/layers_2_0_main_after_se", channels_first(residual), reference, BLOCK)
-            shortcut = block.shortcut(inputs)
-            check("mid/stft0/layers_2_0_skip", channels_first(shortcut), reference, BLOCK)
-        x = block(x, train=False)
-        if i % 2 == 1:
-            check(f"mid/stft0/layers_{i // 2 + 1}", channels_first(x), reference, BLOCK)
-    check("mid/stft0/flat", flatten(jnp.max(x, axis=2)), reference, BLOCK)
+    def stages(trees, waveform):
+        branch = nnx.merge(graphdef, *trees).stft[0]
+        x = branch.image(branch.spectrogram(waveform), train=False)
+        yield "bn_freq", x, LAYER
+        x = branch.stem(x, train=False)
+        yield "layers_0", channels_first(x), LAYER
+        for i, block in enumerate(branch.blocks):
+            if i == 2:
+                inputs = block.norm1(x, train=False)
+                yield "layers_2_0_bn", channels_first(inputs), BLOCK
+                residual = block.residual(inputs, train=False)
+                yield "layers_2_0_main_after_se", channels_first(residual), BLOCK
+                yield "layers_2_0_skip", channels_first(block.shortcut(inputs)), BLOCK
+            x = block(x, train=False)
+            if i % 2 == 1:
+                yield f"layers_{i // 2 + 1}", channels_first(x), BLOCK
+        yield "flat", flatten(jnp.max(x, axis=2)), BLOCK
+
+    check_stages("stft0", stages, trees, reference)
 
 
 def test_training_embedding_and_statistics(trained, reference, state):
@@ -289,9 +308,9 @@ def test_bfloat16(rng):
 
 def test_the_seed_alone_decides_the_initial_weights():
     one, same, other = (split(build(SMALL, 4480, RATE, seed=s))[1] for s in (3, 3, 4))
-    equal = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), one, same)
+    equal = jax.tree.map(np.array_equal, one, same)
     assert all(jax.tree.leaves(equal))
-    assert not any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a == b)), one, other)))
+    assert not any(jax.tree.leaves(jax.tree.map(lambda a, b: np.any(np.equal(a, b)), one, other)))
 
 
 def test_shortest():

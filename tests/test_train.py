@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -60,6 +61,14 @@ def run_steps(work, state, batches, devices):
         state, metrics = step(state, parallel.split_batch(batch, devices))
         losses.append(float(metrics["loss"]))
     return jax.tree.map(np.asarray, state), losses
+
+
+def embedded(work, state, waveform):
+    """The clips' embeddings by a state's model, in one program."""
+    weights = state["weights"]
+    model = models.join(weights["params"]["model"], state["frozen"])
+    compiled = jax.jit(partial(models.apply, work.graphdef, train=False))
+    return compiled(model, weights["stats"]["model"], waveform)[0]
 
 
 def noise(rng, clips, steps, n_samples=SMALL_SAMPLES):
@@ -132,16 +141,7 @@ def test_one_and_eight_devices_agree_in_float64(rng, float64, dynamic):
     eight, losses_eight = run_steps(work, start, batches, devices=8)
     assert np.allclose(losses_one, losses_eight, rtol=DEVICES_LOSS, atol=0)
     wave = batches[0]["waveform"].astype(np.float64) / 32768
-    embeddings = [
-        models.apply(
-            work.graphdef,
-            state["weights"]["params"]["model"],
-            state["weights"]["stats"]["model"],
-            wave,
-            train=False,
-        )[0]
-        for state in (one, eight)
-    ]
+    embeddings = [embedded(work, state, wave) for state in (one, eight)]
     assert relative(embeddings[1], embeddings[0]) < DEVICES_EMBEDDING
     scales = [state["weights"]["stats"]["head"]["scale"] for state in (one, eight)]
     assert scales[0] == pytest.approx(scales[1], rel=DEVICES_LOSS)

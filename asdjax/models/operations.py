@@ -185,7 +185,8 @@ batch_normalise.defvjp(_batch_normalise_forward, _batch_normalise_backward)
 
 def _over_batch(x: Float[Array, "B *positions C"], axis_name: str | None) -> Float[Array, "C"]:
     local = jnp.mean(x, axis=tuple(range(x.ndim - 1)))
-    return local if axis_name is None else lax.pmean(local, axis_name)
+    alone = axis_name is None or lax.axis_size(axis_name) == 1
+    return local if alone else lax.pmean(local, axis_name)
 
 
 def per_channel(values: Float[Array, "C"], ndim: int) -> Float[Array, "... C"]:
