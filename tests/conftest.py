@@ -70,8 +70,8 @@ def forget_programs():
 def compiled_fast():
     """Optimise little in a module's programs, also of processes that it starts.
 
-    For tests of what programs do together, where compiling takes most of the time; never for
-    values that a reference has computed.
+    For tests of what programs do together, or that compare two programs of our own, where compiling
+    takes most of the time; never for values that a reference has computed.
     """
     with _optimising_little(True):
         yield

@@ -6,7 +6,10 @@ import pytest
 from asdjax import augment
 from asdjax.config import SpecAugmentConfig
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
 
+
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("group", ["a", "b"])
 @pytest.mark.parametrize("key", ["wave", "onehot"])
 def test_golden(golden, group, key):

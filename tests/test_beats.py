@@ -446,6 +446,7 @@ PLACES = {  # in one layer and before it
 
 
 @pytest.mark.parametrize("rate", PLACES)
+@pytest.mark.usefixtures("compiled_fast_here")
 def test_every_rate_acts_in_training(rng, rate):
     x = rng.standard_normal((2, 40, 128)).astype(np.float32)
     lora = LORA if rate == "lora" else None
@@ -657,6 +658,7 @@ def test_sizes():
         {"gru_rel_pos": False, "input_patch_size": 24, "conv_pos": 7, "conv_pos_groups": 1},
     ],
 )
+@pytest.mark.usefixtures("compiled_fast_here")
 def test_other_architectures(rng, changes):
     config = dataclasses.replace(SMALL, encoder_layers=1, encoder_layerdrop=0.0, **changes)
     graphdef, params = fresh(config)

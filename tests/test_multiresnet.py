@@ -220,6 +220,7 @@ def test_sizes(reference):
 
 
 @pytest.mark.parametrize("n_samples", [71680, 71681, 96001, 100003, 160000, 192000])
+@pytest.mark.usefixtures("compiled_fast_here")
 def test_any_length_from_the_shortest_on(n_samples):
     graphdef, params, stats = shapes(CONFIG, n_samples, RATE)
     waveform = jax.ShapeDtypeStruct((3, n_samples), jnp.float32)
@@ -248,6 +249,7 @@ OTHER = MultiResNetConfig(
     [(SMALL, 128), (dataclasses.replace(CONFIG, spectrograms=(), branch_size=48), 48), (OTHER, 72)],
     ids=["one STFT", "FFT only", "others"],
 )
+@pytest.mark.usefixtures("compiled_fast_here")
 def test_other_configurations(config, size):
     n_samples = shortest(config, RATE) + 13
     graphdef, *arrays = shapes(config, n_samples, RATE)
@@ -258,6 +260,7 @@ def test_other_configurations(config, size):
     assert embedding.shape == (3, size)
 
 
+@pytest.mark.usefixtures("compiled_fast_here")
 def test_a_fresh_network_trains(rng):
     n_samples = shortest(SMALL, RATE) + 13
     graphdef, params, stats = split(build(SMALL, n_samples, RATE, seed=1))

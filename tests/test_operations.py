@@ -15,6 +15,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from asdjax.models import operations
 from asdjax.models.operations import CLIPS
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 
 def normal(rng, *shape):
     return rng.standard_normal(shape).astype(np.float32)

@@ -14,6 +14,8 @@ from asdjax.errors import AsdjaxError
 from asdjax.models.layers import BatchStat
 from asdjax.models.pooling import AttnStatPool, statistics
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 PLACES = {
     "attention.0": "attention_in",
     "attention.2": "attention_norm",
@@ -80,6 +82,7 @@ def random_pool(features=12, hidden=3, dtype=np.float32):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.usefixtures("optimised")
 def test_golden(golden, mode, dtype):
     reference, train = golden("attnstatpool"), mode == "train"
     with jax.enable_x64(dtype == np.float64):

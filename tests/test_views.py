@@ -14,6 +14,8 @@ from asdjax.config import ViewConfig
 from asdjax.signal import views
 from asdjax.signal.stft import istft, stft
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 DOUBLE = 1e-10  # float64 against the float64 oracle
 MILD = ViewConfig("mild", "wiener", alpha=0.5, beta=0.05)
 STRONG = ViewConfig("strong", "wiener", alpha=1.0, beta=0.01)
@@ -206,6 +208,7 @@ def test_istft_is_the_least_squares_signal(n_fft, hop, count, name, rng, float64
 # The views against the oracle.
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("kind", KINDS)
 def test_views(kind, rng):
     length = np.array(LENGTHS, np.int32)
