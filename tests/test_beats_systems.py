@@ -120,7 +120,7 @@ def test_the_first_update_of_a_warm_up_changes_nothing(rng):
     )
 
 
-@pytest.mark.parametrize("adaptation", ["full", "lora"])
+@pytest.mark.parametrize("adaptation", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_one_and_eight_devices_agree_in_float64(rng, float64, adaptation):
     """With dropouts, layer drop, SpecAugment and mixup: draws know the clips' global places."""
     config = tiny(adaptation=adaptation, lora=LORA, encoder_layerdrop=0.3)

@@ -11,8 +11,6 @@ from asdjax import losses
 from asdjax.config import LossConfig
 from asdjax.errors import AsdjaxError
 
-pytestmark = pytest.mark.usefixtures("compiled_fast")
-
 SUB_CLUSTER = LossConfig()
 DYNAMIC = LossConfig(dynamic=True)
 ADACOS = LossConfig(name="adacos")
@@ -80,7 +78,6 @@ def numpy_arcface(x, w, y, scale, margin):
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])
-@pytest.mark.usefixtures("optimised")
 def test_sub_cluster_golden(golden, kind):
     g = golden("scadacos")
     y = g["y_soft" if kind == "soft" else "y_onehot"]
@@ -96,7 +93,6 @@ def test_sub_cluster_golden(golden, kind):
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])
-@pytest.mark.usefixtures("optimised")
 def test_sub_cluster_golden_float64(golden, float64, kind):
     g = {k: v.astype(np.float64) for k, v in golden("scadacos").items()}
     y = g["y_soft" if kind == "soft" else "y_onehot"]
@@ -113,7 +109,6 @@ def test_sub_cluster_golden_float64(golden, float64, kind):
         assert relative_l2(row, expected) < FLOAT64
 
 
-@pytest.mark.usefixtures("optimised")
 def test_edge_golden(golden):
     """A clip on a centre, and an all-zero embedding: uniform probabilities, finite gradients."""
     g = golden("scadacos")
@@ -127,7 +122,6 @@ def test_edge_golden(golden):
     assert all(np.isfinite(a).all() for a in gradients)
 
 
-@pytest.mark.usefixtures("optimised")
 def test_dynamic_golden(golden):
     g = golden("scadacos")
     stats = scale_only(g["dyn/s_trace"][0])
@@ -145,7 +139,6 @@ def test_dynamic_golden(golden):
     assert after["scale"] == stats["scale"]
 
 
-@pytest.mark.usefixtures("optimised")
 def test_dynamic_golden_one_sub_cluster(golden):
     """The cosine of the median angle decides here."""
     g = golden("scadacos")
@@ -246,7 +239,6 @@ def test_extremes_stay_finite(rng, config, scale):
         np.testing.assert_allclose(loss[1], 2e4 - math.log(k), rtol=LAYER)
 
 
-@pytest.mark.usefixtures("optimised")
 def test_dynamic_scale_does_not_overflow(golden):
     """Clips on their centres multiply the scale by up to sqrt(2) per step, without end."""
     g = golden("scadacos")
