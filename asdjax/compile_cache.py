@@ -1,28 +1,52 @@
-"""Compiled programs kept between processes, so that only the first start compiles."""
+"""Compiled programs kept between processes, so that only the first start traces and compiles."""
 
 import hashlib
 import os
 import platform
+import tempfile
+import zlib
+from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 import jaxlib
 import platformdirs
+from flax import serialization
+from jax.experimental import serialize_executable
+from jax.tree_util import PyTreeDef, default_registry
 
+from asdjax import console
 from asdjax.errors import AsdjaxError
 
 SHORTEST = 0.2
 """Seconds of compiling from which on a program is kept, unless the user has chosen others."""
 
+_own: Path | None = None  # where `kept` looks for programs
+_TRACING = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "scipy",
+)  # whose code makes programs, with ours
+_FLAGS = "JAX_", "FLAX_", "XLA_", "LIBTPU_", "TF_", "NVIDIA_"  # how settings' names begin
+
 _REMEDY = "choose a directory with JAX_COMPILATION_CACHE_DIR, or give --no-compile-cache"
 
 
-def use() -> Path | None:
+def use(*, alone: bool = False) -> Path | None:
     """Keep compiled programs in the user's own cache directory; call it before anything compiles.
 
     Whoever can write there can run code in this process: the directories are the user's own, with
     mode 0700. Programs of another version of JAX, kind of device or processor have other
     directories.
+
+    Args:
+        alone: no other code than this package's decides here what is computed, as in the command:
+            then programs are also found without being traced (see `kept`).
 
     Returns:
         The directory; None where the user has chosen one (JAX_COMPILATION_CACHE_DIR or
@@ -42,9 +66,115 @@ def use() -> Path | None:
     for path in (folder.parent.parent, folder.parent, folder):
         _make_private(path)
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    global _own
+    _own = folder if alone else None
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
     return folder
+
+
+def kept(function: Callable, devices: Sequence[jax.Device], *about: object) -> Callable:
+    """A function of `parallel` whose programs are found again without tracing it.
+
+    JAX's own cache finds a program by what it says, for which Python traces and lowers it at every
+    start: longer than fetching it. Here a program is found by what it is made from: the text of
+    this package, the versions of those that trace, all settings of JAX and of its compilers, the
+    devices, the arguments' shapes, and `about`.
+
+    Args:
+        function: from `parallel`.
+        devices: that it runs on.
+        about: whatever else it depends on, which `repr` tells apart.
+
+    Returns:
+        The same function, programs and results. Itself, unless `use` was told that this process is
+        alone; and where it is one of several, or does not compile.
+    """
+    settings = jax.config
+    ours = _own is not None and settings.jax_compilation_cache_dir == str(_own)
+    wanted = settings.jax_enable_compilation_cache and not settings.jax_disable_jit
+    if not (ours and wanted and jax.process_count() == 1):
+        return function
+    return _Kept(function, devices, _own, repr(about))
+
+
+class _Kept:
+    """A function and its programs, in memory and in files."""
+
+    def __init__(self, function: Callable, devices: Sequence[jax.Device], folder: Path, about: str):
+        self._function, self._devices, self._folder, self._about = function, devices, folder, about
+        self._programs: dict[Any, Callable] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        leaves, tree = jax.tree.flatten((arguments, {}))
+        shapes = tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if shapes not in self._programs:
+            said = [str(jax.typeof(leaf)) for leaf in leaves]
+            name = _digest(
+                _makers(), _settings(), repr(self._devices), self._about, str(tree), said
+            )
+            path = self._folder / f"{name}.program"
+            program = _read(path, tree, self._devices)
+            if program is None:
+                program = self._function.lower(*arguments).compile()
+                _write(path, program)
+            self._programs[shapes] = program
+        return self._programs[shapes](*arguments)
+
+
+def _read(path: Path, arguments: PyTreeDef, devices: Sequence[jax.Device]) -> Callable | None:
+    """The program in a file; None where there is none or it was damaged."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    digest, packed = content[:32], content[32:]
+    if hashlib.sha256(packed).digest() != digest:
+        return None
+    parts = serialization.msgpack_restore(zlib.decompress(packed))
+    results = PyTreeDef.deserialize_using_proto(default_registry, parts["results"])
+    try:
+        return serialize_executable.deserialize_and_load(
+            parts["program"], arguments, results, execution_devices=devices
+        )
+    except jax.errors.JaxRuntimeError as error:
+        console.say(f"{path}: this program cannot be loaded ({error}): compiling anew")
+        return None
+
+
+def _write(path: Path, program: Any) -> None:
+    """Keep a program, whole or not at all; where that cannot be, say so."""
+    executable, _, results = serialize_executable.serialize(program)
+    parts = {"program": executable, "results": results.serialize_using_proto()}
+    packed = zlib.compress(serialization.msgpack_serialize(parts), 1)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            beside = Path(folder) / path.name
+            beside.write_bytes(hashlib.sha256(packed).digest() + packed)
+            beside.replace(path)
+    except OSError as error:
+        console.say(f"{path.parent}: cannot keep a program there ({error.strerror}): {_REMEDY}")
+
+
+def _makers() -> list[str]:
+    """What makes programs: this package's files by their content, others by their versions."""
+    root = Path(__file__).parent
+    files = sorted(root.rglob("*.py"))
+    texts = [f"{f.relative_to(root)} {hashlib.sha256(f.read_bytes()).hexdigest()}" for f in files]
+    return [*texts, platform.python_version(), *(metadata.version(name) for name in _TRACING)]
+
+
+def _settings() -> list[str]:
+    """All that JAX and its compilers were told, and what they run on."""
+    known = jax.config.values
+    told = [f"{name} {getattr(jax.config, name, known[name])}" for name in sorted(known)]
+    flags = [f"{k} {v}" for k, v in sorted(os.environ.items()) if k.startswith(_FLAGS)]
+    client = jax.local_devices()[0].client
+    return [*told, *flags, client.platform_version, str(jax.devices())]
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _make_private(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Compiled programs: kept in a place of the user's own, made once per process, found again."""
 
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -15,10 +16,11 @@ import pytest
 import soundfile
 
 import asdjax
-from asdjax import cli, compile_cache, config, models
+from asdjax import cli, compile_cache, config, models, parallel
 from asdjax.errors import AsdjaxError
 from asdjax.extract import LIKE
 from asdjax.inference import Embedder
+from asdjax.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
@@ -105,17 +107,137 @@ def test_the_switch_and_a_refused_place(corpus_root, nothing_chosen, capsys, mon
     assert "asdjax: compiling anew: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("recipe", [TINY, TINY_BEATS])
+def test_another_seed_is_the_same_program(recipe):
+    texts = []
+    for seed in 0, 1:
+        chosen = dataclasses.replace(config.load(recipe), seed=seed)
+        learner = Learner(chosen, n_classes=3, n_samples=8000)
+        batch = {"waveform": np.zeros((1, 4, 8000), np.int16), "label": np.zeros((1, 4), np.int32)}
+        step = parallel.training_step(learner.step, jax.local_devices()[:1])
+        texts.append(step.lower(learner.shapes(), batch).as_text())
+    assert texts[0] == texts[1]
+
+
 def test_the_second_process_compiles_nothing_anew(corpus_root, tmp_path):
+    """Nor does it trace a training step or an extraction; its seed stays its own."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
-    environment = {**own, "XDG_CACHE_HOME": str(tmp_path), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    kept = []
-    for seed in "0", "1":  # which is no part of the program
-        check = ("check", TINY, "--data", str(corpus_root), "--seed", seed)
-        command = [sys.executable, "-m", "asdjax.cli", *check]
+    cache = {"XDG_CACHE_HOME": str(tmp_path), "JAX_LOG_COMPILES": "1"}
+    environment = {**own, **cache, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    digests, compiled, kept = [], [], []
+    for seed in "0", "1":
+        run = tmp_path / seed
+        chosen = ("--data", str(corpus_root), "--run", str(run), "--seed", seed)
+        command = [sys.executable, "-m", "asdjax.cli", "run", TINY, *chosen, "--train.epochs", "1"]
         result = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert (result.returncode, result.stderr) == (0, "")
-        kept.append({path: path.stat().st_size for path in tmp_path.rglob("*-cache")})
-    assert kept[0] and kept[0] == kept[1]
+        assert result.returncode == 0, result.stderr
+        digests.append(json.loads((run / "training.json").read_text())["digest"])
+        compiled.append(result.stderr.count("Compiling jit(_fun)"))
+        kept.append({path: path.stat().st_mtime_ns for path in tmp_path.glob("asdjax/**/*.*")})
+    assert compiled == [2, 0] and kept[0] == kept[1]
+    assert len([path for path in kept[0] if path.suffix == ".program"]) == 2
+    assert digests[0] != digests[1]
+
+
+def scaled(state, batch):
+    return {"w": state["w"] * batch["x"].sum()}, batch["x"] * state["w"]
+
+
+@pytest.fixture
+def alone(nothing_chosen):
+    """The directory of a process that runs asdjax alone."""
+    yield compile_cache.use(alone=True)
+    compile_cache._own = None
+
+
+DEVICES = jax.local_devices()[:2]
+
+
+def called(*about, width=3, function=scaled, keep=True):
+    """Results of a step on two devices, after the state was given away."""
+    step = parallel.training_step(function, DEVICES)
+    if keep:
+        step = compile_cache.kept(step, DEVICES, *about)
+    state = parallel.replicate({"w": np.float32([2, 3, 5])[:width]}, DEVICES)
+    batch = {"x": np.arange(2 * width, dtype=np.float32).reshape(2, width)}
+    result = step(state, batch)
+    assert state["w"].is_deleted()
+    return jax.tree.map(np.asarray, result)
+
+
+def never(state, batch):
+    raise AssertionError("traced")
+
+
+def test_a_program_is_found_by_what_it_is_made_from(alone, monkeypatch):
+    plain, first = called(keep=False), called("one")
+    again = called("one", function=never)
+    assert jax.tree.all(jax.tree.map(np.array_equal, plain, first))
+    assert jax.tree.all(jax.tree.map(np.array_equal, plain, again))
+    changes = [
+        lambda m: called("another"),
+        lambda m: called("one", width=2),
+        lambda m: (m.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"] + " "), called("one")),
+        lambda m: (m.setattr(compile_cache, "_makers", lambda: ["another"]), called("one")),
+        lambda m: (m.setattr(compile_cache.metadata, "version", lambda name: "9"), called("one")),
+    ]
+    for number, change in enumerate(changes, 2):
+        with monkeypatch.context() as patch:
+            change(patch)
+        assert len(list(alone.glob("*.program"))) == number
+    with jax.default_matmul_precision("highest"):
+        called("one")
+    assert len(list(alone.glob("*.program"))) == len(changes) + 2
+
+
+def test_what_makes_programs_is_this_packages_text(tmp_path, monkeypatch):
+    package = shutil.copytree(Path(compile_cache.__file__).parent, tmp_path / "asdjax")
+    monkeypatch.setattr(compile_cache, "__file__", str(package / "compile_cache.py"))
+    before = compile_cache._makers()
+    with (package / "signal" / "fbank.py").open("a") as file:
+        file.write("\n")
+    after = compile_cache._makers()
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", None])
+def test_a_damaged_program_is_made_again(alone, damage):
+    good = called("one")
+    (path,) = alone.glob("*.program")
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + b"elsewhere" if damage is None else damage)
+    assert jax.tree.all(jax.tree.map(np.array_equal, called("one"), good))
+    called("one", function=never)
+    assert [p.name for p in alone.glob("*.program")] == [path.name]
+
+
+def test_a_program_that_cannot_be_loaded_or_kept_is_said(alone, capsys, monkeypatch):
+    good = called("one")
+
+    def refused(*_, **__):
+        raise jax.errors.JaxRuntimeError("another driver")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compile_cache.serialize_executable, "deserialize_and_load", refused)
+    monkeypatch.setattr(compile_cache.tempfile, "TemporaryDirectory", full)
+    assert jax.tree.all(jax.tree.map(np.array_equal, called("one"), good))
+    said = capsys.readouterr().err
+    assert "cannot be loaded (another driver): compiling anew" in said
+    assert f"{alone}: cannot keep a program there (No space left on device)" in said
+
+
+def test_programs_of_others_are_traced(alone):
+    """Where code that is not ours may decide what is computed, or a debugger looks on."""
+    assert compile_cache.kept(never, DEVICES) is not never
+    with jax.disable_jit():
+        assert compile_cache.kept(never, DEVICES) is never
+    jax.config.update("jax_compilation_cache_dir", str(alone.parent))
+    assert compile_cache.kept(never, DEVICES) is never
+    jax.config.update("jax_compilation_cache_dir", None)
+    compile_cache.use()
+    assert compile_cache.kept(never, DEVICES) is never
 
 
 class Programs(logging.Handler):

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Complex, Float
-from scipy.ndimage import percentile_filter
 
 EXTREME = 0.1
 """Share of frames beyond which a ratio counts as the machine's alone, or the environment's."""
@@ -87,6 +86,8 @@ def calibrate(ratios: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "2 F"]:
     Returns:
         float32: the ratio of the machine, then of the environment, by frequency.
     """
+    from scipy.ndimage import percentile_filter  # slow to import, and seldom needed
+
     machine, environment = np.quantile(ratios, [EXTREME, 1 - EXTREME], axis=0)
     around = percentile_filter(environment, MOST, size=NEIGHBOURS, mode="nearest")
     return np.stack([machine, np.maximum(environment, around)]).astype(np.float32)
