@@ -23,15 +23,9 @@ from asdjax.errors import AsdjaxError
 SHORTEST = 0.2
 """Seconds of compiling from which on a program is kept, unless the user has chosen others."""
 
-_own: Path | None = None  # where `kept` looks for programs
-_TRACING = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "numpy",
-    "scipy",
-)  # whose code makes programs, with ours
+_own: tuple[Path, list[str]] | None = None  # where `kept` looks for programs, and of which makers
+# whose code makes programs, with ours
+_TRACING = "jax", "jaxlib", "flax", "optax", "numpy", "scipy"
 _FLAGS = "JAX_", "FLAX_", "XLA_", "LIBTPU_", "TF_", "NVIDIA_"  # how settings' names begin
 
 _REMEDY = "choose a directory with JAX_COMPILATION_CACHE_DIR, or give --no-compile-cache"
@@ -67,7 +61,7 @@ def use(*, alone: bool = False) -> Path | None:
         _make_private(path)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     global _own
-    _own = folder if alone else None
+    _own = (folder, _makers()) if alone else None
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
     return folder
@@ -91,35 +85,47 @@ def kept(function: Callable, devices: Sequence[jax.Device], *about: object) -> C
         alone; and where it is one of several, or does not compile.
     """
     settings = jax.config
-    ours = _own is not None and settings.jax_compilation_cache_dir == str(_own)
-    wanted = settings.jax_enable_compilation_cache and not settings.jax_disable_jit
-    if not (ours and wanted and jax.process_count() == 1):
+    if _own is None or settings.jax_compilation_cache_dir != str(_own[0]):
         return function
-    return _Kept(function, devices, _own, repr(about))
+    wanted = settings.jax_enable_compilation_cache and not settings.jax_disable_jit
+    if not wanted or jax.process_count() > 1:
+        return function
+    return _Kept(function, devices, *_own, repr(about))
 
 
 class _Kept:
     """A function and its programs, in memory and in files."""
 
-    def __init__(self, function: Callable, devices: Sequence[jax.Device], folder: Path, about: str):
-        self._function, self._devices, self._folder, self._about = function, devices, folder, about
+    def __init__(
+        self,
+        function: Callable,
+        devices: Sequence[jax.Device],
+        folder: Path,
+        makers: list[str],
+        about: str,
+    ):
+        self._function, self._devices, self._folder = function, devices, folder
+        self._makers, self._about = makers, about
         self._programs: dict[Any, Callable] = {}
 
     def __call__(self, *arguments: Any) -> Any:
         leaves, tree = jax.tree.flatten((arguments, {}))
         shapes = tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         if shapes not in self._programs:
-            said = [str(jax.typeof(leaf)) for leaf in leaves]
-            name = _digest(
-                _makers(), _settings(), repr(self._devices), self._about, str(tree), said
-            )
-            path = self._folder / f"{name}.program"
-            program = _read(path, tree, self._devices)
-            if program is None:
-                program = self._function.lower(*arguments).compile()
-                _write(path, program)
-            self._programs[shapes] = program
+            self._programs[shapes] = self._program(arguments, tree)
         return self._programs[shapes](*arguments)
+
+    def _program(self, arguments: tuple[Any, ...], tree: PyTreeDef) -> Callable:
+        said = [str(jax.typeof(leaf)) for leaf in jax.tree.leaves(arguments)]
+        parts = self._makers, _settings(), self._devices, self._about, str(tree), said
+        name = hashlib.sha256(repr(parts).encode()).hexdigest()
+        path = self._folder / f"{name}.program"
+        program = _read(path, tree, self._devices)
+        if program is None:
+            program = self._function.lower(*arguments).compile()
+            if _makers() == self._makers:  # else files changed under this process
+                _write(path, program)
+        return program
 
 
 def _read(path: Path, arguments: PyTreeDef, devices: Sequence[jax.Device]) -> Callable | None:
@@ -171,10 +177,6 @@ def _settings() -> list[str]:
     flags = [f"{k} {v}" for k, v in sorted(os.environ.items()) if k.startswith(_FLAGS)]
     client = jax.local_devices()[0].client
     return [*told, *flags, client.platform_version, str(jax.devices())]
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _make_private(path: Path) -> None:

@@ -165,6 +165,13 @@ def called(*about, width=3, function=scaled, keep=True):
     return jax.tree.map(np.asarray, result)
 
 
+def restarted(*about):
+    """The same in another process."""
+    jax.config.update("jax_compilation_cache_dir", None)
+    compile_cache.use(alone=True)
+    return called(*about)
+
+
 def never(state, batch):
     raise AssertionError("traced")
 
@@ -174,20 +181,23 @@ def test_a_program_is_found_by_what_it_is_made_from(alone, monkeypatch):
     again = called("one", function=never)
     assert jax.tree.all(jax.tree.map(np.array_equal, plain, first))
     assert jax.tree.all(jax.tree.map(np.array_equal, plain, again))
+
+    def otherwise(_):
+        with jax.default_matmul_precision("highest"):
+            called("one")
+
     changes = [
+        otherwise,
         lambda m: called("another"),
         lambda m: called("one", width=2),
         lambda m: (m.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"] + " "), called("one")),
-        lambda m: (m.setattr(compile_cache, "_makers", lambda: ["another"]), called("one")),
-        lambda m: (m.setattr(compile_cache.metadata, "version", lambda name: "9"), called("one")),
+        lambda m: (m.setattr(compile_cache, "_makers", lambda: ["another"]), restarted("one")),
+        lambda m: (m.setattr(compile_cache.metadata, "version", lambda _: "9"), restarted("one")),
     ]
     for number, change in enumerate(changes, 2):
         with monkeypatch.context() as patch:
             change(patch)
         assert len(list(alone.glob("*.program"))) == number
-    with jax.default_matmul_precision("highest"):
-        called("one")
-    assert len(list(alone.glob("*.program"))) == len(changes) + 2
 
 
 def test_what_makes_programs_is_this_packages_text(tmp_path, monkeypatch):
@@ -198,6 +208,15 @@ def test_what_makes_programs_is_this_packages_text(tmp_path, monkeypatch):
         file.write("\n")
     after = compile_cache._makers()
     assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+
+
+def test_no_program_is_kept_that_an_older_text_made(alone, monkeypatch):
+    """Whoever edits a file, or installs another version, does so under running processes."""
+    monkeypatch.setattr(compile_cache, "_makers", lambda: ["edited"])
+    called("one")
+    assert not list(alone.glob("*.program"))
+    restarted("one")
+    assert len(list(alone.glob("*.program"))) == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", None])
