@@ -310,7 +310,7 @@ def streaming(options: argparse.Namespace, rng: np.random.Generator) -> Iterator
             if isinstance(recipe.model, BEATsConfig):
                 model = dataclasses.replace(recipe.model, random_init=True)
                 recipe = dataclasses.replace(recipe, model=model)
-            embedder, _ = _embedder(recipe, length)
+            embedder, work = _embedder(recipe, length)
             frames = [audio.inspect(path).frames for path in paths]
             files = ClipFiles(paths, frames, max(frames), min(frames), True, batch)
             waves = np.stack([audio.read(path, channel="near") for path in paths])
@@ -324,7 +324,8 @@ def streaming(options: argparse.Namespace, rng: np.random.Generator) -> Iterator
                 e.embed(list(w), "head")
 
             about = {"recipe": name, "seconds": length, "batch": batch, "clips": count}
-            yield Case(about, count, from_files, beside=("memory", from_memory))
+            flop_of_all = count * work(waves[:1])
+            yield Case(about, count, from_files, flop=flop_of_all, beside=("memory", from_memory))
 
 
 def views(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
