@@ -109,7 +109,7 @@ class _Kept:
         self._programs: dict[Any, Callable] = {}
 
     def __call__(self, *arguments: Any) -> Any:
-        leaves, tree = jax.tree.flatten((arguments, {}))
+        leaves, tree = jax.tree.flatten((arguments, {}))  # as a compiled program names them
         shapes = tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         if shapes not in self._programs:
             self._programs[shapes] = self._program(arguments, tree)

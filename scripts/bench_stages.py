@@ -87,7 +87,9 @@ def spectrograms(options: argparse.Namespace, rng: np.random.Generator) -> Itera
         yield Case(about, batch, partial(_finished, run, waves), ("spectrograms", about), work)
 
 
-def _embedder(recipe: Config, length: float | None) -> tuple[Embedder, Callable[..., float]]:
+def embedder_and_work(
+    recipe: Config, length: float | None
+) -> tuple[Embedder, Callable[..., float]]:
     """An embedder with random weights, and what counts its operations for waveforms [B, T]."""
     n_samples = length and round(length * RATE)
     module = models.build(recipe.model, n_samples, RATE, seed=0)
@@ -115,7 +117,7 @@ def multiresnet_embed(options: argparse.Namespace, rng: np.random.Generator) -> 
         recipe = _computing_in(dtype, config.load("system1"))
         for batch in options.batch or (8, 64):
             extract = dataclasses.replace(recipe.extract, batch_size=batch)
-            embedder, work = _embedder(dataclasses.replace(recipe, extract=extract), length)
+            embedder, work = embedder_and_work(dataclasses.replace(recipe, extract=extract), length)
             waves = sound(batch, length, rng)
             about = {"seconds": length, "batch": batch, "dtype": dtype}
             run = partial(embedder.embed, list(waves))
@@ -162,7 +164,7 @@ def beats_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterat
         recipe = _computing_in(dtype, recipe, random_init=True, fused_attention=fused)
         for batch in options.batch or sizes:
             extract = dataclasses.replace(recipe.extract, batch_size=batch)
-            embedder, work = _embedder(dataclasses.replace(recipe, extract=extract), None)
+            embedder, work = embedder_and_work(dataclasses.replace(recipe, extract=extract), None)
             waves = sound(batch, length, np.random.default_rng(batch))  # of every dtype the same
             count = work(waves)
             about = {"seconds": length, "batch": batch, "dtype": dtype}
@@ -180,7 +182,7 @@ def beats_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterat
             del embedder, run
 
 
-def _training(recipe: Config, length: float, batch: int, rng: np.random.Generator) -> Case:
+def training_case(recipe: Config, length: float, batch: int, rng: np.random.Generator) -> Case:
     """A training step, from the host's integers to the loss."""
     learner = Learner(recipe, n_classes=16, n_samples=round(length * RATE))
     devices = parallel.local_devices(recipe.train.devices)
@@ -207,7 +209,7 @@ def multiresnet_train(options: argparse.Namespace, rng: np.random.Generator) -> 
     for batch in options.batch or (8, 64):
         for dtype in options.dtype or _training_dtypes():
             recipe = _computing_in(dtype, config.load("system1"))
-            case = _training(recipe, options.seconds or 12, batch, rng)
+            case = training_case(recipe, options.seconds or 12, batch, rng)
             case.about["dtype"] = case.dtype = dtype
             case.torch = ("multiresnet_train", dict(case.about))
             yield case
@@ -221,7 +223,7 @@ def _beats_training(
         for remat in options.remat or ("none",):
             for dtype in options.dtype or _training_dtypes():
                 changed = _computing_in(dtype, recipe, random_init=True, remat=remat)
-                case = _training(changed, options.seconds or 10, batch, rng)
+                case = training_case(changed, options.seconds or 10, batch, rng)
                 case.about["dtype"] = case.dtype = dtype
                 case.torch = (stage, dict(case.about))
                 case.about["remat"] = remat
@@ -310,7 +312,7 @@ def streaming(options: argparse.Namespace, rng: np.random.Generator) -> Iterator
             if isinstance(recipe.model, BEATsConfig):
                 model = dataclasses.replace(recipe.model, random_init=True)
                 recipe = dataclasses.replace(recipe, model=model)
-            embedder, work = _embedder(recipe, length)
+            embedder, work = embedder_and_work(recipe, length)
             frames = [audio.inspect(path).frames for path in paths]
             files = ClipFiles(paths, frames, max(frames), min(frames), True, batch)
             waves = np.stack([audio.read(path, channel="near") for path in paths])
@@ -343,7 +345,7 @@ def views(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Cas
             frames = [audio.inspect(path).frames for path in paths]
             batch = recipe.extract.batch_size
             files = ClipFiles(paths, frames, max(frames), min(frames), True, batch)
-            embedder, _ = _embedder(recipe, length)
+            embedder, _ = embedder_and_work(recipe, length)
             pcm = np.stack([audio.read(path, channel=None).T for path in paths[:at_once]])
             lengths = np.full(at_once, frames[0], np.int32)
 
