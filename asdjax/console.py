@@ -17,9 +17,25 @@ from rich.progress import (
 from asdjax.errors import AsdjaxError
 
 
+def printable(text: str) -> str:
+    """Text that may hold a name from outside, safe on a terminal and always one line.
+
+    Control characters (ESC, newlines), surrogates (bytes that are not UTF-8) and other characters
+    that do not print become Python's escapes.
+
+    Example:
+        >>> printable("fan\\x1b[31m")
+        'fan\\\\x1b[31m'
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
 def say(line: str) -> None:
     """Print one line."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def finish(command: Callable[[], int | None], interrupted: str) -> int:

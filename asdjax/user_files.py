@@ -1,0 +1,78 @@
+"""Reading files that a user names: only regular files are opened, and never more than expected."""
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from asdjax.errors import AsdjaxError
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading bytes; links are followed.
+
+    Opening a FIFO waits for its other end, and opening a device may start it: neither is opened.
+
+    Raises:
+        AsdjaxError: the file is missing, not a regular file, or cannot be opened.
+
+    Example:
+        >>> with open_regular(Path("config.yaml")) as file:
+        ...     content = file.read()
+    """
+    try:
+        _require_regular(path, os.stat(path))
+        # Without O_NONBLOCK a FIFO that has just taken the file's place would block here.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        file = open(descriptor, "rb")
+        try:
+            _require_regular(path, os.fstat(descriptor))
+        except AsdjaxError:
+            file.close()
+            raise
+        return file
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        why = getattr(error, "strerror", None) or str(error)
+        raise AsdjaxError(f"{path}: cannot be read ({why})") from error
+
+
+def read_bytes(path: Path, *, most: int) -> bytes:
+    """Read a whole regular file of at most `most` bytes.
+
+    Raises:
+        AsdjaxError: as for `open_regular`, or the file is larger.
+    """
+    with open_regular(path) as file:
+        try:
+            content = file.read(most + 1)
+        except OSError as error:
+            raise AsdjaxError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(content) > most:
+        raise AsdjaxError(f"{path}: larger than {most:,} bytes, too large for such a file")
+    return content
+
+
+def read_text(path: Path, *, most: int) -> str:
+    """Read a whole regular file of at most `most` bytes as UTF-8 text.
+
+    Raises:
+        AsdjaxError: as for `read_bytes`, or the file is not UTF-8 text.
+    """
+    try:
+        return read_bytes(path, most=most).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise AsdjaxError(f"{path}: not UTF-8 text ({error.reason})") from error
+
+
+def _require_regular(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file")
+        raise AsdjaxError(f"{path}: is {kind}: name a regular file")
