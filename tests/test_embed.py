@@ -420,7 +420,7 @@ def test_inputs_that_are_refused(weights, rng, tmp_path, capsys):
         "without a header": tmp_path / "samples.raw",
         "no such file": tmp_path / "absent.wav",
         "no audio file is in this directory": tmp_path / "empty",
-        "lost sync": write(tmp_path / "cut.flac", noise(rng, 4000)),
+        "does not end the file": write(tmp_path / "cut.flac", noise(rng, 4000)),
     }
     (tmp_path / "text.wav").write_text("only text")
     (tmp_path / "samples.raw").write_bytes(bytes(8000))
@@ -584,8 +584,6 @@ def test_formats(tmp_path, name, subtype):
         assert found.dtype == np.float32
         levels = np.sqrt(2 * np.mean(np.square(found[4000:16000]), axis=0))
         np.testing.assert_allclose(levels, [0.5, 0.25], rtol=0.05)
-    if name == "mp3":  # states no length that it must have
-        return
     whole = path.read_bytes()
     for share in (0.0, 0.3, 0.9, 0.99):
         path.write_bytes(whole[: int(share * len(whole))])
@@ -632,6 +630,6 @@ def test_integers_are_scaled_and_channels_kept_apart(rng):
 
 
 def test_rates_without_a_simple_ratio(tmp_path, rng):
-    path = write(tmp_path / "a.wav", noise(rng, 4000), 999983)
-    with pytest.raises(AsdjaxError, match=r"a\.wav: .*999983 Hz cannot be resampled to 16000 Hz"):
+    path = write(tmp_path / "a.wav", noise(rng, 4000), 384001)
+    with pytest.raises(AsdjaxError, match=r"a\.wav: .*384001 Hz cannot be resampled to 16000 Hz"):
         audio.read_any(path, 16000)

@@ -1,0 +1,328 @@
+"""Compressed files without a trustworthy length: FLAC, Ogg and MP3, walked frame by frame.
+
+libsndfile reads as many samples as a header states or an estimate gives, and leaves out what it
+does not understand. Here the frames or pages themselves are counted.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from asdjax.sound_layout import Layout, fault, require_whole
+
+_BLOCK = 2**20
+_ID3V1 = 128  # bytes at the end of a file
+
+
+def tagged(file: BinaryIO, size: int) -> tuple[int, int]:
+    """Where a file's sound begins and ends, without ID3 tags in front (v2) and behind (v1)."""
+    start, end = 0, size
+    file.seek(0)
+    while (head := file.read(10)).startswith(b"ID3") and len(head) == 10:
+        start += 10 + _synchsafe(head[6:10]) + 10 * bool(head[5] & 0x10)
+        file.seek(start)
+    if end - start >= _ID3V1:
+        file.seek(end - _ID3V1)
+        if file.read(3) == b"TAG":
+            end -= _ID3V1
+    return start, end
+
+
+def _synchsafe(four: bytes) -> int:
+    """An integer of four times seven bits, as ID3 writes it."""
+    return sum((byte & 127) << shift for byte, shift in zip(four, (21, 14, 7, 0), strict=True))
+
+
+# FLAC (RFC 9639)
+
+
+def _remainders(polynomial: int, bits: int) -> list[int]:
+    """A CRC's table: the remainder of each byte."""
+    table = []
+    for byte in range(256):
+        value = byte << (bits - 8)
+        for _ in range(8):
+            value = value << 1 ^ (polynomial if value >> (bits - 1) else 0)
+            value &= (1 << bits) - 1
+        table.append(value)
+    return table
+
+
+_CRC8, _CRC16 = _remainders(0x07, 8), _remainders(0x8005, 16)
+_FLAC_HEAD = 16  # bytes of a frame's header at most
+
+
+def flac(file: BinaryIO, size: int, path: Path) -> Layout:
+    """The length of a FLAC file, by its frames' headers; `start` is where STREAMINFO begins.
+
+    The decoder checks what is in the frames.
+
+    Raises:
+        FaultyFile: the file states another length, is cut off, or holds more than one stream.
+    """
+    begin, end = tagged(file, size)
+    place, last = begin + 4, False
+    file.seek(place)
+    information = file.read(4 + 34)
+    if len(information) < 38 or information[0] & 127 or information[1:4] != b"\0\0\x22":
+        raise fault(path, "unreadable", "a FLAC file without its first block (STREAMINFO)")
+    stated = int.from_bytes(information[4 + 10 : 4 + 18], "big") & (1 << 36) - 1
+    while not last:
+        file.seek(place)
+        head = file.read(4)
+        if len(head) < 4:
+            raise fault(path, "truncated", "the file ends before its samples begin")
+        last, place = bool(head[0] & 128), place + 4 + int.from_bytes(head[1:], "big")
+    frames, last_frame = 0, place
+    fixed = int.from_bytes(information[6:8], "big")
+    for start, samples in _flac_frames(file, place, end, fixed):
+        last_frame, frames = start, frames + samples
+    if stated:
+        require_whole(path, stated, frames, "samples")
+    if frames and not _ends_frame(file, last_frame, end):
+        reason = "the last of the frames that follow each other does not end the file: restore it"
+        raise fault(path, "truncated", reason)
+    return Layout(begin + 4, frames=frames, stated=bool(stated))
+
+
+def _flac_frames(file: BinaryIO, place: int, end: int, fixed: int) -> Iterator[tuple[int, int]]:
+    """Where each frame begins, and its samples, as long as each is the next one by its number."""
+    count = frames = 0
+    file.seek(place)
+    block = file.read(min(_BLOCK, end - place))
+    sync = next((s for s in (b"\xff\xf8", b"\xff\xf9") if block.startswith(s)), None)
+    if sync is None:
+        return
+    found = 0
+    while True:
+        found = block.find(sync, found)
+        if found < 0 or found + _FLAC_HEAD > len(block):  # the next block holds its header whole
+            keep = max(len(block) - _FLAC_HEAD, 0) if found < 0 else found
+            more = file.read(min(_BLOCK, end - place - len(block)))
+            if not more and found < 0:
+                return
+            if more:
+                place, block, found = place + keep, block[keep:] + more, 0
+                continue
+        samples = _flac_samples(block[found : found + _FLAC_HEAD], sync, count, frames, fixed)
+        if samples:
+            count, frames = count + 1, frames + samples
+            yield place + found, samples
+        found += 2 if samples else 1
+
+
+def _flac_samples(head: bytes, sync: bytes, count: int, frames: int, fixed: int) -> int:
+    """Samples of the frame with that header; 0: it is not the next frame's header.
+
+    Args:
+        head: bytes at a sync code.
+        sync: which tells frames numbered one by one from those numbered by their first sample.
+        count: frames before.
+        frames: samples before.
+        fixed: samples of every frame but the last, where frames are numbered one by one.
+    """
+    number = count if sync == b"\xff\xf8" else frames
+    code, rate = (head[2] >> 4, head[2] & 15) if len(head) > 4 else (0, 15)
+    coded = _coded(number)
+    place = 4 + len(coded)
+    extra = {6: 1, 7: 2}.get(code, 0)
+    crc = place + extra + {12: 1, 13: 2, 14: 2}.get(rate, 0)
+    if not code or rate == 15 or head[3] & 1 or head[4:place] != coded or crc >= len(head):
+        return 0
+    value = 0
+    for byte in head[: crc + 1]:
+        value = _CRC8[value ^ byte]
+    if value:
+        return 0
+    if extra:
+        samples = int.from_bytes(head[place : place + extra], "big") + 1
+    else:
+        samples = 192 if code == 1 else 576 << (code - 2) if code < 6 else 256 << (code - 8)
+    return samples if sync == b"\xff\xf9" or samples <= max(fixed, 16) else 0
+
+
+def _ends_frame(file: BinaryIO, place: int, end: int) -> bool:
+    """Whether a frame, with its checksum, goes from there to the end."""
+    if end - place >= 2**24:  # the length of a frame has 24 bits
+        return False
+    file.seek(place)
+    crc = 0
+    for byte in file.read(end - place):
+        crc = (crc << 8 & 0xFFFF) ^ _CRC16[crc >> 8 ^ byte]
+    return crc == 0
+
+
+def _coded(number: int) -> bytes:
+    """A number of up to 36 bits, coded as UTF-8 codes characters."""
+    if number < 128:
+        return bytes([number])
+    rest = []
+    while number >= 1 << (6 - len(rest)):
+        rest.append(128 | number & 63)
+        number >>= 6
+    return bytes([0xFF << (7 - len(rest)) & 0xFF | number, *reversed(rest)])
+
+
+# Ogg (RFC 3533)
+
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_FIRST_PAGE, _LAST_PAGE, _NO_GRANULE = 2, 4, 2**64 - 1
+_PACKET = {b"\x01vorbis": 8192, b"OpusHead": 5760}  # samples of a packet at most
+
+
+def ogg(file: BinaryIO, size: int, path: Path) -> Layout:
+    """An Ogg file of one Vorbis or Opus stream, all of whose pages are there and undamaged.
+
+    Raises:
+        FaultyFile: other streams, several, a damaged or missing page, a length that cannot be.
+    """
+    place = packets = granule = number = 0
+    serial, flags, most = None, 0, 0
+    file.seek(0)
+    while place < size:
+        page = file.read(27)
+        lengths = file.read(page[26]) if len(page) == 27 and page.startswith(b"OggS") else b""
+        content = file.read(sum(lengths))
+        if not page.startswith(b"OggS"):
+            cut = b"OggS".startswith(page) or (place and not flags & _LAST_PAGE)
+            words = "something else than the sound follows" if place else "not an Ogg file"
+            raise fault(path, "truncated" if cut else "unreadable", f"{words} at byte {place}")
+        if len(page) < 27 or len(lengths) < page[26] or len(content) < sum(lengths):
+            raise fault(path, "truncated", "the file ends before its sound does: restore it")
+        blank = page[:22] + bytes(4) + page[26:] + lengths + content
+        if _ogg_checksum(blank) != int.from_bytes(page[22:26], "little"):
+            reason = f"the page at byte {place} does not match its checksum: restore the file"
+            raise fault(path, "unreadable", reason)
+        if serial is None:
+            serial = page[14:18]
+            most = next((n for start, n in _PACKET.items() if content.startswith(start)), 0)
+            if not most:
+                reason = "an Ogg file of neither Vorbis nor Opus sound alone: store it as WAV"
+                raise fault(path, "unreadable", reason)
+        elif serial != page[14:18] or page[5] & _FIRST_PAGE or flags & _LAST_PAGE:
+            reason = "several Ogg streams in one file, of which one would be read: split it"
+            raise fault(path, "unreadable", reason)
+        if int.from_bytes(page[18:22], "little") != number:
+            raise fault(path, "unreadable", f"a page is missing before byte {place}: restore it")
+        flags, number = page[5], number + 1
+        packets += sum(length < 255 for length in lengths)
+        end = int.from_bytes(page[6:14], "little")
+        if end != _NO_GRANULE:
+            if not granule <= end <= granule + (packets + 1) * most:
+                reason = f"the page at byte {place} states an impossible time: restore the file"
+                raise fault(path, "wrong_length", reason)
+            granule, packets = end, 0
+        place += len(blank)
+    if not flags & _LAST_PAGE:
+        raise fault(path, "truncated", "the file ends before its sound does: restore it")
+    return Layout()
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """A page's CRC: zlib's polynomial with bits in the other order, from 0 on."""
+    mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2)
+
+
+# MP3 (ISO 11172-3, 13818-3)
+
+_KBIT = {  # MPEG 1 or later, layer
+    (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_HERTZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Frame:
+    """What the four bytes at a frame's beginning say."""
+
+    size: int
+    samples: int
+    kind: tuple[int, int, int, bool]
+    """Version, layer, hertz, mono: the same all over a recording."""
+
+
+def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
+    """The length of an MP3 file, by its frames; `stated` says whether it has one in its header.
+
+    Raises:
+        FaultyFile: the file states another length, is cut off, or joins several recordings.
+    """
+    place, end = tagged(file, size)
+    first, count, stated = None, 0, None
+    while place < end:
+        file.seek(place)
+        head = file.read(4)
+        frame = _mp3_frame(head)
+        if frame is None:
+            if head.startswith(b"ID3"):
+                raise fault(path, "unreadable", _JOINED)
+            if _is_mp3_tail(file, place, end):
+                break
+            raise fault(
+                path, "unreadable", f"no MP3 frame at byte {place}: the file is damaged, restore it"
+            )
+        if place + frame.size > end:
+            raise fault(path, "truncated", "the file ends inside a frame: restore it")
+        tag = file.read(frame.size - 4)
+        announced = _mp3_announced(head, tag)
+        if first is None:
+            first, stated = frame, announced
+        elif frame.kind != first.kind or announced is not None:
+            raise fault(path, "unreadable", _JOINED)
+        count += 1
+        place += frame.size
+    if first is None:
+        raise fault(path, "truncated", "the file ends before its sound does: restore it")
+    if stated is not None:
+        count -= 1  # the encoder's tag stands in a frame without sound
+    if stated and stated != count + 1:  # some encoders count that frame
+        require_whole(path, stated, count, "frames")
+    return Layout(frames=count * first.samples, stated=bool(stated))
+
+
+_JOINED = "several recordings joined in one file, of which one would be read: split it"
+
+
+def _mp3_frame(head: bytes) -> _Frame | None:
+    if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
+        return None
+    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
+    code, hertz = head[2] >> 4, head[2] >> 2 & 3
+    if version == 1 or layer == 4 or code in (0, 15) or hertz == 3:
+        return None
+    rate = _HERTZ[version][hertz]
+    bits = 1000 * _KBIT[version == 3, layer if version == 3 else min(layer, 2)][code]
+    padding = head[2] >> 1 & 1
+    if layer == 1:
+        size, samples = (12 * bits // rate + padding) * 4, 384
+    else:
+        samples = 576 if layer == 3 and version != 3 else 1152
+        size = samples // 8 * bits // rate + padding
+    return _Frame(size, samples, (version, layer, rate, head[3] >> 6 == 3))
+
+
+def _mp3_announced(head: bytes, rest: bytes) -> int | None:
+    """The number of frames in an encoder's tag (Xing, Info, VBRI); 0: it has none; None: no tag."""
+    mono = head[3] >> 6 == 3
+    side = (17 if mono else 32) if head[1] >> 3 & 3 == 3 else (9 if mono else 17)
+    for place in (side, side + 2):  # a checksum of two bytes may come before
+        tag = rest[place : place + 12]
+        if tag[:4] in (b"Xing", b"Info") and len(tag) == 12:
+            return int.from_bytes(tag[8:], "big") if tag[7] & 1 else 0
+    if rest[32:36] == b"VBRI":
+        return int.from_bytes(rest[46:50], "big")
+    return None
+
+
+def _is_mp3_tail(file: BinaryIO, place: int, end: int) -> bool:
+    """Whether nothing but an APE or Lyrics3 tag, or zeros, is left."""
+    file.seek(place)
+    rest = file.read(min(end - place, _BLOCK))
+    return rest.startswith((b"APETAGEX", b"LYRICSBEGIN")) or not any(rest)
