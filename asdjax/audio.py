@@ -7,7 +7,7 @@ scales them by 1/32768.
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -44,6 +44,7 @@ __all__ = [
     "read",
     "read_any",
     "resample",
+    "words_on_loudness",
 ]
 
 _CHANNEL = {"near": 0, "far": 1}
@@ -193,11 +194,22 @@ def _require_in_range(path: Path) -> None:
     if not np.isfinite(peak):
         raise fault(path, "not_finite", "some samples are NaN or infinite")
     if peak > FAR_BEYOND_1:
-        reason = (
-            f"the peak is {peak:g}, where full scale is 1: integers stored as floats? divide them "
-            "by their full scale (32768 for 16 bits)"
-        )
-        raise fault(path, "out_of_range", reason)
+        raise fault(path, "out_of_range", f"the peak is {peak:g}, {_OF_INTEGERS}")
+
+
+_OF_INTEGERS = (
+    "where full scale is 1: if integers were stored as floats, divide them by their full scale "
+    "(32768 for 16 bits)"
+)
+
+
+def words_on_loudness(peaks: Mapping[str, float]) -> str:
+    """A warning of recordings far beyond full scale, whose peaks are given by name."""
+    name, peak = max(peaks.items(), key=lambda item: item[1])
+    several = f" (the loudest of {len(peaks)} such recordings)" if len(peaks) > 1 else ""
+    return (
+        f"{name}{several}: the peak is {peak:g}, {_OF_INTEGERS}; such embeddings may mean nothing"
+    )
 
 
 def _wrong_channels(

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import stat
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,7 @@ Channel = int | Literal["each"]
 _BLOCK_ROWS, _BLOCK_SAMPLES = 256, 2**25
 """Waveforms among which those of like lengths are batched: so many, or of so many samples. The next
 as many are read meanwhile."""
+_KINDS_SAID = 8  # endings of files that are passed over, in one line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,8 @@ def embed(
 
     Args:
         weights: a run directory or a folder of converted weights.
-        inputs: audio files, and directories that are searched for them.
+        inputs: audio files, and directories that are searched for them to the bottom, linked
+            folders included; hidden files and folders are passed over.
         out: the file to write.
         layers: of converted weights: whose tokens, side by side, are embedded; none: the last's.
         pool: see `inference.Pool`; None: "head" of a run, "mean" of converted weights.
@@ -104,7 +107,10 @@ def embed(
         table["embedding"] = np.stack(arrays)
     del arrays
     write = {"npz": _npz, "parquet": _parquet}[format]
-    runs.write_bytes(out, write(table, json.dumps(about)))
+    try:
+        runs.write_bytes(out, write(table, json.dumps(about)))
+    except OSError as error:
+        raise AsdjaxError(f"{out}: cannot be written ({error.strerror})") from error
     shape = " x ".join(map(str, table["embedding"].shape))
     console.say(f"{out}: embeddings of {len(files)} files, {shape} values")
     return about
@@ -117,17 +123,14 @@ def _find(inputs: Sequence[Path]) -> list[tuple[str, Path]]:
     """Each file's name for the table and its place, in order."""
     found = []
     for given in inputs:
-        paths = [given]
-        if given.is_dir():
-            inside = (p.relative_to(given) for p in given.rglob("*") if p.is_file())
-            visible = (p for p in inside if not any(part.startswith(".") for part in p.parts))
-            sound = sorted(p for p in visible if p.suffix.lower() in audio.SUFFIXES)
-            if not sound:
-                endings = ", ".join(sorted(audio.SUFFIXES))
-                raise AsdjaxError(f"{given}: no audio file is in this directory ({endings})")
-            paths = [given / path for path in sound]
-        elif not given.exists():
-            raise AsdjaxError(f"{given}: no such file or directory")
+        try:
+            folder = stat.S_ISDIR(os.stat(given).st_mode)
+        except FileNotFoundError:
+            raise AsdjaxError(f"{given}: no such file or directory") from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+            why = getattr(error, "strerror", None) or str(error)
+            raise AsdjaxError(f"{given}: cannot be read ({why})") from error
+        paths = _search(given) if folder else [given]
         found += [(path.as_posix(), path) for path in paths]
     if not found:
         raise AsdjaxError("nothing to embed: name audio files or directories")
@@ -135,6 +138,46 @@ def _find(inputs: Sequence[Path]) -> list[tuple[str, Path]]:
         if not name.isascii() and name != name.encode(errors="replace").decode():
             raise AsdjaxError(f"{name!r}: the name is not UTF-8 text: rename the file")
     return found
+
+
+def _search(root: Path) -> list[Path]:
+    """The audio files below a directory, sorted; says how many other files it passes over.
+
+    Each folder is searched once, however many links lead to it; its own place comes before them.
+    """
+    sound: list[Path] = []
+    others: Counter[str] = Counter()
+    folders, links, seen = [root], [], set()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        try:
+            known = os.stat(folder)
+            if (known.st_dev, known.st_ino) in seen:
+                continue
+            seen.add((known.st_dev, known.st_ino))
+            with os.scandir(folder) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name)
+            for entry in inside:
+                path = folder / entry.name
+                if entry.name.startswith("."):
+                    others["hidden"] += 1
+                elif entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(path)
+                elif path.suffix.lower() in audio.SUFFIXES:
+                    sound.append(path)
+                else:
+                    others[path.suffix.lower() or "without ending"] += 1
+        except OSError as error:
+            raise AsdjaxError(f"{folder}: cannot be read ({error.strerror})") from error
+    if not sound:
+        endings = ", ".join(sorted(audio.SUFFIXES))
+        raise AsdjaxError(f"{root}: no audio file is in this directory ({endings})")
+    if others:
+        kinds = [f"{count} {kind}" for kind, count in others.most_common(_KINDS_SAID)]
+        rest = sum(count for _, count in others.most_common()[_KINDS_SAID:])
+        kinds += [f"{rest} of other endings"] if rest else []
+        console.say(f"{root}: {others.total()} files passed over: {', '.join(kinds)}")
+    return sorted(sound)
 
 
 def _headers(found: Sequence[tuple[str, Path]], wanted: Channel) -> list[_File]:
@@ -157,18 +200,13 @@ def _headers(found: Sequence[tuple[str, Path]], wanted: Channel) -> list[_File]:
 
 
 def _check_lengths(embedder: Embedder, files: Sequence[_File]) -> None:
-    rate = embedder.config.audio.sample_rate
     for file in files:
-        samples = math.ceil(file.header.frames * rate / file.header.rate)
-        _check_length(embedder, file, samples)
-
-
-def _check_length(embedder: Embedder, file: _File, samples: int) -> None:
-    if samples < embedder.shortest:
-        raise AsdjaxError(
-            f"{file.path}: {samples} samples at {embedder.config.audio.sample_rate} Hz are too "
-            f"short for this model, which needs {embedder.shortest}: leave the file out"
-        )
+        samples = _length(embedder, file)
+        if samples < embedder.shortest:
+            raise AsdjaxError(
+                f"{file.path}: {samples} samples at {embedder.config.audio.sample_rate} Hz are too "
+                f"short for this model, which needs {embedder.shortest}: leave the file out"
+            )
 
 
 # what is said
@@ -179,6 +217,13 @@ def _say(
 ) -> None:
     """Say once what is done to the files that a user might not expect."""
     audio_config, views = embedder.config.audio, embedder.config.extract.view_names
+    endless = [file for file in files if not file.header.stated]
+    if endless:
+        console.say(
+            f"{len(endless)} of {len(files)} files state no length, as streaming recorders write "
+            f"them, and are read to their ends: {endless[0].path}"
+            + (", ..." if len(endless) > 1 else "")
+        )
     rates = Counter(file.header.rate for file in files)
     rates.pop(audio_config.sample_rate, None)
     if rates:
@@ -232,12 +277,19 @@ def _embeddings(
 ) -> Iterator[list[np.ndarray]]:
     """Embeddings [D], or tokens [L, D], of every file's channels, block by block."""
     total = sum(len(file.channels) for file in files)
+    loud: dict[str, float] = {}
     with console.progress("embedding", total, "clips") as advance:
         for names, waveforms in _blocks(embedder, files):
             block = embedder.embed(
-                waveforms, pool, names=names, finished=lambda clips: advance(clips, "")
+                waveforms,
+                pool,
+                names=names,
+                finished=lambda clips: advance(clips, ""),
+                loud=loud.update,
             )
             yield [np.array(embedding, np.float32) for embedding in block]
+    if loud:
+        console.say(audio.words_on_loudness(loud))
 
 
 def _blocks(
@@ -263,7 +315,7 @@ def _read_ahead(embedder: Embedder, files: Sequence[_File]) -> Iterator[np.ndarr
     with ThreadPoolExecutor() as threads:
         try:
             for file in files:
-                samples = file.header.channels * file.header.frames
+                samples = file.header.channels * _length(embedder, file)
                 pending.append((threads.submit(_read, embedder, file), samples))
                 ahead += samples
                 while len(pending) > 1 and (len(pending) > _BLOCK_ROWS or ahead > _BLOCK_SAMPLES):
@@ -278,12 +330,17 @@ def _read_ahead(embedder: Embedder, files: Sequence[_File]) -> Iterator[np.ndarr
 
 
 def _read(embedder: Embedder, file: _File) -> np.ndarray:
-    samples = audio.read_any(file.path, embedder.config.audio.sample_rate)
-    if samples.shape[1] < file.channels.stop:
+    samples = audio.read_any(file.path, embedder.config.audio.sample_rate, most=embedder.n_samples)
+    if samples.shape != (_length(embedder, file), file.header.channels):
         raise AsdjaxError(f"{file.path}: the file was changed while it was in use")
-    _check_length(embedder, file, len(samples))
-    wanted = samples[: embedder.n_samples, file.channels.start : file.channels.stop]
+    wanted = samples[:, file.channels.start : file.channels.stop]
     return wanted.copy("F")  # what is not embedded need not stay in memory
+
+
+def _length(embedder: Embedder, file: _File) -> int:
+    """Samples that are embedded, at the model's sample rate."""
+    whole = math.ceil(file.header.frames * embedder.config.audio.sample_rate / file.header.rate)
+    return whole if embedder.n_samples is None else min(whole, embedder.n_samples)
 
 
 # the file

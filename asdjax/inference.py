@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -95,7 +96,7 @@ class Embedder:
         """
         if waveform.ndim != 2 or not waveform.size:
             raise AsdjaxError(f"waveforms of shape {waveform.shape}: give one row or more")
-        return np.stack(self.embed(list(waveform)))
+        return np.stack(self.embed(list(waveform), loud=partial(_warn, level=4)))
 
     def embed(
         self,
@@ -104,6 +105,7 @@ class Embedder:
         *,
         names: Sequence[str] | None = None,
         finished: Callable[[int], object] = lambda clips: None,
+        loud: Callable[[Mapping[str, float]], object] | None = None,
     ) -> list[Float32[np.ndarray, "*L D"]]:
         """Embeddings of waveforms [T] of any lengths, int16 or float in [-1, 1], in order.
 
@@ -116,6 +118,8 @@ class Embedder:
                 weights' tokens.
             names: what messages call the waveforms; None: by their numbers.
             finished: called with the number of clips after each batch.
+            loud: called with names and peaks of the waveforms far beyond 1 (`audio.FAR_BEYOND_1`),
+                if there are any; None: a warning names the loudest.
 
         Returns:
             An embedding [D] for each; without pooling the tokens [L, D].
@@ -127,8 +131,10 @@ class Embedder:
         pool = self.pooling(pool)
         waveforms = [np.asarray(wave) for wave in waveforms]
         names = names or [f"waveform {i}" for i in range(len(waveforms))]
-        for name, wave in zip(names, waveforms, strict=True):
-            self._check(wave, name)
+        peaks = [self._check(w, name) for name, w in zip(names, waveforms, strict=True)]
+        beyond = {n: p for n, p in zip(names, peaks, strict=True) if p > audio.FAR_BEYOND_1}
+        if beyond:
+            (loud or _warn)(beyond)
         rooms = [self._room(len(wave)) for wave in waveforms]
         found: list[Any] = [None] * len(waveforms)
         in_flight: deque[tuple[list[int], Tree]] = deque()
@@ -188,7 +194,8 @@ class Embedder:
                 )
         return pool or ("head" if of_run else "mean")
 
-    def _check(self, wave: np.ndarray, name: str) -> None:
+    def _check(self, wave: np.ndarray, name: str) -> float:
+        """The peak of a waveform of floats, 0 of integers; `AsdjaxError` if it cannot be used."""
         least = self.shortest
         good = wave.ndim == 1 and (wave.dtype == np.int16 or wave.dtype.kind == "f")
         if not good:
@@ -200,8 +207,12 @@ class Embedder:
             raise AsdjaxError(
                 f"{name} has {len(wave)} samples, too few for this model, which needs {least}"
             )
-        if wave.dtype.kind == "f" and not np.isfinite(wave).all():
+        if wave.dtype == np.int16:
+            return 0.0
+        peak = float(max(np.max(wave), -np.min(wave)))  # both NaN if a sample is
+        if not math.isfinite(peak):
             raise AsdjaxError(f"{name} is not finite: repair the recording")
+        return peak
 
     @property
     def shortest(self) -> int:
@@ -485,6 +496,11 @@ def _in_groups(
 
     results = jax.lax.map(group, groups)
     return jax.tree.map(lambda a: a.reshape(clips, *a.shape[2:]), results)
+
+
+def _warn(peaks: Mapping[str, float], level: int = 3) -> None:
+    """Warn of loud waveforms at the place that called `Embedder.embed`, `level` - 1 calls above."""
+    warnings.warn(audio.words_on_loudness(peaks), stacklevel=level)
 
 
 def use_channel_2(views: Sequence[ViewConfig]) -> bool:
