@@ -214,8 +214,8 @@ def _format(path: Path, chunk: bytes) -> Layout:
 
 def _misfit(channels: int, bits: int, frame: int) -> str:
     return (
-        f"{channels} channels of {bits} bits do not make the {frame} bytes per frame (block align) "
-        "that the header states: store the file again"
+        f"the header states {frame} bytes per frame (block align), which {channels} times {bits} "
+        "bits do not make: store the file again"
     )
 
 
@@ -234,9 +234,11 @@ def _samples(
         if held % layout.frame:
             reason = "the header states no length, and the file ends inside a sample: restore it"
             raise fault(path, "truncated", reason)
-    frames = length // layout.frame
+    if length % layout.frame:
+        reason = f"{length} bytes of samples are no multiple of the {layout.frame} bytes per frame"
+        raise fault(path, "wrong_length", f"{reason}: restore the file or correct its header")
     return dataclasses.replace(
-        layout, start=start, size=frames * layout.frame, stated=stated, frames=frames
+        layout, start=start, size=length, stated=stated, frames=length // layout.frame
     )
 
 
@@ -269,4 +271,6 @@ def _is_open(length: int, held: int) -> bool:
     number less their header: always next to a multiple of 2 GiB.
     """
     near = 2**16
+    if length < 0:  # of W64
+        return True
     return length > held and length >= 2**31 - near and (length + near) % 2**31 < 2 * near

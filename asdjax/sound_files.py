@@ -154,8 +154,8 @@ def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, 
     layout = _wav_layout(file, path) if wav else _layout(file, path)
     if layout.channels:
         _require_rate(path, layout.rate)
-    if layout.frames == 0:
-        raise fault(path, "empty", "the file has 0 samples")
+        if layout.frames == 0:
+            raise fault(path, "empty", "the file has 0 samples")
     found = _second_reading(file, path, layout)
     _require_rate(path, found.rate)
     if layout.channels:  # the WAV family, whose header is read here whole

@@ -144,13 +144,16 @@ def _flac_samples(head: bytes, sync: bytes, count: int, frames: int, fixed: int)
 
 
 def _ends_frame(file: BinaryIO, place: int, end: int) -> bool:
-    """Whether a frame, with its checksum, goes from there to the end."""
+    """Whether one frame, with its checksum, goes from there to the end."""
     if end - place >= 2**24:  # the length of a frame has 24 bits
         return False
     file.seek(place)
+    frame = file.read(end - place)
     crc = 0
-    for byte in file.read(end - place):
+    for i, byte in enumerate(frame, 1):
         crc = (crc << 8 & 0xFFFF) ^ _CRC16[crc >> 8 ^ byte]
+        if not crc and frame[i : i + 2] == frame[:2]:  # another frame, which is not the next one
+            return False
     return crc == 0
 
 
@@ -188,7 +191,8 @@ def ogg(file: BinaryIO, size: int, path: Path) -> Layout:
         if not page.startswith(b"OggS"):
             cut = b"OggS".startswith(page) or (place and not flags & _LAST_PAGE)
             words = "something else than the sound follows" if place else "not an Ogg file"
-            raise fault(path, "truncated" if cut else "unreadable", f"{words} at byte {place}")
+            reason = f"{words} at byte {place}: restore the file"
+            raise fault(path, "truncated" if cut else "unreadable", reason)
         if len(page) < 27 or len(lengths) < page[26] or len(content) < sum(lengths):
             raise fault(path, "truncated", "the file ends before its sound does: restore it")
         blank = page[:22] + bytes(4) + page[26:] + lengths + content
