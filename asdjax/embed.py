@@ -160,7 +160,7 @@ def _search(root: Path) -> list[Path]:
             for entry in inside:
                 path = folder / entry.name
                 if entry.name.startswith("."):
-                    others["hidden"] += 1
+                    others["hidden folder" if entry.is_dir() else "hidden"] += 1
                 elif entry.is_dir():
                     (links if entry.is_symlink() else folders).append(path)
                 elif path.suffix.lower() in audio.SUFFIXES:
@@ -173,9 +173,10 @@ def _search(root: Path) -> list[Path]:
         endings = ", ".join(sorted(audio.SUFFIXES))
         raise AsdjaxError(f"{root}: no audio file is in this directory ({endings})")
     if others:
-        kinds = [f"{count} {kind}" for kind, count in others.most_common(_KINDS_SAID)]
-        rest = sum(count for _, count in others.most_common()[_KINDS_SAID:])
-        kinds += [f"{rest} of other endings"] if rest else []
+        ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+        kinds = [f"{count} {kind}" for kind, count in ranked[:_KINDS_SAID]]
+        if rest := sum(count for _, count in ranked[_KINDS_SAID:]):
+            kinds.append(f"{rest} of other endings")
         console.say(f"{root}: {others.total()} files passed over: {', '.join(kinds)}")
     return sorted(sound)
 

@@ -94,7 +94,7 @@ def read_wav(path: Path) -> Samples:
         FaultyFile: the file cannot be read.
     """
     with _opened(path) as file:
-        layout = _wav_layout(file, path)
+        layout = _plain_layout(file, path)
         _require_readable(path, layout.frames, layout.channels)
         return _plain(file, path, layout, layout.frames)
 
@@ -117,21 +117,20 @@ def read_any(path: Path, sample_rate: int, *, most: int | None = None) -> Sample
     with _opened(path) as file:
         header, layout = _inspect(file, path)
         try:
-            frames = header.frames
-            if most is not None:
-                needed = resampling.samples_needed(most, header.rate, sample_rate)
-                frames = min(frames, needed)
-            _require_readable(path, frames, header.channels)
-            if layout.subtype in _PLAIN:
-                samples = _plain(file, path, layout, frames)
-            else:
-                samples = _decoded(file, path, layout, frames)
-            if samples.dtype.kind == "f" and not np.isfinite(samples).all():
-                raise fault(path, "not_finite", "some samples are NaN or infinite")
-            if header.rate != sample_rate:
-                samples = resampling.resample(samples, header.rate, sample_rate)
+            needed = resampling.samples_needed(most or 1, header.rate, sample_rate)
         except ValueError as error:
             raise fault(path, "wrong_rate", str(error)) from error
+        frames = header.frames if most is None else min(header.frames, needed)
+        longest = max(frames, frames * sample_rate // header.rate)  # once it is resampled
+        _require_readable(path, longest, header.channels)
+        if layout.subtype in _PLAIN:
+            samples = _plain(file, path, layout, frames)
+        else:
+            samples = _decoded(file, path, layout, frames)
+    if samples.dtype.kind == "f" and not np.isfinite(samples).all():
+        raise fault(path, "not_finite", "some samples are NaN or infinite")
+    if header.rate != sample_rate:
+        samples = resampling.resample(samples, header.rate, sample_rate)
     return samples[:most]
 
 
@@ -151,41 +150,51 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, Layout]:
     """What the header says, and where the samples are, as this program and libsndfile agree."""
-    layout = _wav_layout(file, path) if wav else _layout(file, path)
+    layout = _plain_layout(file, path) if wav else _layout(file, path)
     if layout.channels:
         _require_rate(path, layout.rate)
-        if layout.frames == 0:
+        if not layout.frames:
             raise fault(path, "empty", "the file has 0 samples")
     found = _second_reading(file, path, layout)
     _require_rate(path, found.rate)
-    if layout.channels:  # the WAV family, whose header is read here whole
-        own = Header(layout.frames, layout.rate, layout.channels, layout.subtype, layout.stated)
-        length = found.frames if own.stated or own.subtype not in _PLAIN else own.frames
-        if own != dataclasses.replace(found, frames=length, stated=own.stated):
-            raise fault(
-                path,
-                "unreadable",
-                f"the header can be read as {_words(own)} and, by libsndfile, as "
-                f"{_words(found)}: store the file again",
-            )
-        return own, layout
-    if found.subtype.startswith("MPEG") and not layout.stated and found.frames < layout.frames:
-        reason = "an MP3 file of several bit rates that does not state its length: store it as WAV"
-        raise fault(path, "wrong_length", reason)
-    if layout.size:
-        width = _BYTES.get(found.subtype)
-        if width is None:
-            raise fault(path, "unreadable", f"samples coded as {found.subtype}: store it as WAV")
-        held = layout.size // (width * found.channels)
-        require_whole(
-            path, found.frames if layout.frames is None else layout.frames, held, "samples"
-        )
-        require_whole(path, found.frames, held, "samples")
-    elif layout.frames is not None:
+    if layout.channels:
+        found = _agreed(path, layout, found)
+    elif layout.size:
+        _require_all(path, layout, found)
+    elif layout.frames is not None:  # counted by frames, which decoders trim a little
+        if found.frames < layout.least:
+            reason = f"the file holds {layout.frames} samples and says so wrongly or not at all"
+            raise fault(path, "wrong_length", f"{reason}: store it as WAV")
         found = dataclasses.replace(found, frames=min(found.frames, layout.frames))
-    if found.frames == 0:
+    if not found.frames:
         raise fault(path, "empty", "the file has 0 samples")
     return found, layout
+
+
+def _agreed(path: Path, layout: Layout, found: Header) -> Header:
+    """The header of a file of the WAV family, whose two readings must be the same."""
+    own = Header(layout.frames, layout.rate, layout.channels, layout.subtype, layout.stated)
+    # What libsndfile makes of a length that is not stated matters only where it reads the samples.
+    frames = found.frames if own.stated or own.subtype not in _PLAIN else own.frames
+    if own != dataclasses.replace(found, frames=frames, stated=own.stated):
+        raise fault(
+            path,
+            "unreadable",
+            f"the header can be read as {_words(own)} and, by libsndfile, as {_words(found)}: "
+            "store the file again",
+        )
+    return own
+
+
+def _require_all(path: Path, layout: Layout, found: Header) -> None:
+    """`FaultyFile` unless all bytes of samples are those that the header and libsndfile count."""
+    width = _BYTES.get(found.subtype)
+    if width is None:
+        raise fault(path, "unreadable", f"samples coded as {found.subtype}: store it as WAV")
+    held = layout.size // (width * found.channels)
+    for stated in (layout.frames, found.frames):
+        if stated is not None:
+            require_whole(path, stated, held, "samples")
 
 
 def _words(header: Header) -> str:
@@ -216,13 +225,18 @@ def _layout(file: BinaryIO, path: Path) -> Layout:
         return sound_streams.mp3(file, size, path)
     if path.suffix.lower() == ".raw":
         raise fault(path, "unreadable", "samples without a header: store them as WAV")
+    if not start.startswith((*_WAV, _W64)):
+        reason = "not WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg or MP3 sound: store it as WAV"
+        raise fault(path, "unreadable", reason)
     file.seek(0)
-    try:
-        return _wav_layout(file, path)
-    except AsdjaxError:
-        if start.startswith((*_WAV, _W64[:4])):
-            raise
-    raise fault(path, "unreadable", "not WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg or MP3 sound")
+    return _wav_layout(file, path)
+
+
+def _plain_layout(file: BinaryIO, path: Path) -> Layout:
+    layout = _wav_layout(file, path)
+    if layout.subtype not in _PLAIN:
+        raise fault(path, "unreadable", f"neither PCM nor float samples, but {layout.subtype}")
+    return layout
 
 
 def _wav_layout(file: BinaryIO, path: Path) -> Layout:

@@ -19,6 +19,8 @@ class Layout:
     """False: a streaming recorder's header, which leaves the length open."""
     frames: int | None = None
     """Samples per channel, where the container says it in a place of its own."""
+    least: int = 0
+    """Samples per channel that a decoder must find, where it leaves out what its encoder added."""
     frame: int | None = None
     """Bytes of one sample of all channels; None where libsndfile decodes the samples."""
     rate: int = 0

@@ -75,6 +75,8 @@ def flac(file: BinaryIO, size: int, path: Path) -> Layout:
         if len(head) < 4:
             raise fault(path, "truncated", "the file ends before its samples begin")
         last, place = bool(head[0] & 128), place + 4 + int.from_bytes(head[1:], "big")
+    if place > end:
+        raise fault(path, "truncated", "the file ends before its samples begin")
     frames, last_frame = 0, place
     fixed = int.from_bytes(information[6:8], "big")
     for start, samples in _flac_frames(file, place, end, fixed):
@@ -84,7 +86,7 @@ def flac(file: BinaryIO, size: int, path: Path) -> Layout:
     if frames and not _ends_frame(file, last_frame, end):
         reason = "the last of the frames that follow each other does not end the file: restore it"
         raise fault(path, "truncated", reason)
-    return Layout(begin + 4, frames=frames, stated=bool(stated))
+    return Layout(begin + 4, frames=frames, least=frames, stated=bool(stated))
 
 
 def _flac_frames(file: BinaryIO, place: int, end: int, fixed: int) -> Iterator[tuple[int, int]]:
@@ -239,6 +241,7 @@ _KBIT = {  # MPEG 1 or later, layer
     (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+_MOST_TRIMMED = 4  # frames of silence that encoders add before and behind, and decoders take away
 _HERTZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
@@ -288,7 +291,9 @@ def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
         count -= 1  # the encoder's tag stands in a frame without sound
     if stated and stated != count + 1:  # some encoders count that frame
         require_whole(path, stated, count, "frames")
-    return Layout(frames=count * first.samples, stated=bool(stated))
+    frames = count * first.samples
+    least = frames - _MOST_TRIMMED * first.samples if stated else frames
+    return Layout(frames=frames, least=least, stated=bool(stated))
 
 
 _JOINED = "several recordings joined in one file, of which one would be read: split it"

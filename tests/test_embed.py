@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import shutil
 import threading
 from functools import partial
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from test_pretrained import SMALL
 
 import asdjax
-from asdjax import audio, embed, inference, models, pretrained
+from asdjax import audio, embed, inference, models, pretrained, sound_files
 from asdjax.architectures import BEATsConfig
 from asdjax.checkpoint import digest, save_weights
 from asdjax.cli import main
@@ -282,6 +283,119 @@ def test_inputs_keep_their_order(weights, rng, tmp_path, capsys, monkeypatch):
     }
 
 
+def test_linked_folders_and_what_is_passed_over(weights, rng, tmp_path, capsys):
+    wave = noise(rng, 3000)
+    root, elsewhere = tmp_path / "d", tmp_path / "elsewhere"
+    write(root / "own" / "a.wav", wave)
+    write(elsewhere / "deep" / "b.wav", wave)
+    (root / "linked").symlink_to(elsewhere)
+    (elsewhere / "deep" / "up").symlink_to(root)  # round and round
+    (root / "again").symlink_to(root / "own")
+    (root / "c.wav").symlink_to(elsewhere / "deep" / "b.wav")
+    for name in ("x.txt", "y.TXT", "z", ".hidden.wav", "own/esc\x1b[31m.e\x1b"):
+        (root / name).write_text("no audio")
+    (root / ".cache").mkdir()
+    write(root / ".cache" / "c.wav", wave)
+    (root / "dangling").symlink_to(tmp_path / "nowhere")
+    out = tmp_path / "e.npz"
+    assert run(weights[0], root, "--out", out) == 0
+    names = ("c.wav", "linked/deep/b.wav", "own/a.wav")
+    assert read(out)["path"].tolist() == [f"{root}/{name}" for name in names]
+    said = capsys.readouterr().err
+    assert f"{root}: 7 files passed over: 2 hidden, 2 .txt, 2 without ending, 1 .e\\x1b\n" in said
+    shutil.rmtree(root / "linked" / "deep")
+    (root / ".cache" / "c.wav").unlink()
+    for name in ("x.txt", "y.TXT", "z", ".hidden.wav", "own/esc\x1b[31m.e\x1b"):
+        (root / name).unlink()
+    for name in (".cache", "dangling", "c.wav"):
+        (root / name).rmdir() if name == ".cache" else (root / name).unlink()
+    assert run(weights[0], root, "--out", out, "--overwrite") == 0
+    assert "passed over" not in capsys.readouterr().err
+
+
+def test_pipes_and_devices_among_the_inputs(weights, rng, tmp_path, capsys):
+    write(tmp_path / "d" / "a.wav", noise(rng, 3000))
+    os.mkfifo(tmp_path / "d" / "b.wav")
+    (tmp_path / "null.wav").symlink_to("/dev/null")
+    for place, words in (
+        (tmp_path / "d", "d/b.wav: unreadable: is a FIFO: name a regular file"),
+        (tmp_path / "d" / "b.wav", "b.wav: unreadable: is a FIFO: name a regular file"),
+        (tmp_path / "null.wav", "null.wav: unreadable: is a device: name a regular file"),
+        (tmp_path / ("x" * 300), "cannot be read (File name too long)"),
+    ):
+        assert words in refused(capsys, weights[0], place, "--out", tmp_path / "e.npz")
+
+
+def test_files_that_state_no_length_are_read_to_their_ends(weights, rng, tmp_path, capsys):
+    wave = noise(rng, 4000, np.int16)
+    whole = write(tmp_path / "whole.wav", wave)
+    endless = tmp_path / "endless.wav"
+    head = whole.read_bytes()[:40]
+    endless.write_bytes(head + b"\xff\xff\xff\xff" + wave.tobytes())
+    out = tmp_path / "e.npz"
+    assert run(weights[0], whole, endless, "--out", out) == 0
+    assert "1 of 2 files state no length" in capsys.readouterr().err
+    first, second = read(out)["embedding"]
+    assert relative(second, first) < PADDED
+
+
+def test_floats_far_beyond_1_are_warned_of(weights, rng, tmp_path, capsys):
+    loud = noise(rng, 4000, np.int16).astype(np.float32)
+    loud[7] = 20000
+    files = [
+        write(tmp_path / "fine.wav", noise(rng, 4000), subtype="FLOAT"),
+        write(tmp_path / "loud.wav", loud, subtype="FLOAT"),
+        write(tmp_path / "louder.wav", loud * 2, subtype="FLOAT"),
+    ]
+    assert run(weights[0], *files, "--out", tmp_path / "e.npz") == 0
+    said = capsys.readouterr().err
+    assert said.count("full scale is 1") == 1
+    assert f"{files[2]} (the loudest of 2 such recordings): the peak is 40000" in said
+    embedder = asdjax.load(weights[0])
+    for call in (lambda: embedder.embed([loud]), lambda: embedder(loud[None])):
+        with pytest.warns(UserWarning, match="waveform 0: the peak is 20000, where") as caught:
+            call()
+        assert [warning.filename for warning in caught] == [__file__]
+    embedder.embed([loud.astype(np.int16)])
+
+
+def test_a_file_that_changes_while_it_is_embedded(weights, rng, tmp_path, capsys, monkeypatch):
+    file, check = write(tmp_path / "a.wav", noise(rng, 4000)), embed._check_lengths
+    changes = {
+        "the file was changed": lambda: write(file, noise(rng, 5000)),
+        "the file was changed while": lambda: write(file, noise(rng, 8000).reshape(-1, 2)),
+        "No such file": file.unlink,
+    }
+    for words, change in changes.items():
+        write(file, noise(rng, 4000))
+
+        def checked(*args, change=change):
+            check(*args)
+            change()
+
+        monkeypatch.setattr(embed, "_check_lengths", checked)
+        sentence = refused(capsys, weights[0], file, "--out", tmp_path / "e.npz")
+        assert f"{file}: " in sentence and words in sentence
+
+
+@pytest.mark.parametrize("run_path", ["tiny"], indirect=True)
+def test_of_long_files_a_run_reads_its_clips_length(run_path, rng, tmp_path, monkeypatch):
+    wave, asked = noise(rng, 160_000), []
+    long = write(tmp_path / "long.flac", wave, 32000)
+    short = write(tmp_path / "short.flac", wave[: 2 * 6400], 32000)
+    decoded = sound_files._decoded
+
+    def counted(file, path, layout, frames):
+        asked.append(frames)
+        return decoded(file, path, layout, frames)
+
+    monkeypatch.setattr(sound_files, "_decoded", counted)
+    assert run(run_path, long, short, "--out", tmp_path / "e.npz") == 0
+    assert 2 * 6400 < max(asked) < 2 * 6400 + 200 and min(asked) == 2 * 6400
+    expected = asdjax.load(run_path)(audio.resample(wave, 32000, 16000)[None, :6400])
+    assert relative(read(tmp_path / "e.npz")["embedding"][0], expected[0]) < 1e-5
+
+
 def test_blocks_and_reading_ahead_change_nothing(weights, rng, tmp_path, monkeypatch):
     for i in range(9):
         write(tmp_path / "d" / f"{i}.wav", noise(rng, (3000, 6000)[i % 2]))
@@ -469,7 +583,10 @@ def test_converted_weights_are_called_like_a_run(weights, rng):
     assert np.array_equal(embedder(waves), np.stack(embedder.embed(list(waves))))
     assert np.array_equal(embedder.embed([waves[0].tolist()])[0], embedder.embed(waves[:1])[0])
     loud = waves[1] * np.float32(1e38)
-    with pytest.raises(AsdjaxError, match="waveform 1: the embedding is not finite"):
+    with (
+        pytest.warns(UserWarning, match="full scale"),
+        pytest.raises(AsdjaxError, match="waveform 1: the embedding is not finite"),
+    ):
         embedder.embed([waves[0], loud])
 
 

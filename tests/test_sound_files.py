@@ -1,0 +1,314 @@
+"""Recordings are read whole or refused in words, by the data set's checks, embed and training."""
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+
+import hostile_sound as hostile
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asdjax import audio, batches, resampling, sound_files, sound_streams
+from asdjax.config import AudioConfig
+from asdjax.dcase import FaultyFile, scan
+from asdjax.errors import AsdjaxError
+
+NAME = "section_00_source_train_normal_{:04d}_noAttribute.wav"
+
+
+def kind_of(read, *args, **keys) -> str | None:
+    """The kind of the problem with which a file is refused."""
+    try:
+        read(*args, **keys)
+    except FaultyFile as fault:
+        assert "\n" not in str(fault)
+        return fault.problem.kind
+    return None
+
+
+def verdicts(tmp_path, files: dict[str, bytes]) -> tuple[dict[str, str], dict[str, str | None]]:
+    """What a data set's check and what embed say of WAV files, by their names in `files`."""
+    folder = tmp_path / "fan" / "train"
+    folder.mkdir(parents=True)
+    paths = {}
+    for i, (name, content) in enumerate(files.items()):
+        paths[name] = folder / NAME.format(i)
+        paths[name].write_bytes(content)
+    dataset, _ = audio.check(scan(tmp_path, "dcase2023"), AudioConfig())
+    found = {problem.path.rpartition("/")[2]: problem.kind for problem in dataset.problems}
+    return (
+        {name: found.pop(path.name, None) for name, path in paths.items()},
+        {name: kind_of(audio.read_any, path, 16000) for name, path in paths.items()},
+    )
+
+
+def test_wav_files_that_are_read_whole(tmp_path):
+    in_data, in_embed = verdicts(tmp_path, hostile.GOOD_WAVS)
+    assert set(in_data.values()) == set(in_embed.values()) == {None}
+    paths = sorted(tmp_path.rglob("*.wav"))
+    for path in paths:
+        found = audio.read_any(path, 16000)
+        assert found.dtype == np.int16 and np.array_equal(found[:, 0], hostile.SAMPLES)
+        assert audio.inspect(path) == audio.inspect_any(path)
+    # what the check passes, training reads
+    frames = [audio.inspect(path).frames for path in paths]
+    ((batch, count),) = batches.inference_batches(
+        paths, frames, AudioConfig(), batch_size=len(paths), room=1000, two_channels=False,
+        pcm16=True,
+    )  # fmt: skip
+    assert count == len(paths) and (batch["waveform"][:, 0] == hostile.SAMPLES).all()
+
+
+def test_wav_files_that_are_refused_alike(tmp_path):
+    files = {name: content for name, (content, _) in hostile.BAD_WAVS.items()}
+    kinds = {name: kind for name, (_, kind) in hostile.BAD_WAVS.items()}
+    in_data, in_embed = verdicts(tmp_path, files)
+    assert in_data == kinds and in_embed == kinds
+    for path in tmp_path.rglob("*.wav"):
+        assert kind_of(audio.inspect_any, path) == kind_of(audio.inspect, path) is not None
+
+
+@pytest.mark.parametrize("length", hostile.OPEN_LENGTHS)
+def test_a_length_that_is_not_stated(tmp_path, length):
+    in_data, in_embed = verdicts(tmp_path, {"a": hostile.open_length(length)})
+    assert in_data == {"a": "unstated_length"} and in_embed == {"a": None}
+    (path,) = tmp_path.rglob("*.wav")
+    assert audio.inspect_any(path) == audio.Header(1000, 16000, 1, "PCM_16", stated=False)
+    assert np.array_equal(audio.read_any(path, 16000)[:, 0], hostile.SAMPLES)
+    assert np.array_equal(audio.read(path, channel="near"), hostile.SAMPLES)
+
+
+def test_a_file_without_samples_is_no_stream(tmp_path):
+    files = {
+        "nothing": hostile.riff(hostile.fmt(), (b"data", b"")),
+        "a comment": hostile.riff(hostile.fmt(), (b"data", b""), (b"LIST", b"INFO")),
+    }
+    in_data, in_embed = verdicts(tmp_path, files)
+    assert set(in_data.values()) == set(in_embed.values()) == {"empty"}
+
+
+def test_other_formats_that_are_refused(tmp_path):
+    path = tmp_path / "a.dat"
+    for name, content, kind in hostile.other_formats():
+        path.write_bytes(content)
+        assert kind_of(audio.read_any, path, 16000) == kind, name
+        assert kind_of(audio.inspect_any, path) == kind, name
+        assert kind_of(audio.read_any, path, 16000, most=100) == kind, name
+
+
+def test_lengths_that_may_be_left_open(tmp_path):
+    path = tmp_path / "a.dat"
+    whole, _ = soundfile.read(hostile.io.BytesIO(hostile.flac()), dtype="int16")
+    for content in (
+        hostile.flac(0),
+        hostile.flac(0) + b"TAG" + bytes(125),
+        b"ID3\3\0\0\0\0\0\x0a" + bytes(10) + hostile.flac(0),
+    ):
+        path.write_bytes(content)
+        assert audio.inspect_any(path).frames == 20_000
+        assert np.array_equal(audio.read_any(path, 16000), whole)
+        assert np.array_equal(audio.read_any(path, 16000, most=70), whole[:70])
+    au = hostile.encoded("AU")
+    path.write_bytes(hostile.patched(au, b".snd", 8, b"\xff\xff\xff\xff"))
+    assert len(audio.read_any(path, 16000)) == 20_000
+    first, rest = hostile.mp3("CONSTANT")
+    for content, least in ((first + rest, 20_000), (rest, 20_000), (2 * rest, 40_000)):
+        path.write_bytes(content)
+        assert len(audio.read_any(path, 16000)) >= least
+
+
+def test_a_frame_that_is_missing_from_a_flac_file_without_a_length(tmp_path):
+    content, path = hostile.flac(0), tmp_path / "a.flac"
+    path.write_bytes(content)
+    with open(path, "rb") as file:
+        start = content.index(b"\xff\xf8")
+        frames = [p for p, _ in sound_streams._flac_frames(file, start, len(content), 4096)]
+    assert len(frames) == 5
+    path.write_bytes(content[: frames[1]] + content[frames[2] :])
+    assert kind_of(audio.inspect_any, path) == "truncated"
+
+
+@given(st.integers(0, 2**36 - 1))
+def test_frame_numbers_are_coded_as_characters_are(number):
+    coded = sound_streams._coded(number)
+    if number < 0xD800:
+        assert coded == chr(number).encode()
+    bits = "".join(f"{byte:08b}"[2:] for byte in coded[1:])
+    lead = f"{coded[0]:08b}"[len(coded) + 1 :] if len(coded) > 1 else f"{coded[0]:08b}"
+    assert int(lead + bits, 2) == number
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64", "W64"])
+def test_samples_are_those_that_libsndfile_reads(tmp_path, container, subtype):
+    path = tmp_path / "a.wav"
+    try:
+        path.write_bytes(hostile.encoded(container, subtype))
+    except ValueError:
+        pytest.skip("no such format")
+    whole, _ = soundfile.read(path, dtype="int16" if subtype == "PCM_16" else "float32")
+    for found, expected in (
+        (audio.read(path, channel=None), whole),
+        (audio.read_any(path, 16000), whole),
+        (audio.read_any(path, 16000, most=1234), whole[:1234]),
+    ):
+        assert found.dtype == expected.dtype and np.array_equal(found, expected)
+
+
+# how much is read
+
+
+@pytest.mark.parametrize("rate", [16000, 44100, 48000, 8000, 11025, 192000])
+@pytest.mark.parametrize("container", ["WAV", "FLAC"])
+def test_a_part_is_the_whole_s_beginning(tmp_path, rng, rate, container):
+    path = tmp_path / "a.dat"
+    wave = rng.integers(-30000, 30000, (2 * rate, 2), dtype=np.int16)
+    soundfile.write(path, wave, rate, "PCM_16", format=container)
+    whole = audio.read_any(path, 16000)
+    for most in (1, 777, 16000, 31999, 32000, 99999):
+        assert np.array_equal(audio.read_any(path, 16000, most=most), whole[:most]), most
+    assert resampling.samples_needed(16000, rate, 16000) < 1.1 * rate
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from asdjax import audio
+import scipy.signal
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    print(len(audio.read_any(Path(sys.argv[1]), 16000, most=int(sys.argv[2]) or None)))
+except audio.FaultyFile as fault:
+    print(fault.problem.kind)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def measured(path, most: int) -> tuple[str, int]:
+    """What reading gives, and the MiB that it takes."""
+    command = [sys.executable, "-c", MEASURE, str(path), str(most)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result, mib = done.stdout.split()
+    return result, int(mib)
+
+
+def test_the_memory_that_hostile_and_long_files_take(tmp_path):
+    hour = tmp_path / "hour.wav"  # of 48 kHz, two channels, float: 1.4 GB, of holes
+    frames = 3600 * 48000
+    head = hostile.riff(hostile.fmt(3, channels=2, rate=48000, bits=32), (b"data", b"", frames * 8))
+    with open(hour, "wb") as file:
+        file.write(head)
+        file.truncate(len(head) + frames * 8)
+    assert audio.inspect_any(hour).frames == frames
+    result, mib = measured(hour, 12 * 16000)
+    assert result == "192000" and mib < 100
+    path = tmp_path / "a.dat"
+    for content, kind in (
+        (hostile.flac(5 * 2**30), "truncated"),
+        (hostile.riff(hostile.fmt(rate=1), hostile.DATA), "wrong_rate"),
+        (hostile.riff(hostile.fmt(), (b"data", hostile.PCM, 2**31 - 2**20)), "truncated"),
+    ):
+        path.write_bytes(content)
+        result, mib = measured(path, 0)
+        assert result == kind and mib < 50
+    many = tmp_path / "many.wav"
+    with open(many, "wb") as file:
+        size = sound_files.MOST_SAMPLES * 2 + 2
+        file.write(hostile.riff(hostile.fmt(), (b"data", b"", size)))
+        file.truncate(44 + size)
+    result, mib = measured(many, 0)
+    assert result == "unreadable" and mib < 50
+    assert measured(many, 100)[0] == "100"
+
+
+# files that are none
+
+
+def test_what_is_no_regular_file_is_never_opened(tmp_path, monkeypatch):
+    folder = tmp_path / "fan" / "train"
+    folder.mkdir(parents=True)
+    fifo, device, sock = folder / NAME.format(0), folder / "device.wav", folder / "socket.wav"
+    os.mkfifo(fifo)
+    device.symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as server:
+        monkeypatch.chdir(folder)  # the name of a socket must be short
+        server.bind(sock.name)
+        for path, what in ((fifo, "a FIFO"), (device, "a device"), (sock, "a socket")):
+            for read in (
+                audio.inspect,
+                audio.inspect_any,
+                lambda path: audio.read(path, channel=None),
+                lambda path: audio.read_any(path, 16000),
+            ):
+                with pytest.raises(FaultyFile, match=f"is {what}: name a regular file") as caught:
+                    read(path)
+                assert str(caught.value).count(str(path)) == 1
+            with pytest.raises(AsdjaxError, match=f"is {what}"):
+                audio.fingerprint(path)
+
+
+def test_files_that_vanish_are_named(tmp_path):
+    absent = tmp_path / "absent.wav"
+    for read in (
+        audio.inspect_any,
+        audio.fingerprint,
+        lambda path: audio.read(path, channel="near"),
+        lambda path: audio.read_any(path, 16000),
+    ):
+        with pytest.raises(AsdjaxError, match="absent.wav: .*No such file"):
+            read(absent)
+
+
+# levels
+
+
+@pytest.mark.parametrize(
+    ("peak", "kind"), [(1.0, None), (15.9, None), (16.1, "out_of_range"), (3e38, "out_of_range")]
+)
+def test_floats_far_beyond_1_are_refused_in_a_data_set(tmp_path, peak, kind):
+    wave = np.linspace(-1, 1, 1000, dtype="<f4") * np.float32(peak)
+    content = hostile.riff(hostile.fmt(3, bits=32), (b"data", wave.tobytes()))
+    in_data, in_embed = verdicts(tmp_path, {"a": content})
+    assert in_data == {"a": kind} and in_embed == {"a": None}
+
+
+def test_doubles_beyond_floats_are_infinite(tmp_path):
+    content = hostile.riff(hostile.fmt(3, bits=64), (b"data", struct.pack("<2d", 0.5, 1e300)))
+    in_data, in_embed = verdicts(tmp_path, {"a": content})
+    assert in_data == in_embed == {"a": "not_finite"}
+
+
+# mutations
+
+
+SEEDS = [
+    *(hostile.encoded(name) for name in ("WAV", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC")),
+    hostile.encoded("OGG", "VORBIS"),
+    hostile.encoded("OGG", "OPUS"),
+    b"".join(hostile.mp3()),
+    b"".join(hostile.mp3("CONSTANT")),
+]
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_mutated_headers_are_refused_or_read_whole(tmp_path_factory, data):
+    content = bytearray(data.draw(st.sampled_from(SEEDS)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, 119))
+        content[place] = data.draw(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF, content[place] ^ 1]))
+    path = tmp_path_factory.mktemp("mutated") / "a.dat"
+    path.write_bytes(content)
+    try:
+        header = audio.inspect_any(path)
+        samples = audio.read_any(path, header.rate)
+    except FaultyFile:
+        return
+    assert samples.shape == (header.frames, header.channels)
+    if not content.startswith(b".snd"):  # which may have other channels without a contradiction
+        assert samples.size > 40_000 - 2 * 4 * 576  # what is trimmed of MP3 at most
