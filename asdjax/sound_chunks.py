@@ -26,6 +26,7 @@ _SUBTYPES = {  # (format tag, bytes per sample) -> libsndfile's name
 _GUID = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")  # follows a tag in extensible headers
 _FILES = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b"caff")  # begin another file
 _MOST_PADDING = 4096  # bytes; a block of a file system
+_MOST_CHUNKS = 10_000  # of a file; more would take long to walk
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,7 +53,9 @@ class _Form:
 
     def chunks(self, file: BinaryIO, size: int, place: int) -> Iterator[tuple[bytes, int, int]]:
         """Each chunk's name, place of its content, and stated length; also one that is cut off."""
-        while size - place >= self.head:
+        for _ in range(_MOST_CHUNKS):
+            if place >= size:
+                return
             file.seek(place)
             head = file.read(self.head)
             if len(head) < self.head:
@@ -87,13 +90,13 @@ _CAF = _Form(first=8, name=4, length=">q", align=1)
 
 
 def wav(file: BinaryIO, size: int, path: Path, *, w64: bool = False) -> Layout:
-    """The samples of a RIFF, RF64, BW64 or W64 file: PCM, float, A-law or mu-law.
+    """The samples of a RIFF, RF64 or W64 file: PCM, float, A-law or mu-law.
 
     Raises:
         FaultyFile: no such samples, a header that contradicts itself or the file's length.
     """
     form = _W64 if w64 else _RIFF
-    layout, data_size, end = None, None, form.first
+    layout, data_size = None, None
     for name, start, length in form.chunks(file, size, form.first):
         if name == b"data":
             if layout is None:
@@ -101,8 +104,7 @@ def wav(file: BinaryIO, size: int, path: Path, *, w64: bool = False) -> Layout:
             if data_size is not None and length == 0xFFFFFFFF:
                 length = data_size
             return _samples(file, size, path, form, layout, start, length)
-        end = start + length
-        if not start <= end <= size:
+        if not start <= start + length <= size:
             break
         file.seek(start)
         if name == b"fmt ":
@@ -113,7 +115,7 @@ def wav(file: BinaryIO, size: int, path: Path, *, w64: bool = False) -> Layout:
             data_size = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))[0]
     file.seek(0)
     head = file.read(8)
-    if not w64 and len(head) == 8 and int.from_bytes(head[4:], "little") + 8 <= size == end:
+    if not w64 and len(head) == 8 and int.from_bytes(head[4:], "little") + 8 <= size:
         raise fault(path, "unreadable", "the file has no samples (no data chunk)")
     raise fault(path, "truncated", "the file ends before its samples begin")
 
@@ -152,7 +154,7 @@ def caf(file: BinaryIO, size: int, path: Path) -> Layout:
     for name, start, length in _CAF.chunks(file, size, _CAF.first):
         file.seek(start)
         if name == b"desc":
-            *_, code, _, packet, _, channels, bits = struct.unpack(
+            _, code, _, packet, _, channels, bits = struct.unpack(
                 ">d4sIIIII", file.read(32).ljust(32, b"\0")
             )
             if code not in (b"lpcm", b"alaw", b"ulaw"):

@@ -31,7 +31,7 @@ FAR_BEYOND_1 = 16.0
 """Float samples above are refused or warned of. Full scale is 1, which float recordings may exceed
 by some dB, not by 24; 16-bit integers stored as floats exceed 16 unless they are faint."""
 
-_WAV = (b"RIFF", b"RF64", b"BW64")
+_WAV = (b"RIFF", b"RF64")
 _W64 = bytes.fromhex("72696666 2e91 cf11 a5d6 28db04c10000")  # the GUID that Sony calls riff
 _PLAIN = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # read here, of WAV
 _BYTES = {  # of a sample, by libsndfile's names of the codings whose samples are all of one size
@@ -61,7 +61,7 @@ class Header:
 
 
 def inspect(path: Path) -> Header:
-    """Read the header of a WAV file (RIFF, RF64, BW64 or W64; PCM or float; plain or extensible).
+    """Read the header of a WAV file (RIFF, RF64 or W64; PCM or float; plain or extensible).
 
     Raises:
         FaultyFile: the file is of another format, or `inspect_any` refuses it.

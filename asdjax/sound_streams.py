@@ -270,8 +270,9 @@ def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
         if frame is None:
             if head.startswith(b"ID3"):
                 raise fault(path, "unreadable", _JOINED)
-            if _is_mp3_tail(file, place, end):
-                break
+            if behind := _behind_padding(file, place, end):
+                place = behind
+                continue
             raise fault(
                 path, "unreadable", f"no MP3 frame at byte {place}: the file is damaged, restore it"
             )
@@ -330,8 +331,11 @@ def _mp3_announced(head: bytes, rest: bytes) -> int | None:
     return None
 
 
-def _is_mp3_tail(file: BinaryIO, place: int, end: int) -> bool:
-    """Whether nothing but an APE or Lyrics3 tag, or zeros, is left."""
+def _behind_padding(file: BinaryIO, place: int, end: int) -> int:
+    """Where an APE tag that stands there ends, or zeros up to the end do; 0: neither is there."""
     file.seek(place)
-    rest = file.read(min(end - place, _BLOCK))
-    return rest.startswith((b"APETAGEX", b"LYRICSBEGIN")) or not any(rest)
+    rest = file.read(_BLOCK)[: end - place]
+    if rest.startswith(b"APETAGEX") and len(rest) >= 32:
+        has_header = rest[23] & 0x20  # else it is the footer
+        return place + 32 + (int.from_bytes(rest[12:16], "little") if has_header else 0)
+    return end if len(rest) == end - place and not any(rest) else 0

@@ -94,6 +94,10 @@ BAD_WAVS = {
     "an extensible header cut short": (riff(fmt(0xFFFE), DATA), "unreadable"),
     "fmt twice": (riff(fmt(), fmt(channels=2), DATA), "unreadable"),
     "fmt behind": (riff(DATA, fmt()), "unreadable"),
+    "chunks without an end": (
+        riff((b"JUNK", b""), fmt(), DATA).replace(b"JUNK\0\0\0\0", b"JUNK\0\0\0\0" * 20_000),
+        "unreadable",
+    ),
     "no channel": (riff(fmt(channels=0), DATA), "unreadable"),
     "a LIST that libsndfile loses its way in": (
         riff(fmt(), (b"LIST", b"INFOISFT\xff\xff\xff\xffabcde"), DATA),
@@ -153,6 +157,12 @@ def pages(content: bytes) -> list[bytes]:
     return [b"OggS" + page for page in others]
 
 
+APE = (
+    b"APETAGEX" + struct.pack("<IIII8x", 2000, 72, 1, 0xA0000000) + bytes(40)
+    + b"APETAGEX" + struct.pack("<IIII8x", 2000, 72, 1, 0x80000000)
+)  # fmt: skip
+
+
 def other_formats() -> Iterator[tuple[str, bytes, str]]:
     """Name, content and the kind of the problem of files that are not WAV."""
     first, rest = mp3()
@@ -169,6 +179,7 @@ def other_formats() -> Iterator[tuple[str, bytes, str]]:
         ("joined MP3", 2 * (first + rest), "unreadable"),
         ("MP3 joined with another rate", rest + encoded("MP3", "MPEG_LAYER_III", 44100),
          "unreadable"),
+        ("MP3 joined behind an APE tag", first + rest + APE + first + rest, "unreadable"),
         ("cut MP3", (first + rest)[:-30], "truncated"),
         ("MP3 with a hole", first + rest[:3000] + bytes(500) + rest[3500:], "unreadable"),
         ("chained Ogg", ogg + ogg, "unreadable"),

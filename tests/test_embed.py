@@ -302,7 +302,8 @@ def test_linked_folders_and_what_is_passed_over(weights, rng, tmp_path, capsys):
     names = ("c.wav", "linked/deep/b.wav", "own/a.wav")
     assert read(out)["path"].tolist() == [f"{root}/{name}" for name in names]
     said = capsys.readouterr().err
-    assert f"{root}: 7 files passed over: 2 hidden, 2 .txt, 2 without ending, 1 .e\\x1b\n" in said
+    kinds = "2 .txt, 2 without ending, 1 .e\\x1b, 1 hidden, 1 hidden folder"
+    assert f"{root}: 7 files passed over: {kinds}\n" in said
     shutil.rmtree(root / "linked" / "deep")
     (root / ".cache" / "c.wav").unlink()
     for name in ("x.txt", "y.TXT", "z", ".hidden.wav", "own/esc\x1b[31m.e\x1b"):

@@ -117,7 +117,12 @@ def test_lengths_that_may_be_left_open(tmp_path):
     path.write_bytes(hostile.patched(au, b".snd", 8, b"\xff\xff\xff\xff"))
     assert len(audio.read_any(path, 16000)) == 20_000
     first, rest = hostile.mp3("CONSTANT")
-    for content, least in ((first + rest, 20_000), (rest, 20_000), (2 * rest, 40_000)):
+    for content, least in (
+        (first + rest, 20_000),
+        (first + rest + hostile.APE + b"TAG" + bytes(125), 20_000),
+        (rest, 20_000),
+        (2 * rest, 40_000),
+    ):
         path.write_bytes(content)
         assert len(audio.read_any(path, 16000)) >= least
 
