@@ -379,22 +379,22 @@ def test_comparison(run_path, run_copy, capsys):
 
 
 @pytest.mark.parametrize(
-    ("args", "words"),
+    ("args", "code", "words"),
     [
-        (["evaluate", "--scores", "x"], "--truth"),
-        (["evaluate", "a", "--scores", "x", "--truth", "y"], "name run directories"),
-        (["evaluate", "a", "--resamples", "3"], "resamples"),
-        (["submit"], "--verify"),
-        (["submit", "nowhere"], "--info"),
-        (["submit", "nowhere", "--data", "x"], "--data has no use"),
-        (["submit", "--verify", "x", "--out", "y"], "--out has no use"),
-        (["submit", "--verify", "nowhere"], "nowhere"),
-        (["compare", "nowhere", "nowhere"], "nowhere"),
+        (["evaluate", "--scores", "x"], 2, "--truth"),
+        (["evaluate", "a", "--scores", "x", "--truth", "y"], 2, "name run directories"),
+        (["evaluate", "a", "--resamples", "3"], 2, "resamples"),
+        (["submit"], 2, "--verify"),
+        (["submit", "nowhere"], 2, "--info"),
+        (["submit", "nowhere", "--data", "x"], 2, "--data has no use"),
+        (["submit", "--verify", "x", "--out", "y"], 2, "--out has no use"),
+        (["submit", "--verify", "nowhere"], 1, "nowhere"),
+        (["compare", "nowhere", "nowhere"], 1, "nowhere"),
     ],
 )
-def test_wrong_use(args, words, capsys, tmp_path, monkeypatch):
+def test_wrong_use(args, code, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(args) == 1
+    assert main(args) == code
     assert words in capsys.readouterr().err
 
 

@@ -271,6 +271,7 @@ def test_data_without_labels_says_so(corpus_root, tmp_path, capsys):
     assert main([*args, "--dataset.score-machines", "ToothBrush", "--train.epochs", "1"]) == 0
     printed = capsys.readouterr()
     assert "no scored clip has a label" in printed.out
+    assert f"the anomaly scores are in {tmp_path / 'run' / 'scores'}" in printed.out
     assert not (tmp_path / "run" / "metrics").exists()
     assert (tmp_path / "run" / "scores" / "ToothBrush.csv").exists()
 
@@ -282,11 +283,14 @@ def test_data_without_labels_says_so(corpus_root, tmp_path, capsys):
         (["dance"], 2, "no command 'dance'"),
         (["run", "system9", "--data", "d", "--run", "r"], 1, "system1"),
         (["run", "system1", "--data", "nowhere", "--run", "r"], 1, "nowhere"),
-        (["extract", "nowhere"], 1, "asdjax train"),
-        (["score", "nowhere"], 1, "asdjax train"),
-        (["evaluate", "nowhere"], 1, "asdjax train"),
-        (["evaluate"], 1, "name run directories"),
-        (["train", "system1", "--data", "d", "--run", "r", "--optim.eps", "inf"], 1, "optim.eps"),
+        (["extract", "nowhere"], 1, "nowhere: there is no such run directory"),
+        (["score", "nowhere"], 1, "nowhere: there is no such run directory"),
+        (["evaluate", "nowhere"], 1, "nowhere: there is no such run directory"),
+        (["compare", "nowhere", "there"], 1, "nowhere: there is no such run directory"),
+        (["submit", "nowhere", "--info", "i", "--out", "o"], 1, "no such run directory"),
+        (["embed", "nowhere", "a.wav", "--out", "e.npz"], 1, "nowhere: no such run directory"),
+        (["evaluate"], 2, "name run directories"),
+        (["train", "system1", "--data", "d", "--run", "r", "--optim.eps", "inf"], 2, "optim.eps"),
     ],
 )
 def test_wrong_use(args, code, words, capsys, tmp_path, monkeypatch):
@@ -297,18 +301,18 @@ def test_wrong_use(args, code, words, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "code", "words"),
     [
-        (["--audio.clip-seconds", "0.1"], "too short for MultiResNet"),
-        (["--train.epochs", "0"], "train.epochs: must be at least 1"),
-        (["--train.batch-size", "1000", "--train.drop-last"], "train.batch_size"),
-        (["--dataset.train-machines", "pump"], "pump"),
-        (["--loss.name", "adacos", "--dataset.train-machines", "fan"], "loss"),
+        (["--audio.clip-seconds", "0.1"], 1, "too short for MultiResNet"),
+        (["--train.epochs", "0"], 2, "train.epochs: must be at least 1"),
+        (["--train.batch-size", "1000", "--train.drop-last"], 1, "train.batch_size"),
+        (["--dataset.train-machines", "pump"], 1, "pump"),
+        (["--loss.name", "adacos", "--dataset.train-machines", "fan"], 1, "loss"),
     ],
 )
-def test_impossible_training_leaves_nothing(corpus_root, tmp_path, override, words, capsys):
+def test_impossible_training_leaves_nothing(corpus_root, tmp_path, override, code, words, capsys):
     args = ["train", TINY, "--data", str(corpus_root), "--run", str(tmp_path / "run")]
-    assert main([*args, *override]) == 1
+    assert main([*args, *override]) == code
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("asdjax: ") and words in message
     assert not (tmp_path / "run").exists()
