@@ -34,7 +34,9 @@ def path_text(given: str) -> str:
             "mount it, and name that path"
         )
     if "\0" in given or given != given.encode(errors="replace").decode():
-        raise UsageError(f"{given}: a path must be UTF-8 text without NUL bytes: rename it")
+        raise UsageError(
+            f"{given}: a path must be UTF-8 text without NUL bytes: rename it, or set PYTHONUTF8=1"
+        )
     found = os.path.expanduser(given)
     if given.startswith("~") and found == given:
         raise UsageError(f"{given}: no such user: where a name begins with ~, write ./{given}")

@@ -55,9 +55,12 @@ def watch() -> None:
 
 
 def over() -> None:
-    """The command has ended: from here on signals are noted, and raise nothing."""
+    """The command has ended: from here on, to the end of the interpreter, signals do nothing."""
     global _over
     _over = True
+    for number in SIGNALS:
+        if signal.getsignal(number) is _raise:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def code() -> int | None:
