@@ -5,13 +5,18 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from asdjax import config as configs
+from asdjax.architectures import BEATsConfig
+from asdjax.config import Config
 from asdjax.errors import AsdjaxError, UsageError
+
+if TYPE_CHECKING:
+    from asdjax.runs import Run
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -78,6 +83,53 @@ def require_apart(run: Path, data: Path) -> None:
         raise UsageError(
             f"--data {data}: lies in the run directory {run}: name another run directory"
         )
+
+
+def open_run(path: Path) -> "Run":
+    """The run at a path where there is one, with a configuration that can be read.
+
+    Raises:
+        AsdjaxError: there is no directory, or it is not that of a run.
+    """
+    from asdjax.runs import Run
+
+    require_folder(path, "run directory")
+    run = Run(path)
+    run.config()
+    return run
+
+
+def require_folder(path: Path, what: str) -> None:
+    """Refuse a path where there is no directory; `what` says what it should be."""
+    try:
+        os.scandir(path).close()
+    except OSError as error:
+        raise AsdjaxError(
+            f"{path}: there is no such {what} ({error.strerror}): name one that asdjax train "
+            "CONFIG --data DIR --run RUN has made"
+        ) from error
+
+
+def check_overrides(config: Config) -> Config:
+    """A configuration with the command line's own values; its file's were checked before.
+
+    Raises:
+        UsageError: a value is impossible, or does not go with the others.
+    """
+    config = locate_weights(config)
+    try:
+        configs.validate(config, "command line")
+    except AsdjaxError as error:
+        raise UsageError(str(error)) from error
+    return config
+
+
+def locate_weights(config: Config) -> Config:
+    """A configuration whose only path, that of the weights, is as the user means it."""
+    if not isinstance(config.model, BEATsConfig) or config.model.weights is None:
+        return config
+    weights = path_text(config.model.weights)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, weights=weights))
 
 
 def parse(verb: str, kind: type, args: Sequence[str]) -> Any:

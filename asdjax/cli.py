@@ -8,18 +8,27 @@ SIGTERM, 129 SIGHUP). Whatever is not 0 comes with one sentence on standard erro
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
 from asdjax import arguments, console, devices, host_memory, interruption
 from asdjax import config as configs
 from asdjax._version import __version__
-from asdjax.architectures import BEATsConfig, ComputeDtype
-from asdjax.arguments import ConfigName, UserPath, path_text, require_apart
+from asdjax.architectures import ComputeDtype
+from asdjax.arguments import (
+    ConfigName,
+    UserPath,
+    check_overrides,
+    locate_weights,
+    open_run,
+    require_apart,
+    require_folder,
+)
 from asdjax.config import (
     AudioConfig,
     BackendConfig,
@@ -29,9 +38,6 @@ from asdjax.config import (
     SynthConfig,
 )
 from asdjax.errors import AsdjaxError, UsageError
-
-if TYPE_CHECKING:
-    from asdjax.runs import Run
 
 Recipe = Annotated[
     ConfigName, arg(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")
@@ -100,7 +106,7 @@ class Check:
     @staticmethod
     def defaults(recipe: str) -> Mapping[str, Any]:
         try:
-            return {"recipe": recipe, "config": _located(configs.load(recipe))}
+            return {"recipe": recipe, "config": locate_weights(configs.load(recipe))}
         except UsageError as error:  # no fault of the command line
             raise AsdjaxError(f"{recipe}: model.weights: {error}") from error
 
@@ -156,10 +162,10 @@ class Extract:
         from asdjax import extract
         from asdjax.corpus import open_corpus
 
-        run = _run(self.run)
+        run = open_run(self.run)
         root = self.data or Path(run.finished_training()["data"])
         require_apart(self.run, root)
-        if self.data is None and not root.is_dir():
+        if self.data is None and not os.path.isdir(root):
             raise AsdjaxError(f"{root}: the data set is no longer here: name its root with --data")
         extract.extract(run, open_corpus(root, run.config()))
 
@@ -196,8 +202,7 @@ class Embed:
     def __call__(self) -> None:
         from asdjax import embed
 
-        if not self.weights.exists():
-            raise AsdjaxError(f"{self.weights}: no such run directory or converted weights")
+        require_folder(self.weights, "run directory or folder of converted weights")
         embed.embed(
             self.weights,
             self.inputs,
@@ -224,15 +229,15 @@ class Score:
 
     @staticmethod
     def defaults(run: str) -> Mapping[str, Any]:
-        config = _run(Path(run)).config()
+        config = open_run(Path(run)).config()
         return {"backend": config.backend, "decision": config.decision}
 
     def __call__(self) -> None:
         from asdjax import score
 
-        run = _run(self.run)
+        run = open_run(self.run)
         config = dataclasses.replace(run.config(), backend=self.backend, decision=self.decision)
-        score.score(run, _checked(config))
+        score.score(run, check_overrides(config))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,7 +268,7 @@ class Evaluate:
             raise UsageError("evaluate: name run directories, or a folder with --scores")
         if self.by_view and len(self.runs) != 1:
             raise UsageError("evaluate: --by-view takes one run directory")
-        runs = [_run(path) for path in self.runs]
+        runs = [open_run(path) for path in self.runs]
         if self.scores is not None:
             if self.truth is None:
                 raise UsageError("evaluate: --scores needs --truth, the folder of the labels")
@@ -300,7 +305,7 @@ class Compare:
         from asdjax import compare
 
         _check_resamples(self.resamples)
-        runs = _run(self.run_a), _run(self.run_b)
+        runs = open_run(self.run_a), open_run(self.run_b)
         document = compare.compare(*runs, resamples=self.resamples, truth=self.truth)
         _show(compare, document, self.json, self.markdown)
 
@@ -340,7 +345,7 @@ class Submit:
         for option, value in (("info", self.info), ("out", self.out)):
             if value is None:
                 raise UsageError(f"submit: name --{option}")
-        runs = [_run(path) for path in self.runs]
+        runs = [open_run(path) for path in self.runs]
         archive = submit.submit(runs, self.info, self.out, self.subsets)
         print(f"{archive}: made and verified")
         return 0
@@ -361,8 +366,8 @@ class RunAll(Train):
     """Train, extract, score and evaluate; finished steps are not repeated."""
 
     lost: ClassVar[str] = (
-        "training continues from its last checkpoint and extraction with the machine at work when "
-        "the same command is given again: the same command continues"
+        "the same command continues: training from its last checkpoint, extraction with the "
+        "machine at work"
     )
     json: bool = False
     """Print the metrics as JSON instead of a table."""
@@ -379,20 +384,6 @@ class RunAll(Train):
         extract.extract(run, corpus)
         score.score(run)
         Evaluate((self.run,), json=self.json)()
-
-
-def _run(path: Path) -> "Run":
-    """The run at a path where there is one, with a configuration that can be read."""
-    from asdjax.runs import Run
-
-    if not path.is_dir():
-        raise AsdjaxError(
-            f"{path}: there is no such run directory: name one that asdjax train CONFIG --data DIR "
-            "--run RUN has made"
-        )
-    run = Run(path)
-    run.config()
-    return run
 
 
 def _check_resamples(resamples: int) -> None:
@@ -497,30 +488,12 @@ def _carry_out(
 ) -> int | None:
     command = arguments.parse(verb, kind, args)
     if isinstance(getattr(command, "config", None), Config):
-        command = dataclasses.replace(command, config=_checked(command.config))
+        command = dataclasses.replace(command, config=check_overrides(command.config))
     if isinstance(command, COMPILING):
         devices.start()
         if keep_programs:
             _keep_programs(own_process)
     return command()
-
-
-def _checked(config: Config) -> Config:
-    """A configuration with the command line's own values; its file's were checked before."""
-    config = _located(config)
-    try:
-        configs.validate(config, "command line")
-    except AsdjaxError as error:
-        raise UsageError(str(error)) from error
-    return config
-
-
-def _located(config: Config) -> Config:
-    """A configuration whose only path, that of the weights, is as the user means it."""
-    if not isinstance(config.model, BEATsConfig) or config.model.weights is None:
-        return config
-    weights = path_text(config.model.weights)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, weights=weights))
 
 
 def _keep_programs(own_process: bool) -> None:

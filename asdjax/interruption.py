@@ -30,7 +30,9 @@ class Interrupted(KeyboardInterrupt):
 lost = "nothing was done"
 """What an interruption costs at present, in words for the user."""
 
-_signals = -1  # a pipe from which signals can be read, also while the main thread is busy in C
+_signals: int | None = (
+    None  # a pipe from which signals can be read, also while the main thread is busy in C
+)
 _came: int | None = None  # the first signal's number
 _raised = -math.inf  # when it was last raised
 _over = False  # the command has ended: nothing is raised any more
@@ -51,7 +53,8 @@ def handle() -> None:
 
 def watch() -> None:
     """Start the thread that sees to it that the process ends; after `host_memory.keep`."""
-    threading.Thread(target=_insist, daemon=True).start()
+    if _signals is not None:  # `handle` was called: this process is ours
+        threading.Thread(target=_insist, args=(_signals,), daemon=True).start()
 
 
 def over() -> None:
@@ -113,13 +116,15 @@ def _on_its_way() -> bool:
     return error is not None
 
 
-def _insist() -> None:
+def _insist(signals: int) -> None:
     """Wait for a signal; then see that its exception is not lost, and in the end leave."""
-    number = os.read(_signals, 1)[0]
+    number = os.read(signals, 1)[0]
     while number not in SIGNALS:
-        number = os.read(_signals, 1)[0]
+        number = os.read(signals, 1)[0]
     for _ in range(round(PATIENCE / _AGAIN)):
         time.sleep(_AGAIN)
         signal.pthread_kill(threading.main_thread().ident, number)
+    if os.isatty(2):
+        os.write(2, b"\x1b[?25h\n")  # a progress bar hides the cursor
     os.write(2, f"asdjax: interrupted: {lost}\n".encode())
     os._exit(128 + number)

@@ -166,6 +166,25 @@ def test_what_the_parser_refuses_is_wrong_usage(args, capsys):
     assert printed.err and not printed.out
 
 
+def test_every_verb_says_what_an_interruption_costs(monkeypatch, capsys):
+    assert all(verb.lost for name, verb in VERBS.items() if name != "convert")
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asdjax.dcase.scan", stopped)
+    assert main(["data", "d"]) == 130
+    assert capsys.readouterr().err == "asdjax: interrupted: this command writes nothing\n"
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "n" * 300])
+@pytest.mark.parametrize("verb", [["extract"], ["score"], ["embed", "a.wav", "--out", "e.npz"]])
+def test_what_cannot_be_a_run_directory(name, verb, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main([verb[0], str(tmp_path / name), *verb[1:]]) == 1
+    assert f"{tmp_path / name}: there is no such run directory" in capsys.readouterr().err
+
+
 # the start of JAX
 
 
@@ -229,7 +248,8 @@ def test_tables_in_ascii_terminals(tmp_path):
     program = (
         "from asdjax import console; console.prepare()\n"
         "from rich.table import Table; from rich.console import Console\n"
-        "table = Table('mean \\xb1 deviation'); table.add_row('Gr\\xf6\\xdfe'); Console().print(table)\n"
+        "table = Table('mean \\xb1 deviation'); table.add_row('Gr\\xf6\\xdfe')\n"
+        "Console().print(table)\n"
         "print('10 \\xb1 2')"
     )
     chosen = os.environ | {"PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0", "LC_ALL": "C"}

@@ -288,7 +288,7 @@ def test_data_without_labels_says_so(corpus_root, tmp_path, capsys):
         (["evaluate", "nowhere"], 1, "nowhere: there is no such run directory"),
         (["compare", "nowhere", "there"], 1, "nowhere: there is no such run directory"),
         (["submit", "nowhere", "--info", "i", "--out", "o"], 1, "no such run directory"),
-        (["embed", "nowhere", "a.wav", "--out", "e.npz"], 1, "nowhere: no such run directory"),
+        (["embed", "nowhere", "a.wav", "--out", "e.npz"], 1, "nowhere: there is no such run"),
         (["evaluate"], 2, "name run directories"),
         (["train", "system1", "--data", "d", "--run", "r", "--optim.eps", "inf"], 2, "optim.eps"),
     ],
