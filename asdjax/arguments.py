@@ -25,7 +25,8 @@ def path_text(given: str) -> str:
     """A path as the user means it: `~` and `~user` stand for home directories.
 
     Raises:
-        UsageError: it is empty, not UTF-8 text, or not in a file system of this machine.
+        UsageError: it is empty, or not in a file system of this machine.
+        AsdjaxError: it is not UTF-8 text.
 
     Example:
         >>> path_text("~/runs") == os.path.expanduser("~/runs")
@@ -38,10 +39,10 @@ def path_text(given: str) -> str:
             f"{given}: only files and directories of this machine can be used: copy it here, or "
             "mount it, and name that path"
         )
-    if "\0" in given or given != given.encode(errors="replace").decode():
-        raise UsageError(
-            f"{given}: a path must be UTF-8 text without NUL bytes: rename it, or set PYTHONUTF8=1"
-        )
+    if "\0" in given:
+        raise UsageError(f"{given}: no path has a NUL byte in it")
+    if given != given.encode(errors="replace").decode():
+        raise AsdjaxError(f"{given}: the name is not UTF-8 text: rename it (or set PYTHONUTF8=1)")
     found = os.path.expanduser(given)
     if given.startswith("~") and found == given:
         raise UsageError(f"{given}: no such user: where a name begins with ~, write ./{given}")
