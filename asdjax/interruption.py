@@ -6,7 +6,6 @@ thread raises it anew, and where nothing helps (long work in C, a library's thre
 for) it ends the process. A signal that was ignored from the start (nohup) stays ignored.
 """
 
-import contextlib
 import math
 import os
 import signal
@@ -30,9 +29,7 @@ class Interrupted(KeyboardInterrupt):
 lost = "nothing was done"
 """What an interruption costs at present, in words for the user."""
 
-_signals: int | None = (
-    None  # a pipe from which signals can be read, also while the main thread is busy in C
-)
+_signals: int | None = None  # a pipe that says which came, also while the main thread is in C
 _came: int | None = None  # the first signal's number
 _raised = -math.inf  # when it was last raised
 _over = False  # the command has ended: nothing is raised any more
@@ -75,10 +72,9 @@ def leave() -> NoReturn:
     """End the process at once, with the signal's exit code.
 
     The interpreter's own end would wait for the libraries' threads, which may be reading or
-    computing for long, and show what their destructors raise.
+    computing for long, and show what their destructors raise. What standard output has not
+    passed on yet is of an unfinished command.
     """
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
     os._exit(code())
 
 

@@ -110,7 +110,9 @@ class Kills:
         again = chance.choice([None, None, 0.001, 0.1, 0.4])  # a second signal
         with tempfile.TemporaryDirectory(dir=self.base) as folder:
             args = self._prepared(verb, Path(folder))
+            began = time.monotonic()
             faults = self._interrupted(args, number, delay, again)
+            took = time.monotonic() - began
             if number != signal.SIGKILL:
                 faults += [f"left behind: {path}" for path in leftovers(Path(folder))]
             answer = self._start(args)
@@ -118,7 +120,10 @@ class Kills:
             if answer.returncode:
                 faults.append(f"the same command again: {answer.returncode} {words[-500:]}")
             faults += [f"left after the same again: {path}" for path in leftovers(Path(folder))]
-        about = f"{name} {signal.Signals(number).name} at {delay:.3f} s, again {again}"
+        about = (
+            f"{name} {signal.Signals(number).name} at {delay:.3f} s, again {again}, "
+            f"in all {took:.1f} s"
+        )
         return [f"{about}: {fault}" for fault in faults]
 
     def _interrupted(
