@@ -144,14 +144,17 @@ def test_every_signal_ends_in_one_sentence(command, code):
 
 
 def test_cleaning_up_is_not_interrupted_again():
-    command = "later(0.1)\n    try: time.sleep(60)\n    finally: time.sleep(0.7); print('clean', flush=True)"
+    command = (
+        "later(0.1)\n    try: time.sleep(60)\n"
+        "    finally: time.sleep(0.7); print('clean', flush=True)"
+    )
     ended = start(START + f"def command():\n    {command}" + FINISH)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "clean\n", SENTENCE)
 
 
 def test_a_module_is_imported_whole(tmp_path):
-    (tmp_path / "slow.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)"
-                                      "\ntime.sleep(0.4)\nprint('whole', flush=True)\n")  # fmt: skip
+    module = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.4)\n"
+    (tmp_path / "slow.py").write_text(module + "print('whole', flush=True)\n")
     command = f"sys.path.insert(0, {str(tmp_path)!r}); import slow; time.sleep(60)"
     ended = start(START + f"def command():\n    {command}" + FINISH)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "whole\n", SENTENCE)
