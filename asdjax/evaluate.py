@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Group
 
-from asdjax import bootstrap, console, metrics, runs, submission
+from asdjax import atomic, bootstrap, console, metrics, runs, submission
 from asdjax import config as configs
 from asdjax.bootstrap import Clips, Machines
 from asdjax.errors import AsdjaxError
@@ -41,13 +41,15 @@ def evaluate(
     machines = _labelled(run, truth)
     paths = [run.metrics / "metrics.json", run.metrics / "metrics.csv"]
     if not machines:
-        for path in paths:
-            path.unlink(missing_ok=True)
+        with run.lock(existing=True):
+            for path in paths:
+                atomic.delete(path)
         return None
     document = _document(machines, resamples, run.config().seed) | run.marks()
-    runs.write_json(paths[0], document)
     rows = [{**row, "seed": document["seed"]} for row in metrics.rows(document)]
-    runs.write_bytes(paths[1], runs.csv_bytes(rows))
+    with run.lock(existing=True):
+        runs.write_json(paths[0], document)
+        atomic.write_bytes(paths[1], runs.csv_bytes(rows))
     return document
 
 

@@ -31,7 +31,7 @@ def score(run: Run, config: Config | None = None) -> None:
         AsdjaxError: there are no embeddings, or they are not of one set of clips; or the backend or
             the threshold cannot be fitted.
     """
-    with run.lock():
+    with run.lock(existing=True):
         before = run.config()
         if config is not None and config != before:
             run.write_config(config)

@@ -56,11 +56,12 @@ def test_another_models_checkpoint_is_refused(tmp_path, state, change, words):
 def test_an_interrupted_save_is_passed_over(tmp_path, state):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {})
-    broken = tmp_path / "2.orbax-checkpoint-tmp"
+    broken = tmp_path / ".2.asdjax-partial"
     broken.mkdir()
     (broken / "junk").write_text("half")
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         assert checkpoints.latest() == 1
+        assert not broken.exists()
         checkpoints.save(2, state, {})
         assert checkpoints.latest() == 2
 
@@ -70,7 +71,7 @@ def test_no_pickles(tmp_path, state):
         checkpoints.save(1, state, {"a": 1})
     for file in tmp_path.rglob("*"):
         assert file.suffix not in {".pkl", ".pickle"}
-    assert json.loads((tmp_path / "1" / "meta" / "metadata").read_text()) == {"a": 1}
+    assert json.loads((tmp_path / "1" / "meta.json").read_text()) == {"a": 1}
 
 
 def test_digest_sees_names_shapes_dtypes_and_values(state):

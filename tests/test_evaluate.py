@@ -55,7 +55,12 @@ def make_run(path, machines, seed=0):
     )
     run = Run(path)
     run.write_config(config)
-    run.write_training({"digest": "weights"})
+    run.write_training(
+        {
+            "classes": [*machines], "n_samples": 8000, "step": 2, "seed": seed, "data": "data",
+            "digest": "weights", "frozen": None,
+        }
+    )  # fmt: skip
     made_from = {
         run.embeddings_path(view.name, machine): f"{recipe}/clips"
         for view, recipe in run.embedding_recipes().items()

@@ -13,6 +13,12 @@ from asdjax.errors import AsdjaxError
 from asdjax.runs import Embeddings, Run
 
 
+TRAINING = {
+    "classes": ["fan"], "n_samples": 8000, "step": 2, "seed": 0, "data": "d", "digest": "x",
+    "frozen": None,
+}  # fmt: skip
+
+
 def begun(path):
     """A run with the standard configuration."""
     run = Run(path)
@@ -36,7 +42,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         raise OSError("power cut")
 
     monkeypatch.setattr(os, "fsync", power_cut)
-    with pytest.raises(OSError, match="power cut"):
+    with pytest.raises(AsdjaxError, match="x.json: cannot be written .power cut."):
         runs.write_json(path, {"a": 2})
     assert runs.read_json(path) == {"a": 1}
 
@@ -122,7 +128,7 @@ def test_not_a_run(tmp_path):
         run.machines()
     with pytest.raises(AsdjaxError, match="has not finished"):
         run.read_scores("fan")
-    run.write_training({"digest": "x"})
+    run.write_training(TRAINING)
     with pytest.raises(AsdjaxError, match="asdjax score"):
         run.read_scores("fan")
 

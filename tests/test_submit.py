@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from asdjax import config as configs
-from asdjax import metrics, runs, submission, verification
+from asdjax import atomic, metrics, runs, submission, verification
 from asdjax.config import Config, ViewConfig
 from asdjax.description import describe, read_info
 from asdjax.errors import AsdjaxError
@@ -497,7 +497,7 @@ def fail_at(monkeypatch, owner, name, when):
 
 @pytest.mark.parametrize(
     "owner, name, when",
-    [(runs, "write_bytes", 1), (runs, "write_bytes", 4), (verification, "verify", 2)],
+    [(atomic, "write_bytes", 1), (atomic, "write_bytes", 4), (verification, "verify", 2)],
 )
 @pytest.mark.parametrize("earlier", [False, True])
 def test_an_interruption_leaves_the_place_as_it_was(
@@ -524,7 +524,7 @@ def test_an_interruption_between_the_renames_restores_the_earlier(
     before, original = contents(tmp_path), Path.rename
 
     def failing(self, target):
-        if self.name == ".out.partial":
+        if self.name == "made":
             raise KeyboardInterrupt
         return original(self, target)
 
@@ -538,11 +538,13 @@ def test_a_kill_between_the_renames_is_repaired(run, other, tmp_path):
     out = tmp_path / "out"
     submit([other], INFO, out)
     (out / "mine.txt").write_text("precious")
-    out.rename(tmp_path / ".out.replaced")
+    left = tmp_path / ".out.asdjax-partial"
+    left.mkdir()
+    out.rename(left / "earlier")
     with pytest.raises(AsdjaxError, match="mine.txt"):
         submit([run], INFO, out)
     assert (out / "mine.txt").read_text() == "precious"
     (out / "mine.txt").unlink()
-    (tmp_path / ".out.partial").mkdir()  # of a kill while writing
+    (left / "made").mkdir(parents=True)  # of a kill while writing
     submit([run], INFO, out)
     assert verification.verify(out)[1] == [] and not list(tmp_path.glob(".*"))
