@@ -174,7 +174,8 @@ def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
             before the block and again after it.
 
     Raises:
-        AsdjaxError: of `check`; another process is making this folder; or it cannot be written.
+        AsdjaxError: of `check`; another process is making this folder; or it cannot be written. One
+            that the block raises names `folder` in place of the hidden one.
     """
     place = Path(os.path.realpath(folder))
     if not place.name:
@@ -193,7 +194,10 @@ def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
                 shutil.rmtree(leftover)
             made.mkdir()
         check()
-        yield made
+        try:
+            yield made
+        except AsdjaxError as error:
+            raise type(error)(str(error).replace(str(made), str(folder))) from error
         check()
         with writing(folder):
             try:
@@ -259,9 +263,11 @@ def _claimed(work: Path, place: Path) -> Iterator[None]:
     descriptor = None
     try:
         while descriptor is None:
+            fresh = False
             with writing(place):
                 with contextlib.suppress(FileExistsError):
                     work.mkdir()
+                    fresh = True
                 try:
                     descriptor = os.open(work, flags)
                 except FileNotFoundError:
@@ -272,7 +278,13 @@ def _claimed(work: Path, place: Path) -> Iterator[None]:
                     raise AsdjaxError(f"{work}: is in the way: delete it") from error
             if os.fstat(descriptor).st_uid != os.geteuid():
                 raise AsdjaxError(f"{work}: was left by another user: name another place")
-            if not _lock(descriptor, place, busy, work):
+            try:
+                held = _lock(descriptor, place, busy, work)
+            except _NoLocks:
+                if fresh:
+                    work.rmdir()
+                raise
+            if not held:
                 os.close(descriptor)
                 descriptor = None
         try:
@@ -302,6 +314,10 @@ def _parents(path: Path) -> Iterator[None]:
 
 
 # what may not be a link, and locks
+
+
+class _NoLocks(AsdjaxError):
+    """The file system has no locks."""
 
 
 def refuse_links(path: Path) -> None:
@@ -361,7 +377,7 @@ def _lock(descriptor: int, path: Path, busy: str, name: Path) -> bool:
     except BlockingIOError as error:
         raise AsdjaxError(busy) from error
     except OSError as error:
-        raise AsdjaxError(
+        raise _NoLocks(
             f"{path}: its file system cannot lock ({error.strerror}): choose a place on a local "
             "disk"
         ) from error

@@ -200,6 +200,7 @@ class Run:
 
     def finished_training(self) -> dict[str, Any]:
         """What training left behind; `AsdjaxError` while it has not finished."""
+        self._require_config()
         document = self.training()
         if document is None:
             raise AsdjaxError(f"{self.path}: training has not finished: run asdjax train again")
@@ -321,6 +322,7 @@ class Run:
 
         It has not, either, when the configuration or the weights are no longer those it was of.
         """
+        self._require_config()
         machines = self._stated_machines()
         records = self._records()
         for view, recipe in self.embedding_recipes().items() if machines else ():

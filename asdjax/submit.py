@@ -187,8 +187,7 @@ def _place(out: Path, files: Mapping[str, bytes], document: dict[str, Any], arch
         for path in (made, made / archive):
             _, faults = verification.verify(path)
             if faults:
-                first = faults[0].replace(str(made), str(out))
-                raise AsdjaxError(f"{first}: nothing was written")
+                raise AsdjaxError(f"{faults[0]}: nothing was written")
 
 
 def _compare_with_rules(out: Path, edition: str) -> None:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
-from pathlib import Path
 
 import jax
 import numpy as np

@@ -335,7 +335,7 @@ def test_torch_refuses(tiny, tmp_path, capsys):
         assert_equal(dict(found), torch_file.read(TINY)["model"])
     folder = tmp_path / "folder.npz"
     folder.mkdir()
-    assert "exists already" in refused(capsys, "torch", tiny[0], folder, "--overwrite")
+    assert "not a regular file" in refused(capsys, "torch", tiny[0], folder, "--overwrite")
     config = configs.load(str(Path(__file__).parent / "tiny.yaml"))
     run = finished_run(tmp_path / "run", config)
     run.write_training({**run.finished_training(), "digest": "0" * 32})

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
+from asdjax import atomic, metrics, submission, verification
 from asdjax import config as configs
-from asdjax import atomic, metrics, runs, submission, verification
 from asdjax.config import Config, ViewConfig
 from asdjax.description import describe, read_info
 from asdjax.errors import AsdjaxError
