@@ -9,11 +9,13 @@ folder, which readers pass over and the next save clears. The digests are compar
 reads anything: what it raises after that is a defect, and never a damaged file.
 """
 
+import functools
 import hashlib
 import logging
 import os
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -173,16 +175,24 @@ class Checkpoints:
 # orbax
 
 
-def _orbax() -> ocp.Checkpointer:
+def _orbax(method: str, directory: Path, **arguments: Any) -> Any:
+    """Call a method of orbax's checkpointer and wait for it, even when Ctrl-C is pressed meanwhile.
+
+    An interruption inside of orbax would leave its writers running, in a folder that is being
+    cleared; it is raised when they are done.
+    """
     # Errors reach the user as sentences; orbax's warnings beside them would only confuse.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler())  # writes without threads of its own
+    checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    with ThreadPoolExecutor(1) as thread:
+        call = functools.partial(getattr(checkpointer, method), directory.absolute(), **arguments)
+        return thread.submit(call).result()
 
 
 def _write_arrays(directory: Path, tree: Tree) -> None:
     with atomic.writing(directory):
         try:
-            _orbax().save(directory.absolute(), args=ocp.args.StandardSave(tree))
+            _orbax("save", directory, args=ocp.args.StandardSave(tree))
         except ValueError as error:  # of tensorstore
             code = _OS_ERROR.search(str(error))
             if not code:
@@ -192,7 +202,7 @@ def _write_arrays(directory: Path, tree: Tree) -> None:
 
 def _stored(directory: Path) -> Any:
     """Names, shapes and dtypes of the arrays in a directory."""
-    return _orbax().metadata(directory.absolute()).item_metadata.tree
+    return _orbax("metadata", directory).item_metadata.tree
 
 
 def _read_arrays(directory: Path, like: Tree) -> Tree:
@@ -202,7 +212,7 @@ def _read_arrays(directory: Path, like: Tree) -> Tree:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
     )
     args = ocp.args.StandardRestore(target)
-    return jax.tree.map(np.asarray, _orbax().restore(directory.absolute(), args=args))
+    return jax.tree.map(np.asarray, _orbax("restore", directory, args=args))
 
 
 # digests of files
