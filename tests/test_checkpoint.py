@@ -1,9 +1,11 @@
 """Checkpoints: round trip, strictness, survivors of interrupted saves."""
 
+import _thread
 import json
 import os
 import resource
 import shutil
+import time
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -200,3 +202,21 @@ def test_reading_makes_nothing(tmp_path):
     with Checkpoints(tmp_path / "absent") as checkpoints:
         assert checkpoints.latest() is None
     assert not (tmp_path / "absent").exists()
+
+
+def test_an_interruption_waits_for_orbaxs_writers(tmp_path, state, monkeypatch):
+    done, original = [], ocp.Checkpointer.save
+
+    def slow(self, *given, **named):
+        time.sleep(0.1)
+        _thread.interrupt_main()
+        time.sleep(0.2)
+        original(self, *given, **named)
+        done.append(given)
+
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, state, {})
+        monkeypatch.setattr(ocp.Checkpointer, "save", slow)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(2, state, {})
+        assert done and [path.name for path in tmp_path.iterdir()] == ["1"]

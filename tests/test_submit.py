@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import zipfile
 from itertools import product
 from pathlib import Path
@@ -548,3 +549,23 @@ def test_a_kill_between_the_renames_is_repaired(run, other, tmp_path):
     (left / "made").mkdir(parents=True)  # of a kill while writing
     submit([run], INFO, out)
     assert verification.verify(out)[1] == [] and not list(tmp_path.glob(".*"))
+
+
+def test_links_and_fifos_in_an_earlier_package_are_refused(run, tmp_path):
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    submit([run], INFO, out)
+    victim.mkdir()
+    (victim / "precious").write_text("x")
+    for make in (lambda path: path.symlink_to(victim), os.mkfifo):
+        make(out / "more")
+        with pytest.raises(AsdjaxError, match="out/more: is"):
+            submit([run], INFO, out)
+        (out / "more").unlink()
+    assert (victim / "precious").exists()
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    submit([run], INFO, link)
+    assert link.is_symlink() and verification.verify(out)[1] == []
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    with pytest.raises(AsdjaxError, match="dangling: is a file"):
+        submit([run], INFO, tmp_path / "dangling")
