@@ -45,8 +45,8 @@ def digest(tree: Tree) -> str:
 
 
 _DAMAGED = (
-    "{}: this checkpoint is missing or damaged ({}): delete it to continue from an older one, or "
-    "train again with --no-resume"
+    "{}: this checkpoint is missing or damaged ({}): delete it and train again, which "
+    "continues from an older one, or begin anew with --no-resume"
 )
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")
 _META, _FILES = "meta.json", "files.json"

@@ -170,7 +170,7 @@ def test_the_older_checkpoint_goes_on_where_the_newest_is_deleted(tmp_path, stat
         for step in (1, 2, 3):
             checkpoints.save(step, state, {"at": step})
     (tmp_path / "3" / "weights" / "_METADATA").write_text("{}")
-    with pytest.raises(AsdjaxError, match="delete it to continue from an older one"):
+    with pytest.raises(AsdjaxError, match="delete it and train again, which continues"):
         read(tmp_path, 3, state)
     shutil.rmtree(tmp_path / "3")
     with Checkpoints(tmp_path, keep=2) as checkpoints:
