@@ -427,26 +427,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     own_process = argv is None
     if own_process and issubclass(VERBS[args[0]], COMPILING):
         host_memory.keep()  # first of all: JAX starts threads
-    return console.finish(
-        lambda: _carry_out(args, keep_programs, own_process), "the same command continues"
-    )
+    return console.finish(lambda: _carry_out(args, keep_programs), "the same command continues")
 
 
-def _carry_out(args: list[str], keep_programs: bool, own_process: bool) -> int | None:
+def _carry_out(args: list[str], keep_programs: bool) -> int | None:
     command = _parse(args[0], args[1:])
     if isinstance(getattr(command, "config", None), Config):
         configs.validate(command.config, "command line")
     if isinstance(command, COMPILING) and keep_programs:
-        _keep_programs(own_process)
+        _keep_programs()
     return command()
 
 
-def _keep_programs(own_process: bool) -> None:
+def _keep_programs() -> None:
     """Compile only once per machine; where that cannot be, say so and compile."""
     from asdjax import compile_cache, console
 
     try:
-        compile_cache.use(alone=own_process)
+        compile_cache.use()
     except AsdjaxError as error:
         console.say(f"asdjax: compiling anew: {error}")
 

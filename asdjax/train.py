@@ -15,7 +15,6 @@ import numpy as np
 from asdjax import (
     audio,
     batches,
-    compile_cache,
     console,
     dcase,
     models,
@@ -198,13 +197,7 @@ def _loop(
     )
     state = parallel.replicate(host_state, work.devices)
     del host_state  # a gigabyte of BEATs
-    step_function = compile_cache.kept(
-        parallel.training_step(learner.step, work.devices),
-        work.devices,
-        dataclasses.replace(config, seed=0),  # the seed is an argument
-        learner.n_classes,
-        learner.n_samples,
-    )
+    step_function = parallel.training_step(learner.step, work.devices)
     log = _Log(work, run, checkpoints)
     with console.progress("training", work.steps, "steps", done=first) as advance:
         for step in range(first, work.steps):

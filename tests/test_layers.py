@@ -14,7 +14,7 @@ HOST = {
     "machinery",
     "runs", "batches", "backends", "thresholds", "channels", "metrics", "bootstrap", "submission",
     "verification", "description", "pretrained",
-    "console", "host_memory", "_version",
+    "console", "host_memory", "user_files", "_version",
 }  # fmt: skip
 JOINT = {"inference", "weights", "compile_cache"}  # files and devices, for the verbs that embed
 DEVICE = {"signal", "models", "augment", "losses", "optim", "parallel", "learner", "checkpoint"}
