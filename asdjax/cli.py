@@ -81,17 +81,15 @@ class Check:
     """Print one JSON document (schema asdjax.check/1)."""
     config: Annotated[Config, arg(name="")] = Config()
 
-    def __call__(self) -> None:
-        from asdjax import train
+    def __call__(self) -> int:
+        from asdjax import dcase, score, train
         from asdjax.corpus import open_corpus
 
-        facts = train.check(self.config, open_corpus(self.data, self.config))
-        if self.json:
-            print(json.dumps(facts, indent=1))
-            return
-        width = max(map(len, facts))
-        for name, value in facts.items():
-            print(f"{name:{width}}  {', '.join(map(str, value)) if type(value) is list else value}")
+        corpus = open_corpus(self.data, self.config)
+        score.rehearse(self.config, dcase.scored_machines(corpus.dataset, self.config.dataset))
+        facts = train.check(self.config, corpus)
+        print(json.dumps(facts, indent=1) if self.json else train.render_check(facts))
+        return int(not facts["fits"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,7 +331,8 @@ class RunAll(Train):
         from asdjax.runs import Run
 
         run, corpus = Run(self.run), open_corpus(self.data, self.config)
-        dcase.scored_machines(corpus.dataset, self.config.dataset)  # before hours of training
+        # before hours of training
+        score.rehearse(self.config, dcase.scored_machines(corpus.dataset, self.config.dataset))
         train.train(self.config, corpus, run, resume=self.resume)
         extract.extract(run, corpus)
         score.score(run)

@@ -108,7 +108,7 @@ def terminal_table(document: Mapping[str, Any]) -> Group:
 
 
 def _labelled(run: Run, truth: bootstrap.Truth | None) -> Machines:
-    rows = {machine: run.read_scores(machine) for machine in run.machines()}
+    rows = {machine: run.read_scores(machine) for machine in run.scored_machines()}
     machines, notes = bootstrap.labelled(rows, truth)
     for note in notes:
         console.say(f"{run.path}: {note}")

@@ -174,7 +174,7 @@ def evaluate_runs(
 def _labelled(run: Run, truth: Path | None, column: str = "score") -> Machines:
     """A run's labelled test clips; what is left out is said, once for all columns."""
     known = None if truth is None else submission.read_truth(truth)
-    rows = {machine: run.read_scores(machine) for machine in run.machines()}
+    rows = {machine: run.read_scores(machine) for machine in run.scored_machines()}
     machines, notes = bootstrap.labelled(rows, known, column)
     for note in notes if column == "score" else ():
         console.say(note)

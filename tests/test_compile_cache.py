@@ -101,8 +101,8 @@ def test_the_users_own_shortest_time_stands(nothing_chosen, monkeypatch):
 
 
 def test_the_switch_and_a_refused_place(corpus_root, nothing_chosen, capsys, monkeypatch):
-    monkeypatch.setattr("asdjax.train.check", lambda config, corpus: {"compiled": "nothing"})
-    check = ["check", TINY, "--data", str(corpus_root)]
+    monkeypatch.setattr("asdjax.train.check", lambda config, corpus: {"fits": True})
+    check = ["check", TINY, "--data", str(corpus_root), "--json"]
     assert cli.main([*check, "--no-compile-cache"]) == 0
     assert not nothing_chosen.exists()
     nothing_chosen.mkdir()

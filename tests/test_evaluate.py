@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from asdjax import config as configs
-from asdjax import evaluate, metrics, runs
-from asdjax.config import Config, ViewConfig
+from asdjax import evaluate, metrics, runs, thresholds
+from asdjax.config import Config, ViewConfig, to_tree
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Run
 
@@ -55,7 +55,7 @@ def make_run(path, machines, seed=0):
     )
     run = Run(path)
     run.write_config(config)
-    run.write_training({"digest": "weights"})
+    run.write_training({"digest": "weights", "config": to_tree(config)})
     made_from = {
         run.embeddings_path(view.name, machine): f"{recipe}/clips"
         for view, recipe in run.embedding_recipes().items()
@@ -65,6 +65,7 @@ def make_run(path, machines, seed=0):
     run.write_artefacts({path: (b"embeddings", inputs) for path, inputs in made_from.items()})
     for machine, rows in machines.items():
         run.write_scores(machine, rows)
+    run.write_thresholds({"schema": thresholds.SCHEMA})
     return run
 
 
