@@ -372,6 +372,16 @@ def test_clips_of_which_little_is_scored(corpus_root, capsys):
     assert "are scored" not in capsys.readouterr().out
 
 
+def test_a_run_in_use_is_neither_compared_nor_written(run_copy, corpus_root, capsys):
+    train = ["train", TINY, "--data", str(corpus_root), "--run", str(run_copy)]
+    before = stamps(run_copy)
+    with Run(run_copy).lock():
+        for options in [], ["--seed", "1"], ["--no-resume"]:
+            assert main([*train, *options]) == 1
+            assert "another process is writing to this run" in capsys.readouterr().err
+    assert stamps(run_copy) == before
+
+
 def test_one_class_trains_nothing(corpus_root, tmp_path, capsys):
     one = ["--data", str(corpus_root), "--dataset.train-machines", "fan", "--train.epochs", "1"]
     for verb in ["check"], ["train", "--run", str(tmp_path / "no")], ["run", "--run", "no"]:
