@@ -13,6 +13,7 @@ HOST = {
     "config", "architectures", "schema", "errors", "dcase", "audio", "corpus", "inventory", "synth",
     "machinery",
     "runs", "batches", "backends", "thresholds", "channels", "metrics", "bootstrap", "submission",
+    "tables",
     "verification", "description", "pretrained",
     "console", "host_memory", "user_files", "_version",
 }  # fmt: skip
