@@ -49,7 +49,8 @@ class Fitted:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         left_out = False
-        for whole, brief in self._pairs:
+        for pair in self._pairs:
+            whole, brief = (_spelled(table, options.encoding) for table in pair)
             parts = _grids(whole.cells, 1, console, options)
             if parts is None and brief != whole:
                 left_out = True
@@ -57,6 +58,19 @@ class Fitted:
             yield from parts or _narrow(brief.cells, console, options)
         for line in [*self._legend, *([_LEFT_OUT] if left_out else [])]:
             yield Text(line)
+
+
+def _spelled(table: Table, encoding: str) -> Table:
+    """A table in the characters that a terminal's encoding has, escaped before it is measured."""
+
+    def spelled(text: str) -> str:
+        try:
+            text.encode(encoding)
+        except UnicodeEncodeError:
+            return text.replace("±", "+-").encode(encoding, "backslashreplace").decode(encoding)
+        return text
+
+    return Table(spelled(table.caption), [[spelled(cell) for cell in row] for row in table.cells])
 
 
 def _narrow(

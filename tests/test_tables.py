@@ -113,6 +113,16 @@ def test_columns_are_shared_out_evenly_and_then_listed():
     assert "fan\n  official AUC \n0 50.00\n" in shown(tables.Fitted([table], [table], []), 15)
 
 
+def test_an_ascii_terminal_gets_escapes_that_are_whole_too():
+    table = Table("± 1", [["machine", "official AUC"], ["fän", "50.00 ± 1.00"], ["mean", "-"]])
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    Console(file=file, width=40).print(tables.Fitted([table], [table], []))
+    file.seek(0)
+    lines = file.read().splitlines()
+    assert lines[0] == "+- 1" and len(set(map(len, lines[1:]))) == 1
+    assert any("| f\\xe4n " in line and "50.00 +- 1.00 |" in line for line in lines)
+
+
 def test_a_table_in_markdown_and_on_a_terminal():
     cells = [["machine", "official AUC source"], ["[fan]", "51.00\n[40.00, 60.00]"], ["a|b", "-"]]
     table = Table("Per cent [really].", cells)
