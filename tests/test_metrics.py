@@ -7,6 +7,7 @@ import pytest
 from conftest import EXACT_METRIC
 from hypothesis import given
 from hypothesis import strategies as st
+from test_evaluate import numbers
 
 from asdjax import metrics
 from asdjax.errors import AsdjaxError
@@ -201,15 +202,6 @@ def test_harmonic_mean_is_the_challenges_and_0_where_a_figure_is_0(values):
     challenge = len(values) / sum(1 / max(value, EPS) for value in values)
     assert harmonic_mean(values) == pytest.approx(challenge, abs=EXACT_METRIC, rel=1e-12)
     assert (harmonic_mean(values) == 0) == (0 in values)
-
-
-def numbers(value):
-    """Every number of a document."""
-    if isinstance(value, dict | list):
-        for inside in value.values() if isinstance(value, dict) else value:
-            yield from numbers(inside)
-    elif isinstance(value, float | int):
-        yield value
 
 
 def test_a_figure_of_0_is_0_in_every_mean():
