@@ -15,7 +15,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 _ANY_WIDTH = 10**6
-_LEFT_OUT = "Intervals: --json or a wider terminal."
+_WIDE = 120  # columns from which on intervals are always printed
+_LEFT_OUT = "intervals: --json or a wider terminal"
 
 
 class Table(NamedTuple):
@@ -37,9 +38,9 @@ def markdown(table: Table) -> str:
 class Fitted:
     """Tables for a terminal, laid out for its width when rich prints them.
 
-    Each is printed whole where it fits; otherwise without its intervals and, where that is still
-    too wide, with its columns shared out to several grids; and where a name leaves no room for a
-    column, as a list. No name and no figure is ever cut.
+    A table too wide for it loses its intervals below 120 columns; where it is still too wide its
+    columns are shared out to several grids; and where a name leaves no room for a column it becomes
+    a list. No name and no figure is ever cut.
     """
 
     def __init__(self, whole: Sequence[Table], brief: Sequence[Table], legend: Sequence[str]):
@@ -52,10 +53,10 @@ class Fitted:
         for pair in self._pairs:
             whole, brief = (_spelled(table, options.encoding) for table in pair)
             parts = _grids(whole.cells, 1, console, options)
-            if parts is None and brief != whole:
-                left_out = True
-            yield Text((whole if parts else brief).caption, style="italic")
-            yield from parts or _narrow(brief.cells, console, options)
+            chosen = whole if parts or options.max_width >= _WIDE else brief
+            left_out |= chosen != whole
+            yield Text(chosen.caption, style="italic")
+            yield from parts or _narrow(chosen.cells, console, options)
         for line in [*self._legend, *([_LEFT_OUT] if left_out else [])]:
             yield Text(line)
 

@@ -87,15 +87,15 @@ def test_names_and_figures_are_whole_at_every_width(documents, names):
 def test_intervals_give_way_to_names(documents):
     (_, document), (_, by_view), (_, spread), (_, difference) = documents(("fan", "valve"))
     for one in (document, by_view):
-        for width, wide in ((80, False), (119, False), (200, True)):
+        for width, wide in ((80, False), (119, False), (120, True), (200, True)):
             text = shown(evaluate.terminal_table(one), width)
             assert ("[" in text) == wide == ("in brackets" in text)
-            assert ("Intervals: --json or a wider terminal." in text) != wide
-    assert "Intervals" not in shown(evaluate.terminal_table(spread), 80)
+            assert ("intervals: --json or a wider terminal" in text) != wide
+    assert "intervals: " not in shown(evaluate.terminal_table(spread), 80)
     text = shown(compare.terminal_table(difference), 80)
     low, high = (f"{100 * end:+.2f}" for end in difference["official_score"]["interval"])
     assert f"[{low}, {high}]" in text  # over all machines there is room
-    assert "Intervals: --json or a wider terminal." in text
+    assert "intervals: --json or a wider terminal" in text
     assert "[" not in shown(compare.terminal_table(difference), 60)
 
 
@@ -163,7 +163,7 @@ def test_a_terminal_of_a_process_and_a_pipe(rng, tmp_path):
     assert process.returncode == 0, said
     text = re.sub(r"\x1b\[[\d;]*m", "", printed.decode()).replace("\r", "")
     assert_whole(text, names, 80)
-    assert "Intervals: --json or a wider terminal." in text
+    assert "intervals: --json or a wider terminal" in text
     piped = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert "[" in piped.stdout and max(map(len, piped.stdout.splitlines())) > 120
 
