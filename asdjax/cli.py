@@ -63,9 +63,9 @@ class Data:
     audio: AudioConfig = AudioConfig()
 
     def __call__(self) -> int:
-        from asdjax import audio, dcase, inventory
+        from asdjax import corpus, inventory
 
-        dataset, headers = audio.check(dcase.scan(self.root, self.dataset.edition), self.audio)
+        dataset, headers = corpus.survey(self.root, self.dataset, self.audio)
         document = inventory.describe(dataset, headers, self.dataset)
         print(json.dumps(document, indent=1) if self.json else inventory.render(document))
         return int(bool(document["problems"]))

@@ -28,8 +28,9 @@ from asdjax.schema import Range, to_tree
 
 Subset = Literal["development", "additional", "evaluation"]
 ProblemKind = Literal[
-    "misnamed", "unreadable", "truncated", "empty", "wrong_rate", "wrong_channels", "not_finite"
-]
+    "misnamed", "unreadable", "truncated", "empty", "wrong_rate", "wrong_channels", "not_finite",
+    "copy", "shared", "unused",
+]  # fmt: skip
 
 SCORE_COLUMNS = (
     "path", "split", "section", "domain", "label", "score", "threshold", "decision",

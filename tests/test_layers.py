@@ -10,8 +10,8 @@ import asdjax
 ROOT = Path(__file__).parent.parent
 VERBS = {"train", "extract", "embed", "score", "evaluate", "compare", "submit"}
 HOST = {
-    "config", "architectures", "schema", "errors", "dcase", "audio", "corpus", "inventory", "synth",
-    "machinery",
+    "config", "architectures", "schema", "errors", "editions", "folders", "dcase", "audio",
+    "copies", "corpus", "inventory", "synth", "machinery",
     "runs", "batches", "backends", "thresholds", "channels", "metrics", "bootstrap", "submission",
     "tables",
     "verification", "description", "pretrained",
