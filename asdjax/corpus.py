@@ -61,15 +61,13 @@ def open_corpus(root: Path, config: Config) -> Corpus:
         AsdjaxError: no data set here, or faulty files of kinds that `dataset.skip` does not name.
     """
     surveyed, headers = survey(root, config.dataset, config.audio)
-    notes = [f"{unused.folder}: not used: {unused}" for unused in surveyed.unused]
-    if len(notes) > _MOST_NOTES:
-        rest = f"and {len(notes) - _MOST_NOTES} more folders not used (asdjax data names them)"
-        notes[_MOST_NOTES:] = [rest]
     if note := edition_note(surveyed, headers):
-        notes.append(note)
-    for note in notes:
         console.say(f"{root}: {note}")
     clean, skipped = dcase.require_clean(surveyed, config.dataset.skip)
+    for unused in surveyed.unused[:_MOST_NOTES]:
+        console.say(f"{root}/{unused.folder}: not used: {unused}")
+    if (more := len(surveyed.unused) - _MOST_NOTES) > 0:
+        console.say(f"{root}: and {more} more folders not used (asdjax data names them)")
     if skipped:
         counts = ", ".join(f"{n} {kind}" for kind, n in skipped.items())
         console.say(f"{root}: left out by dataset.skip: {counts}")

@@ -180,7 +180,8 @@ def scan(root: Path, edition: str) -> Dataset:
     problems: list[Problem] = []
     try:
         if not root.is_dir():
-            raise AsdjaxError(f"{root}: no such folder: give the root of a data set")
+            state = "not a folder" if root.exists() else "no such folder"
+            raise AsdjaxError(f"{root}: {state}: give the root of a data set")
         machines = machine_folders(root)
         leftover = unused(root, machines)
         for folder in machines:
@@ -188,14 +189,15 @@ def scan(root: Path, edition: str) -> Dataset:
             clips += found
             problems += faults
             name = folder.relative_to(root).as_posix()
-            if not found and not faults and not any(_within(u.folder, name) for u in leftover):
+            named = any(u.lost and f"{u.folder}/".startswith(f"{name}/") for u in leftover)
+            if not (found or faults or named):
                 why = "its folders train and test hold no audio: unpack it again, or remove it"
                 leftover.append(Unused(name, 0, why, lost=True))
     except OSError as error:
         raise AsdjaxError(f"{error.filename}: cannot be listed ({error.strerror})") from error
     lost = [u for u in leftover if u.lost]
     if not clips and not problems:
-        hint = "".join(f" ({u.folder}: {u})" for u in lost[:1])
+        hint = "".join(f" ({u.folder}: {u})" for u in (lost or leftover)[:1])
         if any((root / split).is_dir() for split in SPLITS):
             hint = " (this looks like one machine's folder: give its parent)"
         raise AsdjaxError(
@@ -312,10 +314,6 @@ def _subset(split: str, evaluation: bool) -> Subset:
     if not evaluation:
         return "development"
     return "additional" if split == "train" else "evaluation"
-
-
-def _within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder}/")
 
 
 def _scan_machine(root: Path, folder: Path, edition: str) -> tuple[list[Clip], list[Problem]]:

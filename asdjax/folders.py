@@ -63,25 +63,29 @@ def machine_folders(root: Path) -> list[Path]:
 def unused(root: Path, machines: Sequence[Path]) -> list[Unused]:
     """The folders below a root with audio files that no machine's `train` or `test` holds.
 
-    Links are followed, each folder is entered once, and the search ends after 200,000 names. Hidden
-    files and folders are passed over.
+    Links are followed, but none to a folder that holds the root; each folder is entered once, and
+    the search ends after 200,000 names. Hidden files and folders are passed over.
 
     Args:
         root: the data set's root.
         machines: what `machine_folders` found.
+
+    Raises:
+        OSError: a folder above the root vanished or may not be entered.
     """
     splits = [folder / split for folder in machines for split in SPLITS]
-    queue, seen = deque([*filter(os.path.isdir, splits), root]), set()
+    queue = deque([*filter(os.path.isdir, splits), root])
+    seen = {_identity(folder) for folder in root.resolve().parents}
     places = _Places(root, frozenset(splits), frozenset(machines))
     found, names_left = [], _MOST_NAMES
     while queue:
         folder = queue.popleft()
         names: list[str] = []
         try:
-            identity = os.stat(folder)
-            if (identity.st_dev, identity.st_ino) in seen:
+            identity = _identity(folder)
+            if identity in seen:
                 continue
-            seen.add((identity.st_dev, identity.st_ino))
+            seen.add(identity)
             for name, is_folder in _entries(folder):
                 names_left -= folder not in places.splits
                 if names_left < 0:
@@ -148,6 +152,12 @@ def _bases(root: Path) -> list[Path]:
     halves = [root / "dev_data", root / "eval_data"]
     inside = [base for half in halves for base in (half, half / "raw")]
     return [root, *filter(os.path.isdir, inside)]
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """The same for all paths that lead to a folder."""
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, bool]]:
