@@ -126,7 +126,8 @@ def render(document: Mapping[str, Any]) -> str:
     if document["unused"]:
         lines.append("audio that is not used:")
         lines += _first(f"{u['folder']} ({u['files']}): {u['why']}" for u in document["unused"])
-    return "\n".join([*lines, *(f"note: {note}" for note in document["notes"])])
+    lines += [f"note: {note}" for note in document["notes"]]
+    return "\n".join(printable(line) for line in lines)
 
 
 def _machine(clips: list[Clip], headers: Mapping[str, Header]) -> dict[str, Any]:

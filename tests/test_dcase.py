@@ -1,5 +1,7 @@
 import dataclasses
+import os
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from asdjax.dcase import (
     scored_machines,
     training_clips,
 )
+from asdjax.editions import better_edition
 from asdjax.errors import AsdjaxError
 
 TRAIN = "section_00_source_train_normal_0000_noAttribute.wav"
@@ -123,6 +126,14 @@ def test_a_path_is_read(path, edition, fields):
         ("fan/train/section_00_source_train_normal_0000_a\n.wav", "cannot be printed"),
         ("fan/train/section_00_source_train_normal_0000_\udcff.wav", "cannot be printed"),
         ("fan/train/copy of section_00_source_train_normal_0000_a.wav", "expected"),
+        ("fan/train/section_00_source_train_normal_00000_a.wav", "expected"),
+        ("fan/train/section_00_source_train_normal_0000 (1).wav", "expected"),
+        ("fan/train/section_00_source_train_normal_0000_a.flac", "does not end in .wav"),
+        ("fan/test/section_00_0000.mp3", "does not end in .wav"),
+        ("fan/test/section_00_0000.", "does not end in .wav"),
+        ("fan/test/section_00_0000_wav", "does not end in .wav"),
+        ("fan/test/section_00_0000 (1).wav", "expected"),
+        ("f\x1bn/train/section_00_source_train_normal_0000_a.wav", "cannot be printed"),
     ],
 )
 def test_a_misnamed_file_is_reported_with_the_reason(path, reason):
@@ -130,6 +141,54 @@ def test_a_misnamed_file_is_reported_with_the_reason(path, reason):
         parse_clip(path, "dcase2026")
     assert caught.value.problem.path == path
     assert caught.value.problem.kind == "misnamed"
+
+
+@pytest.mark.parametrize(
+    "end", [" (1)", " - Copy", " copy 2", " (kopie)", "(1)", "[1]", "~", "\uff081\uff09", " "]
+)
+@pytest.mark.parametrize("text", ["noAttribute", "car_A1", ""])
+def test_what_file_managers_call_copies_is_no_attribute(text, end):
+    with pytest.raises(FaultyFile, match="no part of a clip's name"):
+        parse_clip(f"fan/train/section_00_source_train_normal_0000_{text}{end}.wav", "dcase2026")
+
+
+@pytest.mark.parametrize("end", ["_copy", "_1", "-1", "1", ".wav", "_a_1"])
+def test_nothing_follows_hidden_attributes(end):
+    with pytest.raises(FaultyFile, match="nothing follows noAttribute"):
+        parse_clip(
+            f"fan/train/section_00_source_train_normal_0000_noAttribute{end}.wav", "dcase2026"
+        )
+
+
+@pytest.mark.parametrize(
+    "text",
+    "car_A1_spd_28V_mic_1 f-n_A vel_6.5 pat_2 pat_00 strength_1_ambient volt_2.5_pro_Y "
+    "noise_washing-machine mic_2_mic_1 v1pat_2_v2pat_None temp_25°C load_50% größe_3,5".split(),
+)
+def test_attributes_of_many_kinds_are_read(text):
+    clip = parse_clip(f"fan/train/section_00_source_train_normal_0000_{text}.wav", "dcase2026")
+    assert clip.attributes == text
+
+
+def test_both_spellings_of_a_letter_are_one(tmp_path):
+    """Unicode writes é as one character or as two; macOS and Linux differ."""
+    name = "section_00_source_train_normal_{:04d}_pièce_{}.wav"
+    composed, other = (
+        unicodedata.normalize(form, "pompe à vélo/train/" + name) for form in ("NFC", "NFD")
+    )
+    assert composed != other
+    paths = [composed.format(0, "a"), other.format(1, "a"), composed.format(2, "b")]
+    dataset = dataset_of(*paths)
+    assert sorted(c.path for c in dataset.clips) == sorted(paths)
+    assert class_names(dataset.clips, "machine_section_attributes") == (
+        "pompe à vélo/00/pièce_a",
+        "pompe à vélo/00/pièce_b",
+    )
+    chosen = DatasetConfig(train_machines=(unicodedata.normalize("NFD", "pompe à vélo"),))
+    assert len(training_clips(dataset, chosen)) == 3
+    assert len(scan(touch(tmp_path, paths[0], paths[2]), "dcase2026").clips) == 2
+    with pytest.raises(AsdjaxError, match="is in both .* and .*keep all its clips in one"):
+        scan(touch(tmp_path, paths[1]), "dcase2026")
 
 
 @pytest.mark.parametrize(
@@ -281,6 +340,51 @@ def test_a_machine_in_two_places_is_refused(tmp_path, second):
 def test_editions_before_2022_are_refused(tmp_path, path, year):
     with pytest.raises(AsdjaxError, match=f"DCASE {year} data.*2022 on"):
         scan(touch(tmp_path, path), "dcase2022")
+
+
+def test_only_regular_files_are_clips(tmp_path):
+    names = [TRAIN.replace("0000", f"{i:04d}") for i in range(6)]
+    folder = touch(tmp_path, f"fan/train/{names[0]}") / "fan/train"
+    os.mkfifo(folder / names[1])
+    (folder / names[2]).mkdir()
+    for name, target in [(names[3], names[0]), (names[4], "nowhere"), (names[5], names[5])]:
+        (folder / name).symlink_to(target)
+    dataset = scan(tmp_path, "dcase2026")
+    assert [c.name for c in dataset.clips] == [names[0], names[3]]
+    assert {p.path: p.kind for p in dataset.problems} == {
+        f"fan/train/{names[i]}": "unreadable" for i in (1, 2, 4, 5)
+    }
+    assert "neither a file nor a link to one" in dataset.problems[0].reason
+
+
+@pytest.mark.parametrize("name", ["f\x1b[31mn", "new\nline", "caf\udce9", "a\u202eb"])
+def test_a_machine_that_cannot_be_printed_is_one_problem(tmp_path, name):
+    root = touch(tmp_path, f"fan/train/{TRAIN}", f"{name}/train/{TRAIN}", f"{name}/test/{TEST}")
+    dataset = scan(root, "dcase2026")
+    assert [c.machine for c in dataset.clips] == ["fan"]
+    assert [(p.path, p.kind) for p in dataset.problems] == [(name, "misnamed")]
+
+
+def test_another_edition_is_recognised():
+    def note(edition, machines, mono):
+        return better_edition(edition, machines.split(), mono=mono) or ""
+
+    assert "dcase2022 or dcase2023 or dcase2024 or dcase2025:" in note(
+        "dcase2026", "bearing fan ToyCar", True
+    )
+    assert note("dcase2026", "bearing fan ToyTank Vacuum", True).endswith(
+        "those of dcase2023: name the right one with --dataset.edition"
+    )
+    assert "dcase2026:" in note("dcase2023", "bearingEmu fan", False)
+    assert "dcase2025:" in note("dcase2024", "ToyPet", True)
+    # Names in all editions: the channels tell.
+    assert "dcase2022 or" in note("dcase2026", "fan ToyCar", True)
+    assert "dcase2026:" in note("dcase2025", "fan ToyCar", False)
+    # The right edition, alone or among machines that no edition has.
+    for edition, its in EDITIONS.items():
+        assert better_edition(edition, its.machines, mono=its.channels == 1) is None
+        assert better_edition(edition, {*its.machines, "x"}, mono=its.channels == 1) is None
+        assert better_edition(edition, {"pump", "motor"}, mono=its.channels == 2) is None
 
 
 def test_a_wrong_root_is_refused(tmp_path):
