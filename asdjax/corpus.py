@@ -47,7 +47,9 @@ def survey(
 def edition_note(dataset: dcase.Dataset, headers: dict[str, Header]) -> str | None:
     """A sentence where the data set looks like another edition's, else None."""
     mono = bool(headers) and all(header.channels == 1 for header in headers.values())
-    machines = {clip.machine for clip in dataset.clips}
+    # Of misnamed files as well: the sections of another edition are no names in this one.
+    paths = [found.path.split("/") for found in dataset.clips + dataset.problems]
+    machines = {path[-3] for path in paths if len(path) > 2}
     return editions.better_edition(dataset.edition, machines, mono=mono)
 
 
