@@ -133,9 +133,10 @@ class _Places:
             return "this looks like DCASE 2021 data, which asdjax does not read", True
         looks_like = _SPLIT_LIKE.search(parts[-1].casefold()) if parts else None
         if looks_like and parts[-1] not in SPLITS:
-            return f"if these are clips, call the folder {looks_like[1]}", True
+            why = f"if these are clips, call the folder {looks_like[1]}"
+            return why, clips or len(parts) > 1
         if looks_like and len(parts) == 1:
-            return "put this folder into one with the machine's name", True
+            return "put this folder into one with the machine's name", clips
         if looks_like:
             machine = folder.parent
             return (

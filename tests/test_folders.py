@@ -109,6 +109,8 @@ def test_clips_that_would_drop_out_are_a_problem(root, paths, folder, why, files
         (f"Supplemental/{NOISE}", "Supplemental", "supplemental recordings"),
         ("music/song.mp3", "music", "no folder of a machine"),
         ("latest/a.wav", "latest", "no folder of a machine"),  # holds "test"
+        ("test recordings/a.wav", "test recordings", "if these are clips, call the folder test"),
+        ("test/a.wav", "test", "put this folder into one with the machine's name"),
         ("fan/noise.wav", "fan", "clips lie in <machine>/train and"),
         ("noise.wav", ".", "clips lie in <machine>/train and"),
     ],
