@@ -23,7 +23,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from asdjax import atomic, runs
+from asdjax import atomic, documents
 from asdjax.errors import AsdjaxError
 from asdjax.pretrained import PREDICTOR, WEIGHTS, Pretrained
 
@@ -133,7 +133,7 @@ class Checkpoints:
         with atomic.whole_folder(place, free) as made:
             for item in ITEMS:
                 _write_arrays(made / item, state[item])
-            runs.write_json(made / _META, meta)
+            documents.write_json(made / _META, meta)
             _seal(made)
         for old in sorted(self._steps())[: -self._keep]:
             atomic.discard(self.directory / str(old))
@@ -141,7 +141,7 @@ class Checkpoints:
     def meta(self, step: int) -> dict[str, Any]:
         """A checkpoint's JSON part, without its arrays."""
         _verify(self.directory / str(step), _META, _DAMAGED)
-        return runs.read_json(self.directory / str(step) / _META)
+        return documents.read_json(self.directory / str(step) / _META)
 
     def restore(self, step: int, like: Tree) -> Tree:
         """A checkpoint's arrays, as NumPy.
@@ -220,7 +220,9 @@ def _read_arrays(directory: Path, like: Tree) -> Tree:
 
 def _seal(folder: Path) -> None:
     """Write down the digest of every file below a folder."""
-    runs.write_json(folder / _FILES, {name: runs.digest(folder / name) for name in _names(folder)})
+    documents.write_json(
+        folder / _FILES, {name: documents.digest(folder / name) for name in _names(folder)}
+    )
 
 
 def _verify(folder: Path, below: str, damaged: str) -> None:
@@ -231,7 +233,7 @@ def _verify(folder: Path, below: str, damaged: str) -> None:
     """
     try:
         atomic.refuse_links(folder)
-        stated = runs.read_json(folder / _FILES)
+        stated = documents.read_json(folder / _FILES)
         if not isinstance(stated, dict):
             raise AsdjaxError(f"{_FILES} states no digests")
         expected = {name: digest for name, digest in stated.items() if name.startswith(below)}
@@ -239,7 +241,7 @@ def _verify(folder: Path, below: str, damaged: str) -> None:
         for name in sorted(found ^ expected.keys()):
             raise AsdjaxError(f"{name} is {'not expected' if name in found else 'missing'}")
         for name in sorted(found):
-            if runs.digest(folder / name) != expected[name]:
+            if documents.digest(folder / name) != expected[name]:
                 raise AsdjaxError(f"{name} was changed")
     except AsdjaxError as error:
         raise AsdjaxError(damaged.format(folder, error)) from error

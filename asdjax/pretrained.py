@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from asdjax import runs, schema
+from asdjax import documents, schema
 from asdjax.architectures import BEATsConfig, BEATsEncoderConfig, checks
 from asdjax.errors import AsdjaxError
 
@@ -38,11 +38,11 @@ def read(path: Path) -> Pretrained:
         AsdjaxError: it is not such a folder, or its description is faulty.
     """
     file = path / DOCUMENT
-    if not runs.present(file):
+    if not documents.present(file):
         raise AsdjaxError(
             f"{path}: not a folder of converted weights (no {DOCUMENT}): make one with {_HOW}"
         )
-    document = runs.read_json(file)
+    document = documents.read_json(file)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise AsdjaxError(
             f"{file}: not written by this version of asdjax (schema {SCHEMA}): convert again"

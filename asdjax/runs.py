@@ -18,7 +18,6 @@ may come from somebody else: nothing in it may be a link or name a place outside
 
 import contextlib
 import csv
-import hashlib
 import io
 import json
 import math
@@ -27,68 +26,30 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asdjax import atomic, user_files
+from asdjax import atomic, training_record, user_files
 from asdjax import config as configs
 from asdjax._version import __version__
 from asdjax.config import Config, ViewConfig
+from asdjax.documents import (
+    content_digest,
+    csv_bytes,
+    digest,
+    fingerprint,
+    json_bytes,
+    present,
+    read_json,
+    write_json,
+)
 from asdjax.embeddings import Embeddings
 from asdjax.errors import AsdjaxError
 
 _BUSY = "another process is writing to this run"
 _FOLLOWING = ("metrics", "scores", "diagnostics", "embeddings")  # from the weights
-TRAINING_SCHEMA = "asdjax.training/1"
 LOG_SCHEMA = "asdjax.log/1"
-_MOST_JSON = 2**26  # bytes of a document
-_TRAINING = {  # what training.json must state, of these types
-    "classes": list,
-    "n_samples": int,
-    "step": int,
-    "seed": int,
-    "data": str,
-    "digest": str,
-    "frozen": str | None,
-}
+TRAINING_SECTIONS = ("seed", "dataset", "audio", "augment", "model", "loss", "optim", "train")
+"""The sections of the configuration that the weights depend on."""
 CLIP_COLUMNS = ("path", "split", "section", "domain", "label")
 """What every table of clips says of a clip, in this order."""
-
-
-def fingerprint(*parts: Any) -> str:
-    """A short digest of JSON-able values: equal parts, equal text."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write a JSON document, whole or not at all."""
-    atomic.write_bytes(path, json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")
-
-
-def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows that share their keys, as CSV with a header; floats keep all their digits."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON document; `AsdjaxError` when it is not one."""
-    text = user_files.read_text(path, most=_MOST_JSON)
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise AsdjaxError(f"{path}: cannot be read as JSON ({error})") from error
-    except RecursionError as error:
-        raise AsdjaxError(f"{path}: nested too deeply to be one of our documents") from error
-
-
-def present(path: Path) -> bool:
-    """Whether there is a regular file; `AsdjaxError` where that cannot be told."""
-    try:
-        return path.is_file()
-    except OSError as error:
-        raise AsdjaxError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 class Run:
@@ -149,9 +110,23 @@ class Run:
     # configuration and training
 
     def config(self) -> Config:
-        """The run's resolved configuration; `AsdjaxError` when this is not a run directory."""
+        """The run's resolved configuration.
+
+        Raises:
+            AsdjaxError: this is not a run directory, or its config.yaml states other settings of
+                training than those that it was trained with.
+        """
         self._require_config()
-        return configs.load(str(self._config))
+        config, training = configs.load(str(self._config)), self.training()
+        if training is not None:
+            trained = configs.from_tree(training["config"], str(self._training))
+            changed = configs.differences(trained, config, TRAINING_SECTIONS)
+            if changed:
+                raise AsdjaxError(
+                    f"{self._config}: not the settings that the run was trained with "
+                    f"({'; '.join(changed)}): put them back, or train again with --no-resume"
+                )
+        return config
 
     def _require_config(self) -> None:
         if not present(self._config):
@@ -176,27 +151,11 @@ class Run:
         """What training left behind, or None while it has not finished."""
         if not present(self._training):
             return None
-        document = read_json(self._training)
-        if not isinstance(document, dict) or document.get("schema") != TRAINING_SCHEMA:
-            raise AsdjaxError(
-                f"{self._training}: not written by this version of asdjax (schema "
-                f"{TRAINING_SCHEMA}): train again with --no-resume"
-            )
-        wrong = [key for key, kind in _TRAINING.items() if not _is(document.get(key, ...), kind)]
-        if not wrong and not all(type(name) is str for name in document["classes"]):
-            wrong = ["classes"]
-        if not wrong and not 0 < document["n_samples"] < 2**31:
-            wrong = ["n_samples"]
-        if wrong:
-            raise AsdjaxError(
-                f"{self._training}: not as training left it ({', '.join(wrong)}): restore it, or "
-                "train again with --no-resume"
-            )
-        return document
+        return training_record.read(self._training)
 
     def write_training(self, document: Mapping[str, Any]) -> None:
         """Mark training as finished."""
-        write_json(self._training, {"schema": TRAINING_SCHEMA, **document})
+        training_record.write(self._training, document)
 
     def finished_training(self) -> dict[str, Any]:
         """What training left behind; `AsdjaxError` while it has not finished."""
@@ -257,7 +216,7 @@ class Run:
         marks = self.marks()
         for path, (content, made_from) in results.items():
             atomic.write_bytes(path, content)
-            record = {"made_from": made_from, "content": _content(content)}
+            record = {"made_from": made_from, "content": content_digest(content)}
             kept[self._name(path)] = record | marks
         write_json(self._artefacts, dict(sorted(kept.items())))
 
@@ -297,7 +256,9 @@ class Run:
             expected: what each machine's embeddings under each view are to be made from.
         """
         records = self._records()
-        names = {self._name(path): made_from for path, made_from in expected.items()}
+        machines = sorted({path.stem for path in expected})
+        listed = {self._machines: fingerprint(machines)}
+        names = {self._name(p): made_from for p, made_from in {**expected, **listed}.items()}
         kept = {
             name: record
             for name, record in records.items()
@@ -306,9 +267,8 @@ class Run:
         if kept != records:  # at once: no mixture of old and new is ever taken for the whole
             write_json(self._artefacts, kept)
             atomic.delete(self.thresholds)
-        machines = sorted({path.stem for path in expected})
-        if self._stated_machines() != machines:
-            write_json(self._machines, machines)
+        if not self.is_current(self._machines, listed[self._machines]):
+            self.write_artefact(self._machines, json_bytes(machines), listed[self._machines])
         for path in (self.path / "embeddings").glob("*/*.npz"):
             if path not in expected:
                 atomic.delete(path)
@@ -324,6 +284,10 @@ class Run:
         """
         self._require_config()
         machines = self._stated_machines()
+        if machines and not self.is_current(self._machines, fingerprint(machines)):
+            raise AsdjaxError(
+                f"{self._machines}: not as extraction left it: run asdjax extract {self.path} again"
+            )
         records = self._records()
         for view, recipe in self.embedding_recipes().items() if machines else ():
             for machine in machines:
@@ -357,6 +321,25 @@ class Run:
         recipes = list(self.embedding_recipes().values())
         return fingerprint(__version__, chosen, config.extract.view_names, recipes, embeddings)
 
+    def write_thresholds(self, document: Mapping[str, Any]) -> None:
+        """Store what the thresholds of all machines' scores imply."""
+        made_from = self._thresholds_made_from(self.machines())
+        if not self.is_current(self.thresholds, made_from):
+            self.write_artefact(self.thresholds, json_bytes(document), made_from)
+
+    def scored_machines(self) -> list[str]:
+        """The machines of a finished scoring; `AsdjaxError` when thresholds.json is not its own."""
+        machines = self.machines()
+        if not self.is_current(self.thresholds, self._thresholds_made_from(machines)):
+            raise AsdjaxError(
+                f"{self.thresholds}: missing, changed, or of other scores: run asdjax score "
+                f"{self.path}"
+            )
+        return machines
+
+    def _thresholds_made_from(self, machines: Sequence[str]) -> str:
+        return fingerprint([self.scores_made_from(machine) for machine in machines])
+
     def write_embeddings(self, tables: Mapping[Path, tuple[Embeddings, str]]) -> None:
         """Store embeddings that were made together; equal arrays give equal bytes.
 
@@ -388,7 +371,7 @@ class Run:
         path = self.path / "diagnostics" / f"{_plain(machine)}.csv"
         if not rows:
             atomic.delete(path)
-        elif not present(path) or digest(path) != _content(csv_bytes(rows)):
+        elif not present(path) or digest(path) != content_digest(csv_bytes(rows)):
             atomic.write_bytes(path, csv_bytes(rows))
 
     def write_scores(self, machine: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -414,25 +397,6 @@ class Run:
             return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
         except (UnicodeDecodeError, csv.Error) as error:
             raise AsdjaxError(f"{path}: not a table of scores ({error})") from error
-
-
-def digest(path: Path) -> str:
-    """The digest of a file's content, as artefacts.json states it."""
-    with user_files.open_regular(path) as file:
-        return hashlib.file_digest(file, _hash).hexdigest()
-
-
-def _hash(content: bytes = b"") -> Any:
-    return hashlib.blake2b(content, digest_size=16)
-
-
-def _content(content: bytes) -> str:
-    return _hash(content).hexdigest()
-
-
-def _is(value: Any, kind: Any) -> bool:
-    """Whether a JSON value is of a type; true and false are no numbers."""
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _is_record(record: Any) -> bool:

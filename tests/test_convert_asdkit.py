@@ -294,7 +294,8 @@ def finished_run(path, config, weights=None):
             checkpoints.save(0, state, {})
     run.write_training(
         {
-            "classes": list("abc"), "n_samples": 6400, "step": 0, "seed": 0, "data": "data",
+            "classes": list("abc"), "n_samples": 6400, "step": 0, "config": configs.to_tree(config),
+            "seed": 0, "data": "data",
             "digest": digest(state["weights"]), "frozen": digest(frozen) if frozen else None,
         }
     )  # fmt: skip

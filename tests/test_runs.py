@@ -1,7 +1,6 @@
 """The run directory: atomic writes, artefacts, the log."""
 
 import io
-import json
 import multiprocessing
 import os
 import signal
@@ -10,13 +9,13 @@ import numpy as np
 import pytest
 
 from asdjax import evaluate, runs, score
-from asdjax.config import Config
+from asdjax.config import Config, to_tree
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Embeddings, Run
 
 TRAINING = {
     "classes": ["fan"], "n_samples": 8000, "step": 2, "seed": 0, "data": "d", "digest": "x",
-    "frozen": None,
+    "frozen": None, "config": to_tree(Config()),
 }  # fmt: skip
 
 
@@ -227,7 +226,9 @@ def test_a_run_that_is_itself_named_by_a_link_is_fine(tmp_path):
 @pytest.mark.parametrize("name", ["../../x", "/x", "..", ".", "", ".x", "a/b", "x\0"])
 def test_machines_name_no_other_places(tmp_path, name):
     run = finished(tmp_path / "run")
-    runs.write_json(tmp_path / "run" / "embeddings" / "machines.json", ["fan", name])
+    machines = ["fan", name]
+    listed, made_from = run.path / "embeddings" / "machines.json", runs.fingerprint(machines)
+    run.write_artefact(listed, runs.json_bytes(machines), made_from)
     for verb in (score.score, evaluate.evaluate):
         with pytest.raises(AsdjaxError, match="names another place"):
             verb(run)
@@ -240,13 +241,10 @@ def test_machines_name_no_other_places(tmp_path, name):
     "text",
     [
         "", "[", "1", '"x"', "[1]", '["fan", {}]', '{"a": 1}', '{"a": {"made_from": 1}}', "\xff",
-        "[" * 100_000, '{"a":' * 100_000, "1" * 5000, '{"schema": "asdjax.training/1"}',
-        json.dumps({"schema": "asdjax.training/1", **TRAINING, "classes": [1]}),
-        json.dumps({"schema": "asdjax.training/1", **TRAINING, "n_samples": 10**12}),
-        json.dumps({"schema": "asdjax.training/1", **TRAINING, "n_samples": True}),
-        json.dumps({"schema": "asdjax.training/1", **TRAINING, "frozen": []}),
+        "[" * 100_000, '{"a":' * 100_000, "1" * 5000, '{"schema": "asdjax.training/2"}',
+        '{"schema": "asdjax.training/2", "fingerprint": []}',
     ],
-    ids=range(17),
+    ids=range(14),
 )  # fmt: skip
 def test_malformed_documents_give_one_sentence(tmp_path, name, text):
     run = finished(tmp_path / "run")
@@ -255,6 +253,16 @@ def test_malformed_documents_give_one_sentence(tmp_path, name, text):
         with pytest.raises(AsdjaxError) as caught:
             verb(run)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "change", [{"classes": [1]}, {"n_samples": 10**12}, {"n_samples": True}, {"frozen": []}]
+)
+def test_a_training_of_wrong_types_is_refused(tmp_path, change):
+    run = finished(tmp_path)
+    run.write_training(TRAINING | change)
+    with pytest.raises(AsdjaxError, match=f"not as training left it .{next(iter(change))}"):
+        run.training()
 
 
 def test_a_table_with_a_fitting_record_is_still_checked(tmp_path):
