@@ -131,7 +131,8 @@ def test_a_run_follows_its_training(script, tmp_path):
     (trained / "config.yaml").write_text("seed: 4\n")
     for version in ("one", "two"):
         tree = configs.to_tree(configs.load(str(trained / "config.yaml")))
-        Run(trained).write_training({"digest": version, "config": tree})
+        facts = {"classes": [], "n_samples": 1, "step": 0, "seed": 4, "data": "", "frozen": None}
+        Run(trained).write_training({**facts, "digest": version, "config": tree})
         for views in (script.VIEWS, script.VIEWS[:2]):
             script._copy(trained, run, views)
             (run / version).touch()
