@@ -207,7 +207,8 @@ def _holds_same(place: Path, config: SynthConfig) -> bool:
         ) from error
     size = 44 + 4 * round(config.seconds * SAMPLE_RATE)
     expected = {place.parent / clip.path: size for clip in _machine_clips(place.name, config)}
-    found = {path: path.stat().st_size for path in place.glob("*/*.wav")}
+    with atomic.writing(place):  # another process may replace it meanwhile
+        found = {path: path.stat().st_size for path in place.glob("*/*.wav")}
     if identity == _identity(config) and found == expected:
         return True
     if config.overwrite:

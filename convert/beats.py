@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from asdjax import architectures, atomic, checkpoint, models, pretrained, runs, schema
+from asdjax import architectures, atomic, checkpoint, documents, models, pretrained, schema
 from asdjax._version import __version__
 from asdjax.architectures import BEATsConfig, BEATsEncoderConfig
 from asdjax.convert import state_dict, torch_file
@@ -87,7 +87,9 @@ def convert(
             "probe": [float(value) for value in values],
             "version": __version__,
         }
-        runs.write_json(partial / pretrained.DOCUMENT, {"schema": pretrained.SCHEMA, **document})
+        documents.write_json(
+            partial / pretrained.DOCUMENT, {"schema": pretrained.SCHEMA, **document}
+        )
     return document
 
 
@@ -289,7 +291,7 @@ def _report(names: Table, state: dict[str, np.ndarray], like: Tree) -> list[dict
 
 
 def _is_converted(folder: Path) -> bool:
-    return (folder / pretrained.DOCUMENT).is_file()
+    return documents.present(folder / pretrained.DOCUMENT)
 
 
 def _model(encoder: BEATsEncoderConfig) -> BEATsConfig:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from asdjax import atomic, audio, checkpoint, losses, models, pretrained, weights
+from asdjax import atomic, audio, checkpoint, documents, losses, models, pretrained, weights
 from asdjax import config as configs
 from asdjax._version import __version__
 from asdjax.architectures import BEATsConfig, BEATsEncoderConfig, MultiResNetConfig
@@ -120,7 +120,7 @@ def to_torch(source: Path, file: Path, *, overwrite: bool = False) -> int:
     if file.suffix != ".npz":
         raise AsdjaxError(f"{file}: not the name of an .npz file: name one")
     atomic.require_free(file, overwrite)
-    if (source / pretrained.DOCUMENT).is_file():
+    if documents.present(source / pretrained.DOCUMENT):
         tree = beats.load(pretrained.read(source))
         state = state_dict.to_torch(beats.table(tree["encoder"]), tree)
     else:

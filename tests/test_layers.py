@@ -12,7 +12,8 @@ VERBS = {"train", "extract", "embed", "score", "evaluate", "compare", "submit"}
 HOST = {
     "config", "architectures", "schema", "errors", "editions", "folders", "dcase", "audio",
     "copies", "corpus", "inventory", "synth", "machinery",
-    "runs", "atomic", "documents", "embeddings", "training_record", "batches", "backends", "thresholds", "channels", "metrics", "bootstrap", "submission",
+    "atomic", "documents", "embeddings", "training_record",
+    "runs", "batches", "backends", "thresholds", "channels", "metrics", "bootstrap", "submission",
     "tables",
     "verification", "description", "pretrained",
     "console", "host_memory", "user_files", "_version",
