@@ -19,11 +19,11 @@ from pathlib import Path
 
 from asdjax import user_files
 from asdjax.errors import AsdjaxError
-from asdjax.schema import cut, shown
+from asdjax.schema import shown
 
 MOST_ENTRIES = 400
 """Files and folders in one folder."""
-MOST_TABLES = 2**24
+MOST_TABLES = 2**23
 """Bytes of all tables and meta.yaml files of a package together."""
 MOST_ARCHIVE = 2**27
 """Bytes of a zip file, and of all that is in it (technical reports too)."""
@@ -105,7 +105,7 @@ def open_zip(path: Path) -> Iterator[tuple[Traversable, list[str]]]:
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
     except _UNREADABLE as error:
-        raise _no_zip(path, cut(str(error))) from error
+        raise _no_zip(path, "its list of files is damaged") from error
     with archive:
         members = archive.infolist()
         if len(members) > MOST_MEMBERS:
@@ -152,12 +152,14 @@ def _refusal(member: zipfile.ZipInfo) -> str | None:
     """Why a member is not read, by what the archive's directory says of it."""
     name = member.orig_filename
     parts = name.removesuffix("/").split("/")
-    if not name.isprintable() or "\\" in name:
-        return "has a character in its name that no file of a submission has"
+    if not name.isprintable():
+        return "has a character in its name that does not print"
+    if "\\" in name:
+        return "has a backslash in its name: in a zip file / divides folders"
     if max(map(len, parts)) > 255 or len(parts) > 10:
         return "has too long a name"
-    if {"", ".", ".."} & {*parts}:
-        return "is a path that leaves the folder it is unpacked in"
+    if {"", ".", ".."} & {*parts} or parts[0][1:2] == ":":
+        return "is not a plain path inside the archive"
     if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device: put the file itself"
     if member.flag_bits & 0x2061:

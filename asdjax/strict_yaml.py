@@ -101,8 +101,9 @@ def parse(text: str, source: str) -> Any:
     except yaml.reader.ReaderError as error:
         why, index = "not valid YAML: a character that does not print", error.position
     except yaml.MarkedYAMLError as error:
-        ends = error.problem_mark.index >= len(text.rstrip())
-        mark = (ends and error.context_mark) or error.problem_mark
+        # what is missed only at the end of the text, or of a line, is better shown where it began
+        late = error.problem_mark.index >= len(text.rstrip()) or "':'" in error.problem
+        mark = (late and error.context_mark) or error.problem_mark
         known = (words for part, words in _WORDS if part in error.problem)
         why, index = f"not valid YAML: {next(known, 'cannot be understood here')}", mark.index
     except (ValueError, OverflowError):  # PyYAML's, of "\U00110000" and %YAML 1.999... (digits)
