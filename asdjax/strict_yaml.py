@@ -19,6 +19,7 @@ import yaml
 
 from asdjax import user_files
 from asdjax.errors import AsdjaxError
+from asdjax.schema import cut, shown
 
 MOST_CHARACTERS = 2**16
 MOST_BYTES = 4 * MOST_CHARACTERS
@@ -33,6 +34,8 @@ _OCTAL = re.compile(r"[-+]?0+[1-7][0-7]+")
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _BREAKS = "\n\r\x85\u2028\u2029"
 _NO_KEY = object()
+_RESOLVER = yaml.resolver.Resolver()
+_TOO_DEEP = f"more than {MOST_DEPTH} levels inside each other"
 _WORDS = (
     ("found character '\\t'", "a tab, where only blanks may stand"),
     ("that cannot start any token", "a text that begins with this character needs quotes"),
@@ -58,20 +61,6 @@ class _Refusal(Exception):
         self.index = index
 
 
-@dataclasses.dataclass
-class _Open:
-    """A list or mapping whose end has not been read."""
-
-    value: list[Any] | dict[Any, Any]
-    anchor: str | None
-    begin: int
-    """What had been counted before it."""
-    height: int = 0
-    """Levels inside it."""
-    key: Any = _NO_KEY
-    """Of a mapping: the key that waits for its value."""
-
-
 def read(path: Path) -> Any:
     """Read a YAML file as lists, dictionaries and scalars; None where it is empty.
 
@@ -95,7 +84,10 @@ def parse(text: str, source: str) -> Any:
     if len(text) > MOST_CHARACTERS:
         raise AsdjaxError(f"{source}: larger than {MOST_CHARACTERS:,} characters")
     try:
-        return _document(yaml.parse(text, Loader=yaml.SafeLoader))
+        document = _Document()
+        for event in _events(text, source):
+            document.take(event)
+        return document.value
     except _Refusal as error:
         why, index = str(error), error.index
     except yaml.reader.ReaderError as error:
@@ -106,93 +98,112 @@ def parse(text: str, source: str) -> Any:
         mark = (late and error.context_mark) or error.problem_mark
         known = (words for part, words in _WORDS if part in error.problem)
         why, index = f"not valid YAML: {next(known, 'cannot be understood here')}", mark.index
-    except (ValueError, OverflowError):  # PyYAML's, of "\U00110000" and %YAML 1.999... (digits)
+    raise AsdjaxError(f"{source}: {_place(text, index)}: {why}") from None
+
+
+def _events(text: str, source: str) -> Iterator[yaml.Event]:
+    try:
+        yield from yaml.parse(text, Loader=yaml.SafeLoader)
+    except (ValueError, OverflowError):  # of "\U00110000" and %YAML 1.999... (5000 digits)
         raise AsdjaxError(
             f"{source}: not valid YAML: a backslash or a directive (%) with a number that is too "
             "large"
         ) from None
-    raise AsdjaxError(f"{source}: {_place(text, index)}: {why}") from None
 
 
 def _place(text: str, index: int) -> str:
     """A place in words: line and column, and the line itself, or the part of it around."""
     before, after = re.split(f"[{_BREAKS}]", text[:index])[-1], text[index:]
     line = len(re.findall(f"\r\n|[{_BREAKS}]", text[:index])) + 1
-    shown = (before[-40:] + re.split(f"[{_BREAKS}]", after, maxsplit=1)[0][:40]).strip()
-    return f"line {line}, column {len(before) + 1} ({shown!r})"
+    part = (before[-40:] + re.split(f"[{_BREAKS}]", after, maxsplit=1)[0][:40]).strip()
+    return f"line {line}, column {len(before) + 1} ({part!r})"
 
 
-def _document(events: Iterator[yaml.Event]) -> Any:
-    """The value that PyYAML's events describe."""
-    scalar_type = yaml.resolver.Resolver().resolve
-    anchors: dict[str, tuple[Any, int, int]] = {}  # value, what it counts, levels
-    stack: list[_Open] = []
-    result: Any = None
-    counted = documents = 0
-    for event in events:
+@dataclasses.dataclass
+class _Node:
+    """A value and what it costs with every alias written out."""
+
+    value: Any
+    size: int = 1
+    """Characters and values."""
+    height: int = 0
+    """Levels inside it."""
+    anchor: str | None = None
+    key: Any = _NO_KEY
+    """Of a mapping that is being read: the key that waits for its value."""
+
+
+class _Document:
+    """The value that PyYAML's events describe, built as they come."""
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self._count = 0
+        self._open: list[_Node] = []
+        """Lists and mappings whose end has not been read, the outermost first."""
+        self._anchors: dict[str, _Node] = {}
+
+    def take(self, event: yaml.Event) -> None:
+        """Take the next event into account."""
         index = event.start_mark.index
-        height, anchor = 0, getattr(event, "anchor", None)
-        begin = counted
         if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-            if documents > 1:
+            self._count += 1
+            if self._count > 1:
                 raise _Refusal("a second document (---): give one", index)
-            continue
-        if isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None) is not None:
-            tag = event.tag.replace("tag:yaml.org,2002:", "!!")[:40]
-            raise _Refusal(f"the tag {tag} is not read: write the value without it", index)
-        if isinstance(event, yaml.CollectionStartEvent):
-            if len(stack) >= MOST_DEPTH:
-                raise _Refusal(f"more than {MOST_DEPTH} levels inside each other", index)
-            counted += 1
-            value = [] if isinstance(event, yaml.SequenceStartEvent) else {}
-            stack.append(_Open(value, anchor, begin))
-            continue
-        if isinstance(event, yaml.AliasEvent):
-            if anchor not in anchors:
-                raise _Refusal(f"*{anchor[:40]} names nothing that ends before it", index)
-            value, more, height = anchors[anchor]
-            anchor, counted = None, counted + more
-            if counted > MOST_EXPANDED:
-                raise _Refusal("aliases (*) make it too large: write fewer", index)
-            if len(stack) + height > MOST_DEPTH:
-                raise _Refusal(f"more than {MOST_DEPTH} levels inside each other", index)
-        elif isinstance(event, yaml.ScalarEvent):
-            plain = event.style is None
-            tag = scalar_type(yaml.ScalarNode, event.value, (plain, not plain))
-            value = _scalar(event.value, tag.rpartition(":")[2], index)
-            counted += 1 + len(event.value)
+        elif isinstance(event, yaml.AliasEvent):
+            self._place(self._named(event.anchor, index), index)
         elif isinstance(event, yaml.CollectionEndEvent):
-            ended = stack.pop()
-            value, anchor, begin, height = ended.value, ended.anchor, ended.begin, ended.height + 1
+            self._place(self._open.pop(), index)
+        elif isinstance(event, yaml.NodeEvent):
+            if event.tag is not None:
+                tag = cut(event.tag.replace("tag:yaml.org,2002:", "!!"))
+                raise _Refusal(f"the tag {tag} is not read: write the value without it", index)
+            if isinstance(event, yaml.ScalarEvent):
+                size = 1 + len(event.value)
+                self._place(_Node(_scalar(event, index), size, anchor=event.anchor), index)
+                return
+            if len(self._open) >= MOST_DEPTH:
+                raise _Refusal(_TOO_DEEP, index)
+            value = [] if isinstance(event, yaml.SequenceStartEvent) else {}
+            self._open.append(_Node(value, anchor=event.anchor))
+
+    def _named(self, anchor: str, index: int) -> _Node:
+        """What an alias stands for."""
+        if anchor not in self._anchors:
+            raise _Refusal(f"*{cut(anchor)} names nothing that ends before it", index)
+        node = dataclasses.replace(self._anchors[anchor], anchor=None)
+        if sum(outer.size for outer in self._open) + node.size > MOST_EXPANDED:
+            raise _Refusal("aliases (*) make it too large: write fewer", index)
+        if len(self._open) + node.height > MOST_DEPTH:
+            raise _Refusal(_TOO_DEEP, index)
+        return node
+
+    def _place(self, node: _Node, index: int) -> None:
+        """Put a whole value into the list or mapping around it."""
+        if node.anchor is not None:
+            self._anchors[node.anchor] = node
+        if not self._open:
+            self.value = node.value
+            return
+        parent, value = self._open[-1], node.value
+        parent.size += node.size
+        parent.height = max(parent.height, node.height + 1)
+        if isinstance(parent.value, list):
+            parent.value.append(value)
+        elif parent.key is not _NO_KEY:
+            parent.value[parent.key], parent.key = value, _NO_KEY
+        elif isinstance(value, list | dict):
+            raise _Refusal("a list or mapping as a key: a key is a text or a number", index)
+        elif value in parent.value:
+            raise _Refusal(f"the key {shown(value)} stands twice", index)
         else:
-            continue
-        if anchor is not None:
-            anchors[anchor] = value, counted - begin, height
-        if stack:
-            stack[-1].height = max(stack[-1].height, height)
-            _add(stack[-1], value, index)
-        else:
-            result = value
-    return result
+            parent.key = value
 
 
-def _add(parent: _Open, value: Any, index: int) -> None:
-    """Put a value into the list or mapping around it."""
-    if isinstance(parent.value, list):
-        parent.value.append(value)
-    elif parent.key is not _NO_KEY:
-        parent.value[parent.key], parent.key = value, _NO_KEY
-    elif isinstance(value, list | dict):
-        raise _Refusal("a list or mapping as a key: a key is a text or a number", index)
-    elif value in parent.value:
-        raise _Refusal(f"the key {str(value)[:40]!r} stands twice", index)
-    else:
-        parent.key = value
-
-
-def _scalar(text: str, tag: str, index: int) -> Any:
+def _scalar(event: yaml.ScalarEvent, index: int) -> Any:
     """A scalar's value by the type that YAML 1.1 gives it."""
+    text, plain = event.value, event.style is None
+    tag = _RESOLVER.resolve(yaml.ScalarNode, text, (plain, not plain)).rpartition(":")[2]
     if tag == "null":
         return None
     if tag == "bool":
