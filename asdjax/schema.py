@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import math
 import re
+import reprlib
 import types
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -51,7 +52,8 @@ def shown(value: Any) -> str:
     """A value as an error message repeats it: Python's spelling, cut where it is long."""
     if isinstance(value, int) and abs(value) >= 10**_SHOWN:
         return f"a number of more than {_SHOWN} digits"
-    return cut(repr(value))
+    # repr of lists that are deep inside each other would end in a RecursionError
+    return cut(reprlib.repr(value) if isinstance(value, list | tuple | dict) else repr(value))
 
 
 def cut(text: str) -> str:

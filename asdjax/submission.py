@@ -156,7 +156,7 @@ def read_system(folder: Traversable, allowance: Allowance | None = None) -> Syst
     own = folder_name(folder)
     scores, decisions, others, meta, faults = {}, {}, [], None, ()
     for file in entries(folder):
-        match = TABLE.fullmatch(file.name)
+        match = _table_name(file.name)
         if is_folder(file):
             others.append(file.name)
         elif match and match["kind"] == _SCORE:
@@ -235,7 +235,7 @@ def read_truth(folder: Path) -> dict[Key, dict[str, tuple[bool, bool]]]:
         for file in entries(place):
             if file.name.startswith(".") or file.suffix != ".csv":
                 continue
-            match = TABLE.fullmatch(file.name)
+            match = _table_name(file.name)
             if match and match["kind"] == "ground_truth":
                 tables[match["machine"], match["section"]] = _read_table(file, _flag, allowance)
             else:
@@ -275,6 +275,11 @@ def brief(faults: Sequence[str]) -> str:
 def first_faults(faults: Iterable[str]) -> list[str]:
     """The first faults of a file, at most `MOST_FAULTS`; no more are looked for."""
     return list(itertools.islice(faults, MOST_FAULTS))
+
+
+def _table_name(name: str) -> re.Match[str] | None:
+    """The parts of a table's name; a machine whose name does not print is no machine."""
+    return TABLE.fullmatch(name) if name.isprintable() else None
 
 
 def _table_bytes(values: Mapping[str, str]) -> bytes:

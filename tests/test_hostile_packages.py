@@ -76,6 +76,24 @@ def test_names_with_control_characters_are_escaped(system, tmp_path, capsys):
     assert "\x1b" not in printed and len(printed.splitlines()) == 4
 
 
+@pytest.mark.parametrize("machine", [b"\x1b[31mfan", b"fan\xff", b"a\nfan", "fan\u202e".encode()])
+def test_machines_whose_names_do_not_print(system, tmp_path, machine):
+    name = b"anomaly_score_%s_section_00_test.csv" % machine
+    path = os.fsencode(system) + b"/" + name
+    with open(path, "wb") as file:
+        file.write(b"a.wav,1\n")
+    assert f"{os.fsdecode(path)}: not a file of a submission" in " ".join(faults(tmp_path))
+    with pytest.raises(AsdjaxError, match="expected anomaly_score or decision_result"):
+        submission.scores(system)
+    for half in ("ground_truth_data", "ground_truth_domain"):
+        (tmp_path / half).mkdir()
+        name = b"ground_truth_%s_section_00_test.csv" % machine
+        with open(os.fsencode(tmp_path / half) + b"/" + name, "wb") as file:
+            file.write(b"a.wav,1\n")
+    with pytest.raises(AsdjaxError, match="expected ground_truth_<machine>_section_<NN>_test"):
+        submission.read_truth(tmp_path)
+
+
 def test_only_the_first_faults_are_printed(system, tmp_path, capsys):
     (system / SCORES).write_text("a;0\n" * 250)
     found = faults(tmp_path)
