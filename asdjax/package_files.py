@@ -23,8 +23,10 @@ from asdjax.schema import shown
 
 MOST_ENTRIES = 400
 """Files and folders in one folder."""
-MOST_TABLES = 2**23
+MOST_TABLES = 2**26
 """Bytes of all tables and meta.yaml files of a package together."""
+MOST_ROWS = 500_000
+"""Rows of all its tables together."""
 MOST_ARCHIVE = 2**27
 """Bytes of a zip file, and of all that is in it (technical reports too)."""
 MOST_MEMBERS = 2000
@@ -66,10 +68,12 @@ def is_folder(entry: Traversable) -> bool:
 
 
 class Allowance:
-    """How many bytes of a package's tables may still be read."""
+    """How much of a package's tables may still be read."""
 
     def __init__(self) -> None:
         self.left = MOST_TABLES
+        """Bytes."""
+        self.rows = MOST_ROWS
 
     def read(self, file: Traversable) -> bytes:
         """The content of a file.

@@ -29,7 +29,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from asdjax.errors import AsdjaxError
-from asdjax.package_files import Allowance, entries, is_folder
+from asdjax.package_files import MOST_ROWS, Allowance, entries, is_folder
 from asdjax.schema import cut, digits, shown
 
 Key = tuple[str, str]
@@ -309,8 +309,12 @@ def _read_table(file: Traversable, parse: Callable[[str], float], allowance: All
     try:
         for number, fields in enumerate(reader, start=1):
             where = f"{file}: row {number}"
-            if len(faults) >= MOST_FAULTS:
-                faults.append(f"{where}: not read, nor what follows: too many faults before it")
+            allowance.rows -= 1
+            if allowance.rows < 0 or len(faults) >= MOST_FAULTS:
+                why = "too many faults before it"
+                if allowance.rows < 0:
+                    why = f"the package's tables have more than {MOST_ROWS:,} rows together"
+                faults.append(f"{where}: not read, nor what follows: {why}")
                 return Table(str(file), 0, {}, tuple(faults))
             if number == 1 and _is_header(fields):
                 faults.append(f"{where}: a header line ({cut(','.join(fields))}): delete it")

@@ -5,6 +5,7 @@ What the names of the test clips are follows from the data set, from the expecte
 """
 
 import dataclasses
+import heapq
 import json
 import os
 from collections import Counter
@@ -21,7 +22,7 @@ from asdjax.errors import AsdjaxError
 from asdjax.meta_faults import DESCRIPTION as DESCRIPTION
 from asdjax.meta_faults import FIGURES as FIGURES
 from asdjax.meta_faults import meta_faults
-from asdjax.package_files import Allowance, entries, is_folder, open_zip
+from asdjax.package_files import MOST_ROWS, Allowance, entries, is_folder, open_zip
 from asdjax.schema import similar
 from asdjax.submission import (
     LABEL,
@@ -52,8 +53,8 @@ _CLIPS_PER_CELL = 50
 _SHOWN = 5  # names listed in one sentence
 _MOST_HINTS = 20  # names for which a similar one is looked for
 _MOST_SYSTEMS_READ = MAX_SYSTEMS + 2
-_MOST_EXPECTED = 2**22  # bytes of an expected.json
-_MOST_SECTIONS = 200  # in an expected.json
+_MOST_EXPECTED = 2**24  # bytes of an expected.json
+_MOST_SECTIONS = 200  # in it
 _LONGEST_NAME = 255
 _MOST_PRINTED = 200  # faults
 _LONGEST_FAULT = 2000  # characters: a few paths
@@ -162,7 +163,7 @@ def _expected_names(document: Any) -> dict[Key, frozenset[str]] | None:
             if not all(isinstance(text, str) and len(text) <= _LONGEST_NAME for text in texts):
                 return None
             names[machine, section] = frozenset(listed)
-    return names
+    return names if sum(map(len, names.values())) <= MOST_ROWS else None
 
 
 def reference_of_rules(edition: str) -> Reference:
@@ -391,5 +392,5 @@ def _is_report(name: str) -> bool:
 
 
 def _listed(names: Collection[str]) -> str:
-    shown = ", ".join(sorted(names)[:_SHOWN])
+    shown = ", ".join(heapq.nsmallest(_SHOWN, names))
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} others"

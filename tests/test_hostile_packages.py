@@ -147,6 +147,13 @@ def test_all_tables_together_are_bounded(system, tmp_path, monkeypatch):
     assert any("larger than 3,000 bytes together" in fault for fault in faults(package))
 
 
+def test_all_rows_together_are_bounded(system, tmp_path, monkeypatch):
+    assert faults(tmp_path) == []  # 24 rows
+    monkeypatch.setattr(package_files, "MOST_ROWS", 20)
+    words = f"{DECISIONS}: row 5: not read, nor what follows: the package's tables have more than"
+    assert any(words in fault for fault in faults(tmp_path))
+
+
 # meta.yaml
 
 
@@ -217,6 +224,7 @@ def document(**changes):
         document(machines={"fan": {"00": [["a"]]}}),
         document(machines={"fan": {"00": ["x" * 10**6]}}),
         document(machines={f"fan{i}": {"00": []} for i in range(10**5)}),
+        document(machines={"fan": {"00": [str(i) for i in range(10**6)]}}),
     ],
 )
 def test_hostile_expected(system, tmp_path, text):
@@ -226,7 +234,7 @@ def test_hostile_expected(system, tmp_path, text):
 
 
 def test_an_expected_json_that_is_too_large_or_no_text(system, tmp_path):
-    for content, words in ((b" " * (2**22 + 1), "larger than 4,194,304"), (b"\xff", "not UTF-8")):
+    for content, words in ((b" " * (2**24 + 1), "larger than 16,777,216"), (b"\xff", "not UTF-8")):
         (tmp_path / "expected.json").write_bytes(content)
         with pytest.raises(AsdjaxError, match=rf"expected\.json: {words}"):
             faults(tmp_path)
