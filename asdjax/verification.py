@@ -371,8 +371,8 @@ def _names_faults(table: Table, key: Key, reference: Reference) -> Iterator[str]
     if expected is None:
         for cell in _CELLS:
             if cells[cell] != _CLIPS_PER_CELL:
-                found_here = f"{cells[cell]}, expected {_CLIPS_PER_CELL}"
-                yield f"{table.file}: {' '.join(cell)} clips: {found_here}"
+                count = f"{cells[cell]}, expected {_CLIPS_PER_CELL}"
+                yield f"{table.file}: {' '.join(cell)} clips: {count}"
     elif missing := expected - set(table.rows):
         yield f"{table.file}: clips without a row ({len(missing)}): {_listed(missing)}"
     count = _CLIPS_PER_CELL * len(_CELLS) if expected is None else len(expected)
@@ -383,8 +383,8 @@ def _names_faults(table: Table, key: Key, reference: Reference) -> Iterator[str]
 def lines(faults: Sequence[str]) -> list[str]:
     """What is printed of some faults: the first ones, and how many others there are."""
     others = len(faults) - _MOST_PRINTED
-    shown_faults = [fault[:_LONGEST_FAULT] for fault in faults[:_MOST_PRINTED]]
-    return [*shown_faults, f"and {others} more faults"] if others > 0 else shown_faults
+    first = [fault[:_LONGEST_FAULT] for fault in faults[:_MOST_PRINTED]]
+    return [*first, f"and {others} more faults"] if others > 0 else first
 
 
 def _is_report(name: str) -> bool:
