@@ -63,9 +63,9 @@ class Data:
     audio: AudioConfig = AudioConfig()
 
     def __call__(self) -> int:
-        from asdjax import audio, dcase, inventory
+        from asdjax import corpus, inventory
 
-        dataset, headers = audio.check(dcase.scan(self.root, self.dataset.edition), self.audio)
+        dataset, headers = corpus.survey(self.root, self.dataset, self.audio)
         document = inventory.describe(dataset, headers, self.dataset)
         print(json.dumps(document, indent=1) if self.json else inventory.render(document))
         return int(bool(document["problems"]))
@@ -81,17 +81,15 @@ class Check:
     """Print one JSON document (schema asdjax.check/1)."""
     config: Annotated[Config, arg(name="")] = Config()
 
-    def __call__(self) -> None:
-        from asdjax import train
+    def __call__(self) -> int:
+        from asdjax import dcase, score, train
         from asdjax.corpus import open_corpus
 
-        facts = train.check(self.config, open_corpus(self.data, self.config))
-        if self.json:
-            print(json.dumps(facts, indent=1))
-            return
-        width = max(map(len, facts))
-        for name, value in facts.items():
-            print(f"{name:{width}}  {', '.join(map(str, value)) if type(value) is list else value}")
+        corpus = open_corpus(self.data, self.config)
+        score.rehearse(self.config, dcase.scored_machines(corpus.dataset, self.config.dataset))
+        facts = train.check(self.config, corpus)
+        print(json.dumps(facts, indent=1) if self.json else train.render_check(facts))
+        return int(not facts["fits"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,7 +331,8 @@ class RunAll(Train):
         from asdjax.runs import Run
 
         run, corpus = Run(self.run), open_corpus(self.data, self.config)
-        dcase.scored_machines(corpus.dataset, self.config.dataset)  # before hours of training
+        # before hours of training
+        score.rehearse(self.config, dcase.scored_machines(corpus.dataset, self.config.dataset))
         train.train(self.config, corpus, run, resume=self.resume)
         extract.extract(run, corpus)
         score.score(run)
@@ -427,26 +426,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     own_process = argv is None
     if own_process and issubclass(VERBS[args[0]], COMPILING):
         host_memory.keep()  # first of all: JAX starts threads
-    return console.finish(
-        lambda: _carry_out(args, keep_programs, own_process), "the same command continues"
-    )
+    return console.finish(lambda: _carry_out(args, keep_programs), "the same command continues")
 
 
-def _carry_out(args: list[str], keep_programs: bool, own_process: bool) -> int | None:
+def _carry_out(args: list[str], keep_programs: bool) -> int | None:
     command = _parse(args[0], args[1:])
     if isinstance(getattr(command, "config", None), Config):
         configs.validate(command.config, "command line")
     if isinstance(command, COMPILING) and keep_programs:
-        _keep_programs(own_process)
+        _keep_programs()
     return command()
 
 
-def _keep_programs(own_process: bool) -> None:
+def _keep_programs() -> None:
     """Compile only once per machine; where that cannot be, say so and compile."""
     from asdjax import compile_cache, console
 
     try:
-        compile_cache.use(alone=own_process)
+        compile_cache.use()
     except AsdjaxError as error:
         console.say(f"asdjax: compiling anew: {error}")
 

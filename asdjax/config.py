@@ -28,8 +28,9 @@ from asdjax.schema import Range, to_tree
 
 Subset = Literal["development", "additional", "evaluation"]
 ProblemKind = Literal[
-    "misnamed", "unreadable", "truncated", "empty", "wrong_rate", "wrong_channels", "not_finite"
-]
+    "misnamed", "unreadable", "truncated", "empty", "wrong_rate", "wrong_channels", "not_finite",
+    "copy", "shared", "unused",
+]  # fmt: skip
 
 SCORE_COLUMNS = (
     "path", "split", "section", "domain", "label", "score", "threshold", "decision",
@@ -50,6 +51,7 @@ NEUTRAL_KEYS = frozenset(
         "train.log_every",
         "train.checkpoint_every",
         "train.keep_checkpoints",
+        "train.allow_one_class",
     }
 )
 """Keys that may change while a run goes on: how it is carried out, and what is scored at its end.
@@ -178,6 +180,8 @@ class TrainConfig:
     """Epochs between checkpoints; the last epoch always makes one."""
     keep_checkpoints: Count = 2
     """How many of the newest checkpoints stay on disk."""
+    allow_one_class: bool = False
+    """Train although all clips are of one class, from which nothing is learned."""
 
 
 @dataclasses.dataclass(frozen=True)

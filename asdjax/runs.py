@@ -36,8 +36,10 @@ from asdjax._version import __version__
 from asdjax.config import Config, ViewConfig
 from asdjax.errors import AsdjaxError
 
-TRAINING_SCHEMA = "asdjax.training/1"
+TRAINING_SCHEMA = "asdjax.training/2"
 LOG_SCHEMA = "asdjax.log/1"
+TRAINING_SECTIONS = ("seed", "dataset", "audio", "augment", "model", "loss", "optim", "train")
+"""The sections of the configuration that the weights depend on."""
 CLIP_COLUMNS = ("path", "split", "section", "domain", "label")
 """What every table of clips says of a clip, in this order."""
 
@@ -61,7 +63,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, document: Any) -> None:
     """Write a JSON document, whole or not at all."""
-    write_bytes(path, json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")
+    write_bytes(path, json_bytes(document))
+
+
+def json_bytes(document: Any) -> bytes:
+    """A JSON document as the content of a file; `ValueError` where it holds NaN or infinity."""
+    return json.dumps(document, indent=1, allow_nan=False).encode() + b"\n"
 
 
 def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -144,13 +151,27 @@ class Run:
     # configuration and training
 
     def config(self) -> Config:
-        """The run's resolved configuration; `AsdjaxError` when this is not a run directory."""
+        """The run's resolved configuration.
+
+        Raises:
+            AsdjaxError: this is not a run directory, or its config.yaml states other settings of
+                training than those that it was trained with.
+        """
         if not self._config.is_file():
             raise AsdjaxError(
                 f"{self.path}: not a run directory (no config.yaml): train first, with "
                 f"asdjax train CONFIG --data DIR --run {self.path}"
             )
-        return configs.load(str(self._config))
+        config, training = configs.load(str(self._config)), self.training()
+        if training is not None:
+            trained = configs.from_tree(training["config"], str(self._training))
+            changed = configs.differences(trained, config, TRAINING_SECTIONS)
+            if changed:
+                raise AsdjaxError(
+                    f"{self._config}: not the settings that the run was trained with "
+                    f"({'; '.join(changed)}): put them back, or train again with --no-resume"
+                )
+        return config
 
     def marks(self) -> dict[str, bool]:
         """What every result says of the run: {"random_init": True} if it never saw pretraining."""
@@ -174,11 +195,18 @@ class Run:
                 f"{self._training}: not written by this version of asdjax (schema "
                 f"{TRAINING_SCHEMA}): train again with --no-resume"
             )
+        stated = document.pop("fingerprint", None)
+        if stated != fingerprint(document):
+            raise AsdjaxError(
+                f"{self._training}: changed since training wrote it: restore it, or train again "
+                "with --no-resume"
+            )
         return document
 
     def write_training(self, document: Mapping[str, Any]) -> None:
         """Mark training as finished."""
-        write_json(self._training, {"schema": TRAINING_SCHEMA, **document})
+        document = {"schema": TRAINING_SCHEMA, **document}
+        write_json(self._training, {**document, "fingerprint": fingerprint(document)})
 
     def finished_training(self) -> dict[str, Any]:
         """What training left behind; `AsdjaxError` while it has not finished."""
@@ -288,7 +316,9 @@ class Run:
             expected: what each machine's embeddings under each view are to be made from.
         """
         records = self._records()
-        names = {self._name(path): made_from for path, made_from in expected.items()}
+        machines = sorted({path.stem for path in expected})
+        listed = {self._machines: fingerprint(machines)}
+        names = {self._name(p): made_from for p, made_from in {**expected, **listed}.items()}
         kept = {
             name: record
             for name, record in records.items()
@@ -297,9 +327,8 @@ class Run:
         if kept != records:  # at once: no mixture of old and new is ever taken for the whole
             write_json(self._artefacts, kept)
             self.thresholds.unlink(missing_ok=True)
-        machines = sorted({path.stem for path in expected})
-        if not self._machines.is_file() or read_json(self._machines) != machines:
-            write_json(self._machines, machines)
+        if not self.is_current(self._machines, listed[self._machines]):
+            self.write_artefact(self._machines, json_bytes(machines), listed[self._machines])
         for path in (self.path / "embeddings").glob("*/*.npz"):
             if path not in expected:
                 path.unlink()
@@ -314,6 +343,10 @@ class Run:
         It has not, either, when the configuration or the weights are no longer those it was of.
         """
         machines = read_json(self._machines) if self._machines.is_file() else []
+        if machines and not self.is_current(self._machines, fingerprint(machines)):
+            raise AsdjaxError(
+                f"{self._machines}: not as extraction left it: run asdjax extract {self.path} again"
+            )
         records = self._records()
         for view, recipe in self.embedding_recipes().items() if machines else ():
             for machine in machines:
@@ -338,6 +371,25 @@ class Run:
         chosen = configs.settings(config, ("backend", "decision"))
         recipes = list(self.embedding_recipes().values())
         return fingerprint(__version__, chosen, config.extract.view_names, recipes, embeddings)
+
+    def write_thresholds(self, document: Mapping[str, Any]) -> None:
+        """Store what the thresholds of all machines' scores imply."""
+        made_from = self._thresholds_made_from(self.machines())
+        if not self.is_current(self.thresholds, made_from):
+            self.write_artefact(self.thresholds, json_bytes(document), made_from)
+
+    def scored_machines(self) -> list[str]:
+        """The machines of a finished scoring; `AsdjaxError` when thresholds.json is not its own."""
+        machines = self.machines()
+        if not self.is_current(self.thresholds, self._thresholds_made_from(machines)):
+            raise AsdjaxError(
+                f"{self.thresholds}: missing, changed, or of other scores: run asdjax score "
+                f"{self.path}"
+            )
+        return machines
+
+    def _thresholds_made_from(self, machines: Sequence[str]) -> str:
+        return fingerprint([self.scores_made_from(machine) for machine in machines])
 
     def write_embeddings(self, tables: Mapping[Path, tuple[Embeddings, str]]) -> None:
         """Store embeddings that were made together; equal arrays give equal bytes.

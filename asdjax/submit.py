@@ -104,7 +104,7 @@ def _sections(run: Run) -> dict[Key, _Section]:
     """A run's scored test clips."""
     edition = run.config().dataset.edition
     sections: dict[Key, _Section] = {}
-    for machine in run.machines():
+    for machine in run.scored_machines():
         for row in run.read_scores(machine):
             if row["split"] != "test":
                 continue

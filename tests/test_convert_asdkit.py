@@ -294,7 +294,7 @@ def finished_run(path, config, weights=None):
             checkpoints.save(0, state, {})
     run.write_training(
         {
-            "classes": list("abc"), "n_samples": 6400, "step": 0,
+            "classes": list("abc"), "n_samples": 6400, "step": 0, "config": configs.to_tree(config),
             "digest": digest(state["weights"]), "frozen": digest(frozen) if frozen else None,
         }
     )  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from asdjax import runs
-from asdjax.config import Config
+from asdjax.config import Config, to_tree
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Embeddings, Run
 
@@ -122,7 +122,7 @@ def test_not_a_run(tmp_path):
         run.machines()
     with pytest.raises(AsdjaxError, match="has not finished"):
         run.read_scores("fan")
-    run.write_training({"digest": "x"})
+    run.write_training({"digest": "x", "config": to_tree(Config())})
     with pytest.raises(AsdjaxError, match="asdjax score"):
         run.read_scores("fan")
 

@@ -70,7 +70,7 @@ class FakeRun(Run):
     def config(self):
         return self._own
 
-    def machines(self):
+    def scored_machines(self):
         return sorted(self.rows)
 
     def read_scores(self, machine):
