@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from asdjax import strict_yaml
-from asdjax.dcase import EDITIONS
+from asdjax.editions import EDITIONS
 from asdjax.errors import AsdjaxError
 from asdjax.schema import cut, found, shown, similar
 from asdjax.submission import System
@@ -26,7 +26,7 @@ def meta_faults(system: System, edition: str, machines: Collection[str]) -> list
 
     Args:
         system: a system with a meta.yaml.
-        edition: a key of `dcase.EDITIONS`.
+        edition: a key of `editions.EDITIONS`.
         machines: all machines that may have tables, evaluation machines too.
     """
     file = f"{system.folder}/{system.label}.meta.yaml"

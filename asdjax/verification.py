@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from asdjax import dcase, user_files
-from asdjax.dcase import EDITIONS
+from asdjax.editions import EDITIONS
 from asdjax.errors import AsdjaxError
 from asdjax.meta_faults import DESCRIPTION as DESCRIPTION
 from asdjax.meta_faults import FIGURES as FIGURES
@@ -258,7 +258,7 @@ def verify(
         path: what to check.
         data: root of the data set that it is about; without it, an expected.json in the folder or
             up to two above it, else the edition's rules.
-        edition: a key of `dcase.EDITIONS`; an expected.json states its own.
+        edition: a key of `editions.EDITIONS`; an expected.json states its own.
 
     Returns:
         What was checked and against what, and all faults. Where there is none, the first tells too
