@@ -308,12 +308,12 @@ class Submit:
         return 0
 
     def _verify(self, folder: Path) -> int:
-        from asdjax import verification
+        from asdjax import console, verification
 
         checked, faults = verification.verify(folder, data=self.data, edition=self.edition)
-        print(checked)
-        for fault in faults:
-            print(f"  {fault}")
+        print(console.printable(checked))
+        for line in verification.lines(faults):
+            print(f"  {console.printable(line)}")
         print(f"{len(faults) or 'no'} fault{'s' * (len(faults) != 1)}")
         return int(bool(faults))
 

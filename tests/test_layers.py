@@ -16,6 +16,7 @@ HOST = {
     "runs", "batches", "backends", "thresholds", "channels", "metrics", "bootstrap", "submission",
     "tables",
     "verification", "description", "pretrained",
+    "strict_yaml", "package_files", "meta_faults",
     "console", "host_memory", "user_files", "_version",
 }  # fmt: skip
 JOINT = {"inference", "weights", "compile_cache"}  # files and devices, for the verbs that embed
