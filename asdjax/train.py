@@ -171,6 +171,10 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
     if resume and run.was_trained():
         _check_same_settings(run, config)
         finished = run.training()
+        last = finished and run.checkpoints / str(finished["step"])
+        if finished and not (last.is_dir() or models.is_frozen(config.model)):
+            console.say(f"{last}: this checkpoint is gone: training goes on from an older one")
+            finished = None
     if finished:
         _check_same_work(run, finished, work)
         run.write_config(config)  # the later steps' sections may differ

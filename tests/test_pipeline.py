@@ -382,6 +382,23 @@ def test_a_run_in_use_is_neither_compared_nor_written(run_copy, corpus_root, cap
     assert stamps(run_copy) == before
 
 
+def test_deleting_the_newest_checkpoint_continues_from_the_older_one(
+    run_copy, corpus_root, capsys
+):
+    """As the sentence on a damaged one promises: to the same weights, without scoring anew."""
+    training = Run(run_copy).finished_training()
+    newest = run_copy / "checkpoints" / str(training["step"])
+    next(path for path in newest.rglob("*") if path.is_file()).write_bytes(b"damaged")
+    (run_copy / "artefacts.json").unlink()
+    assert main(["extract", str(run_copy)]) == 1
+    assert f"{newest}: this checkpoint is missing or damaged" in capsys.readouterr().err
+    shutil.rmtree(newest)
+    assert main(["run", TINY, "--data", str(corpus_root), "--run", str(run_copy)]) == 0
+    said = capsys.readouterr().err
+    assert f"{newest}: this checkpoint is gone" in said and "continuing after step 6 of 9" in said
+    assert Run(run_copy).finished_training()["digest"] == training["digest"]
+
+
 def test_one_class_trains_nothing(corpus_root, tmp_path, capsys):
     one = ["--data", str(corpus_root), "--dataset.train-machines", "fan", "--train.epochs", "1"]
     for verb in ["check"], ["train", "--run", str(tmp_path / "no")], ["run", "--run", "no"]:
