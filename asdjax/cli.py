@@ -82,9 +82,9 @@ class Data:
     audio: AudioConfig = AudioConfig()
 
     def __call__(self) -> int:
-        from asdjax import audio, dcase, inventory
+        from asdjax import corpus, inventory
 
-        dataset, headers = audio.check(dcase.scan(self.root, self.dataset.edition), self.audio)
+        dataset, headers = corpus.survey(self.root, self.dataset, self.audio)
         document = inventory.describe(dataset, headers, self.dataset)
         print(json.dumps(document, indent=1) if self.json else inventory.render(document))
         return int(bool(document["problems"]))
@@ -110,17 +110,15 @@ class Check:
         except UsageError as error:  # no fault of the command line
             raise AsdjaxError(f"{recipe}: model.weights: {error}") from error
 
-    def __call__(self) -> None:
-        from asdjax import train
+    def __call__(self) -> int:
+        from asdjax import dcase, score, train
         from asdjax.corpus import open_corpus
 
-        facts = train.check(self.config, open_corpus(self.data, self.config))
-        if self.json:
-            print(json.dumps(facts, indent=1))
-            return
-        width = max(map(len, facts))
-        for name, value in facts.items():
-            print(f"{name:{width}}  {', '.join(map(str, value)) if type(value) is list else value}")
+        corpus = open_corpus(self.data, self.config)
+        score.rehearse(self.config, dcase.scored_machines(corpus.dataset, self.config.dataset))
+        facts = train.check(self.config, corpus)
+        print(json.dumps(facts, indent=1) if self.json else train.render_check(facts))
+        return int(not facts["fits"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,12 +349,12 @@ class Submit:
         return 0
 
     def _verify(self, folder: Path) -> int:
-        from asdjax import verification
+        from asdjax import console, verification
 
         checked, faults = verification.verify(folder, data=self.data, edition=self.edition)
-        print(checked)
-        for fault in faults:
-            print(f"  {fault}")
+        print(console.printable(checked))
+        for line in verification.lines(faults):
+            print(f"  {console.printable(line)}")
         print(f"{len(faults) or 'no'} fault{'s' * (len(faults) != 1)}")
         return int(bool(faults))
 
@@ -379,7 +377,8 @@ class RunAll(Train):
 
         require_apart(self.run, self.data)
         run, corpus = Run(self.run), open_corpus(self.data, self.config)
-        dcase.scored_machines(corpus.dataset, self.config.dataset)  # before hours of training
+        # before hours of training
+        score.rehearse(self.config, dcase.scored_machines(corpus.dataset, self.config.dataset))
         train.train(self.config, corpus, run, resume=self.resume)
         extract.extract(run, corpus)
         score.score(run)
@@ -478,30 +477,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         from asdjax.convert.__main__ import main as convert
 
         return convert(args[1:])
-    return console.finish(
-        lambda: _carry_out(args[0], kind, args[1:], keep_programs, own_process), kind.lost
-    )
+    return console.finish(lambda: _carry_out(args[0], kind, args[1:], keep_programs), kind.lost)
 
 
-def _carry_out(
-    verb: str, kind: type, args: list[str], keep_programs: bool, own_process: bool
-) -> int | None:
+def _carry_out(verb: str, kind: type, args: list[str], keep_programs: bool) -> int | None:
     command = arguments.parse(verb, kind, args)
     if isinstance(getattr(command, "config", None), Config):
         command = dataclasses.replace(command, config=check_overrides(command.config))
     if isinstance(command, COMPILING):
         devices.start()
         if keep_programs:
-            _keep_programs(own_process)
+            _keep_programs()
     return command()
 
 
-def _keep_programs(own_process: bool) -> None:
+def _keep_programs() -> None:
     """Compile only once per machine; where that cannot be, say so and compile."""
     from asdjax import compile_cache
 
     try:
-        compile_cache.use(alone=own_process)
+        compile_cache.use()
     except AsdjaxError as error:
         console.say(f"asdjax: compiling anew: {error}")
 

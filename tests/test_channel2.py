@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -482,6 +483,7 @@ def test_short_clips_without_a_frame_for_the_calibration(run_copy, corpus, tmp_p
 def test_both_channels_silent_is_said(run_copy, corpus, tmp_path, capsys):
     recipe = rewrite(run_copy, lambda v: v.pop(4))
     (run_copy / "config.yaml").write_text(yaml.safe_dump(recipe))
-    data = changed(corpus, tmp_path / "data", lambda s: 0 * s)
+    cut = itertools.count(1)  # silent clips of one length would be copies
+    data = changed(corpus, tmp_path / "data", lambda s: 0 * s[: -next(cut)])
     assert main(["extract", str(run_copy), "--data", str(data)]) == 0
     assert "channel 2 is silent in 32 of 32 clips" in capsys.readouterr().err

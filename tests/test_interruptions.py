@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("compiled_fast")
 RECIPE = str(Path(__file__).parent / "views.yaml")
 PROGRAM = """
 import os, signal, sys, threading
-from asdjax import cli, parallel, runs
+from asdjax import atomic, cli, parallel
 from asdjax.checkpoint import Checkpoints
 
 moment, count = sys.argv[1], 0
@@ -24,7 +24,7 @@ def die_at(n):
     if count == n:
         os.kill(os.getpid(), signal.SIGKILL)
 
-save, write, split = Checkpoints.save, runs.write_bytes, parallel.split_batch
+save, write, split = Checkpoints.save, atomic.write_bytes, parallel.split_batch
 
 def killed_save(self, *args):
     global count
@@ -47,7 +47,7 @@ if moment == "save":
 elif moment == "step":
     parallel.split_batch = killed_split
 else:
-    runs.write_bytes = killed_write
+    atomic.write_bytes = killed_write
 sys.exit(cli.main(sys.argv[2:]))
 """
 

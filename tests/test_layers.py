@@ -10,11 +10,14 @@ import asdjax
 ROOT = Path(__file__).parent.parent
 VERBS = {"train", "extract", "embed", "score", "evaluate", "compare", "submit"}
 HOST = {
-    "config", "architectures", "schema", "errors", "dcase", "audio", "corpus", "inventory", "synth",
-    "machinery",
+    "config", "architectures", "schema", "errors", "editions", "folders", "dcase", "audio",
+    "copies", "corpus", "inventory", "synth", "machinery",
+    "atomic", "documents", "embeddings", "training_record",
     "runs", "batches", "backends", "thresholds", "channels", "metrics", "bootstrap", "submission",
+    "tables",
     "verification", "description", "pretrained",
-    "console", "host_memory", "_version",
+    "strict_yaml", "package_files", "meta_faults",
+    "console", "host_memory", "user_files", "_version",
 }  # fmt: skip
 JOINT = {"inference", "weights", "compile_cache"}  # files and devices, for the verbs that embed
 DEVICE = {"signal", "models", "augment", "losses", "optim", "parallel", "learner", "checkpoint"}
