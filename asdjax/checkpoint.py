@@ -1,13 +1,21 @@
 """Checkpoints: orbax directories of plain nested dictionaries of arrays, plus JSON.
 
-A checkpoint appears under its step's number all at once; an interrupted save leaves only a
-temporary directory, which readers pass over and the next save clears.
+<step>/weights/ progress/   the arrays, by orbax
+<step>/meta.json            where training stood
+<step>/files.json           the digest of every other file
+
+A checkpoint appears under its step's number all at once; an interrupted save leaves only a hidden
+folder, which readers pass over and the next save clears. The digests are compared before orbax
+reads anything: what it raises after that is a defect, and never a damaged file.
 """
 
-import contextlib
+import functools
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+import os
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +23,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from asdjax import atomic, documents
 from asdjax.errors import AsdjaxError
 from asdjax.pretrained import PREDICTOR, WEIGHTS, Pretrained
 
@@ -36,34 +45,18 @@ def digest(tree: Tree) -> str:
 
 
 _DAMAGED = (
-    "{}: this checkpoint is missing or damaged ({}): delete it to continue from an older one, or "
-    "train again with --no-resume"
+    "{}: this checkpoint is missing or damaged ({}): delete it and train again, which "
+    "continues from an older one, or begin anew with --no-resume"
 )
-
-
-@contextlib.contextmanager
-def _readable(path: Path, otherwise: str) -> Iterator[None]:
-    """Say in the words of `otherwise` that orbax cannot read what is at `path`."""
-    try:
-        yield
-    except Exception as error:
-        # For arrays that it cannot read orbax raises Exception itself; an absent item is None.
-        known = isinstance(error, OSError | ValueError | KeyError | AttributeError)
-        if not known and type(error) is not Exception:
-            raise
-        raise AsdjaxError(otherwise.format(path, _brief(error))) from error
-
-
-def _quiet() -> None:
-    """Errors reach the user as sentences; orbax's warnings beside them would only confuse."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+_STEP = re.compile(r"0|[1-9][0-9]{0,17}")
+_META, _FILES = "meta.json", "files.json"
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 
 def save_weights(directory: Path, weights: Tree) -> None:
-    """Write arrays into a directory that does not exist yet."""
-    _quiet()
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(directory.absolute(), weights)
+    """Write arrays into a directory that does not exist yet; `AsdjaxError` where that fails."""
+    _write_arrays(directory, weights)
+    _seal(directory)
 
 
 def load_weights(directory: Path, like: Tree) -> Tree:
@@ -76,20 +69,11 @@ def load_weights(directory: Path, like: Tree) -> Tree:
     Raises:
         AsdjaxError: names or shapes differ, or the files are missing or damaged.
     """
-    _quiet()
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
-    )
-    damaged = "{}: these weights are missing or damaged ({}): convert again"
-    with _readable(directory, damaged), ocp.StandardCheckpointer() as checkpointer:
-        stored = checkpointer.metadata(directory.absolute()).item_metadata.tree
-        wrong = _differences(stored, like, dtypes=False)
-        if not wrong:
-            restored = checkpointer.restore(directory.absolute(), target)
+    _verify(directory, "", "{}: these weights are missing or damaged ({}): convert again")
+    wrong = _differences(_stored(directory), like, dtypes=False)
     if wrong:
         raise AsdjaxError(f"{directory}: not weights of this architecture: {wrong}")
-    return jax.tree.map(np.asarray, restored)
+    return _read_arrays(directory, like)
 
 
 def load_pretrained(weights: Pretrained, like: Tree) -> Tree:
@@ -115,59 +99,49 @@ def load_pretrained(weights: Pretrained, like: Tree) -> Tree:
 
 
 class Checkpoints:
-    """The checkpoints in one directory; use as a context manager."""
+    """The checkpoints in one directory; to write, use it as a context manager."""
 
     def __init__(self, directory: Path, keep: int | None = None):
         """Open a directory.
 
         Args:
-            directory: made when absent, unless only reading.
+            directory: made by the first save.
             keep: how many of the newest checkpoints survive a save; None: only read.
         """
-        _quiet()
-        self.directory = directory
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            item_handlers={
-                **{item: ocp.StandardCheckpointHandler() for item in ITEMS},
-                "meta": ocp.JsonCheckpointHandler(),
-            },
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                read_only=keep is None,
-                create=keep is not None,
-                cleanup_tmp_directories=keep is not None,
-                enable_async_checkpointing=False,
-            ),
-        )
+        self.directory, self._keep = directory, keep
 
     def __enter__(self) -> "Checkpoints":
+        if self._keep is not None:
+            atomic.clear(self.directory)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._manager.close()
+        """Nothing is held open."""
 
     def latest(self) -> int | None:
         """The newest complete checkpoint's step, or None."""
-        return self._manager.latest_step()
+        return max(self._steps(), default=None)
 
     def save(self, step: int, state: Tree, meta: Mapping[str, Any]) -> None:
-        """Write the `ITEMS` of a state and wait until they are on disk."""
-        items = {item: ocp.args.StandardSave(state[item]) for item in ITEMS}
-        args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(dict(meta)))
-        try:
-            saved = self._manager.save(step, args=args)
-        except (OSError, ValueError) as error:
-            raise AsdjaxError(
-                f"{self.directory}: checkpoint {step} cannot be written ({_brief(error)}): make "
-                "room and give the same command again"
-            ) from error
-        if not saved:
-            raise AsdjaxError(f"{self.directory}: checkpoint {step} exists already")
+        """Write the `ITEMS` of a state, wait until they are on disk, and delete the oldest."""
+        place = self.directory / str(step)
+
+        def free() -> None:
+            if place.exists():
+                raise AsdjaxError(f"{self.directory}: checkpoint {step} exists already")
+
+        with atomic.whole_folder(place, free) as made:
+            for item in ITEMS:
+                _write_arrays(made / item, state[item])
+            documents.write_json(made / _META, meta)
+            _seal(made)
+        for old in sorted(self._steps())[: -self._keep]:
+            atomic.discard(self.directory / str(old))
 
     def meta(self, step: int) -> dict[str, Any]:
         """A checkpoint's JSON part, without its arrays."""
-        return self._read(step, meta=ocp.args.JsonRestore())["meta"]
+        _verify(self.directory / str(step), _META, _DAMAGED)
+        return documents.read_json(self.directory / str(step) / _META)
 
     def restore(self, step: int, like: Tree) -> Tree:
         """A checkpoint's arrays, as NumPy.
@@ -180,39 +154,114 @@ class Checkpoints:
             AsdjaxError: names, shapes or dtypes differ (all differences in one message), or the
                 files are damaged.
         """
-        with _readable(self.directory / str(step), _DAMAGED):
-            metadata = self._manager.item_metadata(step)
-            stored = {item: metadata[item].tree for item in like}
-        wrong = _differences(stored, like)
+        place = self.directory / str(step)
+        for item in like:
+            _verify(place, f"{item}/", _DAMAGED)
+        wrong = _differences({item: _stored(place / item) for item in like}, like)
         if wrong:
-            raise AsdjaxError(
-                f"{self.directory / str(step)}: not a checkpoint of this configuration: {wrong}"
-            )
-        # an explicit placement: the checkpoint may come from other or more devices
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
-        )
-        items = {item: ocp.args.StandardRestore(tree) for item, tree in target.items()}
-        restored = self._read(step, **items)
-        return {item: jax.tree.map(np.asarray, restored[item]) for item in like}
+            raise AsdjaxError(f"{place}: not a checkpoint of this configuration: {wrong}")
+        return {item: _read_arrays(place / item, tree) for item, tree in like.items()}
 
-    def _read(self, step: int, **items: Any) -> Any:
-        with _readable(self.directory / str(step), _DAMAGED):
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+    def _steps(self) -> list[int]:
+        try:
+            names = [path.name for path in self.directory.iterdir() if path.is_dir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise AsdjaxError(f"{self.directory}: cannot be read ({error.strerror})") from error
+        return [int(name) for name in names if _STEP.fullmatch(name)]
 
 
-def _flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
+# orbax
+
+
+def _orbax(method: str, directory: Path, **arguments: Any) -> Any:
+    """Call a method of orbax's checkpointer and wait for it, even when Ctrl-C is pressed meanwhile.
+
+    An interruption inside of orbax would leave its writers running, in a folder that is being
+    cleared; it is raised when they are done.
+    """
+    # Errors reach the user as sentences; orbax's warnings beside them would only confuse.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    with ThreadPoolExecutor(1) as thread:
+        call = functools.partial(getattr(checkpointer, method), directory.absolute(), **arguments)
+        return thread.submit(call).result()
+
+
+def _write_arrays(directory: Path, tree: Tree) -> None:
+    with atomic.writing(directory):
+        try:
+            _orbax("save", directory, args=ocp.args.StandardSave(tree))
+        except ValueError as error:  # of tensorstore
+            code = _OS_ERROR.search(str(error))
+            if not code:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
+def _stored(directory: Path) -> Any:
+    """Names, shapes and dtypes of the arrays in a directory."""
+    return _orbax("metadata", directory).item_metadata.tree
+
+
+def _read_arrays(directory: Path, like: Tree) -> Tree:
+    # an explicit placement: the checkpoint may come from other or more devices
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
+    )
+    args = ocp.args.StandardRestore(target)
+    return jax.tree.map(np.asarray, _orbax("restore", directory, args=args))
+
+
+# digests of files
+
+
+def _seal(folder: Path) -> None:
+    """Write down the digest of every file below a folder."""
+    documents.write_json(
+        folder / _FILES, {name: documents.digest(folder / name) for name in _names(folder)}
+    )
+
+
+def _verify(folder: Path, below: str, damaged: str) -> None:
+    """Compare the files whose names begin with `below` with their digests.
+
+    Raises:
+        AsdjaxError: in the words of `damaged`, they are not those that were written.
+    """
+    try:
+        atomic.refuse_links(folder)
+        stated = documents.read_json(folder / _FILES)
+        if not isinstance(stated, dict):
+            raise AsdjaxError(f"{_FILES} states no digests")
+        expected = {name: digest for name, digest in stated.items() if name.startswith(below)}
+        found = {name for name in _names(folder) if name.startswith(below)}
+        for name in sorted(found ^ expected.keys()):
+            raise AsdjaxError(f"{name} is {'not expected' if name in found else 'missing'}")
+        for name in sorted(found):
+            if documents.digest(folder / name) != expected[name]:
+                raise AsdjaxError(f"{name} was changed")
+    except AsdjaxError as error:
+        raise AsdjaxError(damaged.format(folder, error)) from error
+
+
+def _names(folder: Path) -> list[str]:
+    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(name for name in names if name != _FILES)
+
+
+# trees
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
     flat = {}
     for key, value in tree.items():
-        path = f"{prefix}/{key}" if prefix else str(key)
-        flat.update(_flatten(value, path) if isinstance(value, Mapping) else {path: value})
+        flat |= _flatten(value, f"{prefix}/{key}" if prefix else str(key))
     return flat
-
-
-def _brief(error: Exception) -> str:
-    """The first line of orbax's messages, which run to thousands."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _differences(stored: Tree, like: Tree, *, dtypes: bool = True) -> str:
@@ -229,4 +278,6 @@ def _differences(stored: Tree, like: Tree, *, dtypes: bool = True) -> str:
 
 
 def _shape(leaf: Any, dtypes: bool) -> str:
+    if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+        return f"no array ({type(leaf).__name__})"
     return f"{np.dtype(leaf.dtype) if dtypes else ''}{list(leaf.shape)}"

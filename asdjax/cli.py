@@ -1,21 +1,34 @@
 """The command line: one sub-command per verb. Parses, calls, and turns errors into exit codes.
 
-Exit codes: 0 done, 1 bad input (one sentence on standard error), 2 wrong usage, 130 interrupted.
+Exit codes: 0 done; 1 something is wrong in the files, or with the machine; 2 this command line can
+never be carried out, whatever the files hold; 128 and its number after a signal (130 Ctrl-C, 143
+SIGTERM, 129 SIGHUP). Whatever is not 0 comes with one sentence on standard error; only `data` and
+`submit --verify` print what they found wrong on standard output.
 """
 
 import dataclasses
 import json
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import tyro
 from tyro.conf import Positional, arg
 
+from asdjax import arguments, console, devices, host_memory, interruption
 from asdjax import config as configs
 from asdjax._version import __version__
 from asdjax.architectures import ComputeDtype
+from asdjax.arguments import (
+    ConfigName,
+    UserPath,
+    check_overrides,
+    locate_weights,
+    open_run,
+    require_apart,
+    require_folder,
+)
 from asdjax.config import (
     AudioConfig,
     BackendConfig,
@@ -24,22 +37,27 @@ from asdjax.config import (
     DecisionConfig,
     SynthConfig,
 )
-from asdjax.errors import AsdjaxError
+from asdjax.errors import AsdjaxError, UsageError
 
-Recipe = Annotated[str, arg(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")]
-DataRoot = Annotated[Path, arg(metavar="DIR", help="Root of the data set.")]
-RunPath = Annotated[Path, arg(metavar="DIR", help="Run directory, made when absent.")]
-FinishedRun = Annotated[Path, arg(metavar="RUN", help="Run directory.")]
-Folder = Annotated[Path | None, arg(metavar="DIR")]
+Recipe = Annotated[
+    ConfigName, arg(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")
+]
+DataRoot = Annotated[UserPath, arg(metavar="DIR", help="Root of the data set.")]
+RunPath = Annotated[UserPath, arg(metavar="DIR", help="Run directory, made when absent.")]
+FinishedRun = Annotated[UserPath, arg(metavar="RUN", help="Run directory.")]
+Folder = Annotated[UserPath | None, arg(metavar="DIR")]
 Resamples = Annotated[int, arg(help="Resamples of the bootstrap intervals.")]
-Moved = Annotated[Path | None, arg(help="Root of the data set, where it has moved since.")]
+Moved = Annotated[UserPath | None, arg(help="Root of the data set, where it has moved since.")]
 
 
 @dataclasses.dataclass(frozen=True)
 class Synth:
     """Write a synthetic two-channel machine-sound corpus in the DCASE 2026 layout."""
 
-    directory: Positional[Annotated[Path, arg(metavar="DIR", help="Where to write it.")]]
+    lost: ClassVar[str] = (
+        "machines that were written whole are kept, and the same command continues"
+    )
+    directory: Positional[Annotated[UserPath, arg(metavar="DIR", help="Where to write it.")]]
     corpus: Annotated[SynthConfig, arg(name="")] = SynthConfig()
 
     def __call__(self) -> None:
@@ -56,16 +74,17 @@ class Synth:
 class Data:
     """Show what a data set holds, and what is wrong with it (then the exit code is 1)."""
 
-    root: Positional[Annotated[Path, arg(metavar="DIR", help="Root of the data set.")]]
+    lost: ClassVar[str] = "this command writes nothing"
+    root: Positional[Annotated[UserPath, arg(metavar="DIR", help="Root of the data set.")]]
     json: bool = False
     """Print one JSON document (schema asdjax.data/1) instead of a table."""
     dataset: DatasetConfig = DatasetConfig()
     audio: AudioConfig = AudioConfig()
 
     def __call__(self) -> int:
-        from asdjax import audio, dcase, inventory
+        from asdjax import corpus, inventory
 
-        dataset, headers = audio.check(dcase.scan(self.root, self.dataset.edition), self.audio)
+        dataset, headers = corpus.survey(self.root, self.dataset, self.audio)
         document = inventory.describe(dataset, headers, self.dataset)
         print(json.dumps(document, indent=1) if self.json else inventory.render(document))
         return int(bool(document["problems"]))
@@ -75,29 +94,40 @@ class Data:
 class Check:
     """Verify configuration, data, shapes and memory without training."""
 
+    lost: ClassVar[str] = "this command writes nothing"
     recipe: Positional[Recipe]
     data: DataRoot
     json: bool = False
     """Print one JSON document (schema asdjax.check/1)."""
     config: Annotated[Config, arg(name="")] = Config()
 
-    def __call__(self) -> None:
-        from asdjax import train
+    source: ClassVar[str] = "recipe"
+
+    @staticmethod
+    def defaults(recipe: str) -> Mapping[str, Any]:
+        try:
+            return {"recipe": recipe, "config": locate_weights(configs.load(recipe))}
+        except UsageError as error:  # no fault of the command line
+            raise AsdjaxError(f"{recipe}: model.weights: {error}") from error
+
+    def __call__(self) -> int:
+        from asdjax import dcase, score, train
         from asdjax.corpus import open_corpus
 
-        facts = train.check(self.config, open_corpus(self.data, self.config))
-        if self.json:
-            print(json.dumps(facts, indent=1))
-            return
-        width = max(map(len, facts))
-        for name, value in facts.items():
-            print(f"{name:{width}}  {', '.join(map(str, value)) if type(value) is list else value}")
+        corpus = open_corpus(self.data, self.config)
+        score.rehearse(self.config, dcase.scored_machines(corpus.dataset, self.config.dataset))
+        facts = train.check(self.config, corpus)
+        print(json.dumps(facts, indent=1) if self.json else train.render_check(facts))
+        return int(not facts["fits"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
     """Train an embedder; the same command continues after an interruption."""
 
+    lost: ClassVar[str] = (
+        "the work since the last checkpoint is lost, and the same command continues from there"
+    )
     recipe: Positional[Recipe]
     data: DataRoot
     run: RunPath
@@ -105,11 +135,15 @@ class Train:
     """Continue from the newest checkpoint; --no-resume discards it and begins again."""
     config: Annotated[Config, arg(name="")] = Config()
 
+    source: ClassVar[str] = "recipe"
+    defaults = Check.defaults
+
     def __call__(self) -> None:
         from asdjax import train
         from asdjax.corpus import open_corpus
         from asdjax.runs import Run
 
+        require_apart(self.run, self.data)
         corpus = open_corpus(self.data, self.config)
         train.train(self.config, corpus, Run(self.run), resume=self.resume)
 
@@ -118,17 +152,18 @@ class Train:
 class Extract:
     """Embed the training and test clips of every scored machine."""
 
+    lost: ClassVar[str] = "the machine at work is lost, and the same command continues with it"
     run: Positional[FinishedRun]
     data: Moved = None
 
     def __call__(self) -> None:
         from asdjax import extract
         from asdjax.corpus import open_corpus
-        from asdjax.runs import Run
 
-        run = Run(self.run)
+        run = open_run(self.run)
         root = self.data or Path(run.finished_training()["data"])
-        if self.data is None and not root.is_dir():
+        require_apart(self.run, root)
+        if self.data is None and not os.path.isdir(root):
             raise AsdjaxError(f"{root}: the data set is no longer here: name its root with --data")
         extract.extract(run, open_corpus(root, run.config()))
 
@@ -137,16 +172,17 @@ class Extract:
 class Embed:
     """Embed any audio files with a run or with converted weights, into one .npz or .parquet."""
 
+    lost: ClassVar[str] = "nothing was written: the same command embeds all files again"
     weights: Positional[
-        Annotated[Path, arg(metavar="WEIGHTS", help="Run directory, or converted weights.")]
+        Annotated[UserPath, arg(metavar="WEIGHTS", help="Run directory, or converted weights.")]
     ]
     inputs: Positional[
         Annotated[
-            tuple[Path, ...],
+            tuple[UserPath, ...],
             arg(metavar="FILE_OR_DIR...", help="Audio files, and directories searched for them."),
         ]
     ]
-    out: Annotated[Path, arg(metavar="FILE")]
+    out: Annotated[UserPath, arg(metavar="FILE")]
     """Where to write the embeddings: FILE.npz or FILE.parquet."""
     layer: Annotated[tuple[int, ...], arg(metavar="K [K ...]")] = ()
     """Of converted weights: layers whose tokens are embedded, side by side; default: the last."""
@@ -164,6 +200,7 @@ class Embed:
     def __call__(self) -> None:
         from asdjax import embed
 
+        require_folder(self.weights, "run directory or folder of converted weights")
         embed.embed(
             self.weights,
             self.inputs,
@@ -181,26 +218,33 @@ class Embed:
 class Score:
     """Score a run's embeddings and decide; options change the run's backend and thresholds."""
 
+    lost: ClassVar[str] = "machines that were scored are kept, and the same command continues"
     run: Positional[FinishedRun]
     backend: BackendConfig = BackendConfig()
     decision: DecisionConfig = DecisionConfig()
 
+    source: ClassVar[str] = "run"
+
+    @staticmethod
+    def defaults(run: str) -> Mapping[str, Any]:
+        config = open_run(Path(run)).config()
+        return {"backend": config.backend, "decision": config.decision}
+
     def __call__(self) -> None:
         from asdjax import score
-        from asdjax.runs import Run
 
-        run = Run(self.run)
+        run = open_run(self.run)
         config = dataclasses.replace(run.config(), backend=self.backend, decision=self.decision)
-        configs.validate(config, "command line")
-        score.score(run, config)
+        score.score(run, check_overrides(config))
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Compute metrics of a run, of several (mean and deviation), or of anybody's submission."""
 
+    lost: ClassVar[str] = "nothing is lost but this computation"
     runs: Positional[
-        Annotated[tuple[Path, ...], arg(metavar="[RUN ...]", help="Run directories.")]
+        Annotated[tuple[UserPath, ...], arg(metavar="[RUN ...]", help="Run directories.")]
     ] = ()
     scores: Folder = None
     """Instead of a run: a folder with anomaly_score_*.csv (and decision_result_*.csv)."""
@@ -216,37 +260,37 @@ class Evaluate:
 
     def __call__(self) -> None:
         from asdjax import evaluate
-        from asdjax.runs import Run
 
         _check_resamples(self.resamples)
         if bool(self.runs) == (self.scores is not None):
-            raise AsdjaxError("evaluate: name run directories, or a folder with --scores")
-        runs = [Run(path) for path in self.runs]
-        for run in runs:
-            run.config()
+            raise UsageError("evaluate: name run directories, or a folder with --scores")
+        if self.by_view and len(self.runs) != 1:
+            raise UsageError("evaluate: --by-view takes one run directory")
+        runs = [open_run(path) for path in self.runs]
         if self.scores is not None:
             if self.truth is None:
-                raise AsdjaxError("evaluate: --scores needs --truth, the folder of the labels")
+                raise UsageError("evaluate: --scores needs --truth, the folder of the labels")
             document = evaluate.evaluate_submission(
                 self.scores, self.truth, resamples=self.resamples
             )
         elif self.by_view:
-            if len(runs) > 1:
-                raise AsdjaxError("evaluate: --by-view takes one run directory")
             document = evaluate.by_view(runs[0], resamples=self.resamples, truth=self.truth)
         elif len(runs) > 1:
             document = evaluate.evaluate_runs(runs, resamples=self.resamples, truth=self.truth)
         else:
             document = evaluate.evaluate(runs[0], resamples=self.resamples, truth=self.truth)
         _show(evaluate, document, self.json, self.markdown)
+        if document is None:
+            print("\n".join(f"the anomaly scores are in {run.path / 'scores'}" for run in runs))
 
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
     """Compare two runs on the same clips: is A better than B, and how sure is that?"""
 
-    run_a: Positional[Annotated[Path, arg(metavar="RUN_A", help="Run directory.")]]
-    run_b: Positional[Annotated[Path, arg(metavar="RUN_B", help="Run directory.")]]
+    lost: ClassVar[str] = "this command writes nothing"
+    run_a: Positional[Annotated[UserPath, arg(metavar="RUN_A", help="Run directory.")]]
+    run_b: Positional[Annotated[UserPath, arg(metavar="RUN_B", help="Run directory.")]]
     truth: Folder = None
     """Folder with ground_truth_data and ground_truth_domain: the labels of evaluation machines."""
     resamples: Resamples = 1000
@@ -257,12 +301,9 @@ class Compare:
 
     def __call__(self) -> None:
         from asdjax import compare
-        from asdjax.runs import Run
 
         _check_resamples(self.resamples)
-        runs = Run(self.run_a), Run(self.run_b)
-        for run in runs:
-            run.config()
+        runs = open_run(self.run_a), open_run(self.run_b)
         document = compare.compare(*runs, resamples=self.resamples, truth=self.truth)
         _show(compare, document, self.json, self.markdown)
 
@@ -271,12 +312,13 @@ class Compare:
 class Submit:
     """Package up to four runs as a challenge submission, or verify anybody's package."""
 
+    lost: ClassVar[str] = "nothing was written"
     runs: Positional[
-        Annotated[tuple[Path, ...], arg(metavar="[RUN ...]", help="Run directories, in order.")]
+        Annotated[tuple[UserPath, ...], arg(metavar="[RUN ...]", help="Run directories, in order.")]
     ] = ()
-    info: Annotated[Path | None, arg(metavar="YAML")] = None
+    info: Annotated[UserPath | None, arg(metavar="YAML")] = None
     """What only the authors can say: names, institute, addresses (see the README)."""
-    out: Annotated[Path | None, arg(metavar="DIR")] = None
+    out: Annotated[UserPath | None, arg(metavar="DIR")] = None
     """Where to make the package."""
     subsets: tuple[Literal["development", "evaluation"], ...] = ("development", "evaluation")
     """Subsets whose machines go into the package; the challenge itself takes evaluation."""
@@ -289,33 +331,30 @@ class Submit:
 
     def __call__(self) -> int:
         if (self.verify is not None) == bool(self.runs):
-            raise AsdjaxError("submit: name run directories to package, or a folder with --verify")
+            raise UsageError("submit: name run directories to package, or a folder with --verify")
         unused = ("info", "out") if self.verify is not None else ("data",)
         for option in unused:
             if getattr(self, option) is not None:
-                raise AsdjaxError(f"submit: --{option} has no use here: see asdjax submit --help")
+                raise UsageError(f"submit: --{option} has no use here: see asdjax submit --help")
         if self.verify is not None:
             return self._verify(self.verify)
         from asdjax import submit
-        from asdjax.runs import Run
 
         for option, value in (("info", self.info), ("out", self.out)):
             if value is None:
-                raise AsdjaxError(f"submit: name --{option}")
-        runs = [Run(path) for path in self.runs]
-        for run in runs:
-            run.config()
+                raise UsageError(f"submit: name --{option}")
+        runs = [open_run(path) for path in self.runs]
         archive = submit.submit(runs, self.info, self.out, self.subsets)
         print(f"{archive}: made and verified")
         return 0
 
     def _verify(self, folder: Path) -> int:
-        from asdjax import verification
+        from asdjax import console, verification
 
         checked, faults = verification.verify(folder, data=self.data, edition=self.edition)
-        print(checked)
-        for fault in faults:
-            print(f"  {fault}")
+        print(console.printable(checked))
+        for line in verification.lines(faults):
+            print(f"  {console.printable(line)}")
         print(f"{len(faults) or 'no'} fault{'s' * (len(faults) != 1)}")
         return int(bool(faults))
 
@@ -324,6 +363,10 @@ class Submit:
 class RunAll(Train):
     """Train, extract, score and evaluate; finished steps are not repeated."""
 
+    lost: ClassVar[str] = (
+        "the same command continues: training from its last checkpoint, extraction with the "
+        "machine at work"
+    )
     json: bool = False
     """Print the metrics as JSON instead of a table."""
 
@@ -332,8 +375,10 @@ class RunAll(Train):
         from asdjax.corpus import open_corpus
         from asdjax.runs import Run
 
+        require_apart(self.run, self.data)
         run, corpus = Run(self.run), open_corpus(self.data, self.config)
-        dcase.scored_machines(corpus.dataset, self.config.dataset)  # before hours of training
+        # before hours of training
+        score.rehearse(self.config, dcase.scored_machines(corpus.dataset, self.config.dataset))
         train.train(self.config, corpus, run, resume=self.resume)
         extract.extract(run, corpus)
         score.score(run)
@@ -342,7 +387,7 @@ class RunAll(Train):
 
 def _check_resamples(resamples: int) -> None:
     if not 100 <= resamples <= 100_000:
-        raise AsdjaxError(f"--resamples: must be between 100 and 100000, found {resamples}")
+        raise UsageError(f"--resamples: must be between 100 and 100000, found {resamples}")
 
 
 def _show(verb: Any, document: dict[str, Any] | None, as_json: bool, as_markdown: bool) -> None:
@@ -399,13 +444,16 @@ recipes: {", ".join(configs.names())}
   asdjax COMMAND --help                           every option with its type and default
   asdjax train system1 --help                     the same, with the recipe's own defaults
 
+exit codes: 0 done; 1 something is wrong in the files, or with the machine; 2 this command line can
+never be carried out; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
+
 Compiled programs are kept in the user's cache directory; with {NO_CACHE} a command compiles
 anew and keeps nothing.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
+    """Carry out the command line and return the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     keep_programs = NO_CACHE not in args
     args = [argument for argument in args if argument != NO_CACHE]
@@ -415,101 +463,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"asdjax {__version__}")
         return 0
-    if args[0] == "convert":
+    if args[0] not in VERBS:
+        print(
+            f"asdjax: no command {console.printable(repr(args[0]))}\n\n{_usage()}", file=sys.stderr
+        )
+        return 2
+    kind, own_process = VERBS[args[0]], argv is None
+    if own_process:
+        if issubclass(kind, COMPILING):
+            host_memory.keep()  # first of all: JAX starts threads
+        interruption.watch()
+    if kind is Convert:
         from asdjax.convert.__main__ import main as convert
 
         return convert(args[1:])
-    if args[0] not in VERBS:
-        print(f"asdjax: no command {args[0]!r}\n\n{_usage()}", file=sys.stderr)
-        return 2
-    from asdjax import console, host_memory
-
-    own_process = argv is None
-    if own_process and issubclass(VERBS[args[0]], COMPILING):
-        host_memory.keep()  # first of all: JAX starts threads
-    return console.finish(
-        lambda: _carry_out(args, keep_programs, own_process), "the same command continues"
-    )
+    return console.finish(lambda: _carry_out(args[0], kind, args[1:], keep_programs), kind.lost)
 
 
-def _carry_out(args: list[str], keep_programs: bool, own_process: bool) -> int | None:
-    command = _parse(args[0], args[1:])
+def _carry_out(verb: str, kind: type, args: list[str], keep_programs: bool) -> int | None:
+    command = arguments.parse(verb, kind, args)
     if isinstance(getattr(command, "config", None), Config):
-        configs.validate(command.config, "command line")
-    if isinstance(command, COMPILING) and keep_programs:
-        _keep_programs(own_process)
+        command = dataclasses.replace(command, config=check_overrides(command.config))
+    if isinstance(command, COMPILING):
+        devices.start()
+        if keep_programs:
+            _keep_programs()
     return command()
 
 
-def _keep_programs(own_process: bool) -> None:
+def _keep_programs() -> None:
     """Compile only once per machine; where that cannot be, say so and compile."""
-    from asdjax import compile_cache, console
+    from asdjax import compile_cache
 
     try:
-        compile_cache.use(alone=own_process)
+        compile_cache.use()
     except AsdjaxError as error:
         console.say(f"asdjax: compiling anew: {error}")
 
 
-def _parse(verb: str, args: list[str]) -> Callable[[], int | None]:
-    """Parse a verb's arguments; defaults come from the recipe or the run that they name."""
-    kind = VERBS[verb]
-    guess = _first_positional(args)
-    if kind is Score or any(field.name == "recipe" for field in dataclasses.fields(kind)):
-        # With options before it the guess may be an option's value: tyro, which knows every
-        # option, has the last word.
-        try:
-            command = _parse_with(kind, verb, args, guess)
-        except AsdjaxError:
-            command = None
-        seen = command or _parse_with(kind, verb, args, None)
-        named = str(seen.run if kind is Score else seen.recipe)
-        same = command is not None and named == guess
-        return command if same else _parse_with(kind, verb, args, named)
-    return _parse_with(kind, verb, args, None)
-
-
-def _parse_with(kind: type, verb: str, args: list[str], named: str | None) -> Any:
-    defaults: dict[str, Any] = {}
-    if named is not None and kind is Score:
-        from asdjax.runs import Run
-
-        config = Run(named).config()
-        defaults = {"backend": config.backend, "decision": config.decision}
-    elif named is not None:
-        defaults = {"recipe": named, "config": configs.load(named)}
-    default = None
-    if defaults:
-        default = kind(
-            **{
-                field.name: tyro.MISSING if field.default is dataclasses.MISSING else field.default
-                for field in dataclasses.fields(kind)
-            }
-            | defaults
-        )
-    if {"-h", "--help"} & set(args):  # tyro leaves out of its help what has been given
-        args = [argument for argument in args if argument != named]
-    return tyro.cli(
-        kind,
-        prog=f"asdjax {verb}",
-        args=args,
-        default=default,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
-
-
-def _first_positional(args: Sequence[str]) -> str | None:
-    """The first argument that is neither an option nor an option's value."""
-    flags = {"--resume", "--no-resume", "--json", "--no-json", "--help"}
-    previous = ""
-    for argument in args:
-        is_option = argument.startswith("-")
-        is_value = previous.startswith("--") and "=" not in previous and previous not in flags
-        if not is_option and not is_value:
-            return argument
-        previous = argument if is_option else ""
-    return None
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from asdjax.__main__ import main as start
+
+    sys.exit(start())

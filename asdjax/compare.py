@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Group
 
-from asdjax import bootstrap, console, metrics, submission
+from asdjax import bootstrap, console, metrics, submission, tables
 from asdjax.bootstrap import Machines
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Run
+from asdjax.tables import Table
 
 SCHEMA = "asdjax.compare/1"
 _SCOPE = (
@@ -64,51 +64,53 @@ def compare(
     }
 
 
-def tables(document: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
-    """The printed tables: captions and cells, per cent.
+def printed(document: Mapping[str, Any], *, intervals: bool = True) -> list[Table]:
+    """The printed tables, per cent.
 
     The first has a row for each figure over all machines, the others a row per machine and a column
-    per figure; further lines of a cell are the interval and the probability that A is better.
+    per figure; further lines of a cell are the interval, unless `intervals` are not wanted, and the
+    probability that A is better.
     """
     over_all = metrics.overall(document)
     columns = metrics.COLUMNS + metrics.DECISION_COLUMNS[1:]
-    header = ["harmonic mean", "A", "B", "A - B", "interval", "P(A better)"]
-    first = [header]
+    between = ["interval"] * intervals
+    first = [["harmonic mean", "A", "B", "A - B", *between, "P(A better)"]]
     for family, name in columns:
         value = metrics.figure(over_all, family, name)
         words = metrics.title(family, name)
         if value is None:
-            first.append([words, *"-----"])
+            first.append([words, *"-" * (len(first[0]) - 1)])
             continue
         per_cent = [metrics.per_cent(value[key]) for key in ("a", "b")]
-        first.append([words, *per_cent, *_parts(value)])
-    how = (
-        f"Per cent; A: {document['a']['run']}, B: {document['b']['run']}; A - B with its "
-        f"{bootstrap.words(document)}, the same for both. {document['scope']}"
-    )
+        first.append([words, *per_cent, *_parts(value, intervals)])
+    a, b = (console.printable(document[key]["run"]) for key in "ab")
+    how = f" with its {bootstrap.words(document)}, the same for both" if intervals else ""
+    caption = f"Per cent; A: {a}, B: {b}; A - B{how}. {document['scope']}"
     rows = [*document["machines"].items(), ("harmonic mean", over_all)]
-    result = [(how, first)]
+    result = [Table(caption, first)]
     for what, chosen in (("", metrics.COLUMNS), (" (decisions)", metrics.DECISION_COLUMNS)):
         cells = [["machine", *(metrics.title(*column) for column in chosen)]]
         for machine, table in rows:
             values = [metrics.figure(table, *column) for column in chosen]
-            cells.append([machine, *("-" if v is None else "\n".join(_parts(v)) for v in values)])
-        result.append((f"A - B [interval] P(A better) per machine{what}; per cent.", cells))
+            shown = ["-" if v is None else "\n".join(_parts(v, intervals)) for v in values]
+            cells.append([console.printable(machine), *shown])
+        how = " [interval]" if intervals else ""
+        result.append(Table(f"A - B{how} P(A better) per machine{what}; per cent.", cells))
     return result
 
 
 def markdown(document: Mapping[str, Any]) -> str:
     """The printed tables as Markdown."""
-    return "\n\n".join(metrics.markdown(*table) for table in tables(document))
+    return "\n\n".join(map(tables.markdown, printed(document)))
 
 
-def terminal_table(document: Mapping[str, Any]) -> Group:
+def terminal_table(document: Mapping[str, Any]) -> tables.Fitted:
     """The printed tables for a terminal."""
-    return Group(*(metrics.terminal_table(*table) for table in tables(document)))
+    return tables.Fitted(printed(document), printed(document, intervals=False), [])
 
 
 def _labelled(run: Run, truth: bootstrap.Truth | None) -> Machines:
-    rows = {machine: run.read_scores(machine) for machine in run.machines()}
+    rows = {machine: run.read_scores(machine) for machine in run.scored_machines()}
     machines, notes = bootstrap.labelled(rows, truth)
     for note in notes:
         console.say(f"{run.path}: {note}")
@@ -163,11 +165,12 @@ def _difference(a: tuple[Any, Any], b: tuple[Any, Any]) -> Any:
     }
 
 
-def _parts(value: Mapping[str, Any]) -> list[str]:
-    """Difference, interval and probability of one figure as they are printed."""
-    low, high = (f"{100 * end:+.2f}" for end in value["interval"])
-    return [
-        f"{100 * value['difference']:+.2f}",
-        f"[{low}, {high}]",
-        f"{100 * value['probability']:.0f}",
-    ]
+def _parts(value: Mapping[str, Any], intervals: bool) -> list[str]:
+    """Difference, interval where wanted and probability of one figure as they are printed."""
+    low, high = map(_signed, value["interval"])
+    interval = [f"[{low}, {high}]"] * intervals
+    return [_signed(value["difference"]), *interval, f"{100 * value['probability']:.0f}"]
+
+
+def _signed(difference: float) -> str:
+    return f"{round(100 * difference, 2) + 0.0:+.2f}"  # + 0.0: no difference is +0.00, never -0.00

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
-from asdjax import architectures, schema
+from asdjax import architectures, schema, strict_yaml, user_files
 from asdjax.architectures import (
     Count,
     ModelConfig,
@@ -30,6 +30,7 @@ Subset = Literal["development", "additional", "evaluation"]
 ProblemKind = Literal[
     "misnamed", "unreadable", "truncated", "empty", "wrong_rate", "wrong_channels", "not_finite",
     "wrong_length", "unstated_length", "out_of_range",
+    "copy", "shared", "unused",
 ]  # fmt: skip
 
 SCORE_COLUMNS = (
@@ -51,6 +52,7 @@ NEUTRAL_KEYS = frozenset(
         "train.log_every",
         "train.checkpoint_every",
         "train.keep_checkpoints",
+        "train.allow_one_class",
     }
 )
 """Keys that may change while a run goes on: how it is carried out, and what is scored at its end.
@@ -179,6 +181,8 @@ class TrainConfig:
     """Epochs between checkpoints; the last epoch always makes one."""
     keep_checkpoints: Count = 2
     """How many of the newest checkpoints stay on disk."""
+    allow_one_class: bool = False
+    """Train although all clips are of one class, from which nothing is learned."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,20 +312,6 @@ class SynthConfig:
     """Replace machine folders of an earlier synthetic corpus with other settings."""
 
 
-class StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which would let the last of two equal keys win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, unless a key stands twice in it."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
 def names() -> list[str]:
     """The names of the recipes that come with asdjax."""
     files = resources.files("asdjax.configs").iterdir()
@@ -329,30 +319,31 @@ def names() -> list[str]:
 
 
 def load(name_or_path: str) -> Config:
-    """Read a recipe by its name (`system1`) or by the path of a YAML file."""
+    """Read a recipe by its name (`system1`) or by the path of a YAML file.
+
+    Raises:
+        AsdjaxError: no such recipe or file, or it cannot be read, or holds an impossible value.
+    """
     if name_or_path in names():
         text = (resources.files("asdjax.configs") / f"{name_or_path}.yaml").read_text("utf-8")
         return parse(text, source=f"recipe {name_or_path}")
     path = Path(name_or_path)
-    if not path.is_file():
-        raise AsdjaxError(
-            f"no configuration {name_or_path!r}: give the path of a YAML file or one of the "
-            f"recipes {', '.join(names())}"
-        )
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AsdjaxError(f"{path}: cannot be read as a text file ({error})") from error
+        text = user_files.read_text(path, most=strict_yaml.MOST_BYTES)
+    except AsdjaxError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        raise AsdjaxError(
+            f"no recipe or file {name_or_path!r}: give the path of a YAML file or one of the "
+            f"recipes {', '.join(names())}"
+        ) from error
     return parse(text, source=str(path))
 
 
 @functools.lru_cache(maxsize=16)  # a run's is asked for again and again
 def parse(text: str, source: str) -> Config:
     """Read a configuration from YAML text; `source` names it in error messages."""
-    try:
-        tree = StrictLoader(text).get_single_data()
-    except yaml.YAMLError as error:
-        raise AsdjaxError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+    tree = strict_yaml.parse(text, source)
     return from_tree({} if tree is None else tree, source)
 
 
@@ -392,8 +383,8 @@ def validate(config: Config, source: str) -> None:
             (
                 _VIEW_NAME.fullmatch(view.name) and view.name not in SCORE_COLUMNS,
                 f"{key}.name",
-                f"{view.name!r} must be letters, digits, - or _, at most 40, and none of "
-                f"{', '.join(SCORE_COLUMNS)}",
+                f"{schema.shown(view.name)} must be letters, digits, - or _, at most 40, and none "
+                f"of {', '.join(SCORE_COLUMNS)}",
             ),
             (view.hop <= view.n_fft // 2, f"{key}.hop", "must be at most half of n_fft"),
             (

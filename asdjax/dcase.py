@@ -1,4 +1,4 @@
-"""DCASE Challenge Task 2 data sets: editions, file names, clips, class labels, selection.
+"""DCASE Challenge Task 2 data sets: file names, clips, class labels, selection.
 
 Everything here follows from file names alone (`audio.check` opens the files). A clip's identity is
 its path relative to the data set's root, never its number: numbers repeat within a machine.
@@ -7,75 +7,20 @@ its path relative to the data set's root, never its number: numbers repeat withi
 import dataclasses
 import os
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
 from asdjax.config import DatasetConfig, ProblemKind, Subset
+from asdjax.editions import EDITIONS, too_old
 from asdjax.errors import AsdjaxError
+from asdjax.folders import SPLITS, Unused, machine_folders, unused
 
 Split = Literal["train", "test"]
 Domain = Literal["source", "target"]
 Label = Literal["normal", "anomaly"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Edition:
-    """What one year's challenge fixes about its data."""
-
-    development: tuple[str, ...]
-    """Machines whose test clips carry domain and label in their names."""
-    evaluation: tuple[str, ...]
-    """Machines whose training clips are the additional subset, their test clips unlabelled."""
-    development_sections: tuple[str, ...] = ("00",)
-    evaluation_sections: tuple[str, ...] = ("00",)
-    channels: int = 1
-
-    @property
-    def sections(self) -> tuple[str, ...]:
-        """All sections of the edition, sorted."""
-        return tuple(sorted({*self.development_sections, *self.evaluation_sections}))
-
-    def is_evaluation(self, machine: str, section: str) -> bool | None:
-        """Whether the edition evaluates on a machine's section; None where it does not know it."""
-        if machine in self.development and section in self.development_sections:
-            return False
-        if machine in self.evaluation and section in self.evaluation_sections:
-            return True
-        return None
-
-
-_SEVEN = tuple("ToyCar ToyTrain bearing fan gearbox slider valve".split())
-
-EDITIONS: Mapping[str, Edition] = MappingProxyType(
-    {
-        "dcase2022": Edition(_SEVEN, _SEVEN, ("00", "01", "02"), ("03", "04", "05")),
-        "dcase2023": Edition(
-            _SEVEN, tuple("ToyDrone ToyNscale ToyTank Vacuum bandsaw grinder shaker".split())
-        ),
-        "dcase2024": Edition(
-            _SEVEN,
-            tuple(
-                "3DPrinter AirCompressor BrushlessMotor HairDryer HoveringDrone RoboticArm "
-                "Scanner ToothBrush ToyCircuit".split()
-            ),
-        ),
-        "dcase2025": Edition(
-            _SEVEN,
-            tuple(
-                "AutoTrash BandSealer CoffeeGrinder HomeCamera Polisher ScrewFeeder ToyPet "
-                "ToyRCCar".split()
-            ),
-        ),
-        "dcase2026": Edition(
-            tuple("ToyCar ToyCarEmu bearingEmu fan gearboxEmu sliderEmu valveEmu".split()),
-            tuple("BlowerDustCollector Sander SewingMachine ToothBrush ToyDrone".split()),
-            channels=2,
-        ),
-    }
-)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,6 +30,7 @@ class Clip:
     path: str
     """Path relative to the data set's root, with forward slashes: the clip's identity."""
     machine: str
+    """The name of its folder; Unicode is composed (NFC), as in `attributes`."""
     section: str
     """Two digits."""
     split: Split
@@ -103,7 +49,7 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Problem:
-    """What is wrong with one file."""
+    """What is wrong with one file, or with a folder."""
 
     path: str
     kind: ProblemKind
@@ -129,6 +75,8 @@ class Dataset:
     edition: str
     clips: tuple[Clip, ...]
     problems: tuple[Problem, ...]
+    unused: tuple[Unused, ...] = ()
+    """Folders with audio that is not read; `problems` names those that look like clips too."""
 
 
 _LABELLED = re.compile(
@@ -139,6 +87,7 @@ _UNLABELLED = re.compile(r"section_(?P<section>[0-9]{2})_[0-9]{4}")
 _EDITION_2020 = re.compile(r"(?:(?:normal|anomaly)_)?id_[0-9]{2}_[0-9]{8}")
 _EDITION_2021 = re.compile(r"section_[0-9]{2}_(?:source|target)_test_[0-9]{4}")
 _HIDDEN = "noAttribute"  # stands for attributes that the organisers withhold
+_ODD = frozenset(("Zs", "Ps", "Pe"))  # Unicode's categories of spaces and of brackets
 
 
 def parse_clip(path: str, edition: str) -> Clip:
@@ -149,7 +98,7 @@ def parse_clip(path: str, edition: str) -> Clip:
 
     Args:
         path: path relative to the data set's root, with forward slashes.
-        edition: a key of `EDITIONS`.
+        edition: a key of `editions.EDITIONS`.
 
     Raises:
         FaultyFile: the name does not follow the edition's grammar or contradicts its folder.
@@ -159,9 +108,12 @@ def parse_clip(path: str, edition: str) -> Clip:
         return FaultyFile(Problem(path, "misnamed", reason))
 
     *above, machine, split, name = path.split("/")
-    if not name.isprintable():
+    if not path.isprintable():
         raise misnamed("the name holds characters that cannot be printed")
-    stem = name[: -len(".wav")]
+    stem, extension = os.path.splitext(unicodedata.normalize("NFC", name))
+    machine = unicodedata.normalize("NFC", machine)
+    if extension.lower() != ".wav":
+        raise misnamed("the name does not end in .wav")
     fields = _LABELLED.fullmatch(stem) or (split == "test" and _UNLABELLED.fullmatch(stem))
     if not fields:
         number = " or section_NN_NNNN.wav" if split == "test" else ""
@@ -175,6 +127,11 @@ def parse_clip(path: str, edition: str) -> Clip:
         raise misnamed(f"the name says {words['split']}, the folder {split}")
     if split == "train" and words["label"] == "anomaly":
         raise misnamed("the name says anomaly, but training clips are normal")
+    attributes = words["attributes"] or ""
+    if any(c == "~" or unicodedata.category(c) in _ODD for c in attributes):
+        raise misnamed("spaces, brackets and ~ are no part of a clip's name: remove it if a copy")
+    if attributes.startswith(_HIDDEN) and attributes != _HIDDEN:
+        raise misnamed(f"nothing follows {_HIDDEN}: remove the file if it is a copy")
     sections = EDITIONS[edition].sections
     if words["section"] not in sections:
         raise misnamed(
@@ -194,7 +151,7 @@ def parse_clip(path: str, edition: str) -> Clip:
         split=split,
         domain=words["domain"],
         label=words["label"],
-        attributes="" if words["attributes"] in (None, _HIDDEN) else words["attributes"],
+        attributes="" if attributes == _HIDDEN else attributes,
         subset=_subset(split, evaluation),
     )
 
@@ -212,8 +169,8 @@ def scan(root: Path, edition: str) -> Dataset:
     """Find the clips under a root by their names; no file is opened.
 
     The root holds `<machine>/train/*.wav` and `<machine>/test/*.wav`, or has them in `dev_data/raw`
-    and `eval_data/raw` (also without `raw`). Folders `supplemental`, hidden files, and files that
-    do not end in .wav (in any case) are passed over.
+    and `eval_data/raw` (also without `raw`). Hidden files are passed over. Other audio is named in
+    `unused`, and is a problem where it looks like a machine's clips.
 
     Raises:
         AsdjaxError: no clips there, an edition before 2022, one machine in two places, or a folder
@@ -223,24 +180,34 @@ def scan(root: Path, edition: str) -> Dataset:
     problems: list[Problem] = []
     try:
         if not root.is_dir():
-            raise AsdjaxError(f"{root}: no such folder: give the root of a data set")
-        for base in _bases(root):
-            for folder in _machine_folders(base):
-                found, faults = _scan_machine(root, folder, edition)
-                clips += found
-                problems += faults
+            state = "not a folder" if root.exists() else "no such folder"
+            raise AsdjaxError(f"{root}: {state}: give the root of a data set")
+        machines = machine_folders(root)
+        leftover = unused(root, machines)
+        for folder in machines:
+            found, faults = _scan_machine(root, folder, edition)
+            clips += found
+            problems += faults
+            name = folder.relative_to(root).as_posix()
+            named = any(u.lost and f"{u.folder}/".startswith(f"{name}/") for u in leftover)
+            if not (found or faults or named):
+                why = "its folders train and test hold no audio: unpack it again, or remove it"
+                leftover.append(Unused(name, 0, why, lost=True))
     except OSError as error:
         raise AsdjaxError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+    lost = [u for u in leftover if u.lost]
     if not clips and not problems:
-        one_machine = (root / "train").is_dir() or (root / "test").is_dir()
-        hint = " (this looks like one machine's folder: give its parent)" if one_machine else ""
+        hint = "".join(f" ({u.folder}: {u})" for u in (lost or leftover)[:1])
+        if any((root / split).is_dir() for split in SPLITS):
+            hint = " (this looks like one machine's folder: give its parent)"
         raise AsdjaxError(
             f"{root}: no clips found{hint}: expected <machine>/train/*.wav and "
             f"<machine>/test/*.wav there, in dev_data/raw or in eval_data/raw"
         )
     _refuse_twins(root, clips)
     clips.sort(key=lambda clip: clip.path)
-    return Dataset(root, edition, tuple(clips), tuple(sorted(problems)))
+    problems += [Problem(u.folder, "unused", str(u)) for u in lost]
+    return Dataset(root, edition, tuple(clips), tuple(sorted(problems)), tuple(sorted(leftover)))
 
 
 def class_name(clip: Clip, label: str) -> str:
@@ -349,41 +316,31 @@ def _subset(split: str, evaluation: bool) -> Subset:
     return "additional" if split == "train" else "evaluation"
 
 
-def _bases(root: Path) -> list[Path]:
-    """The folders that may hold machine folders."""
-    halves = [root / "dev_data", root / "eval_data"]
-    return [root] + [base for half in halves for base in (half, half / "raw") if base.is_dir()]
-
-
-def _machine_folders(base: Path) -> list[Path]:
-    found = []
-    for folder in sorted(base.iterdir()):
-        if folder.name.startswith(".") or folder.name == "supplemental" or not folder.is_dir():
-            continue
-        if (folder / "source_test").is_dir() or (folder / "target_test").is_dir():
-            raise _too_old(folder, 2021)
-        if (folder / "train").is_dir() or (folder / "test").is_dir():
-            found.append(folder)
-    return found
-
-
 def _scan_machine(root: Path, folder: Path, edition: str) -> tuple[list[Clip], list[Problem]]:
     clips, problems = [], []
-    for split in ("train", "test"):
+    inside = folder.relative_to(root).as_posix()
+    if not inside.isprintable():
+        reason = "the folder's name holds characters that cannot be printed: rename it"
+        return [], [Problem(inside, "misnamed", reason)]
+    for split in SPLITS:
         if not (folder / split).is_dir():
             continue
-        inside = (folder / split).relative_to(root).as_posix()
         seen: dict[str, str] = {}
-        for name in sorted(os.listdir(folder / split)):
+        with os.scandir(folder / split) as entries:
+            regular = {entry.name: _is_regular(entry) for entry in entries}
+        for name in sorted(regular):
             stem, extension = os.path.splitext(name)
             if name.startswith(".") or extension.lower() != ".wav":
                 continue
             if _EDITION_2020.fullmatch(stem):
-                raise _too_old(folder / split / name, 2020)
+                raise too_old(folder / split / name, 2020)
             if _EDITION_2021.fullmatch(stem):
-                raise _too_old(folder / split / name, 2021)
-            path = f"{inside}/{name}"
+                raise too_old(folder / split / name, 2021)
+            path = f"{inside}/{split}/{name}"
             try:
+                if not regular[name]:
+                    reason = "neither a file nor a link to one: restore or remove it"
+                    raise FaultyFile(Problem(path, "unreadable", reason))
                 clip = parse_clip(path, edition)
                 if stem in seen:
                     reason = f"the same clip as {seen[stem]}, with another extension"
@@ -393,13 +350,21 @@ def _scan_machine(root: Path, folder: Path, edition: str) -> tuple[list[Clip], l
                 continue
             seen[stem] = name
             clips.append(clip)
-    known = EDITIONS[edition].development + EDITIONS[edition].evaluation
-    if folder.parent == root and folder.name not in known:
+    name = unicodedata.normalize("NFC", folder.name)
+    if folder.parent == root and name not in EDITIONS[edition].machines:
         # All clips of an unknown machine follow its test clips: evaluation if none has a label.
         labels = [c.label for c in clips if c.split == "test"]
         evaluation = bool(labels) and not any(labels)
         clips = [dataclasses.replace(c, subset=_subset(c.split, evaluation)) for c in clips]
     return clips, problems
+
+
+def _is_regular(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a regular file or a link to one; nothing is opened."""
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself, or through a folder that may not be entered
+        return False
 
 
 def _refuse_twins(root: Path, clips: list[Clip]) -> None:
@@ -413,12 +378,6 @@ def _refuse_twins(root: Path, clips: list[Clip]) -> None:
                 f"{root}: {clip.machine} section {clip.section} is in both {first} and {folder}: "
                 f"keep all its clips in one of them"
             )
-
-
-def _too_old(path: Path, year: int) -> AsdjaxError:
-    return AsdjaxError(
-        f"{path}: DCASE {year} data, which asdjax does not read: use an edition from 2022 on"
-    )
 
 
 def _of_machines(
@@ -437,6 +396,7 @@ def _of_machines(
             f"({', '.join(subsets) or 'none'}): the data set has "
             f"{', '.join(sorted({c.subset for c in dataset.clips})) or 'no usable clips'}"
         )
+    machines = tuple(unicodedata.normalize("NFC", machine) for machine in machines)
     for machine in machines:
         if machine not in choices:
             raise AsdjaxError(

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from asdjax import dcase, schema
+from asdjax import dcase, schema, strict_yaml
 from asdjax.architectures import BEATsConfig, MultiResNetConfig
-from asdjax.config import Config, DecisionConfig, StrictLoader, ViewConfig
+from asdjax.config import Config, DecisionConfig, ViewConfig
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Run
+from asdjax.schema import digits
 
+_LONGEST_PART = 64  # a label names files, of at most 255 bytes
 _LOSSES = {
     "sub_cluster_adacos": "sub-cluster AdaCos",
     "adacos": "AdaCos",
@@ -71,12 +71,7 @@ def read_info(path: Path, systems: int) -> Info:
     Raises:
         AsdjaxError: the file cannot be read, or a key is unknown, missing or impossible.
     """
-    try:
-        tree = StrictLoader(path.read_text("utf-8")).get_single_data()
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise AsdjaxError(
-            f"{path}: cannot be read as YAML: {' '.join(str(error).split())}"
-        ) from error
+    tree = strict_yaml.read(path)
     if isinstance(tree, Mapping):  # a single name stands for all systems
         for key in {"name", "abbreviation"} & tree.keys():
             if isinstance(tree[key], str):
@@ -99,10 +94,10 @@ def read_info(path: Path, systems: int) -> Info:
         "label_lastname": info.label_lastname or corresponding[0].lastname,
     }
     for key, part in parts.items():
-        if not (part.isascii() and part.isalnum()):
+        if not (part.isascii() and part.isalnum() and len(part) <= _LONGEST_PART):
             raise AsdjaxError(
-                f"{path}: {part!r} cannot stand in a label (A-Z, a-z and 0-9 alone): set "
-                f"{key} to its spelling with these"
+                f"{path}: {schema.shown(part)} cannot stand in a label (A-Z, a-z and 0-9 alone, "
+                f"at most {_LONGEST_PART}): set {key} to its spelling with these"
             )
     return info
 
@@ -184,7 +179,7 @@ def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, A
     trains = [] if frozen else [f"training clips of {', '.join(machines)} train the embedder"]
     references = "each machine's own training clips are the references of its scores"
     return {
-        "input_sampling_rate": f"{config.audio.sample_rate / 1000:g} kHz",
+        "input_sampling_rate": f"{digits(config.audio.sample_rate / 1000)} kHz",
         "data_augmentation": _augmentation(config),
         "front_end": "; ".join(dict.fromkeys(_view(view, config, mono) for view in views)),
         "acoustic_features": features,
@@ -222,7 +217,7 @@ def _beats(model: BEATsConfig) -> tuple[str, str]:
     targets = ", ".join(lora.targets)
     adapted = {
         "full": "all weights fine-tuned",
-        "lora": f"low-rank adaptation of {targets} (rank {lora.rank}, alpha {lora.alpha:g})",
+        "lora": f"low-rank adaptation of {targets} (rank {lora.rank}, alpha {digits(lora.alpha)})",
         "frozen": "weights as they come",
     }[model.adaptation]
     start = "random initial weights, for tests only" if model.random_init else "pretrained"
@@ -241,8 +236,8 @@ def _multiresnet(model: MultiResNetConfig) -> tuple[str, str]:
     if model.spectrograms:
         sizes = ", ".join(f"{s.n_fft}/{s.hop}" for s in model.spectrograms)
         features.append(
-            f"magnitude spectrograms, {model.low_hz:g} to {model.high_hz:g} Hz (window/hop in "
-            f"samples: {sizes})"
+            f"magnitude spectrograms, {digits(model.low_hz)} to {digits(model.high_hz)} Hz "
+            f"(window/hop in samples: {sizes})"
         )
     branches = model.fft_branch + len(model.spectrograms)
     size = branches * model.branch_size
@@ -254,12 +249,12 @@ def _augmentation(config: Config) -> str | None:
     if isinstance(config.model, BEATsConfig) and config.model.adaptation == "frozen":
         return None
     if config.augment.mixup.probability > 0:
-        used.append(f"mixup of waveforms (probability {config.augment.mixup.probability:g})")
+        used.append(f"mixup of waveforms (probability {digits(config.augment.mixup.probability)})")
     if config.audio.train_crop == "random" and config.audio.clip_seconds != "auto":
-        used.append(f"random crop of clips longer than {config.audio.clip_seconds:g} s")
+        used.append(f"random crop of clips longer than {digits(config.audio.clip_seconds)} s")
     masks = config.augment.spec_augment
     if isinstance(config.model, BEATsConfig) and masks.probability > 0:
-        used.append(f"SpecAugment (probability {masks.probability:g})")
+        used.append(f"SpecAugment (probability {digits(masks.probability)})")
     return ", ".join(used) or None
 
 
@@ -269,13 +264,14 @@ def _view(view: ViewConfig, config: Config, mono: bool) -> str:
     if view.method == "raw":
         channel = {"near": "channel 1 (near)", "far": "channel 2 (far)"}[config.audio.channel]
         return f"{channel} as it is"
-    gain = f"alpha {view.alpha:g}, beta {view.beta:g}, window/hop {view.n_fft}/{view.hop}"
+    sizes = f"window/hop {view.n_fft}/{view.hop}"
+    gain = f"alpha {digits(view.alpha)}, beta {digits(view.beta)}, {sizes}"
     return {
         "wiener": f"Wiener gain on channel 1 with channel 2 as the noise ({gain})",
         "calibrated": "gain on channel 1 from its power ratio to channel 2, calibrated on the "
         f"machine's normal training clips ({gain}, context {view.context} frames)",
         "cancel": "channel 1 less the least-squares share of channel 2 in each frequency "
-        f"(window/hop {view.n_fft}/{view.hop})",
+        f"({sizes})",
         "far": "channel 2 at the level of channel 1",
         "difference": "channel 1 less channel 2 at its level",
     }[view.method]
@@ -300,21 +296,22 @@ def _generalization(config: Config) -> str | None:
         return None
     used = ["smaller of the distances to the source and to the target domain"]
     if backend.name == "nearest_neighbours" and backend.smote.ratio > 0:
-        used.append(f"SMOTE of the target embeddings to {backend.smote.ratio:g} of the source's")
+        ratio = digits(backend.smote.ratio)
+        used.append(f"SMOTE of the target embeddings to {ratio} of the source's")
     return ", ".join(used)
 
 
 def _decision(config: Config) -> str:
     decision: DecisionConfig = config.decision
+    level = digits(decision.level)
     refit = config.backend.name in ("kmeans", "mahalanobis")
     own = f"{config.backend.folds}-fold" if refit else "leave-one-out"
     rule = {
-        "quantile": f"{decision.level:g} quantile of the normal training clips' {own} scores",
-        "gamma": f"{decision.level:g} quantile of a gamma distribution fitted to the normal "
+        "quantile": f"{level} quantile of the normal training clips' {own} scores",
+        "gamma": f"{level} quantile of a gamma distribution fitted to the normal "
         f"training clips' {own} scores",
-        "conformal": f"conformal rank at level {decision.level:g} of the normal training clips' "
-        f"{own} scores",
-        "in_sample": f"{decision.level:g} quantile of the normal training clips' scores against "
+        "conformal": f"conformal rank at level {level} of the normal training clips' {own} scores",
+        "in_sample": f"{level} quantile of the normal training clips' scores against "
         "a bank that holds themselves",
     }[decision.method]
     return f"one threshold per machine and section: {rule}"

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from asdjax import audio, console, inference, pretrained, runs
+from asdjax import atomic, audio, console, inference, pretrained
 from asdjax._version import __version__
 from asdjax.architectures import ComputeDtype
 from asdjax.audio import Header
@@ -107,10 +107,7 @@ def embed(
         table["embedding"] = np.stack(arrays)
     del arrays
     write = {"npz": _npz, "parquet": _parquet}[format]
-    try:
-        runs.write_bytes(out, write(table, json.dumps(about)))
-    except OSError as error:
-        raise AsdjaxError(f"{out}: cannot be written ({error.strerror})") from error
+    atomic.write_bytes(out, write(table, json.dumps(about)), overwrite=overwrite)
     shape = " x ".join(map(str, table["embedding"].shape))
     console.say(f"{out}: embeddings of {len(files)} files, {shape} values")
     return about

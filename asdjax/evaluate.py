@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Group
 
-from asdjax import bootstrap, console, metrics, runs, submission
+from asdjax import atomic, bootstrap, console, metrics, runs, submission, tables
 from asdjax import config as configs
 from asdjax.bootstrap import Clips, Machines
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Run
+from asdjax.tables import Table
 
 VIEWS_SCHEMA = "asdjax.views/1"
 
@@ -41,13 +41,15 @@ def evaluate(
     machines = _labelled(run, truth)
     paths = [run.metrics / "metrics.json", run.metrics / "metrics.csv"]
     if not machines:
-        for path in paths:
-            path.unlink(missing_ok=True)
+        with run.lock(existing=True):
+            for path in paths:
+                atomic.delete(path)
         return None
     document = _document(machines, resamples, run.config().seed) | run.marks()
-    runs.write_json(paths[0], document)
     rows = [{**row, "seed": document["seed"]} for row in metrics.rows(document)]
-    runs.write_bytes(paths[1], runs.csv_bytes(rows))
+    with run.lock(existing=True):
+        runs.write_json(paths[0], document)
+        atomic.write_bytes(paths[1], runs.csv_bytes(rows))
     return document
 
 
@@ -174,7 +176,7 @@ def evaluate_runs(
 def _labelled(run: Run, truth: Path | None, column: str = "score") -> Machines:
     """A run's labelled test clips; what is left out is said, once for all columns."""
     known = None if truth is None else submission.read_truth(truth)
-    rows = {machine: run.read_scores(machine) for machine in run.machines()}
+    rows = {machine: run.read_scores(machine) for machine in run.scored_machines()}
     machines, notes = bootstrap.labelled(rows, known, column)
     for note in notes if column == "score" else ():
         console.say(note)
@@ -216,23 +218,23 @@ def _document(machines: Machines, resamples: int, seed: int | None) -> dict[str,
     return document
 
 
-def tables(document: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
-    """The printed tables of a document of this module: captions and cells, per cent.
+def printed(document: Mapping[str, Any], *, intervals: bool = True) -> list[Table]:
+    """The printed tables of a document of this module, per cent.
 
-    Cells are a header, a row per machine (and section) or view, and the row over all; a figure's
-    interval is a second line of its cell.
+    A row per machine (and section) or view, and the row over all; a figure's interval is a second
+    line of its cell, unless `intervals` are not wanted.
     """
     if document["schema"] == VIEWS_SCHEMA:
         combination = document["combination"]
         named = [*document["views"].items(), (f"combined: {combination['name']}", combination)]
         rows = [
-            (name, metrics.overall(view), metrics.overall(view["intervals"]))
+            (name, metrics.overall(view), intervals and metrics.overall(view["intervals"]))
             for name, view in named
         ]
-        how = f"in brackets {bootstrap.words(document)}"
-        caption = f"Harmonic means over all machines, per view, per cent; {how}; {_FAMILIES}"
-        return [(caption, _cells("view", rows, metrics.COLUMNS))]
-    bounds = document.get("intervals")
+        how = f"in brackets {bootstrap.words(document)}; " if intervals else ""
+        caption = f"Harmonic means over all machines, per view, per cent; {how}{_FAMILIES}"
+        return [Table(caption, _cells("view", rows, metrics.COLUMNS))]
+    bounds = intervals and document.get("intervals")
     rows = []
     for machine, table in document["machines"].items():
         inside = bounds and bounds["machines"][machine]
@@ -248,9 +250,9 @@ def tables(document: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
         how = f"mean ± standard deviation over {document['seeds']} runs; "
     if bounds:
         how = f"in brackets {bootstrap.words(document)}; "
-    result = [(f"Per cent; {how}{_FAMILIES}", _cells("machine", rows, metrics.COLUMNS))]
+    result = [Table(f"Per cent; {how}{_FAMILIES}", _cells("machine", rows, metrics.COLUMNS))]
     if "decisions" in document["mean"]:
-        result.append((_DECISIONS, _cells("machine", rows, metrics.DECISION_COLUMNS)))
+        result.append(Table(_DECISIONS, _cells("machine", rows, metrics.DECISION_COLUMNS)))
     return result
 
 
@@ -272,7 +274,7 @@ def _cells(
         for family, figure in columns:
             interval = bounds and metrics.figure(bounds, family, figure)
             cells.append(_cell(figure, metrics.figure(figures, family, figure), interval))
-        table.append([name, *cells])
+        table.append([console.printable(name), *cells])
     return table
 
 
@@ -289,24 +291,19 @@ def _cell(name: str, value: Any, interval: Sequence[float] | None) -> str:
     return f"{metrics.per_cent(value)}{mark}{after}"
 
 
-def _legend(
-    document: Mapping[str, Any], printed: Sequence[tuple[str, list[list[str]]]]
-) -> list[str]:
-    marked = any("!" in cell for _, cells in printed for row in cells[1:] for cell in row[1:])
+def _legend(document: Mapping[str, Any], shown: Sequence[Table]) -> list[str]:
+    marked = any("!" in cell for table in shown for row in table.cells[1:] for cell in row[1:])
     random = document.get("random_init", False)
     return [_INVERTED] * marked + [_RANDOM] * random
 
 
 def markdown(document: Mapping[str, Any]) -> str:
     """The printed tables as Markdown."""
-    printed = tables(document)
-    parts = [metrics.markdown(*table) for table in printed]
-    return "\n\n".join([*parts, *_legend(document, printed)])
+    shown = printed(document)
+    return "\n\n".join([*map(tables.markdown, shown), *_legend(document, shown)])
 
 
-def terminal_table(document: Mapping[str, Any]) -> Group:
+def terminal_table(document: Mapping[str, Any]) -> tables.Fitted:
     """The printed tables for a terminal."""
-    printed = tables(document)
-    return Group(
-        *(metrics.terminal_table(*table) for table in printed), *_legend(document, printed)
-    )
+    shown = printed(document)
+    return tables.Fitted(shown, printed(document, intervals=False), _legend(document, shown))

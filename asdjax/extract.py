@@ -27,7 +27,7 @@ def extract(run: Run, corpus: Corpus) -> None:
     of mono files has the raw view alone: it stands for every view. What a machine's two channels
     tell is written under diagnostics/, and said where it looks wrong.
     """
-    with run.lock():
+    with run.lock(existing=True):
         machines = dcase.scored_machines(corpus.dataset, run.config().dataset)
         mono = {m for m, s in machines.items() if corpus.headers[s.test[0].path].channels == 1}
         if mono and use_channel_2(run.config().extract.views):

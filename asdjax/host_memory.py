@@ -17,6 +17,10 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of malloc.h
 _SLACK = 1 << 27
 _EVERY = 0.1  # seconds between two looks
 _STATM = Path("/proc/self/statm")
+_GROUP_LIMITS = (  # of control groups, versions 2 and 1
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 def keep() -> bool:
@@ -56,6 +60,25 @@ def _give_back(library: ctypes.CDLL) -> None:
         time.sleep(_EVERY)
 
 
+def total() -> int | None:
+    """Bytes of memory that this process may use: the machine's or its control group's.
+
+    None on a system that does not tell.
+    """
+    names = os.sysconf_names if hasattr(os, "sysconf") else {}
+    if "SC_PHYS_PAGES" not in names:
+        return None
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in _GROUP_LIMITS:
+        if path.is_file() and (text := path.read_text("ascii").strip()).isdecimal():
+            limits.append(int(text))  # else "max"
+    return min(limits)
+
+
+def resident() -> int:
+    """Bytes of this process in memory; 0 on a system that does not tell."""
+    return _resident() if _STATM.exists() else 0
+
+
 def _resident() -> int:
-    """Bytes of this process in memory."""
     return int(_STATM.read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from asdjax import audio, batches, compile_cache, models, parallel, pretrained, weights
+from asdjax import audio, batches, models, parallel, pretrained, weights
 from asdjax.architectures import BEATsConfig, ComputeDtype
 from asdjax.checkpoint import Tree
 from asdjax.config import Config, ViewConfig
@@ -381,14 +381,7 @@ class Embedder:
         batch = parallel.split_batch(batch, self.devices)
         if key not in self._compiled:
             grouped = partial(_in_groups, partial(step, *settled), self._at_once)
-            self._compiled[key] = compile_cache.kept(
-                parallel.inference_step(grouped, self.devices),
-                self.devices,
-                key,
-                dataclasses.replace(self.config, seed=0),  # on which only training depends
-                self.n_samples,
-                self._dtype,
-            )
+            self._compiled[key] = parallel.inference_step(grouped, self.devices)
         return self._compiled[key](state, batch)
 
     def _fetch(self, result: Tree) -> Tree:

@@ -1,13 +1,14 @@
 """What the program understood of a data set, as a document for scripts and a table for people."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args, get_type_hints
 
 from asdjax.audio import Header
 from asdjax.config import DatasetConfig
+from asdjax.console import printable
+from asdjax.corpus import edition_note
 from asdjax.dcase import (
-    EDITIONS,
     Clip,
     Dataset,
     attribute_pairs,
@@ -15,9 +16,11 @@ from asdjax.dcase import (
     scored_machines,
     training_clips,
 )
+from asdjax.editions import EDITIONS
 from asdjax.errors import AsdjaxError
 
 SCHEMA = "asdjax.data/1"
+_MOST_LINES = 20  # of one kind in the table
 
 
 def describe(
@@ -26,7 +29,7 @@ def describe(
     """The data set as a JSON document.
 
     Args:
-        dataset: with all its problems, as `audio.check` returns it.
+        dataset: with all its problems, as `corpus.survey` returns it.
         headers: the readable files' headers by path.
         config: which machines train and are scored. Where it selects nothing, the document says so
             in its notes.
@@ -34,9 +37,12 @@ def describe(
     Returns:
         Counts by section, split, domain and label ("unknown" for evaluation test clips), seconds,
         channels, rates and the training clips' attributes for each machine; the classes of each
-        kind of label over the clips that train; the problems; notes.
+        kind of label over the clips that train; the problems; folders with audio that is not read;
+        notes. Names are as `console.printable` returns them.
     """
     notes = []
+    if note := edition_note(dataset, headers):
+        notes.append(note)
     try:
         training = training_clips(dataset, config)
     except AsdjaxError as error:
@@ -58,7 +64,7 @@ def describe(
     labels = get_args(get_type_hints(DatasetConfig)["label"])
     return {
         "schema": SCHEMA,
-        "root": str(dataset.root),
+        "root": printable(str(dataset.root)),
         "edition": dataset.edition,
         "clips": len(dataset.clips),
         "machines": machines,
@@ -73,9 +79,14 @@ def describe(
             name: {"test": len(m.test), "train": len(m.train)} for name, m in scored.items()
         },
         "problems": [
-            {"path": p.path, "kind": p.kind, "reason": p.reason} for p in dataset.problems
+            {"path": printable(p.path), "kind": p.kind, "reason": printable(p.reason)}
+            for p in dataset.problems
         ],
-        "notes": notes,
+        "unused": [
+            {"folder": printable(u.folder), "files": u.files, "why": printable(u.why)}
+            for u in dataset.unused
+        ],
+        "notes": [printable(note) for note in notes],
     }
 
 
@@ -109,10 +120,14 @@ def render(document: Mapping[str, Any]) -> str:
     problems = document["problems"]
     kinds = Counter(problem["kind"] for problem in problems)
     lines.append("problems: " + (", ".join(f"{n} {k}" for k, n in sorted(kinds.items())) or "none"))
-    lines += [f"  {p['path']}: {p['kind']}: {p['reason']}" for p in problems[:20]]
-    if len(problems) > 20:
-        lines.append(f"  and {len(problems) - 20} more (--json lists all)")
-    return "\n".join([*lines, *(f"note: {note}" for note in document["notes"])])
+    # Folders with a problem of this kind are listed with the others that are not used.
+    listed = [problem for problem in problems if problem["kind"] != "unused"]
+    lines += _first(f"{p['path']}: {p['kind']}: {p['reason']}" for p in listed)
+    if document["unused"]:
+        lines.append("audio that is not used:")
+        lines += _first(f"{u['folder']} ({u['files']}): {u['why']}" for u in document["unused"])
+    lines += [f"note: {note}" for note in document["notes"]]
+    return "\n".join(printable(line) for line in lines)
 
 
 def _machine(clips: list[Clip], headers: Mapping[str, Header]) -> dict[str, Any]:
@@ -146,6 +161,14 @@ def _cell(domains: Mapping[str, Mapping[str, int]]) -> str:
     order = ("normal", "anomaly", "unknown")
     cells = ("+".join(str(n[label]) for label in order if label in n) for n in domains.values())
     return "/".join(cells) or "0"
+
+
+def _first(lines: Iterable[str]) -> list[str]:
+    """The first lines, indented, and how many more there are."""
+    all_lines = [f"  {line}" for line in lines]
+    rest = len(all_lines) - _MOST_LINES
+    more = [f"  and {rest} more (--json lists all)"] if rest > 0 else []
+    return all_lines[:_MOST_LINES] + more
 
 
 def _list(names: Any) -> str:

@@ -10,18 +10,17 @@ Conventions
   one again, for the report's harmonic mean takes three figures.
 * `decisions` figures: precision, recall and F1 of the 0/1 decisions inside one domain; 0 where
   nothing is found.
-* Every mean over machines and sections is the harmonic mean, each figure floored at float64's
-  machine epsilon. A figure that has no clips is None, is left out of every mean and is listed as
-  missing.
+* Every mean over machines and sections is the harmonic mean; 0 where one of the figures is 0. The
+  challenge floors each figure at float64's machine epsilon instead, which differs by less than
+  1e-12. A figure that has no clips is None, is left out of every mean and is listed as missing.
 """
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
-from rich.table import Table
-from rich.text import Text
 from sklearn.metrics import roc_auc_score
 
 from asdjax.errors import AsdjaxError
@@ -141,10 +140,10 @@ def figures(
 
 
 def harmonic_mean(values: Iterable[Any]) -> Any:
-    """Harmonic mean, each value floored at machine epsilon; None values are left out.
+    """Harmonic mean; 0 where a value is 0. None values are left out.
 
     Args:
-        values: Numbers, or arrays of one shape, which are averaged element by element.
+        values: Numbers 0 or above, or arrays of one shape, which are averaged element by element.
 
     Returns:
         A number or an array, as the values; None when there is no value.
@@ -152,7 +151,8 @@ def harmonic_mean(values: Iterable[Any]) -> Any:
     present = np.array([v for v in values if v is not None], np.float64)
     if not len(present):
         return None
-    mean = len(present) / np.sum(1 / np.maximum(present, np.finfo(np.float64).eps), axis=0)
+    zero = (present == 0).any(axis=0)
+    mean = np.where(zero, 0, len(present) / np.sum(1 / np.where(zero, 1, present), axis=0))
     return mean if mean.ndim else float(mean)
 
 
@@ -309,28 +309,6 @@ def per_cent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-def markdown(caption: str, cells: Sequence[Sequence[str]]) -> str:
-    """A printed table, its header first, as Markdown; lines of a cell stand side by side."""
-    header, *body = [[cell.replace("\n", " ") for cell in row] for row in cells]
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *body)]
-    return "\n".join([caption, "", *lines])
-
-
-def terminal_table(caption: str, cells: Sequence[Sequence[str]]) -> Table:
-    """The same for a terminal; further lines of a cell are dim, the last row stands apart."""
-    header, *body = cells
-    table = Table(title=Text(caption), title_justify="left")
-    table.add_column(header[0])
-    for name in header[1:]:
-        table.add_column(name.replace(" ", "\n", 1), justify="right")
-    for row in body:
-        parts = [cell.partition("\n") for cell in row]
-        texts = [Text.assemble(first, end, (rest, "dim")) for first, end, rest in parts]
-        table.add_row(*texts, end_section=row is body[-2:][0])
-    return table
-
-
 def _auc(
     scores: Float[np.ndarray, " N"], normal: Flags, anomaly: Flags, max_fpr: float = 1.0
 ) -> float | None:
@@ -382,8 +360,9 @@ def _spread(values: Sequence[Any], where: str) -> Any:
         present = [v for v in values if v is not None]
         if not present:
             return None
-        std = float(np.std(present, ddof=1)) if len(present) > 1 else None
-        return {"mean": float(np.mean(present)), "std": std}
+        # exact sums: equal values have the standard deviation 0, not some 1e-17
+        std = statistics.stdev(present) if len(present) > 1 else None
+        return {"mean": statistics.mean(present), "std": std}
     if any(v != first for v in values):
         raise AsdjaxError(f"{where}: the runs differ: average runs that scored the same clips")
     return first

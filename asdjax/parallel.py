@@ -33,6 +33,11 @@ def local_devices(count: int, *, at_most: bool = False) -> list[jax.Device]:
     return devices[: count or len(devices)]
 
 
+def memory_limit(device: jax.Device) -> int | None:
+    """Bytes that programs on a device may use; None where it does not tell (a CPU)."""
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
 def check_batch(batch_size: int, devices: int) -> None:
     """Refuse a global batch that the devices of all processes cannot share evenly."""
     if batch_size % devices:

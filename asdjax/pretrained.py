@@ -6,11 +6,10 @@ predictor/     likewise those of a fine-tuned checkpoint's last layer
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
-from asdjax import schema
+from asdjax import documents, schema
 from asdjax.architectures import BEATsConfig, BEATsEncoderConfig, checks
 from asdjax.errors import AsdjaxError
 
@@ -39,14 +38,11 @@ def read(path: Path) -> Pretrained:
         AsdjaxError: it is not such a folder, or its description is faulty.
     """
     file = path / DOCUMENT
-    if not file.is_file():
+    if not documents.present(file):
         raise AsdjaxError(
             f"{path}: not a folder of converted weights (no {DOCUMENT}): make one with {_HOW}"
         )
-    try:
-        document = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise AsdjaxError(f"{file}: cannot be read as JSON ({error}): convert again") from error
+    document = documents.read_json(file)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise AsdjaxError(
             f"{file}: not written by this version of asdjax (schema {SCHEMA}): convert again"

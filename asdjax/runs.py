@@ -12,108 +12,44 @@
     metrics/metrics.json  metrics.csv
     artefacts.json                   what each finished file was made from, and its digest
 
-Every file is written beside its place and renamed, so that a reader never meets half of one.
+Every file is written beside its place and renamed, so that a reader never meets half of one. A run
+may come from somebody else: nothing in it may be a link or name a place outside it.
 """
 
 import contextlib
 import csv
-import dataclasses
-import fcntl
-import hashlib
 import io
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from asdjax import atomic, training_record, user_files
 from asdjax import config as configs
 from asdjax._version import __version__
 from asdjax.config import Config, ViewConfig
+from asdjax.documents import (
+    content_digest,
+    csv_bytes,
+    digest,
+    fingerprint,
+    json_bytes,
+    present,
+    read_json,
+    write_json,
+)
+from asdjax.embeddings import Embeddings
 from asdjax.errors import AsdjaxError
 
-TRAINING_SCHEMA = "asdjax.training/1"
+_BUSY = "another process is writing to this run"
+_FOLLOWING = ("metrics", "scores", "diagnostics", "embeddings")  # from the weights
 LOG_SCHEMA = "asdjax.log/1"
+TRAINING_SECTIONS = ("seed", "dataset", "audio", "augment", "model", "loss", "optim", "train")
+"""The sections of the configuration that the weights depend on."""
 CLIP_COLUMNS = ("path", "split", "section", "domain", "label")
 """What every table of clips says of a clip, in this order."""
-
-
-def fingerprint(*parts: Any) -> str:
-    """A short digest of JSON-able values: equal parts, equal text."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside its place, flushed to disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write a JSON document, whole or not at all."""
-    write_bytes(path, json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")
-
-
-def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows that share their keys, as CSV with a header; floats keep all their digits."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON document; `AsdjaxError` when it is not one."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise AsdjaxError(f"{path}: cannot be read as JSON ({error})") from error
-
-
-@dataclasses.dataclass(frozen=True)
-class Embeddings:
-    """One machine's embeddings under one view; row i of every array is clip i, sorted by path."""
-
-    path: np.ndarray
-    """Text [N]: relative to the data set's root."""
-    split: np.ndarray
-    """Text [N]: train or test."""
-    section: np.ndarray
-    """Text [N]: two digits."""
-    domain: np.ndarray
-    """Text [N]: source, target or empty when the file name does not say."""
-    label: np.ndarray
-    """Text [N]: normal, anomaly or empty when the file name does not say."""
-    embedding: np.ndarray
-    """float32 [N, D]."""
-    gain: np.ndarray
-    """float32 [N]: mean gain of the view; this and the next three are NaN without channel 2."""
-    level_db: np.ndarray
-    """float32 [N]: level of channel 2 against channel 1."""
-    correlation: np.ndarray
-    """float32 [N]: of the channels."""
-    lag: np.ndarray
-    """float32 [N]: samples by which channel 2 hears later; NaN where no delay stands out."""
-    silent: np.ndarray
-    """bool [N, 2]: which channels have no sound; false without channel 2."""
-    calibration: np.ndarray
-    """float32 [2, F] of a calibrated view, see signal/wiener.py; [2, 0] of any other."""
-
-    def rows(self, keep: np.ndarray) -> "Embeddings":
-        """The clips selected by a boolean or index array."""
-        per_clip = [f.name for f in dataclasses.fields(self) if f.name != "calibration"]
-        return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in per_clip})
 
 
 class Run:
@@ -131,26 +67,73 @@ class Run:
         self._machines = self.path / "embeddings" / "machines.json"
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other processes from writing to this run; released when the process ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise AsdjaxError(f"{self.path}: another process is writing to this run") from error
+    def lock(self, *, existing: bool = False) -> Iterator[None]:
+        """Keep other processes from writing to this run; released when the process ends.
+
+        Whoever writes to a run holds it, so this is also where links in it are refused.
+
+        Args:
+            existing: whether this must be a run already; otherwise its directory is made.
+
+        Raises:
+            AsdjaxError: another process holds it, it is not a run directory, or something in it is
+                a link or no file.
+        """
+        if existing:
+            self._require_config()
+        with self._made(), atomic.locked(self.path / ".lock", f"{self.path}: {_BUSY}"):
+            for place in self._all_ours():
+                atomic.refuse_links(place)
             yield
+
+    @contextlib.contextmanager
+    def _made(self) -> Iterator[None]:
+        """Make the run directory; one that holds nothing is gone if an exception is raised."""
+        with atomic.writing(self.path):
+            new = not self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):
+                if new and os.listdir(self.path) == [".lock"]:
+                    (self.path / ".lock").unlink()
+                    self.path.rmdir()
+            raise
+
+    def _all_ours(self) -> list[Path]:
+        """Every place that a verb writes to or deletes."""
+        files = self._config, self._training, self._log, self._artefacts, self.thresholds
+        folders = [self.path / folder for folder in ("checkpoints", *_FOLLOWING)]
+        return [*files, *folders, *map(atomic.discarded, folders)]
 
     # configuration and training
 
     def config(self) -> Config:
-        """The run's resolved configuration; `AsdjaxError` when this is not a run directory."""
-        if not self._config.is_file():
+        """The run's resolved configuration.
+
+        Raises:
+            AsdjaxError: this is not a run directory, or its config.yaml states other settings of
+                training than those that it was trained with.
+        """
+        self._require_config()
+        config, training = configs.load(str(self._config)), self.training()
+        if training is not None:
+            trained = configs.from_tree(training["config"], str(self._training))
+            changed = configs.differences(trained, config, TRAINING_SECTIONS)
+            if changed:
+                raise AsdjaxError(
+                    f"{self._config}: not the settings that the run was trained with "
+                    f"({'; '.join(changed)}): put them back, or train again with --no-resume"
+                )
+        return config
+
+    def _require_config(self) -> None:
+        if not present(self._config):
             raise AsdjaxError(
                 f"{self.path}: not a run directory (no config.yaml): train first, with "
                 f"asdjax train CONFIG --data DIR --run {self.path}"
             )
-        return configs.load(str(self._config))
 
     def marks(self) -> dict[str, bool]:
         """What every result says of the run: {"random_init": True} if it never saw pretraining."""
@@ -158,30 +141,25 @@ class Run:
 
     def write_config(self, config: Config) -> None:
         """Store the resolved configuration."""
-        write_bytes(self._config, configs.dump(config).encode())
+        atomic.write_bytes(self._config, configs.dump(config).encode())
 
     def was_trained(self) -> bool:
         """Whether training left anything to continue from."""
-        return self._config.is_file() and (self._training.is_file() or self.checkpoints.is_dir())
+        return present(self._config) and (present(self._training) or self.checkpoints.is_dir())
 
     def training(self) -> dict[str, Any] | None:
         """What training left behind, or None while it has not finished."""
-        if not self._training.is_file():
+        if not present(self._training):
             return None
-        document = read_json(self._training)
-        if not isinstance(document, dict) or document.get("schema") != TRAINING_SCHEMA:
-            raise AsdjaxError(
-                f"{self._training}: not written by this version of asdjax (schema "
-                f"{TRAINING_SCHEMA}): train again with --no-resume"
-            )
-        return document
+        return training_record.read(self._training)
 
     def write_training(self, document: Mapping[str, Any]) -> None:
         """Mark training as finished."""
-        write_json(self._training, {"schema": TRAINING_SCHEMA, **document})
+        training_record.write(self._training, document)
 
     def finished_training(self) -> dict[str, Any]:
         """What training left behind; `AsdjaxError` while it has not finished."""
+        self._require_config()
         document = self.training()
         if document is None:
             raise AsdjaxError(f"{self.path}: training has not finished: run asdjax train again")
@@ -189,35 +167,25 @@ class Run:
 
     def forget_training(self) -> None:
         """Remove an earlier training and all that followed from its weights."""
-        self._training.unlink(missing_ok=True)
-        self._artefacts.unlink(missing_ok=True)
-        self._log.unlink(missing_ok=True)
-        self.thresholds.unlink(missing_ok=True)
-        for folder in ("metrics", "scores", "diagnostics", "embeddings"):
-            self._discard(self.path / folder)
-        self._discard(self.checkpoints)
-
-    def _discard(self, folder: Path) -> None:
-        """Delete a folder so that no part of it is ever taken for the whole."""
-        gone = folder.with_name(f".{folder.name}.discarded")
-        if gone.exists():  # of a deletion that was interrupted
-            shutil.rmtree(gone)
-        if folder.exists():
-            folder.rename(gone)
-            shutil.rmtree(gone)
+        for file in self._training, self._artefacts, self._log, self.thresholds:
+            atomic.delete(file)
+        for folder in _FOLLOWING:
+            atomic.discard(self.path / folder)
+        atomic.discard(self.checkpoints)
 
     # the log
 
     def truncate_log(self, step: int) -> None:
         """Drop the log's lines from `step` on: a resumed run writes them again."""
-        if self._log.is_file():
-            lines = self._log.read_bytes().splitlines(keepends=True)
-            write_bytes(self._log, b"".join(line for line in lines if _step(line) < step))
+        if present(self._log):
+            with user_files.open_regular(self._log) as file:
+                lines = file.readlines()
+            atomic.write_bytes(self._log, b"".join(line for line in lines if _step(line) < step))
 
     def append_log(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append one JSON line per row."""
-        with self._log.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps({"schema": LOG_SCHEMA, **row}) + "\n" for row in rows)
+        lines = "".join(json.dumps({"schema": LOG_SCHEMA, **row}) + "\n" for row in rows)
+        atomic.append(self._log, lines.encode())
 
     # artefacts
 
@@ -227,8 +195,8 @@ class Run:
         return (
             record is not None
             and record["made_from"] == made_from
-            and path.is_file()
-            and record["content"] == _content(path.read_bytes())
+            and present(path)
+            and record["content"] == digest(path)
         )
 
     def write_artefact(self, path: Path, content: bytes, made_from: str) -> None:
@@ -247,14 +215,14 @@ class Run:
             write_json(self._artefacts, kept)
         marks = self.marks()
         for path, (content, made_from) in results.items():
-            write_bytes(path, content)
-            record = {"made_from": made_from, "content": _content(content)}
+            atomic.write_bytes(path, content)
+            record = {"made_from": made_from, "content": content_digest(content)}
             kept[self._name(path)] = record | marks
         write_json(self._artefacts, dict(sorted(kept.items())))
 
     def _records(self) -> dict[str, dict[str, str]]:
-        records = read_json(self._artefacts) if self._artefacts.is_file() else {}
-        if not isinstance(records, dict):
+        records = read_json(self._artefacts) if present(self._artefacts) else {}
+        if not isinstance(records, dict) or not all(map(_is_record, records.values())):
             raise AsdjaxError(f"{self._artefacts}: not a record of results: delete it")
         return records
 
@@ -265,11 +233,11 @@ class Run:
 
     def embeddings_path(self, view: str, machine: str) -> Path:
         """Where a machine's embeddings under a view are kept."""
-        return self.path / "embeddings" / view / f"{machine}.npz"
+        return self.path / "embeddings" / _plain(view) / f"{_plain(machine)}.npz"
 
     def scores_path(self, machine: str) -> Path:
         """Where a machine's anomaly scores are kept."""
-        return self.path / "scores" / f"{machine}.csv"
+        return self.path / "scores" / f"{_plain(machine)}.csv"
 
     def embedding_recipes(self) -> dict[ViewConfig, str]:
         """Fingerprints of all that each view's embeddings follow from, besides the clips."""
@@ -288,7 +256,9 @@ class Run:
             expected: what each machine's embeddings under each view are to be made from.
         """
         records = self._records()
-        names = {self._name(path): made_from for path, made_from in expected.items()}
+        machines = sorted({path.stem for path in expected})
+        listed = {self._machines: fingerprint(machines)}
+        names = {self._name(p): made_from for p, made_from in {**expected, **listed}.items()}
         kept = {
             name: record
             for name, record in records.items()
@@ -296,35 +266,47 @@ class Run:
         }
         if kept != records:  # at once: no mixture of old and new is ever taken for the whole
             write_json(self._artefacts, kept)
-            self.thresholds.unlink(missing_ok=True)
-        machines = sorted({path.stem for path in expected})
-        if not self._machines.is_file() or read_json(self._machines) != machines:
-            write_json(self._machines, machines)
+            atomic.delete(self.thresholds)
+        if not self.is_current(self._machines, listed[self._machines]):
+            self.write_artefact(self._machines, json_bytes(machines), listed[self._machines])
         for path in (self.path / "embeddings").glob("*/*.npz"):
             if path not in expected:
-                path.unlink()
+                atomic.delete(path)
         for folder in ("scores", "diagnostics"):
             for path in (self.path / folder).glob("*.csv"):
                 if path.stem not in machines:
-                    path.unlink()
+                    atomic.delete(path)
 
     def machines(self) -> list[str]:
         """The machines of a finished extraction; `AsdjaxError` when it has not finished.
 
         It has not, either, when the configuration or the weights are no longer those it was of.
         """
-        machines = read_json(self._machines) if self._machines.is_file() else []
+        self._require_config()
+        machines = self._stated_machines()
+        if machines and not self.is_current(self._machines, fingerprint(machines)):
+            raise AsdjaxError(
+                f"{self._machines}: not as extraction left it: run asdjax extract {self.path} again"
+            )
         records = self._records()
         for view, recipe in self.embedding_recipes().items() if machines else ():
             for machine in machines:
                 path = self.embeddings_path(view.name, machine)
                 record = records.get(self._name(path), {"made_from": ""})
-                if not (record["made_from"].startswith(f"{recipe}/") and path.is_file()):
+                if not (record["made_from"].startswith(f"{recipe}/") and present(path)):
                     machines = []
         if not machines:
             raise AsdjaxError(
                 f"{self.path}: no embeddings, or not of all machines under the present "
                 f"configuration: run asdjax extract {self.path} first"
+            )
+        return machines
+
+    def _stated_machines(self) -> list[str]:
+        machines = read_json(self._machines) if present(self._machines) else []
+        if not isinstance(machines, list) or not all(type(name) is str for name in machines):
+            raise AsdjaxError(
+                f"{self._machines}: not a list of machines: delete it and run asdjax extract again"
             )
         return machines
 
@@ -339,6 +321,25 @@ class Run:
         recipes = list(self.embedding_recipes().values())
         return fingerprint(__version__, chosen, config.extract.view_names, recipes, embeddings)
 
+    def write_thresholds(self, document: Mapping[str, Any]) -> None:
+        """Store what the thresholds of all machines' scores imply."""
+        made_from = self._thresholds_made_from(self.machines())
+        if not self.is_current(self.thresholds, made_from):
+            self.write_artefact(self.thresholds, json_bytes(document), made_from)
+
+    def scored_machines(self) -> list[str]:
+        """The machines of a finished scoring; `AsdjaxError` when thresholds.json is not its own."""
+        machines = self.machines()
+        if not self.is_current(self.thresholds, self._thresholds_made_from(machines)):
+            raise AsdjaxError(
+                f"{self.thresholds}: missing, changed, or of other scores: run asdjax score "
+                f"{self.path}"
+            )
+        return machines
+
+    def _thresholds_made_from(self, machines: Sequence[str]) -> str:
+        return fingerprint([self.scores_made_from(machine) for machine in machines])
+
     def write_embeddings(self, tables: Mapping[Path, tuple[Embeddings, str]]) -> None:
         """Store embeddings that were made together; equal arrays give equal bytes.
 
@@ -347,29 +348,31 @@ class Run:
         """
         contents = {}
         for path, (table, made_from) in tables.items():
-            buffer = io.BytesIO()
-            np.savez(buffer, **vars(table))
-            contents[path] = buffer.getvalue(), made_from
+            contents[path] = table.to_bytes(), made_from
         self.write_artefacts(contents)
 
     def read_embeddings(self, view: str, machine: str) -> Embeddings:
         """Read a machine's embeddings under a view; `AsdjaxError` if the file was changed."""
         path = self.embeddings_path(view, machine)
-        record, content = self._records().get(self._name(path)), path.read_bytes()
-        if record is None or record["content"] != _content(content):
-            raise AsdjaxError(
-                f"{path}: not as extraction left it: run asdjax extract {self.path} again"
-            )
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return Embeddings(**arrays)
+        changed = AsdjaxError(
+            f"{path}: not as extraction left it: run asdjax extract {self.path} again"
+        )
+        record = self._records().get(self._name(path))
+        if record is None or record["content"] != digest(path):
+            raise changed
+        with user_files.open_regular(path) as file:
+            table = Embeddings.read(file)
+        if table is None:
+            raise changed
+        return table
 
     def write_diagnostics(self, machine: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store what a machine's clips tell about its channels; no rows, no file."""
-        path = self.path / "diagnostics" / f"{machine}.csv"
+        path = self.path / "diagnostics" / f"{_plain(machine)}.csv"
         if not rows:
-            path.unlink(missing_ok=True)
-        elif not path.is_file() or path.read_bytes() != csv_bytes(rows):
-            write_bytes(path, csv_bytes(rows))
+            atomic.delete(path)
+        elif not present(path) or digest(path) != content_digest(csv_bytes(rows)):
+            atomic.write_bytes(path, csv_bytes(rows))
 
     def write_scores(self, machine: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store a machine's scores."""
@@ -388,12 +391,25 @@ class Run:
                 f"{path}: missing, changed, or of other embeddings or another backend: run "
                 f"asdjax score {self.path}"
             )
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        with user_files.open_regular(path) as file:
+            content = file.read()
+        try:
+            return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise AsdjaxError(f"{path}: not a table of scores ({error})") from error
 
 
-def _content(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+def _is_record(record: Any) -> bool:
+    return isinstance(record, dict) and all(
+        type(record.get(key)) is str for key in ("made_from", "content")
+    )
+
+
+def _plain(name: str) -> str:
+    """The name of a machine or a view, if it is one of a file: a received run may hold others."""
+    if not name or name.startswith(".") or "/" in name or "\0" in name:
+        raise AsdjaxError(f"{name!r}: not the name of a machine or a view: it names another place")
+    return name
 
 
 def _step(line: bytes) -> float:

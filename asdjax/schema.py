@@ -1,17 +1,23 @@
 """Strict reading of frozen dataclasses from trees of dictionaries, lists and scalars (YAML).
 
 Types, bounds and choices come from the dataclasses' annotations. Every error is an `AsdjaxError`
-that names the source, the dotted key and what would be valid.
+that names the source, the dotted key and what would be valid, and is never long.
 """
 
 import dataclasses
 import difflib
 import math
+import re
+import reprlib
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from asdjax.errors import AsdjaxError
+
+_SHOWN = 80
+"""Characters of a stranger's value that an error message repeats."""
+_DECIMAL = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,17 +29,52 @@ class Range:
     above: bool = False
 
     def __contains__(self, value: float) -> bool:
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return False
         return (value > self.low if self.above else value >= self.low) and value <= self.high
 
     def __str__(self) -> str:
         words = []
         if self.low > -math.inf:
-            words.append(f"{'above' if self.above else 'at least'} {self.low:g}")
+            words.append(f"{'above' if self.above else 'at least'} {digits(self.low)}")
         if self.high < math.inf:
-            words.append(f"at most {self.high:g}")
+            words.append(f"at most {digits(self.high)}")
         return " and ".join(words) or "finite"
+
+
+def digits(number: float) -> str:
+    """A number with all its digits, and no more: 1048576, 0.5, 1e-05."""
+    whole = math.isfinite(number) and number == int(number) and abs(number) < 1e16
+    return str(int(number)) if whole else repr(number)
+
+
+def shown(value: Any) -> str:
+    """A value as an error message repeats it: Python's spelling, cut where it is long."""
+    if isinstance(value, int) and abs(value) >= 10**_SHOWN:
+        return f"a number of more than {_SHOWN} digits"
+    # repr of lists that are deep inside each other would end in a RecursionError
+    return cut(reprlib.repr(value) if isinstance(value, list | tuple | dict) else repr(value))
+
+
+def cut(text: str) -> str:
+    """A text as an error message repeats it: cut where it is long."""
+    if len(text) <= _SHOWN:
+        return text
+    return f"{text[:_SHOWN]}... ({len(text):,} characters)"
+
+
+def similar(name: str, choices: Collection[str]) -> str:
+    """A hint at the choice most like a name, whatever its case; empty where none is."""
+    folded = {choice.casefold(): choice for choice in sorted(choices)}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return f": did you mean {folded[close[0]]!r}?" if close else ""
+
+
+def found(value: Any) -> str:
+    """What stands where a text is expected."""
+    if isinstance(value, bool):
+        return f"found {value} (put a text such as yes, no, on or off in quotes)"
+    return f"found {shown(value)}"
 
 
 def read(kind: Any, tree: Any, key: str, source: str) -> Any:
@@ -47,17 +88,19 @@ def read(kind: Any, tree: Any, key: str, source: str) -> Any:
         return _section(_named(_options(kind), tree, key, source), tree, key, source)
     if origin is tuple:
         if not isinstance(tree, list | tuple):
-            raise AsdjaxError(f"{source}: {key}: expected a list, found {tree!r}")
+            raise AsdjaxError(f"{source}: {key}: expected a list, found {shown(tree)}")
         kinds = [args[0]] * len(tree) if args[-1] is Ellipsis else list(args)
         if len(kinds) != len(tree):
-            raise AsdjaxError(f"{source}: {key}: expected {len(kinds)} values, found {tree!r}")
+            what = f"expected {len(kinds)} values, found {len(tree)}"
+            raise AsdjaxError(f"{source}: {key}: {what}")
         pairs = enumerate(zip(kinds, tree, strict=True))
         return tuple(read(k, v, f"{key}[{i}]", source) for i, (k, v) in pairs)
     for option in _options(kind):
-        found, value = _scalar(option, tree)
-        if found:
+        fits, value = _scalar(option, tree)
+        if fits:
             return value
-    raise AsdjaxError(f"{source}: {key}: expected {_words(kind)}, found {tree!r}")
+    what = found(tree) if _is_text(kind) else f"found {shown(tree)}"
+    raise AsdjaxError(f"{source}: {key}: expected {_words(kind)}, {what}")
 
 
 def check(kind: Any, value: Any, key: str, source: str) -> None:
@@ -74,7 +117,7 @@ def check(kind: Any, value: Any, key: str, source: str) -> None:
         for member in get_args(kind) if is_union else (kind,):
             for bound in getattr(member, "__metadata__", ()):
                 if isinstance(value, int | float) and value not in bound:
-                    raise AsdjaxError(f"{source}: {key}: must be {bound}, found {value!r}")
+                    raise AsdjaxError(f"{source}: {key}: must be {bound}, found {shown(value)}")
 
 
 def to_tree(value: Any) -> dict[str, Any]:
@@ -91,14 +134,15 @@ def to_tree(value: Any) -> dict[str, Any]:
 def _section(kind: type, tree: Any, key: str, source: str) -> Any:
     if not isinstance(tree, Mapping):
         where = key or "the file"
-        raise AsdjaxError(f"{source}: {where}: expected keys and values, found {tree!r}")
+        raise AsdjaxError(f"{source}: {where}: expected keys and values, found {shown(tree)}")
     hints = get_type_hints(kind, include_extras=True)
     for name in tree:
         if name not in hints:
-            close = difflib.get_close_matches(str(name), hints, n=1)
+            close = difflib.get_close_matches(cut(str(name)), hints, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise AsdjaxError(
-                f"{source}: unknown key {_join(key, name)!r}: {hint}valid keys: {', '.join(hints)}"
+                f"{source}: unknown key {_join(key, cut(str(name)))!r}: {hint}valid keys: "
+                f"{', '.join(hints)}"
             )
     required = [
         field.name
@@ -114,11 +158,9 @@ def _named(kinds: tuple[Any, ...], tree: Any, key: str, source: str) -> Any:
     """Which of several sections a tree's `name` asks for; without a name the first."""
     choices = {kind.name: kind for kind in kinds}  # each one's default is its only name
     name = tree.get("name", kinds[0].name) if isinstance(tree, Mapping) else kinds[0].name
-    if name not in choices:
+    if not isinstance(name, str) or name not in choices:
         where = _join(key, "name")
-        raise AsdjaxError(
-            f"{source}: {where}: expected one of {', '.join(choices)}, found {name!r}"
-        )
+        raise AsdjaxError(f"{source}: {where}: expected one of {', '.join(choices)}, {found(name)}")
     return choices[name]
 
 
@@ -131,18 +173,23 @@ def _options(kind: Any) -> tuple[Any, ...]:
 def _scalar(kind: Any, value: Any) -> tuple[bool, Any]:
     """Whether `value` is of the scalar type `kind`, and the value as that type."""
     if get_origin(kind) is Literal:
-        return value in get_args(kind), value
-    if kind is float and not isinstance(value, bool):
-        if isinstance(value, int | float):
-            return math.isfinite(value), float(value)
-        if isinstance(value, str):  # PyYAML reads 1e-4 as a string
-            try:
-                number = float(value)
-            except ValueError:
-                return False, value
-            return math.isfinite(number), number
+        return any(type(value) is type(a) and value == a for a in get_args(kind)), value
+    if kind is not float:
+        return type(value) is kind, value
+    # YAML 1.1 reads 1e-4 as a text
+    if not (type(value) in (int, float) or (type(value) is str and _DECIMAL.fullmatch(value))):
         return False, value
-    return type(value) is kind, value
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False, value
+    return math.isfinite(number), number
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether texts are among the values of a scalar type."""
+    choices = (a for k in _options(kind) if get_origin(k) is Literal for a in get_args(k))
+    return str in _options(kind) or any(isinstance(choice, str) for choice in choices)
 
 
 def _words(kind: Any) -> str:

@@ -1,15 +1,17 @@
 """Scoring: a run's embeddings in, one CSV of scores and decisions per machine out; no jax."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float64
 
 from asdjax import backends, console, runs, thresholds
 from asdjax.config import BackendConfig, Config
+from asdjax.dcase import ScoredMachine
 from asdjax.errors import AsdjaxError
-from asdjax.runs import Embeddings, Run
+from asdjax.runs import CLIP_COLUMNS, Embeddings, Run
 
 Scores = Float64[np.ndarray, " N"]
 
@@ -31,7 +33,7 @@ def score(run: Run, config: Config | None = None) -> None:
         AsdjaxError: there are no embeddings, or they are not of one set of clips; or the backend or
             the threshold cannot be fitted.
     """
-    with run.lock():
+    with run.lock(existing=True):
         before = run.config()
         if config is not None and config != before:
             run.write_config(config)
@@ -57,7 +59,11 @@ def _score(run: Run, config: Config) -> None:
                 f"{run.path}: the views of {machine} hold different clips: "
                 f"run asdjax extract {run.path} again"
             )
-        run.write_scores(machine, _rows(machine, tables, config))
+        notes: dict[str, None] = {}  # the views' common ones once
+        rows = _rows(machine, tables, config, notes)
+        for note in notes:
+            console.say(note)
+        run.write_scores(machine, rows)
     if kept:
         console.say(f"{run.path}: scores of {kept} machines are up to date")
     _decide(run, machines, config)
@@ -71,22 +77,50 @@ def _decide(run: Run, machines: Sequence[str], config: Config) -> None:
         for section, facts in document[machine].items():
             name = machine if len(document[machine]) == 1 else f"{machine} section {section}"
             console.say(f"{name}: {thresholds.sentence(facts)}")
-    marked = {"schema": thresholds.SCHEMA, **run.marks(), "machines": document}
-    runs.write_json(run.thresholds, marked)
+    run.write_thresholds({"schema": thresholds.SCHEMA, **run.marks(), "machines": document})
 
 
-def _rows(machine: str, tables: Sequence[Embeddings], config: Config) -> list[dict[str, str]]:
-    """A machine's rows: every clip scored under each view and over all, and decided."""
+def rehearse(config: Config, machines: Mapping[str, ScoredMachine]) -> None:
+    """Score random embeddings of as many clips, to find before training what cannot be scored.
+
+    Args:
+        config: backend, views and decision are used.
+        machines: from `dcase.scored_machines`.
+
+    Raises:
+        AsdjaxError: some machine has too few training clips for the backend or the threshold.
+    """
+    rng, rehearsed = np.random.default_rng(0), set()
+    for machine, scored in machines.items():
+        counts = Counter((clip.section, clip.domain) for clip in scored.train)
+        if (seen := frozenset(counts.items())) in rehearsed:
+            continue
+        rehearsed.add(seen)
+        clips = [*scored.train, *scored.test]
+        facts = {name: np.array([getattr(c, name) or "" for c in clips]) for name in CLIP_COLUMNS}
+        others = ("gain", "level_db", "correlation", "lag", "silent", "calibration")
+        others = dict.fromkeys(others, np.full(len(clips), np.nan))  # of which no score follows
+        tables = [
+            Embeddings(**facts, **others, embedding=rng.standard_normal((len(clips), 8)))
+            for _ in config.extract.views
+        ]
+        _rows(machine, tables, config, {})
+
+
+def _rows(
+    machine: str, tables: Sequence[Embeddings], config: Config, notes: dict[str, None]
+) -> list[dict[str, str]]:
+    """A machine's rows: every clip scored under each view and over all, and decided.
+
+    What a user should know of how they were scored is added to `notes`.
+    """
     views, clips = config.extract.view_names, tables[0]
-    notes: dict[str, None] = {}  # the views' common ones once
     per_view, in_sample = zip(*(_scores(config, t, machine, notes) for t in tables), strict=True)
     if config.backend.combine_views == "embeddings":
         combined, training = _scores(config, _mean(tables, config.backend), machine, notes)
     else:
         combined = _combined(clips, per_view, per_view, config.backend.combine_views)
         training = _combined(clips, in_sample, per_view, config.backend.combine_views)
-    for note in notes:
-        console.say(note)
     threshold = np.empty(len(combined))
     for section in np.unique(clips.section):
         here = clips.section == section

@@ -20,19 +20,24 @@ Conventions
 import csv
 import dataclasses
 import io
+import itertools
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from asdjax.errors import AsdjaxError
+from asdjax.package_files import MOST_ROWS, Allowance, entries, is_folder
+from asdjax.schema import cut, digits, shown
 
 Key = tuple[str, str]
 """Machine and section."""
 
 MAX_SYSTEMS = 4
+MOST_FAULTS = 300
+"""Faults of one kind that are looked for in one file."""
 
 _SCORE, _DECISION = "anomaly_score", "decision_result"
 TABLE = re.compile(
@@ -40,7 +45,8 @@ TABLE = re.compile(
     r"_test\.csv"
 )
 LABEL = re.compile(r"[A-Za-z0-9]+_[A-Za-z0-9]+_task2_(?P<number>[1-4])")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_LONGEST_NAME = 255  # what file systems take
 
 
 def label(lastname: str, institute: str, number: int) -> str:
@@ -125,6 +131,8 @@ class System:
     """Content of `<label>.meta.yaml`."""
     others: tuple[str, ...]
     """Names of all other files and folders."""
+    faults: tuple[str, ...] = ()
+    """Why meta.yaml could not be read."""
 
     @property
     def keys(self) -> set[Key]:
@@ -132,29 +140,38 @@ class System:
         return {*self.scores, *self.decisions}
 
 
-def read_system(folder: Traversable) -> System:
+def read_system(folder: Traversable, allowance: Allowance | None = None) -> System:
     """Read a system's folder, faults and all; `validate` and the tables' `faults` report them.
 
+    Args:
+        folder: the system's folder.
+        allowance: what may be read of the whole package; None: as much as of one package.
+
     Raises:
-        AsdjaxError: no such folder.
+        AsdjaxError: no such folder, or one that holds too many files.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise AsdjaxError(f"{folder}: no such folder: give a system's folder with its tables")
+    allowance = allowance or Allowance()
     own = folder_name(folder)
-    scores, decisions, others, meta = {}, {}, [], None
-    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        match = TABLE.fullmatch(file.name)
-        if not file.is_file():
+    scores, decisions, others, meta, faults = {}, {}, [], None, ()
+    for file in entries(folder):
+        match = _table_name(file.name)
+        if is_folder(file):
             others.append(file.name)
         elif match and match["kind"] == _SCORE:
-            scores[match["machine"], match["section"]] = _read_table(file, _score)
+            scores[match["machine"], match["section"]] = _read_table(file, _score, allowance)
         elif match and match["kind"] == _DECISION:
-            decisions[match["machine"], match["section"]] = _read_table(file, _flag)
+            decisions[match["machine"], match["section"]] = _read_table(file, _flag, allowance)
         elif file.name == f"{own}.meta.yaml":
-            meta = file.read_bytes()
+            try:
+                meta = allowance.read(file)
+            except AsdjaxError as error:
+                faults = (str(error),)
         elif not file.name.endswith(".technical_report.pdf"):
             others.append(file.name)
-    return System(str(folder).rstrip("/"), own, scores, decisions, meta, tuple(others))
+    name = str(folder).rstrip("/")
+    return System(name, own, scores, decisions, meta, tuple(others), faults)
 
 
 def scores(folder: Path) -> dict[Key, list[tuple[str, float, int | None]]]:
@@ -207,17 +224,20 @@ def read_truth(folder: Path) -> dict[Key, dict[str, tuple[bool, bool]]]:
     """
     halves: list[dict[Key, Table]] = []
     faults: list[str] = []
+    allowance = Allowance()
     for place in (folder / "ground_truth_data", folder / "ground_truth_domain"):
-        if not place.is_dir():
+        if not is_folder(place):
             raise AsdjaxError(
                 f"{place}: no such folder: give the folder that holds ground_truth_data and "
                 "ground_truth_domain"
             )
         tables = {}
-        for file in sorted(place.glob("[!.]*.csv")):
-            match = TABLE.fullmatch(file.name)
+        for file in entries(place):
+            if file.name.startswith(".") or file.suffix != ".csv":
+                continue
+            match = _table_name(file.name)
             if match and match["kind"] == "ground_truth":
-                tables[match["machine"], match["section"]] = _read_table(file, _flag)
+                tables[match["machine"], match["section"]] = _read_table(file, _flag, allowance)
             else:
                 faults.append(f"{file}: expected ground_truth_<machine>_section_<NN>_test.csv")
         halves.append(tables)
@@ -227,7 +247,7 @@ def read_truth(folder: Path) -> dict[Key, dict[str, tuple[bool, bool]]]:
         faults = [f"{folder}: no ground_truth_<machine>_section_<NN>_test.csv in its folders"]
     for key in sorted({*labels, *domains}):
         if key in labels and key in domains:
-            faults += _one_sided(labels[key], domains[key])
+            faults += first_faults(_one_sided(labels[key], domains[key]))
         else:
             lone = (labels if key in labels else domains)[key].file
             other = "ground_truth_domain" if key in labels else "ground_truth_data"
@@ -252,17 +272,30 @@ def brief(faults: Sequence[str]) -> str:
     return f"{faults[0]} (and {len(faults) - 1} more)" if len(faults) > 1 else faults[0]
 
 
+def first_faults(faults: Iterable[str]) -> list[str]:
+    """The first faults of a file, at most `MOST_FAULTS`; no more are looked for."""
+    return list(itertools.islice(faults, MOST_FAULTS))
+
+
+def _table_name(name: str) -> re.Match[str] | None:
+    """The parts of a table's name; a machine whose name does not print is no machine."""
+    return TABLE.fullmatch(name) if name.isprintable() else None
+
+
 def _table_bytes(values: Mapping[str, str]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(sorted(values.items()))
     return text.getvalue().encode()
 
 
-def _read_table(file: Traversable, parse: Callable[[str], float]) -> Table:
+def _read_table(file: Traversable, parse: Callable[[str], float], allowance: Allowance) -> Table:
     """Read a table; a row's faults are found here, those against the clips by `validate`."""
     faults: list[str] = []
     rows: dict[str, Row] = {}
-    content = file.read_bytes()
+    try:
+        content = allowance.read(file)
+    except AsdjaxError as error:
+        return Table(str(file), 0, {}, (str(error),))
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -276,8 +309,15 @@ def _read_table(file: Traversable, parse: Callable[[str], float]) -> Table:
     try:
         for number, fields in enumerate(reader, start=1):
             where = f"{file}: row {number}"
+            allowance.rows -= 1
+            if allowance.rows < 0 or len(faults) >= MOST_FAULTS:
+                why = "too many faults before it"
+                if allowance.rows < 0:
+                    why = f"the package's tables have more than {MOST_ROWS:,} rows together"
+                faults.append(f"{where}: not read, nor what follows: {why}")
+                return Table(str(file), 0, {}, tuple(faults))
             if number == 1 and _is_header(fields):
-                faults.append(f"{where}: a header line ({','.join(fields)}): delete it")
+                faults.append(f"{where}: a header line ({cut(','.join(fields))}): delete it")
                 continue
             if not fields:
                 faults.append(f"{where}: an empty row: delete it")
@@ -287,7 +327,7 @@ def _read_table(file: Traversable, parse: Callable[[str], float]) -> Table:
                 faults.append(f"{where}: columns: {len(fields)}, expected 2 with a comma between")
                 continue
             name, wrong = _meant_name(fields[0])
-            faults += [f"{where}: {fields[0]!r} {fault}" for fault in wrong]
+            faults += [f"{where}: {shown(fields[0])} {fault}" for fault in wrong]
             value = None
             try:
                 value = parse(fields[1])
@@ -328,6 +368,8 @@ def _meant_name(text: str) -> tuple[str, list[str]]:
     if not name.lower().endswith(".wav"):
         name += ".wav"
         wrong.append("lacks the extension .wav")
+    if len(name) > _LONGEST_NAME:
+        return "", ["is longer than a file's name can be"]
     return name, wrong
 
 
@@ -335,30 +377,28 @@ def _score(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not a number") from None
+        raise ValueError(f"{shown(text)} is not a number") from None
     if not math.isfinite(value):
-        raise ValueError(f"the score {text!r} is {'NaN' if math.isnan(value) else 'infinite'}")
+        kind = "NaN" if math.isnan(value) else "infinite"
+        raise ValueError(f"the score {shown(text)} is {kind}")
     if not _NUMBER.fullmatch(text):  # Python's own spellings: blanks, 1_000
-        raise ValueError(f"{text!r} is not a plain number: stray blanks or other characters")
+        raise ValueError(f"{shown(text)} is not a plain number: stray blanks or other characters")
     return value
 
 
 def _flag(text: str) -> float:
     if text not in ("0", "1"):
-        raise ValueError(f"{text!r} is neither 0 nor 1")
+        raise ValueError(f"{shown(text)} is neither 0 nor 1")
     return float(text)
 
 
-def _one_sided(first: Table, second: Table) -> list[str]:
+def _one_sided(first: Table, second: Table) -> Iterator[str]:
     """Names that only one of two tables has, where both have any."""
-    if not (first.rows and second.rows):
-        return []
-    return [
-        f"{a.file}: row {a.rows[name].number}: {name} is not in {b.file}"
-        for a, b in ((first, second), (second, first))
-        for name in a.rows
-        if name not in b.rows
-    ]
+    if first.rows and second.rows:
+        for a, b in ((first, second), (second, first)):
+            for name, row in a.rows.items():
+                if name not in b.rows:
+                    yield f"{a.file}: row {row.number}: {name} is not in {b.file}"
 
 
 def _raise_first(faults: list[str]) -> None:
@@ -370,7 +410,7 @@ def pair_faults(scores: Table, decisions: Table, *, threshold: bool = True) -> l
     """Names of one table only; of a submission (`threshold`) also decisions that follow from no
     single threshold, or that stand in the place of the scores.
     """
-    faults = _one_sided(scores, decisions)
+    faults = first_faults(_one_sided(scores, decisions))
     decided: dict[float, list[tuple[float, int]]] = {0.0: [], 1.0: []}
     for name, row in decisions.rows.items():
         value = scores.rows[name].value if name in scores.rows else None
@@ -382,8 +422,8 @@ def pair_faults(scores: Table, decisions: Table, *, threshold: bool = True) -> l
         (highest, low_row), (lowest, high_row) = max(decided[0.0]), min(decided[1.0])
         if lowest < highest:
             faults.append(
-                f"{decisions.file}: row {high_row}: 1 at the score {lowest:g}, but row {low_row} is"
-                f" 0 at {highest:g}: no one threshold gives these decisions"
+                f"{decisions.file}: row {high_row}: 1 at the score {digits(lowest)}, but row "
+                f"{low_row} is 0 at {digits(highest)}: no one threshold gives these decisions"
             )
     return faults
 

@@ -8,7 +8,7 @@ OUT/expected.json                           the clips it is about, for a later v
 import dataclasses
 import hashlib
 import io
-import shutil
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from asdjax import console, dcase, description, metrics, runs, submission, verification
+from asdjax import atomic, console, dcase, description, metrics, runs, submission, verification
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Run
 from asdjax.submission import Key
@@ -95,7 +95,7 @@ def submit(
     files[archive] = _zip_bytes(files)
     edition = editions.pop()
     document = verification.expected_document(expected, edition)
-    _place(out.absolute(), files, document, archive)
+    _place(out, files, document, archive)
     _compare_with_rules(out, edition)
     return out / archive
 
@@ -104,7 +104,7 @@ def _sections(run: Run) -> dict[Key, _Section]:
     """A run's scored test clips."""
     edition = run.config().dataset.edition
     sections: dict[Key, _Section] = {}
-    for machine in run.machines():
+    for machine in run.scored_machines():
         for row in run.read_scores(machine):
             if row["split"] != "test":
                 continue
@@ -179,35 +179,15 @@ def _zip_bytes(files: Mapping[str, bytes]) -> bytes:
 
 def _place(out: Path, files: Mapping[str, bytes], document: dict[str, Any], archive: str) -> None:
     """Write and verify everything under a hidden name, then put it in the place of `out`."""
-    made, replaced = (out.with_name(f".{out.name}.{state}") for state in ("partial", "replaced"))
-    if replaced.exists() and not out.exists():  # interrupted between the two renames
-        replaced.rename(out)
-    _refuse_foreign(out)
     digests = {name: _digest(content) for name, content in files.items()}
-    try:
-        for leftover in (made, replaced):
-            if leftover.exists():
-                shutil.rmtree(leftover)
+    with atomic.whole_folder(out, lambda: _refuse_foreign(out)) as made:
         for name, content in files.items():
-            runs.write_bytes(made / name, content)
+            atomic.write_bytes(made / name, content)
         runs.write_json(made / verification.EXPECTED_FILE, {**document, "files": digests})
         for path in (made, made / archive):
             _, faults = verification.verify(path)
             if faults:
-                first = faults[0].replace(str(made), str(out))
-                raise AsdjaxError(f"{first}: nothing was written")
-        try:
-            if out.exists():
-                out.rename(replaced)
-            made.rename(out)
-        except BaseException:
-            if replaced.exists() and not out.exists():
-                replaced.rename(out)
-            raise
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-        if out.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
+                raise AsdjaxError(f"{faults[0]}: nothing was written")
 
 
 def _compare_with_rules(out: Path, edition: str) -> None:
@@ -220,10 +200,12 @@ def _compare_with_rules(out: Path, edition: str) -> None:
 
 def _refuse_foreign(out: Path) -> None:
     """Refuse to replace anything but an earlier package as it was written."""
-    if not out.exists():
+    if not os.path.lexists(out):
         return
     if not out.is_dir():
         raise AsdjaxError(f"{out}: is a file: name a folder to make")
+    out = Path(os.path.realpath(out))
+    atomic.refuse_links(out)
     record = out / verification.EXPECTED_FILE
     document = runs.read_json(record) if record.is_file() else None
     written = document.get("files") if isinstance(document, dict) else None
@@ -233,7 +215,7 @@ def _refuse_foreign(out: Path) -> None:
         name = path.relative_to(out).as_posix()
         if path == record and written or path.is_dir():
             continue
-        if written.get(name) != _digest(path.read_bytes()):
+        if written.get(name) != runs.digest(path):
             raise AsdjaxError(
                 f"{path}: not as asdjax submit wrote it: name another folder or move this one away"
             )

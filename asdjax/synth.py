@@ -7,9 +7,9 @@ were. What it sounds like is in machinery.py.
 """
 
 import dataclasses
+import functools
 import json
 import os
-import shutil
 import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from asdjax import schema
+from asdjax import atomic, runs, schema
 from asdjax.config import SynthConfig
 from asdjax.errors import AsdjaxError
 from asdjax.machinery import PROFILES, SAMPLE_RATE, Domain, Label, Machine, Split, stream
@@ -94,16 +94,11 @@ def write(root: Path, config: SynthConfig) -> SynthSummary:
     """
     _validate(config)
     kept = tuple(name for name in config.machines if _holds_same(root / name, config))
-    try:
-        for name in config.machines:
-            if name not in kept:
-                _write_machine(root, name, config)
-            if config.ground_truth and PROFILES[name].evaluation:
-                _write_ground_truth(root, name, config)
-    except OSError as error:
-        raise AsdjaxError(
-            f"{root}: the corpus cannot be written ({error}): give a folder with room to write to"
-        ) from error
+    for name in config.machines:
+        if name not in kept:
+            _write_machine(root, name, config)
+        if config.ground_truth and PROFILES[name].evaluation:
+            _write_ground_truth(root, name, config)
     written = tuple(name for name in config.machines if name not in kept)
     return SynthSummary(written, kept, len(clips(config)))
 
@@ -161,35 +156,34 @@ def _clip(
 
 def _write_machine(root: Path, name: str, config: SynthConfig) -> None:
     """Make a machine's folder beside its place and move it there."""
-    place, made, replaced = root / name, root / f".unfinished_{name}", root / f".replaced_{name}"
-    shutil.rmtree(made, ignore_errors=True)  # of a run that was killed
-    shutil.rmtree(replaced, ignore_errors=True)
-    for split in ("train", "test"):
-        (made / split).mkdir(parents=True)
+    place = root / name
     machine, todo = _machine(name, config), list(_machine_clips(name, config))
 
-    def write_clip(clip: SynthClip) -> None:
+    def check() -> None:
+        if _holds_same(place, config):
+            raise AsdjaxError(f"{place}: another process has just made it: give the command again")
+
+    def write_clip(made: Path, clip: SynthClip) -> None:
         own, environment = machine.spectra(clip.split, clip.domain, clip.label, clip.index)
         sound = machine.waveform(own + environment)
         pcm = np.clip(np.rint(32768 * sound), -32768, 32767).astype("<i2")
-        with wave.open(str(made / clip.path.relative_to(name)), "wb") as file:
+        path = made / clip.path.relative_to(name)
+        with atomic.writing(place), wave.open(str(path), "wb") as file:
             file.setparams((2, 2, SAMPLE_RATE, machine.samples, "NONE", ""))
             file.writeframes(np.ascontiguousarray(pcm.T).tobytes())
 
-    try:
+    with atomic.whole_folder(place, check) as made:
+        with atomic.writing(place):
+            for split in ("train", "test"):
+                (made / split).mkdir()
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for _ in pool.map(write_clip, todo):
+            for _ in pool.map(functools.partial(write_clip, made), todo):
                 pass
-        (made / "attributes_00.csv").write_text(_attributes_csv(todo), "utf-8")
-        (made / _IDENTITY).write_text(json.dumps(_identity(config), indent=1), "utf-8")
+        atomic.write_bytes(made / "attributes_00.csv", _attributes_csv(todo).encode())
+        atomic.write_bytes(made / _IDENTITY, json.dumps(_identity(config), indent=1).encode())
         if place.is_dir():
             for path in _ground_truth(root, name).values():  # it would not fit the new clips
-                path.unlink(missing_ok=True)
-            place.rename(replaced)
-        made.rename(place)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+                atomic.delete(path)
 
 
 def _identity(config: SynthConfig) -> dict[str, Any]:
@@ -202,24 +196,26 @@ def _identity(config: SynthConfig) -> dict[str, Any]:
 
 def _holds_same(place: Path, config: SynthConfig) -> bool:
     """Whether the machine's folder holds this very corpus; false where it may be written."""
-    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
-        return False
+    with atomic.writing(place):
+        if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+            return False
     try:
-        identity = json.loads((place / _IDENTITY).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        identity = runs.read_json(place / _IDENTITY)
+    except AsdjaxError as error:
         raise AsdjaxError(
             f"{place}: exists and was not made by asdjax synth: give another folder"
         ) from error
     size = 44 + 4 * round(config.seconds * SAMPLE_RATE)
     expected = {place.parent / clip.path: size for clip in _machine_clips(place.name, config)}
-    found = {path: path.stat().st_size for path in place.glob("*/*.wav")}
+    with atomic.writing(place):  # another process may replace it meanwhile
+        found = {path: path.stat().st_size for path in place.glob("*/*.wav")}
     if identity == _identity(config) and found == expected:
         return True
     if config.overwrite:
         return False
     raise AsdjaxError(
         f"{place}: holds a corpus of other settings, or with files missing or added: give another "
-        "folder, or the option overwrite to replace it"
+        "folder, or --overwrite to replace it"
     )
 
 
@@ -240,14 +236,11 @@ def _write_ground_truth(root: Path, name: str, config: SynthConfig) -> None:
     )
     for kind, path in _ground_truth(root, name).items():
         one = {"data": "anomaly", "domain": "target"}[kind]
-        path.parent.mkdir(parents=True, exist_ok=True)
         rows = [
             f"{clip.path.name},{int((clip.label if kind == 'data' else clip.domain) == one)}\n"
             for clip in tested
         ]
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text("".join(rows), "utf-8")
-        unfinished.replace(path)
+        atomic.write_bytes(path, "".join(rows).encode())
 
 
 def _ground_truth(root: Path, name: str) -> dict[str, Path]:

@@ -5,9 +5,9 @@ import dataclasses
 import math
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import jax
 import numpy as np
@@ -15,9 +15,9 @@ import numpy as np
 from asdjax import (
     audio,
     batches,
-    compile_cache,
     console,
     dcase,
+    host_memory,
     models,
     parallel,
     pretrained,
@@ -25,15 +25,12 @@ from asdjax import (
 )
 from asdjax.architectures import BEATsConfig
 from asdjax.checkpoint import ITEMS, Checkpoints, Tree, digest
-from asdjax.config import Config, differences, settings, to_tree, validate
+from asdjax.config import Config, DatasetConfig, differences, settings, to_tree, validate
 from asdjax.corpus import Corpus
 from asdjax.errors import AsdjaxError
 from asdjax.learner import Learner, State
 from asdjax.pretrained import Pretrained
-from asdjax.runs import Run
-
-TRAINING_SECTIONS = ("seed", "dataset", "audio", "augment", "model", "loss", "optim", "train")
-"""The sections of the configuration that the weights depend on."""
+from asdjax.runs import TRAINING_SECTIONS, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +89,11 @@ def plan(config: Config, corpus: Corpus) -> Plan:
         len(clips), config.train.batch_size, everywhere, config.train.drop_last
     )
     notes = list(epoch.notes)
-    if len(classes) == 1:
-        notes.append(
-            f"all clips are of one class ({classes[0]}): the loss is 0 and the weights stay as "
-            "they start; more classes come from more machines or from another dataset.label"
-        )
+    if len(classes) == 1 and not models.is_frozen(config.model):
+        if not config.train.allow_one_class:
+            raise AsdjaxError(_one_class(clips, classes[0]))
+        notes.append(f"all training clips are of one class ({classes[0]}): nothing is learned")
+    notes += _unheard(clips, corpus, n_samples, config)
     work = Plan(config, corpus, clips, classes, labels, n_samples, devices, epoch, pretrained, ())
     warmup = config.optim.warmup_steps
     if 0 < work.steps <= warmup:
@@ -110,6 +107,35 @@ def plan(config: Config, corpus: Corpus) -> Plan:
             "for tests only"
         )
     return dataclasses.replace(work, notes=tuple(notes))
+
+
+def _one_class(clips: Sequence[dcase.Clip], name: str) -> str:
+    """Why one class trains nothing, and the ways out."""
+    labels = [
+        label
+        for label in get_args(get_type_hints(DatasetConfig)["label"])
+        if len(dcase.class_names(clips, label)) > 1
+    ]
+    other = f", set dataset.label to {' or '.join(labels)}" if labels else ""
+    return (
+        f"all {len(clips)} training clips are of one class ({name}), from which nothing is learned "
+        f"(the loss is 0): add machines{other}, or take the recipe beats_frozen, which trains "
+        "nothing (train.allow_one_class trains all the same)"
+    )
+
+
+def _unheard(
+    clips: Sequence[dcase.Clip], corpus: Corpus, n_samples: int, config: Config
+) -> list[str]:
+    """What of every clip is never scored, if it is much."""
+    shortest = min(corpus.headers[clip.path].frames for clip in clips)
+    if n_samples > 0.75 * shortest:
+        return []
+    rate = config.audio.sample_rate
+    return [
+        f"audio.clip_seconds: the shortest clip has {shortest / rate:g} s, and of every clip only "
+        f"the first {n_samples / rate:g} s are scored: set audio.clip_seconds to auto for all of it"
+    ]
 
 
 def _resolve(config: Config) -> tuple[Config, Pretrained | None]:
@@ -135,34 +161,40 @@ def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> N
         AsdjaxError: the run was begun with other settings or clips, or the loss is not finite.
     """
     work = plan(config, corpus)
-    config = work.config
-    finished = None
+    learner = Learner(work.config, n_classes=len(work.classes), n_samples=work.n_samples)
+    with run.lock():  # before anything is compared: another process may be training
+        _train(work, learner, run, resume)
+
+
+def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
+    config, finished = work.config, None
     if resume and run.was_trained():
         _check_same_settings(run, config)
         finished = run.training()
+        last = finished and run.checkpoints / str(finished["step"])
+        if finished and not (last.is_dir() or models.is_frozen(config.model)):
+            console.say(f"{last}: this checkpoint is gone: training goes on from an older one")
+            finished = None
     if finished:
         _check_same_work(run, finished, work)
-        with run.lock():
-            run.write_config(config)  # the later steps' sections may differ
+        run.write_config(config)  # the later steps' sections may differ
         console.say(f"{run.path}: training has finished ({finished['step']} steps)")
         return
-    learner = Learner(config, n_classes=len(work.classes), n_samples=work.n_samples)
     nothing_trains = models.is_frozen(config.model)
     frozen = learner.frozen(work.pretrained) if nothing_trains else {}
     start = [] if nothing_trains else [learner.start(work.pretrained)]  # _loop takes it out
-    with run.lock():
-        if not resume:
-            run.forget_training()
-        run.write_config(config)
-        for note in work.notes:
-            console.say(note)
-        if nothing_trains:
-            result = _result({"params": {"model": {}}}, frozen)
-            run.write_training({**_meta(work, 0, None), **result})
-            console.say(f"{run.path}: nothing to train")
-            return
-        with Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints) as checkpoints:
-            _loop(work, learner, start, run, checkpoints)
+    if not resume:
+        run.forget_training()
+    run.write_config(config)
+    for note in work.notes:
+        console.say(note)
+    if nothing_trains:
+        result = _result({"params": {"model": {}}}, frozen)
+        run.write_training({**_meta(work, 0, None), **result})
+        console.say(f"{run.path}: nothing to train")
+        return
+    with Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints) as checkpoints:
+        _loop(work, learner, start, run, checkpoints)
 
 
 def _loop(
@@ -198,13 +230,7 @@ def _loop(
     )
     state = parallel.replicate(host_state, work.devices)
     del host_state  # a gigabyte of BEATs
-    step_function = compile_cache.kept(
-        parallel.training_step(learner.step, work.devices),
-        work.devices,
-        dataclasses.replace(config, seed=0),  # the seed is an argument
-        learner.n_classes,
-        learner.n_samples,
-    )
+    step_function = parallel.training_step(learner.step, work.devices)
     log = _Log(work, run, checkpoints)
     with console.progress("training", work.steps, "steps", done=first) as advance:
         for step in range(first, work.steps):
@@ -360,11 +386,15 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
     """Verify configuration, data, shapes and memory without training.
 
     Returns:
-        JSON-able facts: clips, classes, steps, parameters, embedding size, and the compiled
-        training step's peak memory per device in bytes as the compiler states it.
+        JSON-able facts: clips, classes, steps, parameters; in bytes `step_memory_bytes`, the
+        training step's peak on one device as the compiler states it, `audio_buffer_bytes`,
+        `needed_bytes` and `available_bytes` of a device's memory (of this machine's for CPUs, which
+        share it with the process; None where the device does not tell); and whether that `fits`.
+
+    Raises:
+        AsdjaxError: training is impossible.
     """
     work = plan(config, corpus)
-    dcase.scored_machines(corpus.dataset, config.dataset)
     learner = Learner(config, n_classes=len(work.classes), n_samples=work.n_samples)
     state = learner.shapes()
     batch = {
@@ -376,6 +406,12 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
     split = parallel.split_batch(batch, work.devices)
     step = parallel.training_step(learner.step, work.devices)
     memory = step.lower(state, split).compile().memory_analysis()
+    step_memory = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    audio_buffer = batch["waveform"].nbytes * config.audio.prefetch_batches
+    needed, available = step_memory, parallel.memory_limit(work.devices[0])
+    if work.devices[0].platform == "cpu":
+        needed = len(work.devices) * step_memory + audio_buffer + host_memory.resident()
+        available = host_memory.total()
     return {
         "schema": "asdjax.check/1",
         "clips": len(work.clips),
@@ -384,7 +420,34 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
         "steps": work.steps,
         "devices": [device.device_kind for device in work.devices],
         "parameters": _parameters(state["weights"]["params"]),
-        "step_memory_bytes": memory.temp_size_in_bytes + memory.argument_size_in_bytes,
-        "audio_buffer_bytes": batch["waveform"].nbytes * config.audio.prefetch_batches,
+        "step_memory_bytes": step_memory,
+        "audio_buffer_bytes": audio_buffer,
+        "needed_bytes": needed,
+        "available_bytes": available,
+        "fits": available is None or needed <= available,
         "notes": list(work.notes),
     }
+
+
+def render_check(facts: Mapping[str, Any]) -> str:
+    """The facts of `check` as text: a line each, the verdict on the memory last."""
+    lines = {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in facts.items()
+        if not name.endswith("_bytes") and name not in ("schema", "fits", "notes")
+    }
+    for name in "step_memory", "audio_buffer":
+        lines[name] = _gib(facts[f"{name}_bytes"])
+    width = max(map(len, lines))
+    printed = [f"{name:{width}}  {console.printable(text)}" for name, text in lines.items()]
+    printed += [f"note: {console.printable(note)}" for note in facts["notes"]]
+    needed, available = facts["needed_bytes"], facts["available_bytes"]
+    has = "its device does not tell what it has" if available is None else f"has {_gib(available)}"
+    ways = ": lower train.batch_size or audio.clip_seconds, or set model.remat (BEATs)"
+    verdict = "training fits" if facts["fits"] else "training does not fit"
+    needs = f"needs about {_gib(needed)}, this machine {has}"
+    return "\n".join([*printed, f"{verdict}: {needs}{'' if facts['fits'] else ways}"])
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"

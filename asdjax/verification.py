@@ -5,23 +5,25 @@ What the names of the test clips are follows from the data set, from the expecte
 """
 
 import dataclasses
-import difflib
-import zipfile
-import zlib
+import heapq
+import json
+import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from importlib.resources.abc import Traversable
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from asdjax import dcase, runs
-from asdjax.config import StrictLoader
-from asdjax.dcase import EDITIONS
+from asdjax import dcase, user_files
+from asdjax.editions import EDITIONS
 from asdjax.errors import AsdjaxError
+from asdjax.meta_faults import DESCRIPTION as DESCRIPTION
+from asdjax.meta_faults import FIGURES as FIGURES
+from asdjax.meta_faults import meta_faults
+from asdjax.package_files import MOST_ROWS, Allowance, entries, is_folder, open_zip
+from asdjax.schema import similar
 from asdjax.submission import (
     LABEL,
     MAX_SYSTEMS,
@@ -32,6 +34,7 @@ from asdjax.submission import (
     brief,
     copy_faults,
     decision_file,
+    first_faults,
     folder_name,
     pair_faults,
     read_system,
@@ -45,18 +48,16 @@ EXPECTED_SCHEMA = "asdjax.expected/1"
 EXPECTED_FILE = "expected.json"
 RULED_EDITION = "dcase2026"
 """The edition whose test clips are known without its data."""
-FIGURES = ("auc_source", "auc_target", "pauc")
-DESCRIPTION = (
-    "input_sampling_rate", "data_augmentation", "front_end", "acoustic_features", "embeddings",
-    "machine_learning_method", "aggregation_method", "domain_adaptation_method",
-    "domain_generalization_method", "ensemble_method_subsystem_count", "decision_making",
-    "attribute_usage", "external_data_usage", "development_data_usage",
-)  # fmt: skip
-"""Keys of `system.description` in meta.yaml."""
 _CELLS = tuple(product(("source", "target"), ("normal", "anomaly")))
 _CLIPS_PER_CELL = 50
 _SHOWN = 5  # names listed in one sentence
-_ABSENT = object()
+_MOST_HINTS = 20  # names for which a similar one is looked for
+_MOST_SYSTEMS_READ = MAX_SYSTEMS + 2
+_MOST_EXPECTED = 2**24  # bytes of an expected.json
+_MOST_SECTIONS = 200  # in it
+_LONGEST_NAME = 255
+_MOST_PRINTED = 200  # faults
+_LONGEST_FAULT = 2000  # characters: a few paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +90,9 @@ def find_reference(folder: Path, data: Path | None, edition: str) -> Reference:
     """The data set if given, else an expected.json in or up to two above the folder, else rules."""
     if data is not None:
         return reference_of_data(data, edition)
-    for place in (folder.resolve(), *folder.resolve().parents[:2]):
-        if (place / EXPECTED_FILE).is_file():
+    own = Path(os.path.realpath(folder))
+    for place in (own, *own.parents[:2]):
+        if os.path.isfile(place / EXPECTED_FILE):
             return reference_of_package(place / EXPECTED_FILE)
     return reference_of_rules(edition)
 
@@ -128,23 +130,40 @@ def reference_of_package(path: Path) -> Reference:
     Raises:
         AsdjaxError: not a document of `expected_document`.
     """
-    document = runs.read_json(path)
+    text = user_files.read_text(path, most=_MOST_EXPECTED)
     try:
-        if document["schema"] != EXPECTED_SCHEMA:
-            raise KeyError(document["schema"])
-        edition = document["edition"]
-        names = {
-            (machine, section): frozenset(listed)
-            for machine, sections in document["machines"].items()
-            for section, listed in sections.items()
-        }
-        ruled = _rules(edition)
-    except (KeyError, TypeError, AttributeError) as error:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        document = None
+    names = _expected_names(document)
+    if names is None:
         raise AsdjaxError(
             f"{path}: not as asdjax submit writes it (schema {EXPECTED_SCHEMA}): move it away, or "
             "give the data set's root to check against"
-        ) from error
-    return Reference(str(path), edition, ruled | names, frozenset(names))
+        )
+    edition = document["edition"]
+    return Reference(str(path), edition, _rules(edition) | names, frozenset(names))
+
+
+def _expected_names(document: Any) -> dict[Key, frozenset[str]] | None:
+    """The names that a document of `expected_document` states; None: it is no such document."""
+    if not isinstance(document, dict) or document.get("schema") != EXPECTED_SCHEMA:
+        return None
+    edition, machines = document.get("edition"), document.get("machines")
+    if not isinstance(edition, str) or edition not in EDITIONS or not isinstance(machines, dict):
+        return None
+    names: dict[Key, frozenset[str]] = {}
+    for machine, sections in machines.items():
+        if not isinstance(sections, dict):
+            return None
+        for section, listed in sections.items():
+            if not isinstance(listed, list) or len(names) >= _MOST_SECTIONS:
+                return None
+            texts = (machine, section, *listed)
+            if not all(isinstance(text, str) and len(text) <= _LONGEST_NAME for text in texts):
+                return None
+            names[machine, section] = frozenset(listed)
+    return names if sum(map(len, names.values())) <= MOST_ROWS else None
 
 
 def reference_of_rules(edition: str) -> Reference:
@@ -169,7 +188,12 @@ def reference_of_rules(edition: str) -> Reference:
 
 def validate(system: System, reference: Reference) -> list[str]:
     """All faults of a system: sentences that name the file and, where there is one, the row."""
-    faults = []
+    faults = list(system.faults)
+    hints = iter(range(_MOST_HINTS))
+
+    def hint(name: str, choices: Collection[str]) -> str:
+        return "" if next(hints, None) is None else similar(name, choices)
+
     if not LABEL.fullmatch(system.label):
         faults.append(
             f"{system.folder}: {system.label!r} is no label: expected "
@@ -180,7 +204,7 @@ def validate(system: System, reference: Reference) -> list[str]:
     for name in system.others:
         faults.append(
             f"{system.folder}/{name}: not a file of a submission: rename or delete it"
-            f"{_hint(name, [*known, meta_file])}"
+            f"{hint(name, [*known, meta_file])}"
         )
     for key in sorted(system.keys):
         machine, section = key
@@ -190,12 +214,13 @@ def validate(system: System, reference: Reference) -> list[str]:
                 continue
             faults += tables[key].faults
             if key in reference.names:
-                faults += _names_faults(tables[key], key, reference) if tables[key].count else []
+                if tables[key].count:
+                    faults += first_faults(_names_faults(tables[key], key, reference))
                 continue
             sections = sorted(s for m, s in reference.names if m == machine)
             wrong = f"section {section} is none of {machine}'s ({', '.join(sections)})"
             if not sections:
-                wrong = f"no machine {machine!r}{_hint(machine, {m for m, _ in reference.names})}"
+                wrong = f"no machine {machine!r}{hint(machine, {m for m, _ in reference.names})}"
             faults.append(f"{tables[key].file}: {wrong}")
         if key in system.scores and key in system.decisions:
             faults += pair_faults(system.scores[key], system.decisions[key])
@@ -207,8 +232,9 @@ def validate(system: System, reference: Reference) -> list[str]:
         )
     file = f"{system.folder}/{meta_file}"
     if system.meta is None:
-        return [*faults, f"{file}: this file is missing"]
-    return faults + [f"{file}: {fault}" for fault in _meta_faults(system, reference)]
+        return faults if system.faults else [*faults, f"{file}: this file is missing"]
+    machines = {machine for machine, _ in reference.names}
+    return faults + meta_faults(system, reference.edition, machines)
 
 
 def against_rules(systems: Sequence[System], edition: str) -> str | None:
@@ -232,7 +258,7 @@ def verify(
         path: what to check.
         data: root of the data set that it is about; without it, an expected.json in the folder or
             up to two above it, else the edition's rules.
-        edition: a key of `dcase.EDITIONS`; an expected.json states its own.
+        edition: a key of `editions.EDITIONS`; an expected.json states its own.
 
     Returns:
         What was checked and against what, and all faults. Where there is none, the first tells too
@@ -241,13 +267,18 @@ def verify(
     Raises:
         AsdjaxError: there is no submission here, or nothing to check it against.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         raise AsdjaxError(f"{path}: no such file or folder: give a submission's folder or zip file")
     reference = find_reference(path, data, edition)
     with _opened(path) as (root, faults):
-        folders, misplaced = _system_folders(root, is_archive=not path.is_dir())
+        folders, misplaced = _system_folders(root, is_archive=not is_folder(path))
         faults = [*faults, *misplaced]
-        systems = [read_system(folder) for folder in folders]
+        if len(folders) > _MOST_SYSTEMS_READ:
+            raise AsdjaxError(
+                f"{path}: {len(folders)} systems' folders, at most {MAX_SYSTEMS} may be submitted"
+            )
+        allowance = Allowance()
+        systems = [read_system(folder, allowance) for folder in folders]
     for system in systems:
         faults += validate(system, reference)
     numbers: dict[str, str] = {}
@@ -281,61 +312,46 @@ def _rules(edition: str) -> dict[Key, frozenset[str] | None]:
     return names
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Traversable, list[str]]]:
+def _opened(path: Path) -> AbstractContextManager[tuple[Traversable, list[str]]]:
     """A folder, or the inside of a zip file with the faults of the archive itself."""
-    if path.is_dir():
-        yield path, []
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
-        # RuntimeError is zipfile's for encrypted members, NotImplementedError for foreign methods
-        raise AsdjaxError(f"{path}: cannot be read as a zip file ({error})") from error
-    if damaged:
-        raise AsdjaxError(f"{path}: {damaged} in the archive is damaged: make it again")
-    with zipfile.ZipFile(path) as archive:
-        doubled = [name for name, count in Counter(archive.namelist()).items() if count > 1]
-        yield zipfile.Path(archive), [f"{path}: {name} is twice in the archive" for name in doubled]
+    return nullcontext((path, [])) if is_folder(path) else open_zip(path)
 
 
 def _system_folders(root: Traversable, *, is_archive: bool) -> tuple[list[Traversable], list[str]]:
     """The systems' folders, and what lies where it should not."""
-    entries = sorted(root.iterdir(), key=lambda entry: entry.name)
     base, faults = root / "task2", []
     if is_archive:
-        strangers = [e for e in entries if e.name != "task2" and not _is_report(e.name)]
+        strangers = [e for e in entries(root) if e.name != "task2" and not _is_report(e.name)]
         faults = [f"{e}: only the folder task2 belongs here" for e in strangers]
-    if not base.is_dir():
+    if not is_folder(base):
         if is_archive:
             return [], [*faults, f"{root}: no folder task2 in it"]
-        own = folder_name(root)
-        tables = any(TABLE.fullmatch(e.name) or e.name.endswith(".meta.yaml") for e in entries)
+        own, inside = folder_name(root), entries(root)
+        tables = any(TABLE.fullmatch(e.name) or e.name.endswith(".meta.yaml") for e in inside)
         if tables or LABEL.fullmatch(own):
             return [root], faults
         base = root
         if own != "task2":
-            if not any(LABEL.fullmatch(entry.name) for entry in entries):
+            if not any(LABEL.fullmatch(entry.name) for entry in inside):
                 raise AsdjaxError(
                     f"{root}: no submission here: give a system's folder, the folder task2, the "
                     "folder that holds it, or the zip file"
                 )
             faults.append(f"{root}: the systems' folders must lie in a folder named task2")
-    inside = sorted(base.iterdir(), key=lambda entry: entry.name)
-    folders = [entry for entry in inside if entry.is_dir()]
+    inside = entries(base)
+    folders = [entry for entry in inside if is_folder(entry)]
     faults += [
         f"{entry}: only the systems' folders belong here"
         for entry in inside
-        if not entry.is_dir() and not _is_report(entry.name)
+        if not is_folder(entry) and not _is_report(entry.name)
     ]
     return folders, faults if folders else [*faults, f"{base}: no system's folder in it"]
 
 
-def _names_faults(table: Table, key: Key, reference: Reference) -> list[str]:
+def _names_faults(table: Table, key: Key, reference: Reference) -> Iterator[str]:
     """A table's names and numbers of rows against the section's test clips."""
     machine, section = key
-    expected, faults = reference.names[key], []
+    expected = reference.names[key]
     cells = Counter()
     for name, row in table.rows.items():
         if expected is not None and name in expected:
@@ -343,104 +359,38 @@ def _names_faults(table: Table, key: Key, reference: Reference) -> list[str]:
         try:
             clip = dcase.parse_clip(f"{machine}/test/{name}", reference.edition)
         except dcase.FaultyFile as fault:
-            faults.append(f"{table.file}: row {row.number}: {name!r}: {fault.problem.reason}")
+            yield f"{table.file}: row {row.number}: {name!r}: {fault.problem.reason}"
             continue
         if expected is not None or clip.section != section or clip.label is None:
-            faults.append(
+            yield (
                 f"{table.file}: row {row.number}: {name!r} is no test clip of {machine} section "
                 f"{section}"
             )
         else:
             cells[clip.domain, clip.label] += 1
     if expected is None:
-        faults += [
-            f"{table.file}: {' '.join(cell)} clips: {cells[cell]}, expected {_CLIPS_PER_CELL}"
-            for cell in _CELLS
-            if cells[cell] != _CLIPS_PER_CELL
-        ]
+        for cell in _CELLS:
+            if cells[cell] != _CLIPS_PER_CELL:
+                count = f"{cells[cell]}, expected {_CLIPS_PER_CELL}"
+                yield f"{table.file}: {' '.join(cell)} clips: {count}"
     elif missing := expected - set(table.rows):
-        faults.append(f"{table.file}: clips without a row ({len(missing)}): {_listed(missing)}")
+        yield f"{table.file}: clips without a row ({len(missing)}): {_listed(missing)}"
     count = _CLIPS_PER_CELL * len(_CELLS) if expected is None else len(expected)
     if table.count != count:
-        faults.append(f"{table.file}: rows: {table.count}, expected {count}")
-    return faults
+        yield f"{table.file}: rows: {table.count}, expected {count}"
 
 
-def _meta_faults(system: System, reference: Reference) -> list[str]:
-    try:
-        tree = StrictLoader(system.meta.decode("utf-8")).get_single_data()
-    except (yaml.YAMLError, ValueError) as error:
-        return [f"not valid YAML: {' '.join(str(error).split())}"]
-    if not isinstance(tree, Mapping):
-        return ["expected keys and values"]
-    faults = []
-
-    def need(where: Any, key: str, prefix: str, kind: Any = object, words: str = "a value") -> Any:
-        """The value of a dotted key, or None with a fault if it is absent or of another kind."""
-        value = where
-        for part in key.split("."):
-            value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
-        if value is _ABSENT:
-            faults.append(f"{prefix}{key} is missing")
-        elif (
-            not isinstance(value, kind)
-            or (isinstance(value, bool) and kind is not object)
-            or value == ""
-        ):
-            faults.append(f"{prefix}{key}: expected {words}, found {value!r}")
-        else:
-            return value
-        return None
-
-    own = need(tree, "submission.label", "", str, "text")
-    if own is not None and own != system.label:
-        faults.append(f"submission.label is {own!r}, but the folder is {system.label!r}")
-    for key in ("name", "abbreviation"):
-        need(tree, f"submission.{key}", "", str, "text")
-    authors = need(tree, "submission.authors", "", list, "a list") or []
-    for i, author in enumerate(authors):
-        for key in ("firstname", "lastname", "email", "affiliation.institution",
-                    "affiliation.department", "affiliation.location"):  # fmt: skip
-            need(author, key, f"submission.authors[{i}].", str | None, "text")
-    corresponding = [
-        a for a in authors if isinstance(a, Mapping) and a.get("corresponding") is True
-    ]
-    if len(corresponding) != 1:
-        faults.append(f"submission.authors: corresponding: {len(corresponding)}, expected 1")
-    for key in DESCRIPTION:
-        need(tree, f"system.description.{key}", "")
-    need(tree, "system.complexity.total_parameters", "", int, "a whole number")
-    need(tree, "system.source_code", "", str | None, "an address or null")
-    sets = need(tree, "system.external_datasets", "", list | None, "a list or null")
-    for i, external in enumerate(sets or []):
-        for key in ("name", "url"):
-            need(external, key, f"system.external_datasets[{i}].", str | None, "text")
-    if "results" in tree:  # absent where no development machine was scored
-        results = need(tree, "results.development_dataset", "", Mapping, "machines") or {}
-        facts = EDITIONS[reference.edition]
-        machines = {*facts.development, *(machine for machine, _ in reference.names)}
-        machines -= {*facts.evaluation} - {*facts.development}
-        for machine in results:
-            here = f"results.development_dataset.{machine}"
-            if machine not in machines:
-                faults.append(f"{here}: no development machine{_hint(str(machine), machines)}")
-            for figure in FIGURES:
-                value = need(results[machine], figure, f"{here}.", int | float, "a percentage")
-                if value is not None and not 0 <= value <= 100:
-                    faults.append(f"{here}.{figure}: expected a percentage, found {value}")
-    return faults
+def lines(faults: Sequence[str]) -> list[str]:
+    """What is printed of some faults: the first ones, and how many others there are."""
+    others = len(faults) - _MOST_PRINTED
+    first = [fault[:_LONGEST_FAULT] for fault in faults[:_MOST_PRINTED]]
+    return [*first, f"and {others} more faults"] if others > 0 else first
 
 
 def _is_report(name: str) -> bool:
     return name.endswith(".technical_report.pdf")
 
 
-def _hint(name: str, choices: Collection[str]) -> str:
-    folded = {choice.casefold(): choice for choice in sorted(choices)}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1)
-    return f": did you mean {folded[close[0]]!r}?" if close else ""
-
-
 def _listed(names: Collection[str]) -> str:
-    shown = ", ".join(sorted(names)[:_SHOWN])
+    shown = ", ".join(heapq.nsmallest(_SHOWN, names))
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} others"

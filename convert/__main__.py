@@ -6,15 +6,15 @@ Exit codes are those of `asdjax` (cli.py); parsing and help import nothing numer
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
-from asdjax import console
+from asdjax import console, devices
+from asdjax.arguments import ConfigName, UserPath
 
-Source = Positional[Annotated[Path, arg(metavar="SRC", help="The PyTorch checkpoint.")]]
+Source = Positional[Annotated[UserPath, arg(metavar="SRC", help="The PyTorch checkpoint.")]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Beats:
     """Convert a BEATs checkpoint, plain or fine-tuned, into a folder of weights."""
 
     source: Source
-    folder: Positional[Annotated[Path, arg(metavar="DST", help="The folder to make.")]]
+    folder: Positional[Annotated[UserPath, arg(metavar="DST", help="The folder to make.")]]
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the stored arrays; bfloat16 rounds them to half the size."""
     overwrite: bool = False
@@ -50,7 +50,9 @@ class Beats:
 class Verify:
     """Check a folder of converted weights: its digest, and the embedding of a fixed sound."""
 
-    folder: Positional[Annotated[Path, arg(metavar="DST", help="What asdjax convert beats made.")]]
+    folder: Positional[
+        Annotated[UserPath, arg(metavar="DST", help="What asdjax convert beats made.")]
+    ]
 
     def __call__(self) -> None:
         """Carry it out and say what came of it."""
@@ -68,13 +70,13 @@ class Asdkit:
     """Make a run of a trained ASDKit checkpoint: MultiResNet, or BEATs with adapters."""
 
     source: Source
-    folder: Positional[Annotated[Path, arg(metavar="DST", help="The run directory to make.")]]
+    folder: Positional[Annotated[UserPath, arg(metavar="DST", help="The run directory to make.")]]
     bn_stats: Literal["fresh"] | None = None
     """Running statistics of the pooling's BatchNorm where the file has none: 0 and 1, with which
     ASDKit computes too."""
-    beats: Annotated[Path | None, arg(metavar="CONVERTED")] = None
+    beats: Annotated[UserPath | None, arg(metavar="CONVERTED")] = None
     """The weights that adapters belong to, from asdjax convert beats."""
-    config: Annotated[str | None, arg(metavar="RECIPE")] = None
+    config: Annotated[ConfigName | None, arg(metavar="RECIPE")] = None
     """A recipe's name or the path of a YAML file; default: system1, or asdkit_lora."""
     clip_seconds: Annotated[float | None, arg(metavar="S")] = None
     """Length of the clips that it was trained on; default: the recipe's."""
@@ -108,9 +110,9 @@ class Torch:
     """Write a run's or converted weights under PyTorch's names and shapes, as an .npz."""
 
     source: Positional[
-        Annotated[Path, arg(metavar="RUN", help="Run directory, or converted weights.")]
+        Annotated[UserPath, arg(metavar="RUN", help="Run directory, or converted weights.")]
     ]
-    file: Positional[Annotated[Path, arg(metavar="DST.npz", help="The file to write.")]]
+    file: Positional[Annotated[UserPath, arg(metavar="DST.npz", help="The file to write.")]]
     overwrite: bool = False
     """Replace the file if it is there."""
 
@@ -127,14 +129,23 @@ COMMANDS = {"beats": Beats, "verify": Verify, "asdkit": Asdkit, "torch": Torch}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a converter and return the exit code."""
+    args = sys.argv[1:] if argv is None else argv
+    return console.finish(lambda: _carry_out(args), "nothing was written")
+
+
+def _carry_out(args: Sequence[str]) -> None:
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="asdjax convert",
         description="Convert between PyTorch checkpoints and asdjax, without PyTorch.",
-        args=sys.argv[1:] if argv is None else argv,
+        args=args,
     )
-    return console.finish(command, "nothing was written")
+    devices.start()
+    command()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from asdjax.__main__ import main as start
+
+    sys.argv.insert(1, "convert")
+    sys.exit(start())

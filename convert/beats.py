@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from asdjax import architectures, checkpoint, models, pretrained, runs, schema
+from asdjax import architectures, atomic, checkpoint, documents, models, pretrained, schema
 from asdjax._version import __version__
 from asdjax.architectures import BEATsConfig, BEATsEncoderConfig
 from asdjax.convert import state_dict, torch_file
-from asdjax.convert.folders import whole
 from asdjax.convert.state_dict import Place, Table
 from asdjax.errors import AsdjaxError
 from asdjax.models import Tree
@@ -64,7 +63,11 @@ def convert(
             folder exists or cannot be written.
     """
     sha256 = torch_file.sha256(source)
-    with whole(folder, ours=_is_converted, overwrite=overwrite) as partial:
+
+    def check() -> None:
+        atomic.require_result(folder, overwrite, ours=_is_converted)
+
+    with atomic.whole_folder(folder, check) as partial:
         network, weights, document = _read(source, dtype)
         weights = jax.device_put(weights)  # on a CPU no copy, where the probe would make its own
         values = network.probe(weights)
@@ -84,7 +87,9 @@ def convert(
             "probe": [float(value) for value in values],
             "version": __version__,
         }
-        runs.write_json(partial / pretrained.DOCUMENT, {"schema": pretrained.SCHEMA, **document})
+        documents.write_json(
+            partial / pretrained.DOCUMENT, {"schema": pretrained.SCHEMA, **document}
+        )
     return document
 
 
@@ -286,7 +291,7 @@ def _report(names: Table, state: dict[str, np.ndarray], like: Tree) -> list[dict
 
 
 def _is_converted(folder: Path) -> bool:
-    return (folder / pretrained.DOCUMENT).is_file()
+    return documents.present(folder / pretrained.DOCUMENT)
 
 
 def _model(encoder: BEATsEncoderConfig) -> BEATsConfig:
@@ -298,10 +303,4 @@ def _model(encoder: BEATsEncoderConfig) -> BEATsConfig:
 def _save(folder: Path, weights: Tree, dtype: str) -> None:
     if dtype == "bfloat16":
         weights = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights)
-    try:
-        checkpoint.save_weights(folder, weights)
-    except (OSError, ValueError) as error:
-        raise AsdjaxError(
-            f"{folder}: cannot be written ({str(error).splitlines()[0][:200]}): make room and give "
-            "the same command again"
-        ) from error
+    checkpoint.save_weights(folder, weights)

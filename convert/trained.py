@@ -10,14 +10,13 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from asdjax import audio, checkpoint, losses, models, pretrained, runs, weights
+from asdjax import atomic, audio, checkpoint, documents, losses, models, pretrained, weights
 from asdjax import config as configs
 from asdjax._version import __version__
 from asdjax.architectures import BEATsConfig, BEATsEncoderConfig, MultiResNetConfig
 from asdjax.checkpoint import Checkpoints
 from asdjax.config import Config
 from asdjax.convert import asdkit, beats, state_dict, torch_file
-from asdjax.convert.folders import check_free, whole
 from asdjax.errors import AsdjaxError
 from asdjax.learner import Learner
 from asdjax.models import Tree
@@ -60,7 +59,11 @@ def from_asdkit(
             pretrained weights (all arrays that differ are named), lacks statistics; or the folder
             exists.
     """
-    with whole(folder, ours=_is_converted, overwrite=overwrite) as partial:
+
+    def check() -> None:
+        atomic.require_result(folder, overwrite, ours=_is_converted)
+
+    with atomic.whole_folder(folder, check) as partial:
         state = _trained_state(source)
         config = _configuration(state, source, recipe, clip_seconds, pretrained_weights)
         state, fresh = _with_statistics(state, source, bn_stats)
@@ -116,15 +119,15 @@ def to_torch(source: Path, file: Path, *, overwrite: bool = False) -> int:
     """
     if file.suffix != ".npz":
         raise AsdjaxError(f"{file}: not the name of an .npz file: name one")
-    check_free(file, overwrite and not file.is_dir())
-    if (source / pretrained.DOCUMENT).is_file():
+    atomic.require_free(file, overwrite)
+    if documents.present(source / pretrained.DOCUMENT):
         tree = beats.load(pretrained.read(source))
         state = state_dict.to_torch(beats.table(tree["encoder"]), tree)
     else:
         state = _run_state(Run(source))
     buffer = io.BytesIO()
     np.savez(buffer, **state)
-    runs.write_bytes(file, buffer.getbuffer())
+    atomic.write_bytes(file, buffer.getbuffer(), overwrite=overwrite)
     return len(state)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asdjax import config, console, runs
+from asdjax import atomic, config, console, runs
 from asdjax.errors import AsdjaxError
 
 ASDJAX = (sys.executable, "-m", "asdjax.cli")
@@ -135,8 +135,8 @@ def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         notes.append(note)
     if rows:
         text = _markdown(rows, notes)
-        runs.write_bytes(tables[0], text.encode())
-        runs.write_bytes(tables[1], runs.csv_bytes(rows))
+        atomic.write_bytes(tables[0], text.encode())
+        atomic.write_bytes(tables[1], runs.csv_bytes(rows))
         print(text)
     for what, failure in failures.items():
         console.say(f"failed: {what}: {failure}")

@@ -1,7 +1,7 @@
 """Most memory and time of each verb, one process each, on a synthetic corpus; a JSON line for each.
 
-Called by scripts/bench_memory. `extract` is measured with few and with many clips as well (the same
-file under many names): what is streamed must not grow with their number. With --beats PATH that
+Called by scripts/bench_memory. `extract` is measured with few and with many clips as well (one
+sound, shifted): what is streamed must not grow with their number. With --beats PATH that
 checkpoint's conversion and embedding are measured, too.
 """
 
@@ -76,9 +76,13 @@ def flat(many: int) -> None:
     Path("flat.yaml").write_text(config.dump(recipe), "utf-8")
     measure("train", "flat.yaml", "--data", "flat", "--run", "c")
     clip = next(Path("flat").glob("fan/test/section_00_source_test_normal_*.wav"))
+    content = clip.read_bytes()
+    header, sound = content[:44], content[44:]
     for i in range(many):
         cell = ("source_test_normal", "target_test_anomaly")[i % 2]
-        os.link(clip, clip.with_name(f"section_00_{cell}_{1000 + i // 2}_noAttribute.wav"))
+        path = clip.with_name(f"section_00_{cell}_{1000 + i // 2:04d}_noAttribute.wav")
+        shift = 4 * (i + 1)  # two channels of 16 bits: copies of one clip would be refused
+        path.write_bytes(header + sound[shift:] + sound[:shift])
         if i + 1 in (many // 20, many):
             measure("extract", "c", clips=i + 1)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asdjax import console, metrics, runs
+from asdjax import atomic, console, metrics
 from asdjax.config import ViewConfig
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Run
@@ -132,7 +132,7 @@ def _measure(argv: Sequence[str]) -> None:
             "",
         ]
     )
-    runs.write_bytes(arguments.out / "views.md", text.encode())
+    atomic.write_bytes(arguments.out / "views.md", text.encode())
     print(text)
 
 

@@ -22,7 +22,9 @@ from asdjax.config import SynthConfig
 GOLDEN = Path(__file__).parent / "golden"
 _unpacked = tempfile.TemporaryDirectory(prefix="asdjax-")  # gone when the tests end
 with tarfile.open(GOLDEN / "ckpt_variants.tar.xz") as _archive:
-    _archive.extractall(_unpacked.name, filter="data")
+    if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on
+        _archive.extraction_filter = tarfile.data_filter
+    _archive.extractall(_unpacked.name)
 VARIANTS = Path(_unpacked.name) / "ckpt_variants"
 """PyTorch checkpoints, good, faulty and malicious, and their index."""
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -379,22 +380,22 @@ def test_comparison(run_path, run_copy, capsys):
 
 
 @pytest.mark.parametrize(
-    ("args", "words"),
+    ("args", "code", "words"),
     [
-        (["evaluate", "--scores", "x"], "--truth"),
-        (["evaluate", "a", "--scores", "x", "--truth", "y"], "name run directories"),
-        (["evaluate", "a", "--resamples", "3"], "resamples"),
-        (["submit"], "--verify"),
-        (["submit", "nowhere"], "--info"),
-        (["submit", "nowhere", "--data", "x"], "--data has no use"),
-        (["submit", "--verify", "x", "--out", "y"], "--out has no use"),
-        (["submit", "--verify", "nowhere"], "nowhere"),
-        (["compare", "nowhere", "nowhere"], "nowhere"),
+        (["evaluate", "--scores", "x"], 2, "--truth"),
+        (["evaluate", "a", "--scores", "x", "--truth", "y"], 2, "name run directories"),
+        (["evaluate", "a", "--resamples", "3"], 2, "resamples"),
+        (["submit"], 2, "--verify"),
+        (["submit", "nowhere"], 2, "--info"),
+        (["submit", "nowhere", "--data", "x"], 2, "--data has no use"),
+        (["submit", "--verify", "x", "--out", "y"], 2, "--out has no use"),
+        (["submit", "--verify", "nowhere"], 1, "nowhere"),
+        (["compare", "nowhere", "nowhere"], 1, "nowhere"),
     ],
 )
-def test_wrong_use(args, words, capsys, tmp_path, monkeypatch):
+def test_wrong_use(args, code, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(args) == 1
+    assert main(args) == code
     assert words in capsys.readouterr().err
 
 
@@ -482,6 +483,7 @@ def test_short_clips_without_a_frame_for_the_calibration(run_copy, corpus, tmp_p
 def test_both_channels_silent_is_said(run_copy, corpus, tmp_path, capsys):
     recipe = rewrite(run_copy, lambda v: v.pop(4))
     (run_copy / "config.yaml").write_text(yaml.safe_dump(recipe))
-    data = changed(corpus, tmp_path / "data", lambda s: 0 * s)
+    cut = itertools.count(1)  # silent clips of one length would be copies
+    data = changed(corpus, tmp_path / "data", lambda s: 0 * s[: -next(cut)])
     assert main(["extract", str(run_copy), "--data", str(data)]) == 0
     assert "channel 2 is silent in 32 of 32 clips" in capsys.readouterr().err

@@ -1,11 +1,17 @@
 """Checkpoints: round trip, strictness, survivors of interrupted saves."""
 
+import _thread
 import json
+import os
+import resource
 import shutil
+import time
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
+from asdjax import checkpoint
 from asdjax.checkpoint import Checkpoints, digest
 from asdjax.errors import AsdjaxError
 
@@ -56,11 +62,12 @@ def test_another_models_checkpoint_is_refused(tmp_path, state, change, words):
 def test_an_interrupted_save_is_passed_over(tmp_path, state):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {})
-    broken = tmp_path / "2.orbax-checkpoint-tmp"
+    broken = tmp_path / ".2.asdjax-partial"
     broken.mkdir()
     (broken / "junk").write_text("half")
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         assert checkpoints.latest() == 1
+        assert not broken.exists()
         checkpoints.save(2, state, {})
         assert checkpoints.latest() == 2
 
@@ -70,7 +77,7 @@ def test_no_pickles(tmp_path, state):
         checkpoints.save(1, state, {"a": 1})
     for file in tmp_path.rglob("*"):
         assert file.suffix not in {".pkl", ".pickle"}
-    assert json.loads((tmp_path / "1" / "meta" / "metadata").read_text()) == {"a": 1}
+    assert json.loads((tmp_path / "1" / "meta.json").read_text()) == {"a": 1}
 
 
 def test_digest_sees_names_shapes_dtypes_and_values(state):
@@ -89,22 +96,127 @@ def test_digest_sees_names_shapes_dtypes_and_values(state):
     assert of(np.asfortranarray(base)) == of(base)
 
 
-@pytest.mark.parametrize("damage", ["part", "data"])
-def test_a_damaged_checkpoint_is_named(tmp_path, state, damage):
+def test_every_damaged_file_of_a_checkpoint_is_named(tmp_path, state, capfd):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {})
-    if damage == "part":
-        shutil.rmtree(tmp_path / "1" / "weights")
-    else:
-        for file in (tmp_path / "1" / "weights").rglob("*"):
-            if file.is_file():
-                file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with Checkpoints(tmp_path) as checkpoints:
+    damages = {
+        "delete": lambda file: file.unlink(),
+        "empty": lambda file: file.write_bytes(b""),
+        "cut": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+        "foreign": lambda file: file.write_text('{"tree_metadata": [1]}'),
+        "folder": lambda file: (file.unlink(), file.mkdir()),
+        "fifo": lambda file: (file.unlink(), os.mkfifo(file)),
+        "link": lambda file: (file.rename(away), file.symlink_to(away)),
+    }
+    away = tmp_path / "away"
+    for file in [p for p in (tmp_path / "1").rglob("*") if p.is_file()]:
+        for damage in damages.values():
+            content = file.read_bytes()
+            damage(file)
+            with pytest.raises(AsdjaxError, match="1: this checkpoint is missing or damaged"):
+                read(tmp_path, 1, state)
+            (file.rmdir if file.is_dir() and not file.is_symlink() else delete(file))()
+            away.unlink(missing_ok=True)
+            file.write_bytes(content)
+    (tmp_path / "1" / "weights" / "more").write_text("x")
+    with pytest.raises(AsdjaxError, match="weights/more is not expected"):
+        read(tmp_path, 1, state)
+    (tmp_path / "1" / "weights" / "more").unlink()
+    assert digest(read(tmp_path, 1, state)) == digest(state)
+    for folder in ("weights", "progress/d", "."):
+        shutil.rmtree(tmp_path / "1" / folder)
         with pytest.raises(AsdjaxError, match="1: this checkpoint is missing or damaged"):
-            checkpoints.restore(1, {"weights": state["weights"]})
+            read(tmp_path, 1, state)
+    assert capfd.readouterr() == ("", "")
+
+
+def delete(file):
+    return lambda: file.unlink(missing_ok=True)
+
+
+def read(path, step, state):
+    with Checkpoints(path) as checkpoints:
+        checkpoints.meta(step)
+        return checkpoints.restore(step, state)
+
+
+@pytest.mark.parametrize("defect", [KeyError, AttributeError, TypeError, ValueError, OSError])
+@pytest.mark.parametrize("call", ["metadata", "restore", "save"])
+def test_a_defect_keeps_its_traceback(tmp_path, state, monkeypatch, defect, call):
+    def fail(*_, **__):
+        raise defect("a defect")
+
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, state, {})
+        monkeypatch.setattr(ocp.Checkpointer, call, fail)
+        if (call, defect) == ("save", OSError):
+            defect = AsdjaxError  # a save meets the file system
+        with pytest.raises(defect, match="a defect"):
+            checkpoints.save(2, state, {}) if call == "save" else checkpoints.restore(1, state)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("tree", [{"weights": {"a": "text"}}, {"weights": [np.zeros(2)]}, {}])
+def test_what_others_saved_is_refused_in_words(tmp_path, state, monkeypatch, tree):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, state, {})
+        monkeypatch.setattr(checkpoint, "_stored", lambda place: tree.get(place.name))
+        with pytest.raises(AsdjaxError, match="1: not a checkpoint of this configuration"):
+            checkpoints.restore(1, state)
+
+
+def test_the_older_checkpoint_goes_on_where_the_newest_is_deleted(tmp_path, state):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state, {"at": step})
+    (tmp_path / "3" / "weights" / "_METADATA").write_text("{}")
+    with pytest.raises(AsdjaxError, match="delete it and train again, which continues"):
+        read(tmp_path, 3, state)
+    shutil.rmtree(tmp_path / "3")
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.latest() == 2 and checkpoints.meta(2) == {"at": 2}
+        assert digest(checkpoints.restore(2, state)) == digest(state)
+        checkpoints.save(3, state, {"at": 3})
+        with pytest.raises(AsdjaxError, match="checkpoint 3 exists already"):
+            checkpoints.save(3, state, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, state, rng, capfd):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, state, {})
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        big = {"weights": {"a": rng.normal(size=10_000)}, "progress": {"step": np.zeros(3)}}
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        try:
+            with pytest.raises(AsdjaxError, match="/2/weights: cannot be written .File too large"):
+                checkpoints.save(2, big, {})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert [path.name for path in tmp_path.iterdir()] == ["1"] and checkpoints.latest() == 1
+        assert digest(checkpoints.restore(1, state)) == digest(state)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_reading_makes_nothing(tmp_path):
     with Checkpoints(tmp_path / "absent") as checkpoints:
         assert checkpoints.latest() is None
     assert not (tmp_path / "absent").exists()
+
+
+def test_an_interruption_waits_for_orbaxs_writers(tmp_path, state, monkeypatch):
+    done, original = [], ocp.Checkpointer.save
+
+    def slow(self, *given, **named):
+        time.sleep(0.1)
+        _thread.interrupt_main()
+        time.sleep(0.2)
+        original(self, *given, **named)
+        done.append(given)
+
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, state, {})
+        monkeypatch.setattr(ocp.Checkpointer, "save", slow)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(2, state, {})
+        assert done and [path.name for path in tmp_path.iterdir()] == ["1"]

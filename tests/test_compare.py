@@ -9,7 +9,7 @@ from rich.console import Console
 from test_evaluate import make_run, score_rows, write_truth
 
 from asdjax import bootstrap, metrics
-from asdjax.compare import _difference, compare, markdown, terminal_table
+from asdjax.compare import _difference, _parts, compare, markdown, terminal_table
 from asdjax.errors import AsdjaxError
 
 
@@ -178,6 +178,13 @@ def test_printed_tables(pair):
         words = " ".join(text.split())
         assert "the seed of the training is not" in words and "F1" in words
         assert f"[{low}, {high}]" in words and str(pair[0].path.name) in words
+
+
+@pytest.mark.parametrize("difference", [0.0, -0.0, -1e-17, 1e-17, -4e-5])
+def test_no_difference_is_printed_with_one_sign(difference):
+    value = {"difference": difference, "interval": [-1e-17, 0.25], "probability": 0.5}
+    assert _parts(value, True) == ["+0.00", "[+0.00, +25.00]", "50"]
+    assert _parts({**value, "difference": -0.012}, False) == ["-1.20", "50"]
 
 
 def test_figures_that_differ_by_rounding_alone_are_tied():

@@ -8,6 +8,8 @@ import shutil
 import stat
 import subprocess
 import sys
+import warnings
+import zlib
 from pathlib import Path
 
 import jax
@@ -24,6 +26,7 @@ from asdjax.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
+ROOT = Path(__file__).parent.parent
 TINY = str(Path(__file__).parent / "tiny.yaml")
 TINY_BEATS = str(Path(__file__).parent / "tiny_beats.yaml")
 
@@ -34,6 +37,7 @@ def nothing_chosen(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which `use` replaces
     yield tmp_path / "cache"
     jax.config.update("jax_compilation_cache_dir", before)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -97,8 +101,8 @@ def test_the_users_own_shortest_time_stands(nothing_chosen, monkeypatch):
 
 
 def test_the_switch_and_a_refused_place(corpus_root, nothing_chosen, capsys, monkeypatch):
-    monkeypatch.setattr("asdjax.train.check", lambda config, corpus: {"compiled": "nothing"})
-    check = ["check", TINY, "--data", str(corpus_root)]
+    monkeypatch.setattr("asdjax.train.check", lambda config, corpus: {"fits": True})
+    check = ["check", TINY, "--data", str(corpus_root), "--json"]
     assert cli.main([*check, "--no-compile-cache"]) == 0
     assert not nothing_chosen.exists()
     nothing_chosen.mkdir()
@@ -119,144 +123,164 @@ def test_another_seed_is_the_same_program(recipe):
     assert texts[0] == texts[1]
 
 
-def test_the_second_process_compiles_nothing_anew(corpus_root, tmp_path):
-    """Nor does it trace a training step or an extraction; its seed stays its own."""
-    own = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
-    cache = {"XDG_CACHE_HOME": str(tmp_path), "JAX_LOG_COMPILES": "1"}
-    environment = {**own, **cache, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    digests, compiled, kept = [], [], []
-    for seed in "0", "1":
-        run = tmp_path / seed
-        chosen = ("--data", str(corpus_root), "--run", str(run), "--seed", seed)
-        command = [sys.executable, "-m", "asdjax.cli", "run", TINY, *chosen, "--train.epochs", "1"]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        digests.append(json.loads((run / "training.json").read_text())["digest"])
-        compiled.append(result.stderr.count("Compiling jit(_fun)"))
-        kept.append({path: path.stat().st_mtime_ns for path in tmp_path.glob("asdjax/**/*.*")})
-    assert compiled == [2, 0] and kept[0] == kept[1]
-    assert len([path for path in kept[0] if path.suffix == ".program"]) == 2
-    assert digests[0] != digests[1]
-
-
-def scaled(state, batch):
-    return {"w": state["w"] * batch["x"].sum()}, batch["x"] * state["w"]
-
-
 @pytest.fixture
-def alone(nothing_chosen):
-    """The directory of a process that runs asdjax alone."""
-    yield compile_cache.use(alone=True)
-    compile_cache._own = None
+def command(corpus_root, tmp_path):
+    """Runs `asdjax` in processes of a user with an empty cache, from a copy of the package."""
+    package = tmp_path / "edited"
+    shutil.copytree(Path(asdjax.__file__).parent, package / "asdjax")
+    for name in "configs", "convert":
+        shutil.copytree(ROOT / name, package / "asdjax" / name)
+    own = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
+    environment = {
+        **own,
+        "PYTHONPATH": str(package),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+
+    def start(*arguments, cache=tmp_path / "cache"):
+        where = {**environment, "XDG_CACHE_HOME": str(cache)}
+        words = [sys.executable, "-m", "asdjax.cli", *map(str, arguments)]
+        return subprocess.Popen(words, env=where, stderr=subprocess.PIPE, text=True)
+
+    def finish(process):
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+        return said
+
+    start.package, start.cache, start.finish = package, tmp_path / "cache", finish
+    start.here = lambda *arguments, **more: finish(start(*arguments, **more))
+    start.corpus = "--data", str(corpus_root)
+    return start
 
 
-DEVICES = jax.local_devices()[:2]
+def digest(run):
+    return json.loads((run / "training.json").read_text())["digest"]
 
 
-def called(*about, width=3, function=scaled, keep=True):
-    """Results of a step on two devices, after the state was given away."""
-    step = parallel.training_step(function, DEVICES)
-    if keep:
-        step = compile_cache.kept(step, DEVICES, *about)
-    state = parallel.replicate({"w": np.float32([2, 3, 5])[:width]}, DEVICES)
-    batch = {"x": np.arange(2 * width, dtype=np.float32).reshape(2, width)}
-    result = step(state, batch)
-    assert state["w"].is_deleted()
-    return jax.tree.map(np.asarray, result)
+@pytest.mark.parametrize(
+    "recipe", [TINY, pytest.param(TINY_BEATS, marks=pytest.mark.slow)], ids=["resnet", "beats"]
+)
+def test_every_start_works_whatever_came_before(recipe, command, tmp_path, rng):
+    """Checks, trainings of equal programs, edits, a moved cache, two starts at once."""
+    once = recipe, *command.corpus, "--train.epochs", "1"
+    command.here("check", *once)
+    runs = [tmp_path / f"run{i}" for i in range(7)]
+    command.here("train", *once, "--run", runs[0])
+    command.here("train", *once, "--run", runs[1])
+    command.here("train", *once, "--run", runs[2], "--train.keep-checkpoints", "3")
+    command.here("train", *once, "--run", runs[3], "--seed", "1")
+    with (command.package / "asdjax" / "learner.py").open("a") as file:
+        file.write("# a comment\n")
+    command.here("train", *once, "--run", runs[4])
+    moved = tmp_path / "moved"
+    command.cache.rename(moved)
+    both = [command("train", *once, "--run", run, cache=moved) for run in runs[5:]]
+    for process in both:
+        command.finish(process)
+    equal = {digest(run) for run in runs if run is not runs[3]}
+    assert len(equal) == 1 and digest(runs[3]) not in equal
+    soundfile.write(tmp_path / "clip.wav", rng.uniform(-0.1, 0.1, 16000), 16000)
+    for run in runs[:2]:
+        command.here("extract", run, cache=moved)
+        command.here("embed", run, tmp_path / "clip.wav", "--out", run / "clip.npz", cache=moved)
+    first, second = ((run / "clip.npz").read_bytes() for run in runs[:2])
+    assert len(first) == len(second)
+    with np.load(runs[0] / "clip.npz") as one, np.load(runs[1] / "clip.npz") as two:
+        assert np.array_equal(one["embedding"], two["embedding"])
 
 
-def restarted(*about):
-    """The same in another process."""
-    jax.config.update("jax_compilation_cache_dir", None)
-    compile_cache.use(alone=True)
-    return called(*about)
+def entries(cache):
+    return sorted(cache.glob("asdjax/compiled/*/*-cache"))
 
 
-def never(state, batch):
-    raise AssertionError("traced")
+def test_whatever_the_cache_holds_is_said_once_and_made_anew(command, tmp_path):
+    """Damaged and foreign entries, others in place of a file, and those of the retired store."""
+    once = TINY, *command.corpus, "--train.epochs", "1"
+    command.here("train", *once, "--run", tmp_path / "good")
+    found = entries(command.cache)
+    assert len(found) > 1
+
+    def damage(path, number):
+        kind = number % 6
+        if kind == 0:
+            path.write_bytes(path.read_bytes()[:-100])
+        elif kind == 1:
+            path.write_bytes(b"")
+        elif kind == 2:
+            path.write_bytes(zlib.compress(b"\0\0\0\1foreign"))
+        else:
+            path.unlink()
+            (path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero"))[kind - 3]()
+        if kind == 3:
+            (path / "inside").touch()
+
+    retired = found[0].parent / "0123.program"
+    for first in 0, 2, 5:
+        retired.write_bytes(b"a pickle")
+        for number, path in enumerate(found, first):
+            damage(path, number)
+        run = tmp_path / f"run{first}"
+        said = command.here("train", *once, "--run", run).splitlines()
+        about = [line for line in said if "made anew" in line]
+        assert 1 <= len(about) <= len(found), said
+        assert not [line for line in said if "Warning" in line], said
+        assert digest(run) == digest(tmp_path / "good") and not retired.exists()
+        assert entries(command.cache) == found
+    said = command.here("train", *once, "--run", tmp_path / "again")
+    assert "anew" not in said and all(path.is_file() for path in found)
 
 
-def test_a_program_is_found_by_what_it_is_made_from(alone, monkeypatch):
-    plain, first = called(keep=False), called("one")
-    again = called("one", function=never)
-    assert jax.tree.all(jax.tree.map(np.array_equal, plain, first))
-    assert jax.tree.all(jax.tree.map(np.array_equal, plain, again))
-
-    def otherwise(_):
-        with jax.default_matmul_precision("highest"):
-            called("one")
-
-    changes = [
-        otherwise,
-        lambda m: called("another"),
-        lambda m: called("one", width=2),
-        lambda m: (m.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"] + " "), called("one")),
-        lambda m: (m.setattr(compile_cache, "_makers", lambda: ["another"]), restarted("one")),
-        lambda m: (m.setattr(compile_cache.metadata, "version", lambda _: "9"), restarted("one")),
-    ]
-    for number, change in enumerate(changes, 2):
-        with monkeypatch.context() as patch:
-            change(patch)
-        assert len(list(alone.glob("*.program"))) == number
-
-
-def test_what_makes_programs_is_this_packages_text(tmp_path, monkeypatch):
-    package = shutil.copytree(Path(compile_cache.__file__).parent, tmp_path / "asdjax")
-    monkeypatch.setattr(compile_cache, "__file__", str(package / "compile_cache.py"))
-    before = compile_cache._makers()
-    with (package / "signal" / "fbank.py").open("a") as file:
-        file.write("\n")
-    after = compile_cache._makers()
-    assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
-
-
-def test_no_program_is_kept_that_an_older_text_made(alone, monkeypatch):
-    """Whoever edits a file, or installs another version, does so under running processes."""
-    monkeypatch.setattr(compile_cache, "_makers", lambda: ["edited"])
-    called("one")
-    assert not list(alone.glob("*.program"))
-    restarted("one")
-    assert len(list(alone.glob("*.program"))) == 1
-
-
-@pytest.mark.parametrize("damage", [b"", b"short", None])
-def test_a_damaged_program_is_made_again(alone, damage):
-    good = called("one")
-    (path,) = alone.glob("*.program")
-    content = path.read_bytes()
-    path.write_bytes(content[:-9] + b"elsewhere" if damage is None else damage)
-    assert jax.tree.all(jax.tree.map(np.array_equal, called("one"), good))
-    called("one", function=never)
-    assert [p.name for p in alone.glob("*.program")] == [path.name]
-
-
-def test_a_program_that_cannot_be_loaded_or_kept_is_said(alone, capsys, monkeypatch):
-    good = called("one")
-
-    def refused(*_, **__):
-        raise jax.errors.JaxRuntimeError("another driver")
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(compile_cache.serialize_executable, "deserialize_and_load", refused)
-    monkeypatch.setattr(compile_cache.tempfile, "TemporaryDirectory", full)
-    assert jax.tree.all(jax.tree.map(np.array_equal, called("one"), good))
+def test_an_unreadable_entry_is_said_once_and_removed(nothing_chosen, capsys, monkeypatch):
+    others = []
+    monkeypatch.setattr(warnings, "showwarning", lambda text, *_, **__: others.append(str(text)))
+    folder = compile_cache.use()
+    for name in "one-0-cache", "one-1-cache", "two-2-cache", "xla":  # the last of XLA's own
+        (folder / name).touch()
+    for name in "one", "another":
+        text = f"Error reading persistent compilation cache entry for {name!r}: why"
+        warnings.warn(text, stacklevel=1)
+    warnings.warn("of another kind", stacklevel=1)
     said = capsys.readouterr().err
-    assert "cannot be loaded (another driver): compiling anew" in said
-    assert f"{alone}: cannot keep a program there (No space left on device)" in said
+    assert said.count("made anew") == 1 and "'one'" in said and others == ["of another kind"]
+    assert sorted(path.name for path in folder.iterdir()) == ["two-2-cache", "xla"]
 
 
-def test_programs_of_others_are_traced(alone):
-    """Where code that is not ours may decide what is computed, or a debugger looks on."""
-    assert compile_cache.kept(never, DEVICES) is not never
-    with jax.disable_jit():
-        assert compile_cache.kept(never, DEVICES) is never
-    jax.config.update("jax_compilation_cache_dir", str(alone.parent))
-    assert compile_cache.kept(never, DEVICES) is never
-    jax.config.update("jax_compilation_cache_dir", None)
-    compile_cache.use()
-    assert compile_cache.kept(never, DEVICES) is never
+@pytest.mark.parametrize("owner", ["link", "open", "ancestor", "sticky"])
+def test_a_place_where_others_may_write_is_not_used(owner, tmp_path, monkeypatch, nothing_chosen):
+    """A directory that others may write is none; below a sticky one only the user's own names."""
+    cache = tmp_path / "shared" / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    own = cache / "asdjax" / "compiled"
+    own.mkdir(parents=True)
+    if owner == "link":
+        own.rmdir()
+        own.symlink_to(tmp_path)
+    else:
+        place, mode = {
+            "open": (own, 0o770),
+            "ancestor": (cache.parent, 0o777),
+            "sticky": (cache.parent, 0o1777),
+        }[owner]
+        place.chmod(mode)
+    if owner == "sticky":
+        assert compile_cache.use().parent == own
+        return
+    with pytest.raises(AsdjaxError, match="is a link" if owner == "link" else "written by others"):
+        compile_cache.use()
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_missing_directories_above_are_made_for_the_user_alone(
+    tmp_path, monkeypatch, nothing_chosen
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one" / "two"))
+    before = os.umask(0)
+    try:
+        compile_cache.use()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "one").stat().st_mode) == 0o700
 
 
 class Programs(logging.Handler):

@@ -1,11 +1,18 @@
 """Configurations: strict reading, overrides, round trip."""
 
 import dataclasses
+import os
+import re
+import socket
+from pathlib import Path
 
 import pytest
 
 from asdjax import config as configs
+from asdjax import description, schema
 from asdjax.errors import AsdjaxError
+
+INFO = Path(__file__).parent / "submission.yaml"
 
 
 @pytest.mark.parametrize("name", configs.names())
@@ -78,14 +85,39 @@ def test_quickstart_is_system1_but_for_epochs_and_length():
         ("decision: {level: 1.0}", ["decision.level"]),
         ("seed: 1\nseed: 2", ["seed", "twice"]),
         ("[1, 2]", ["keys and values"]),
-        ("a: [", ["not valid YAML"]),
+        ("a: [", ["not valid YAML", "line 1, column 5"]),
+        ("seed: 010", ["line 1, column 7", "8 or 10"]),
+        ("seed: 1_0", ["line 1, column 7", "'1_0'"]),
+        ("seed: 08", ["seed", "a whole number", "'08'"]),
+        ("seed: 2001-99-99", ["seed", "a whole number", "'2001-99-99'"]),
+        ("seed: !!int abc", ["line 1", "!!int"]),
+        ("seed: -1", ["seed", "at least 0", "at most 2147483647"]),
+        ("train: {epochs: 2000000}", ["train.epochs", "at most 1048576"]),
+        ("audio: {read_threads: " + "9" * 99 + "}", ["audio.read_threads", "more than 80 digits"]),
+        ("optim: {eps: .inf}", ["optim.eps", "a number", "inf"]),
+        ("optim: {eps: '1_0'}", ["optim.eps", "a number", "'1_0'"]),
+        ("optim: {eps: ' 1'}", ["optim.eps", "a number", "' 1'"]),
+        ("optim: {betas: [0.9, " + "0.1, " * 9000 + "]}", ["optim.betas", "2 values, found 9001"]),
+        ("loss: {scale: 1e999}", ["loss.scale", "'1e999'"]),
+        ("dataset: {label: no}", ["dataset.label", "found False", "in quotes"]),
+        ("model: {name: beats, weights: off}", ["model.weights", "found False", "in quotes"]),
+        ("model: {name: beats, encoder: {layer_norm_first: 0}}", ["layer_norm_first", "found 0"]),
+        ("model: {name: [a]}", ["model.name", "multiresnet, beats", "['a']"]),
+        ("model: {name: no}", ["model.name", "found False"]),
+        ("no: 1", ["unknown key 'False'"]),
+        ("~: 1", ["unknown key 'None'"]),
+        ("train: {1.5: 1}", ["unknown key 'train.1.5'"]),
+        ("? " + "k" * 50000 + "\n: 1", ["unknown key 'kkk", "(50,000 characters)"]),
+        ("seed: " + "x" * 50000, ["seed", "'xxx", "characters)"]),
+        ("train: [" + "x, " * 20000 + "]", ["train", "found ['x', 'x'", "...]"]),
+        ("extract: {views: [{name: " + "v" * 50000 + ", method: far}]}", ["views[0].name", "vvv"]),
     ],
 )
 def test_refusals_name_file_key_and_choices(text, words):
     with pytest.raises(AsdjaxError) as refusal:
         configs.parse(text, "recipe.yaml")
     message = str(refusal.value)
-    assert "\n" not in message
+    assert "\n" not in message and len(message) < 500
     for word in ["recipe.yaml", *words]:
         assert word in message
 
@@ -96,13 +128,105 @@ def test_numbers_in_yaml_shorthand():
     assert configs.parse("", "x") == configs.Config()
 
 
-def test_unknown_recipe_and_unreadable_file(tmp_path):
-    with pytest.raises(AsdjaxError, match="system1"):
-        configs.load("system9")
-    binary = tmp_path / "x.yaml"
-    binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(AsdjaxError, match="x.yaml"):
-        configs.load(str(binary))
+def test_numbers_in_messages_have_all_their_digits():
+    assert str(schema.Range(low=1, high=2**20)) == "at least 1 and at most 1048576"
+    assert str(schema.Range(low=0, high=2**31 - 1)) == "at least 0 and at most 2147483647"
+    assert str(schema.Range(low=1e-5, high=0.9999, above=True)) == "above 1e-05 and at most 0.9999"
+    assert str(schema.Range(low=-60.0, high=1234567.5)) == "at least -60 and at most 1234567.5"
+
+
+def test_whole_numbers_that_no_float_holds():
+    huge = 10**400
+    with pytest.raises(AsdjaxError, match="x: seed: must be .* found a number of more than 80 dig"):
+        configs.validate(dataclasses.replace(configs.Config(), seed=huge), "x")
+    with pytest.raises(AsdjaxError, match=r"x: optim\.eps: expected a number"):
+        configs.from_tree({"optim": {"eps": huge}}, "x")
+
+
+def test_a_value_of_many_levels():
+    tree = []
+    for _ in range(100000):
+        tree = [tree]
+    for key in ("seed", "train"):
+        with pytest.raises(AsdjaxError, match=rf"^x: {key}: expected .* found \[\[\[") as refusal:
+            configs.from_tree({key: tree}, "x")
+        assert len(str(refusal.value)) < 200
+    while tree:  # freed level by level
+        tree = tree.pop()
+
+
+def test_unknown_recipe():
+    for name in ("system9", "absent/system1.yaml"):
+        with pytest.raises(
+            AsdjaxError, match=f"^no recipe or file '{name}': .*quickstart, system1"
+        ):
+            configs.load(name)
+
+
+def unreadable(folder):
+    """What cannot be read as a YAML file, and what is to be said of it."""
+    (folder / "directory").mkdir()
+    (folder / "text").write_text("a: 1")
+    (folder / "binary").write_bytes(b"\xff\xfe\x00")
+    (folder / "loop").symlink_to(folder / "loop")
+    os.mkfifo(folder / "fifo")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "socket"))
+    return {
+        "directory": "is a directory: name a regular file",
+        "binary": "not UTF-8 text",
+        "loop": "cannot be read (Too many levels of symbolic links)",
+        "fifo": "is a FIFO: name a regular file",
+        "socket": "is a socket: name a regular file",
+        "text/below": "cannot be read (Not a directory)",
+        "x" * 300: "cannot be read (File name too long)",
+        "nul\0": "cannot be read (",
+    }
+
+
+def test_what_is_no_file_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the name of a socket may not be long
+    for name, words in unreadable(tmp_path.relative_to(tmp_path)).items():
+        for read in (configs.load, lambda path: description.read_info(Path(path), 1)):
+            with pytest.raises(AsdjaxError, match=re.escape(f"{name}: {words}")):
+                read(name)
+    with pytest.raises(AsdjaxError, match=r"^absent\.yaml: cannot be read \(No such file or dir"):
+        description.read_info(Path("absent.yaml"), 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("institute: ", "institute: no #", "institute: expected text, found False (put a text"),
+        ("institute: ", "institute: 010 #", "write 8 or 10"),
+        ("institute: ", "institute: " + "a" * 65 + " #", "at most 64"),
+        ("authors:", "x: &a [*a]\nauthors:", "*a names nothing that ends before it"),
+        ("authors:", "[a]: 1\nauthors:", "as a key"),
+        ("authors:", "a: b: c\nauthors:", "not valid YAML: a colon"),
+    ],
+)
+def test_faults_of_info(tmp_path, old, new, words):
+    text = INFO.read_text()
+    assert text.count(old) == 1
+    file = tmp_path / "info.yaml"
+    file.write_text(text.replace(old, new))
+    with pytest.raises(AsdjaxError, match=re.escape(words)) as error:
+        description.read_info(file, 1)
+    assert str(error.value).startswith(f"{file}: ")
+
+
+def test_meta_yaml_rounds_no_number():
+    config = configs.parse(
+        "augment: {mixup: {probability: 0.12345678}}\n"
+        "audio: {sample_rate: 1048575}\n"
+        "model: {high_hz: 123456.75}",
+        "x",
+    )
+    about = description.read_info(INFO, 1)
+    said = description.describe(config, ["fan/00"], about)
+    assert "0.12345678" in said["data_augmentation"]
+    assert said["input_sampling_rate"] == "1048.575 kHz"
+    assert "200 to 123456.75 Hz" in said["acoustic_features"]
 
 
 def test_differences_ignore_how_a_run_is_carried_out():

@@ -3,6 +3,7 @@
 import pytest
 
 from asdjax import console
+from asdjax.errors import AsdjaxError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -19,3 +20,41 @@ def test_printable(text, printed, capsys):
     assert console.printable(text) == printed
     console.say(text)
     assert capsys.readouterr().err == printed + "\n"
+
+
+def failing(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (AsdjaxError("fan.wav: is empty"), 1, "asdjax: fan.wav: is empty\n"),
+        (UsageError("name --out"), 2, "asdjax: name --out\n"),
+        (MemoryError(), 1, "asdjax: out of memory\n"),
+        (MemoryError("4 GiB"), 1, "asdjax: out of memory (4 GiB)\n"),
+        (KeyboardInterrupt(), 130, "asdjax: interrupted: all is lost\n"),
+    ],
+)
+def test_what_went_wrong_is_one_sentence(error, code, words, capsys):
+    assert console.finish(failing(error), "all is lost") == code
+    assert capsys.readouterr().err == words
+
+
+def test_no_memory_on_the_device(capsys):
+    error = RuntimeError("RESOURCE_EXHAUSTED: 9 GiB\nat ...")
+    assert console.finish(failing(error), "") == 1
+    words = capsys.readouterr().err
+    assert "out of memory on the device (RESOURCE_EXHAUSTED: 9 GiB)" in words
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "no", "x"), BrokenPipeError(), RuntimeError("x"), KeyError("x")]
+)
+def test_a_defect_keeps_its_traceback(error, capsys):
+    with pytest.raises(type(error)) as raised:
+        console.finish(failing(error), "")
+    assert raised.value is error and not capsys.readouterr().err

@@ -294,7 +294,8 @@ def finished_run(path, config, weights=None):
             checkpoints.save(0, state, {})
     run.write_training(
         {
-            "classes": list("abc"), "n_samples": 6400, "step": 0,
+            "classes": list("abc"), "n_samples": 6400, "step": 0, "config": configs.to_tree(config),
+            "seed": 0, "data": "data",
             "digest": digest(state["weights"]), "frozen": digest(frozen) if frozen else None,
         }
     )  # fmt: skip
@@ -335,7 +336,7 @@ def test_torch_refuses(tiny, tmp_path, capsys):
         assert_equal(dict(found), torch_file.read(TINY)["model"])
     folder = tmp_path / "folder.npz"
     folder.mkdir()
-    assert "exists already" in refused(capsys, "torch", tiny[0], folder, "--overwrite")
+    assert "not a regular file" in refused(capsys, "torch", tiny[0], folder, "--overwrite")
     config = configs.load(str(Path(__file__).parent / "tiny.yaml"))
     run = finished_run(tmp_path / "run", config)
     run.write_training({**run.finished_training(), "digest": "0" * 32})

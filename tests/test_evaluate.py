@@ -10,12 +10,22 @@ import pytest
 from rich.console import Console
 
 from asdjax import config as configs
-from asdjax import evaluate, metrics, runs
-from asdjax.config import Config, ViewConfig
+from asdjax import evaluate, metrics, runs, thresholds
+from asdjax.compare import compare
+from asdjax.config import Config, ViewConfig, to_tree
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Run
 
 CELLS = [(d, label) for d in ("source", "target") for label in ("normal", "anomaly")]
+
+
+def numbers(value):
+    """Every number of a document."""
+    if isinstance(value, dict | list):
+        for inside in value.values() if isinstance(value, dict) else value:
+            yield from numbers(inside)
+    elif isinstance(value, float | int):
+        yield value
 
 
 def score_rows(rng, machine, per_cell=6, named=True, lift=1.0, sections=("00",)):
@@ -55,7 +65,12 @@ def make_run(path, machines, seed=0):
     )
     run = Run(path)
     run.write_config(config)
-    run.write_training({"digest": "weights"})
+    run.write_training(
+        {
+            "classes": [*machines], "n_samples": 8000, "step": 2, "seed": seed, "data": "data",
+            "digest": "weights", "frozen": None, "config": to_tree(config),
+        }
+    )  # fmt: skip
     made_from = {
         run.embeddings_path(view.name, machine): f"{recipe}/clips"
         for view, recipe in run.embedding_recipes().items()
@@ -65,6 +80,7 @@ def make_run(path, machines, seed=0):
     run.write_artefacts({path: (b"embeddings", inputs) for path, inputs in made_from.items()})
     for machine, rows in machines.items():
         run.write_scores(machine, rows)
+    run.write_thresholds({"schema": thresholds.SCHEMA})
     return run
 
 
@@ -133,6 +149,25 @@ def test_the_document_and_the_files_of_a_run(rng, tmp_path, capsys):
     assert float(score["value"]) == document["official_score"]
     bounds = [float(score["low"]), float(score["high"])]
     assert bounds == document["intervals"]["official_score"]
+
+
+def test_figures_of_0_are_written_as_0(rng, tmp_path):
+    upside_down = {m: score_rows(rng, m, lift=-20, sections=("00", "01")) for m in ("fan", "valve")}
+    upside_down["pump"] = score_rows(rng, "pump", lift=20)
+    run = make_run(tmp_path / "a", upside_down)
+    document = evaluate.evaluate(run, resamples=100)
+    assert document["machines"]["fan"]["official"]["auc_source"] == 0
+    assert document["official_score"] == 0 == document["within_score"]
+    assert document["intervals"]["official_score"] == [0, 0]
+    other = make_run(tmp_path / "b", upside_down, seed=1)
+    seeds = evaluate.evaluate_runs([run, other], resamples=100)
+    assert seeds["official_score"] == {"mean": 0, "std": 0}
+    with (run.metrics / "metrics.csv").open(newline="") as file:
+        written = [float(r[c]) for r in csv.DictReader(file) for c in ("value", "low", "high")]
+    documents = [
+        document, seeds, evaluate.by_view(run, resamples=100), compare(run, other, resamples=100)
+    ]  # fmt: skip
+    assert not [x for x in [*written, *numbers(documents)] if 0 < abs(x) < 1e-9]
 
 
 def test_runs_without_labels_leave_no_metrics(rng, tmp_path, unnamed):

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("compiled_fast")
 RECIPE = str(Path(__file__).parent / "views.yaml")
 PROGRAM = """
 import os, signal, sys, threading
-from asdjax import cli, parallel, runs
+from asdjax import atomic, cli, parallel
 from asdjax.checkpoint import Checkpoints
 
 moment, count = sys.argv[1], 0
@@ -24,7 +24,7 @@ def die_at(n):
     if count == n:
         os.kill(os.getpid(), signal.SIGKILL)
 
-save, write, split = Checkpoints.save, runs.write_bytes, parallel.split_batch
+save, write, split = Checkpoints.save, atomic.write_bytes, parallel.split_batch
 
 def killed_save(self, *args):
     global count
@@ -47,7 +47,7 @@ if moment == "save":
 elif moment == "step":
     parallel.split_batch = killed_split
 else:
-    runs.write_bytes = killed_write
+    atomic.write_bytes = killed_write
 sys.exit(cli.main(sys.argv[2:]))
 """
 
@@ -91,3 +91,88 @@ def test_killed_and_given_again(moment, run_of, whole, tmp_path):
     assert run_of(tmp_path / "run", moment) == -9
     assert run_of(tmp_path / "run") == 0
     assert results(tmp_path / "run") == whole
+
+
+START = """
+import atexit, ctypes, gc, hashlib, os, signal, sys, threading, time
+from asdjax import __main__, cli, errors, interruption
+
+def send(number=signal.SIGINT):
+    os.kill(os.getpid(), number)
+
+def later(seconds, number=signal.SIGINT):
+    threading.Timer(seconds, send, [number]).start()
+
+def main():
+    interruption.watch()
+    command()
+
+cli.main = main
+interruption.PATIENCE = 1
+"""
+FINISH = "\nsys.exit(__main__.main())"
+SENTENCE = "asdjax: interrupted: nothing was done\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("later(0.2); time.sleep(60)", 130),
+        ("later(0.2, signal.SIGTERM); time.sleep(60)", 143),
+        ("later(0.2, signal.SIGHUP); time.sleep(60)", 129),
+        ("later(0.2); later(0.3); later(0.9, signal.SIGTERM); time.sleep(60)", 130),
+        # the exception is lost, becomes another one, or meets one
+        ("gc.callbacks.append(lambda *_: send()); gc.collect(); gc.callbacks.clear()\\\n"
+         "    or time.sleep(60)", 130),
+        ("later(0.2)\n    try: time.sleep(60)\n    except BaseException: pass\n"
+         "    time.sleep(60)", 130),
+        ("later(0.2)\n    try: time.sleep(60)\n"
+         "    except BaseException: raise ImportError from None", 130),
+        ("later(0.2)\n    try: time.sleep(60)\n"
+         "    finally: raise errors.AsdjaxError('half a file')", 130),
+        # nothing in Python notices it
+        ("later(0.2); hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)", 130),
+        # threads that nobody could wait for, or that fail because the rest ends
+        ("threading.Thread(target=time.sleep, args=[60]).start(); send()", 130),
+        ("threading.Timer(0.3, lambda: 1 / 0).start()\n    try: send()\n"
+         "    finally: time.sleep(0.6)", 130),
+    ],
+)  # fmt: skip
+def test_every_signal_ends_in_one_sentence(command, code):
+    ended = start(START + f"def command():\n    {command}" + FINISH)
+    assert (ended.returncode, ended.stderr) == (code, SENTENCE)
+
+
+def test_cleaning_up_is_not_interrupted_again():
+    command = (
+        "later(0.1)\n    try: time.sleep(60)\n"
+        "    finally: time.sleep(0.7); print('clean', flush=True)"
+    )
+    ended = start(START + f"def command():\n    {command}" + FINISH)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "clean\n", SENTENCE)
+
+
+def test_a_module_is_imported_whole(tmp_path):
+    module = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.4)\n"
+    (tmp_path / "slow.py").write_text(module + "print('whole', flush=True)\n")
+    command = f"sys.path.insert(0, {str(tmp_path)!r}); import slow; time.sleep(60)"
+    ended = start(START + f"def command():\n    {command}" + FINISH)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "whole\n", SENTENCE)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def command(): atexit.register(lambda: (send(), time.sleep(0.1)))",  # after its end
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\ndef command(): send(); time.sleep(0.4)",
+    ],
+    ids=["ended", "nohup"],
+)
+def test_signals_that_change_nothing(program):
+    ended = start(START + program + FINISH)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def start(program):
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

@@ -1,9 +1,17 @@
+import dataclasses
 import json
+import os
 from pathlib import Path
 
+import numpy as np
+import soundfile
+
 from asdjax.audio import Header
-from asdjax.config import DatasetConfig
+from asdjax.cli import main
+from asdjax.config import Config, DatasetConfig
+from asdjax.corpus import open_corpus
 from asdjax.dcase import Dataset, Problem, parse_clip
+from asdjax.folders import Unused
 from asdjax.inventory import describe, render
 
 PATHS = [
@@ -53,6 +61,7 @@ def test_the_document():
     assert document["training"]["classes"] == ["Sander/00", "fan/00"]
     assert document["scored"] == {"Sander": {"test": 2, "train": 1}, "fan": {"test": 3, "train": 3}}
     assert document["problems"] == [{"path": PATHS[8], "kind": "truncated", "reason": "cut"}]
+    assert document["unused"] == []
     assert document["notes"] == ["mono files, so that every view is the raw one: Sander"]
 
 
@@ -71,3 +80,79 @@ def test_the_table():
     assert rows["Sander"] == "Sander 00 additional+evaluation 1 2 6 1 16000 -".split()
     assert "problems: 1 truncated" in text and f"  {PATHS[8]}: truncated: cut" in text
     assert "trains: 4 clips of Sander, fan" in text and "scored: 5 clips of Sander, fan" in text
+
+
+def test_audio_that_is_not_used_is_listed():
+    dataset, headers = example()
+    lost = Unused("ToyCar/Train", 3, "call the folder train", lost=True)
+    noise = Unused("fan/supplemental", 1, "no use here", lost=False)
+    problems = (Problem(lost.folder, "unused", str(lost)), *dataset.problems)
+    more = [Unused(f"x/{i:02d}", 1, "why", lost=False) for i in range(30)]
+    dataset = dataclasses.replace(dataset, problems=problems, unused=(lost, noise, *more))
+    document = describe(dataset, headers, DatasetConfig())
+    assert document["unused"][:2] == [
+        {"folder": "ToyCar/Train", "files": 3, "why": "call the folder train"},
+        {"folder": "fan/supplemental", "files": 1, "why": "no use here"},
+    ]
+    assert len(document["unused"]) == 32
+    lines = render(document).splitlines()
+    start = lines.index("audio that is not used:")
+    assert lines[start + 1 : start + 3] == [
+        *("  ToyCar/Train (3): call the folder train", "  fan/supplemental (1): no use here")
+    ]
+    assert lines[start + 20 : start + 22] == ["  x/17 (1): why", "  and 12 more (--json lists all)"]
+    assert "problems: 1 truncated, 1 unused" in lines
+    assert sum("ToyCar" in line for line in lines) == 1
+
+
+def write(path: Path, rng, channels: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        samples = rng.integers(-9000, 9000, (160, channels), np.int16)
+        soundfile.write(file, samples, 16000, "PCM_16", format="WAV")
+
+
+def test_data_of_another_edition_are_recognised(tmp_path, rng, capsys):
+    for machine in ("bearing", "fan"):
+        write(tmp_path / machine / "train" / Path(PATHS[6]).name, rng, 1)
+    hint = "read as dcase2026, but its machines and channels are those of dcase2022 or dcase2023"
+    assert main(["data", str(tmp_path)]) == 0
+    assert f"note: {hint}" in capsys.readouterr().out
+    open_corpus(tmp_path, Config())
+    assert f"{tmp_path}: {hint}" in capsys.readouterr().err
+    for path in tmp_path.rglob("*.wav"):  # sections that 2026 does not have
+        path.rename(path.with_name(path.name.replace("section_00", "section_03")))
+    assert main(["data", str(tmp_path)]) == 1
+    assert f"note: {hint}" in capsys.readouterr().out
+    assert main(["data", str(tmp_path), "--dataset.edition", "dcase2022"]) == 0
+    assert "read as" not in capsys.readouterr().out
+
+
+def test_names_that_cannot_be_printed_are_escaped(tmp_path, rng, capsys):
+    name = Path(PATHS[6]).name
+    for machine in ("fan", "e\x1b[31mn", "n\nl", "caf\udce9"):
+        write(tmp_path / "caf\udce9" / machine / "train" / name, rng, 2)
+    write(tmp_path / "caf\udce9" / "fan" / "train" / "b\x1b\n\udce9.wav", rng, 2)
+    write(tmp_path / "caf\udce9" / "t\x1b\udce9" / "Train" / name, rng, 2)
+    root = tmp_path / "caf\udce9"
+    assert main(["data", str(root)]) == 1
+    text = capsys.readouterr().out
+    assert all(line.isprintable() for line in text.splitlines())
+    assert r"  e\x1b[31mn: misnamed: the folder's name holds characters" in text
+    assert r"  fan/train/b\x1b\n\udce9.wav: misnamed" in text
+    assert r"  t\x1b\udce9/Train (1): " in text and text.startswith(str(tmp_path / r"caf\udce9"))
+    assert main(["data", str(root), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    json.dumps(document, ensure_ascii=False).encode()  # no lone surrogates
+    assert [p["path"] for p in document["problems"]] == [
+        *(
+            r"caf\udce9",
+            r"e\x1b[31mn",
+            r"fan/train/b\x1b\n\udce9.wav",
+            r"n\nl",
+            r"t\x1b\udce9/Train",
+        )
+    ]
+    assert main(["check", "system1", "--data", os.fspath(root)]) == 1
+    error = capsys.readouterr().err
+    assert r"caf\udce9: misnamed" in error and all(x.isprintable() for x in error.splitlines())

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asdjax import config as configs
 from asdjax import evaluate
 from asdjax.metrics import auc
 from asdjax.runs import Run
@@ -129,11 +130,13 @@ def test_a_run_follows_its_training(script, tmp_path):
     trained.mkdir()
     (trained / "config.yaml").write_text("seed: 4\n")
     for version in ("one", "two"):
-        (trained / "training.json").write_text(version)
+        tree = configs.to_tree(configs.load(str(trained / "config.yaml")))
+        facts = {"classes": [], "n_samples": 1, "step": 0, "seed": 4, "data": "", "frozen": None}
+        Run(trained).write_training({**facts, "digest": version, "config": tree})
         for views in (script.VIEWS, script.VIEWS[:2]):
             script._copy(trained, run, views)
             (run / version).touch()
-            assert (run / "training.json").read_text() == version
+            assert Run(run).finished_training()["digest"] == version
             assert Run(run).config().extract.views == views and Run(run).config().seed == 4
     assert (run / "two").exists() and not (run / "one").exists()  # results of other weights
     assert Run(trained).config().extract.views != script.VIEWS

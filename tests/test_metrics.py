@@ -1,4 +1,3 @@
-import io
 import itertools
 import json
 import re
@@ -8,7 +7,7 @@ import pytest
 from conftest import EXACT_METRIC
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
+from test_evaluate import numbers
 
 from asdjax import metrics
 from asdjax.errors import AsdjaxError
@@ -190,11 +189,41 @@ def test_empty_cells_are_none_and_said(rng):
     assert document["mean"]["official"]["auc_target"] is None
 
 
-def test_harmonic_mean_floors_at_machine_epsilon():
+def test_harmonic_mean():
     assert harmonic_mean([0.5, 1.0]) == pytest.approx(2 / 3, abs=EXACT_METRIC)
-    assert harmonic_mean([0.0, 1.0]) == pytest.approx(2 / (1 / EPS + 1), rel=1e-12)
     assert harmonic_mean([0.5, None]) == 0.5
     assert harmonic_mean([None]) is None
+    arrays = harmonic_mean([np.array([0.5, 0.0]), np.array([1.0, 1.0])])
+    assert arrays == pytest.approx([2 / 3, 0], abs=EXACT_METRIC) and arrays[1] == 0
+
+
+@given(st.lists(st.sampled_from([0.0, 1e-4, 0.3, 0.5, 1.0]), min_size=1, max_size=60))
+def test_harmonic_mean_is_the_challenges_and_0_where_a_figure_is_0(values):
+    challenge = len(values) / sum(1 / max(value, EPS) for value in values)
+    assert harmonic_mean(values) == pytest.approx(challenge, abs=EXACT_METRIC, rel=1e-12)
+    assert (harmonic_mean(values) == 0) == (0 in values)
+
+
+def test_a_figure_of_0_is_0_in_every_mean():
+    is_anomaly, is_target = np.array([0, 0, 1, 1] * 2), np.repeat([0, 1], 4)
+    scores = np.array([3.0, 4, 1, 2, 3, 4, 5, 6])  # upside down in the source domain
+    tables = {"00": figures(scores, is_anomaly, is_target, np.zeros(8, int))}
+    document = summary({"fan": tables, "valve": {**tables, "01": tables["00"]}})
+    fan = document["machines"]["fan"]
+    assert fan["within"]["auc_source"] == 0 == document["mean"]["within"]["auc_source"]
+    assert document["within_score"] == 0 == fan["within_score"]
+    assert document["mean"]["decisions"]["f1_target"] == 0
+    assert document["official_score"] > 0.3
+    assert not [x for x in numbers([document, rows(document)]) if 0 < x < 1e-9]
+
+
+def test_spread_of_equal_figures_is_0():
+    clips = np.arange(7.0), np.array([0, 1, 0, 0, 1, 0, 1]), np.array([0, 0, 0, 0, 1, 1, 1])
+    document = summary({"fan": {"00": figures(*clips)}})
+    result = spread([document] * 3)
+    value = document["official_score"]
+    assert result["official_score"] == {"mean": value, "std": 0}
+    assert not [x for x in numbers(result) if 0 < x < 1e-9]
 
 
 def report(auc_source, auc_target, pauc):
@@ -322,24 +351,6 @@ def test_means_of_arrays_are_those_of_their_elements(rng):
         fan, expected = together["machines"]["fan"], alone["machines"]["fan"]
         assert fan["within"]["auc_source"][i] == expected["within"]["auc_source"]
         assert fan["within_score"][i] == expected["within_score"]
-
-
-def test_a_table_in_markdown_and_on_a_terminal():
-    cells = [["machine", "official AUC source"], ["[fan]", "51.00\n[40.00, 60.00]"], ["mean", "-"]]
-    lines = metrics.markdown("Per cent.", cells).splitlines()
-    assert lines == [
-        "Per cent.",
-        "",
-        "| machine | official AUC source |",
-        "| --- | ---: |",
-        "| [fan] | 51.00 [40.00, 60.00] |",
-        "| mean | - |",
-    ]
-    terminal = Console(width=60, record=True, file=io.StringIO())
-    terminal.print(metrics.terminal_table("Per cent [really].", cells))
-    shown = terminal.export_text()
-    for text in ("Per cent [really].", "[fan]", "51.00", "[40.00, 60.00]"):
-        assert text in shown  # nothing is taken for markup
 
 
 def test_spread_leaves_out_what_is_about_one_run(rng):

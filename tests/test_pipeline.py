@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import yaml
 from conftest import LAYER, relative
 
 import asdjax
 from asdjax import config as configs
+from asdjax import host_memory
 from asdjax.cli import VERBS, main
 from asdjax.runs import Run
 
@@ -126,10 +128,97 @@ def test_embedder_of_a_run(run_path, corpus_root):
 
 
 def test_other_weights_than_training_left_are_refused(run_copy, corpus_root):
-    record = json.loads((run_copy / "training.json").read_text())
-    (run_copy / "training.json").write_text(json.dumps({**record, "digest": "0" * 32}))
+    run = Run(run_copy)
+    run.write_training({**run.finished_training(), "digest": "0" * 32})
     with pytest.raises(asdjax.AsdjaxError, match="not those that training.json states"):
         asdjax.Embedder.load(run_copy)
+
+
+AFTER_TRAINING = {
+    "extract": ["extract", "{}"],
+    "score": ["score", "{}"],
+    "evaluate": ["evaluate", "{}"],
+    "compare": ["compare", "{}", "{}"],
+    "submit": ["submit", "{}", "--info", "info.yaml", "--out", "package"],
+    "embed": ["embed", "{}", "clip.wav", "--out", "clip.npz"],
+    "train": ["train", TINY, "--data", "{data}", "--run", "{}"],
+}
+
+
+def refusals(run, corpus_root, folder, monkeypatch, capsys, verbs=tuple(AFTER_TRAINING)):
+    """What each verb says when it refuses a run."""
+    monkeypatch.chdir(folder)
+    shutil.copy(Path(__file__).parent / "submission.yaml", "info.yaml")
+    shutil.copy(next(corpus_root.glob("fan/train/*.wav")), "clip.wav")
+    before, said = stamps(run), {}
+    for verb in verbs:
+        words = [word.format(run, data=corpus_root) for word in AFTER_TRAINING[verb]]
+        assert main(words) == 1, verb
+        said[verb] = capsys.readouterr().err
+    assert stamps(run) == before and not Path("clip.npz").exists() and not Path("package").exists()
+    return said
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        (None, "seed", 7),
+        ("augment", "mixup", {"probability": 0.9}),
+        ("optim", "learning_rate", 0.5),
+        ("audio", "clip_seconds", 0.3),
+        ("dataset", "label", "machine_section_attributes"),
+    ],
+)
+def test_settings_edited_after_training_are_refused(
+    section, key, value, run_copy, corpus_root, tmp_path, monkeypatch, capsys
+):
+    """No verb states of a training what was never trained."""
+    path = run_copy / "config.yaml"
+    tree = yaml.safe_load(path.read_text())
+    (tree if section is None else tree[section])[key] = value
+    path.write_text(yaml.safe_dump(tree))
+    name = key if section is None else f"{section}.{key}"
+    for words in refusals(run_copy, corpus_root, tmp_path, monkeypatch, capsys).values():
+        assert f"{path}: not the settings that the run was trained with ({name}" in words
+
+
+def test_an_edited_training_is_refused(run_copy, corpus_root, tmp_path, monkeypatch, capsys):
+    path = run_copy / "training.json"
+    record = json.loads(path.read_text())
+    for change in {"n_samples": 6000}, {"seed": 3}, {"classes": ["fan/00"]}, {"fingerprint": None}:
+        path.write_text(json.dumps({**record, **change}))
+        for words in refusals(run_copy, corpus_root, tmp_path, monkeypatch, capsys).values():
+            assert f"{path}: changed since training wrote it: restore it" in words
+
+
+@pytest.mark.parametrize("edit", [None, lambda text: text.replace("0.9", "0.8")])
+def test_changed_thresholds_are_refused(edit, run_copy, corpus_root, tmp_path, monkeypatch, capsys):
+    path = run_copy / "thresholds.json"
+    good = path.read_text()
+    path.unlink() if edit is None else path.write_text(edit(good))
+    verbs = "evaluate", "compare", "submit"
+    for words in refusals(run_copy, corpus_root, tmp_path, monkeypatch, capsys, verbs).values():
+        assert f"{path}: missing, changed, or of other scores: run asdjax score" in words
+    assert main(["score", str(run_copy)]) == 0
+    assert path.read_text() == good and main(["evaluate", str(run_copy)]) == 0
+
+
+def test_a_shortened_list_of_machines_is_refused(
+    run_copy, corpus_root, tmp_path, monkeypatch, capsys
+):
+    path = run_copy / "embeddings" / "machines.json"
+    good = path.read_bytes()
+    path.write_text(json.dumps(json.loads(good)[:1]))
+    verbs = "score", "evaluate", "compare", "submit"
+    for words in refusals(run_copy, corpus_root, tmp_path, monkeypatch, capsys, verbs).values():
+        assert f"{path}: not as extraction left it: run asdjax extract" in words
+    before = stamps(run_copy)
+    assert main(["extract", str(run_copy)]) == 0
+    assert path.read_bytes() == good
+    changed = {p.relative_to(run_copy).as_posix() for p, s in stamps(run_copy).items()
+               if s != before.get(p)}  # fmt: skip
+    assert changed == {"embeddings/machines.json", "artefacts.json"}  # nothing is embedded again
+    assert main(["evaluate", str(run_copy)]) == 0
 
 
 def test_a_new_training_leaves_no_old_results(run_copy, corpus_root, capsys):
@@ -170,7 +259,8 @@ def test_other_sound_under_the_same_names_is_noticed(run_copy, tmp_path, data_co
 
 def test_options_may_come_before_the_recipe(corpus_root, capsys, monkeypatch):
     def check(config, corpus):
-        return {"found": [config.train.drop_last, config.optim.betas, config.loss.dynamic]}
+        found = [config.train.drop_last, config.optim.betas, config.loss.dynamic]
+        return {"found": found, "fits": True}
 
     monkeypatch.setattr("asdjax.train.check", check)
     plain = configs.load(TINY)
@@ -242,6 +332,84 @@ def test_check(corpus_root, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["steps"] == 3 * 3 and len(facts["classes"]) == 3 and facts["n_samples"] == 6400
     assert facts["step_memory_bytes"] > facts["parameters"] * 4
+    assert facts["fits"] and facts["step_memory_bytes"] < facts["needed_bytes"]
+
+
+def test_check_says_whether_training_fits(corpus_root, capsys, monkeypatch):
+    monkeypatch.setattr(host_memory, "total", lambda: 2**26)
+    assert main(["check", TINY, "--data", str(corpus_root)]) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("training does not fit: needs about ")
+    assert "this machine has 0.0625 GiB: lower train.batch_size" in last
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "need two training clips"),
+        (("--backend.name", "mahalanobis"), "mahalanobis needs three"),
+        (("--decision.method", "conformal"), "too few for level 0.9"),
+    ],
+)
+def test_what_cannot_be_scored_is_said_before_training(
+    verb, options, words, data_copy, tmp_path, capsys
+):
+    keep = 1 if not options else 2
+    for path in sorted(data_copy.glob("fan/train/*.wav"))[keep:]:
+        path.unlink()
+    where = ["--run", str(tmp_path / "run")] if verb == "run" else []
+    assert main([verb, TINY, "--data", str(data_copy), *where, *options]) == 1
+    said = capsys.readouterr().err
+    assert "fan section 00: " in said and words in said and not (tmp_path / "run").exists()
+
+
+def test_clips_of_which_little_is_scored(corpus_root, capsys):
+    once = ["check", TINY, "--data", str(corpus_root), "--audio.clip-seconds"]
+    assert main([*once, "0.3"]) == 0
+    assert "only the first 0.3 s are scored" in capsys.readouterr().out
+    assert main([*once, "auto"]) == 0
+    assert "are scored" not in capsys.readouterr().out
+
+
+def test_a_run_in_use_is_neither_compared_nor_written(run_copy, corpus_root, capsys):
+    train = ["train", TINY, "--data", str(corpus_root), "--run", str(run_copy)]
+    before = stamps(run_copy)
+    with Run(run_copy).lock():
+        for options in [], ["--seed", "1"], ["--no-resume"]:
+            assert main([*train, *options]) == 1
+            assert "another process is writing to this run" in capsys.readouterr().err
+    assert stamps(run_copy) == before
+
+
+def test_deleting_the_newest_checkpoint_continues_from_the_older_one(run_copy, corpus_root, capsys):
+    """As the sentence on a damaged one promises: to the same weights, without scoring anew."""
+    training = Run(run_copy).finished_training()
+    newest = run_copy / "checkpoints" / str(training["step"])
+    next(path for path in newest.rglob("*") if path.is_file()).write_bytes(b"damaged")
+    (run_copy / "artefacts.json").unlink()
+    assert main(["extract", str(run_copy)]) == 1
+    assert f"{newest}: this checkpoint is missing or damaged" in capsys.readouterr().err
+    shutil.rmtree(newest)
+    assert main(["run", TINY, "--data", str(corpus_root), "--run", str(run_copy)]) == 0
+    said = capsys.readouterr().err
+    assert f"{newest}: this checkpoint is gone" in said and "continuing after step 6 of 9" in said
+    assert Run(run_copy).finished_training()["digest"] == training["digest"]
+
+
+def test_one_class_trains_nothing(corpus_root, tmp_path, capsys):
+    one = ["--data", str(corpus_root), "--dataset.train-machines", "fan", "--train.epochs", "1"]
+    for verb in ["check"], ["train", "--run", str(tmp_path / "no")], ["run", "--run", "no"]:
+        assert main([verb[0], TINY, *one, *verb[1:]]) == 1
+        said = capsys.readouterr().err
+        assert "all 16 training clips are of one class (fan/00)" in said
+        assert "dataset.label to machine_section_attributes or" in said and "beats_frozen" in said
+    assert not (tmp_path / "no").exists() and not Path("no").exists()
+    run = ["--run", str(tmp_path / "run")]
+    assert main(["train", TINY, *one, *run, "--train.allow-one-class"]) == 0
+    assert "of one class (fan/00): nothing is learned" in capsys.readouterr().err
+    assert main(["train", TINY, *one[:2], *run, "--train.allow-one-class", "--no-resume"]) == 0
+    assert "one class" not in capsys.readouterr().err
 
 
 def test_evaluate_several_runs(run_path, run_copy, corpus_root, tmp_path, capsys):
@@ -271,6 +439,7 @@ def test_data_without_labels_says_so(corpus_root, tmp_path, capsys):
     assert main([*args, "--dataset.score-machines", "ToothBrush", "--train.epochs", "1"]) == 0
     printed = capsys.readouterr()
     assert "no scored clip has a label" in printed.out
+    assert f"the anomaly scores are in {tmp_path / 'run' / 'scores'}" in printed.out
     assert not (tmp_path / "run" / "metrics").exists()
     assert (tmp_path / "run" / "scores" / "ToothBrush.csv").exists()
 
@@ -282,11 +451,14 @@ def test_data_without_labels_says_so(corpus_root, tmp_path, capsys):
         (["dance"], 2, "no command 'dance'"),
         (["run", "system9", "--data", "d", "--run", "r"], 1, "system1"),
         (["run", "system1", "--data", "nowhere", "--run", "r"], 1, "nowhere"),
-        (["extract", "nowhere"], 1, "asdjax train"),
-        (["score", "nowhere"], 1, "asdjax train"),
-        (["evaluate", "nowhere"], 1, "asdjax train"),
-        (["evaluate"], 1, "name run directories"),
-        (["train", "system1", "--data", "d", "--run", "r", "--optim.eps", "inf"], 1, "optim.eps"),
+        (["extract", "nowhere"], 1, "nowhere: there is no such run directory"),
+        (["score", "nowhere"], 1, "nowhere: there is no such run directory"),
+        (["evaluate", "nowhere"], 1, "nowhere: there is no such run directory"),
+        (["compare", "nowhere", "there"], 1, "nowhere: there is no such run directory"),
+        (["submit", "nowhere", "--info", "i", "--out", "o"], 1, "no such run directory"),
+        (["embed", "nowhere", "a.wav", "--out", "e.npz"], 1, "nowhere: there is no such run"),
+        (["evaluate"], 2, "name run directories"),
+        (["train", "system1", "--data", "d", "--run", "r", "--optim.eps", "inf"], 2, "optim.eps"),
     ],
 )
 def test_wrong_use(args, code, words, capsys, tmp_path, monkeypatch):
@@ -297,18 +469,18 @@ def test_wrong_use(args, code, words, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "code", "words"),
     [
-        (["--audio.clip-seconds", "0.1"], "too short for MultiResNet"),
-        (["--train.epochs", "0"], "train.epochs: must be at least 1"),
-        (["--train.batch-size", "1000", "--train.drop-last"], "train.batch_size"),
-        (["--dataset.train-machines", "pump"], "pump"),
-        (["--loss.name", "adacos", "--dataset.train-machines", "fan"], "loss"),
+        (["--audio.clip-seconds", "0.1"], 1, "too short for MultiResNet"),
+        (["--train.epochs", "0"], 2, "train.epochs: must be at least 1"),
+        (["--train.batch-size", "1000", "--train.drop-last"], 1, "train.batch_size"),
+        (["--dataset.train-machines", "pump"], 1, "pump"),
+        (["--loss.name", "adacos", "--dataset.train-machines", "fan"], 1, "loss"),
     ],
 )
-def test_impossible_training_leaves_nothing(corpus_root, tmp_path, override, words, capsys):
+def test_impossible_training_leaves_nothing(corpus_root, tmp_path, override, code, words, capsys):
     args = ["train", TINY, "--data", str(corpus_root), "--run", str(tmp_path / "run")]
-    assert main([*args, *override]) == 1
+    assert main([*args, *override]) == code
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("asdjax: ") and words in message
     assert not (tmp_path / "run").exists()

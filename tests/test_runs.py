@@ -1,5 +1,6 @@
 """The run directory: atomic writes, artefacts, the log."""
 
+import io
 import multiprocessing
 import os
 import signal
@@ -7,10 +8,15 @@ import signal
 import numpy as np
 import pytest
 
-from asdjax import runs
-from asdjax.config import Config
+from asdjax import evaluate, runs, score
+from asdjax.config import Config, to_tree
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Embeddings, Run
+
+TRAINING = {
+    "classes": ["fan"], "n_samples": 8000, "step": 2, "seed": 0, "data": "d", "digest": "x",
+    "frozen": None, "config": to_tree(Config()),
+}  # fmt: skip
 
 
 def begun(path):
@@ -36,7 +42,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         raise OSError("power cut")
 
     monkeypatch.setattr(os, "fsync", power_cut)
-    with pytest.raises(OSError, match="power cut"):
+    with pytest.raises(AsdjaxError, match="x.json: cannot be written .power cut."):
         runs.write_json(path, {"a": 2})
     assert runs.read_json(path) == {"a": 1}
 
@@ -122,7 +128,7 @@ def test_not_a_run(tmp_path):
         run.machines()
     with pytest.raises(AsdjaxError, match="has not finished"):
         run.read_scores("fan")
-    run.write_training({"digest": "x"})
+    run.write_training(TRAINING)
     with pytest.raises(AsdjaxError, match="asdjax score"):
         run.read_scores("fan")
 
@@ -145,3 +151,144 @@ def test_lock_keeps_others_out_and_dies_with_its_process(tmp_path):
     other.join()
     with Run(tmp_path).lock():
         pass
+
+
+def finished(path):
+    """A run with a file of every kind that verbs read."""
+    run = begun(path)
+    run.write_training(TRAINING)
+    recipe = run.embedding_recipes()[run.config().extract.views[0]]
+    tables = {run.embeddings_path("raw", m): (table(), f"{recipe}/x") for m in ("fan", "pump")}
+    run.begin_extraction({place: made_from for place, (_, made_from) in tables.items()})
+    run.write_embeddings(tables)
+    run.append_log([{"step": 0}])
+    run.write_diagnostics("fan", [{"a": 1}])
+    run.write_scores("fan", [{"score": 1.0}])
+    runs.write_json(run.metrics / "metrics.json", {})
+    runs.write_json(run.thresholds, {})
+    runs.write_json(run.checkpoints / "2" / "meta.json", {})
+    with run.lock(existing=True):
+        assert run.machines() == ["fan", "pump"]
+    return run
+
+
+OURS = (
+    ".lock", "config.yaml", "training.json", "log.jsonl", "artefacts.json", "thresholds.json",
+    "metrics", "metrics/.metrics.json.partial", "metrics/metrics.json", "scores", "scores/fan.csv",
+    "diagnostics", "diagnostics/fan.csv", "embeddings", "embeddings/machines.json",
+    "embeddings/raw", "embeddings/raw/fan.npz", "embeddings/other", "checkpoints", "checkpoints/2",
+    "checkpoints/2/meta.json", ".embeddings.discarded", ".checkpoints.discarded",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_no_verb_writes_through_what_a_received_run_holds(tmp_path, name):
+    victim, place = tmp_path / "victim", tmp_path / "run" / name
+    run = finished(tmp_path / "run")
+    away = tmp_path / "away"
+    if place.exists():
+        place.rename(away)
+    kinds = [lambda: place.symlink_to(victim), lambda: os.mkfifo(place)]
+    if away.is_dir():
+        kinds.append(lambda: place.symlink_to(away))
+    else:
+        victim.write_text("precious")
+    before = contents(victim), contents(away)
+    for make in kinds:
+        make()
+        for verb in (score.score, train_anew):
+            with pytest.raises(AsdjaxError, match="is a link|neither a file|not a run directory"):
+                verb(run)
+        with pytest.raises(AsdjaxError, match=str(tmp_path)):
+            evaluate.evaluate(run)
+        assert (contents(victim), contents(away)) == before
+        place.unlink()
+
+
+def train_anew(run):
+    """What training with --no-resume does first."""
+    with run.lock():
+        run.forget_training()
+
+
+def contents(path):
+    files = [path, *sorted(path.rglob("*"))] if path.exists() else []
+    return {str(file): file.read_bytes() for file in files if file.is_file()}
+
+
+def test_a_run_that_is_itself_named_by_a_link_is_fine(tmp_path):
+    finished(tmp_path / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with Run(tmp_path / "link").lock(existing=True):
+        Run(tmp_path / "link").write_config(Config())
+
+
+@pytest.mark.parametrize("name", ["../../x", "/x", "..", ".", "", ".x", "a/b", "x\0"])
+def test_machines_name_no_other_places(tmp_path, name):
+    run = finished(tmp_path / "run")
+    machines = ["fan", name]
+    listed, made_from = run.path / "embeddings" / "machines.json", runs.fingerprint(machines)
+    run.write_artefact(listed, runs.json_bytes(machines), made_from)
+    for verb in (score.score, evaluate.evaluate):
+        with pytest.raises(AsdjaxError, match="names another place"):
+            verb(run)
+    with pytest.raises(AsdjaxError, match="names another place"):
+        run.write_diagnostics(name, [{"a": 1}])
+
+
+@pytest.mark.parametrize("name", ["artefacts.json", "training.json", "embeddings/machines.json"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[", "1", '"x"', "[1]", '["fan", {}]', '{"a": 1}', '{"a": {"made_from": 1}}', "\xff",
+        "[" * 100_000, '{"a":' * 100_000, "1" * 5000, '{"schema": "asdjax.training/2"}',
+        '{"schema": "asdjax.training/2", "fingerprint": []}',
+    ],
+    ids=range(14),
+)  # fmt: skip
+def test_malformed_documents_give_one_sentence(tmp_path, name, text):
+    run = finished(tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(text.encode("latin-1"))
+    for verb in (score.score, evaluate.evaluate):
+        with pytest.raises(AsdjaxError) as caught:
+            verb(run)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "change", [{"classes": [1]}, {"n_samples": 10**12}, {"n_samples": True}, {"frozen": []}]
+)
+def test_a_training_of_wrong_types_is_refused(tmp_path, change):
+    run = finished(tmp_path)
+    run.write_training(TRAINING | change)
+    with pytest.raises(AsdjaxError, match=f"not as training left it .{next(iter(change))}"):
+        run.training()
+
+
+def test_a_table_with_a_fitting_record_is_still_checked(tmp_path):
+    run = finished(tmp_path)
+    path = run.embeddings_path("raw", "fan")
+    whole = path.read_bytes()
+    few, wide = io.BytesIO(), io.BytesIO()
+    np.savez(few, embedding=np.ones((2, 3), np.float32))
+    np.savez(wide, **{**vars(table()), "section": np.ones((5, 2))})
+    for content in (b"", b"x" * 100, whole[:-30], few.getvalue(), wide.getvalue()):
+        run.write_artefact(path, content, "x")
+        with pytest.raises(AsdjaxError, match="fan.npz: not as extraction left it"):
+            run.read_embeddings("raw", "fan")
+
+
+def test_a_verb_on_nothing_leaves_nothing(tmp_path):
+    for verb in (score.score, evaluate.evaluate):
+        with pytest.raises(AsdjaxError, match="not a run directory"):
+            verb(Run(tmp_path / "nope"))
+    with pytest.raises(KeyboardInterrupt), Run(tmp_path / "new").lock():
+        raise KeyboardInterrupt
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(AsdjaxError, match="file: cannot be written"), Run(tmp_path / "file").lock():
+        pass
+    with pytest.raises(AsdjaxError, match="cannot be"), Run(tmp_path / ("x" * 300)).lock():
+        pass
+    with pytest.raises(AsdjaxError, match="cannot be read"):
+        Run(tmp_path / ("x" * 300)).config()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

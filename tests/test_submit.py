@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import zipfile
 from itertools import product
 from pathlib import Path
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
+from asdjax import atomic, metrics, submission, verification
 from asdjax import config as configs
-from asdjax import metrics, runs, submission, verification
 from asdjax.config import Config, ViewConfig
 from asdjax.description import describe, read_info
 from asdjax.errors import AsdjaxError
@@ -70,7 +71,7 @@ class FakeRun(Run):
     def config(self):
         return self._own
 
-    def machines(self):
+    def scored_machines(self):
         return sorted(self.rows)
 
     def read_scores(self, machine):
@@ -497,7 +498,7 @@ def fail_at(monkeypatch, owner, name, when):
 
 @pytest.mark.parametrize(
     "owner, name, when",
-    [(runs, "write_bytes", 1), (runs, "write_bytes", 4), (verification, "verify", 2)],
+    [(atomic, "write_bytes", 1), (atomic, "write_bytes", 4), (verification, "verify", 2)],
 )
 @pytest.mark.parametrize("earlier", [False, True])
 def test_an_interruption_leaves_the_place_as_it_was(
@@ -524,7 +525,7 @@ def test_an_interruption_between_the_renames_restores_the_earlier(
     before, original = contents(tmp_path), Path.rename
 
     def failing(self, target):
-        if self.name == ".out.partial":
+        if self.name == "made":
             raise KeyboardInterrupt
         return original(self, target)
 
@@ -538,11 +539,33 @@ def test_a_kill_between_the_renames_is_repaired(run, other, tmp_path):
     out = tmp_path / "out"
     submit([other], INFO, out)
     (out / "mine.txt").write_text("precious")
-    out.rename(tmp_path / ".out.replaced")
+    left = tmp_path / ".out.asdjax-partial"
+    left.mkdir()
+    out.rename(left / "earlier")
     with pytest.raises(AsdjaxError, match="mine.txt"):
         submit([run], INFO, out)
     assert (out / "mine.txt").read_text() == "precious"
     (out / "mine.txt").unlink()
-    (tmp_path / ".out.partial").mkdir()  # of a kill while writing
+    (left / "made").mkdir(parents=True)  # of a kill while writing
     submit([run], INFO, out)
     assert verification.verify(out)[1] == [] and not list(tmp_path.glob(".*"))
+
+
+def test_links_and_fifos_in_an_earlier_package_are_refused(run, tmp_path):
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    submit([run], INFO, out)
+    victim.mkdir()
+    (victim / "precious").write_text("x")
+    for make in (lambda path: path.symlink_to(victim), os.mkfifo):
+        make(out / "more")
+        with pytest.raises(AsdjaxError, match="out/more: is"):
+            submit([run], INFO, out)
+        (out / "more").unlink()
+    assert (victim / "precious").exists()
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    submit([run], INFO, link)
+    assert link.is_symlink() and verification.verify(out)[1] == []
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    with pytest.raises(AsdjaxError, match="dangling: is a file"):
+        submit([run], INFO, tmp_path / "dangling")

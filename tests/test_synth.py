@@ -1,7 +1,10 @@
 """The synthetic corpus: layout, determinism, honest sound, and what it refuses."""
 
 import dataclasses
+import errno
 import re
+import subprocess
+import sys
 import wave
 
 import numpy as np
@@ -200,14 +203,65 @@ def test_a_finished_corpus_is_kept_and_another_refused(small, tmp_path):
         synth.write(tmp_path / "mine", dataclasses.replace(SMALL, overwrite=True))
 
 
-def test_an_interrupted_machine_leaves_no_folder(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError("no space left")
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), AsdjaxError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_an_interrupted_machine_leaves_nothing(tmp_path, monkeypatch, error, seen):
+    calls, original = [], wave.open
+
+    def full(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            raise error
+        return original(*given)
 
     monkeypatch.setattr(wave, "open", full)
-    with pytest.raises(AsdjaxError, match="no space left"):
-        synth.write(tmp_path, SMALL)
-    assert not list(tmp_path.rglob("*.wav")) and not (tmp_path / "fan").exists()
+    with pytest.raises(seen) as caught:
+        synth.write(tmp_path / "new", SMALL)
+    assert not list(tmp_path.iterdir())
+    if seen is AsdjaxError:
+        machine = tmp_path / "new" / SMALL.machines[0]
+        expected = f"{machine}: cannot be written (No space left on device): make room"
+        assert str(caught.value).startswith(expected)
+
+
+def test_a_defect_is_no_full_disk(tmp_path, monkeypatch):
+    def defect(*_):
+        raise FileNotFoundError("a defect")
+
+    monkeypatch.setattr(synth, "_attributes_csv", defect)
+    with pytest.raises(FileNotFoundError, match="a defect"):
+        synth.write(tmp_path / "new", SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_make_one_corpus(small, tmp_path):
+    program = (
+        "import dataclasses, sys; from asdjax import synth; from asdjax.config import SynthConfig\n"
+        "from asdjax.errors import AsdjaxError; from pathlib import Path\n"
+        f"config = SynthConfig(**{dataclasses.asdict(SMALL)})\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "try: synth.write(Path(sys.argv[1]), config); print('written')\n"
+        "except AsdjaxError as error: print(error)"
+    )
+    root = tmp_path / "corpus"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", program, str(root)]
+    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0] and "written\n" in said
+    for line in said:
+        assert line == "written\n" or "another process" in line
+    assert contents(root) == contents(small) and not list(root.rglob(".*"))
 
 
 @pytest.mark.parametrize(

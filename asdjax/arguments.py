@@ -1,0 +1,192 @@
+"""The arguments of a verb: parsing them, and the one type of all paths among them."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+from asdjax import config as configs
+from asdjax.architectures import BEATsConfig
+from asdjax.config import Config
+from asdjax.errors import AsdjaxError, UsageError
+
+if TYPE_CHECKING:
+    from asdjax.runs import Run
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def path_text(given: str) -> str:
+    """A path as the user means it: `~` and `~user` stand for home directories.
+
+    Raises:
+        UsageError: it is empty, or not in a file system of this machine.
+        AsdjaxError: it is not UTF-8 text.
+
+    Example:
+        >>> path_text("~/runs") == os.path.expanduser("~/runs")
+        True
+    """
+    if not given:
+        raise UsageError("an empty path was given: name a file or directory (. is the present one)")
+    if _SCHEME.match(given):
+        raise UsageError(
+            f"{given}: only files and directories of this machine can be used: copy it here, or "
+            "mount it, and name that path"
+        )
+    if "\0" in given:
+        raise UsageError(f"{given}: no path has a NUL byte in it")
+    if given != given.encode(errors="replace").decode():
+        raise AsdjaxError(f"{given}: the name is not UTF-8 text: rename it (or set PYTHONUTF8=1)")
+    found = os.path.expanduser(given)
+    if given.startswith("~") and found == given:
+        raise UsageError(f"{given}: no such user: where a name begins with ~, write ./{given}")
+    return found
+
+
+def config_name(given: str) -> str:
+    """A recipe's name as it is, or the path of a YAML file as the user means it."""
+    return given if given in configs.names() else path_text(given)
+
+
+def _read_by(make: Callable[[str], Any], kind: type) -> PrimitiveConstructorSpec:
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: make(words[0]),
+        is_instance=lambda value: isinstance(value, kind),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+UserPath = Annotated[Path, _read_by(lambda given: Path(path_text(given)), Path)]
+"""The type of every option and argument that names a file or directory."""
+ConfigName = Annotated[str, _read_by(config_name, str)]
+"""The type of every one that names a recipe or a configuration."""
+
+
+def require_apart(run: Path, data: Path) -> None:
+    """Refuse a run directory inside the data set or around it, also through links.
+
+    What a run writes would be taken for data, and `--no-resume` deletes what is inside a run.
+    """
+    real_run, real_data = Path(os.path.realpath(run)), Path(os.path.realpath(data))
+    if real_run.is_relative_to(real_data):
+        raise UsageError(
+            f"--run {run}: lies in the data set {data}: name a run directory outside of it"
+        )
+    if real_data.is_relative_to(real_run):
+        raise UsageError(
+            f"--data {data}: lies in the run directory {run}: name another run directory"
+        )
+
+
+def open_run(path: Path) -> "Run":
+    """The run at a path where there is one, with a configuration that can be read.
+
+    Raises:
+        AsdjaxError: there is no directory, or it is not that of a run.
+    """
+    from asdjax.runs import Run
+
+    require_folder(path, "run directory")
+    run = Run(path)
+    run.config()
+    return run
+
+
+def require_folder(path: Path, what: str) -> None:
+    """Refuse a path where there is no directory; `what` says what it should be."""
+    try:
+        os.scandir(path).close()
+    except OSError as error:
+        raise AsdjaxError(
+            f"{path}: there is no such {what} ({error.strerror}): name one that asdjax train "
+            "CONFIG --data DIR --run RUN has made"
+        ) from error
+
+
+def check_overrides(config: Config) -> Config:
+    """A configuration with the command line's own values; its file's were checked before.
+
+    Raises:
+        UsageError: a value is impossible, or does not go with the others.
+    """
+    config = locate_weights(config)
+    try:
+        configs.validate(config, "command line")
+    except AsdjaxError as error:
+        raise UsageError(str(error)) from error
+    return config
+
+
+def locate_weights(config: Config) -> Config:
+    """A configuration whose only path, that of the weights, is as the user means it."""
+    if not isinstance(config.model, BEATsConfig) or config.model.weights is None:
+        return config
+    weights = path_text(config.model.weights)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, weights=weights))
+
+
+def parse(verb: str, kind: type, args: Sequence[str]) -> Any:
+    """An instance of a verb's class from its arguments.
+
+    A class with a method `defaults(named)` has a first positional argument, `kind.source`, that
+    names a recipe or a run: what it holds are the defaults of the other options.
+    """
+    source = getattr(kind, "source", None)
+    if source is None:
+        return _parse_with(verb, args, kind, None)
+    # With options before it the guess may be an option's value: tyro, which knows every option,
+    # has the last word.
+    guess = _first_positional(args)
+    try:
+        default = None if guess is None else _default(kind, guess)
+    except AsdjaxError:
+        default = None
+    command = _parse_with(verb, args, kind, default, guess)
+    named = str(getattr(command, source))
+    if default is not None and named == config_name(guess):
+        return command
+    return _parse_with(verb, args, kind, _default(kind, named), named)
+
+
+def _default(kind: type, named: str) -> Any:
+    """An instance with what a recipe or a run holds, and with nothing where there is no default."""
+    values = {
+        field.name: tyro.MISSING if field.default is dataclasses.MISSING else field.default
+        for field in dataclasses.fields(kind)
+    }
+    return kind(**values | kind.defaults(config_name(named)))
+
+
+def _parse_with(
+    verb: str, args: Sequence[str], kind: type, default: Any, named: str | None = None
+) -> Any:
+    if {"-h", "--help"} & set(args):  # tyro leaves out of its help what has been given
+        args = [argument for argument in args if argument != named]
+    return tyro.cli(
+        kind,
+        prog=f"asdjax {verb}",
+        args=args,
+        default=default,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def _first_positional(args: Sequence[str]) -> str | None:
+    """The first argument that is neither an option nor an option's value."""
+    flags = {"--resume", "--no-resume", "--json", "--no-json", "--help"}
+    previous = ""
+    for argument in args:
+        is_option = argument.startswith("-")
+        is_value = previous.startswith("--") and "=" not in previous and previous not in flags
+        if not is_option and not is_value:
+            return argument
+        previous = argument if is_option else ""
+    return None

@@ -1,0 +1,180 @@
+"""A data set's folders: those of its machines, and those with audio that nothing reads."""
+
+import os
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from asdjax.editions import too_old
+
+SPLITS = ("train", "test")
+_AUDIO = frozenset(
+    ".aac .aif .aifc .aiff .amr .au .caf .flac .m4a .mp3 .oga .ogg .opus .rf64 .snd .w64 .wav "
+    ".wave .wma".split()
+)  # endings of audio files, whether or not asdjax could read them
+_SPLIT_LIKE = re.compile(r"(?:^|[^a-z])(train|test)")
+_CLIP_LIKE = re.compile(r"section_[0-9]{2}")
+_MOST_NAMES = 200_000  # looked at outside the machines' own folders
+
+
+@dataclass(frozen=True, order=True)
+class Unused:
+    """A folder with audio files that are not read."""
+
+    folder: str
+    """Path relative to the root, with forward slashes; "." is the root."""
+    files: int
+    """Its audio files that are not read, those in folders below it not counted."""
+    why: str
+    """The likely reason, and what to do."""
+    lost: bool
+    """Whether these look like clips of a machine, which would drop out."""
+
+    def __str__(self) -> str:
+        """Number of files and reason, without the folder."""
+        count = {0: "", 1: "1 audio file is not read: "}
+        return count.get(self.files, f"{self.files} audio files are not read: ") + self.why
+
+
+def machine_folders(root: Path) -> list[Path]:
+    """The folders below a root that hold a folder `train` or `test`, sorted in each base.
+
+    Bases are the root itself, `dev_data`, `eval_data`, and `raw` in these two.
+
+    Raises:
+        AsdjaxError: data of 2021.
+        OSError: a base cannot be listed.
+    """
+    found = []
+    for base in _bases(root):
+        for name in sorted(os.listdir(base)):
+            folder = base / name
+            if _passed_over(name) or name == "supplemental" or not os.path.isdir(folder):
+                continue
+            if any(os.path.isdir(folder / f"{domain}_test") for domain in ("source", "target")):
+                raise too_old(folder, 2021)
+            if any(os.path.isdir(folder / split) for split in SPLITS):
+                found.append(folder)
+    return found
+
+
+def unused(root: Path, machines: Sequence[Path]) -> list[Unused]:
+    """The folders below a root with audio files that no machine's `train` or `test` holds.
+
+    Links are followed, but none to a folder that holds the root; each folder is entered once, and
+    the search ends after 200,000 names. Hidden files and folders are passed over.
+
+    Args:
+        root: the data set's root.
+        machines: what `machine_folders` found.
+
+    Raises:
+        OSError: a folder above the root vanished or may not be entered.
+    """
+    splits = [folder / split for folder in machines for split in SPLITS]
+    queue = deque([*filter(os.path.isdir, splits), root])
+    seen = {_identity(folder) for folder in root.resolve().parents}
+    places = _Places(root, frozenset(splits), frozenset(machines))
+    found, names_left = [], _MOST_NAMES
+    while queue:
+        folder = queue.popleft()
+        names: list[str] = []
+        try:
+            identity = _identity(folder)
+            if identity in seen:
+                continue
+            seen.add(identity)
+            for name, is_folder in _entries(folder):
+                names_left -= folder not in places.splits
+                if names_left < 0:
+                    break
+                if is_folder:
+                    queue.append(folder / name)
+                elif _is_unread(name, folder in places.splits):
+                    names.append(name)
+        except OSError as error:
+            why = f"it cannot be listed ({error.strerror}), so that its clips would be missing"
+            found.append(Unused(places.name(folder), 0, why, lost=True))
+            continue
+        if names:
+            why, lost = places.guess(folder, names)
+            found.append(Unused(places.name(folder), len(names), why, lost))
+        if names_left < 0:
+            why = f"the search for unread audio ended after {_MOST_NAMES:,} names, in this folder"
+            return sorted([*found, Unused(places.name(folder), 0, why, lost=False)])
+    return sorted(found)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """What of a root is read."""
+
+    root: Path
+    splits: frozenset[Path]
+    machines: frozenset[Path]
+
+    def name(self, folder: Path) -> str:
+        return folder.relative_to(self.root).as_posix()
+
+    def guess(self, folder: Path, names: Sequence[str]) -> tuple[str, bool]:
+        """Why a folder's audio files are not read and what to do; whether they look like clips."""
+        parts = folder.relative_to(self.root).parts
+        clips = any(_CLIP_LIKE.match(name) for name in names)
+        if any(part.casefold() == "supplemental" for part in parts):
+            return "supplemental recordings have no use here", False
+        if folder in self.splits:
+            endings = ", ".join(sorted({os.path.splitext(name)[1] for name in names}))
+            return f"clips end in .wav, not in {endings}: convert them", True
+        for split in self.splits & set(folder.parents):
+            return f"clips lie in {self.name(split)} itself: move them there", True
+        if parts and parts[-1] in ("source_test", "target_test"):
+            return "this looks like DCASE 2021 data, which asdjax does not read", True
+        looks_like = _SPLIT_LIKE.search(parts[-1].casefold()) if parts else None
+        if looks_like and parts[-1] not in SPLITS:
+            why = f"if these are clips, call the folder {looks_like[1]}"
+            return why, clips or len(parts) > 1
+        if looks_like and len(parts) == 1:
+            return "put this folder into one with the machine's name", clips
+        if looks_like:
+            machine = folder.parent
+            return (
+                f"{self.name(machine)} lies too deep for a machine: move it up, or give "
+                f"{machine.parent} as the root"
+            ), True
+        if folder in self.machines or clips:
+            return "clips lie in <machine>/train and <machine>/test: move them there", clips
+        return "no folder of a machine: clips lie in <machine>/train and <machine>/test", False
+
+
+def _bases(root: Path) -> list[Path]:
+    """The folders that may hold machine folders."""
+    halves = [root / "dev_data", root / "eval_data"]
+    inside = [base for half in halves for base in (half, half / "raw")]
+    return [root, *filter(os.path.isdir, inside)]
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """The same for all paths that lead to a folder."""
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+def _entries(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Name of each visible entry, and whether it is a folder; not sorted, one at a time."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not _passed_over(entry.name):
+                # os.path.isdir says no where a link leads nowhere or to itself.
+                is_folder = not entry.is_file(follow_symlinks=False) and os.path.isdir(entry.path)
+                yield entry.name, is_folder
+
+
+def _passed_over(name: str) -> bool:
+    return name.startswith(".") or name == "lost+found"
+
+
+def _is_unread(name: str, in_split: bool) -> bool:
+    ending = os.path.splitext(name)[1].lower()
+    return ending in _AUDIO and not (in_split and ending == ".wav")

@@ -1,0 +1,117 @@
+"""Printed tables: as Markdown, and for a terminal of any width.
+
+A table is a caption and rows of cells, the header first; a row begins with its name. A cell may
+have further lines: a figure's interval and the like. Names come from outside: whoever makes a row
+passes them through `console.printable`, and nothing here takes them for markup.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Table as Grid
+from rich.text import Text
+
+_ANY_WIDTH = 10**6
+_WIDE = 120  # columns from which on intervals are always printed
+_LEFT_OUT = "intervals: --json or a wider terminal"
+
+
+class Table(NamedTuple):
+    """One printed table."""
+
+    caption: str
+    cells: list[list[str]]
+
+
+def markdown(table: Table) -> str:
+    """A table as Markdown; lines of a cell stand side by side."""
+    escaped = [[cell.replace("\n", " ").replace("|", "\\|") for cell in row] for row in table.cells]
+    header, *body = escaped
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *body)]
+    return "\n".join([table.caption, "", *lines])
+
+
+class Fitted:
+    """Tables for a terminal, laid out for its width when rich prints them.
+
+    A table too wide for it loses its intervals below 120 columns; where it is still too wide its
+    columns are shared out to several grids; and where a name leaves no room for a column it becomes
+    a list. No name and no figure is ever cut.
+    """
+
+    def __init__(self, whole: Sequence[Table], brief: Sequence[Table], legend: Sequence[str]):
+        """Take the same tables with their intervals and without, and lines to follow them."""
+        self._pairs = list(zip(whole, brief, strict=True))
+        self._legend = legend
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        left_out = False
+        for pair in self._pairs:
+            whole, brief = (_spelled(table, options.encoding) for table in pair)
+            parts = _grids(whole.cells, 1, console, options)
+            chosen = whole if parts or options.max_width >= _WIDE else brief
+            left_out |= chosen != whole
+            yield Text(chosen.caption, style="italic")
+            yield from parts or _narrow(chosen.cells, console, options)
+        for line in [*self._legend, *([_LEFT_OUT] if left_out else [])]:
+            yield Text(line)
+
+
+def _spelled(table: Table, encoding: str) -> Table:
+    """A table in the characters that a terminal's encoding has, escaped before it is measured."""
+
+    def spelled(text: str) -> str:
+        try:
+            text.encode(encoding)
+        except UnicodeEncodeError:
+            return text.replace("±", "+-").encode(encoding, "backslashreplace").decode(encoding)
+        return text
+
+    return Table(spelled(table.caption), [[spelled(cell) for cell in row] for row in table.cells])
+
+
+def _narrow(
+    cells: Sequence[Sequence[str]], console: Console, options: ConsoleOptions
+) -> list[Grid] | list[Text]:
+    """The fewest grids that fit, or else a list."""
+    for count in range(1, len(cells[0])):
+        grids = _grids(cells, count, console, options)
+        if grids is not None:
+            return grids
+    header, *body = cells
+    lines = []
+    for name, *values in body:
+        pairs = zip(header[1:], values, strict=True)
+        lines += [name, *(f"  {column} {value}".replace("\n", " ") for column, value in pairs)]
+    return [Text(line, overflow="fold") for line in lines]
+
+
+def _grids(
+    cells: Sequence[Sequence[str]], count: int, console: Console, options: ConsoleOptions
+) -> list[Grid] | None:
+    """The columns in so many grids, all with the rows' names; None where one is too wide."""
+    grids = [
+        _grid([[row[0], *(row[i] for i in part)] for row in cells])
+        for part in np.array_split(np.arange(1, len(cells[0])), count)
+    ]
+    unbound = options.update(width=_ANY_WIDTH)
+    widths = [Measurement.get(console, unbound, grid).maximum for grid in grids]
+    return grids if max(widths) <= options.max_width else None
+
+
+def _grid(cells: Sequence[Sequence[str]]) -> Grid:
+    """Further lines of a cell are dim, the last row stands apart."""
+    header, *body = cells
+    grid = Grid()
+    grid.add_column(Text(header[0]), no_wrap=True)
+    for name in header[1:]:
+        grid.add_column(Text(name.replace(" ", "\n", 1)), justify="right", no_wrap=True)
+    for row in body:
+        parts = [cell.partition("\n") for cell in row]
+        texts = [Text.assemble(first, end, (rest, "dim")) for first, end, rest in parts]
+        grid.add_row(*texts, end_section=row is body[-2:][0])
+    return grid

@@ -1,0 +1,223 @@
+"""Sends signals to every verb at random moments: what is said, what is left, and the same again.
+
+    python tests/kills.py --count 300 --seed 0 [--verbs train embed ...]
+
+Prints what went wrong, a line each, and ends with 1 if anything did.
+"""
+
+import argparse
+import dataclasses
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+from torch_writer import write
+
+HERE = Path(__file__).parent
+TINY = str(HERE / "tiny.yaml")
+CORPUS = [
+    "--machines", "fan", "bearingEmu", "--train-source", "13", "--train-target", "3",
+    "--test-per-cell", "4", "--seconds", "0.5",
+]  # fmt: skip
+LONGEST = 12  # seconds from a signal to the end, on a machine that others use too
+COMMAND = [sys.executable, "-m", "asdjax"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """A command line, in a folder of its own."""
+
+    args: list[str]
+    """With {} for the folder and {base} for what all share."""
+    copied: str = ""
+    """What of the base stands in the folder before."""
+
+
+VERBS = {
+    "check": Verb(["check", TINY, "--data", "{base}/data"]),
+    "data": Verb(["data", "{base}/data", "--json"]),
+    "train": Verb(["train", TINY, "--data", "{base}/data", "--run", "{}/run"]),
+    "train beats": Verb(
+        ["train", str(HERE / "tiny_beats.yaml"), "--data", "{base}/data", "--run", "{}/run"]
+    ),
+    "run": Verb(["run", TINY, "--data", "{base}/data", "--run", "{}/run"]),
+    "extract": Verb(["extract", "{}/trained"], "trained"),
+    "score": Verb(["score", "{}/extracted"], "extracted"),
+    "evaluate": Verb(["evaluate", "{}/done"], "done"),
+    "compare": Verb(["compare", "{base}/done", "{base}/other"]),
+    "submit": Verb(
+        ["submit", "{base}/done", "--info", str(HERE / "submission.yaml"), "--out", "{}/package",
+         "--subsets", "development"]
+    ),
+    "embed": Verb(["embed", "{base}/done", "{base}/data", "--out", "{}/e.npz", "--overwrite"]),
+    "synth": Verb(["synth", "{}/data", *CORPUS]),
+    "convert beats": Verb(["convert", "beats", "{base}/beats.pt", "{}/beats", "--overwrite"]),
+    "convert verify": Verb(["convert", "verify", "{base}/beats"]),
+    "convert asdkit": Verb(
+        ["convert", "asdkit", "{base}/asdkit.pt", "{}/run", "--config", TINY, "--overwrite"]
+    ),
+    "convert torch": Verb(["convert", "torch", "{base}/done", "{}/run.npz", "--overwrite"]),
+}  # fmt: skip
+
+
+class Kills:
+    """What all verbs share, how long each takes, and the signals."""
+
+    def __init__(self, base: Path, variants: Path):
+        """Make a corpus, runs and checkpoints in an empty folder."""
+        self.base = base
+        self._seconds: dict[str, float] = {}
+        self._environment = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": str(base / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        }
+        done, corpus = base / "done", base / "data"
+        self._run(["synth", str(corpus), *CORPUS])
+        self._run(["train", TINY, "--data", str(corpus), "--run", str(done)])
+        shutil.copytree(done, base / "trained")
+        self._run(["extract", str(done)])
+        shutil.copytree(done, base / "extracted")
+        self._run(["score", str(done)])
+        self._run(["evaluate", str(done)])
+        options = ["--data", str(corpus), "--seed", "1"]
+        self._run(["run", TINY, *options, "--run", str(base / "other")])
+        shutil.copy(variants / "nano_zip.pt", base / "beats.pt")
+        self._run(["convert", "beats", str(base / "beats.pt"), str(base / "beats")])
+        self._run(["convert", "torch", str(done), str(base / "run.npz")])
+        with np.load(base / "run.npz") as arrays:
+            state = OrderedDict((name, arrays[name]) for name in arrays.files)
+        write(base / "asdkit.pt", {"state_dict": state, "epoch": 1})
+
+    def send(self, name: str, chance: random.Random) -> list[str]:
+        """Send a random signal at a random moment; what is wrong afterwards, in words."""
+        verb, number = VERBS[name], chance.choice([signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+        if name not in self._seconds:
+            with tempfile.TemporaryDirectory(dir=self.base) as folder:
+                args = self._prepared(verb, Path(folder))
+                began = time.monotonic()
+                self._run(args)
+                self._seconds[name] = time.monotonic() - began
+        delay = chance.random() * self._seconds[name]
+        again = chance.choice([None, None, 0.001, 0.1, 0.4])  # a second signal
+        with tempfile.TemporaryDirectory(dir=self.base) as folder:
+            args = self._prepared(verb, Path(folder))
+            began = time.monotonic()
+            faults = self._interrupted(args, number, delay, again)
+            took = time.monotonic() - began
+            if number != signal.SIGKILL:
+                faults += [f"left behind: {path}" for path in leftovers(Path(folder))]
+            answer = self._start(args)
+            words = answer.communicate()[1]
+            if answer.returncode:
+                faults.append(f"the same command again: {answer.returncode} {words[-500:]}")
+            faults += [f"left after the same again: {path}" for path in leftovers(Path(folder))]
+        about = (
+            f"{name} {signal.Signals(number).name} at {delay:.3f} s, again {again}, "
+            f"in all {took:.1f} s"
+        )
+        return [f"{about}: {fault}" for fault in faults]
+
+    def _interrupted(
+        self, args: list[str], number: int, delay: float, again: float | None
+    ) -> list[str]:
+        process = self._start(args)
+        while process.poll() is None and not _listens(process.pid):
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.send_signal(number)
+        sent = time.monotonic()
+        if again is not None:
+            time.sleep(again)
+            process.send_signal(number)
+        words = process.communicate()[1]
+        took, code = time.monotonic() - sent, process.returncode
+        if number == signal.SIGKILL:
+            return [] if code in (0, -number) else [f"exit code {code}: {words[-500:]}"]
+        faults = []
+        sentences = [line for line in words.splitlines() if line.startswith("asdjax:")]
+        expected = [] if code == 0 else ["asdjax: interrupted: "]
+        if code not in (0, 128 + number):
+            faults.append(f"exit code {code}")
+        if [sentence[: len("asdjax: interrupted: ")] for sentence in sentences] != expected:
+            faults.append(f"{len(sentences)} sentences")
+        if "Traceback" in words or "ignored" in words:
+            faults.append("a traceback")
+        if took > LONGEST:
+            faults.append(f"took {took:.1f} s")
+        return [f"{fault}: {words[-2000:]}" for fault in faults]
+
+    def _prepared(self, verb: Verb, folder: Path) -> list[str]:
+        if verb.copied:
+            shutil.copytree(self.base / verb.copied, folder / verb.copied)
+        return [
+            arg.replace("{base}", str(self.base)).replace("{}", str(folder)) for arg in verb.args
+        ]
+
+    def _start(self, args: list[str]) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*COMMAND, *args],
+            env=self._environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def _run(self, args: list[str]) -> None:
+        process = self._start(args)
+        words = process.communicate()[1]
+        if process.returncode:
+            raise RuntimeError(f"{args}: {words}")
+
+
+def leftovers(folder: Path) -> list[str]:
+    """What no finished command leaves: hidden names and half-written checkpoints."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    return sorted(
+        path
+        for path in found
+        if path.rpartition("/")[2] != ".lock"
+        and (path.rpartition("/")[2].startswith(".") or "orbax-checkpoint-tmp" in path)
+    )
+
+
+def _listens(pid: int) -> bool:
+    """Whether a process has a handler of its own for SIGTERM."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return True
+    caught = next((line.split()[1] for line in status.splitlines() if line[:6] == "SigCgt"), "0")
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def main(variants: Path) -> int:
+    """Send the signals that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verbs", nargs="+", default=list(VERBS), choices=list(VERBS))
+    chosen = parser.parse_args()
+    chance, bad = random.Random(chosen.seed), 0
+    with tempfile.TemporaryDirectory(prefix="asdjax-kills-") as base:
+        kills = Kills(Path(base), variants)
+        for i in range(chosen.count):
+            faults = kills.send(chosen.verbs[i % len(chosen.verbs)], chance)
+            bad += bool(faults)
+            print(*faults, sep="\n", end="\n" * bool(faults), flush=True)
+    print(f"{chosen.count} signals, {bad} with faults")
+    return int(bool(bad))
+
+
+if __name__ == "__main__":
+    from conftest import VARIANTS
+
+    sys.exit(main(VARIANTS))

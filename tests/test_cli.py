@@ -1,0 +1,263 @@
+"""The command line itself: paths, exit codes, JAX's environment, pipes and terminals."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from asdjax import config as configs
+from asdjax.arguments import UserPath, path_text, require_apart
+from asdjax.cli import VERBS, main
+from asdjax.convert import __main__ as convert
+from asdjax.errors import AsdjaxError, UsageError
+
+HERE = Path(__file__).parent
+TINY = str(HERE / "tiny.yaml")
+
+
+def asdjax(*args, stdout=subprocess.PIPE, **environment):
+    """Run the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "asdjax", *map(str, args)],
+        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | environment,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+
+
+# paths
+
+
+def kinds(hint):
+    """A type and the types it is made of, without those that are taken as user's paths."""
+    if set(get_args(UserPath)[1:]) & set(getattr(hint, "__metadata__", ())):
+        return []
+    return [hint, *(kind for part in get_args(hint) for kind in kinds(part))]
+
+
+@pytest.mark.parametrize("verb", [*VERBS.values(), *convert.COMMANDS.values()])
+def test_every_path_is_taken_as_the_one_type(verb):
+    if dataclasses.is_dataclass(verb):
+        hints = get_type_hints(verb, include_extras=True)
+        for field in dataclasses.fields(verb):
+            assert Path not in kinds(hints[field.name]), field.name
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "system1", "--data", "{}", "--run", "r"],
+        ["train", "system1", "--data", "d", "--run", "{}"],
+        ["run", "system1", "--data", "d", "--run={}"],
+        ["check", "{}", "--data", "d"],
+        ["check", "--data", "d", "{}"],
+        ["check", "asdkit_lora", "--data", "d", "--model.weights", "{}"],
+        ["extract", "r", "--data", "{}"],
+        ["embed", "r", "a.wav", "{}", "--out", "e.npz"],
+        ["embed", "r", "a.wav", "--out", "{}"],
+        ["score", "{}"],
+        ["evaluate", "--scores", "s", "--truth", "{}"],
+        ["compare", "a", "{}"],
+        ["submit", "r", "--info", "{}", "--out", "o"],
+        ["submit", "--verify", "{}"],
+        ["data", "{}"],
+        ["synth", "{}"],
+        ["convert", "beats", "{}", "b"],
+        ["convert", "asdkit", "a.pt", "r", "--config", "{}"],
+        ["convert", "torch", "r", "{}"],
+    ],
+)
+@pytest.mark.parametrize("path", ["gs://bucket/r1", ""])
+def test_what_is_no_path_of_this_machine_is_refused(args, path, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([arg.replace("{}", path) for arg in args]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("asdjax: ")
+    assert (path or "empty path") in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_that_names_a_bucket_is_a_faulty_file(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: {name: beats, weights: 'gs://bucket/beats'}\n")
+    assert main(["check", str(recipe), "--data", "d"]) == 1
+    assert f"{recipe}: model.weights: gs://bucket/beats: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given", ["file:///home/x", "s3://b", "hdfs+x://h/y", "", "a\0b", "a\udcff", "~nobody-here/x"]
+)
+def test_paths_refused(given):
+    with pytest.raises(AsdjaxError):
+        path_text(given)
+
+
+@pytest.mark.parametrize("given", ["a:b", "c://d"[:2], "a b", "./~x", "Größe", "x/y://z", "."])
+def test_paths_as_they_are(given):
+    assert path_text(given) == given
+
+
+def test_home_directories(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert path_text("~") == str(tmp_path) and path_text("~/a") == str(tmp_path / "a")
+    assert path_text("~root/a").endswith("/a") and not path_text("~root/a").startswith("~")
+    args = ["--machines", "fan", "--train-source", "1", "--train-target", "0", "--seconds", "0.5"]
+    assert main(["synth", "~/data", *args, "--test-per-cell", "1"]) == 0
+    assert (tmp_path / "data" / "fan" / "train").is_dir()
+    assert main(["data", "~/data"]) == 0
+    (tmp_path / "recipe.yaml").write_text(Path(TINY).read_text())
+    assert main(["train", "~/recipe.yaml", "--data=~/data", "--run=~/data/r"]) == 2
+    assert f"--run {tmp_path}/data/r: lies in the data set" in capsys.readouterr().err
+
+
+def test_a_run_and_its_data_are_apart(tmp_path):
+    data, link = tmp_path / "data", tmp_path / "link"
+    data.mkdir()
+    link.symlink_to(data)
+    for run in (data, link, data / "r", link / "a" / "r", data / "a" / ".." / "r", tmp_path):
+        with pytest.raises(UsageError):
+            require_apart(run, data)
+    for run in (tmp_path / "r", tmp_path / "data2", data / ".." / "r"):
+        require_apart(run, data)
+
+
+# exit codes
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["check", TINY, "--data", "d", "--train.epochs", "0"], 2),
+        (["check", TINY, "--data", "d", "--loss.dynamic", "--loss.name", "arcface"], 2),
+        (["check", "{}", "--data", "d"], 1),
+        (["check", "{}", "--data", "d", "--train.epochs", "0"], 1),  # the file's fault comes first
+    ],
+)
+def test_a_faulty_override_is_wrong_usage_and_a_faulty_recipe_is_not(args, code, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train: {epochs: 0}\n")
+    assert main([arg.replace("{}", str(recipe)) for arg in args]) == code
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["check", TINY, "--nope", "--data", "d"],
+        ["check", TINY],
+        ["check", TINY, "--data", "d", "--loss.name", "nope"],
+        ["embed", "r", "a.wav", "--out", "e.npz", "--pool", "nope"],
+        ["embed", "r", "a.wav", "--out", "e.npz", "--channel", "nope"],
+        ["convert", "nope"],
+        ["convert", "beats", "a"],
+        ["convert"],
+    ],
+)
+def test_what_the_parser_refuses_is_wrong_usage(args, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(args)
+    assert end.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.err and not printed.out
+
+
+def test_every_verb_says_what_an_interruption_costs(monkeypatch, capsys):
+    assert all(verb.lost for name, verb in VERBS.items() if name != "convert")
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asdjax.dcase.scan", stopped)
+    assert main(["data", "d"]) == 130
+    assert capsys.readouterr().err == "asdjax: interrupted: this command writes nothing\n"
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "n" * 300])
+@pytest.mark.parametrize("verb", [["extract"], ["score"], ["embed", "a.wav", "--out", "e.npz"]])
+def test_what_cannot_be_a_run_directory(name, verb, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main([verb[0], str(tmp_path / name), *verb[1:]]) == 1
+    assert f"{tmp_path / name}: there is no such run directory" in capsys.readouterr().err
+
+
+# the start of JAX
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "JAX_PLATFORMS=cuda_that_is_not_there",
+        "JAX_NUM_CPU_DEVICES=0",
+        "JAX_NUM_CPU_DEVICES=abc",
+        "JAX_ENABLE_X64=maybe",
+    ],
+)
+def test_what_jax_cannot_do_is_one_sentence(variable, tmp_path):
+    name, value = variable.split("=")
+    ended = asdjax("check", TINY, "--data", tmp_path, **{name: value})
+    lines = ended.stderr.decode().splitlines()
+    assert ended.returncode == 1 and len(lines) == 1
+    assert lines[0].startswith(f"asdjax: {variable}: ") and f"unset {name}" in lines[0]
+
+
+# pipes and terminals
+
+
+@pytest.mark.parametrize("args", [["--help"], ["train", "system1", "--help"], ["data", "{}"]])
+def test_a_reader_that_has_seen_enough(args, corpus_root):
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = asdjax(*(arg.replace("{}", str(corpus_root)) for arg in args), stdout=writing)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("args", [["--help"], ["train", "system1", "--help"], ["data", "{}"]])
+def test_output_that_cannot_be_written(args, corpus_root):
+    with open("/dev/full", "wb") as full:
+        ended = asdjax(*(arg.replace("{}", str(corpus_root)) for arg in args), stdout=full)
+    assert ended.returncode == 1
+    assert ended.stderr.decode().startswith("asdjax: standard output: cannot be written (No space")
+    assert ended.stderr.count(b"\n") == 1
+
+
+def test_messages_that_nobody_reads_stop_nothing(tmp_path):
+    program = (
+        "import os, sys; from asdjax import console; console.prepare()\n"
+        "os.close(2); os.dup2(os.open('/dev/full', os.O_WRONLY), 2)\n"
+        "console.say('x'); console.say('y'); print('done')"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert ended.stdout == b"done\n"
+
+
+@pytest.mark.parametrize("args", [["embed", "--help"], ["data", "Größe"]])
+def test_ascii_terminals(args):
+    chosen = {"PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    ended = asdjax(*args, **chosen)
+    assert (ended.stdout + ended.stderr).isascii()
+    assert b"Traceback" not in ended.stderr and ended.returncode == int(args[0] == "data")
+
+
+def test_tables_in_ascii_terminals(tmp_path):
+    program = (
+        "from asdjax import console; console.prepare()\n"
+        "from rich.table import Table; from rich.console import Console\n"
+        "table = Table('mean \\xb1 deviation'); table.add_row('Gr\\xf6\\xdfe')\n"
+        "Console().print(table)\n"
+        "print('10 \\xb1 2')"
+    )
+    chosen = os.environ | {"PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    ended = subprocess.run([sys.executable, "-c", program], env=chosen, capture_output=True)
+    assert ended.returncode == 0 and ended.stdout.isascii() and b"10 \\xb1 2" in ended.stdout
+
+
+def test_the_exit_codes_are_in_the_help(capsys):
+    assert main(["--help"]) == 0
+    assert "exit codes: 0 done; 1 " in capsys.readouterr().out
+    assert configs.names()  # the recipes are there too

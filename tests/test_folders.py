@@ -1,0 +1,206 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from asdjax import folders
+from asdjax.config import Config, DatasetConfig
+from asdjax.corpus import open_corpus
+from asdjax.dcase import require_clean, scan
+from asdjax.errors import AsdjaxError
+
+TRAIN = "section_00_source_train_normal_0000_noAttribute.wav"
+TEST = "section_00_target_test_anomaly_0199_noAttribute.wav"
+NOISE = "section_00_source_supplemental_noise_0000.wav"
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """A data set of one machine."""
+    return touch(tmp_path / "root", f"fan/train/{TRAIN}", f"fan/test/{TEST}")
+
+
+def touch(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+def unused(root: Path) -> dict[str, tuple[int, str]]:
+    """Number of files and reason of each unused folder, after a look at the problems."""
+    found = scan(root, "dcase2026")
+    lost = [u.folder for u in found.unused if u.lost]
+    assert [p.path for p in found.problems if p.kind == "unused"] == sorted(lost)
+    return {u.folder: (u.files, u.why) for u in found.unused}
+
+
+@pytest.mark.parametrize(
+    ("paths", "folder", "why", "files"),
+    [
+        (["ToyCar/Train/a.wav", "ToyCar/Train/b.wav"], "ToyCar/Train", "call the folder train", 2),
+        (["ToyCar/TEST/a.wav"], "ToyCar/TEST", "call the folder test", 1),
+        (
+            [f"ToyCar/train/{TRAIN}", "ToyCar/tests/a.wav"],
+            "ToyCar/tests",
+            "call the folder test",
+            1,
+        ),
+        (["ToyCar/training/a.wav"], "ToyCar/training", "call the folder train", 1),
+        (["ToyCar/train (1)/a.wav"], "ToyCar/train (1)", "call the folder train", 1),
+        (["ToyCar/source_train/a.wav"], "ToyCar/source_train", "call the folder train", 1),
+        (
+            [f"ToyCar/ToyCar/train/{TRAIN}"],
+            "ToyCar/ToyCar/train",
+            "move it up, or give {}/ToyCar",
+            1,
+        ),
+        (
+            [f"dev_fan/x/train/{TRAIN}"],
+            "dev_fan/x/train",
+            "dev_fan/x lies too deep for a machine",
+            1,
+        ),
+        ([f"fan/old/test/{TEST}"], "fan/old/test", "fan/old lies too deep", 1),
+        (
+            [f"dev_data/raw/x/y/test/{TEST}"],
+            "dev_data/raw/x/y/test",
+            "give {}/dev_data/raw/x as",
+            1,
+        ),
+        ([f"a/x/source_test/{TEST}"], "a/x/source_test", "looks like DCASE 2021 data", 1),
+        ([f"train/{TRAIN}"], "train", "put this folder into one with the machine's name", 1),
+        ([f"fan/train/more/{TRAIN}"], "fan/train/more", "clips lie in fan/train itself", 1),
+        ([f"fan/train/more/x/{TRAIN}"], "fan/train/more/x", "clips lie in fan/train itself", 1),
+        ([f"fan/{TRAIN}"], "fan", "clips lie in <machine>/train and", 1),
+        ([f"ToyCar/{TRAIN}", "ToyCar/a.wav"], "ToyCar", "clips lie in <machine>/train and", 2),
+        ([TRAIN], ".", "clips lie in <machine>/train and", 1),
+        (
+            ["fan/train/a.flac", "fan/train/b.MP3"],
+            "fan/train",
+            "end in .wav, not in .MP3, .flac",
+            2,
+        ),
+        (["ToyCar/train/a.m4a"], "ToyCar/train", "end in .wav, not in .m4a", 1),
+        (
+            ["ToyCar/train/a.txt", "ToyCar/test/.a.wav"],
+            "ToyCar",
+            "hold no audio: unpack it again",
+            0,
+        ),
+    ],
+)
+def test_clips_that_would_drop_out_are_a_problem(root, paths, folder, why, files):
+    found = scan(touch(root, *paths), "dcase2026")
+    (only,) = found.unused
+    assert (only.folder, only.files, only.lost) == (folder, files, True)
+    assert why.format(root) in only.why
+    assert [(p.path, p.kind, p.reason) for p in found.problems] == [(folder, "unused", str(only))]
+    with pytest.raises(AsdjaxError, match=r"\(1 unused\).*--dataset.skip unused"):
+        require_clean(found, ())
+    assert require_clean(found, ("unused",))[1] == {"unused": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "why"),
+    [
+        (f"fan/supplemental/{NOISE}", "fan/supplemental", "supplemental recordings"),
+        (f"supplemental/fan/train/{TRAIN}", "supplemental/fan/train", "supplemental recordings"),
+        (f"Supplemental/{NOISE}", "Supplemental", "supplemental recordings"),
+        ("music/song.mp3", "music", "no folder of a machine"),
+        ("latest/a.wav", "latest", "no folder of a machine"),  # holds "test"
+        ("test recordings/a.wav", "test recordings", "if these are clips, call the folder test"),
+        ("test/a.wav", "test", "put this folder into one with the machine's name"),
+        ("fan/noise.wav", "fan", "clips lie in <machine>/train and"),
+        ("noise.wav", ".", "clips lie in <machine>/train and"),
+    ],
+)
+def test_other_audio_is_named_and_no_problem(root, path, folder, why):
+    found = scan(touch(root, path), "dcase2026")
+    assert found.problems == ()
+    assert [(u.folder, u.files, u.lost) for u in found.unused] == [(folder, 1, False)]
+    assert why in found.unused[0].why
+
+
+def test_what_is_used_or_hidden_or_no_audio_is_not_named(root):
+    touch(root, f"dev_data/raw/ToyCar/train/{TRAIN}", f"eval_data/Sander/train/{TRAIN}")
+    touch(root, "fan/attributes_00.csv", "fan/train/.a.flac", ".git/a.wav", "__MACOSX/fan/._a.wav")
+    touch(root, "lost+found/a.wav", "supplemental/ground_truth_data/a.csv")
+    (root / "fan/train" / TRAIN).rename(root / "fan/train" / TRAIN.replace(".wav", ".WAV"))
+    assert unused(root) == {}
+
+
+def test_the_sentence_for_no_clips_says_what_lies_there(tmp_path):
+    touch(tmp_path, f"ds/fan/train/{TRAIN}")
+    with pytest.raises(AsdjaxError, match="no clips found .*ds/fan lies too deep.*/ds as the root"):
+        scan(tmp_path, "dcase2026")
+    touch(tmp_path / "flac", "fan/train/a.flac")
+    with pytest.raises(AsdjaxError, match="no clips found .*fan/train: 1 audio file.*convert them"):
+        scan(tmp_path / "flac", "dcase2026")
+    with pytest.raises(AsdjaxError, match="a.flac: not a folder"):
+        scan(tmp_path / "flac/fan/train/a.flac", "dcase2026")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(AsdjaxError, match="loop: no such folder"):
+        scan(tmp_path / "loop", "dcase2026")
+    with pytest.raises(AsdjaxError, match=r"aaa: cannot be listed \(File name too long\)"):
+        scan(tmp_path / ("a" * 300), "dcase2026")
+
+
+def test_links_are_followed_once_and_never_upwards(root):
+    touch(root.parent, f"elsewhere/valveEmu/train/{TRAIN}", f"other/{TRAIN}")
+    for name, target in [
+        *(("loop", "loop"), ("here", "."), ("up", ".."), ("gone", "nowhere"), ("top", "/")),
+        *(("dev", "../elsewhere"), ("again", "dev"), ("fan/train/self", "../.."), ("a", "fan")),
+    ]:
+        (root / name).symlink_to(target)
+    (root / "a").unlink()
+    ((folder, (files, why)),) = unused(root).items()
+    assert folder in ("dev/valveEmu/train", "again/valveEmu/train") and files == 1
+
+
+def test_a_linked_machine_is_read(root):
+    touch(root.parent, f"elsewhere/valveEmu/train/{TRAIN}")
+    (root / "valveEmu").symlink_to("../elsewhere/valveEmu")
+    assert [c.machine for c in scan(root, "dcase2026").clips] == ["fan", "fan", "valveEmu"]
+    assert unused(root) == {}
+
+
+def test_deep_and_large_trees_are_no_trouble(root, monkeypatch):
+    touch(root, "x/" + "d/" * 900 + "a.wav", f"{'n' * 255}/{'m' * 251}.wav")
+    assert {files for files, _ in unused(root).values()} == {1}
+    for i in range(50):
+        touch(root, f"many/{i}.wav", f"fan/train/section_00_source_train_normal_{i:04d}_a_1.wav")
+    monkeypatch.setattr(folders, "_MOST_NAMES", 30)
+    found = scan(root, "dcase2026")
+    assert len(found.clips) == 52
+    assert any("ended after 30 names" in u.why for u in found.unused)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+@pytest.mark.parametrize("name", ["fan", "fan/train", "x"])
+def test_a_folder_that_may_not_be_listed_is_named(root, name):
+    touch(root, f"ToyCar/train/{TRAIN}", "x/a.wav")
+    (root / name).chmod(0)
+    try:
+        assert "cannot be listed (Permission denied)" in unused(root)[name][1]
+    except AsdjaxError as error:
+        assert f"{name}: cannot be listed (Permission denied)" in str(error)
+    finally:
+        (root / name).chmod(0o755)
+
+
+def test_training_names_what_it_does_not_use(corpus_root, tmp_path, capsys):
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "fan").symlink_to(corpus_root / "fan")
+    touch(root, *(f"supplemental/{i}/noise.wav" for i in range(7)), f"ToyCar/Train/{TRAIN}")
+    with pytest.raises(AsdjaxError, match=r"\(1 unused\): ToyCar/Train: unused: 1 audio file"):
+        open_corpus(root, Config())
+    open_corpus(root, Config(dataset=DatasetConfig(skip=("unused",))))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 7
+    assert lines[0].startswith(f"{root}/ToyCar/Train: not used: 1 audio file is not read: if")
+    assert lines[5:] == [
+        f"{root}: and 3 more folders not used (asdjax data names them)",
+        f"{root}: left out by dataset.skip: 1 unused",
+    ]

@@ -1,0 +1,282 @@
+"""Packages by strangers: zip files, ordinary and hostile."""
+
+import io
+import os
+import random
+import stat
+import struct
+import time
+import zipfile
+import zlib
+
+import pytest
+from test_submission import CLIPS, LABEL, SCORES, write_expected, write_system
+
+from asdjax import package_files, verification
+from asdjax.errors import AsdjaxError
+
+META = f"{LABEL}.meta.yaml"
+
+
+@pytest.fixture
+def system(tmp_path):
+    folder = write_system(tmp_path / "task2" / LABEL, CLIPS)
+    write_expected(tmp_path)
+    return folder
+
+
+def faults(path):
+    """All faults of a package, none of them long, found in bounded time."""
+    began = time.process_time()
+    found = verification.verify(path)[1]
+    assert time.process_time() - began < 20  # a second or two, but for a busy machine
+    assert all(len(fault) < 1000 for fault in found)
+    return found
+
+
+def error(path):
+    """The sentence that refuses a package."""
+    with pytest.raises(AsdjaxError) as refusal:
+        faults(path)
+    message = str(refusal.value)
+    assert message.startswith(f"{path}: ") and len(message) < 500
+    return message
+
+
+# zip files
+
+
+def zip_bytes(folder, *more, method=zipfile.ZIP_DEFLATED, comment=b""):
+    """The package in a folder, with more (name, content) in it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, f"task2/{folder.name}/{file.name}")
+        for name, content in more:
+            archive.writestr(name, content)
+        archive.comment = comment
+    return buffer.getvalue()
+
+
+def special(name, mode):
+    """A member that Unix programs unpack as something else than a file."""
+    member = zipfile.ZipInfo(name)
+    member.create_system, member.external_attr = 3, (mode | 0o777) << 16
+    return member
+
+
+def raw_zip(members, *, size=None):
+    """A zip file record by record.
+
+    Args:
+        members: per entry of the directory: name, content as it stands in the file, stated size
+            and checksum, method, and whether the entry has a place of its own or the last one's.
+        size: stated size of the directory, if not the true one.
+    """
+    body, directory, offset = b"", b"", 0
+    for name, packed, unpacked, checksum, method, own in members:
+        facts = (method, 0, 0, checksum, len(packed), unpacked, len(name), 0)
+        if own:
+            offset = len(body)
+            body += struct.pack("<4s2H", b"PK\3\4", 20, 0) + struct.pack("<3H3L2H", *facts)
+            body += name + packed
+        directory += struct.pack("<4s3H", b"PK\1\2", 20, 20, 0) + struct.pack("<3H3L2H", *facts)
+        directory += struct.pack("<3H2L", 0, 0, 0, 0, offset) + name
+    count = len(members)
+    length = len(directory) if size is None else size
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, length, len(body), 0)
+    return body + directory + end
+
+
+def stored(name, content, own=True):
+    """An entry for `raw_zip`, as it is."""
+    return name, content, len(content), zlib.crc32(content), 0, own
+
+
+class Stream(io.RawIOBase):
+    """A file that cannot go back: sizes then follow the content."""
+
+    def __init__(self):
+        self.content = b""
+
+    def write(self, data):
+        """Append."""
+        self.content += bytes(data)
+        return len(data)
+
+
+def test_ordinary_archives_of_other_programs(system, tmp_path):
+    package = tmp_path / "p.zip"
+    streamed = Stream()
+    with zipfile.ZipFile(streamed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in system.iterdir():
+            archive.writestr(f"task2/{LABEL}/{file.name}", file.read_bytes())
+    with_zip64 = io.BytesIO()
+    with zipfile.ZipFile(with_zip64, "w") as archive:
+        for file in system.iterdir():
+            member = zipfile.ZipInfo(f"task2/{LABEL}/{file.name}")
+            with archive.open(member, "w", force_zip64=True) as opened:
+                opened.write(file.read_bytes())
+    for content in (
+        zip_bytes(system),
+        zip_bytes(system, method=zipfile.ZIP_STORED),
+        zip_bytes(system, ("task2/", b""), (f"task2/{LABEL}/", b""), comment=b"made by hand"),
+        zip_bytes(system, ("x.technical_report.pdf", os.urandom(2**20))),
+        streamed.content,
+        with_zip64.getvalue(),
+    ):
+        package.write_bytes(content)
+        assert faults(package) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("../x", "'../x' in it is not a plain path"),
+        (f"task2/{LABEL}/../../../x", "not a plain path"),
+        ("/etc/passwd", "not a plain path"),
+        ("//x", "not a plain path"),  # zipfile.Path of Python 3.11.0 never ends with it
+        ("task2//x", "not a plain path"),
+        ("./x", "not a plain path"),
+        ("C:/x", "not a plain path"),
+        ("task2\\x", "a backslash"),
+        ("task2/\x1b[31m", "'task2/\\x1b[31m' in it has a character in its name that does not"),
+        ("task2/a\nb", "'task2/a\\nb' in it has a character"),
+        ("task2/\u202egpj.exe", "'task2/\\u202egpj.exe' in it has a character"),
+        ("x" * 300, "too long a name"),
+        ("a/" * 20 + "b", "too long a name"),
+    ],
+)
+def test_names_in_an_archive(system, tmp_path, name, words):
+    package = tmp_path / "p.zip"
+    package.write_bytes(zip_bytes(system, (name, b"1")))
+    assert words in error(package)
+
+
+@pytest.mark.parametrize("name", [b"task2/a\0b", b"task2/\x81\x82"])
+def test_names_that_zipfile_would_not_write(tmp_path, name):
+    package = tmp_path / "p.zip"
+    package.write_bytes(raw_zip([stored(name, b"1")]))
+    if b"\0" in name:
+        assert "'task2/a\\x00b' in it has a character" in error(package)
+    else:  # a name in the encoding of MS-DOS
+        assert any("task2/üé: only the systems' folders" in fault for fault in faults(package))
+
+
+def test_names_that_only_some_computers_tell_apart(system, tmp_path):
+    package = tmp_path / "p.zip"
+    other = f"task2/{LABEL}/{SCORES.upper()}"
+    package.write_bytes(zip_bytes(system, (other, b"")))
+    assert f"{package}: {other} and task2/{LABEL}/{SCORES} in the archive have one name" in (
+        faults(package)
+    )
+    package.write_bytes(zip_bytes(system, ("e\u0301.technical_report.pdf", b""),
+                                  ("\xe9.technical_report.pdf", b"")))  # fmt: skip
+    assert "have one name" in " ".join(faults(package))
+    package.write_bytes(zip_bytes(system, (f"task2/{LABEL}", b"")))
+    assert f"{package}: task2/{LABEL} in the archive is a file and a folder" in faults(package)
+
+
+@pytest.mark.parametrize("mode", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFSOCK])
+def test_members_that_are_no_files(system, tmp_path, mode):
+    package = tmp_path / "p.zip"
+    package.write_bytes(zip_bytes(system, (special("task2/l", mode), b"/etc/passwd")))
+    assert "'task2/l' in it is a link or a device" in error(package)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_whose_memory_has_no_bound(system, tmp_path, method):
+    package = tmp_path / "p.zip"
+    package.write_bytes(zip_bytes(system, method=method))
+    assert "by another method than deflate" in error(package)
+
+
+def test_archives_that_grow(system, tmp_path, monkeypatch):
+    package = tmp_path / "p.zip"
+    report = "x.technical_report.pdf"
+    package.write_bytes(zip_bytes(system, (report, bytes(2**21))))
+    assert "more than 200 times as large when unpacked" in error(package)
+    monkeypatch.setattr(package_files, "MOST_ARCHIVE", 2**21)
+    package.write_bytes(zip_bytes(system, *((f"{i}{report}", bytes(2**20)) for i in range(2))))
+    assert "more than 2,097,152 bytes when unpacked" in error(package)
+    package.write_bytes(zip_bytes(system, (report, os.urandom(2**21))))
+    assert "larger than 2,097,152 bytes" in error(package)
+
+
+def test_a_member_that_goes_on_after_its_stated_end(tmp_path):
+    """A hundred megabytes behind ten bytes of a table, with a right checksum of these."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = packer.compress(b"a.wav,0.5\n" + bytes(100 * 2**20)) + packer.flush()
+    name = f"task2/{LABEL}/{SCORES}".encode()
+    package = tmp_path / "p.zip"
+    package.write_bytes(raw_zip([(name, packed, 10, zlib.crc32(b"a.wav,0.5\n"), 8, True)]))
+    assert any(f"{SCORES}: row 1: 'a.wav'" in fault for fault in faults(package))
+
+
+def test_members_that_share_bytes(tmp_path):
+    package = tmp_path / "p.zip"
+    twice = [stored(b"task2/x", b"A" * 1000), stored(b"task2/x", b"A" * 1000, own=False)]
+    package.write_bytes(raw_zip(twice))
+    assert "two members overlap" in error(package)
+    content = raw_zip([stored(b"task2/x", b"A")])
+    at = content.rindex(b"PK\1\2") + 42
+    package.write_bytes(content[:at] + struct.pack("<L", 2**31) + content[at + 4 :])
+    assert "a member lies outside it" in error(package)
+
+
+def test_too_many_members(system, tmp_path):
+    package = tmp_path / "p.zip"
+    package.write_bytes(zip_bytes(system, *((f"task2/{i}", b"") for i in range(2001))))
+    assert "more than 2000 files in it" in error(package)
+    package.write_bytes(raw_zip([stored(b"x", b"")], size=2**31))
+    assert "more than 2000 files in it" in error(package)
+
+
+def test_where_an_archive_begins_and_ends(system, tmp_path):
+    package, content = tmp_path / "p.zip", zip_bytes(system)
+    package.write_bytes(b"MZ" + content)
+    assert faults(package) == [f"{package}: begins with 2 bytes that belong to no file in it"]
+    inner = raw_zip([stored(b"x", b"")])
+    for comment in (inner, b"PK\5\6", b"PK\5\6" + bytes(18)):
+        package.write_bytes(zip_bytes(system, comment=comment))
+        assert "two places in it could be its end" in error(package)
+    for text in (b"", b"x", b"PK\5\6", content[:-1], content + b"x", content[:100]):
+        package.write_bytes(text)
+        assert "its end is missing, or something follows it" in error(package)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, 0, 1)
+    package.write_bytes(content[:-22] + locator + content[-22:])
+    assert "zip64" in error(package)
+    package.write_bytes(raw_zip([]))
+    assert "no folder task2 in it" in " ".join(faults(package))
+
+
+def test_encrypted_members(system, tmp_path):
+    content = bytearray(zip_bytes(system))
+    content[content.rindex(b"PK\1\2") + 8] |= 1
+    package = tmp_path / "p.zip"
+    package.write_bytes(content)
+    assert "is encrypted: make the archive without a password" in error(package)
+
+
+def test_archives_in_archives_are_not_opened(system, tmp_path):
+    package = tmp_path / "p.zip"
+    package.write_bytes(zip_bytes(system, (f"task2/{LABEL}/inner.zip", raw_zip([]))))
+    assert [fault for fault in faults(package) if "inner.zip: not a file of a submission" in fault]
+
+
+def test_broken_archives_end_in_a_sentence(system, tmp_path):
+    """A small part of a longer search, which found nothing else."""
+    rng = random.Random(0)
+    package = tmp_path / "p.zip"
+    originals = [zip_bytes(system), zip_bytes(system, method=zipfile.ZIP_STORED)]
+    for _ in range(300):
+        content = bytearray(rng.choice(originals))
+        first = rng.choice([0, content.index(b"PK\1\2")])
+        for _ in range(rng.choice([1, 2, 8])):
+            at = rng.randrange(first, len(content))
+            content[at] = rng.choice([0, 255, rng.randrange(256)])
+        package.write_bytes(content)
+        try:
+            faults(package)
+        except AsdjaxError as refusal:
+            assert str(refusal).startswith(f"{package}: ") and len(str(refusal)) < 500
