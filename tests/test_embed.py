@@ -234,7 +234,9 @@ def test_what_a_run_leaves_out_is_said(run_path, rng, tmp_path, capsys):
         shutil.copytree(run_path, changed.path)
         config = changed.config()
         whole = dataclasses.replace(getattr(config, section), **change)
-        changed.write_config(dataclasses.replace(config, **{section: whole}))
+        config = dataclasses.replace(config, **{section: whole})
+        changed.write_training({**changed.finished_training(), "config": to_tree(config)})
+        changed.write_config(config)
         assert run(changed.path, file, "--out", out) == 0
         said = capsys.readouterr().err
         assert words in said and "1 of 1 files are longer" in said

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 VERBS = {"train", "extract", "embed", "score", "evaluate", "compare", "submit"}
 HOST = {
     "config", "architectures", "schema", "errors", "editions", "folders", "dcase", "audio",
-    "copies", "corpus", "inventory", "synth", "machinery",
+    "sound_layout", "sound_chunks", "sound_streams", "sound_files", "resampling", "copies", "corpus", "inventory", "synth", "machinery",
     "atomic", "documents", "embeddings", "training_record",
     "runs", "batches", "backends", "thresholds", "channels", "metrics", "bootstrap", "submission",
     "tables",
@@ -29,7 +29,7 @@ DEVICE = {"signal", "models", "augment", "losses", "optim", "parallel", "learner
 ONLY_IN = {
     "orbax": {"asdjax/checkpoint.py"},
     "grain": {"asdjax/batches.py"},
-    "soundfile": {"asdjax/audio.py"},
+    "soundfile": {"asdjax/sound_files.py"},
 }
 JAX = {"jax", "flax", "optax", "orbax"}
 
