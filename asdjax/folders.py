@@ -132,6 +132,12 @@ class _Places:
         if parts and parts[-1] in ("source_test", "target_test"):
             return "this looks like DCASE 2021 data, which asdjax does not read", True
         looks_like = _SPLIT_LIKE.search(parts[-1].casefold()) if parts else None
+        if looks_like and looks_like[1] != parts[-1].casefold():
+            beside = folder.parent / looks_like[1]
+            if beside in self.splits and os.path.isdir(
+                beside
+            ):  # test_rename of the baselines' download scripts
+                return f"{self.name(beside)} is read instead", False
         if looks_like and parts[-1] not in SPLITS:
             why = f"if these are clips, call the folder {looks_like[1]}"
             return why, clips or len(parts) > 1

@@ -104,6 +104,8 @@ def test_clips_that_would_drop_out_are_a_problem(root, paths, folder, why, files
 @pytest.mark.parametrize(
     ("path", "folder", "why"),
     [
+        (f"fan/test_rename/{TEST}", "fan/test_rename", "fan/test is read instead"),
+        (f"fan/train_old/{TRAIN}", "fan/train_old", "fan/train is read instead"),
         (f"fan/supplemental/{NOISE}", "fan/supplemental", "supplemental recordings"),
         (f"supplemental/fan/train/{TRAIN}", "supplemental/fan/train", "supplemental recordings"),
         (f"Supplemental/{NOISE}", "Supplemental", "supplemental recordings"),
