@@ -362,8 +362,8 @@ def _smote(
         return *none, ["SMOTE skipped: it needs two target clips, found 1"]
     if int(config.ratio * n_source - n_target) <= 0:
         return *none, [
-            f"SMOTE skipped: {config.ratio:g} of {n_source} source clips is not more than the "
-            f"{n_target} target clips"
+            f"SMOTE skipped: backend.smote.ratio {config.ratio:g} asks for "
+            f"{int(config.ratio * n_source)} target points, and there are {n_target} target clips"
         ]
     k = min(config.neighbours, n_target - 1)
     sentences = []

@@ -6,6 +6,7 @@ and the valid choices. `save` writes every key, so that a saved configuration re
 """
 
 import dataclasses
+import difflib
 import functools
 import re
 from importlib import resources
@@ -333,8 +334,10 @@ def load(name_or_path: str) -> Config:
     except AsdjaxError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
+        close = difflib.get_close_matches(path.stem.lower(), names(), n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
         raise AsdjaxError(
-            f"no recipe or file {name_or_path!r}: give the path of a YAML file or one of the "
+            f"no recipe or file {name_or_path!r}: {hint}give the path of a YAML file or one of the "
             f"recipes {', '.join(names())}"
         ) from error
     return parse(text, source=str(path))

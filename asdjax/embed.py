@@ -19,7 +19,7 @@ from asdjax import atomic, audio, console, inference, pretrained
 from asdjax._version import __version__
 from asdjax.architectures import ComputeDtype
 from asdjax.audio import Header
-from asdjax.errors import AsdjaxError
+from asdjax.errors import AsdjaxError, UsageError
 from asdjax.inference import Embedder, Pool
 from asdjax.runs import Run
 
@@ -130,7 +130,7 @@ def _find(inputs: Sequence[Path]) -> list[tuple[str, Path]]:
         paths = _search(given) if folder else [given]
         found += [(path.as_posix(), path) for path in paths]
     if not found:
-        raise AsdjaxError("nothing to embed: name audio files or directories")
+        raise UsageError("nothing to embed: name audio files or directories")
     for name, _ in found:
         if not name.isascii() and name != name.encode(errors="replace").decode():
             raise AsdjaxError(f"{name!r}: the name is not UTF-8 text: rename the file")
@@ -180,7 +180,7 @@ def _search(root: Path) -> list[Path]:
 
 def _headers(found: Sequence[tuple[str, Path]], wanted: Channel) -> list[_File]:
     if wanted != "each" and wanted < 1:
-        raise AsdjaxError(f"--channel: channels count from 1, found {wanted}")
+        raise UsageError(f"--channel: channels count from 1, found {wanted}")
     files = []
     with ThreadPoolExecutor() as threads:
         headers = threads.map(audio.inspect_any, [path for _, path in found])
@@ -348,7 +348,7 @@ def _format(out: Path, format: Format | None, overwrite: bool) -> Format:
     """The format to write; `AsdjaxError` when `out` could not be written in the end."""
     found = {".npz": "npz", ".parquet": "parquet"}.get(out.suffix.lower())
     if found is None or format not in (None, found):
-        raise AsdjaxError(
+        raise UsageError(
             f"{out}: the name of the file must end in "
             + (f".{format}" if format else ".npz or .parquet")
         )

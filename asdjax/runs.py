@@ -186,7 +186,10 @@ class Run:
         self._require_config()
         document = self.training()
         if document is None:
-            raise AsdjaxError(f"{self.path}: training has not finished: run asdjax train again")
+            raise AsdjaxError(
+                f"{self.path}: training has not finished (no training.json): give its asdjax train "
+                "command again"
+            )
         return document
 
     def forget_training(self) -> None:
@@ -306,8 +309,13 @@ class Run:
 
         It has not, either, when the configuration or the weights are no longer those it was of.
         """
-        self._require_config()
+        self.finished_training()
         machines = self._stated_machines()
+        if machines and not present(self._artefacts):
+            raise AsdjaxError(
+                f"{self._artefacts}: the record of results is gone: run asdjax extract {self.path} "
+                "again"
+            )
         if machines and not self.is_current(self._machines, fingerprint(machines)):
             raise AsdjaxError(
                 f"{self._machines}: not as extraction left it: run asdjax extract {self.path} again"

@@ -69,7 +69,9 @@ def read_text(path: Path, *, most: int) -> str:
     try:
         return read_bytes(path, most=most).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise AsdjaxError(f"{path}: not UTF-8 text ({error.reason})") from error
+        raise AsdjaxError(
+            f"{path}: not UTF-8 text ({error.reason}): save it as UTF-8, or restore it"
+        ) from error
 
 
 def _require_regular(path: Path, found: os.stat_result) -> None:

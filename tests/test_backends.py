@@ -479,12 +479,14 @@ def test_the_ordinary_case_needs_no_note(rng):
         (
             (109, 10),
             {},
-            "SMOTE skipped: 0.1 of 109 source clips is not more than the 10 target clips",
+            "SMOTE skipped: backend.smote.ratio 0.1 asks for 10 target points, and there are 10 "
+            "target clips",
         ),
         (
             (10, 10),
             {"smote": SmoteConfig(ratio=1)},
-            "SMOTE skipped: 1 of 10 source clips is not more than the 10 target clips",
+            "SMOTE skipped: backend.smote.ratio 1 asks for 10 target points, and there are 10 "
+            "target clips",
         ),
         (
             (50, 2),

@@ -124,11 +124,12 @@ def test_not_a_run(tmp_path):
     assert run.config() == Config()
     with pytest.raises(AsdjaxError, match="has not finished"):
         run.finished_training()
+    for question in run.machines, lambda: run.read_scores("fan"):
+        with pytest.raises(AsdjaxError, match="has not finished .no training.json"):
+            question()
+    run.write_training(TRAINING)
     with pytest.raises(AsdjaxError, match="asdjax extract"):
         run.machines()
-    with pytest.raises(AsdjaxError, match="has not finished"):
-        run.read_scores("fan")
-    run.write_training(TRAINING)
     with pytest.raises(AsdjaxError, match="asdjax score"):
         run.read_scores("fan")
 
