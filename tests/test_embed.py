@@ -114,10 +114,10 @@ def run(*args):
     return main(["embed", *map(str, args)])
 
 
-def refused(capsys, *args):
+def refused(capsys, *args, code=1):
     """The one sentence with which a command is refused."""
     capsys.readouterr()
-    assert run(*args) == 1
+    assert run(*args) == code
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("asdjax: "), lines
     return lines[0]
@@ -465,7 +465,7 @@ def test_channels(weights, rng, tmp_path, capsys):
     assert relative(read(out)["embedding"][0], each["embedding"][2]) < PADDED
     again = (weights[0], three, one, "--out", out, "--overwrite", "--channel")
     assert "one.wav: no channel 2, the file has 1" in refused(capsys, *again, "2")
-    assert "channels count from 1, found 0" in refused(capsys, *again, "0")
+    assert "channels count from 1, found 0" in refused(capsys, *again, "0", code=2)
 
 
 def test_other_rates_are_resampled_and_that_is_said_once(weights, rng, tmp_path, capsys):
@@ -510,9 +510,10 @@ def test_where_nothing_can_be_written(weights, rng, tmp_path, capsys, monkeypatc
     there = tmp_path / "there.npz"
     there.write_text("kept")
     assert "--overwrite" in refused(capsys, path, file, "--out", there)
-    assert "must end in .npz or .parquet" in refused(capsys, path, file, "--out", tmp_path / "e")
+    wrong = refused(capsys, path, file, "--out", tmp_path / "e", code=2)
+    assert "must end in .npz or .parquet" in wrong
     npz = (path, file, "--out", tmp_path / "e.npz")
-    assert "must end in .parquet" in refused(capsys, *npz, "--format", "parquet")
+    assert "must end in .parquet" in refused(capsys, *npz, "--format", "parquet", code=2)
     assert "cannot be written in" in refused(capsys, path, file, "--out", file / "e.npz")
     folder = tmp_path / "folder.npz"
     folder.mkdir()
@@ -553,7 +554,7 @@ def test_inputs_that_are_refused(weights, rng, tmp_path, capsys):
         capsys, weights[0], good, "--out", out, "--layer", "3"
     )
     assert "no classifier" in refused(capsys, weights[0], good, "--out", out, "--pool", "head")
-    assert main(["embed", str(weights[0]), "--out", str(out)]) == 1
+    assert main(["embed", str(weights[0]), "--out", str(out)]) == 2
     assert "nothing to embed" in capsys.readouterr().err
 
 
