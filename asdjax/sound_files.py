@@ -287,7 +287,7 @@ def _libsndfile(file: BinaryIO, path: Path, layout: Layout) -> Iterator[soundfil
             yield sound
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".")
-        raise fault(path, "unreadable", f"{reason}: restore the file") from error
+        raise fault(path, "unreadable", f"{reason}: restore the file or store it as WAV") from error
     finally:
         os.lseek(file.fileno(), place, os.SEEK_SET)
 
