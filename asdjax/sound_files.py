@@ -83,8 +83,13 @@ def inspect_any(path: Path) -> Header:
     return header
 
 
-def read_wav(path: Path) -> Samples:
-    """Read all samples of a file that `inspect` takes.
+def read_wav(path: Path, first: int = 0, most: int | None = None) -> Samples:
+    """Read the samples of a file that `inspect` takes, or a part of them.
+
+    Args:
+        path: the file.
+        first: samples of a channel to pass over.
+        most: samples of a channel that are wanted; None: all.
 
     Returns:
         [T, channels]; int16 as stored for PCM 16-bit files, else float32 (integers scaled to
@@ -95,8 +100,10 @@ def read_wav(path: Path) -> Samples:
     """
     with _opened(path) as file:
         layout = _plain_layout(file, path)
-        _require_readable(path, layout.frames, layout.channels)
-        return _plain(file, path, layout, layout.frames)
+        frames = max(layout.frames - first, 0)
+        frames = frames if most is None else min(frames, most)
+        _require_readable(path, frames, layout.channels)
+        return _plain(file, path, layout, frames, first)
 
 
 def read_any(path: Path, sample_rate: int, *, most: int | None = None) -> Samples:
@@ -318,10 +325,10 @@ def _decoded(file: BinaryIO, path: Path, layout: Layout, frames: int) -> Samples
     return samples
 
 
-def _plain(file: BinaryIO, path: Path, layout: Layout, frames: int) -> Samples:
-    """The first samples [T, channels] of a WAV file."""
+def _plain(file: BinaryIO, path: Path, layout: Layout, frames: int, first: int = 0) -> Samples:
+    """The samples [T, channels] of a WAV file from the `first` on."""
     stored = np.empty(frames * layout.frame, np.uint8)
-    file.seek(layout.start)
+    file.seek(layout.start + first * layout.frame)
     if file.readinto(stored) < len(stored):
         raise fault(path, "truncated", "the file was changed while it was in use")
     match layout.subtype:
