@@ -162,6 +162,8 @@ def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, 
         _require_rate(path, layout.rate)
         if not layout.frames:
             raise fault(path, "empty", "the file has 0 samples")
+    if layout.misread and layout.subtype in _PLAIN:
+        return _own_header(layout), layout
     found = _second_reading(file, path, layout)
     _require_rate(path, found.rate)
     if layout.channels:
@@ -178,9 +180,14 @@ def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, 
     return found, layout
 
 
+def _own_header(layout: Layout) -> Header:
+    """The header of a file of the WAV family, as it is read here."""
+    return Header(layout.frames, layout.rate, layout.channels, layout.subtype, layout.stated)
+
+
 def _agreed(path: Path, layout: Layout, found: Header) -> Header:
     """The header of a file of the WAV family, whose two readings must be the same."""
-    own = Header(layout.frames, layout.rate, layout.channels, layout.subtype, layout.stated)
+    own = _own_header(layout)
     # What libsndfile makes of a length that is not stated matters only where it reads the samples.
     frames = found.frames if own.stated or own.subtype not in _PLAIN else own.frames
     if own != dataclasses.replace(found, frames=frames, stated=own.stated):

@@ -15,13 +15,17 @@ from asdjax.sound_layout import Layout, fault, require_whole
 
 _BLOCK = 2**20
 _ID3V1 = 128  # bytes at the end of a file
+_MOST_TAGS = 100  # of a file; more would take long to walk
 
 
 def tagged(file: BinaryIO, size: int) -> tuple[int, int]:
     """Where a file's sound begins and ends, without ID3 tags in front (v2) and behind (v1)."""
     start, end = 0, size
     file.seek(0)
-    while (head := file.read(10)).startswith(b"ID3") and len(head) == 10:
+    for _ in range(_MOST_TAGS):
+        head = file.read(10)
+        if not head.startswith(b"ID3") or len(head) < 10:
+            break
         start += 10 + _synchsafe(head[6:10]) + 10 * bool(head[5] & 0x10)
         file.seek(start)
     if end - start >= _ID3V1:
@@ -53,7 +57,8 @@ def _remainders(polynomial: int, bits: int) -> list[int]:
 
 _CRC8, _CRC16 = _remainders(0x07, 8), _remainders(0x8005, 16)
 _FLAC_SYNC = re.compile(rb"\xff[\xf8\xf9]")  # frames numbered one by one, or by their first sample
-_FLAC_HEAD, _FLAC_FRAME = 16, 2**24  # bytes of a frame's header, and of a frame, at most
+_FLAC_HEAD = 16  # bytes of a frame's header at most
+_FLAC_FRAME = 2**22  # bytes of a frame at most; 65535 samples of 8 channels of 32 bits take half
 _FLAC_HERTZ = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
 _FLAC_BITS = (0, 8, 12, 0, 16, 20, 24, 32)  # of a sample; 0: as STREAMINFO says
 
@@ -314,7 +319,10 @@ def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
                 place = behind
                 continue
             raise fault(
-                path, "unreadable", f"no MP3 frame at byte {place}: the file is damaged, restore it"
+                path,
+                "unreadable",
+                f"no MP3 frame of a stated bit rate at byte {place}: restore the file or store it "
+                "as WAV",
             )
         if place + frame.size > end:
             raise fault(path, "truncated", "the file ends inside a frame: restore it")
@@ -374,8 +382,9 @@ def _mp3_announced(head: bytes, rest: bytes) -> int | None:
 def _behind_padding(file: BinaryIO, place: int, end: int) -> int:
     """Where an APE tag that stands there ends, or zeros up to the end do; 0: neither is there."""
     file.seek(place)
-    rest = file.read(_BLOCK)[: end - place]
-    if rest.startswith(b"APETAGEX") and len(rest) >= 32:
-        has_header = rest[23] & 0x20  # else it is the footer
-        return place + 32 + (int.from_bytes(rest[12:16], "little") if has_header else 0)
+    head = file.read(32)
+    if head.startswith(b"APETAGEX") and len(head) == 32 and place + 32 <= end:
+        has_header = head[23] & 0x20  # else it is the footer
+        return place + 32 + (int.from_bytes(head[12:16], "little") if has_header else 0)
+    rest = (head + file.read(_BLOCK))[: end - place]
     return end if len(rest) == end - place and not any(rest) else 0

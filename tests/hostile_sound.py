@@ -42,6 +42,17 @@ def extensible(bits: int = 16, valid: int = 16, tag: int = 1, guid: bytes = GUID
     return fmt(0xFFFE, bits=bits, more=struct.pack("<HHIH", 22, valid, 0, tag) + guid)
 
 
+def w64_of_ffmpeg(samples: bytes, channels: int, bits: int, tag: int) -> bytes:
+    """A W64 file with an extensible header whose samples' stated size counts their padding."""
+    rest = bytes.fromhex("f3ac d311 8cd1 00c0 4f8e db8a")  # of all chunks' names
+    _, head = fmt(0xFFFE, channels, 16000, bits, more=struct.pack("<HHIH", 22, bits, 3, tag) + GUID)
+    body = b"wave" + rest
+    for name, content in ((b"fmt ", head), (b"data", samples + bytes(-len(samples) % 8))):
+        body += name + rest + struct.pack("<q", len(content) + 24) + content
+    riff_name = bytes.fromhex("7269 6666 2e91 cf11 a5d6 28db 04c1 0000")
+    return riff_name + struct.pack("<q", len(body) + 24) + body
+
+
 DATA = (b"data", PCM)
 
 GOOD_WAVS = {
@@ -144,6 +155,9 @@ def flac(total: int | None = None) -> bytes:
     return content[:18] + value.to_bytes(8, "big") + content[26:]
 
 
+EMPTY_APE = b"APETAGEX" + struct.pack("<IIII8x", 2000, 32, 0, 0x80000000)
+
+
 def damaged_flacs() -> Iterator[tuple[str, bytes]]:
     """FLAC files whose frames contradict each other or the file's header, whole by themselves."""
     content = flac()
@@ -232,6 +246,10 @@ def other_formats() -> Iterator[tuple[str, bytes, str]]:
          "wrong_length"),
         ("RF64 that states too little", patched(rf64, b"ds64", 16, struct.pack("<q", quarter)),
          "wrong_length"),
+        ("CAF without a length", patched(caf, b"data", 4, b"\xff" * 8), "unreadable"),
+        ("MP3 with 640 kB of tags", first + rest + EMPTY_APE * 20_000 + b"x", "unreadable"),
+        ("MP3 behind 1 MB of tags", b"ID3\3\0\0\0\0\0\0" * 100_000 + first + rest, "unreadable"),
+        ("FLAC with 5 MB of zeros", flac() + bytes(5 * 2**20), "truncated"),
         ("ADPCM", encoded("WAV", "IMA_ADPCM"), "unreadable"),
         ("another format", encoded("VOC"), "unreadable"),
     )  # fmt: skip

@@ -148,6 +148,26 @@ def test_bytes_between_flac_frames(tmp_path):
         assert kind_of(audio.read_any, path, 16000) == "unreadable"
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tag", "subtype"), [("<i4", 1, "PCM_24"), ("<f4", 3, "FLOAT"), ("<f8", 3, "DOUBLE")]
+)
+def test_w64_files_of_ffmpeg(tmp_path, rng, dtype, tag, subtype):
+    """Floats, which libsndfile takes for integers there, and samples that end within 8 bytes."""
+    values = rng.integers(-(2**23), 2**23, (1001, 3)) / 2**23
+    stored = (values * 2**23 if tag == 1 else values).astype(dtype)
+    content, bits = stored.tobytes(), stored.itemsize * 8
+    if subtype == "PCM_24":
+        content, bits = stored.view(np.uint8).reshape(-1, 4)[:, :3].tobytes(), 24
+    path = tmp_path / "a.w64"
+    path.write_bytes(hostile.w64_of_ffmpeg(content, 3, bits, tag))
+    assert audio.inspect_any(path) == audio.inspect(path)
+    assert audio.inspect(path) == audio.Header(1001, 16000, 3, subtype)
+    assert np.array_equal(audio.read_any(path, 16000), values)
+    if subtype == "PCM_24":  # what is counted is no padding
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        assert kind_of(audio.inspect_any, path) == "wrong_length"
+
+
 def test_flac_frames_of_any_form_are_read(tmp_path):
     """Encoders write rates and block sizes in several ways, also in a file of few samples."""
     path = tmp_path / "a.flac"
