@@ -100,14 +100,14 @@ def open_run(path: Path) -> "Run":
     return run
 
 
-def require_folder(path: Path, what: str) -> None:
+def require_folder(path: Path, what: str, made_by: str = "train") -> None:
     """Refuse a path where there is no directory; `what` says what it should be."""
     try:
         os.scandir(path).close()
     except OSError as error:
+        why = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror})"
         raise AsdjaxError(
-            f"{path}: there is no such {what} ({error.strerror}): name one that asdjax train "
-            "CONFIG --data DIR --run RUN has made"
+            f"{path}: there is no such {what}{why}: name one that asdjax {made_by} has made"
         ) from error
 
 

@@ -9,11 +9,13 @@ folder, which readers pass over and the next save clears. The digests are compar
 reads anything: what it raises after that is a defect, and never a damaged file.
 """
 
+import errno
 import functools
 import hashlib
 import logging
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -191,6 +193,10 @@ def _orbax(method: str, directory: Path, **arguments: Any) -> Any:
 
 def _write_arrays(directory: Path, tree: Tree) -> None:
     with atomic.writing(directory):
+        # Of a disk that fills up, orbax prints a traceback for each array beside its exception.
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+        if shutil.disk_usage(directory.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
             _orbax("save", directory, args=ocp.args.StandardSave(tree))
         except ValueError as error:  # of tensorstore

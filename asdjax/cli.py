@@ -7,6 +7,7 @@ SIGTERM, 129 SIGHUP). Whatever is not 0 comes with one sentence on standard erro
 """
 
 import dataclasses
+import difflib
 import json
 import os
 import sys
@@ -200,7 +201,9 @@ class Embed:
     def __call__(self) -> None:
         from asdjax import embed
 
-        require_folder(self.weights, "run directory or folder of converted weights")
+        require_folder(
+            self.weights, "run directory or folder of converted weights", "train or convert beats"
+        )
         embed.embed(
             self.weights,
             self.inputs,
@@ -464,9 +467,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"asdjax {__version__}")
         return 0
     if args[0] not in VERBS:
-        print(
-            f"asdjax: no command {console.printable(repr(args[0]))}\n\n{_usage()}", file=sys.stderr
-        )
+        close = difflib.get_close_matches(args[0], VERBS, n=1)
+        hint = f": did you mean {close[0]}?" if close else ""
+        console.say(f"asdjax: no command {args[0]!r}{hint} (asdjax --help lists all)")
         return 2
     kind, own_process = VERBS[args[0]], argv is None
     if own_process:

@@ -120,7 +120,9 @@ def _insist(signals: int) -> None:
     for _ in range(round(PATIENCE / _AGAIN)):
         time.sleep(_AGAIN)
         signal.pthread_kill(threading.main_thread().ident, number)
-    if os.isatty(2):
-        os.write(2, b"\x1b[?25h\n")  # a progress bar hides the cursor
-    os.write(2, f"asdjax: interrupted: {lost}\n".encode())
-    os._exit(128 + number)
+    try:
+        if os.isatty(2):
+            os.write(2, b"\x1b[?25h\n")  # a progress bar hides the cursor
+        os.write(2, f"asdjax: interrupted: {lost}\n".encode())
+    finally:  # also where nobody can read standard error any more
+        os._exit(128 + number)

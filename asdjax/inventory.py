@@ -112,6 +112,9 @@ def render(document: Mapping[str, Any]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+    lines.append(
+        "train: source/target clips; test: normal+anomaly of source/target, or clips without labels"
+    )
     training, scored = document["training"], document["scored"]
     lines.append(f"trains: {training['clips']} clips of {_list(training['machines'])}")
     lines.append(f"scored: {sum(m['test'] for m in scored.values())} clips of {_list(scored)}")
@@ -172,4 +175,4 @@ def _first(lines: Iterable[str]) -> list[str]:
 
 
 def _list(names: Any) -> str:
-    return ", ".join(names) or "no machine"
+    return ", ".join(names) or "no machine (a note or a problem says why)"

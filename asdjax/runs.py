@@ -18,6 +18,7 @@ may come from somebody else: nothing in it may be a link or name a place outside
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -26,7 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asdjax import atomic, training_record, user_files
+from asdjax import atomic, strict_yaml, training_record, user_files
 from asdjax import config as configs
 from asdjax._version import __version__
 from asdjax.config import Config, ViewConfig
@@ -76,15 +77,38 @@ class Run:
             existing: whether this must be a run already; otherwise its directory is made.
 
         Raises:
-            AsdjaxError: another process holds it, it is not a run directory, or something in it is
-                a link or no file.
+            AsdjaxError: another process holds it, it is not a run directory, it holds files of
+                others, or something in it is a link or no file.
         """
         if existing:
             self._require_config()
+        self._refuse_foreign()
         with self._made(), atomic.locked(self.path / ".lock", f"{self.path}: {_BUSY}"):
             for place in self._all_ours():
                 atomic.refuse_links(place)
             yield
+
+    def _refuse_foreign(self) -> None:
+        """Refuse a directory with files of others, which a run would replace or delete."""
+        with atomic.writing(self.path):
+            names = os.listdir(self.path) if self.path.exists() else []
+        if all(name.startswith(".") for name in names) or self._was_written_here():
+            return
+        raise AsdjaxError(
+            f"{self.path}: holds other files and is no run directory: name a new directory, or an "
+            "empty one"
+        )
+
+    def _was_written_here(self) -> bool:
+        """Whether asdjax wrote the configuration, whatever its values, or a record of training."""
+        with contextlib.suppress(AsdjaxError):
+            tree = strict_yaml.read(self._config)
+            if isinstance(tree, dict) and {f.name for f in dataclasses.fields(Config)} <= {*tree}:
+                return True
+        with contextlib.suppress(AsdjaxError):
+            record = read_json(self._training)
+            return isinstance(record, dict) and str(record.get("schema")).startswith("asdjax.")
+        return False
 
     @contextlib.contextmanager
     def _made(self) -> Iterator[None]:

@@ -21,7 +21,7 @@ from jaxtyping import Float64
 
 from asdjax import atomic, runs, schema
 from asdjax.config import SynthConfig
-from asdjax.errors import AsdjaxError
+from asdjax.errors import AsdjaxError, UsageError
 from asdjax.machinery import PROFILES, SAMPLE_RATE, Domain, Label, Machine, Split, stream
 
 _IDENTITY = "synth.json"  # in each machine's folder: the settings it was made with
@@ -114,12 +114,15 @@ def _machine(name: str, config: SynthConfig) -> Machine:
 
 
 def _validate(config: SynthConfig) -> None:
-    schema.check(SynthConfig, config, "", "synth")
+    try:
+        schema.check(SynthConfig, config, "", "synth")
+    except AsdjaxError as error:
+        raise UsageError(str(error)) from error
     for name in config.machines:
         if name not in PROFILES:
-            raise AsdjaxError(f"synth: no machine {name!r}: choose from {', '.join(PROFILES)}")
+            raise UsageError(f"synth: no machine {name!r}: choose from {', '.join(PROFILES)}")
     if not config.machines or len(set(config.machines)) < len(config.machines):
-        raise AsdjaxError("synth: machines: name at least one machine, and each of them once")
+        raise UsageError("synth: machines: name at least one machine, and each of them once")
 
 
 def _machine_clips(name: str, config: SynthConfig) -> Iterator[SynthClip]:

@@ -93,7 +93,7 @@ def plan(config: Config, corpus: Corpus) -> Plan:
         if not config.train.allow_one_class:
             raise AsdjaxError(_one_class(clips, classes[0]))
         notes.append(f"all training clips are of one class ({classes[0]}): nothing is learned")
-    notes += _unheard(clips, corpus, n_samples, config)
+    notes += _far_lengths(clips, corpus, n_samples, config)
     work = Plan(config, corpus, clips, classes, labels, n_samples, devices, epoch, pretrained, ())
     warmup = config.optim.warmup_steps
     if 0 < work.steps <= warmup:
@@ -124,14 +124,20 @@ def _one_class(clips: Sequence[dcase.Clip], name: str) -> str:
     )
 
 
-def _unheard(
+def _far_lengths(
     clips: Sequence[dcase.Clip], corpus: Corpus, n_samples: int, config: Config
 ) -> list[str]:
-    """What of every clip is never scored, if it is much."""
+    """Where the length of the clips is far from that of their files."""
     shortest = min(corpus.headers[clip.path].frames for clip in clips)
+    longest = max(corpus.headers[clip.path].frames for clip in clips)
+    rate = config.audio.sample_rate
+    if n_samples > 1.25 * longest:
+        return [
+            f"audio.clip_seconds: the longest clip has {longest / rate:g} s, and every clip is "
+            f"repeated to {n_samples / rate:g} s: set audio.clip_seconds to auto for its own length"
+        ]
     if n_samples > 0.75 * shortest:
         return []
-    rate = config.audio.sample_rate
     return [
         f"audio.clip_seconds: the shortest clip has {shortest / rate:g} s, and of every clip only "
         f"the first {n_samples / rate:g} s are scored: set audio.clip_seconds to auto for all of it"
@@ -397,14 +403,15 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
     work = plan(config, corpus)
     learner = Learner(config, n_classes=len(work.classes), n_samples=work.n_samples)
     state = learner.shapes()
+    size = min(config.train.batch_size, len(work.clips))
+    size = size if size == config.train.batch_size else work.epoch.tail  # of the largest batch
     batch = {
-        "waveform": np.zeros(
-            (config.train.batch_size, work.n_samples), np.int16 if work.corpus.pcm16 else np.float32
-        ),
-        "label": np.zeros(config.train.batch_size, np.int32),
+        "waveform": np.zeros((size, work.n_samples), np.int16 if work.corpus.pcm16 else np.float32),
+        "label": np.zeros(size, np.int32),
     }
     split = parallel.split_batch(batch, work.devices)
     step = parallel.training_step(learner.step, work.devices)
+    console.say("compiling the training step, which tells how much memory it needs")
     memory = step.lower(state, split).compile().memory_analysis()
     step_memory = memory.temp_size_in_bytes + memory.argument_size_in_bytes
     audio_buffer = batch["waveform"].nbytes * config.audio.prefetch_batches
@@ -443,7 +450,7 @@ def render_check(facts: Mapping[str, Any]) -> str:
     printed += [f"note: {console.printable(note)}" for note in facts["notes"]]
     needed, available = facts["needed_bytes"], facts["available_bytes"]
     has = "its device does not tell what it has" if available is None else f"has {_gib(available)}"
-    ways = ": lower train.batch_size or audio.clip_seconds, or set model.remat (BEATs)"
+    ways = ": lower train.batch_size or audio.clip_seconds"
     verdict = "training fits" if facts["fits"] else "training does not fit"
     needs = f"needs about {_gib(needed)}, this machine {has}"
     return "\n".join([*printed, f"{verdict}: {needs}{'' if facts['fits'] else ways}"])

@@ -198,6 +198,14 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, state, rng, capfd)
     assert capfd.readouterr() == ("", "")
 
 
+def test_too_little_room_is_one_sentence_and_no_traceback(tmp_path, state, monkeypatch, capfd):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=8))
+    with pytest.raises(AsdjaxError, match="/weights: cannot be written .No space left on device"):
+        Checkpoints(tmp_path, keep=1).save(1, state, {})
+    assert not list(tmp_path.iterdir()) and capfd.readouterr() == ("", "")
+
+
 def test_reading_makes_nothing(tmp_path):
     with Checkpoints(tmp_path / "absent") as checkpoints:
         assert checkpoints.latest() is None

@@ -143,6 +143,12 @@ def test_every_signal_ends_in_one_sentence(command, code):
     assert (ended.returncode, ended.stderr) == (code, SENTENCE)
 
 
+def test_work_that_nothing_interrupts_ends_without_standard_error_too():
+    command = "later(0.2); hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"
+    program = START + f"def command():\n    os.close(2); {command}" + FINISH
+    assert start(program).returncode == 130
+
+
 def test_cleaning_up_is_not_interrupted_again():
     command = (
         "later(0.1)\n    try: time.sleep(60)\n"

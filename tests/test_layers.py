@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 VERBS = {"train", "extract", "embed", "score", "evaluate", "compare", "submit"}
 HOST = {
     "config", "architectures", "schema", "errors", "editions", "folders", "dcase", "audio",
-    "sound_layout", "sound_chunks", "sound_streams", "sound_files", "resampling", "copies", "corpus", "inventory", "synth", "machinery",
+    "sound_layout", "sound_chunks", "sound_streams", "sound_files", "resampling",
+    "copies", "corpus", "inventory", "synth", "machinery",
     "atomic", "documents", "embeddings", "training_record",
     "runs", "batches", "backends", "thresholds", "channels", "metrics", "bootstrap", "submission",
     "tables",

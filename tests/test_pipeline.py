@@ -449,6 +449,7 @@ def test_data_without_labels_says_so(corpus_root, tmp_path, capsys):
     [
         ([], 2, "usage"),
         (["dance"], 2, "no command 'dance'"),
+        (["runn"], 2, "no command 'runn': did you mean run?"),
         (["run", "system9", "--data", "d", "--run", "r"], 1, "system1"),
         (["run", "system1", "--data", "nowhere", "--run", "r"], 1, "nowhere"),
         (["extract", "nowhere"], 1, "nowhere: there is no such run directory"),

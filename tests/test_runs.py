@@ -292,3 +292,39 @@ def test_a_verb_on_nothing_leaves_nothing(tmp_path):
     with pytest.raises(AsdjaxError, match="cannot be read"):
         Run(tmp_path / ("x" * 300)).config()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+FOREIGN = {
+    "config.yaml": "mine: 1\n",
+    "log.jsonl": '{"epoch": 1}\n',
+    "scores/mine.csv": "a\n",
+    "embeddings/words/glove.npz": "e",
+    "checkpoints/3/x": "e",
+}
+
+
+@pytest.mark.parametrize("names", [tuple(FOREIGN), ("notes.txt",), ("config.yaml",)])
+def test_a_directory_of_others_is_never_a_run(names, tmp_path):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(FOREIGN.get(name, "seed: 1"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(AsdjaxError, match="holds other files"), Run(tmp_path).lock():
+        pass
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_stays_one_whatever_became_of_it(tmp_path):
+    run = begun(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("epochs: 16", "epochs: of another version"))
+    with run.lock():
+        pass
+    (tmp_path / "config.yaml").write_text("broken: [")
+    run.write_training({"config": {}})
+    with run.lock():
+        pass
+    (tmp_path / "training.json").unlink()
+    with pytest.raises(AsdjaxError, match="no run directory"), run.lock():
+        pass
