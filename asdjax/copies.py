@@ -1,22 +1,21 @@
-"""Files of one content under two names, which would count as two clips."""
+"""Files of one sound under two names, which would count as two clips."""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import BinaryIO
 
-from asdjax import audio, user_files
-from asdjax.audio import Header
+import numpy as np
+
+from asdjax import sound_files
 from asdjax.dcase import Clip, Dataset, Problem
-from asdjax.errors import AsdjaxError
+from asdjax.sound_files import Header, Samples
 
-_BLOCK = 4096
+_BLOCK = 1024  # samples of a channel
 
 
 def find(dataset: Dataset, headers: Mapping[str, Header]) -> list[Problem]:
-    """The problems of clips whose samples are those of another clip, whatever their headers say.
+    """The problems of clips whose sound is that of another clip, in whatever format it is stored.
 
     A training clip that is also a test clip, of whichever machine, is `shared`. Of other equal
     clips all but the one with the shortest path are a `copy`. Links are copies too.
@@ -31,18 +30,33 @@ def find(dataset: Dataset, headers: Mapping[str, Header]) -> list[Problem]:
         AsdjaxError: a file can no longer be read.
     """
 
-    def block(clip: Clip) -> tuple[Header, bytes]:
-        return headers[clip.path], _block(dataset.root / clip.path, headers[clip.path])
+    def key(clip: Clip, most: int) -> Hashable:
+        """What clips of the same sound share: length, form, and so many samples of the middle."""
+        header = headers[clip.path]
+        first = max(header.frames - most, 0) // 2
+        samples = sound_files.read_wav(dataset.root / clip.path, first, most)
+        return header.frames, header.rate, header.channels, _digest(samples)
 
-    def digest(clip: Clip) -> tuple[Header, bytes]:
-        samples = audio.read(dataset.root / clip.path, channel=None)
-        return headers[clip.path], hashlib.blake2b(samples.tobytes()).digest()
+    def block(clip: Clip) -> Hashable:
+        return key(clip, _BLOCK)
+
+    def whole(clip: Clip) -> Hashable:
+        return key(clip, headers[clip.path].frames)
 
     clips = [clip for clip in dataset.clips if clip.path in headers]
     with ThreadPoolExecutor() as pool:
         candidates = [clip for group in _groups(clips, pool.map(block, clips)) for clip in group]
-        same = _groups(candidates, pool.map(digest, candidates))
+        same = _groups(candidates, pool.map(whole, candidates))
     return [problem for group in same for problem in _problems(group)]
+
+
+def _digest(samples: Samples) -> bytes:
+    """A digest of the values, by which 16-bit integers equal the floats that they become."""
+    values = samples.astype(np.float32)
+    if samples.dtype == np.int16:
+        values /= 32768
+    values += 0.0  # makes -0 the 0 that it equals
+    return hashlib.blake2b(values).digest()
 
 
 def _groups(clips: Sequence[Clip], keys: Iterable[Hashable]) -> list[list[Clip]]:
@@ -51,27 +65,6 @@ def _groups(clips: Sequence[Clip], keys: Iterable[Hashable]) -> list[list[Clip]]
     for clip, key in zip(clips, keys, strict=True):
         groups[key].append(clip)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def _block(path: Path, header: Header) -> bytes:
-    """A digest of a few bytes from within a file's samples."""
-    samples = header.frames * header.channels  # no more than they have bytes
-    with user_files.open_regular(path) as file:
-        try:
-            file.seek(_start_of_samples(file) + samples // 2)
-            block = file.read(min(_BLOCK, samples - samples // 2))
-        except OSError as error:
-            raise AsdjaxError(f"{path}: cannot be read ({error.strerror})") from error
-    return hashlib.blake2b(block, digest_size=16).digest()
-
-
-def _start_of_samples(file: BinaryIO) -> int:
-    """Where the samples of a WAV file start that `audio.inspect` has found good."""
-    file.seek(12)
-    while len(head := file.read(8)) == 8 and head[:4] != b"data":
-        length = int.from_bytes(head[4:], "little")
-        file.seek(length + length % 2, 1)  # chunks are padded to an even length
-    return file.tell()
 
 
 def _problems(group: Sequence[Clip]) -> list[Problem]:

@@ -157,8 +157,8 @@ def _search(root: Path) -> list[Path]:
             for entry in inside:
                 path = folder / entry.name
                 if entry.name.startswith("."):
-                    others["hidden folder" if entry.is_dir() else "hidden"] += 1
-                elif entry.is_dir():
+                    others["hidden folder" if os.path.isdir(entry) else "hidden"] += 1
+                elif os.path.isdir(entry):
                     (links if entry.is_symlink() else folders).append(path)
                 elif path.suffix.lower() in audio.SUFFIXES:
                     sound.append(path)

@@ -110,7 +110,9 @@ def wav(file: BinaryIO, size: int, path: Path, *, w64: bool = False) -> Layout:
         if name == b"fmt ":
             if layout is not None:
                 raise fault(path, "unreadable", "the header says the sample format twice")
-            layout = _format(path, file.read(min(length, 40)))
+            chunk = file.read(min(length, 40))
+            extensible = chunk[:2] == _EXTENSIBLE.to_bytes(2, "little")
+            layout = dataclasses.replace(_format(path, chunk), misread=w64 and extensible)
         elif name == b"ds64":  # 64-bit sizes of RF64: of the file, then of the samples
             data_size = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))[0]
     file.seek(0)
@@ -166,8 +168,9 @@ def caf(file: BinaryIO, size: int, path: Path) -> Layout:
         elif name == b"data":
             if frame is None:
                 raise fault(path, "unreadable", "the header does not say the sample format")
-            held = size - start
-            length = held if length == -1 else length  # -1: up to the end
+            if length == -1:
+                reason = "the header states no length, without which libsndfile does not read CAF"
+                raise fault(path, "unreadable", f"{reason}: store it as WAV")
             _require_end(file, size, path, _CAF, start, length)
             return Layout(start + 4, max(length - 4, 0))
         elif length < 0 or start + length > size:
@@ -205,7 +208,7 @@ def _format(path: Path, chunk: bytes) -> Layout:
     subtype = _SUBTYPES.get((tag, -(-bits // 8)))
     if subtype is None or not channels or not rate or bits < 8 or (tag != _PCM and bits % 8):
         reason = "no channels, no sample rate, or samples neither PCM nor float"
-        raise fault(path, "unreadable", reason)
+        raise fault(path, "unreadable", f"{reason}: store it as 16-bit PCM")
     if frame != channels * -(-bits // 8):
         raise fault(path, "unreadable", _misfit(channels, bits, frame))
     if valid > bits:
@@ -236,6 +239,10 @@ def _samples(
         if held % layout.frame:
             reason = "the header states no length, and the file ends inside a sample: restore it"
             raise fault(path, "truncated", reason)
+    excess = length % layout.frame
+    if excess and form is _W64 and length % 8 == 0 and excess < 8:  # ffmpeg counts the padding
+        file.seek(start + length - excess)
+        length -= 0 if any(file.read(excess)) else excess
     if length % layout.frame:
         reason = f"{length} bytes of samples are no multiple of the {layout.frame} bytes per frame"
         raise fault(path, "wrong_length", f"{reason}: restore the file or correct its header")

@@ -83,8 +83,13 @@ def inspect_any(path: Path) -> Header:
     return header
 
 
-def read_wav(path: Path) -> Samples:
-    """Read all samples of a file that `inspect` takes.
+def read_wav(path: Path, first: int = 0, most: int | None = None) -> Samples:
+    """Read the samples of a file that `inspect` takes, or a part of them.
+
+    Args:
+        path: the file.
+        first: samples of a channel to pass over.
+        most: samples of a channel that are wanted; None: all.
 
     Returns:
         [T, channels]; int16 as stored for PCM 16-bit files, else float32 (integers scaled to
@@ -95,8 +100,10 @@ def read_wav(path: Path) -> Samples:
     """
     with _opened(path) as file:
         layout = _plain_layout(file, path)
-        _require_readable(path, layout.frames, layout.channels)
-        return _plain(file, path, layout, layout.frames)
+        frames = max(layout.frames - first, 0)
+        frames = frames if most is None else min(frames, most)
+        _require_readable(path, frames, layout.channels)
+        return _plain(file, path, layout, frames, first)
 
 
 def read_any(path: Path, sample_rate: int, *, most: int | None = None) -> Samples:
@@ -155,6 +162,8 @@ def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, 
         _require_rate(path, layout.rate)
         if not layout.frames:
             raise fault(path, "empty", "the file has 0 samples")
+    if layout.misread and layout.subtype in _PLAIN:
+        return _own_header(layout), layout
     found = _second_reading(file, path, layout)
     _require_rate(path, found.rate)
     if layout.channels:
@@ -171,9 +180,14 @@ def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, 
     return found, layout
 
 
+def _own_header(layout: Layout) -> Header:
+    """The header of a file of the WAV family, as it is read here."""
+    return Header(layout.frames, layout.rate, layout.channels, layout.subtype, layout.stated)
+
+
 def _agreed(path: Path, layout: Layout, found: Header) -> Header:
     """The header of a file of the WAV family, whose two readings must be the same."""
-    own = Header(layout.frames, layout.rate, layout.channels, layout.subtype, layout.stated)
+    own = _own_header(layout)
     # What libsndfile makes of a length that is not stated matters only where it reads the samples.
     frames = found.frames if own.stated or own.subtype not in _PLAIN else own.frames
     if own != dataclasses.replace(found, frames=frames, stated=own.stated):
@@ -287,7 +301,7 @@ def _libsndfile(file: BinaryIO, path: Path, layout: Layout) -> Iterator[soundfil
             yield sound
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".")
-        raise fault(path, "unreadable", f"{reason}: restore the file") from error
+        raise fault(path, "unreadable", f"{reason}: restore the file or store it as WAV") from error
     finally:
         os.lseek(file.fileno(), place, os.SEEK_SET)
 
@@ -318,10 +332,10 @@ def _decoded(file: BinaryIO, path: Path, layout: Layout, frames: int) -> Samples
     return samples
 
 
-def _plain(file: BinaryIO, path: Path, layout: Layout, frames: int) -> Samples:
-    """The first samples [T, channels] of a WAV file."""
+def _plain(file: BinaryIO, path: Path, layout: Layout, frames: int, first: int = 0) -> Samples:
+    """The samples [T, channels] of a WAV file from the `first` on."""
     stored = np.empty(frames * layout.frame, np.uint8)
-    file.seek(layout.start)
+    file.seek(layout.start + first * layout.frame)
     if file.readinto(stored) < len(stored):
         raise fault(path, "truncated", "the file was changed while it was in use")
     match layout.subtype:

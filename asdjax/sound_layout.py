@@ -25,6 +25,8 @@ class Layout:
     """Bytes of one sample of all channels; None where libsndfile decodes the samples."""
     rate: int = 0
     channels: int = 0
+    misread: bool = False
+    """Whether libsndfile takes floats for integers (W64 with an extensible header)."""
     subtype: str = ""
     """Sample format in libsndfile's words; as `rate` and `channels`, of the WAV family alone."""
 

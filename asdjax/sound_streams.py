@@ -5,6 +5,7 @@ does not understand. Here the frames or pages themselves are counted.
 """
 
 import dataclasses
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,17 @@ from asdjax.sound_layout import Layout, fault, require_whole
 
 _BLOCK = 2**20
 _ID3V1 = 128  # bytes at the end of a file
+_MOST_TAGS = 100  # of a file; more would take long to walk
 
 
 def tagged(file: BinaryIO, size: int) -> tuple[int, int]:
     """Where a file's sound begins and ends, without ID3 tags in front (v2) and behind (v1)."""
     start, end = 0, size
     file.seek(0)
-    while (head := file.read(10)).startswith(b"ID3") and len(head) == 10:
+    for _ in range(_MOST_TAGS):
+        head = file.read(10)
+        if not head.startswith(b"ID3") or len(head) < 10:
+            break
         start += 10 + _synchsafe(head[6:10]) + 10 * bool(head[5] & 0x10)
         file.seek(start)
     if end - start >= _ID3V1:
@@ -51,16 +56,33 @@ def _remainders(polynomial: int, bits: int) -> list[int]:
 
 
 _CRC8, _CRC16 = _remainders(0x07, 8), _remainders(0x8005, 16)
+_FLAC_SYNC = re.compile(rb"\xff[\xf8\xf9]")  # frames numbered one by one, or by their first sample
 _FLAC_HEAD = 16  # bytes of a frame's header at most
+_FLAC_FRAME = 2**22  # bytes of a frame at most; 65535 samples of 8 channels of 32 bits take half
+_FLAC_HERTZ = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
+_FLAC_BITS = (0, 8, 12, 0, 16, 20, 24, 32)  # of a sample; 0: as STREAMINFO says
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _FlacHead:
+    """What a frame's header says."""
+
+    sync: bytes
+    coded: bytes
+    """Its number."""
+    samples: int
+    form: tuple[int, int, int]
+    """Hertz, channels, bits; 0: as STREAMINFO says."""
 
 
 def flac(file: BinaryIO, size: int, path: Path) -> Layout:
     """The length of a FLAC file, by its frames' headers; `start` is where STREAMINFO begins.
 
-    The decoder checks what is in the frames.
+    The decoder checks what is in the frames, and finds bytes between them that are no frame.
 
     Raises:
-        FaultyFile: the file states another length, is cut off, or holds more than one stream.
+        FaultyFile: the file states another length, is cut off, or holds more than one stream; a
+            frame stands in another's place, or is of another rate or sample format.
     """
     begin, end = tagged(file, size)
     place, last = begin + 4, False
@@ -68,7 +90,6 @@ def flac(file: BinaryIO, size: int, path: Path) -> Layout:
     information = file.read(4 + 34)
     if len(information) < 38 or information[0] & 127 or information[1:4] != b"\0\0\x22":
         raise fault(path, "unreadable", "a FLAC file without its first block (STREAMINFO)")
-    stated = int.from_bytes(information[4 + 10 : 4 + 18], "big") & (1 << 36) - 1
     while not last:
         file.seek(place)
         head = file.read(4)
@@ -77,86 +98,110 @@ def flac(file: BinaryIO, size: int, path: Path) -> Layout:
         last, place = bool(head[0] & 128), place + 4 + int.from_bytes(head[1:], "big")
     if place > end:
         raise fault(path, "truncated", "the file ends before its samples begin")
-    frames, last_frame = 0, place
+    form_and_length = int.from_bytes(information[14:22], "big")
+    stated = form_and_length & (1 << 36) - 1
+    form = form_and_length >> 44, (form_and_length >> 41 & 7) + 1, (form_and_length >> 36 & 31) + 1
     fixed = int.from_bytes(information[6:8], "big")
-    for start, samples in _flac_frames(file, place, end, fixed):
-        last_frame, frames = start, frames + samples
+    frames, whole = _flac_length(file, path, place, end, form, fixed)
     if stated:
         require_whole(path, stated, frames, "samples")
-    if frames and not _ends_frame(file, last_frame, end):
+    if frames and not whole:
         reason = "the last of the frames that follow each other does not end the file: restore it"
         raise fault(path, "truncated", reason)
     return Layout(begin + 4, frames=frames, least=frames, stated=bool(stated))
 
 
-def _flac_frames(file: BinaryIO, place: int, end: int, fixed: int) -> Iterator[tuple[int, int]]:
-    """Where each frame begins, and its samples, as long as each is the next one by its number."""
-    count = frames = 0
-    file.seek(place)
-    block = file.read(min(_BLOCK, end - place))
-    sync = next((s for s in (b"\xff\xf8", b"\xff\xf9") if block.startswith(s)), None)
-    if sync is None:
-        return
-    found = 0
-    while True:
-        found = block.find(sync, found)
-        if found < 0 or found + _FLAC_HEAD > len(block):  # the next block holds its header whole
-            keep = max(len(block) - _FLAC_HEAD, 0) if found < 0 else found
-            more = file.read(min(_BLOCK, end - place - len(block)))
-            if not more and found < 0:
-                return
-            if more:
-                place, block, found = place + keep, block[keep:] + more, 0
-                continue
-        samples = _flac_samples(block[found : found + _FLAC_HEAD], sync, count, frames, fixed)
-        if samples:
-            count, frames = count + 1, frames + samples
-            yield place + found, samples
-        found += 2 if samples else 1
-
-
-def _flac_samples(head: bytes, sync: bytes, count: int, frames: int, fixed: int) -> int:
-    """Samples of the frame with that header; 0: it is not the next frame's header.
+def _flac_length(
+    file: BinaryIO, path: Path, place: int, end: int, form: tuple[int, int, int], fixed: int
+) -> tuple[int, bool]:
+    """Samples of the frames that follow each other, and whether the last one ends the file.
 
     Args:
-        head: bytes at a sync code.
-        sync: which tells frames numbered one by one from those numbered by their first sample.
-        count: frames before.
-        frames: samples before.
-        fixed: samples of every frame but the last, where frames are numbered one by one.
+        file: any.
+        path: its name in errors.
+        place: where the first frame begins.
+        end: where the last one ends.
+        form: hertz, channels and bits of all frames.
+        fixed: samples of all frames but the last, where frames are numbered one by one. A decoder
+            takes a frame's time from that.
+
+    Raises:
+        FaultyFile: another frame begins where one ends.
     """
-    number = count if sync == b"\xff\xf8" else frames
-    code, rate = (head[2] >> 4, head[2] & 15) if len(head) > 4 else (0, 15)
-    coded = _coded(number)
-    place = 4 + len(coded)
-    extra = {6: 1, 7: 2}.get(code, 0)
-    crc = place + extra + {12: 1, 13: 2, 14: 2}.get(rate, 0)
-    if not code or rate == 15 or head[3] & 1 or head[4:place] != coded or crc >= len(head):
-        return 0
+    count = frames = crc = 0
+    sync, begun = b"", place
+    known = place  # `crc` is that of the last frame's bytes up to there
+    for start, head in _flac_heads(file, place, end):
+        if start - begun >= _FLAC_FRAME or not count and start != place:
+            break
+        sync = sync or head.sync
+        by_count = sync == b"\xff\xf8"
+        regular = not by_count or (frames == count * fixed and head.samples <= fixed)
+        number = _coded(count if by_count else frames)
+        own = tuple(one or other for one, other in zip(head.form, form, strict=True))
+        if (head.sync, head.coded, own) == (sync, number, form) and regular:
+            count, frames = count + 1, frames + head.samples
+            crc, begun, known = 0, start, start
+            continue
+        crc, known = _flac_checksum(file, known, start, crc), start
+        if crc == 0:  # so it is a frame, not bytes within one that look like a header
+            words = "not the next one by its number and length"
+            if own != form:
+                words = f"of {_flac_words(own)}, and the file's header states {_flac_words(form)}"
+            raise fault(path, "unreadable", f"the frame at byte {start} is {words}: restore it")
+    whole = end - begun < _FLAC_FRAME and _flac_checksum(file, known, end, crc) == 0
+    return frames, whole
+
+
+def _flac_words(form: tuple[int, int, int]) -> str:
+    return "{} Hz, {} channels and {} bits".format(*form)
+
+
+def _flac_heads(file: BinaryIO, place: int, end: int) -> Iterator[tuple[int, _FlacHead]]:
+    """All that may be a frame's header, and where it begins."""
+    for begin in range(place, end, _BLOCK):
+        file.seek(begin)
+        block = file.read(min(_BLOCK + _FLAC_HEAD, end - begin))
+        for match in _FLAC_SYNC.finditer(block):
+            found = match.start()
+            head = _flac_head(block[found : found + _FLAC_HEAD])
+            if head and found < _BLOCK:
+                yield begin + found, head
+
+
+def _flac_head(head: bytes) -> _FlacHead | None:
+    """What the bytes at a sync code say; None: they are no frame's header."""
+    if len(head) < 6:
+        return None
+    size, hertz, channels, bits = head[2] >> 4, head[2] & 15, head[3] >> 4, head[3] >> 1 & 7
+    place = 4 + max(8 - (head[4] ^ 255).bit_length(), 1)  # as many bytes as it begins with ones
+    behind = place + {6: 1, 7: 2}.get(size, 0)
+    crc = behind + {12: 1, 13: 2, 14: 2}.get(hertz, 0)
+    if not size or hertz == 15 or channels > 10 or bits == 3 or head[3] & 1 or crc >= len(head):
+        return None
     value = 0
     for byte in head[: crc + 1]:
         value = _CRC8[value ^ byte]
     if value:
-        return 0
-    if extra:
-        samples = int.from_bytes(head[place : place + extra], "big") + 1
+        return None
+    if behind > place:
+        samples = int.from_bytes(head[place:behind], "big") + 1
     else:
-        samples = 192 if code == 1 else 576 << (code - 2) if code < 6 else 256 << (code - 8)
-    return samples if sync == b"\xff\xf9" or samples <= max(fixed, 16) else 0
+        samples = 192 if size == 1 else 576 << (size - 2) if size < 6 else 256 << (size - 8)
+    if crc > behind:
+        rate = int.from_bytes(head[behind:crc], "big") * {12: 1000, 13: 1, 14: 10}[hertz]
+    else:
+        rate = _FLAC_HERTZ[hertz]
+    form = rate, channels + 1 if channels < 8 else 2, _FLAC_BITS[bits]
+    return _FlacHead(head[:2], head[4:place], samples, form)
 
 
-def _ends_frame(file: BinaryIO, place: int, end: int) -> bool:
-    """Whether one frame, with its checksum, goes from there to the end."""
-    if end - place >= 2**24:  # the length of a frame has 24 bits
-        return False
+def _flac_checksum(file: BinaryIO, place: int, end: int, crc: int) -> int:
+    """The CRC of the bytes from there to the end, continued; 0 where a frame ends."""
     file.seek(place)
-    frame = file.read(end - place)
-    crc = 0
-    for i, byte in enumerate(frame, 1):
+    for byte in file.read(end - place):
         crc = (crc << 8 & 0xFFFF) ^ _CRC16[crc >> 8 ^ byte]
-        if not crc and frame[i : i + 2] == frame[:2]:  # another frame, which is not the next one
-            return False
-    return crc == 0
+    return crc
 
 
 def _coded(number: int) -> bytes:
@@ -274,7 +319,10 @@ def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
                 place = behind
                 continue
             raise fault(
-                path, "unreadable", f"no MP3 frame at byte {place}: the file is damaged, restore it"
+                path,
+                "unreadable",
+                f"no MP3 frame of a stated bit rate at byte {place}: restore the file or store it "
+                "as WAV",
             )
         if place + frame.size > end:
             raise fault(path, "truncated", "the file ends inside a frame: restore it")
@@ -334,8 +382,9 @@ def _mp3_announced(head: bytes, rest: bytes) -> int | None:
 def _behind_padding(file: BinaryIO, place: int, end: int) -> int:
     """Where an APE tag that stands there ends, or zeros up to the end do; 0: neither is there."""
     file.seek(place)
-    rest = file.read(_BLOCK)[: end - place]
-    if rest.startswith(b"APETAGEX") and len(rest) >= 32:
-        has_header = rest[23] & 0x20  # else it is the footer
-        return place + 32 + (int.from_bytes(rest[12:16], "little") if has_header else 0)
+    head = file.read(32)
+    if head.startswith(b"APETAGEX") and len(head) == 32 and place + 32 <= end:
+        has_header = head[23] & 0x20  # else it is the footer
+        return place + 32 + (int.from_bytes(head[12:16], "little") if has_header else 0)
+    rest = (head + file.read(_BLOCK))[: end - place]
     return end if len(rest) == end - place and not any(rest) else 0

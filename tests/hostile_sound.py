@@ -1,6 +1,7 @@
 """Sound files as broken recorders, cut copies and attackers leave them, made byte by byte."""
 
 import io
+import re
 import struct
 from collections.abc import Iterator
 
@@ -39,6 +40,17 @@ def fmt(
 def extensible(bits: int = 16, valid: int = 16, tag: int = 1, guid: bytes = GUID):
     """A `fmt ` chunk of WAVE_FORMAT_EXTENSIBLE."""
     return fmt(0xFFFE, bits=bits, more=struct.pack("<HHIH", 22, valid, 0, tag) + guid)
+
+
+def w64_of_ffmpeg(samples: bytes, channels: int, bits: int, tag: int) -> bytes:
+    """A W64 file with an extensible header whose samples' stated size counts their padding."""
+    rest = bytes.fromhex("f3ac d311 8cd1 00c0 4f8e db8a")  # of all chunks' names
+    _, head = fmt(0xFFFE, channels, 16000, bits, more=struct.pack("<HHIH", 22, bits, 3, tag) + GUID)
+    body = b"wave" + rest
+    for name, content in ((b"fmt ", head), (b"data", samples + bytes(-len(samples) % 8))):
+        body += name + rest + struct.pack("<q", len(content) + 24) + content
+    riff_name = bytes.fromhex("7269 6666 2e91 cf11 a5d6 28db 04c1 0000")
+    return riff_name + struct.pack("<q", len(body) + 24) + body
 
 
 DATA = (b"data", PCM)
@@ -143,6 +155,32 @@ def flac(total: int | None = None) -> bytes:
     return content[:18] + value.to_bytes(8, "big") + content[26:]
 
 
+EMPTY_APE = b"APETAGEX" + struct.pack("<IIII8x", 2000, 32, 0, 0x80000000)
+
+
+def damaged_flacs() -> Iterator[tuple[str, bytes]]:
+    """FLAC files whose frames contradict each other or the file's header, whole by themselves."""
+    content = flac()
+    start = content.index(b"\xff\xf8")
+    full = [match.start() for match in re.finditer(re.escape(content[start : start + 4]), content)]
+    assert len(full) == 4  # and a shorter one at the end
+    yield "a frame twice", content[: full[2]] + content[full[1] :]
+    yield "a later frame twice", content[: full[3]] + content[full[2] :]
+    yield "the first frame twice", content[: full[1]] + content[full[0] :]
+    yield "frames exchanged", (
+        content[: full[1]] + content[full[2] : full[3]] + content[full[1] : full[2]]
+        + content[full[3] :]
+    )  # fmt: skip
+    yield "without the first frame", content[: full[0]] + content[full[1] :]
+    form = int.from_bytes(content[18:26], "big")  # 20 bits of hertz, 3 of channels, 5 of bits
+    for name, change in (
+        ("hertz", (16000 ^ 22050) << 44), ("channels", 1 << 41), ("bits", (16 - 1 ^ 24 - 1) << 36)
+    ):  # fmt: skip
+        yield f"other {name}", content[:18] + (form ^ change).to_bytes(8, "big") + content[26:]
+    yield "a longer block", content[:8] + b"\x20\0\x20\0" + content[12:]
+    yield "a shorter block", content[:8] + b"\x08\0\x08\0" + content[12:]
+
+
 def mp3(mode: str = "VARIABLE") -> tuple[bytes, bytes]:
     """An MP3 file's first frame, which states the length, and the rest."""
     content = encoded("MP3", "MPEG_LAYER_III", bitrate_mode=mode, compression_level=0.5)
@@ -192,6 +230,7 @@ def other_formats() -> Iterator[tuple[str, bytes, str]]:
         ("FLAC that states too much", flac(20_001), "truncated"),
         ("FLAC that states 20 GB", flac(5 * 2**30), "truncated"),
         ("joined FLAC", flac(0) + flac(0), "truncated"),
+        *((f"FLAC with {name}", content, "unreadable") for name, content in damaged_flacs()),
         ("cut FLAC", flac()[:-100], "truncated"),
         ("cut FLAC without a length", flac(0)[:-100], "truncated"),
         ("AU that states too little", patched(au, b".snd", 8, struct.pack(">I", quarter)),
@@ -207,6 +246,10 @@ def other_formats() -> Iterator[tuple[str, bytes, str]]:
          "wrong_length"),
         ("RF64 that states too little", patched(rf64, b"ds64", 16, struct.pack("<q", quarter)),
          "wrong_length"),
+        ("CAF without a length", patched(caf, b"data", 4, b"\xff" * 8), "unreadable"),
+        ("MP3 with 640 kB of tags", first + rest + EMPTY_APE * 20_000 + b"x", "unreadable"),
+        ("MP3 behind 1 MB of tags", b"ID3\3\0\0\0\0\0\0" * 100_000 + first + rest, "unreadable"),
+        ("FLAC with 5 MB of zeros", flac() + bytes(5 * 2**20), "truncated"),
         ("ADPCM", encoded("WAV", "IMA_ADPCM"), "unreadable"),
         ("another format", encoded("VOC"), "unreadable"),
     )  # fmt: skip

@@ -94,6 +94,26 @@ def test_another_header_makes_no_other_clip(root):
     assert problems(root) == {TRAIN.format("fan", n): "copy" for n in (5, 6, 7, 8)}
 
 
+@pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64", "W64"])
+def test_another_sample_format_makes_no_other_clip(root, container):
+    """Of values that all these formats hold, negative zero among them; the halves of 8 bits."""
+    values = np.linspace(-128, 127, 5000).round().reshape(-1, 2) / 128
+    subtypes = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
+    for n, subtype in enumerate(subtypes):
+        write(root / TRAIN.format("fan", 50 + n), values, format=container, subtype=subtype)
+    write(root / TRAIN.format("fan", 56), np.where(values, values, -0.0), subtype="FLOAT")
+    write(root / TEST.format("valveEmu", "normal", 60), values, format="WAV")
+    assert problems(root) == {TRAIN.format("fan", n): "shared" for n in range(50, 57)}
+
+
+def test_a_stream_s_header_makes_no_other_clip(root):
+    source = (root / TRAIN.format("fan", 0)).read_bytes()
+    assert source[36:40] == b"data"
+    (root / TRAIN.format("fan", 5)).write_bytes(source[:40] + b"\xff" * 4 + source[44:])
+    dataset, headers = check(scan(root, "dcase2026"), AudioConfig())
+    assert [(p.path, p.kind) for p in find(dataset, headers)] == [(TRAIN.format("fan", 5), "copy")]
+
+
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT"])
 @pytest.mark.parametrize("place", [0, 4999, 9999])
 def test_one_other_sample_makes_another_clip(tmp_path, rng, subtype, place):

@@ -299,18 +299,19 @@ def test_linked_folders_and_what_is_passed_over(weights, rng, tmp_path, capsys):
     (root / ".cache").mkdir()
     write(root / ".cache" / "c.wav", wave)
     (root / "dangling").symlink_to(tmp_path / "nowhere")
+    (root / "itself").symlink_to(root / "itself")
     out = tmp_path / "e.npz"
     assert run(weights[0], root, "--out", out) == 0
     names = ("c.wav", "linked/deep/b.wav", "own/a.wav")
     assert read(out)["path"].tolist() == [f"{root}/{name}" for name in names]
     said = capsys.readouterr().err
-    kinds = "2 .txt, 2 without ending, 1 .e\\x1b, 1 hidden, 1 hidden folder"
-    assert f"{root}: 7 files passed over: {kinds}\n" in said
+    kinds = "3 without ending, 2 .txt, 1 .e\\x1b, 1 hidden, 1 hidden folder"
+    assert f"{root}: 8 files passed over: {kinds}\n" in said
     shutil.rmtree(root / "linked" / "deep")
     (root / ".cache" / "c.wav").unlink()
     for name in ("x.txt", "y.TXT", "z", ".hidden.wav", "own/esc\x1b[31m.e\x1b"):
         (root / name).unlink()
-    for name in (".cache", "dangling", "c.wav"):
+    for name in (".cache", "dangling", "itself", "c.wav"):
         (root / name).rmdir() if name == ".cache" else (root / name).unlink()
     assert run(weights[0], root, "--out", out, "--overwrite") == 0
     assert "passed over" not in capsys.readouterr().err

@@ -132,10 +132,58 @@ def test_a_frame_that_is_missing_from_a_flac_file_without_a_length(tmp_path):
     path.write_bytes(content)
     with open(path, "rb") as file:
         start = content.index(b"\xff\xf8")
-        frames = [p for p, _ in sound_streams._flac_frames(file, start, len(content), 4096)]
+        heads = list(sound_streams._flac_heads(file, start, len(content)))
+    frames = [place for place, head in heads if head.form == (16000, 2, 16)]
     assert len(frames) == 5
     path.write_bytes(content[: frames[1]] + content[frames[2] :])
-    assert kind_of(audio.inspect_any, path) == "truncated"
+    assert kind_of(audio.inspect_any, path) == "unreadable"
+
+
+def test_bytes_between_flac_frames(tmp_path):
+    content, path = hostile.flac(), tmp_path / "a.flac"
+    start = content.index(b"\xff\xf8")
+    place = content.index(content[start : start + 4], start + 1)
+    for between in (b"x", bytes(100), b"\xff" * 5, content[start : place - 2], content[:start]):
+        path.write_bytes(content[:place] + between + content[place:])
+        assert kind_of(audio.read_any, path, 16000) == "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tag", "subtype"), [("<i4", 1, "PCM_24"), ("<f4", 3, "FLOAT"), ("<f8", 3, "DOUBLE")]
+)
+def test_w64_files_of_ffmpeg(tmp_path, rng, dtype, tag, subtype):
+    """Floats, which libsndfile takes for integers there, and samples that end within 8 bytes."""
+    values = rng.integers(-(2**23), 2**23, (1001, 3)) / 2**23
+    stored = (values * 2**23 if tag == 1 else values).astype(dtype)
+    content, bits = stored.tobytes(), stored.itemsize * 8
+    if subtype == "PCM_24":
+        content, bits = stored.view(np.uint8).reshape(-1, 4)[:, :3].tobytes(), 24
+    path = tmp_path / "a.w64"
+    path.write_bytes(hostile.w64_of_ffmpeg(content, 3, bits, tag))
+    assert audio.inspect_any(path) == audio.inspect(path)
+    assert audio.inspect(path) == audio.Header(1001, 16000, 3, subtype)
+    assert np.array_equal(audio.read_any(path, 16000), values)
+    if subtype == "PCM_24":  # what is counted is no padding
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        assert kind_of(audio.inspect_any, path) == "wrong_length"
+
+
+def test_flac_frames_of_any_form_are_read(tmp_path):
+    """Encoders write rates and block sizes in several ways, also in a file of few samples."""
+    path = tmp_path / "a.flac"
+    for rate in (8000, 11025, 12345, 44100, 96000, 192000, 250000):
+        for frames, channels, subtype in (
+            (3, 1, "PCM_S8"),
+            (9000, 2, "PCM_16"),
+            (700, 3, "PCM_24"),
+        ):
+            samples = np.linspace(-0.5, 0.5, frames * channels).reshape(frames, channels)
+            soundfile.write(path, samples, rate, subtype=subtype)
+            assert audio.inspect_any(path) == audio.Header(frames, rate, channels, subtype)
+            expected, _ = soundfile.read(path, always_2d=True)
+            found = audio.read_any(path, rate)
+            scale = 32768 if found.dtype == np.int16 else 1
+            assert np.array_equal(found / scale, expected)
 
 
 @given(st.integers(0, 2**36 - 1))
