@@ -11,7 +11,7 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -487,14 +487,13 @@ def _carry_out(verb: str, kind: type, args: list[str], keep_programs: bool) -> i
     command = arguments.parse(verb, kind, args)
     if isinstance(getattr(command, "config", None), Config):
         command = dataclasses.replace(command, config=check_overrides(command.config))
-    if isinstance(command, COMPILING):
-        devices.start()
-        if keep_programs:
-            _keep_programs()
-    return command()
+    if not isinstance(command, COMPILING):
+        return command()
+    devices.start()
+    return _with_kept_programs(command) if keep_programs else command()
 
 
-def _keep_programs() -> None:
+def _with_kept_programs(command: Callable[[], int | None]) -> int | None:
     """Compile only once per machine; where that cannot be, say so and compile."""
     from asdjax import compile_cache
 
@@ -502,6 +501,10 @@ def _keep_programs() -> None:
         compile_cache.use()
     except AsdjaxError as error:
         console.say(f"asdjax: compiling anew: {error}")
+    try:
+        return command()
+    finally:
+        compile_cache.seal()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
 """JAX's persistent compilation cache, in a directory that belongs to the user alone.
 
 Whoever can write to the directory can run code in every process that reads it. Therefore all that
-leads to it is checked, and what is in it and not the user's own file is removed before JAX sees it.
+leads to it is checked, and what is in it and not as a command left it is removed before JAX sees
+it: a damaged program may crash or compute other numbers (zstandard's streams have no checksum).
+
+    <program>-<key>-cache           JAX's entry
+    <program>-<key>-cache.digest    of its name and content, written when it is complete
 """
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -19,7 +24,7 @@ import jax
 import jaxlib
 import platformdirs
 
-from asdjax import console
+from asdjax import atomic, console, user_files
 from asdjax.errors import AsdjaxError
 
 SHORTEST = 0.2
@@ -29,6 +34,8 @@ _REMEDY = "choose a directory with JAX_COMPILATION_CACHE_DIR, or give --no-compi
 _UNREADABLE = re.compile(
     r"Error (?:reading|writing) persistent compilation cache entry for '(?P<program>[^']+)'"
 )
+_own: Path | None = None  # the directory, once `use` has chosen it
+_DIGEST = ".digest"
 _ENTRY = "-cache"  # how the names of JAX's entries end
 _RETIRED = "*/*.program"  # of a store that asdjax kept beside JAX's cache, and that failed
 
@@ -36,8 +43,9 @@ _RETIRED = "*/*.program"  # of a store that asdjax kept beside JAX's cache, and 
 def use() -> Path | None:
     """Keep compiled programs in the user's own cache directory; call it before anything compiles.
 
-    Programs of another version of JAX, kind of device or processor have other directories. An
-    entry that cannot be read is said and removed, and the program compiled anew.
+    Programs of another version of JAX, kind of device or processor have other directories. What is
+    damaged there is said and removed, and the programs are compiled anew. `seal` then completes
+    what was compiled.
 
     Returns:
         The directory; None where the user has chosen one (JAX_COMPILATION_CACHE_DIR or
@@ -67,11 +75,26 @@ def use() -> Path | None:
         raise AsdjaxError(
             f"{where}: no place to keep compiled programs ({why}): {_REMEDY}"
         ) from None
+    global _own
+    _own = folder
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
     _remove_unreadable(folder)
     return folder
+
+
+def seal() -> None:
+    """Write down the digests of new programs; one without a digest is made anew next time.
+
+    To be called once programs were compiled, in a process that called `use` or did not.
+    """
+    for path in _own.glob(f"*{_ENTRY}") if _own is not None else ():
+        record = path.with_name(path.name + _DIGEST)
+        if not os.path.lexists(record):
+            # Without room, or where another process has removed it: it is made anew next time.
+            with contextlib.suppress(AsdjaxError):
+                atomic.write_bytes(record, _digest(path), overwrite=False)
 
 
 def _make_private(folder: Path, ours: int) -> None:
@@ -104,15 +127,37 @@ def _make_private(folder: Path, ours: int) -> None:
 
 
 def _remove_strange(folder: Path) -> None:
-    """Remove what cannot be an entry of JAX's, such as a FIFO, which it would wait for."""
+    """Remove what is not as a command left it, or of a command that was killed or still compiles.
+
+    That includes what is no file, such as a FIFO, for which JAX would wait.
+    """
     for path in folder.parent.glob(_RETIRED):
         path.unlink(missing_ok=True)
-    for path in folder.glob(f"*{_ENTRY}"):
-        found = path.lstat()
-        if stat.S_ISREG(found.st_mode) and found.st_uid == folder.stat().st_uid:
-            continue
-        console.say(f"{path}: not a compiled program: deleted, the program is made anew")
+    strange = [path for path in sorted(folder.glob(f"*{_ENTRY}")) if not _is_sealed(path)]
+    for path in strange:
         _delete(path)
+    if strange:
+        console.say(
+            f"{folder}: {len(strange)} compiled programs are damaged, or of a command that was "
+            "killed or still compiles: made anew"
+        )
+
+
+def _is_sealed(path: Path) -> bool:
+    with contextlib.suppress(AsdjaxError):
+        return user_files.read_bytes(path.with_name(path.name + _DIGEST), most=64) == _digest(path)
+    return False
+
+
+def _digest(path: Path) -> bytes:
+    """Of an entry's name, without which one could stand in for another, and content."""
+    if path.is_symlink():
+        raise AsdjaxError(f"{path}: is a link")
+    digest = hashlib.blake2b(path.name.encode(), digest_size=16)
+    with user_files.open_regular(path) as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest().encode()
 
 
 def _remove_unreadable(folder: Path) -> None:
@@ -133,17 +178,18 @@ def _remove_unreadable(folder: Path) -> None:
             _delete(path)
         if not said:
             why = " ".join(str(message).split())[:300]
-            console.say(f"{folder}: a compiled program is made anew ({why})")
+            console.say(f"{folder}: a compiled program is unreadable: made anew ({why})")
         said = True
 
     warnings.showwarning = show_or_remove
 
 
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _delete(entry: Path) -> None:
+    for path in entry, entry.with_name(entry.name + _DIGEST):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _key() -> str:

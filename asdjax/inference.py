@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from asdjax import audio, batches, models, parallel, pretrained, weights
+from asdjax import audio, batches, compile_cache, models, parallel, pretrained, weights
 from asdjax.architectures import BEATsConfig, ComputeDtype
 from asdjax.checkpoint import Tree
 from asdjax.config import Config, ViewConfig
@@ -379,10 +379,14 @@ class Embedder:
         key = step.__name__, settled
         batch = {**batch, "used": np.arange(len(batch["length"])) < clips}
         batch = parallel.split_batch(batch, self.devices)
-        if key not in self._compiled:
+        new = key not in self._compiled
+        if new:
             grouped = partial(_in_groups, partial(step, *settled), self._at_once)
             self._compiled[key] = parallel.inference_step(grouped, self.devices)
-        return self._compiled[key](state, batch)
+        result = self._compiled[key](state, batch)
+        if new:
+            compile_cache.seal()
+        return result
 
     def _fetch(self, result: Tree) -> Tree:
         """Results [devices, b, ...] as NumPy arrays [devices * b, ...]."""

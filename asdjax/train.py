@@ -15,6 +15,7 @@ import numpy as np
 from asdjax import (
     audio,
     batches,
+    compile_cache,
     console,
     dcase,
     host_memory,
@@ -245,6 +246,11 @@ def _loop(
                 # A step holds its scratch memory from its dispatch on: two would hold it twice.
                 jax.block_until_ready(state)
             state, metrics = step_function(state, batch)
+            if step in (
+                first,
+                work.epoch.steps - 1,
+            ):  # an epoch's last batch has a program of its own
+                compile_cache.seal()
             log.add(step, metrics)
             if step == first:
                 log.write(keep=0)  # the first loss at once

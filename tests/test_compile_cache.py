@@ -237,13 +237,38 @@ def test_an_unreadable_entry_is_said_once_and_removed(nothing_chosen, capsys, mo
     folder = compile_cache.use()
     for name in "one-0-cache", "one-1-cache", "two-2-cache", "xla":  # the last of XLA's own
         (folder / name).touch()
+    compile_cache.seal()
     for name in "one", "another":
         text = f"Error reading persistent compilation cache entry for {name!r}: why"
         warnings.warn(text, stacklevel=1)
     warnings.warn("of another kind", stacklevel=1)
     said = capsys.readouterr().err
     assert said.count("made anew") == 1 and "'one'" in said and others == ["of another kind"]
-    assert sorted(path.name for path in folder.iterdir()) == ["two-2-cache", "xla"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "two-2-cache", "two-2-cache.digest", "xla",
+    ]  # fmt: skip
+
+
+def test_only_what_a_command_left_is_kept(nothing_chosen, capsys):
+    """A flipped bit, another program's content, a program whose command was killed."""
+    folder = compile_cache.use()
+    names = ["good-0-cache", "flipped-0-cache", "one-0-cache", "two-0-cache"]
+    for name in names:
+        (folder / name).write_bytes(name.encode())
+    compile_cache.seal()
+    (folder / "flipped-0-cache").write_bytes(b"flipped-1-cache")
+    for ending in "", ".digest":
+        (folder / f"two-0-cache{ending}").write_bytes(
+            (folder / f"one-0-cache{ending}").read_bytes()
+        )
+    (folder / "killed-0-cache").touch()
+    jax.config.update("jax_compilation_cache_dir", None)
+    compile_cache.use()
+    assert f"{folder}: 3 compiled programs are damaged, or of a command" in capsys.readouterr().err
+    kept = [
+        f"{name}{ending}" for name in ("good-0-cache", "one-0-cache") for ending in ("", ".digest")
+    ]
+    assert sorted(path.name for path in folder.iterdir()) == kept
 
 
 @pytest.mark.parametrize("owner", ["link", "open", "ancestor", "sticky"])
