@@ -174,19 +174,40 @@ def test_training_embedding_and_statistics(trained, reference, state):
         np.testing.assert_array_equal(arrays[name], state[name])
 
 
-def test_training_gradients(trained, reference, state):
-    gradients, checked = trained[1], 0
+MOVED = 10
+"""Of 126 gradients at most, those that another place of a maximum may change; see below."""
+
+
+def unlike(gradients, reference, state):
+    """The weights whose gradients are not the reference's."""
+    found = []
     for name in (n for n in state if n.endswith("weight")):
-        gradient = gradients[name]
-        norm = np.linalg.norm(gradient.astype(np.float64))
-        assert norm == pytest.approx(float(reference[f"train/grad_norm/{name}"]), rel=GRADIENT)
+        gradient = gradients[name].astype(np.float64)
+        norm, expected_norm = np.linalg.norm(gradient), float(reference[f"train/grad_norm/{name}"])
         if f"train/grad/{name}" in reference:
             expected = reference[f"train/grad/{name}"]
         else:
             expected, gradient = reference[f"train/grad_head/{name}"], gradient.ravel()[:256]
-        assert relative_l2(gradient, expected) < GRADIENT, name
-        checked += 1
-    assert checked == 126
+        same_norm = norm == pytest.approx(expected_norm, rel=GRADIENT)
+        if not (same_norm and relative_l2(gradient, expected) < GRADIENT):
+            found.append(name)
+    return found
+
+
+def test_training_gradients(graphdef, trees, trained, reference, state):
+    """In float32; where rounding decides which of two nearly equal values is a maximum, in float64.
+
+    On some processors (seen with AVX-512) one maximum over time lies elsewhere than in the
+    reference, which changes the gradients before it by some per cent. In float64 none does.
+    """
+    assert sum(name.endswith("weight") for name in state) == 126
+    moved = unlike(trained[1], reference, state)
+    assert len(moved) <= MOVED, moved
+    if moved:
+        with jax.enable_x64(True):
+            inputs = double((reference["wave"], reference["train/R"]))
+            _, gradients = train_step(graphdef, *double(trees), *inputs)
+        assert not unlike(gradients, reference, state)
 
 
 def test_float64(graphdef, trees, reference, float64):
