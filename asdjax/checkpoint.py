@@ -142,8 +142,12 @@ class Checkpoints:
 
     def meta(self, step: int) -> dict[str, Any]:
         """A checkpoint's JSON part, without its arrays."""
-        _verify(self.directory / str(step), _META, _DAMAGED)
-        return documents.read_json(self.directory / str(step) / _META)
+        place = self.directory / str(step)
+        _verify(place, _META, _DAMAGED)
+        meta = documents.read_json(place / _META)
+        if not isinstance(meta, dict):
+            raise AsdjaxError(_DAMAGED.format(place, f"{_META} is no record of a training"))
+        return meta
 
     def restore(self, step: int, like: Tree) -> Tree:
         """A checkpoint's arrays, as NumPy.

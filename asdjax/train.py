@@ -224,8 +224,14 @@ def _loop(
     if begun is not None:
         meta = checkpoints.meta(begun)
         _check_same_work(run, meta, work)
+        place = meta.get("iterator")
+        if not isinstance(place, dict) or type(place.get("next_index")) is not int:
+            raise AsdjaxError(
+                f"{run.checkpoints / str(begun)}: does not say where in the data it was saved: "
+                "delete it and train again, or begin anew with --no-resume"
+            )
         host_state |= checkpoints.restore(begun, {item: host_state[item] for item in ITEMS})
-        data.restore(meta["iterator"])
+        data.restore(place)
         console.say(f"{run.path}: continuing after step {begun} of {work.steps}")
     first = begun or 0
     run.truncate_log(first)
