@@ -228,3 +228,10 @@ def test_an_interruption_waits_for_orbaxs_writers(tmp_path, state, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             checkpoints.save(2, state, {})
         assert done and [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_record_that_is_none_is_said(tmp_path, state):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, state, [1, 2])
+        with pytest.raises(AsdjaxError, match="meta.json is no record of a training"):
+            checkpoints.meta(1)
