@@ -86,6 +86,7 @@ class Run:
         with self._made(), atomic.locked(self.path / ".lock", f"{self.path}: {_BUSY}"):
             for place in self._all_ours():
                 atomic.refuse_links(place)
+            atomic.clear(self.path)  # of a command that was killed while it deleted
             yield
 
     def _refuse_foreign(self) -> None:

@@ -329,3 +329,11 @@ def test_a_run_stays_one_whatever_became_of_it(tmp_path):
     (tmp_path / "training.json").unlink()
     with pytest.raises(AsdjaxError, match="no run directory"), run.lock():
         pass
+
+
+def test_what_a_killed_command_was_deleting_goes_with_the_next(tmp_path):
+    run = begun(tmp_path)
+    (tmp_path / ".embeddings.discarded" / "raw").mkdir(parents=True)
+    with run.lock():
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.yaml"]
