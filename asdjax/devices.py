@@ -4,7 +4,9 @@ import os
 
 from asdjax.errors import AsdjaxError
 
-_CHOOSING = "JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS"
+_CHOOSING = (
+    "JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_DEFAULT_DEVICE", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS",
+)  # fmt: skip
 
 
 def start() -> None:
@@ -17,6 +19,9 @@ def start() -> None:
         import jax  # reads most variables
 
         jax.local_devices()  # reads those that choose devices
+        default = jax.config.jax_default_device
+        if isinstance(default, str):  # which JAX would look for at the first operation
+            jax.devices(default)
     except (RuntimeError, ValueError, AssertionError) as error:
         why = str(error).split("\n")[0].split(" (")[0][:200] or "no such device"
         chosen = [name for name in os.environ if name.startswith("JAX_") or name in _CHOOSING]

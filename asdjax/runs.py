@@ -427,9 +427,28 @@ class Run:
         with user_files.open_regular(path) as file:
             content = file.read()
         try:
-            return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+            rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
         except (UnicodeDecodeError, csv.Error) as error:
             raise AsdjaxError(f"{path}: not a table of scores ({error})") from error
+        columns = {*CLIP_COLUMNS, "score", *self.config().extract.view_names}
+        for number, row in enumerate(rows, start=2):
+            if not columns <= row.keys() or not all(
+                _is_finite(row[name])
+                for name in columns.difference(CLIP_COLUMNS) | ({"threshold"} & row.keys())
+            ):
+                raise AsdjaxError(
+                    f"{path}: line {number} is not as asdjax score writes it: delete the file and "
+                    f"run asdjax score {self.path}"
+                )
+        return rows
+
+
+def _is_finite(text: Any) -> bool:
+    """Whether a field of a table is a finite number."""
+    try:
+        return math.isfinite(float(text))
+    except (TypeError, ValueError):
+        return False
 
 
 def _is_record(record: Any) -> bool:

@@ -192,6 +192,7 @@ def test_what_cannot_be_a_run_directory(name, verb, tmp_path, capsys):
     "variable",
     [
         "JAX_PLATFORMS=cuda_that_is_not_there",
+        "JAX_DEFAULT_DEVICE=of_no_kind",
         "JAX_NUM_CPU_DEVICES=0",
         "JAX_NUM_CPU_DEVICES=abc",
         "JAX_ENABLE_X64=maybe",

@@ -321,3 +321,12 @@ def test_runs_of_several_seeds(rng, tmp_path):
     made[1].write_config(other)
     with pytest.raises(AsdjaxError, match="optim.learning_rate"):
         evaluate.evaluate_runs(made)
+
+
+@pytest.mark.parametrize(("column", "value"), [("score", "high"), ("raw", ""), ("score", "nan")])
+def test_a_forged_table_of_scores_is_one_sentence(column, value, tmp_path, rng):
+    rows = score_rows(rng, "fan")
+    rows[3][column] = value
+    run = make_run(tmp_path / "run", {"fan": rows})
+    with pytest.raises(AsdjaxError, match="fan.csv: line 5 is not as asdjax score writes it"):
+        evaluate.evaluate(run)
