@@ -87,7 +87,7 @@ def use() -> Path | None:
 def seal() -> None:
     """Write down the digests of new programs; one without a digest is made anew next time.
 
-    To be called once programs were compiled, in a process that called `use` or did not.
+    Call it after compiling. It does nothing in a process that has not called `use`.
     """
     for path in _own.glob(f"*{_ENTRY}") if _own is not None else ():
         record = path.with_name(path.name + _DIGEST)
