@@ -240,7 +240,7 @@ def _beats_checks(model: BEATsConfig, sample_rate: int) -> list[Check]:
         (
             max(model.layers, default=1) <= encoder.encoder_layers,
             "model.layers",
-            f"the encoder has {encoder.encoder_layers} layers",
+            f"the encoder has layers 1 to {encoder.encoder_layers}: choose among them",
         ),
         (
             tuple(sorted(set(model.layers))) == model.layers,

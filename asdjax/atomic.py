@@ -27,9 +27,9 @@ _REMEDIES = {
     errno.EDQUOT: "make room, and give the same command again",
     errno.EFBIG: "allow larger files (ulimit -f), and give the same command again",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EACCES: "name a place that you may write to",
-    errno.EPERM: "name a place that you may write to",
-    errno.EROFS: "name a place that you may write to",
+    errno.EACCES: "ask for the right to write there, or use a place of yours",
+    errno.EPERM: "ask for the right to write there, or use a place of yours",
+    errno.EROFS: "ask for the right to write there, or use a place of yours",
 }
 
 

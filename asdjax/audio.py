@@ -230,7 +230,9 @@ def _wrong_channels(
         elif found == expected or (found == 1 and counts[clip.machine] == {1}):
             continue
         else:
-            mixed = ", others of this machine differ" if len(counts[clip.machine]) > 1 else ""
-            reason = f"{found} channels where {dataset.edition} has {expected}{mixed}"
+            mixed = len(counts[clip.machine]) > 1
+            others = ", and this machine's clips differ among themselves" if mixed else ""
+            has = f"{found} channel{'' if found == 1 else 's'}"
+            reason = f"{has} where {dataset.edition} has {expected}{others}"
         problems.append(Problem(clip.path, "wrong_channels", reason))
     return problems

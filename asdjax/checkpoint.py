@@ -254,6 +254,8 @@ def _verify(folder: Path, below: str, damaged: str) -> None:
             if documents.digest(folder / name) != expected[name]:
                 raise AsdjaxError(f"{name} was changed")
     except AsdjaxError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
         raise AsdjaxError(damaged.format(folder, error)) from error
 
 

@@ -343,9 +343,9 @@ class Submit:
             return self._verify(self.verify)
         from asdjax import submit
 
-        for option, value in (("info", self.info), ("out", self.out)):
+        for option, value in (("info YAML", self.info), ("out DIR", self.out)):
             if value is None:
-                raise UsageError(f"submit: name --{option}")
+                raise UsageError(f"submit: give --{option}: see asdjax submit --help")
         runs = [open_run(path) for path in self.runs]
         archive = submit.submit(runs, self.info, self.out, self.subsets)
         print(f"{archive}: made and verified")

@@ -174,7 +174,8 @@ def _search(root: Path) -> list[Path]:
         kinds = [f"{count} {kind}" for kind, count in ranked[:_KINDS_SAID]]
         if rest := sum(count for _, count in ranked[_KINDS_SAID:]):
             kinds.append(f"{rest} of other endings")
-        console.say(f"{root}: {others.total()} files passed over: {', '.join(kinds)}")
+        noun = "entry" if others.total() == 1 else "entries"
+        console.say(f"{root}: {others.total()} {noun} passed over: {', '.join(kinds)}")
     return sorted(sound)
 
 

@@ -126,7 +126,7 @@ class _Places:
             return "supplemental recordings have no use here", False
         if folder in self.splits:
             endings = ", ".join(sorted({os.path.splitext(name)[1] for name in names}))
-            return f"clips end in .wav, not in {endings}: convert them", True
+            return f"clips end in .wav, not in {endings}: convert these files to WAV", True
         for split in self.splits & set(folder.parents):
             return f"clips lie in {self.name(split)} itself: move them there", True
         if parts and parts[-1] in ("source_test", "target_test"):

@@ -76,7 +76,11 @@ def submit(
             if ("evaluation" if section.evaluation else "development") in subsets
         }
         if not chosen:
-            raise AsdjaxError(f"{run.path}: no scored machine is of {' or '.join(subsets)}")
+            other = " ".join({"development", "evaluation"} - set(subsets))
+            raise AsdjaxError(
+                f"{run.path}: none of its scored machines belongs to {' or '.join(subsets)}: "
+                f"score such machines, or give --subsets {other}"
+            )
         _same_clips(all_runs[0], expected, run, chosen)
         expected = {key: set(section.scores) for key, section in chosen.items()}
         folder = f"task2/{label}"

@@ -89,8 +89,8 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch, error, momen
 @pytest.mark.parametrize(
     ("code", "remedy"),
     [
-        (errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EROFS, "may write to"),
-        (errno.EACCES, "may write to"), (errno.EFBIG, "ulimit"), (errno.EIO, "another place"),
+        (errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EROFS, "right to write"),
+        (errno.EACCES, "right to write"), (errno.EFBIG, "ulimit"), (errno.EIO, "another place"),
     ],
 )  # fmt: skip
 def test_every_failure_names_the_place_and_a_remedy(tmp_path, monkeypatch, code, remedy):

@@ -306,7 +306,7 @@ def test_linked_folders_and_what_is_passed_over(weights, rng, tmp_path, capsys):
     assert read(out)["path"].tolist() == [f"{root}/{name}" for name in names]
     said = capsys.readouterr().err
     kinds = "3 without ending, 2 .txt, 1 .e\\x1b, 1 hidden, 1 hidden folder"
-    assert f"{root}: 8 files passed over: {kinds}\n" in said
+    assert f"{root}: 8 entries passed over: {kinds}\n" in said
     shutil.rmtree(root / "linked" / "deep")
     (root / ".cache" / "c.wav").unlink()
     for name in ("x.txt", "y.TXT", "z", ".hidden.wav", "own/esc\x1b[31m.e\x1b"):
@@ -551,7 +551,7 @@ def test_inputs_that_are_refused(weights, rng, tmp_path, capsys):
         sentence = refused(capsys, weights[0], good, path, "--out", out)
         assert words in sentence and path.as_posix() in sentence and not out.exists()
     assert "neither a run directory nor" in refused(capsys, tmp_path, good, "--out", out)
-    assert "the encoder has 2 layers" in refused(
+    assert "the encoder has layers 1 to 2" in refused(
         capsys, weights[0], good, "--out", out, "--layer", "3"
     )
     assert "no classifier" in refused(capsys, weights[0], good, "--out", out, "--pool", "head")

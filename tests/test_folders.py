@@ -137,7 +137,9 @@ def test_the_sentence_for_no_clips_says_what_lies_there(tmp_path):
     with pytest.raises(AsdjaxError, match="no clips found .*ds/fan lies too deep.*/ds as the root"):
         scan(tmp_path, "dcase2026")
     touch(tmp_path / "flac", "fan/train/a.flac")
-    with pytest.raises(AsdjaxError, match="no clips found .*fan/train: 1 audio file.*convert them"):
+    with pytest.raises(
+        AsdjaxError, match="no clips found .*fan/train: 1 audio file.*convert these files"
+    ):
         scan(tmp_path / "flac", "dcase2026")
     with pytest.raises(AsdjaxError, match="a.flac: not a folder"):
         scan(tmp_path / "flac/fan/train/a.flac", "dcase2026")

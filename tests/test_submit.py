@@ -154,7 +154,10 @@ def test_subsets_choose_machines(run, tmp_path):
         assert {m for m, _ in submission.read_system(folder).keys} == {machine}
         assert set(meta_of(tmp_path / subset)["results"]["development_dataset"]) == {"fan"}
     del run.rows["fan"]
-    with pytest.raises(AsdjaxError, match="no scored machine is of development"):
+    with pytest.raises(
+        AsdjaxError,
+        match="none of its scored machines belongs to development: .*--subsets evaluation",
+    ):
         submit([run], INFO, tmp_path / "out", ("development",))
 
 
