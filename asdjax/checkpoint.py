@@ -9,14 +9,13 @@ folder, which readers pass over and the next save clears. The digests are compar
 reads anything: what it raises after that is a defect, and never a damaged file.
 """
 
-import errno
 import functools
 import hashlib
 import logging
 import os
 import re
-import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -196,11 +195,9 @@ def _orbax(method: str, directory: Path, **arguments: Any) -> Any:
 
 
 def _write_arrays(directory: Path, tree: Tree) -> None:
+    show = sys.unraisablehook
+    sys.unraisablehook = _unless_late(show)
     with atomic.writing(directory):
-        # Of a disk that fills up, orbax prints a traceback for each array beside its exception.
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
-        if shutil.disk_usage(directory.parent).free < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
             _orbax("save", directory, args=ocp.args.StandardSave(tree))
         except ValueError as error:  # of tensorstore
@@ -208,6 +205,22 @@ def _write_arrays(directory: Path, tree: Tree) -> None:
             if not code:
                 raise
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+    sys.unraisablehook = show  # after a failure other arrays' writers are still at work
+
+
+def _unless_late(show: Callable[[Any], object]) -> Callable[[Any], None]:
+    """A hook that is silent about writers that end after orbax has given up.
+
+    On a full disk the first array that fails ends orbax's event loop. The other arrays' writers
+    find it closed, which Python would print with a traceback each.
+    """
+
+    def hook(event: Any) -> None:
+        late = isinstance(event.exc_value, RuntimeError)
+        if not (late and str(event.exc_value) == "Event loop is closed"):
+            show(event)
+
+    return hook
 
 
 def _stored(directory: Path) -> Any:
