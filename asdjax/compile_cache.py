@@ -31,8 +31,8 @@ SHORTEST = 0.2
 """Seconds of compiling from which on a program is kept, unless the user has chosen others."""
 
 _REMEDY = "choose a directory with JAX_COMPILATION_CACHE_DIR, or give --no-compile-cache"
-_UNREADABLE = re.compile(
-    r"Error (?:reading|writing) persistent compilation cache entry for '(?P<program>[^']+)'"
+_WARNING = re.compile(
+    r"Error (?P<act>reading|writing) persistent compilation cache entry for '(?P<program>[^']+)'"
 )
 _own: Path | None = None  # the directory, once `use` has chosen it
 _DIGEST = ".digest"
@@ -132,14 +132,14 @@ def _remove_strange(folder: Path) -> None:
     That includes what is no file, such as a FIFO, for which JAX would wait.
     """
     for path in folder.parent.glob(_RETIRED):
-        path.unlink(missing_ok=True)
+        _delete(path)
     strange = [path for path in sorted(folder.glob(f"*{_ENTRY}")) if not _is_sealed(path)]
     for path in strange:
         _delete(path)
     if strange:
         console.say(
-            f"{folder}: {len(strange)} compiled programs are damaged, or of a command that was "
-            "killed or still compiles: made anew"
+            f"{folder}: removed {len(strange)} of the compiled programs, which will be compiled "
+            "anew: changed since they were written, or of a command that was killed or still runs"
         )
 
 
@@ -161,25 +161,28 @@ def _digest(path: Path) -> bytes:
 
 
 def _remove_unreadable(folder: Path) -> None:
-    """Remove entries when JAX warns that it cannot read one of them.
+    """Remove entries when JAX warns that it cannot read or write one of them.
 
     JAX compiles anew, but never replaces an entry: without this every later start would find the
-    same damage. The warning names the program, which may have several entries.
+    same damage. The warning names the program, which may have several entries; of one that could
+    not be written only those without a digest may be damaged.
     """
-    show, said = warnings.showwarning, False
+    show, said = warnings.showwarning, set()
 
     def show_or_remove(message: Warning | str, *about: Any, **more: Any) -> None:
-        nonlocal said
-        found = _UNREADABLE.match(str(message))
+        found = _WARNING.match(str(message))
         if not found:
             show(message, *about, **more)
             return
         for path in folder.glob(f"{glob.escape(found['program'])}-*{_ENTRY}"):
-            _delete(path)
-        if not said:
+            if found["act"] == "reading" or not _is_sealed(path):
+                with contextlib.suppress(OSError):  # a directory that may only be read
+                    _delete(path)
+        if found["act"] not in said:
             why = " ".join(str(message).split())[:300]
-            console.say(f"{folder}: a compiled program is unreadable: made anew ({why})")
-        said = True
+            what = "read: compiled anew" if found["act"] == "reading" else "kept"
+            console.say(f"{folder}: a compiled program cannot be {what} ({why})")
+        said.add(found["act"])
 
     warnings.showwarning = show_or_remove
 

@@ -300,6 +300,16 @@ class _Frame:
     """Version, layer, hertz, mono: the same all over a recording."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Tag:
+    """What an encoder's tag says, which stands in the first frame."""
+
+    stated: int
+    """The number of frames; 0: not stated."""
+    silent: bool
+    """Whether libmpg123 leaves the tag's frame out; one that it does not know it plays as sound."""
+
+
 def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
     """The length of an MP3 file, by its frames; `stated` says whether it has one in its header.
 
@@ -307,7 +317,7 @@ def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
         FaultyFile: the file states another length, is cut off, or joins several recordings.
     """
     place, end = tagged(file, size)
-    first, count, stated = None, 0, None
+    first, count, tag = None, 0, None
     while place < end:
         file.seek(place)
         head = file.read(4)
@@ -326,23 +336,21 @@ def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
             )
         if place + frame.size > end:
             raise fault(path, "truncated", "the file ends inside a frame: restore it")
-        tag = file.read(frame.size - 4)
-        announced = _mp3_announced(head, tag)
+        found = _mp3_tag(head, file.read(frame.size - 4))
         if first is None:
-            first, stated = frame, announced
-        elif frame.kind != first.kind or announced is not None:
+            first, tag = frame, found
+        elif frame.kind != first.kind or found:
             raise fault(path, "unreadable", _JOINED)
         count += 1
         place += frame.size
     if first is None:
         raise fault(path, "truncated", "the file ends before its sound does: restore it")
-    if stated is not None:
-        count -= 1  # the encoder's tag stands in a frame without sound
-    if stated and stated != count + 1:  # some encoders count that frame
-        require_whole(path, stated, count, "frames")
-    frames = count * first.samples
-    least = frames - _MOST_TRIMMED * first.samples if stated else frames
-    return Layout(frames=frames, least=least, stated=bool(stated))
+    if tag and tag.stated and tag.stated not in (count, count - 1):  # some count their own frame
+        require_whole(path, tag.stated, count - 1, "frames")
+    silent = tag is not None and tag.silent
+    frames = (count - silent) * first.samples
+    trimmed = _MOST_TRIMMED * first.samples if silent and tag.stated else 0
+    return Layout(frames=frames, least=frames - trimmed, stated=bool(tag and tag.stated))
 
 
 _JOINED = "several recordings joined in one file, of which one would be read: split it"
@@ -366,16 +374,17 @@ def _mp3_frame(head: bytes) -> _Frame | None:
     return _Frame(size, samples, (version, layer, rate, head[3] >> 6 == 3))
 
 
-def _mp3_announced(head: bytes, rest: bytes) -> int | None:
-    """The number of frames in an encoder's tag (Xing, Info, VBRI); 0: it has none; None: no tag."""
+def _mp3_tag(head: bytes, rest: bytes) -> _Tag | None:
+    """What an encoder says in place of a frame's sound (Xing, Info, VBRI)."""
     mono = head[3] >> 6 == 3
     side = (17 if mono else 32) if head[1] >> 3 & 3 == 3 else (9 if mono else 17)
     for place in (side, side + 2):  # a checksum of two bytes may come before
         tag = rest[place : place + 12]
         if tag[:4] in (b"Xing", b"Info") and len(tag) == 12:
-            return int.from_bytes(tag[8:], "big") if tag[7] & 1 else 0
+            stated = int.from_bytes(tag[8:], "big") if tag[7] & 1 else 0
+            return _Tag(stated, silent=place == side and not any(rest[2:side]))
     if rest[32:36] == b"VBRI":
-        return int.from_bytes(rest[46:50], "big")
+        return _Tag(int.from_bytes(rest[46:50], "big"), silent=False)
     return None
 
 

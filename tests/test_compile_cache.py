@@ -1,6 +1,7 @@
 """Compiled programs: kept in a place of the user's own, made once per process, found again."""
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -222,7 +223,7 @@ def test_whatever_the_cache_holds_is_said_once_and_made_anew(command, tmp_path):
             damage(path, number)
         run = tmp_path / f"run{first}"
         said = command.here("train", *once, "--run", run).splitlines()
-        about = [line for line in said if "made anew" in line]
+        about = [line for line in said if "anew" in line]
         assert 1 <= len(about) <= len(found), said
         assert not [line for line in said if "Warning" in line], said
         assert digest(run) == digest(tmp_path / "good") and not retired.exists()
@@ -238,15 +239,41 @@ def test_an_unreadable_entry_is_said_once_and_removed(nothing_chosen, capsys, mo
     for name in "one-0-cache", "one-1-cache", "two-2-cache", "xla":  # the last of XLA's own
         (folder / name).touch()
     compile_cache.seal()
+    (folder / "two-3-cache").touch()
+    full = "Error writing persistent compilation cache entry for 'two': no room"
+    warnings.warn(full, stacklevel=1)
     for name in "one", "another":
         text = f"Error reading persistent compilation cache entry for {name!r}: why"
         warnings.warn(text, stacklevel=1)
     warnings.warn("of another kind", stacklevel=1)
     said = capsys.readouterr().err
-    assert said.count("made anew") == 1 and "'one'" in said and others == ["of another kind"]
+    assert said.count("cannot be read: compiled anew") == 1 and "'one'" in said
+    assert said.count("cannot be kept") == 1 and others == ["of another kind"]
     assert sorted(path.name for path in folder.iterdir()) == [
         "two-2-cache", "two-2-cache.digest", "xla",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("act", ["reading", "writing"])
+def test_a_cache_that_may_only_be_read_stops_nothing(act, nothing_chosen, capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", lambda *_, **__: None)
+    folder = compile_cache.use()
+    (folder / "one-0-cache").touch()
+
+    def read_only(self, missing_ok=False):
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    text = f"Error {act} persistent compilation cache entry for 'one': why"
+    warnings.warn(text, stacklevel=1)
+    assert "a compiled program cannot be" in capsys.readouterr().err
+
+
+def test_a_directory_called_as_the_retired_store_is_removed(nothing_chosen):
+    folder = compile_cache.use()
+    (folder / "a.program").mkdir()
+    jax.config.update("jax_compilation_cache_dir", None)
+    assert compile_cache.use() == folder and not list(folder.iterdir())
 
 
 def test_only_what_a_command_left_is_kept(nothing_chosen, capsys):
@@ -264,7 +291,7 @@ def test_only_what_a_command_left_is_kept(nothing_chosen, capsys):
     (folder / "killed-0-cache").touch()
     jax.config.update("jax_compilation_cache_dir", None)
     compile_cache.use()
-    assert f"{folder}: 3 compiled programs are damaged, or of a command" in capsys.readouterr().err
+    assert f"{folder}: removed 3 of the compiled programs" in capsys.readouterr().err
     kept = [
         f"{name}{ending}" for name in ("good-0-cache", "one-0-cache") for ending in ("", ".digest")
     ]
