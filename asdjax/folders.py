@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from asdjax import documents
 from asdjax.editions import too_old
+from asdjax.errors import AsdjaxError
 
 SPLITS = ("train", "test")
 _AUDIO = frozenset(
@@ -125,8 +127,10 @@ class _Places:
         if any(part.casefold() == "supplemental" for part in parts):
             return "supplemental recordings have no use here", False
         if folder in self.splits:
-            endings = ", ".join(sorted({os.path.splitext(name)[1] for name in names}))
-            return f"clips end in .wav, not in {endings}: convert these files to WAV", True
+            endings = {os.path.splitext(name)[1] for name in names}
+            said = ", ".join(sorted(ending or "nothing" for ending in endings))
+            todo = "convert them" if endings <= _AUDIO else "rename them or download them again"
+            return f"clips end in .wav, not in {said}: {todo}", True
         for split in self.splits & set(folder.parents):
             return f"clips lie in {self.name(split)} itself: move them there", True
         if parts and parts[-1] in ("source_test", "target_test"):
@@ -134,10 +138,11 @@ class _Places:
         looks_like = _SPLIT_LIKE.search(parts[-1].casefold()) if parts else None
         if looks_like and looks_like[1] != parts[-1].casefold():
             beside = folder.parent / looks_like[1]
-            if beside in self.splits and os.path.isdir(
-                beside
-            ):  # test_rename of the baselines' download scripts
-                return f"{self.name(beside)} is read instead", False
+            if beside in self.splits and os.path.isdir(beside):
+                where = self.name(beside)
+                if _repeats(folder, names, beside):  # test_rename of the baselines' scripts
+                    return f"copies of {where}, which is read instead", False
+                return f"they are no copies of {where}: move them there, or out of the data", True
         if looks_like and parts[-1] not in SPLITS:
             why = f"if these are clips, call the folder {looks_like[1]}"
             return why, clips or len(parts) > 1
@@ -152,6 +157,18 @@ class _Places:
         if folder in self.machines or clips:
             return "clips lie in <machine>/train and <machine>/test: move them there", clips
         return "no folder of a machine: clips lie in <machine>/train and <machine>/test", False
+
+
+def _repeats(folder: Path, names: Sequence[str], split: Path) -> bool:
+    """Whether each of these files has the content of a file in the split, whatever its name."""
+    try:
+        sizes = {os.path.getsize(split / name) for name in os.listdir(split)}
+        if not {os.path.getsize(folder / name) for name in names} <= sizes:
+            return False
+        known = {documents.digest(split / name) for name in os.listdir(split)}
+        return all(documents.digest(folder / name) in known for name in names)
+    except (OSError, AsdjaxError):  # what cannot be read is not known to be a copy
+        return False
 
 
 def _bases(root: Path) -> list[Path]:
@@ -182,5 +199,8 @@ def _passed_over(name: str) -> bool:
 
 
 def _is_unread(name: str, in_split: bool) -> bool:
+    """Whether a file is audio that is not read, or in a split called as a clip is."""
     ending = os.path.splitext(name)[1].lower()
-    return ending in _AUDIO and not (in_split and ending == ".wav")
+    if in_split:
+        return ending != ".wav" and (ending in _AUDIO or bool(_CLIP_LIKE.match(name)))
+    return ending in _AUDIO

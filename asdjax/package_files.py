@@ -34,6 +34,8 @@ MOST_RATIO = 200
 """Bytes of a member by its bytes in the archive; not asked of less than a megabyte."""
 
 _END = struct.Struct("<4s4H2LH")  # the record that ends a zip file
+_UNICODE_PATH = 0x7075  # an extra field of Info-ZIP
+_DESCRIPTORS = (0, 12, 16, 20, 24)  # bytes that may follow a member whose sizes stand behind it
 _MOST_DIRECTORY = MOST_MEMBERS * 600
 _UNREADABLE = (
     zipfile.BadZipFile,
@@ -119,7 +121,7 @@ def open_zip(path: Path) -> Iterator[tuple[Traversable, list[str]]]:
                 raise AsdjaxError(f"{path}: {shown(member.orig_filename)} in it {why}")
         if sum(member.file_size for member in members) > MOST_ARCHIVE:
             raise AsdjaxError(f"{path}: more than {MOST_ARCHIVE:,} bytes when unpacked")
-        _check_overlap(content, archive, path)
+        _check_records(content, archive, path)
         for member in members:
             _check_content(archive, member, path)
         archive.filename = str(path)
@@ -170,22 +172,43 @@ def _refusal(member: zipfile.ZipInfo) -> str | None:
         return "is encrypted: make the archive without a password"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "is compressed by another method than deflate: make the archive again"
+    if _UNICODE_PATH in _extra_fields(member.extra):
+        return "has a second name (a Unicode path), which other programs would unpack"
     if member.file_size > 2**20 and member.file_size > MOST_RATIO * member.compress_size:
         return f"is more than {MOST_RATIO} times as large when unpacked"
     return None
 
 
-def _check_overlap(content: bytes, archive: zipfile.ZipFile, path: Path) -> None:
-    """Refuse members that share bytes: a small archive may so unpack to any size."""
-    end = 0
-    for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
-        at, end_before = member.header_offset, end
+def _extra_fields(extra: bytes) -> set[int]:
+    """The kinds of a record's extra fields."""
+    kinds, at = set(), 0
+    while at + 4 <= len(extra):
+        kind, size = struct.unpack_from("<2H", extra, at)
+        kinds.add(kind)
+        at += 4 + size
+    return kinds
+
+
+def _check_records(content: bytes, archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse members that share bytes, and bytes between them that belong to none.
+
+    A small archive of such members may unpack to any size; a program that reads from front to back
+    unpacks files that the directory does not list.
+    """
+    members = sorted(archive.infolist(), key=lambda member: member.header_offset)
+    starts = [*(member.header_offset for member in members), archive.start_dir]
+    for member, (at, next_one) in zip(members, itertools.pairwise(starts), strict=True):
         if not 0 <= at <= archive.start_dir - 30:
             raise _no_zip(path, "a member lies outside it")
-        lengths = struct.unpack_from("<2H", content, at + 26)
-        end = at + 30 + sum(lengths) + member.compress_size
-        if at < end_before or end > archive.start_dir:
+        name, extra = struct.unpack_from("<2H", content, at + 26)
+        begin = at + 30 + name + extra
+        end = begin + member.compress_size
+        if end > next_one:
             raise _no_zip(path, "two members overlap")
+        if _UNICODE_PATH in _extra_fields(content[begin - extra : begin]):
+            raise _no_zip(path, "a member has two names")
+        if next_one - end not in (_DESCRIPTORS if member.flag_bits & 8 else (0,)):
+            raise _no_zip(path, "bytes between its files belong to none of them")
 
 
 def _check_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:

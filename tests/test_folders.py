@@ -83,6 +83,13 @@ def unused(root: Path) -> dict[str, tuple[int, str]]:
         ),
         (["ToyCar/train/a.m4a"], "ToyCar/train", "end in .wav, not in .m4a", 1),
         (
+            [f"fan/train/{TRAIN}{end}" for end in (".part", ".crdownload", "(1)", " ")],
+            "fan/train",
+            "not in .crdownload, .part, .wav , .wav(1): rename them or download them again",
+            4,
+        ),
+        (["fan/test/section_00_0000"], "fan/test", "not in nothing: rename them", 1),
+        (
             ["ToyCar/train/a.txt", "ToyCar/test/.a.wav"],
             "ToyCar",
             "hold no audio: unpack it again",
@@ -104,8 +111,8 @@ def test_clips_that_would_drop_out_are_a_problem(root, paths, folder, why, files
 @pytest.mark.parametrize(
     ("path", "folder", "why"),
     [
-        (f"fan/test_rename/{TEST}", "fan/test_rename", "fan/test is read instead"),
-        (f"fan/train_old/{TRAIN}", "fan/train_old", "fan/train is read instead"),
+        (f"fan/test_rename/{TEST}", "fan/test_rename", "copies of fan/test, which is read"),
+        (f"fan/train_old/{TRAIN}", "fan/train_old", "copies of fan/train, which is read"),
         (f"fan/supplemental/{NOISE}", "fan/supplemental", "supplemental recordings"),
         (f"supplemental/fan/train/{TRAIN}", "supplemental/fan/train", "supplemental recordings"),
         (f"Supplemental/{NOISE}", "Supplemental", "supplemental recordings"),
@@ -124,6 +131,19 @@ def test_other_audio_is_named_and_no_problem(root, path, folder, why):
     assert why in found.unused[0].why
 
 
+@pytest.mark.parametrize(
+    "name", ["target_train", "train (1)", "additional_train", "test_source", "test_rename"]
+)
+def test_clips_beside_a_split_that_are_no_copies_of_it(root, name):
+    touch(root, f"fan/{name}/{TRAIN}")
+    (root / f"fan/{name}/{TRAIN}").write_bytes(b"another")
+    split = "test" if "test" in name else "train"
+    why = f"they are no copies of fan/{split}: move them there, or out of the data"
+    assert unused(root) == {f"fan/{name}": (1, why)}
+    (root / f"fan/{split}" / (TRAIN if split == "train" else TEST)).write_bytes(b"ANOTHER")
+    assert unused(root) == {f"fan/{name}": (1, why)}
+
+
 def test_what_is_used_or_hidden_or_no_audio_is_not_named(root):
     touch(root, f"dev_data/raw/ToyCar/train/{TRAIN}", f"eval_data/Sander/train/{TRAIN}")
     touch(root, "fan/attributes_00.csv", "fan/train/.a.flac", ".git/a.wav", "__MACOSX/fan/._a.wav")
@@ -137,9 +157,7 @@ def test_the_sentence_for_no_clips_says_what_lies_there(tmp_path):
     with pytest.raises(AsdjaxError, match="no clips found .*ds/fan lies too deep.*/ds as the root"):
         scan(tmp_path, "dcase2026")
     touch(tmp_path / "flac", "fan/train/a.flac")
-    with pytest.raises(
-        AsdjaxError, match="no clips found .*fan/train: 1 audio file.*convert these files"
-    ):
+    with pytest.raises(AsdjaxError, match="no clips found .*fan/train: 1 audio file.*convert them"):
         scan(tmp_path / "flac", "dcase2026")
     with pytest.raises(AsdjaxError, match="a.flac: not a folder"):
         scan(tmp_path / "flac/fan/train/a.flac", "dcase2026")

@@ -224,6 +224,32 @@ def test_members_that_share_bytes(tmp_path):
     assert "a member lies outside it" in error(package)
 
 
+def test_a_member_with_a_second_name(system, tmp_path):
+    """Info-ZIP's Unicode path, in the directory or in the member's own record."""
+    package = tmp_path / "p.zip"
+    member = zipfile.ZipInfo("task2/x")
+    name = b"task2/y"
+    member.extra = struct.pack("<2HBL", 0x7075, 5 + len(name), 1, zlib.crc32(b"task2/x")) + name
+    content = zip_bytes(system, (member, b"x"))
+    package.write_bytes(content)
+    assert "has a second name" in error(package)
+    at = content.rindex(b"\x75\x70")  # in the directory; the first is in the member's record
+    package.write_bytes(content[:at] + b"\x99\x99" + content[at + 2 :])
+    assert "a member has two names" in error(package)
+
+
+def test_a_file_that_the_directory_does_not_list(tmp_path):
+    """Programs that read a stream unpack it."""
+    package = tmp_path / "p.zip"
+    listed, hidden = raw_zip([stored(b"task2/x", b"A")]), raw_zip([stored(b"task2/y", b"B")])
+    hidden = hidden[: hidden.index(b"PK\1\2")]
+    at, end = listed.index(b"PK\1\2"), listed.index(b"PK\5\6")
+    place = struct.unpack_from("<L", listed, end + 16)[0] + len(hidden)
+    content = listed[:at] + hidden + listed[at : end + 16] + struct.pack("<L", place)
+    package.write_bytes(content + listed[end + 20 :])
+    assert "belong to none of them" in error(package)
+
+
 def test_too_many_members(system, tmp_path):
     package = tmp_path / "p.zip"
     package.write_bytes(zip_bytes(system, *((f"task2/{i}", b"") for i in range(2001))))
