@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -293,7 +293,7 @@ def _libsndfile(file: BinaryIO, path: Path, layout: Layout) -> Iterator[soundfil
     """
     source: int | BinaryIO = file.fileno()
     if not layout.stated and layout.start and not layout.channels:
-        source = _flac_with_length(file, layout)
+        source = _FlacWithLength(file, layout)
     place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
     os.lseek(file.fileno(), 0, os.SEEK_SET)
     try:
@@ -306,14 +306,31 @@ def _libsndfile(file: BinaryIO, path: Path, layout: Layout) -> Iterator[soundfil
         os.lseek(file.fileno(), place, os.SEEK_SET)
 
 
-def _flac_with_length(file: BinaryIO, layout: Layout) -> BinaryIO:
+class _FlacWithLength(io.RawIOBase):
     """A FLAC file that states its length, without which libsndfile does not find the end."""
-    file.seek(0)
-    content = bytearray(file.read())
-    place = layout.start + 14  # the last 36 bits of the eight bytes there
-    value = int.from_bytes(content[place : place + 8], "big") | layout.frames
-    content[place : place + 8] = value.to_bytes(8, "big")
-    return io.BytesIO(content)
+
+    def __init__(self, file: BinaryIO, layout: Layout):
+        self._file, self._at = file.fileno(), 0
+        self._size = os.fstat(self._file).st_size
+        self._place = layout.start + 14  # the last 36 bits of the eight bytes there
+        stored = os.pread(self._file, 8, self._place)
+        self._length = (int.from_bytes(stored, "big") | layout.frames).to_bytes(8, "big")
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        content = bytearray(os.pread(self._file, len(buffer), self._at))
+        for place, byte in enumerate(self._length, self._place - self._at):
+            if 0 <= place < len(content):
+                content[place] = byte
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
 
 
 def _second_reading(file: BinaryIO, path: Path, layout: Layout) -> Header:

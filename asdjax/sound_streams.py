@@ -105,7 +105,9 @@ def flac(file: BinaryIO, size: int, path: Path) -> Layout:
     frames, whole = _flac_length(file, path, place, end, form, fixed)
     if stated:
         require_whole(path, stated, frames, "samples")
-    if frames and not whole:
+    if not frames:
+        raise fault(path, "empty", "the file has 0 samples")
+    if not whole:
         reason = "the last of the frames that follow each other does not end the file: restore it"
         raise fault(path, "truncated", reason)
     return Layout(begin + 4, frames=frames, least=frames, stated=bool(stated))

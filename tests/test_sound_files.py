@@ -283,6 +283,12 @@ def test_the_memory_that_hostile_and_long_files_take(tmp_path):
     assert audio.inspect_any(hour).frames == frames
     result, mib = measured(hour, 12 * 16000)
     assert result == "192000" and mib < 100
+    hole = tmp_path / "hole.flac"
+    empty = bytearray(hostile.flac(0)[: 4 + 38])
+    empty[4] |= 128  # the last block before the frames
+    hole.write_bytes(empty)
+    os.truncate(hole, 400 * 2**20)
+    assert measured(hole, 0) < ("empty", 50)
     path = tmp_path / "a.dat"
     for content, kind in (
         (hostile.flac(5 * 2**30), "truncated"),
