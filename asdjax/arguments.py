@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from tyro.constructors import PrimitiveConstructorSpec
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+)
 
 from asdjax import config as configs
 from asdjax.architectures import BEATsConfig
@@ -18,6 +22,10 @@ from asdjax.errors import AsdjaxError, UsageError
 if TYPE_CHECKING:
     from asdjax.runs import Run
 
+_NUMBERS = {
+    int: re.compile(r"[-+]?(0|[1-9][0-9]*)"),
+    float: re.compile(r"[-+]?(([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|inf)|nan"),
+}  # as in a recipe: Python would also take 1_0 and digits of other scripts
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -70,7 +78,32 @@ ConfigName = Annotated[str, _read_by(config_name, str)]
 """The type of every one that names a recipe or a configuration."""
 
 
-def require_apart(run: Path, data: Path) -> None:
+_REGISTRY = ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _plain_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """How tyro reads a number: in plain digits alone."""
+    kind = info.type
+    if kind not in _NUMBERS:
+        return None
+
+    def number(words: list[str]) -> int | float:
+        if not _NUMBERS[kind].fullmatch(words[0]):
+            what = "whole number" if kind is int else "number"
+            raise ValueError(f"{words[0]!r} is no {what} in plain digits")
+        return kind(words[0])
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=kind.__name__.upper(),
+        instance_from_str=number,
+        is_instance=lambda value: isinstance(value, int | kind) and not isinstance(value, bool),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def require_apart(run: Path, data: Path, option: str = "--run") -> None:
     """Refuse a run directory inside the data set or around it, also through links.
 
     What a run writes would be taken for data, and `--no-resume` deletes what is inside a run.
@@ -78,11 +111,11 @@ def require_apart(run: Path, data: Path) -> None:
     real_run, real_data = Path(os.path.realpath(run)), Path(os.path.realpath(data))
     if real_run.is_relative_to(real_data):
         raise UsageError(
-            f"--run {run}: lies in the data set {data}: name a run directory outside of it"
+            f"{option} {run}: lies in the data set {data}: name a directory outside of it"
         )
     if real_data.is_relative_to(real_run):
         raise UsageError(
-            f"--data {data}: lies in the run directory {run}: name another run directory"
+            f"--data {data}: lies in {run}, which {option} names: name another directory"
         )
 
 
@@ -176,6 +209,7 @@ def _parse_with(
         args=args,
         default=default,
         config=(tyro.conf.AvoidSubcommands,),
+        registry=_REGISTRY,
     )
 
 

@@ -16,6 +16,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from asdjax.errors import AsdjaxError
 
@@ -82,9 +83,15 @@ def write_bytes(path: Path, content: bytes | memoryview, *, overwrite: bool = Tr
 
 def append(path: Path, content: bytes) -> None:
     """Append to a file, which is made when absent; a link is refused."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with writing(path), open(os.open(path, flags, 0o666), "wb") as file:
+    with writing(path), open_to_append(path) as file:
         file.write(content)
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Open a file to append to it without a buffer; as `append`."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with writing(path):
+        return open(os.open(path, flags, 0o666), "wb", buffering=0)
 
 
 def delete(path: Path) -> None:
@@ -260,14 +267,18 @@ def _claimed(work: Path, place: Path) -> Iterator[None]:
     """Hold a hidden folder as the only process that does; afterwards it is gone."""
     busy = f"{place}: another process is making it: wait for it, or name another place"
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = None
+    descriptor, fresh, held = None, False, False
     try:
-        while descriptor is None:
-            fresh = False
+        while not held:
+            if descriptor is not None:
+                os.close(descriptor)  # of a folder that is no longer there
+                descriptor = None
             with writing(place):
-                with contextlib.suppress(FileExistsError):
+                fresh = True  # beforehand: a signal's exception comes right after the call
+                try:
                     work.mkdir()
-                    fresh = True
+                except FileExistsError:
+                    fresh = False
                 try:
                     descriptor = os.open(work, flags)
                 except FileNotFoundError:
@@ -280,18 +291,16 @@ def _claimed(work: Path, place: Path) -> Iterator[None]:
                 raise AsdjaxError(f"{work}: was left by another user: name another place")
             try:
                 held = _lock(descriptor, place, busy, work)
-            except _NoLocks:
-                if fresh:
-                    work.rmdir()
+            except _Busy:
+                fresh = False  # it belongs to the process that holds it
                 raise
-            if not held:
-                os.close(descriptor)
-                descriptor = None
-        try:
-            yield
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        yield
     finally:
+        if held:
+            shutil.rmtree(work, ignore_errors=True)
+        elif fresh:
+            with contextlib.suppress(OSError):
+                work.rmdir()
         if descriptor is not None:
             os.close(descriptor)
 
@@ -316,8 +325,8 @@ def _parents(path: Path) -> Iterator[None]:
 # what may not be a link, and locks
 
 
-class _NoLocks(AsdjaxError):
-    """The file system has no locks."""
+class _Busy(AsdjaxError):
+    """Another process holds the lock."""
 
 
 def refuse_links(path: Path) -> None:
@@ -375,9 +384,9 @@ def _lock(descriptor: int, path: Path, busy: str, name: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise AsdjaxError(busy) from error
+        raise _Busy(busy) from error
     except OSError as error:
-        raise _NoLocks(
+        raise AsdjaxError(
             f"{path}: its file system cannot lock ({error.strerror}): choose a place on a local "
             "disk"
         ) from error

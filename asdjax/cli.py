@@ -358,7 +358,7 @@ class Submit:
         print(console.printable(checked))
         for line in verification.lines(faults):
             print(f"  {console.printable(line)}")
-        print(f"{len(faults) or 'no'} fault{'s' * (len(faults) != 1)}")
+        print(f"{len(faults) or 'no'} fault{'s' * (len(faults) != 1)} in the package itself")
         return int(bool(faults))
 
 

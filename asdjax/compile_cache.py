@@ -53,7 +53,7 @@ def use() -> Path | None:
 
     Raises:
         AsdjaxError: the directory cannot be made, is a link, or belongs to or may be written by
-            others.
+            others; or the user has chosen something that is no directory.
 
     Example:
         >>> compile_cache.use()
@@ -61,6 +61,9 @@ def use() -> Path | None:
     """
     chosen = jax.config.jax_compilation_cache_dir
     if chosen is not None or not jax.config.jax_enable_compilation_cache:
+        if chosen is not None and os.path.lexists(chosen) and not os.path.isdir(chosen):
+            jax.config.update("jax_compilation_cache_dir", None)
+            raise AsdjaxError(f"JAX_COMPILATION_CACHE_DIR: {chosen}: is no directory: name one")
         return None
     try:
         cache = Path(platformdirs.user_cache_dir("asdjax", appauthor=False))

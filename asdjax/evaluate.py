@@ -170,6 +170,12 @@ def evaluate_runs(
         if document is None:
             raise AsdjaxError(f"{run.path}: no scored clip has a label: leave this run out")
         documents.append(document)
+    for run, document in zip(all_runs, documents, strict=True):
+        if document["machines"].keys() != documents[0]["machines"].keys():
+            raise AsdjaxError(
+                f"{run.path}: scored {', '.join(document['machines'])}, and {all_runs[0].path} "
+                f"{', '.join(documents[0]['machines'])}: average runs that scored the same machines"
+            )
     return {**metrics.spread(documents), "seed": seeds, **all_runs[0].marks()}
 
 

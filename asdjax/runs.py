@@ -90,15 +90,13 @@ class Run:
             yield
 
     def _refuse_foreign(self) -> None:
-        """Refuse a directory with files of others, which a run would replace or delete."""
-        with atomic.writing(self.path):
-            names = os.listdir(self.path) if self.path.exists() else []
-        if all(name.startswith(".") for name in names) or self._was_written_here():
-            return
-        raise AsdjaxError(
-            f"{self.path}: holds other files and is no run directory: name a new directory, or an "
-            "empty one"
-        )
+        """Refuse a directory that is no run and holds what a run would replace or delete."""
+        taken = [place for place in self._all_ours() if os.path.lexists(place)]
+        if taken and not self._was_written_here():
+            raise AsdjaxError(
+                f"{self.path}: is no run directory, and a run would replace its {taken[0].name}: "
+                "name another directory"
+            )
 
     def _was_written_here(self) -> bool:
         """Whether asdjax wrote the configuration, whatever its values, or a record of training."""

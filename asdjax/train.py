@@ -423,13 +423,14 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
     }
     split = parallel.split_batch(batch, work.devices)
     step = parallel.training_step(learner.step, work.devices)
+    resident = host_memory.resident()  # before compiling, which a later start need not do
     console.say("compiling the training step, which tells how much memory it needs")
     memory = step.lower(state, split).compile().memory_analysis()
     step_memory = memory.temp_size_in_bytes + memory.argument_size_in_bytes
     audio_buffer = batch["waveform"].nbytes * config.audio.prefetch_batches
     needed, available = step_memory, parallel.memory_limit(work.devices[0])
     if work.devices[0].platform == "cpu":
-        needed = len(work.devices) * step_memory + audio_buffer + host_memory.resident()
+        needed = len(work.devices) * step_memory + audio_buffer + resident
         available = host_memory.total()
     return {
         "schema": "asdjax.check/1",

@@ -10,7 +10,6 @@ import csv
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -18,10 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import driver
+
 from asdjax import atomic, config, console, runs
+from asdjax.arguments import require_apart
 from asdjax.errors import AsdjaxError
 
-ASDJAX = (sys.executable, "-m", "asdjax.cli")
 REPORT = Path(__file__).with_name("report_table1.csv")  # per cent; machine `all`: harmonic means
 FAMILIES = ("official", "within")
 FIGURES = {
@@ -40,16 +41,10 @@ the within column is comparable with the report, and never the official one."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run everything; 0 done, 1 something failed, 2 wrong usage, 130 interrupted."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run at work as Ctrl-C does
-    try:
-        return _all(*_arguments(argv))
-    except (AsdjaxError, OSError) as error:
-        console.say(f"all_systems: {error}")
-        return 1
-    except KeyboardInterrupt:
-        console.say("\nall_systems: interrupted: the same command continues where it stopped")
-        return 130
+    """Run everything; 0 done, 1 something failed, 2 wrong usage."""
+    arguments, extra = _arguments(argv)
+    require_apart(arguments.out, arguments.data, option="--out")
+    return _all(arguments, extra)
 
 
 def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -63,12 +58,14 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         epilog="What follows -- goes to asdjax run.",
     )
     systems = [name for name in config.names() if name.startswith("system")]
-    parser.add_argument("--data", type=Path, required=True, help="root of the data set")
-    parser.add_argument("--out", type=Path, required=True, help="runs, logs, table.md, table.csv")
+    parser.add_argument("--data", type=driver.path, required=True, help="root of the data set")
+    parser.add_argument(
+        "--out", type=driver.path, required=True, help="runs, logs, table.md, table.csv"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument(
         "--systems",
-        type=lambda text: f"system{text}" if text.isdecimal() else text,
+        type=_recipe,
         nargs="+",
         default=systems,
         metavar="SYSTEM",
@@ -76,7 +73,7 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--beats",
-        type=Path,
+        type=driver.path,
         metavar="FOLDER",
         help="converted weights (asdjax convert beats) of the systems that start from BEATs",
     )
@@ -92,6 +89,12 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return arguments, extra
 
 
+def _recipe(given: str) -> str:
+    """A recipe's name or path as `asdjax run` takes it, from a number too."""
+    name = f"system{given}" if given.isdecimal() else given
+    return name if name in config.names() else str(driver.path(name))
+
+
 def _name(recipe: str) -> str:
     """What a recipe's folder and its rows are called."""
     return Path(recipe).stem
@@ -100,7 +103,7 @@ def _name(recipe: str) -> str:
 def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     tables = [arguments.out / "table.md", arguments.out / "table.csv"]
     for path in tables:  # an old table never stands beside newer runs
-        path.unlink(missing_ok=True)
+        atomic.delete(path)
     planned = [(recipe, seed) for recipe in arguments.systems for seed in arguments.seeds]
     finished: dict[str, dict[int, Path]] = {_name(recipe): {} for recipe in arguments.systems}
     failures = {}
@@ -108,7 +111,7 @@ def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         name = _name(recipe)
         run = arguments.out / name / f"seed{seed}"
         title = f"[{i}/{len(planned)}] {name} seed {seed}"
-        print(f"{title}: started", end="", file=sys.stderr, flush=True)
+        console.say(f"{title}: started")
         began = time.monotonic()
         named = ["--data", str(arguments.data), "--run", str(run), "--seed", str(seed)]
         if arguments.beats is not None and _is_beats(recipe):
@@ -117,10 +120,10 @@ def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         seconds = time.monotonic() - began
         if failure is None:
             finished[name][seed] = run
-            console.say(f", finished in {seconds:.0f} s")
+            console.say(f"{title}: finished in {seconds:.0f} s")
         else:
             failures[f"{name} seed {seed}"] = failure
-            console.say(f", failed after {seconds:.0f} s: {failure}")
+            console.say(f"{title}: failed after {seconds:.0f} s: {failure}")
 
     rows, notes, report = [], [], _report()
     for name, by_seed in finished.items():
@@ -152,26 +155,20 @@ def _is_beats(recipe: str) -> bool:
 
 def _run(arguments: Sequence[str], log_path: Path) -> str | None:
     """Run asdjax with its output in a log; None, or its last line of standard error."""
-    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.writing(log_path):
+        log_path.parent.mkdir(parents=True, exist_ok=True)
     last = b""
-    with log_path.open("ab", buffering=0) as log:
+    with atomic.open_to_append(log_path) as log:
         log.write(f"$ asdjax {shlex.join(arguments)}\n".encode())
-        process = subprocess.Popen(
-            [*ASDJAX, *arguments],
-            # unless jax filters a traceback, its last line is the exception
-            env={"JAX_TRACEBACK_FILTERING": "off", **os.environ},
-            stdout=log,
-            stderr=subprocess.PIPE,
-        )
-        try:
+        # unless jax filters a traceback, its last line is the exception
+        environment = {"JAX_TRACEBACK_FILTERING": "off", **os.environ}
+        with driver.started(
+            arguments, env=environment, stdout=log, stderr=subprocess.PIPE
+        ) as process:
             for line in process.stderr:
                 log.write(line)
                 last = line.strip() or last
             code = process.wait()
-        except BaseException:
-            process.terminate()  # a run that is killed at any point can be continued
-            process.wait()
-            raise
     if code == 0:
         return None
     how = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
@@ -181,7 +178,7 @@ def _run(arguments: Sequence[str], log_path: Path) -> str | None:
 
 def _evaluate(finished: Sequence[Path]) -> dict[str, Any]:
     """The metrics of one run, or means and standard deviations of several."""
-    command = [*ASDJAX, "evaluate", *map(str, finished), "--json"]
+    command = [*driver.ASDJAX, "evaluate", *map(str, finished), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.split("\n")
@@ -253,4 +250,4 @@ def _per_cent(mean: float | None, std: float | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(driver.end(main))

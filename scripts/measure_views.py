@@ -9,11 +9,11 @@ import argparse
 import dataclasses
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import driver
 import numpy as np
 
 from asdjax import atomic, console, metrics
@@ -21,7 +21,6 @@ from asdjax.config import ViewConfig
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Run
 
-ASDJAX = (sys.executable, "-m", "asdjax.cli")
 CORPUS = ("--train-source", "118", "--seconds", "5")
 VIEWS = (
     ViewConfig("raw", "raw"),
@@ -46,15 +45,8 @@ Figures = Mapping[str, tuple[float, float]]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure everything; 0 done, 1 something failed, 2 wrong usage, 130 interrupted."""
-    try:
-        _measure(argv)
-    except (AsdjaxError, OSError) as error:
-        console.say(f"measure_views: {error}")
-        return 1
-    except KeyboardInterrupt:
-        console.say("measure_views: interrupted: the same command continues")
-        return 130
+    """Measure everything; 0 done, 2 wrong usage; `AsdjaxError` where a command fails."""
+    _measure(argv)
     return 0
 
 
@@ -68,7 +60,7 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         description="Measure every view on synthetic corpora.",
         epilog=f"What follows -- goes to asdjax synth, in the place of {shlex.join(CORPUS)}.",
     )
-    parser.add_argument("--out", type=Path, required=True, help="corpora, runs and views.md")
+    parser.add_argument("--out", type=driver.path, required=True, help="corpora, runs and views.md")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--noise", type=float, nargs="+", default=[-8, 3], help="decibels")
     parser.add_argument("--leakage", type=float, nargs="+", default=[-12, 0], help="decibels")
@@ -140,7 +132,8 @@ def _asdjax(*arguments: object) -> None:
     """Run an asdjax command, its output on standard error; `AsdjaxError` if it fails."""
     command = [str(argument) for argument in arguments]
     console.say(f"$ asdjax {shlex.join(command)}")
-    code = subprocess.run([*ASDJAX, *command], stdout=sys.stderr, check=False).returncode
+    with driver.started(command, stdout=sys.stderr) as process:
+        code = process.wait()
     if code:
         raise AsdjaxError(
             f"asdjax {command[0]} ended with code {code}, see above: the same command continues"
@@ -212,4 +205,4 @@ def _cell(values: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(driver.end(main))

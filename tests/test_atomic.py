@@ -334,3 +334,16 @@ def test_a_second_process_waits_for_none_and_takes_over_from_a_killed_one(tmp_pa
     assert hidden(tmp_path)
     replaced(tmp_path / "out", a="1")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"] and not hidden(tmp_path)
+
+
+def test_an_interruption_between_making_and_locking_leaves_nothing(tmp_path, monkeypatch):
+    make = Path.mkdir
+
+    def interrupted(self, *given, **named):
+        make(self, *given, **named)
+        raise KeyboardInterrupt  # a signal that came during the call
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic.whole_folder(tmp_path / "x", lambda: None):
+        pass
+    assert not list(tmp_path.iterdir())

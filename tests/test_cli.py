@@ -156,8 +156,15 @@ def test_a_faulty_override_is_wrong_usage_and_a_faulty_recipe_is_not(args, code,
         ["convert", "nope"],
         ["convert", "beats", "a"],
         ["convert"],
+        *(
+            ["synth", "d", *words]
+            for words in (
+                ("--train-source", "1_0"), ("--train-source", "\u0663"), ("--seed", "010"),
+                ("--seconds", "0.9_5"), ("--seconds", "1e"), ("--seconds", "\u0663.5"),
+            )
+        ),
     ],
-)
+)  # fmt: skip
 def test_what_the_parser_refuses_is_wrong_usage(args, capsys):
     with pytest.raises(SystemExit) as end:
         main(args)

@@ -254,6 +254,14 @@ def test_an_unreadable_entry_is_said_once_and_removed(nothing_chosen, capsys, mo
     ]  # fmt: skip
 
 
+def test_a_file_where_the_user_wants_the_cache(nothing_chosen, tmp_path):
+    (tmp_path / "file").touch()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file"))
+    with pytest.raises(AsdjaxError, match="JAX_COMPILATION_CACHE_DIR: .*/file: is no directory"):
+        compile_cache.use()
+    assert jax.config.jax_compilation_cache_dir is None
+
+
 @pytest.mark.parametrize("act", ["reading", "writing"])
 def test_a_cache_that_may_only_be_read_stops_nothing(act, nothing_chosen, capsys, monkeypatch):
     monkeypatch.setattr(warnings, "showwarning", lambda *_, **__: None)

@@ -323,6 +323,15 @@ def test_runs_of_several_seeds(rng, tmp_path):
         evaluate.evaluate_runs(made)
 
 
+def test_runs_of_other_machines_are_named(rng, tmp_path):
+    rows = {machine: score_rows(rng, machine) for machine in ("fan", "ToyCar")}
+    made = [
+        make_run(tmp_path / "one", rows), make_run(tmp_path / "two", {"fan": rows["fan"]}, seed=1)
+    ]  # fmt: skip
+    with pytest.raises(AsdjaxError, match="two: scored fan, and .*one ToyCar, fan|fan, ToyCar"):
+        evaluate.evaluate_runs(made, resamples=100)
+
+
 @pytest.mark.parametrize(("column", "value"), [("score", "high"), ("raw", ""), ("score", "nan")])
 def test_a_forged_table_of_scores_is_one_sentence(column, value, tmp_path, rng):
     rows = score_rows(rng, "fan")

@@ -304,15 +304,29 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("names", [tuple(FOREIGN), ("notes.txt",), ("config.yaml",)])
+@pytest.mark.parametrize("names", [tuple(FOREIGN), *((name,) for name in FOREIGN)])
 def test_a_directory_of_others_is_never_a_run(names, tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(FOREIGN.get(name, "seed: 1"))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(AsdjaxError, match="holds other files"), Run(tmp_path).lock():
+    with (
+        pytest.raises(AsdjaxError, match="is no run directory, and a run would replace"),
+        Run(tmp_path).lock(),
+    ):
         pass
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_directory_with_the_users_own_log_may_become_a_run(tmp_path):
+    """A job's log is often redirected into it; a new file system has lost+found."""
+    (tmp_path / "train.log").touch()
+    (tmp_path / "lost+found").mkdir()
+    with Run(tmp_path).lock():
+        begun(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".lock", "config.yaml", "lost+found", "train.log",
+    ]  # fmt: skip
 
 
 def test_a_run_stays_one_whatever_became_of_it(tmp_path):
