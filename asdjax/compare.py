@@ -87,7 +87,7 @@ def printed(document: Mapping[str, Any], *, intervals: bool = True) -> list[Tabl
     how = f" with its {bootstrap.words(document)}, the same for both" if intervals else ""
     caption = f"Per cent; A: {a}, B: {b}; A - B{how}. {document['scope']}"
     rows = [*document["machines"].items(), ("harmonic mean", over_all)]
-    result = [Table(caption, first)]
+    result = [Table(caption, first, total=False)]
     for what, chosen in (("", metrics.COLUMNS), (" (decisions)", metrics.DECISION_COLUMNS)):
         cells = [["machine", *(metrics.title(*column) for column in chosen)]]
         for machine, table in rows:

@@ -24,6 +24,8 @@ class Table(NamedTuple):
 
     caption: str
     cells: list[list[str]]
+    total: bool = True
+    """Whether the last row sums up the others and stands apart."""
 
 
 def markdown(table: Table) -> str:
@@ -52,11 +54,11 @@ class Fitted:
         left_out = False
         for pair in self._pairs:
             whole, brief = (_spelled(table, options.encoding) for table in pair)
-            parts = _grids(whole.cells, 1, console, options)
+            parts = _grids(whole, 1, console, options)
             chosen = whole if parts or options.max_width >= _WIDE else brief
             left_out |= chosen != whole
             yield Text(chosen.caption, style="italic")
-            yield from parts or _narrow(chosen.cells, console, options)
+            yield from parts or _narrow(chosen, console, options)
         for line in [*self._legend, *([_LEFT_OUT] if left_out else [])]:
             yield Text(line)
 
@@ -71,18 +73,17 @@ def _spelled(table: Table, encoding: str) -> Table:
             return text.replace("±", "+-").encode(encoding, "backslashreplace").decode(encoding)
         return text
 
-    return Table(spelled(table.caption), [[spelled(cell) for cell in row] for row in table.cells])
+    cells = [[spelled(cell) for cell in row] for row in table.cells]
+    return Table(spelled(table.caption), cells, table.total)
 
 
-def _narrow(
-    cells: Sequence[Sequence[str]], console: Console, options: ConsoleOptions
-) -> list[Grid] | list[Text]:
+def _narrow(table: Table, console: Console, options: ConsoleOptions) -> list[Grid] | list[Text]:
     """The fewest grids that fit, or else a list."""
-    for count in range(1, len(cells[0])):
-        grids = _grids(cells, count, console, options)
+    for count in range(1, len(table.cells[0])):
+        grids = _grids(table, count, console, options)
         if grids is not None:
             return grids
-    header, *body = cells
+    header, *body = table.cells
     lines = []
     for name, *values in body:
         pairs = zip(header[1:], values, strict=True)
@@ -91,20 +92,20 @@ def _narrow(
 
 
 def _grids(
-    cells: Sequence[Sequence[str]], count: int, console: Console, options: ConsoleOptions
+    table: Table, count: int, console: Console, options: ConsoleOptions
 ) -> list[Grid] | None:
     """The columns in so many grids, all with the rows' names; None where one is too wide."""
     grids = [
-        _grid([[row[0], *(row[i] for i in part)] for row in cells])
-        for part in np.array_split(np.arange(1, len(cells[0])), count)
+        _grid([[row[0], *(row[i] for i in part)] for row in table.cells], table.total)
+        for part in np.array_split(np.arange(1, len(table.cells[0])), count)
     ]
     unbound = options.update(width=_ANY_WIDTH)
     widths = [Measurement.get(console, unbound, grid).maximum for grid in grids]
     return grids if max(widths) <= options.max_width else None
 
 
-def _grid(cells: Sequence[Sequence[str]]) -> Grid:
-    """Further lines of a cell are dim, the last row stands apart."""
+def _grid(cells: Sequence[Sequence[str]], total: bool) -> Grid:
+    """Further lines of a cell are dim, and the last row stands apart if it is a total."""
     header, *body = cells
     grid = Grid()
     grid.add_column(Text(header[0]), no_wrap=True)
@@ -113,5 +114,5 @@ def _grid(cells: Sequence[Sequence[str]]) -> Grid:
     for row in body:
         parts = [cell.partition("\n") for cell in row]
         texts = [Text.assemble(first, end, (rest, "dim")) for first, end, rest in parts]
-        grid.add_row(*texts, end_section=row is body[-2:][0])
+        grid.add_row(*texts, end_section=total and row is body[-2:][0])
     return grid

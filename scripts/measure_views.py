@@ -117,6 +117,7 @@ def _measure(argv: Sequence[str]) -> None:
             "mean over machines and domains. Several views: the mean of their scores.",
             "; ".join(
                 f"{view.name}: {view.method}, alpha {view.alpha:g}, beta {view.beta:g}"
+                + (f", context {view.context}" if view.method == "calibrated" else "")
                 for view in views
                 if view.method in ("wiener", "calibrated")
             ),
