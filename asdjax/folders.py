@@ -3,7 +3,7 @@
 import os
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,9 @@ _AUDIO = frozenset(
 )  # endings of audio files, whether or not asdjax could read them
 _SPLIT_LIKE = re.compile(r"(?:^|[^a-z])(train|test)")
 _CLIP_LIKE = re.compile(r"section_[0-9]{2}")
+_CLIP = re.compile(
+    r"section_[0-9]{2}_((source|target)_(train|test)_(normal|anomaly)_)?[0-9]{4}(?![0-9])"
+)  # how a clip's name begins
 _MOST_NAMES = 200_000  # looked at outside the machines' own folders
 
 
@@ -82,24 +85,29 @@ def unused(root: Path, machines: Sequence[Path]) -> list[Unused]:
     found, names_left = [], _MOST_NAMES
     while queue:
         folder = queue.popleft()
+        in_split = folder in places.splits
         names: list[str] = []
+        clips = set()
         try:
             identity = _identity(folder)
             if identity in seen:
                 continue
             seen.add(identity)
             for name, is_folder in _entries(folder):
-                names_left -= folder not in places.splits
+                names_left -= not in_split
                 if names_left < 0:
                     break
                 if is_folder:
                     queue.append(folder / name)
-                elif _is_unread(name, folder in places.splits):
+                elif in_split and name.lower().endswith(".wav"):
+                    clips.add(name[:-4])
+                elif _is_audio(name) or (in_split and _CLIP.match(name)):
                     names.append(name)
         except OSError as error:
             why = f"it cannot be listed ({error.strerror}), so that its clips would be missing"
             found.append(Unused(places.name(folder), 0, why, lost=True))
             continue
+        names = [name for name in names if _is_audio(name) or not _belongs_to_one(name, clips)]
         if names:
             why, lost = places.guess(folder, names)
             found.append(Unused(places.name(folder), len(names), why, lost))
@@ -160,12 +168,14 @@ class _Places:
 
 
 def _repeats(folder: Path, names: Sequence[str], split: Path) -> bool:
-    """Whether each of these files has the content of a file in the split, whatever its name."""
+    """Whether each of these files has the content of a clip in the split, whatever its name."""
     try:
-        sizes = {os.path.getsize(split / name) for name in os.listdir(split)}
-        if not {os.path.getsize(folder / name) for name in names} <= sizes:
+        clips = [split / name for name, is_folder in _entries(split) if not is_folder]
+        sizes = {clip: os.path.getsize(clip) for clip in clips if clip.suffix.lower() == ".wav"}
+        wanted = {os.path.getsize(folder / name) for name in names}
+        if not wanted <= {*sizes.values()}:
             return False
-        known = {documents.digest(split / name) for name in os.listdir(split)}
+        known = {documents.digest(clip) for clip, size in sizes.items() if size in wanted}
         return all(documents.digest(folder / name) in known for name in names)
     except (OSError, AsdjaxError):  # what cannot be read is not known to be a copy
         return False
@@ -198,9 +208,10 @@ def _passed_over(name: str) -> bool:
     return name.startswith(".") or name == "lost+found"
 
 
-def _is_unread(name: str, in_split: bool) -> bool:
-    """Whether a file is audio that is not read, or in a split called as a clip is."""
-    ending = os.path.splitext(name)[1].lower()
-    if in_split:
-        return ending != ".wav" and (ending in _AUDIO or bool(_CLIP_LIKE.match(name)))
-    return ending in _AUDIO
+def _is_audio(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _AUDIO
+
+
+def _belongs_to_one(name: str, clips: Set[str]) -> bool:
+    """Whether a file stands beside a clip, such as its features or checksum."""
+    return any(name[:i] in clips for i, character in enumerate(name) if character == ".")

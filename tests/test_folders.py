@@ -83,7 +83,7 @@ def unused(root: Path) -> dict[str, tuple[int, str]]:
         ),
         (["ToyCar/train/a.m4a"], "ToyCar/train", "end in .wav, not in .m4a", 1),
         (
-            [f"fan/train/{TRAIN}{end}" for end in (".part", ".crdownload", "(1)", " ")],
+            [f"fan/train/{TRAIN.replace('0000', '0001')}{end}" for end in (".part", ".crdownload", "(1)", " ")],
             "fan/train",
             "not in .crdownload, .part, .wav , .wav(1): rename them or download them again",
             4,
@@ -142,6 +142,21 @@ def test_clips_beside_a_split_that_are_no_copies_of_it(root, name):
     assert unused(root) == {f"fan/{name}": (1, why)}
     (root / f"fan/{split}" / (TRAIN if split == "train" else TEST)).write_bytes(b"ANOTHER")
     assert unused(root) == {f"fan/{name}": (1, why)}
+
+
+def test_files_that_belong_to_a_clip_or_to_none_are_not_named(root):
+    stem = TRAIN.removesuffix(".wav")
+    more = (".npy", ".wav.md5", ".wav.reapeaks", ".wav.asd", ".json", ".wav~", ".a.b")
+    touch(root, *(f"fan/train/{stem}{end}" for end in more), "fan/train/section_00_mean.npy")
+    assert unused(root) == {}
+
+
+def test_what_lies_hidden_in_a_split_does_not_hinder_the_search_for_copies(root):
+    touch(root, f"fan/test_rename/{TEST}", "fan/test/.ipynb_checkpoints/a.wav")
+    (root / "fan/test/.nothing").symlink_to("nowhere")
+    os.mkfifo(root / "fan/test/.fifo.wav")
+    (root / "fan/test/@eaDir").mkdir()
+    assert scan(root, "dcase2026").problems == ()
 
 
 def test_what_is_used_or_hidden_or_no_audio_is_not_named(root):
