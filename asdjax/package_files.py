@@ -172,21 +172,23 @@ def _refusal(member: zipfile.ZipInfo) -> str | None:
         return "is encrypted: make the archive without a password"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "is compressed by another method than deflate: make the archive again"
-    if _UNICODE_PATH in _extra_fields(member.extra):
-        return "has a second name (a Unicode path), which other programs would unpack"
+    if _second_name(member.extra, name):
+        return "has a second name, which other programs would unpack: make the archive again"
     if member.file_size > 2**20 and member.file_size > MOST_RATIO * member.compress_size:
         return f"is more than {MOST_RATIO} times as large when unpacked"
     return None
 
 
-def _extra_fields(extra: bytes) -> set[int]:
-    """The kinds of a record's extra fields."""
-    kinds, at = set(), 0
+def _second_name(extra: bytes, name: str) -> bool:
+    """Whether a record's extra fields hold a Unicode path that is not its name."""
+    at = 0
     while at + 4 <= len(extra):
         kind, size = struct.unpack_from("<2H", extra, at)
-        kinds.add(kind)
+        # one byte of version and four of a checksum come before the path
+        if kind == _UNICODE_PATH and extra[at + 9 : at + 4 + size] != name.encode():
+            return True
         at += 4 + size
-    return kinds
+    return False
 
 
 def _check_records(content: bytes, archive: zipfile.ZipFile, path: Path) -> None:
@@ -205,7 +207,7 @@ def _check_records(content: bytes, archive: zipfile.ZipFile, path: Path) -> None
         end = begin + member.compress_size
         if end > next_one:
             raise _no_zip(path, "two members overlap")
-        if _UNICODE_PATH in _extra_fields(content[begin - extra : begin]):
+        if _second_name(content[begin - extra : begin], member.orig_filename):
             raise _no_zip(path, "a member has two names")
         if next_one - end not in (_DESCRIPTORS if member.flag_bits & 8 else (0,)):
             raise _no_zip(path, "bytes between its files belong to none of them")

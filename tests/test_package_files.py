@@ -227,9 +227,12 @@ def test_members_that_share_bytes(tmp_path):
 def test_a_member_with_a_second_name(system, tmp_path):
     """Info-ZIP's Unicode path, in the directory or in the member's own record."""
     package = tmp_path / "p.zip"
-    member = zipfile.ZipInfo("task2/x")
-    name = b"task2/y"
-    member.extra = struct.pack("<2HBL", 0x7075, 5 + len(name), 1, zlib.crc32(b"task2/x")) + name
+    member = zipfile.ZipInfo("x.technical_report.pdf")
+    name = b"x.technical_report.pdf"
+    member.extra = struct.pack("<2HBL", 0x7075, 5 + len(name), 1, zlib.crc32(name)) + name
+    package.write_bytes(zip_bytes(system, (member, b"x")))
+    assert faults(package) == []
+    member.extra = member.extra.replace(b"x.tech", b"y.tech")
     content = zip_bytes(system, (member, b"x"))
     package.write_bytes(content)
     assert "has a second name" in error(package)
