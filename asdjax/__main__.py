@@ -1,18 +1,29 @@
 """The command `asdjax`: it listens to signals before it imports anything large."""
 
 import sys
+from collections.abc import Callable
 
 from asdjax import interruption
 
 
 def main() -> int:
     """Carry out the command line and return the exit code."""
+    return start(_command, "nothing was done")
+
+
+def start(command: Callable[[], int | None], lost: str) -> int:
+    """Carry out a command in a process of its own and return its exit code.
+
+    Args:
+        command: what to do, imports included; as for `console.finish`.
+        lost: what an interruption costs, in words for the user.
+    """
     try:
         interruption.handle()
         from asdjax import console
 
         console.prepare()
-        code = console.finish(_command, "nothing was done")
+        code = console.finish(command, lost)
     except KeyboardInterrupt:  # in the few lines around the command
         sys.stderr.write(f"asdjax: interrupted: {interruption.lost}\n")
         interruption.leave()

@@ -88,10 +88,10 @@ def append(path: Path, content: bytes) -> None:
 
 
 def open_to_append(path: Path) -> BinaryIO:
-    """Open a file to append to it without a buffer; as `append`."""
+    """Open a file to append to it, which is made when absent; a link is refused."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with writing(path):
-        return open(os.open(path, flags, 0o666), "wb", buffering=0)
+        return open(os.open(path, flags, 0o666), "wb")
 
 
 def delete(path: Path) -> None:

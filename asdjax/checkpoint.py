@@ -186,8 +186,10 @@ def _orbax(method: str, directory: Path, **arguments: Any) -> Any:
     An interruption inside of orbax would leave its writers running, in a folder that is being
     cleared; it is raised when they are done.
     """
-    # Errors reach the user as sentences; orbax's warnings beside them would only confuse.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Errors reach the user as sentences; what orbax and its event loop write beside them (of other
+    # arrays that fail too) would only confuse.
+    for name in "absl", "asyncio":
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
     with ThreadPoolExecutor(1) as thread:
         call = functools.partial(getattr(checkpointer, method), directory.absolute(), **arguments)

@@ -53,17 +53,17 @@ def use() -> Path | None:
 
     Raises:
         AsdjaxError: the directory cannot be made, is a link, or belongs to or may be written by
-            others; or the user has chosen something that is no directory.
+            others.
 
     Example:
         >>> compile_cache.use()
         PosixPath('/home/me/.cache/asdjax/compiled/jax-0.12.0-cpu-0123456789ab')
     """
     chosen = jax.config.jax_compilation_cache_dir
-    if chosen is not None or not jax.config.jax_enable_compilation_cache:
-        if chosen is not None and os.path.lexists(chosen) and not os.path.isdir(chosen):
-            jax.config.update("jax_compilation_cache_dir", None)
-            raise AsdjaxError(f"JAX_COMPILATION_CACHE_DIR: {chosen}: is no directory: name one")
+    if not jax.config.jax_enable_compilation_cache:
+        return None
+    if chosen is not None:
+        _explain_warnings(f"JAX_COMPILATION_CACHE_DIR ({chosen})", own=None)
         return None
     try:
         cache = Path(platformdirs.user_cache_dir("asdjax", appauthor=False))
@@ -83,7 +83,7 @@ def use() -> Path | None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
-    _remove_unreadable(folder)
+    _explain_warnings(str(folder), own=folder)
     return folder
 
 
@@ -163,31 +163,31 @@ def _digest(path: Path) -> bytes:
     return digest.hexdigest().encode()
 
 
-def _remove_unreadable(folder: Path) -> None:
-    """Remove entries when JAX warns that it cannot read or write one of them.
+def _explain_warnings(where: str, own: Path | None) -> None:
+    """Say it once in a sentence when JAX warns that it cannot read or write an entry.
 
-    JAX compiles anew, but never replaces an entry: without this every later start would find the
-    same damage. The warning names the program, which may have several entries; of one that could
-    not be written only those without a digest may be damaged.
+    JAX compiles anew, but never replaces an entry: what has no digest, and may be cut off, is
+    removed from our own directory, or every later start would find the same damage. The warning
+    names the program, which may have several entries.
     """
     show, said = warnings.showwarning, set()
 
-    def show_or_remove(message: Warning | str, *about: Any, **more: Any) -> None:
+    def explain(message: Warning | str, *about: Any, **more: Any) -> None:
         found = _WARNING.match(str(message))
         if not found:
             show(message, *about, **more)
             return
-        for path in folder.glob(f"{glob.escape(found['program'])}-*{_ENTRY}"):
-            if found["act"] == "reading" or not _is_sealed(path):
+        for path in own.glob(f"{glob.escape(found['program'])}-*{_ENTRY}") if own else ():
+            if not _is_sealed(path):
                 with contextlib.suppress(OSError):  # a directory that may only be read
                     _delete(path)
         if found["act"] not in said:
             why = " ".join(str(message).split())[:300]
             what = "read: compiled anew" if found["act"] == "reading" else "kept"
-            console.say(f"{folder}: a compiled program cannot be {what} ({why})")
+            console.say(f"{where}: a compiled program cannot be {what} ({why})")
         said.add(found["act"])
 
-    warnings.showwarning = show_or_remove
+    warnings.showwarning = explain
 
 
 def _delete(entry: Path) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -159,14 +158,20 @@ def _run(arguments: Sequence[str], log_path: Path) -> str | None:
         log_path.parent.mkdir(parents=True, exist_ok=True)
     last = b""
     with atomic.open_to_append(log_path) as log:
-        log.write(f"$ asdjax {shlex.join(arguments)}\n".encode())
+
+        def write(line: bytes) -> None:
+            with atomic.writing(log_path):
+                log.write(line)
+                log.flush()
+
+        write(f"$ asdjax {shlex.join(arguments)}\n".encode())
         # unless jax filters a traceback, its last line is the exception
         environment = {"JAX_TRACEBACK_FILTERING": "off", **os.environ}
         with driver.started(
             arguments, env=environment, stdout=log, stderr=subprocess.PIPE
         ) as process:
             for line in process.stderr:
-                log.write(line)
+                write(line)
                 last = line.strip() or last
             code = process.wait()
     if code == 0:
@@ -247,7 +252,3 @@ def _per_cent(mean: float | None, std: float | None) -> str:
     if mean is None:
         return "-"
     return f"{100 * mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
-
-
-if __name__ == "__main__":
-    sys.exit(driver.end(main))

@@ -1,19 +1,17 @@
-"""What the scripts that run asdjax commands share: paths, the commands' processes, their end."""
+"""What the scripts that run asdjax commands share: paths, and the commands' processes."""
 
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from asdjax import console, interruption
 from asdjax.arguments import path_text
 from asdjax.errors import AsdjaxError
 
 ASDJAX = (sys.executable, "-m", "asdjax")
-LOST = "the same command continues where it stopped"
 
 
 def path(given: str) -> Path:
@@ -33,10 +31,3 @@ def started(arguments: Sequence[str], **options: Any) -> Iterator[subprocess.Pop
         except BaseException:
             process.terminate()
             raise
-
-
-def end(main: Callable[[Sequence[str]], int]) -> int:
-    """Carry out a script and return its exit code, as the command asdjax does."""
-    interruption.handle()
-    console.prepare()
-    return console.finish(lambda: main(sys.argv[1:]), LOST)

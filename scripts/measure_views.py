@@ -8,7 +8,6 @@ process of its own, which repeats nothing that is finished.
 import argparse
 import dataclasses
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import driver
 import numpy as np
 
-from asdjax import atomic, console, metrics
+from asdjax import atomic, console, documents, metrics, user_files
 from asdjax.config import ViewConfig
 from asdjax.errors import AsdjaxError
 from asdjax.runs import Run
@@ -38,6 +37,7 @@ SETS = {  # the mean of the views' scores
     "raw + calibrated": ("raw", "calibrated"),
     "system1 + calibrated": ("raw", "mild", "strong", "calibrated"),
 }
+TRAINING = "training.json"
 TABLES = ("Official score", "Mean within-domain AUC")
 
 Figures = Mapping[str, tuple[float, float]]
@@ -143,18 +143,24 @@ def _asdjax(*arguments: object) -> None:
 
 def _copy(trained: Path, run: Path, views: tuple[ViewConfig, ...]) -> None:
     """Make a run of the trained one's weights with other views, unless it is there."""
-    mark = run / "training.json"
-    if not mark.is_file() or mark.read_bytes() != (trained / "training.json").read_bytes():
-        mark.unlink(missing_ok=True)  # first, so that half of a run is never kept
-        beside = run.with_name(f".{run.name}.partial")
-        for old in (run, beside):
-            if old.exists():
-                shutil.rmtree(old)
-        shutil.copytree(trained, beside)
-        beside.rename(run)
+    if not _is_copy(run, trained):
+
+        def check() -> None:
+            if run.is_symlink() or (run.exists() and not documents.present(run / TRAINING)):
+                raise AsdjaxError(f"{run}: is in the way: delete it, or name another --out")
+
+        with atomic.whole_folder(run, check) as made:
+            for file in sorted(path for path in trained.rglob("*") if path.is_file()):
+                content = user_files.read_bytes(file, most=2**31)
+                atomic.write_bytes(made / file.relative_to(trained), content)
     config = Run(trained).config()
     extract = dataclasses.replace(config.extract, views=views)
     Run(run).write_config(dataclasses.replace(config, extract=extract))
+
+
+def _is_copy(run: Path, trained: Path) -> bool:
+    one, other = run / TRAINING, trained / TRAINING
+    return documents.present(one) and documents.digest(one) == documents.digest(other)
 
 
 def _figures(run: Run, sets: Mapping[str, Sequence[str]]) -> Figures:
@@ -203,7 +209,3 @@ def _table(
 def _cell(values: Sequence[float]) -> str:
     mean = f"{100 * np.mean(values):.2f}"
     return mean if len(values) == 1 else f"{mean} ± {100 * np.std(values, ddof=1):.2f}"
-
-
-if __name__ == "__main__":
-    sys.exit(driver.end(main))

@@ -48,7 +48,15 @@ def start(corpus_root):
     def begin(out, seeds, *systems, options=("--", *QUICK)):
         where = ["--data", str(corpus_root), "--out", str(out), "--seeds", *map(str, seeds)]
         return subprocess.Popen(
-            [sys.executable, SCRIPT, *where, "--systems", *systems, *options],
+            [
+                sys.executable,
+                SCRIPT.with_name("start.py"),
+                "all_systems",
+                *where,
+                "--systems",
+                *systems,
+                *options,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -294,3 +302,19 @@ def test_harmonic_means_of_the_report(system):
         assert mean == pytest.approx(table["all", figure], abs=0.01)
     mean = harmonic_mean(table[machine, f] for machine in machines for f in FIGURES[:3])
     assert mean == pytest.approx(table["all", "score"], abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["all_systems", "measure_views"])
+def test_signals_at_the_start_are_one_sentence(name, tmp_path):
+    """While the script imports what it needs; before that, Python itself starts."""
+    for delay in (0.15, 0.4, 0.8):
+        process = subprocess.Popen(
+            [sys.executable, SCRIPT.with_name("start.py"), name, "--data", "nowhere",
+             "--out", str(tmp_path / "out")],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        time.sleep(delay)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        assert "Traceback" not in errors
+        assert process.returncode in (2, 143, -signal.SIGTERM)  # done before, or not yet begun

@@ -10,6 +10,7 @@ import pytest
 
 from asdjax import config as configs
 from asdjax import evaluate
+from asdjax.errors import AsdjaxError
 from asdjax.metrics import auc
 from asdjax.runs import Run
 
@@ -85,7 +86,18 @@ def measure(folder, *leakage):
     recipe.write_text(TINY.read_text().replace("[8, 16]", "[4]"))
     corpus = "--machines fan bearingEmu --train-source 5 --train-target 2 --test-per-cell 4"
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--out", out, "--seeds", "3", "--noise", "-8", "--leakage"]
+        [
+            sys.executable,
+            SCRIPT.with_name("start.py"),
+            "measure_views",
+            "--out",
+            out,
+            "--seeds",
+            "3",
+            "--noise",
+            "-8",
+            "--leakage",
+        ]
         + [*leakage, "--recipe", recipe, "--views", "raw", "cancel"]
         + ["--", *corpus.split(), "--seconds", "0.5"],
         capture_output=True,
@@ -160,7 +172,41 @@ def test_wrong_use(script, arguments, words, tmp_path, capsys):
 
 def test_a_failed_step_is_one_sentence(tmp_path):
     (tmp_path / "out").write_text("in the way")
-    command = [sys.executable, SCRIPT, "--out", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        SCRIPT.with_name("start.py"),
+        "measure_views",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("asdjax: asdjax synth ended with code 1")
+
+
+def test_a_copy_is_whole_and_replaces_nothing_of_others(script, tmp_path, monkeypatch):
+    """What stands in the way is refused, also a link to a folder outside."""
+    trained = Run(tmp_path / "trained")
+    trained.write_config(configs.Config())
+    (trained.path / "training.json").write_text("{}")
+    (trained.path / "checkpoints").mkdir()
+    (trained.path / "checkpoints" / "x").write_text("weights")
+    monkeypatch.setattr(script.Run, "config", lambda _: configs.Config())
+    monkeypatch.setattr(script.Run, "write_config", lambda *_: None)
+    view = script.VIEWS[:1]
+    victim, run = tmp_path / "victim", tmp_path / "run"
+    victim.mkdir()
+    (victim / "training.json").write_text("another")
+    for make in (run.touch, run.mkdir, lambda: run.symlink_to("nowhere"),
+                 lambda: run.symlink_to(victim)):  # fmt: skip
+        make()
+        with pytest.raises(AsdjaxError, match="run: is in the way|run: cannot be written"):
+            script._copy(trained.path, run, view)
+        run.rmdir() if run.is_dir() and not run.is_symlink() else run.unlink()
+    assert (victim / "training.json").read_text() == "another"
+    for text in ("{}", "{ }"):
+        (trained.path / "training.json").write_text(text)
+        script._copy(trained.path, run, view)
+        assert (run / "training.json").read_text() == text
+    assert (run / "checkpoints" / "x").read_text() == "weights"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "trained", "victim"]

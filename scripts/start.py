@@ -1,0 +1,22 @@
+"""Starts a script that runs asdjax commands: `python scripts/start.py NAME ARGUMENTS`.
+
+As the command asdjax itself, it listens to signals before it imports anything large, and ends in
+one sentence.
+"""
+
+import importlib
+import sys
+
+from asdjax import interruption
+from asdjax.__main__ import start
+
+
+def script() -> int:
+    """Carry out the script that the command line names."""
+    interruption.watch()
+    name, *arguments = sys.argv[1:]
+    return importlib.import_module(name).main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(start(script, "the same command continues where it stopped"))
