@@ -16,11 +16,12 @@ import optax
 from flax import serialization
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
-from asdjax import augment, losses, models, optim, parallel
+from asdjax import losses, mixup, models, optim, parallel
 from asdjax.architectures import BEATsConfig
 from asdjax.checkpoint import load_pretrained
 from asdjax.config import Config
 from asdjax.pretrained import Pretrained
+from asdjax.signal import spec_augment
 
 State = dict[str, Any]
 Batch = dict[str, Array]
@@ -124,7 +125,7 @@ class Learner:
         params, stats = state["weights"]["params"], state["weights"]["stats"]
         step = state["progress"]["step"]
         dtype = jax.tree.leaves(params)[0].dtype
-        key = augment.step_key(state["seed"], step)
+        key = mixup.step_key(state["seed"], step)
         waveform, target = self._mixed(batch, key, dtype)
         more = self._randomness(key, len(waveform))
 
@@ -187,7 +188,7 @@ class Learner:
         more = {"draws": models.Draws(jax.random.fold_in(key, _DROPOUT), mine)}
         wanted = self.config.augment.spec_augment
         if wanted.probability:
-            masks = augment.spec_augment_draws(
+            masks = spec_augment.spec_augment_draws(
                 jax.random.fold_in(key, _SPEC_AUGMENT),
                 parallel.everyone(clips),
                 self.n_samples,
@@ -203,9 +204,9 @@ class Learner:
         everyone = parallel.gather(batch)
         size = everyone["label"].shape[0]
         mine = parallel.my_rows(batch["label"].shape[0])
-        lam, partner, mix = augment.mixup_draws(key, size, self.config.augment.mixup.probability)
+        lam, partner, mix = mixup.mixup_draws(key, size, self.config.augment.mixup.probability)
         lam, partner, mix = lam[mine], partner[mine], mix[mine]
-        waveform = augment.mixup(
+        waveform = mixup.mixup(
             to_float(batch["waveform"], dtype),
             to_float(everyone["waveform"][partner], dtype),
             lam,
@@ -213,4 +214,4 @@ class Learner:
         )
         onehot = jax.nn.one_hot(batch["label"], self.n_classes, dtype=dtype)
         others = jax.nn.one_hot(everyone["label"][partner], self.n_classes, dtype=dtype)
-        return waveform, augment.mixup(onehot, others, lam, mix)
+        return waveform, mixup.mixup(onehot, others, lam, mix)

@@ -26,7 +26,7 @@ JOINT = {
     "compile_cache",
     "devices",
 }  # files and devices, for the verbs that embed
-DEVICE = {"signal", "models", "augment", "losses", "optim", "parallel", "learner", "checkpoint"}
+DEVICE = {"signal", "models", "mixup", "losses", "optim", "parallel", "learner", "checkpoint"}
 ONLY_IN = {
     "orbax": {"asdjax/checkpoint.py"},
     "grain": {"asdjax/batches.py"},

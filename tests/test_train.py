@@ -19,8 +19,8 @@ from conftest import (
     relative_l2,
 )
 
-from asdjax import augment, models, parallel
 from asdjax import config as configs
+from asdjax import mixup, models, parallel
 from asdjax.architectures import MultiResNetConfig, SpectrogramConfig
 from asdjax.config import Config
 from asdjax.convert import asdkit
@@ -100,10 +100,10 @@ def trace_start(golden):
 
 
 def stored_draws(monkeypatch, trace):
-    draws = augment.MixupDraws(
+    draws = mixup.MixupDraws(
         np.asarray(trace["lam"]), np.asarray(trace["perm"], np.int32), trace["dec"] > 0
     )
-    monkeypatch.setattr(augment, "mixup_draws", lambda *_: jax.tree.map(jax.numpy.asarray, draws))
+    monkeypatch.setattr(mixup, "mixup_draws", lambda *_: jax.tree.map(jax.numpy.asarray, draws))
 
 
 def test_golden_trace(golden, monkeypatch, optimised):

@@ -10,12 +10,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from asdjax.architectures import BEATsConfig, BEATsEncoderConfig
-from asdjax.augment import SpecAugmentDraws, spec_augment
 from asdjax.errors import AsdjaxError
 from asdjax.models.beats import BEATs, Draws, own_patch_mask
 from asdjax.models.layers import Linear, Rng
 from asdjax.models.pooling import AttnStatPool
 from asdjax.signal import fbank
+from asdjax.signal.spec_augment import SpecAugmentDraws, spec_augment
 
 _DROPS = (
     "dropout",

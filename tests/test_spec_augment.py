@@ -3,70 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from asdjax import augment
 from asdjax.config import SpecAugmentConfig
+from asdjax.signal import spec_augment
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
-
-
-@pytest.mark.usefixtures("optimised")
-@pytest.mark.parametrize("group", ["a", "b"])
-@pytest.mark.parametrize("key", ["wave", "onehot"])
-def test_golden(golden, group, key):
-    g = {k.removeprefix(f"{group}/"): v for k, v in golden("mixup").items()}
-    draws = augment.MixupDraws(g["lam"], g["perm"].astype(np.int32), g["dec"] == 1)
-    expected = g[f"{key}_mixed"]
-    mixed = augment.mixup(g[key], g[key][g["perm"]], draws.lam, draws.mix)
-    np.testing.assert_allclose(mixed, expected, rtol=0, atol=1e-6)
-    assert mixed.dtype == np.float32
-
-
-def test_draws():
-    draws = augment.mixup_draws(augment.step_key(0, 5), 4000, 0.3)
-    np.testing.assert_array_equal(np.sort(draws.partner), np.arange(4000))
-    assert (draws.partner != np.arange(4000)).mean() > 0.99
-    assert draws.lam.min() >= 0 and draws.lam.max() < 1
-    assert len(np.unique(draws.lam)) > 3900
-    np.testing.assert_allclose(np.quantile(draws.lam, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], 0.1)
-    assert abs(np.mean(draws.mix) - 0.3) < 0.03
-    assert abs(np.corrcoef(draws.lam, draws.mix)[0, 1]) < 0.06
-    assert not np.any(augment.mixup_draws(jax.random.key(0), 64, 0.0).mix)
-    assert np.all(augment.mixup_draws(jax.random.key(0), 64, 1.0).mix)
-
-
-def test_draws_depend_on_seed_and_step_alone():
-    def draw(seed, step):
-        return augment.mixup_draws(augment.step_key(seed, step), 32, 0.5)
-
-    first = draw(7, 11)
-    for other in (draw(7, 12), draw(8, 11), draw(11, 7)):
-        assert not np.array_equal(first.lam, other.lam)
-        assert not np.array_equal(first.partner, other.partner)
-        assert not np.array_equal(first.mix, other.mix)
-    traced = jax.jit(lambda step: draw(7, step))(11)
-    with jax.enable_x64(True):
-        double = draw(7, 11)
-    for again in (traced, double):
-        for a, b in zip(first, again, strict=True):
-            np.testing.assert_array_equal(a, b)
-            assert a.dtype == b.dtype
-    for seed in 0, 7, 2**31, 2**32 - 1:
-        key = jax.jit(augment.step_key)(np.uint32(seed), 11)
-        assert key == augment.step_key(seed, 11)
-
-
-def test_precision_of_the_values(rng, float64):
-    values, partners = rng.normal(size=(2, 6, 3, 4))
-    draws = augment.mixup_draws(jax.random.key(1), 6, 1.0)
-    mixed = augment.mixup(jnp.asarray(values), jnp.asarray(partners), draws.lam, draws.mix)
-    lam = np.float64(draws.lam)[:, None, None]
-    np.testing.assert_allclose(mixed, lam * values + (1 - lam) * partners, rtol=0, atol=1e-12)
-
-
-def test_integers_are_refused():
-    values = jnp.zeros((2, 3), jnp.int16)
-    with pytest.raises(TypeError, match="int16"):
-        augment.mixup(values, values, jnp.zeros(2), jnp.ones(2, bool))
 
 
 N_SAMPLES, FRAMES = 48240, 300
@@ -75,7 +15,7 @@ MASKS = SpecAugmentConfig(probability=0.4, time_width=80, frequency_width=50)
 
 def test_spec_augment_draws():
     size = 20000
-    draws = augment.spec_augment_draws(jax.random.key(3), size, N_SAMPLES, MASKS)
+    draws = spec_augment.spec_augment_draws(jax.random.key(3), size, N_SAMPLES, MASKS)
     pairs = {
         "time": (draws.time_start, draws.time_width, FRAMES, 80),
         "frequency": (draws.frequency_start, draws.frequency_width, 128, 50),
@@ -98,31 +38,31 @@ def test_spec_augment_draws():
 
 
 def test_spec_augment_draws_depend_on_the_key_alone():
-    draws = augment.spec_augment_draws(jax.random.key(3), 64, N_SAMPLES, MASKS)
-    traced = jax.jit(lambda key: augment.spec_augment_draws(key, 64, N_SAMPLES, MASKS))(
+    draws = spec_augment.spec_augment_draws(jax.random.key(3), 64, N_SAMPLES, MASKS)
+    traced = jax.jit(lambda key: spec_augment.spec_augment_draws(key, 64, N_SAMPLES, MASKS))(
         jax.random.key(3)
     )
     with jax.enable_x64(True):
-        double = augment.spec_augment_draws(jax.random.key(3), 64, N_SAMPLES, MASKS)
+        double = spec_augment.spec_augment_draws(jax.random.key(3), 64, N_SAMPLES, MASKS)
     for value, compiled, wide in zip(draws, traced, double, strict=True):
         np.testing.assert_allclose(value, compiled, rtol=1e-6)
         np.testing.assert_array_equal(value, wide)
         assert wide.dtype == np.float32
-    other = augment.spec_augment_draws(jax.random.key(4), 64, N_SAMPLES, MASKS)
+    other = spec_augment.spec_augment_draws(jax.random.key(4), 64, N_SAMPLES, MASKS)
     assert not any(np.array_equal(a, b) for a, b in zip(draws, other, strict=True))
 
 
 def test_spec_augment_without_or_with_every_mask():
     key, features = jax.random.key(0), jnp.ones((32, FRAMES, 128))
-    never = augment.spec_augment_draws(key, 32, N_SAMPLES, SpecAugmentConfig(probability=0.0))
-    np.testing.assert_array_equal(augment.spec_augment(features, never), features)
-    always = augment.spec_augment_draws(key, 32, N_SAMPLES, SpecAugmentConfig(probability=1.0))
+    never = spec_augment.spec_augment_draws(key, 32, N_SAMPLES, SpecAugmentConfig(probability=0.0))
+    np.testing.assert_array_equal(spec_augment.spec_augment(features, never), features)
+    always = spec_augment.spec_augment_draws(key, 32, N_SAMPLES, SpecAugmentConfig(probability=1.0))
     assert np.all(always.time_width > 0) and np.all(always.frequency_width > 0)
 
 
 def test_no_mask_is_wider_than_a_short_clip():
     widest = SpecAugmentConfig(probability=1.0, time_width=1000, frequency_width=128)
-    draws = augment.spec_augment_draws(jax.random.key(0), 500, 2000, widest)  # 11 frames
+    draws = spec_augment.spec_augment_draws(jax.random.key(0), 500, 2000, widest)  # 11 frames
     assert np.all(draws.time_start >= 0)
     assert 10.5 < np.max(draws.time_start + draws.time_width) <= 11
     assert np.max(draws.frequency_start + draws.frequency_width) <= 128
@@ -131,7 +71,7 @@ def test_no_mask_is_wider_than_a_short_clip():
 def test_spec_augment_masks(rng):
     """A place i is masked when start <= i < start + width, in either direction."""
     features = rng.normal(size=(5, 30, 128)).astype(np.float32)
-    draws = augment.SpecAugmentDraws(
+    draws = spec_augment.SpecAugmentDraws(
         time_start=np.float32([0, 3.5, 4, 7, 27.2]),
         time_width=np.float32([0, 2.4, 2, 0.5, 2.8]),
         frequency_start=np.float32([0, 0, 100, 5.2, 1]),
@@ -146,15 +86,15 @@ def test_spec_augment_masks(rng):
     ]:
         expected[clip, list(times)] = 0
         expected[clip][:, list(bands)] = 0
-    masked = jax.jit(augment.spec_augment)(features, draws)
+    masked = jax.jit(spec_augment.spec_augment)(features, draws)
     np.testing.assert_array_equal(masked, expected)
     assert masked.dtype == np.float32
 
 
 def test_spec_augment_keeps_the_precision_and_masks_what_is_drawn(rng, float64):
     features = rng.normal(size=(64, FRAMES, 128))
-    draws = augment.spec_augment_draws(jax.random.key(9), 64, N_SAMPLES, MASKS)
-    masked = np.asarray(augment.spec_augment(jnp.asarray(features), draws))
+    draws = spec_augment.spec_augment_draws(jax.random.key(9), 64, N_SAMPLES, MASKS)
+    masked = np.asarray(spec_augment.spec_augment(jnp.asarray(features), draws))
     assert masked.dtype == np.float64
     time, band = np.arange(FRAMES)[:, None], np.arange(128)[None]
     for i, (t0, t, f0, f) in enumerate(zip(*map(np.asarray, draws), strict=True)):
@@ -163,7 +103,7 @@ def test_spec_augment_keeps_the_precision_and_masks_what_is_drawn(rng, float64):
 
     def of_device(rows):
         own = jax.tree.map(lambda a: a[rows], draws)
-        return augment.spec_augment(jnp.asarray(features[rows]), own)
+        return spec_augment.spec_augment(jnp.asarray(features[rows]), own)
 
     together = np.concatenate([of_device(rows) for rows in np.arange(64).reshape(8, 8)])
     np.testing.assert_array_equal(together, masked)

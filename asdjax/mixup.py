@@ -1,4 +1,4 @@
-"""Training-time augmentation: mixup (Zhang et al., ICLR 2018) over the global batch, SpecAugment.
+"""Mixup (Zhang et al., ICLR 2018) over the global batch.
 
 Draws depend on the seed, the step and a clip's place in the global batch: every device makes the
 draws of the whole batch and uses those of its own rows.
@@ -9,9 +9,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
-
-from asdjax.config import SpecAugmentConfig
-from asdjax.signal import fbank
 
 
 class MixupDraws(NamedTuple):
@@ -79,63 +76,3 @@ def mixup(
     rows = (-1,) + (1,) * (values.ndim - 1)
     lam = lam.astype(values.dtype).reshape(rows)
     return jnp.where(mix.reshape(rows), lam * values + (1 - lam) * partner_values, values)
-
-
-class SpecAugmentDraws(NamedTuple):
-    """What SpecAugment masks in each clip of a batch, in frames and bands; width 0: nothing."""
-
-    time_start: Float[Array, " B"]
-    time_width: Float[Array, " B"]
-    frequency_start: Float[Array, " B"]
-    frequency_width: Float[Array, " B"]
-
-
-def spec_augment_draws(
-    key: PRNGKeyArray, batch_size: int, n_samples: int, config: SpecAugmentConfig
-) -> SpecAugmentDraws:
-    """Draw for each clip a mask in time and one in frequency.
-
-    A mask is there with the configured probability. Its width is uniform in [0, widest), then its
-    start uniform in [0, axis - width); both are real numbers, as in torchaudio's
-    `mask_along_axis_iid`. No mask is wider than its axis.
-
-    Args:
-        key: random key of the step, used by nothing else.
-        batch_size: clips in the global batch.
-        n_samples: length of every clip.
-        config: probability and widest masks.
-
-    Returns:
-        Arrays of length `batch_size`, float32 in every precision.
-    """
-
-    def mask(key: PRNGKeyArray, widest: float, size: int) -> tuple[Array, Array]:
-        chance, width, start = jax.random.uniform(key, (3, batch_size), jnp.float32)
-        width = jnp.where(chance < config.probability, width * min(widest, size), 0)
-        return start * (size - width), width
-
-    time_key, frequency_key = jax.random.split(key)
-    return SpecAugmentDraws(
-        *mask(time_key, config.time_width, fbank.frames(n_samples)),
-        *mask(frequency_key, config.frequency_width, fbank.BANDS),
-    )
-
-
-def spec_augment(
-    features: Float[Array, "B L 128"], draws: SpecAugmentDraws
-) -> Float[Array, "B L 128"]:
-    """SpecAugment (Park et al., Interspeech 2019): put zeros into masked frames and bands.
-
-    Args:
-        features: normalised filterbank, whose mean is 0.
-        draws: one mask of each kind per clip; it covers the places i with
-            start <= i < start + width.
-    """
-
-    def covered(start: Float[Array, " B"], width: Float[Array, " B"], size: int) -> Array:
-        place = jnp.arange(size, dtype=start.dtype)[None, :]
-        return (start[:, None] <= place) & (place < (start + width)[:, None])
-
-    in_time = covered(draws.time_start, draws.time_width, features.shape[1])
-    in_frequency = covered(draws.frequency_start, draws.frequency_width, features.shape[2])
-    return jnp.where(in_time[:, :, None] | in_frequency[:, None, :], 0, features)
