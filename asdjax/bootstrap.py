@@ -107,6 +107,8 @@ def labelled(
             f"the ground truth is of {_listed(truth)}, the scores are of {_listed(sections)}: "
             "name the ground truth of the scored machines"
         )
+    if unused := sorted(truth.keys() - sections.keys()):
+        notes.append(f"the ground truth of {_listed(unused)} is of no scored machine")
     for (machine, section), tests in sorted(sections.items()):
         where, known = f"{machine} section {section}", truth.get((machine, section))
         labels = [_label(row, known or {}, where) for row in tests]

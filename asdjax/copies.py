@@ -12,6 +12,7 @@ from asdjax.dcase import Clip, Dataset, Problem
 from asdjax.sound_files import Header, Samples
 
 _BLOCK = 1024  # samples of a channel
+_AT_ONCE = 2**20  # likewise: of a long recording
 
 
 def find(dataset: Dataset, headers: Mapping[str, Header]) -> list[Problem]:
@@ -32,10 +33,12 @@ def find(dataset: Dataset, headers: Mapping[str, Header]) -> list[Problem]:
 
     def key(clip: Clip, most: int) -> Hashable:
         """What clips of the same sound share: length, form, and so many samples of the middle."""
-        header = headers[clip.path]
+        header, digest = headers[clip.path], hashlib.blake2b()
         first = max(header.frames - most, 0) // 2
-        samples = sound_files.read_wav(dataset.root / clip.path, first, most)
-        return header.frames, header.rate, header.channels, _digest(samples)
+        for start in range(first, min(first + most, header.frames), _AT_ONCE):
+            count = min(_AT_ONCE, first + most - start)
+            digest.update(_values(sound_files.read_wav(dataset.root / clip.path, start, count)))
+        return header.frames, header.rate, header.channels, digest.digest()
 
     def block(clip: Clip) -> Hashable:
         return key(clip, _BLOCK)
@@ -50,13 +53,13 @@ def find(dataset: Dataset, headers: Mapping[str, Header]) -> list[Problem]:
     return [problem for group in same for problem in _problems(group)]
 
 
-def _digest(samples: Samples) -> bytes:
-    """A digest of the values, by which 16-bit integers equal the floats that they become."""
+def _values(samples: Samples) -> np.ndarray:
+    """The values as float32, so that 16-bit integers equal the floats that they become."""
     values = samples.astype(np.float32)
     if samples.dtype == np.int16:
         values /= 32768
     values += 0.0  # makes -0 the 0 that it equals
-    return hashlib.blake2b(values).digest()
+    return values
 
 
 def _groups(clips: Sequence[Clip], keys: Iterable[Hashable]) -> list[list[Clip]]:

@@ -21,6 +21,8 @@ _CLIP_LIKE = re.compile(r"section_[0-9]{2}")
 _CLIP = re.compile(
     r"section_[0-9]{2}_((source|target)_(train|test)_(normal|anomaly)_)?[0-9]{4}(?![0-9])"
 )  # how a clip's name begins
+_ARCHIVE = re.compile(r"\.(zip|7z|rar|tar|tgz|tar\.(gz|bz2|xz))$", re.I)
+_DOWNLOADED = re.compile(r"(dev|eval)_")  # how the names of the challenge's archives begin
 _MOST_NAMES = 200_000  # looked at outside the machines' own folders
 
 
@@ -82,7 +84,7 @@ def unused(root: Path, machines: Sequence[Path]) -> list[Unused]:
     queue = deque([*filter(os.path.isdir, splits), root])
     seen = {_identity(folder) for folder in root.resolve().parents}
     places = _Places(root, frozenset(splits), frozenset(machines))
-    found, names_left = [], _MOST_NAMES
+    found, names_left = list(_archives(places)), _MOST_NAMES
     while queue:
         folder = queue.popleft()
         in_split = folder in places.splits
@@ -165,6 +167,25 @@ class _Places:
         if folder in self.machines or clips:
             return "clips lie in <machine>/train and <machine>/test: move them there", clips
         return "no folder of a machine: clips lie in <machine>/train and <machine>/test", False
+
+
+def _archives(places: _Places) -> Iterator[Unused]:
+    """Archives that may hold a machine, or a split of one, that was not unpacked."""
+    names = {machine.name for machine in places.machines}
+    for base in _bases(places.root):
+        packed = [
+            name
+            for name in sorted(os.listdir(base))
+            if _ARCHIVE.search(name) and not any(machine in name for machine in names)
+        ]
+        if packed:
+            why = f"{', '.join(packed)}: if it holds a machine, unpack it"
+            yield Unused(places.name(base), 0, why, any(map(_DOWNLOADED.match, packed)))
+    for machine in sorted(places.machines):
+        for name in sorted(os.listdir(machine)):
+            split = _ARCHIVE.sub("", name)
+            if split != name and split in SPLITS and not os.path.isdir(machine / split):
+                yield Unused(places.name(machine), 0, f"{name}: unpack it", lost=True)
 
 
 def _repeats(folder: Path, names: Sequence[str], split: Path) -> bool:

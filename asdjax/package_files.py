@@ -34,8 +34,9 @@ MOST_RATIO = 200
 """Bytes of a member by its bytes in the archive; not asked of less than a megabyte."""
 
 _END = struct.Struct("<4s4H2LH")  # the record that ends a zip file
-_UNICODE_PATH = 0x7075  # an extra field of Info-ZIP
+_ZIP64, _UNICODE_PATH = 0x0001, 0x7075  # extra fields of a record
 _DESCRIPTORS = (0, 12, 16, 20, 24)  # bytes that may follow a member whose sizes stand behind it
+_LOCAL = struct.Struct("<6x2H4x3L2H")  # of a member's own record
 _MOST_DIRECTORY = MOST_MEMBERS * 600
 _UNREADABLE = (
     zipfile.BadZipFile,
@@ -181,14 +182,19 @@ def _refusal(member: zipfile.ZipInfo) -> str | None:
 
 def _second_name(extra: bytes, name: str) -> bool:
     """Whether a record's extra fields hold a Unicode path that is not its name."""
+    # one byte of version and four of a checksum come before the path
+    return any(
+        kind == _UNICODE_PATH and value[5:] != name.encode() for kind, value in _extra_fields(extra)
+    )
+
+
+def _extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and value of a record's extra fields."""
     at = 0
     while at + 4 <= len(extra):
         kind, size = struct.unpack_from("<2H", extra, at)
-        # one byte of version and four of a checksum come before the path
-        if kind == _UNICODE_PATH and extra[at + 9 : at + 4 + size] != name.encode():
-            return True
+        yield kind, extra[at + 4 : at + 4 + size]
         at += 4 + size
-    return False
 
 
 def _check_records(content: bytes, archive: zipfile.ZipFile, path: Path) -> None:
@@ -202,13 +208,22 @@ def _check_records(content: bytes, archive: zipfile.ZipFile, path: Path) -> None
     for member, (at, next_one) in zip(members, itertools.pairwise(starts), strict=True):
         if not 0 <= at <= archive.start_dir - 30:
             raise _no_zip(path, "a member lies outside it")
-        name, extra = struct.unpack_from("<2H", content, at + 26)
+        flags, method, crc, packed, size, name, extra = _LOCAL.unpack_from(content, at)
         begin = at + 30 + name + extra
         end = begin + member.compress_size
         if end > next_one:
             raise _no_zip(path, "two members overlap")
+        fields = dict(_extra_fields(content[begin - extra : begin]))
+        if packed == size == 0xFFFFFFFF and len(fields.get(_ZIP64, b"")) == 16:
+            size, packed = struct.unpack("<2Q", fields[_ZIP64])
         if _second_name(content[begin - extra : begin], member.orig_filename):
             raise _no_zip(path, "a member has two names")
+        stated = member.CRC, member.compress_size, member.file_size
+        found = (crc, packed, size)
+        later = flags & 8 and {*found} <= {0, 0xFFFFFFFF}  # they stand behind the content instead
+        same = method == member.compress_type and not (flags ^ member.flag_bits) & 8
+        if not same or not (found == stated or later):
+            raise _no_zip(path, "a file's own record and the list of files state different things")
         if next_one - end not in (_DESCRIPTORS if member.flag_bits & 8 else (0,)):
             raise _no_zip(path, "bytes between its files belong to none of them")
 

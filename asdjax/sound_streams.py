@@ -19,7 +19,7 @@ _MOST_TAGS = 100  # of a file; more would take long to walk
 
 
 def tagged(file: BinaryIO, size: int) -> tuple[int, int]:
-    """Where a file's sound begins and ends, without ID3 tags in front (v2) and behind (v1)."""
+    """Where a file's sound begins and ends, without the ID3 tags in front and behind."""
     start, end = 0, size
     file.seek(0)
     for _ in range(_MOST_TAGS):
@@ -32,7 +32,12 @@ def tagged(file: BinaryIO, size: int) -> tuple[int, int]:
         file.seek(end - _ID3V1)
         if file.read(3) == b"TAG":
             end -= _ID3V1
-    return start, end
+    if end - start >= 20:
+        file.seek(end - 10)
+        footer = file.read(10)
+        if footer.startswith(b"3DI"):
+            end -= 20 + _synchsafe(footer[6:])
+    return start, max(start, end)
 
 
 def _synchsafe(four: bytes) -> int:
@@ -288,7 +293,7 @@ _KBIT = {  # MPEG 1 or later, layer
     (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_MOST_TRIMMED = 4  # frames of silence that encoders add before and behind, and decoders take away
+_MOST_TRIMMED = 2 * 4095  # samples that an encoder's tag may tell decoders to leave out
 _HERTZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
@@ -351,7 +356,7 @@ def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
         require_whole(path, tag.stated, count - 1, "frames")
     silent = tag is not None and tag.silent
     frames = (count - silent) * first.samples
-    trimmed = _MOST_TRIMMED * first.samples if silent and tag.stated else 0
+    trimmed = _MOST_TRIMMED if silent and tag.stated else 0
     return Layout(frames=frames, least=frames - trimmed, stated=bool(tag and tag.stated))
 
 

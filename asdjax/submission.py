@@ -24,6 +24,7 @@ import itertools
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -233,9 +234,9 @@ def read_truth(folder: Path) -> dict[Key, dict[str, tuple[bool, bool]]]:
             )
         tables = {}
         for file in entries(place):
-            if file.name.startswith(".") or file.suffix != ".csv":
+            if file.name.startswith(".") or file.suffix.lower() != ".csv":
                 continue
-            match = _table_name(file.name)
+            match = _table_name(unicodedata.normalize("NFC", file.name))
             if match and match["kind"] == "ground_truth":
                 tables[match["machine"], match["section"]] = _read_table(file, _flag, allowance)
             else:

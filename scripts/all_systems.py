@@ -42,7 +42,9 @@ the within column is comparable with the report, and never the official one."""
 def main(argv: Sequence[str]) -> int:
     """Run everything; 0 done, 1 something failed, 2 wrong usage."""
     arguments, extra = _arguments(argv)
-    require_apart(arguments.out, arguments.data, option="--out")
+    for recipe in arguments.systems:
+        for seed in arguments.seeds:
+            require_apart(_place(arguments.out, recipe, seed), arguments.data, option="--out")
     return _all(arguments, extra)
 
 
@@ -99,6 +101,10 @@ def _name(recipe: str) -> str:
     return Path(recipe).stem
 
 
+def _place(out: Path, recipe: str, seed: int) -> Path:
+    return out / _name(recipe) / f"seed{seed}"
+
+
 def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     tables = [arguments.out / "table.md", arguments.out / "table.csv"]
     for path in tables:  # an old table never stands beside newer runs
@@ -108,7 +114,7 @@ def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     failures = {}
     for i, (recipe, seed) in enumerate(planned, start=1):
         name = _name(recipe)
-        run = arguments.out / name / f"seed{seed}"
+        run = _place(arguments.out, recipe, seed)
         title = f"[{i}/{len(planned)}] {name} seed {seed}"
         console.say(f"{title}: started")
         began = time.monotonic()

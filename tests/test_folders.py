@@ -154,6 +154,23 @@ def test_files_that_belong_to_a_clip_or_to_none_are_not_named(root):
     assert unused(root) == {}
 
 
+@pytest.mark.parametrize(
+    ("path", "folder", "lost"),
+    [
+        ("dev_gearbox.zip", ".", True),
+        ("dev_data/raw/eval_data_ToyDrone_train.tar.gz", "dev_data/raw", True),
+        ("valveEmu.tar", ".", False),
+        ("ToyCar/test.ZIP", "ToyCar", True),
+        ("dev_fan.zip", None, False),  # unpacked: many keep the archive
+        ("fan/test.zip", None, False),
+    ],
+)
+def test_archives_that_were_not_unpacked(root, path, folder, lost):
+    found = scan(touch(root, path, f"ToyCar/train/{TRAIN}"), "dcase2026").unused
+    assert [(u.folder, u.lost) for u in found] == ([] if folder is None else [(folder, lost)])
+    assert folder is None or "unpack it" in found[0].why
+
+
 def test_what_lies_hidden_in_a_split_does_not_hinder_the_search_for_copies(root):
     touch(root, f"fan/test_rename/{TEST}", "fan/test/.ipynb_checkpoints/a.wav")
     (root / "fan/test/.nothing").symlink_to("nowhere")

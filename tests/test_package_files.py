@@ -253,6 +253,16 @@ def test_a_file_that_the_directory_does_not_list(tmp_path):
     assert "belong to none of them" in error(package)
 
 
+def test_a_record_that_states_another_size_than_the_list_of_files(system, tmp_path):
+    """Programs that read from front to back unpack what follows the stated end."""
+    package, content = tmp_path / "p.zip", zip_bytes(system, method=zipfile.ZIP_STORED)
+    for place in (8, 14, 18, 22):  # method, CRC, sizes of the first record
+        changed = bytearray(content)
+        changed[place] ^= 1
+        package.write_bytes(changed)
+        assert "state different things" in error(package)
+
+
 def test_too_many_members(system, tmp_path):
     package = tmp_path / "p.zip"
     package.write_bytes(zip_bytes(system, *((f"task2/{i}", b"") for i in range(2001))))
