@@ -223,6 +223,10 @@ def test_clips_without_labels_are_left_out_and_counted():
     machines, notes = labelled({"fan": UNNAMED, "pump": UNNAMED}, truth)
     assert list(machines) == ["fan"]
     assert notes[0] == "fan section 00: 1 clips of the ground truth were not scored"
+    more = TRUTH | {("Fan", "00"): TRUTH["fan", "00"]}
+    assert labelled({"fan": UNNAMED}, more)[1] == [
+        "the ground truth of Fan section 00 is of no scored machine"
+    ]
 
 
 def test_development_and_evaluation_machines_together_are_said():

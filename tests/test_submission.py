@@ -645,6 +645,13 @@ def test_truth(truth):
     assert submission.read_truth(truth) == {("Toy_section_x", "00"): expected}
 
 
+def test_truth_under_a_decomposed_name(truth):
+    """As macOS writes it; the names of a data set's machines are composed."""
+    for file in truth.rglob("*.csv"):
+        file.rename(file.with_name(file.name.replace("Toy", "Lu\u0308fter")))
+    assert set(submission.read_truth(truth)) == {("L\u00fcfter_section_x", "00")}
+
+
 @pytest.mark.parametrize(
     "text, words",
     [
