@@ -10,10 +10,10 @@ from asdjax._version import __version__
 
 _PUBLIC = {
     "AsdjaxError": "errors",
-    "Config": "config",
-    "Embedder": "inference",
-    "Run": "runs",
-    "load": "inference",
+    "Config": "config.recipe",
+    "Embedder": "embedder",
+    "Run": "store.runs",
+    "load": "embedder",
 }
 
 __all__ = ["__version__", *_PUBLIC]

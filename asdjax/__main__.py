@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from asdjax import interruption
+from asdjax.runtime import interruption
 
 
 def main() -> int:
@@ -20,7 +20,7 @@ def start(command: Callable[[], int | None], lost: str) -> int:
     """
     try:
         interruption.handle()
-        from asdjax import console
+        from asdjax.runtime import console
 
         console.prepare()
         code = console.finish(command, lost)

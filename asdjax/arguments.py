@@ -14,13 +14,13 @@ from tyro.constructors import (
     PrimitiveTypeInfo,
 )
 
-from asdjax import config as configs
-from asdjax.architectures import BEATsConfig
-from asdjax.config import Config
+from asdjax.config import recipe as configs
+from asdjax.config.architectures import BEATsConfig
+from asdjax.config.recipe import Config
 from asdjax.errors import AsdjaxError, UsageError
 
 if TYPE_CHECKING:
-    from asdjax.runs import Run
+    from asdjax.store.runs import Run
 
 _NUMBERS = {
     int: re.compile(r"[-+]?(0|[1-9][0-9]*)"),
@@ -125,7 +125,7 @@ def open_run(path: Path) -> "Run":
     Raises:
         AsdjaxError: there is no directory, or it is not that of a run.
     """
-    from asdjax.runs import Run
+    from asdjax.store.runs import Run
 
     require_folder(path, "run directory")
     run = Run(path)

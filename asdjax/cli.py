@@ -17,10 +17,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
-from asdjax import arguments, console, devices, host_memory, interruption
-from asdjax import config as configs
+from asdjax import arguments
 from asdjax._version import __version__
-from asdjax.architectures import ComputeDtype
 from asdjax.arguments import (
     ConfigName,
     UserPath,
@@ -30,7 +28,9 @@ from asdjax.arguments import (
     require_apart,
     require_folder,
 )
-from asdjax.config import (
+from asdjax.config import recipe as configs
+from asdjax.config.architectures import ComputeDtype
+from asdjax.config.recipe import (
     AudioConfig,
     BackendConfig,
     Config,
@@ -39,6 +39,7 @@ from asdjax.config import (
     SynthConfig,
 )
 from asdjax.errors import AsdjaxError, UsageError
+from asdjax.runtime import console, devices, host_memory, interruption
 
 Recipe = Annotated[
     ConfigName, arg(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")
@@ -62,7 +63,7 @@ class Synth:
     corpus: Annotated[SynthConfig, arg(name="")] = SynthConfig()
 
     def __call__(self) -> None:
-        from asdjax import synth
+        from asdjax.synth import corpus as synth
 
         summary = synth.write(self.directory, self.corpus)
         for words, machines in (("written", summary.written), ("kept", summary.kept)):
@@ -83,11 +84,12 @@ class Data:
     audio: AudioConfig = AudioConfig()
 
     def __call__(self) -> int:
-        from asdjax import corpus, inventory
+        from asdjax.commands import data_report
+        from asdjax.data import corpus
 
         dataset, headers = corpus.survey(self.root, self.dataset, self.audio)
-        document = inventory.describe(dataset, headers, self.dataset)
-        print(json.dumps(document, indent=1) if self.json else inventory.render(document))
+        document = data_report.describe(dataset, headers, self.dataset)
+        print(json.dumps(document, indent=1) if self.json else data_report.render(document))
         return int(bool(document["problems"]))
 
 
@@ -112,8 +114,9 @@ class Check:
             raise AsdjaxError(f"{recipe}: model.weights: {error}") from error
 
     def __call__(self) -> int:
-        from asdjax import dcase, score, train
-        from asdjax.corpus import open_corpus
+        from asdjax.commands import score, train
+        from asdjax.data import dcase
+        from asdjax.data.corpus import open_corpus
 
         corpus = open_corpus(self.data, self.config)
         score.rehearse(self.config, dcase.scored_machines(corpus.dataset, self.config.dataset))
@@ -140,9 +143,9 @@ class Train:
     defaults = Check.defaults
 
     def __call__(self) -> None:
-        from asdjax import train
-        from asdjax.corpus import open_corpus
-        from asdjax.runs import Run
+        from asdjax.commands import train
+        from asdjax.data.corpus import open_corpus
+        from asdjax.store.runs import Run
 
         require_apart(self.run, self.data)
         corpus = open_corpus(self.data, self.config)
@@ -158,8 +161,8 @@ class Extract:
     data: Moved = None
 
     def __call__(self) -> None:
-        from asdjax import extract
-        from asdjax.corpus import open_corpus
+        from asdjax.commands import extract
+        from asdjax.data.corpus import open_corpus
 
         run = open_run(self.run)
         root = self.data or Path(run.finished_training()["data"])
@@ -199,12 +202,12 @@ class Embed:
     """Replace the file if it is there."""
 
     def __call__(self) -> None:
-        from asdjax import embed
+        from asdjax.commands import embed_files
 
         require_folder(
             self.weights, "run directory or folder of converted weights", "train or convert beats"
         )
-        embed.embed(
+        embed_files.embed(
             self.weights,
             self.inputs,
             self.out,
@@ -234,7 +237,7 @@ class Score:
         return {"backend": config.backend, "decision": config.decision}
 
     def __call__(self) -> None:
-        from asdjax import score
+        from asdjax.commands import score
 
         run = open_run(self.run)
         config = dataclasses.replace(run.config(), backend=self.backend, decision=self.decision)
@@ -262,7 +265,7 @@ class Evaluate:
     """Print the tables as Markdown."""
 
     def __call__(self) -> None:
-        from asdjax import evaluate
+        from asdjax.commands import evaluate
 
         _check_resamples(self.resamples)
         if bool(self.runs) == (self.scores is not None):
@@ -303,7 +306,7 @@ class Compare:
     """Print the tables as Markdown."""
 
     def __call__(self) -> None:
-        from asdjax import compare
+        from asdjax.commands import compare
 
         _check_resamples(self.resamples)
         runs = open_run(self.run_a), open_run(self.run_b)
@@ -341,7 +344,7 @@ class Submit:
                 raise UsageError(f"submit: --{option} has no use here: see asdjax submit --help")
         if self.verify is not None:
             return self._verify(self.verify)
-        from asdjax import submit
+        from asdjax.commands import submit
 
         for option, value in (("info YAML", self.info), ("out DIR", self.out)):
             if value is None:
@@ -352,7 +355,8 @@ class Submit:
         return 0
 
     def _verify(self, folder: Path) -> int:
-        from asdjax import console, verification
+        from asdjax.challenge import verification
+        from asdjax.runtime import console
 
         checked, faults = verification.verify(folder, data=self.data, edition=self.edition)
         print(console.printable(checked))
@@ -374,9 +378,10 @@ class RunAll(Train):
     """Print the metrics as JSON instead of a table."""
 
     def __call__(self) -> None:
-        from asdjax import dcase, extract, score, train
-        from asdjax.corpus import open_corpus
-        from asdjax.runs import Run
+        from asdjax.commands import extract, score, train
+        from asdjax.data import dcase
+        from asdjax.data.corpus import open_corpus
+        from asdjax.store.runs import Run
 
         require_apart(self.run, self.data)
         run, corpus = Run(self.run), open_corpus(self.data, self.config)
@@ -495,7 +500,7 @@ def _carry_out(verb: str, kind: type, args: list[str], keep_programs: bool) -> i
 
 def _with_kept_programs(command: Callable[[], int | None]) -> int | None:
     """Compile only once per machine; where that cannot be, say so and compile."""
-    from asdjax import compile_cache
+    from asdjax.runtime import compile_cache
 
     try:
         compile_cache.use()
@@ -505,9 +510,3 @@ def _with_kept_programs(command: Callable[[], int | None]) -> int | None:
         return command()
     finally:
         compile_cache.seal()
-
-
-if __name__ == "__main__":
-    from asdjax.__main__ import main as start
-
-    sys.exit(start())

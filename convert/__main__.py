@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from asdjax import console, devices
 from asdjax.arguments import ConfigName, UserPath
+from asdjax.runtime import console, devices
 
 Source = Positional[Annotated[UserPath, arg(metavar="SRC", help="The PyTorch checkpoint.")]]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from asdjax import models
-from asdjax.architectures import BEATsConfig, ModelConfig, MultiResNetConfig
+from asdjax.config.architectures import BEATsConfig, ModelConfig, MultiResNetConfig
 from asdjax.convert import beats, state_dict
 from asdjax.convert.state_dict import POINTWISE, SAME, Place, Table
 from asdjax.errors import AsdjaxError
@@ -36,7 +36,8 @@ def table(model: ModelConfig, weights: Tree) -> Table:
 
     Args:
         model: the embedder.
-        weights: {"params", "stats"} of {"model", "head"} (`asdjax.learner`), or their shapes.
+        weights: {"params", "stats"} of {"model", "head"} (`asdjax.training.learner`), or
+            their shapes.
     """
     if isinstance(model, BEATsConfig):
         result = _beats_table(model, weights)

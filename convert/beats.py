@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from asdjax import architectures, atomic, checkpoint, documents, models, pretrained, schema
+from asdjax import models
 from asdjax._version import __version__
-from asdjax.architectures import BEATsConfig, BEATsEncoderConfig
+from asdjax.config import architectures, schema
+from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig
 from asdjax.convert import state_dict, torch_file
 from asdjax.convert.state_dict import Place, Table
 from asdjax.errors import AsdjaxError
+from asdjax.files import atomic, documents
 from asdjax.models import Tree
-from asdjax.pretrained import Pretrained
+from asdjax.store import checkpoint, converted_weights
+from asdjax.store.converted_weights import Pretrained
 
 KNOWN = {"8d1b234032a9ccff353612dc6c20982346dc2968b205b79d97303eb5e77bfb34": "BEATs_iter3.pt"}
 """Published checkpoints by their SHA-256."""
@@ -46,7 +49,7 @@ def convert(
     dtype: Literal["float32", "bfloat16"] = "float32",
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Convert a checkpoint of the BEATs authors into a folder that `asdjax.pretrained` reads.
+    """Convert a checkpoint of the BEATs authors; `asdjax.store.converted_weights` reads the result.
 
     Args:
         source: the checkpoint, plain or fine-tuned.
@@ -74,10 +77,10 @@ def convert(
         if not np.isfinite(values).all():
             raise AsdjaxError(f"{source}: its embeddings are not finite: download it again")
         predictor = weights["encoder"].pop("predictor", None)
-        _save(partial / pretrained.WEIGHTS, weights, dtype)
+        _save(partial / converted_weights.WEIGHTS, weights, dtype)
         if predictor is not None:
             predictor = {"predictor": predictor}
-            _save(partial / pretrained.PREDICTOR, predictor, dtype)
+            _save(partial / converted_weights.PREDICTOR, predictor, dtype)
         document |= {
             "source": source.name,
             "sha256": sha256,
@@ -88,7 +91,7 @@ def convert(
             "version": __version__,
         }
         documents.write_json(
-            partial / pretrained.DOCUMENT, {"schema": pretrained.SCHEMA, **document}
+            partial / converted_weights.DOCUMENT, {"schema": converted_weights.SCHEMA, **document}
         )
     return document
 
@@ -103,7 +106,7 @@ def verify(folder: Path) -> float:
         AsdjaxError: the folder is damaged, its weights are not those that were converted, or the
             embedding differs by more than `TOLERANCE`.
     """
-    weights = pretrained.read(folder)
+    weights = converted_weights.read(folder)
     network = _Network(weights.encoder)
     stored = weights.document.get("probe")
     numbers = isinstance(stored, list) and all(type(value) is float for value in stored)
@@ -291,7 +294,7 @@ def _report(names: Table, state: dict[str, np.ndarray], like: Tree) -> list[dict
 
 
 def _is_converted(folder: Path) -> bool:
-    return documents.present(folder / pretrained.DOCUMENT)
+    return documents.present(folder / converted_weights.DOCUMENT)
 
 
 def _model(encoder: BEATsEncoderConfig) -> BEATsConfig:

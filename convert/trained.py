@@ -10,17 +10,21 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from asdjax import atomic, audio, checkpoint, documents, losses, models, pretrained, weights
-from asdjax import config as configs
+from asdjax import models
 from asdjax._version import __version__
-from asdjax.architectures import BEATsConfig, BEATsEncoderConfig, MultiResNetConfig
-from asdjax.checkpoint import Checkpoints
-from asdjax.config import Config
+from asdjax.config import recipe as configs
+from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig, MultiResNetConfig
+from asdjax.config.recipe import Config
 from asdjax.convert import asdkit, beats, state_dict, torch_file
+from asdjax.data import audio
 from asdjax.errors import AsdjaxError
-from asdjax.learner import Learner
+from asdjax.files import atomic, documents
 from asdjax.models import Tree
-from asdjax.runs import Run
+from asdjax.store import checkpoint, converted_weights
+from asdjax.store.checkpoint import Checkpoints
+from asdjax.store.runs import Run
+from asdjax.training import losses, weights
+from asdjax.training.learner import Learner
 
 BatchNormStatistics = Literal["fresh"] | None
 
@@ -120,8 +124,8 @@ def to_torch(source: Path, file: Path, *, overwrite: bool = False) -> int:
     if file.suffix != ".npz":
         raise AsdjaxError(f"{file}: not the name of an .npz file: name one")
     atomic.require_free(file, overwrite)
-    if documents.present(source / pretrained.DOCUMENT):
-        tree = beats.load(pretrained.read(source))
+    if documents.present(source / converted_weights.DOCUMENT):
+        tree = beats.load(converted_weights.read(source))
         state = state_dict.to_torch(beats.table(tree["encoder"]), tree)
     else:
         state = _run_state(Run(source))
@@ -185,7 +189,7 @@ def _configuration(
         )
     model = config.model
     if adapters:
-        model, _ = pretrained.resolve(_adapted(model, state, adapters, pretrained_weights))
+        model, _ = converted_weights.resolve(_adapted(model, state, adapters, pretrained_weights))
     sound = config.audio
     if clip_seconds is not None:
         sound = dataclasses.replace(sound, clip_seconds=clip_seconds)
@@ -277,7 +281,7 @@ def _weights(
     wrong: list[str] = []
     trained = dict(state)
     if isinstance(config.model, BEATsConfig):
-        frozen = learner.frozen(pretrained.read(Path(config.model.weights)))
+        frozen = learner.frozen(converted_weights.read(Path(config.model.weights)))
         base = asdkit.base_table(config.model, frozen["encoder"])
         here = {name: place for name, place in base.items() if name in trained}
         wrong = [

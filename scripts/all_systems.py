@@ -18,9 +18,12 @@ from typing import Any
 
 import driver
 
-from asdjax import atomic, config, console, runs
 from asdjax.arguments import require_apart
+from asdjax.config import recipe as configs
 from asdjax.errors import AsdjaxError
+from asdjax.files import atomic
+from asdjax.runtime import console
+from asdjax.store import runs
 
 REPORT = Path(__file__).with_name("report_table1.csv")  # per cent; machine `all`: harmonic means
 FAMILIES = ("official", "within")
@@ -58,7 +61,7 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         description="Run recipes over seeds; one table at the end.",
         epilog="What follows -- goes to asdjax run.",
     )
-    systems = [name for name in config.names() if name.startswith("system")]
+    systems = [name for name in configs.names() if name.startswith("system")]
     parser.add_argument("--data", type=driver.path, required=True, help="root of the data set")
     parser.add_argument(
         "--out", type=driver.path, required=True, help="runs, logs, table.md, table.csv"
@@ -93,7 +96,7 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def _recipe(given: str) -> str:
     """A recipe's name or path as `asdjax run` takes it, from a number too."""
     name = f"system{given}" if given.isdecimal() else given
-    return name if name in config.names() else str(driver.path(name))
+    return name if name in configs.names() else str(driver.path(name))
 
 
 def _name(recipe: str) -> str:
@@ -153,7 +156,7 @@ def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
 
 def _is_beats(recipe: str) -> bool:
     try:
-        return config.load(recipe).model.name == "beats"
+        return configs.load(recipe).model.name == "beats"
     except AsdjaxError:
         return False  # the run itself says what is wrong with its recipe
 

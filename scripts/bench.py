@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from asdjax import host_memory
+from asdjax.runtime import host_memory
 
 if __name__ == "__main__":
     host_memory.keep()  # as the command does, before JAX starts threads
@@ -34,8 +34,8 @@ import numpy as np
 from bench_commands import COMMANDS
 from bench_stages import ON_DEVICE, ON_HOST, Case
 
-from asdjax import compile_cache
 from asdjax.errors import AsdjaxError
+from asdjax.runtime import compile_cache
 
 HERE = Path(__file__).parent
 STAGES = ON_DEVICE | ON_HOST | COMMANDS

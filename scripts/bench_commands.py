@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from bench_stages import Case, embedder_and_work, small_corpus, sound, training_case
 
-from asdjax import cli, config
+from asdjax import cli
+from asdjax.config import recipe as configs
 
 EPOCH = ("--train.epochs", "1")
 FEW = (*EPOCH, "--train.batch-size", "8")
@@ -45,7 +46,7 @@ def end_to_end(options: argparse.Namespace, rng: np.random.Generator) -> Iterato
             verb("extract", str(run))
 
         # of the model alone; making the views adds a few per cent
-        recipe = config.load("system1")
+        recipe = configs.load("system1")
         _, work = embedder_and_work(recipe, length)
         embedding = 3 * clips * work(sound(1, length, rng))
         trained = len(list(data.rglob("train/*.wav")))
@@ -70,7 +71,7 @@ def start(*_: object) -> Iterator[Case]:
         environment = {**own, "XDG_CACHE_HOME": str(root / "cache")}
 
         def process(*arguments: str) -> subprocess.Popen:
-            command = [sys.executable, "-m", "asdjax.cli", *arguments]
+            command = [sys.executable, "-m", "asdjax", *arguments]
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             return subprocess.Popen(command, env=environment, **quiet)
 

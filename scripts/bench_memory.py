@@ -18,8 +18,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from asdjax import config, synth
-from asdjax.config import SynthConfig
+from asdjax.config import recipe as configs
+from asdjax.config.recipe import SynthConfig
+from asdjax.synth import corpus as synth
 
 INFO = Path(__file__).parent.parent / "tests" / "submission.yaml"
 
@@ -66,14 +67,14 @@ def flat(many: int) -> None:
     """Extraction of a twentieth of `many` clips of 5 s, and of all; the raw view alone."""
     few = SynthConfig(machines=("fan",), train_source=30, train_target=2, test_per_cell=4)
     synth.write(Path("flat"), dataclasses.replace(few, seconds=5.0))
-    recipe = config.load("system1")
+    recipe = configs.load("system1")
     recipe = dataclasses.replace(
         recipe,
         audio=dataclasses.replace(recipe.audio, clip_seconds=5.0),
         train=dataclasses.replace(recipe.train, epochs=1, batch_size=8),
-        extract=config.ExtractConfig(),
+        extract=configs.ExtractConfig(),
     )
-    Path("flat.yaml").write_text(config.dump(recipe), "utf-8")
+    Path("flat.yaml").write_text(configs.dump(recipe), "utf-8")
     measure("train", "flat.yaml", "--data", "flat", "--run", "c")
     clip = next(Path("flat").glob("fan/test/section_00_source_test_normal_*.wav"))
     content = clip.read_bytes()
@@ -90,7 +91,7 @@ def flat(many: int) -> None:
 def measure(verb: str, *arguments: str, **about: Any) -> None:
     """Run a verb and print its figures, and what is said `about` it."""
     began = time.perf_counter()
-    command = [sys.executable, "-m", "asdjax.cli", verb, *arguments]
+    command = [sys.executable, "-m", "asdjax", verb, *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     said = process.stderr.read().decode()
     _, status, used = os.wait4(process.pid, 0)

@@ -14,14 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from asdjax import audio, batches, config, models, parallel, synth
-from asdjax.architectures import BEATsConfig
-from asdjax.backends import Backend, fit
-from asdjax.config import BackendConfig, Config, SynthConfig
-from asdjax.inference import AT_ONCE, RAW, ClipFiles, Embedder
-from asdjax.learner import Learner, to_float
+from asdjax import models
+from asdjax.config import recipe as configs
+from asdjax.config.architectures import BEATsConfig
+from asdjax.config.recipe import BackendConfig, Config, SynthConfig
+from asdjax.data import audio, batches
+from asdjax.embedder import AT_ONCE, RAW, ClipFiles, Embedder
+from asdjax.runtime import parallel
+from asdjax.scoring.backends import Backend, fit
 from asdjax.signal import fbank, stft
 from asdjax.signal import views as signal_views
+from asdjax.synth import corpus as synth
+from asdjax.training.learner import Learner, to_float
 
 RATE = 16000
 SIZES = 256, 1024, 4096  # of MultiResNet's transforms
@@ -114,7 +118,7 @@ def multiresnet_embed(options: argparse.Namespace, rng: np.random.Generator) -> 
     """Embeddings of MultiResNet, from the host's integers to the host's floats."""
     length = options.seconds or 12
     for dtype in options.dtype or _training_dtypes():
-        recipe = _computing_in(dtype, config.load("system1"))
+        recipe = _computing_in(dtype, configs.load("system1"))
         for batch in options.batch or (8, 64):
             extract = dataclasses.replace(recipe.extract, batch_size=batch)
             embedder, work = embedder_and_work(dataclasses.replace(recipe, extract=extract), length)
@@ -160,7 +164,7 @@ def beats_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterat
         return {"least_cosine_to_float32": float(np.sum(exact[batch] * embeddings, axis=1).min())}
 
     for dtype, fused in kinds:
-        recipe = config.load("beats_frozen")
+        recipe = configs.load("beats_frozen")
         recipe = _computing_in(dtype, recipe, random_init=True, fused_attention=fused)
         for batch in options.batch or sizes:
             extract = dataclasses.replace(recipe.extract, batch_size=batch)
@@ -208,7 +212,7 @@ def multiresnet_train(options: argparse.Namespace, rng: np.random.Generator) -> 
     """System 1's training step."""
     for batch in options.batch or (8, 64):
         for dtype in options.dtype or _training_dtypes():
-            recipe = _computing_in(dtype, config.load("system1"))
+            recipe = _computing_in(dtype, configs.load("system1"))
             case = training_case(recipe, options.seconds or 12, batch, rng)
             case.about["dtype"] = case.dtype = dtype
             case.torch = ("multiresnet_train", dict(case.about))
@@ -218,7 +222,7 @@ def multiresnet_train(options: argparse.Namespace, rng: np.random.Generator) -> 
 def _beats_training(
     name: str, stage: str, options: argparse.Namespace, rng: np.random.Generator
 ) -> Iterator[Case]:
-    recipe = config.load(name)
+    recipe = configs.load(name)
     for batch in options.batch or (8,):
         for remat in options.remat or ("none",):
             for dtype in options.dtype or _training_dtypes():
@@ -275,7 +279,7 @@ def reading(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[C
     """12 s stereo files from the page cache to integers: one by one, and in batches of 16."""
     with tempfile.TemporaryDirectory() as folder:
         paths = sorted(small_corpus(Path(folder), 64, options.seconds or 12).rglob("*.wav"))
-        settings = config.load("system1").audio
+        settings = configs.load("system1").audio
         frames = [audio.inspect(path).frames for path in paths]
 
         def alone() -> None:
@@ -308,7 +312,7 @@ def streaming(options: argparse.Namespace, rng: np.random.Generator) -> Iterator
             count, batch = cases[name]
             count = options.clips or count
             paths = sorted(small_corpus(Path(folder) / name, count, length).rglob("*.wav"))[:count]
-            recipe = config.load(name)
+            recipe = configs.load(name)
             if isinstance(recipe.model, BEATsConfig):
                 model = dataclasses.replace(recipe.model, random_init=True)
                 recipe = dataclasses.replace(recipe, model=model)
@@ -335,7 +339,7 @@ def views(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Cas
     length = options.seconds or 10
     with tempfile.TemporaryDirectory() as folder:
         for name in options.recipe or ("system1",):
-            recipe = config.load(name)
+            recipe = configs.load(name)
             at_once = AT_ONCE.get(jax.default_backend(), recipe.extract.batch_size)
             count = -(-(options.clips or 128) // at_once) * at_once
             corpus = Path(folder) / name
@@ -360,7 +364,7 @@ def views(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Cas
 
                 return jax.lax.fori_loop(1, rounds, again, make(jnp.int16(0), pcm))
 
-            def extraction(chosen: tuple[config.ViewConfig, ...], e=embedder, f=files) -> None:
+            def extraction(chosen: tuple[configs.ViewConfig, ...], e=embedder, f=files) -> None:
                 for _ in e.stream(f, chosen):
                     pass
 

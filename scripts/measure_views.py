@@ -15,10 +15,12 @@ from pathlib import Path
 import driver
 import numpy as np
 
-from asdjax import atomic, console, documents, metrics, user_files
-from asdjax.config import ViewConfig
+from asdjax.config.recipe import ViewConfig
 from asdjax.errors import AsdjaxError
-from asdjax.runs import Run
+from asdjax.files import atomic, documents, user_files
+from asdjax.runtime import console
+from asdjax.scoring import metrics
+from asdjax.store.runs import Run
 
 CORPUS = ("--train-source", "118", "--seconds", "5")
 VIEWS = (

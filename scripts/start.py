@@ -7,8 +7,8 @@ one sentence.
 import importlib
 import sys
 
-from asdjax import interruption
 from asdjax.__main__ import start
+from asdjax.runtime import interruption
 
 
 def script() -> int:

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 import pytest
 
-from asdjax import synth
-from asdjax.config import SynthConfig
+from asdjax.config.recipe import SynthConfig
+from asdjax.synth import corpus as synth
 
 GOLDEN = Path(__file__).parent / "golden"
 _unpacked = tempfile.TemporaryDirectory(prefix="asdjax-")  # gone when the tests end

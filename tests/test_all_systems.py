@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from test_pretrained import folder as folder  # a fixture
 
-from asdjax import config as configs
 from asdjax.cli import main
+from asdjax.config import recipe as configs
 from asdjax.errors import AsdjaxError, UsageError
-from asdjax.metrics import harmonic_mean
-from asdjax.runs import Run
+from asdjax.scoring.metrics import harmonic_mean
+from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 

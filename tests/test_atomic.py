@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from asdjax import atomic
 from asdjax.errors import AsdjaxError
+from asdjax.files import atomic
 
 
 def hidden(folder):
@@ -115,7 +115,8 @@ def test_places_that_cannot_be(tmp_path):
 
 def test_a_full_disk_in_earnest(tmp_path):
     program = (
-        "import resource, sys; from pathlib import Path; from asdjax import atomic, errors\n"
+        "import resource, sys; from pathlib import Path\n"
+        "from asdjax import errors; from asdjax.files import atomic\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: atomic.write_bytes(Path(sys.argv[1]), bytes(5000))\n"
         "except errors.AsdjaxError as error: print(error)"
@@ -274,7 +275,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, code):
 BOTH = """
 import sys
 from pathlib import Path
-from asdjax import atomic
+from asdjax.files import atomic
 from asdjax.errors import AsdjaxError
 kind, place, name = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 print("ready", flush=True)

@@ -5,9 +5,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from asdjax.audio import Header, check, clip_samples, crop_start, fit_length, inspect, read
-from asdjax.config import AudioConfig
-from asdjax.dcase import Dataset, FaultyFile, scan
+from asdjax.config.recipe import AudioConfig
+from asdjax.data.audio import (
+    Header,
+    check,
+    clip_samples,
+    crop_start,
+    fit_length,
+    inspect,
+    read,
+)
+from asdjax.data.dcase import Dataset, FaultyFile, scan
 from asdjax.errors import AsdjaxError
 
 NAME = "section_00_source_train_normal_{:04d}_noAttribute.wav"

@@ -9,9 +9,9 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from sklearn.covariance import ledoit_wolf
 
-from asdjax import backends
-from asdjax.config import BackendConfig, SmoteConfig
+from asdjax.config.recipe import BackendConfig, SmoteConfig
 from asdjax.errors import AsdjaxError
+from asdjax.scoring import backends
 
 CASES = {case["name"]: case for case in json.loads((GOLDEN / "knn_cases.json").read_text("utf-8"))}
 KINDS = ("nearest_neighbours", "kmeans", "rescaled", "mahalanobis")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asdjax import batches
-from asdjax.config import AudioConfig
+from asdjax.config.recipe import AudioConfig
+from asdjax.data import batches
 from asdjax.errors import AsdjaxError
 
 N, T = 11, 50

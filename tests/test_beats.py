@@ -10,7 +10,7 @@ import pytest
 from conftest import BLOCK, GOLDEN, LAYER, relative, relative_l2
 from flax import nnx
 
-from asdjax.architectures import BEATsEncoderConfig, LoRAConfig
+from asdjax.config.architectures import BEATsEncoderConfig, LoRAConfig
 from asdjax.convert import torch_file
 from asdjax.errors import AsdjaxError
 from asdjax.models.beats import (

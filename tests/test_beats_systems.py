@@ -12,17 +12,18 @@ from conftest import DEVICES_EMBEDDING, DEVICES_LOSS, relative
 from test_pretrained import folder as folder  # a fixture
 from test_train import embedded, in_float64, kill_at_step, noise, run_steps
 
-from asdjax import config as configs
-from asdjax import models, pretrained
-from asdjax.architectures import BEATsConfig, LoRAConfig
-from asdjax.checkpoint import Checkpoints, digest
+from asdjax import models
 from asdjax.cli import main
-from asdjax.corpus import open_corpus
+from asdjax.commands.train import plan, train
+from asdjax.config import recipe as configs
+from asdjax.config.architectures import BEATsConfig, LoRAConfig
+from asdjax.data.corpus import open_corpus
+from asdjax.embedder import Embedder
 from asdjax.errors import AsdjaxError
-from asdjax.inference import Embedder
-from asdjax.learner import Learner
-from asdjax.runs import Run
-from asdjax.train import plan, train
+from asdjax.store import converted_weights
+from asdjax.store.checkpoint import Checkpoints, digest
+from asdjax.store.runs import Run
+from asdjax.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
@@ -161,15 +162,17 @@ def test_a_lora_checkpoint_holds_what_trains_and_the_hash_of_the_rest(
     embedder = Embedder.load(run)
     model, params = models.for_inference(
         run.config().model,
-        models.join(state["weights"]["params"]["model"], learner.frozen(pretrained.read(path))),
+        models.join(
+            state["weights"]["params"]["model"], learner.frozen(converted_weights.read(path))
+        ),
     )
     assert model.adaptation == "full" and not any("lora_" in name for name in leaves(params))
 
     # the folder's weights are no longer those: neither training nor extraction goes on
     moved = shutil.copytree(path, tmp_path / "moved")
-    document = json.loads((moved / pretrained.DOCUMENT).read_text())
+    document = json.loads((moved / converted_weights.DOCUMENT).read_text())
     document["digest"] = "0" * 32
-    (moved / pretrained.DOCUMENT).write_text(json.dumps(document))
+    (moved / converted_weights.DOCUMENT).write_text(json.dumps(document))
     elsewhere = dataclasses.replace(
         run.config(), model=dataclasses.replace(run.config().model, weights=str(moved))
     )

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from asdjax import bootstrap, metrics
-from asdjax.bootstrap import Clips, draw, intervals, labelled, replicate
 from asdjax.errors import AsdjaxError
+from asdjax.scoring import bootstrap, metrics
+from asdjax.scoring.bootstrap import Clips, draw, intervals, labelled, replicate
 
 
 def clips(rng, counts=(50, 50, 50, 50), decimals=1, lift=1.0):

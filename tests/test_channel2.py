@@ -14,11 +14,14 @@ import soundfile
 import yaml
 from conftest import LAYER, relative
 
-from asdjax import backends, config, synth, verification
+from asdjax.challenge import verification
 from asdjax.cli import main
-from asdjax.config import SynthConfig
-from asdjax.inference import Embedder
-from asdjax.runs import Run
+from asdjax.config import recipe as configs
+from asdjax.config.recipe import SynthConfig
+from asdjax.embedder import Embedder
+from asdjax.scoring import backends
+from asdjax.store.runs import Run
+from asdjax.synth import corpus as synth
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
@@ -401,7 +404,7 @@ def test_wrong_use(args, code, words, capsys, tmp_path, monkeypatch):
 
 def test_the_report_recipe_has_the_three_views():
     for name in ("system1", "quickstart"):
-        recipe = config.load(name)
+        recipe = configs.load(name)
         assert [dataclasses.astuple(v)[:4] for v in recipe.extract.views[1:]] == [
             ("mild", "wiener", 0.5, 0.05),
             ("strong", "wiener", 1.0, 0.01),

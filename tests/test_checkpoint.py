@@ -13,9 +13,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from asdjax import checkpoint
-from asdjax.checkpoint import Checkpoints, digest
 from asdjax.errors import AsdjaxError
+from asdjax.store import checkpoint
+from asdjax.store.checkpoint import Checkpoints, digest
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from asdjax import checkpoint
+from asdjax.store import checkpoint
 tree = {f"a{i}": np.random.default_rng(i).normal(size=(50, 50)) for i in range(40)}
 for i in range(12):
     most = (0, 100, 500, 2000)[i % 4]

@@ -9,9 +9,9 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from asdjax import config as configs
 from asdjax.arguments import UserPath, path_text, require_apart
 from asdjax.cli import VERBS, main
+from asdjax.config import recipe as configs
 from asdjax.convert import __main__ as convert
 from asdjax.errors import AsdjaxError, UsageError
 
@@ -179,7 +179,7 @@ def test_every_verb_says_what_an_interruption_costs(monkeypatch, capsys):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("asdjax.dcase.scan", stopped)
+    monkeypatch.setattr("asdjax.data.dcase.scan", stopped)
     assert main(["data", "d"]) == 130
     assert capsys.readouterr().err == "asdjax: interrupted: this command writes nothing\n"
 
@@ -236,7 +236,7 @@ def test_output_that_cannot_be_written(args, corpus_root):
 
 def test_messages_that_nobody_reads_stop_nothing(tmp_path):
     program = (
-        "import os, sys; from asdjax import console; console.prepare()\n"
+        "import os, sys; from asdjax.runtime import console; console.prepare()\n"
         "os.close(2); os.dup2(os.open('/dev/full', os.O_WRONLY), 2)\n"
         "console.say('x'); console.say('y'); print('done')"
     )
@@ -254,7 +254,7 @@ def test_ascii_terminals(args):
 
 def test_tables_in_ascii_terminals(tmp_path):
     program = (
-        "from asdjax import console; console.prepare()\n"
+        "from asdjax.runtime import console; console.prepare()\n"
         "from rich.table import Table; from rich.console import Console\n"
         "table = Table('mean \\xb1 deviation'); table.add_row('Gr\\xf6\\xdfe')\n"
         "Console().print(table)\n"

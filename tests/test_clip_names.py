@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from asdjax.dcase import FaultyFile, attribute_pairs, parse_clip
+from asdjax.data.dcase import FaultyFile, attribute_pairs, parse_clip
 
 TRAIN = "section_00_source_train_normal_0000_noAttribute.wav"
 TEST = "section_00_target_test_anomaly_0199_noAttribute.wav"

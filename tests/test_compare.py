@@ -8,9 +8,9 @@ from conftest import EXACT_METRIC
 from rich.console import Console
 from test_evaluate import make_run, score_rows, write_truth
 
-from asdjax import bootstrap, metrics
-from asdjax.compare import _difference, _parts, compare, markdown, terminal_table
+from asdjax.commands.compare import _difference, _parts, compare, markdown, terminal_table
 from asdjax.errors import AsdjaxError
+from asdjax.scoring import bootstrap, metrics
 
 
 def shifted(rng, rows, noise, lift=0.0):

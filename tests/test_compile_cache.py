@@ -19,11 +19,13 @@ import pytest
 import soundfile
 
 import asdjax
-from asdjax import cli, compile_cache, config, models, parallel
+from asdjax import cli, models
+from asdjax.commands.extract import LIKE
+from asdjax.config import recipe as configs
+from asdjax.embedder import Embedder
 from asdjax.errors import AsdjaxError
-from asdjax.extract import LIKE
-from asdjax.inference import Embedder
-from asdjax.learner import Learner
+from asdjax.runtime import compile_cache, parallel
+from asdjax.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
@@ -102,7 +104,7 @@ def test_the_users_own_shortest_time_stands(nothing_chosen, monkeypatch):
 
 
 def test_the_switch_and_a_refused_place(corpus_root, nothing_chosen, capsys, monkeypatch):
-    monkeypatch.setattr("asdjax.train.check", lambda config, corpus: {"fits": True})
+    monkeypatch.setattr("asdjax.commands.train.check", lambda config, corpus: {"fits": True})
     check = ["check", TINY, "--data", str(corpus_root), "--json"]
     assert cli.main([*check, "--no-compile-cache"]) == 0
     assert not nothing_chosen.exists()
@@ -116,7 +118,7 @@ def test_the_switch_and_a_refused_place(corpus_root, nothing_chosen, capsys, mon
 def test_another_seed_is_the_same_program(recipe):
     texts = []
     for seed in 0, 1:
-        chosen = dataclasses.replace(config.load(recipe), seed=seed)
+        chosen = dataclasses.replace(configs.load(recipe), seed=seed)
         learner = Learner(chosen, n_classes=3, n_samples=8000)
         batch = {"waveform": np.zeros((1, 4, 8000), np.int16), "label": np.zeros((1, 4), np.int32)}
         step = parallel.training_step(learner.step, jax.local_devices()[:1])
@@ -141,7 +143,7 @@ def command(corpus_root, tmp_path):
 
     def start(*arguments, cache=tmp_path / "cache"):
         where = {**environment, "XDG_CACHE_HOME": str(cache)}
-        words = [sys.executable, "-m", "asdjax.cli", *map(str, arguments)]
+        words = [sys.executable, "-m", "asdjax", *map(str, arguments)]
         return subprocess.Popen(words, env=where, stderr=subprocess.PIPE, text=True)
 
     def finish(process):
@@ -402,7 +404,7 @@ def test_clips_of_many_lengths_share_a_program(run, programs, rng):
 
 def test_clips_that_keep_their_lengths_need_two_programs_a_class(programs, rng):
     """However many there are of each, and in whatever order: one for several, one for one alone."""
-    recipe = config.load(TINY_BEATS)
+    recipe = configs.load(TINY_BEATS)
     frozen = {"adaptation": "frozen", "pooling": "mean", "embedding_size": 0}
     model = dataclasses.replace(recipe.model, **frozen)
     extract = dataclasses.replace(recipe.extract, batch_size=8)

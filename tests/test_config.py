@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from asdjax import config as configs
-from asdjax import description, schema
+from asdjax.challenge import meta_yaml
+from asdjax.config import recipe as configs
+from asdjax.config import schema
 from asdjax.errors import AsdjaxError
 
 INFO = Path(__file__).parent / "submission.yaml"
@@ -187,11 +188,11 @@ def unreadable(folder):
 def test_what_is_no_file_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the name of a socket may not be long
     for name, words in unreadable(tmp_path.relative_to(tmp_path)).items():
-        for read in (configs.load, lambda path: description.read_info(Path(path), 1)):
+        for read in (configs.load, lambda path: meta_yaml.read_info(Path(path), 1)):
             with pytest.raises(AsdjaxError, match=re.escape(f"{name}: {words}")):
                 read(name)
     with pytest.raises(AsdjaxError, match=r"^absent\.yaml: cannot be read \(No such file or dir"):
-        description.read_info(Path("absent.yaml"), 1)
+        meta_yaml.read_info(Path("absent.yaml"), 1)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def test_faults_of_info(tmp_path, old, new, words):
     file = tmp_path / "info.yaml"
     file.write_text(text.replace(old, new))
     with pytest.raises(AsdjaxError, match=re.escape(words)) as error:
-        description.read_info(file, 1)
+        meta_yaml.read_info(file, 1)
     assert str(error.value).startswith(f"{file}: ")
 
 
@@ -222,8 +223,8 @@ def test_meta_yaml_rounds_no_number():
         "model: {high_hz: 123456.75}",
         "x",
     )
-    about = description.read_info(INFO, 1)
-    said = description.describe(config, ["fan/00"], about)
+    about = meta_yaml.read_info(INFO, 1)
+    said = meta_yaml.describe(config, ["fan/00"], about)
     assert "0.12345678" in said["data_augmentation"]
     assert said["input_sampling_rate"] == "1048.575 kHz"
     assert "200 to 123456.75 Hz" in said["acoustic_features"]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from asdjax import console
 from asdjax.errors import AsdjaxError, UsageError
+from asdjax.runtime import console
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_writer import parameter, write
 
-from asdjax import checkpoint, models, pretrained
-from asdjax.architectures import BEATsConfig, BEATsEncoderConfig
-from asdjax.checkpoint import digest
+from asdjax import models
 from asdjax.cli import main
+from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig
 from asdjax.convert import beats, state_dict, torch_file
+from asdjax.embedder import load as load_embedder
 from asdjax.errors import AsdjaxError
-from asdjax.inference import load as load_embedder
+from asdjax.store import checkpoint, converted_weights
+from asdjax.store.checkpoint import digest
 
 TINY = GOLDEN / "beats_tiny.pt"
 FINETUNED = GOLDEN / "beats_tiny_finetuned.pt"
@@ -31,7 +32,7 @@ BIAS = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
 
 def converted(source, folder, *options):
     assert main(["convert", "beats", str(source), str(folder), *options]) == 0
-    return folder, json.loads((folder / pretrained.DOCUMENT).read_text())
+    return folder, json.loads((folder / converted_weights.DOCUMENT).read_text())
 
 
 def refused(capsys, *arguments):
@@ -94,7 +95,7 @@ def test_a_folder_says_what_it_holds(tiny, capsys):
     assert {n: (t["shape"], t["dtype"]) for n, t in tensors.items()} == {
         n: (list(a.shape), "float32") for n, a in content["model"].items()
     }
-    ours = arrays(beats.load(pretrained.read(folder)))
+    ours = arrays(beats.load(converted_weights.read(folder)))
     assert {t["place"]: t["place_shape"] for t in tensors.values()} == {
         path: list(array.shape) for path, array in ours.items()
     }
@@ -133,12 +134,12 @@ def test_a_fine_tuned_checkpoint_keeps_its_classifier(tmp_path, golden, capsys):
     np.testing.assert_allclose(tokens, io["hidden"], rtol=0, atol=5e-4)
     np.testing.assert_allclose(embedder.embed(waves, "head"), io["probs"], rtol=0, atol=1e-5)
     # a recipe takes the encoder alone
-    model, found = pretrained.resolve(BEATsConfig(weights=str(folder)))
+    model, found = converted_weights.resolve(BEATsConfig(weights=str(folder)))
     assert not model.encoder.finetuned_model and found.digest == document["digest"]
     assert main(["convert", "verify", str(folder)]) == 0
     loaded = checkpoint.load_weights(
         folder / "predictor",
-        {"predictor": beats.load(pretrained.read(folder))["encoder"]["predictor"]},
+        {"predictor": beats.load(converted_weights.read(folder))["encoder"]["predictor"]},
     )
     loaded["predictor"]["bias"] = loaded["predictor"]["bias"] + np.float32(1)
     shutil.rmtree(folder / "predictor")
@@ -201,11 +202,11 @@ def test_every_container_gives_the_same_weights(name, tmp_path, golden):
 def test_half_precision_becomes_float32(tmp_path):
     folder, document = converted(VARIANTS / "nano_halfprec.pt", tmp_path / "out")
     assert {t["dtype"] for t in document["tensors"]} <= {"float16", "bfloat16", "float32"}
-    ours = arrays(beats.load(pretrained.read(folder)))
+    ours = arrays(beats.load(converted_weights.read(folder)))
     assert {array.dtype for array in ours.values()} == {np.dtype(np.float32)}
     state = torch_file.read(VARIANTS / "nano_halfprec.pt")["model"]
     assert any(array.dtype == np.float16 for array in state.values())
-    tree = beats.load(pretrained.read(folder))
+    tree = beats.load(converted_weights.read(folder))
     found = state_dict.to_torch(beats.table(tree["encoder"]), tree)
     assert_equal(found, {name: array.astype(np.float32) for name, array in state.items()})
 
@@ -213,7 +214,7 @@ def test_half_precision_becomes_float32(tmp_path):
 def test_bfloat16_takes_half_the_room(tiny, tmp_path, golden):
     folder, document = converted(TINY, tmp_path / "half", "--dtype", "bfloat16")
     assert document["dtype"] == "bfloat16"
-    exact, rounded = (arrays(beats.load(pretrained.read(f))) for f in (tiny[0], folder))
+    exact, rounded = (arrays(beats.load(converted_weights.read(f))) for f in (tiny[0], folder))
     for name, array in exact.items():
         assert rounded[name].dtype == np.float32
         np.testing.assert_array_equal(rounded[name], array.astype(jax.numpy.bfloat16), name)
@@ -233,7 +234,7 @@ def test_bfloat16_takes_half_the_room(tiny, tmp_path, golden):
 def test_verify_finds_what_was_changed(tiny, tmp_path, capsys):
     folder = tmp_path / "copy"
     shutil.copytree(tiny[0], folder)
-    weights = beats.load(pretrained.read(folder))
+    weights = beats.load(converted_weights.read(folder))
     table = weights["encoder"]["encoder"]["layers"]["1"]["fc1"]["kernel"]
     weights["encoder"]["encoder"]["layers"]["1"]["fc1"]["kernel"] = table * np.float32(1.05)
     shutil.rmtree(folder / "weights")

@@ -13,15 +13,16 @@ from test_convert import nano as nano  # fixtures
 from test_convert import tiny as tiny
 from torch_writer import Call, Global, write
 
-from asdjax import config as configs
-from asdjax import models, pretrained
-from asdjax.checkpoint import Checkpoints, digest
+from asdjax import models
 from asdjax.cli import main
+from asdjax.config import recipe as configs
 from asdjax.convert import asdkit, state_dict, torch_file, trained
+from asdjax.embedder import Embedder
 from asdjax.errors import AsdjaxError
-from asdjax.inference import Embedder
-from asdjax.learner import Learner
-from asdjax.runs import Run
+from asdjax.store import converted_weights
+from asdjax.store.checkpoint import Checkpoints, digest
+from asdjax.store.runs import Run
+from asdjax.training.learner import Learner
 
 
 def foreign(name="DictConfig"):
@@ -307,7 +308,7 @@ def test_a_run_of_the_whole_encoder_in_pytorchs_names(adaptation, tiny, tmp_path
     text = f"model: {{name: beats, weights: {tiny[0]}, adaptation: {adaptation}"
     text += ", pooling: mean, embedding_size: 0}" if adaptation == "frozen" else "}"
     config = configs.parse("audio: {clip_seconds: 0.4}\n" + text, "test")
-    model, weights = pretrained.resolve(config.model)
+    model, weights = converted_weights.resolve(config.model)
     config = dataclasses.replace(config, model=model)
     run = finished_run(tmp_path / "run", config, weights)
     assert main(["convert", "torch", str(run.path), str(tmp_path / "out.npz")]) == 0

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from asdjax import corpus
-from asdjax.audio import check
 from asdjax.cli import main
-from asdjax.config import AudioConfig, Config, DatasetConfig
-from asdjax.copies import find
-from asdjax.corpus import open_corpus
-from asdjax.dcase import scan
+from asdjax.config.recipe import AudioConfig, Config, DatasetConfig
+from asdjax.data import corpus
+from asdjax.data.audio import check
+from asdjax.data.copies import find
+from asdjax.data.corpus import open_corpus
+from asdjax.data.dcase import scan
 from asdjax.errors import AsdjaxError
 
 TRAIN = "{}/train/section_00_source_train_normal_{:04d}_a_1.wav"

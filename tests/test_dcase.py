@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from asdjax.config import DatasetConfig
-from asdjax.dcase import (
+from asdjax.config.recipe import DatasetConfig
+from asdjax.data.dcase import (
     EDITIONS,
     Dataset,
     Problem,

@@ -1,4 +1,4 @@
-from asdjax.editions import EDITIONS, better_edition
+from asdjax.data.editions import EDITIONS, better_edition
 
 
 def test_the_table_of_editions():

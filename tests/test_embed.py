@@ -19,22 +19,25 @@ from hypothesis import strategies as st
 from test_pretrained import SMALL
 
 import asdjax
-from asdjax import audio, embed, inference, models, pretrained, sound_files
-from asdjax.architectures import BEATsConfig
-from asdjax.checkpoint import digest, save_weights
+from asdjax import embedder, models
 from asdjax.cli import main
-from asdjax.config import load
+from asdjax.commands import embed_files
+from asdjax.config.architectures import BEATsConfig
+from asdjax.config.recipe import load
+from asdjax.config.schema import to_tree
+from asdjax.data import audio, sound_files
+from asdjax.embedder import Embedder, _in_groups, rounded_up
 from asdjax.errors import AsdjaxError
-from asdjax.inference import Embedder, _in_groups, rounded_up
-from asdjax.runs import Run
-from asdjax.schema import to_tree
+from asdjax.store import converted_weights
+from asdjax.store.checkpoint import digest, save_weights
+from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 HERE = Path(__file__).parent
 # of one patch, and of nine and ten, which share rows of ten
 SHORT, PADDED_LONG, LONG = 2800, 23280, 25840
-LONG_CLIPS = inference.LONG
+LONG_CLIPS = embedder.LONG
 PADDED = 2e-5  # a clip among others of other lengths, against the clip alone
 ENCODER = dataclasses.replace(SMALL, encoder_layers=2)
 
@@ -47,13 +50,17 @@ def convert(path, **changes):
     whole = jax.tree.map(np.asarray, params["encoder"])
     weights = {"encoder": {k: v for k, v in whole.items() if k != "predictor"}}
     path.mkdir()
-    save_weights(path / pretrained.WEIGHTS, weights)
-    document = {"schema": pretrained.SCHEMA, "digest": digest(weights), "encoder": to_tree(encoder)}
+    save_weights(path / converted_weights.WEIGHTS, weights)
+    document = {
+        "schema": converted_weights.SCHEMA,
+        "digest": digest(weights),
+        "encoder": to_tree(encoder),
+    }
     if encoder.finetuned_model:
         predictor = {"predictor": whole["predictor"]}
-        save_weights(path / pretrained.PREDICTOR, predictor)
+        save_weights(path / converted_weights.PREDICTOR, predictor)
         document["predictor_digest"] = digest(predictor)
-    (path / pretrained.DOCUMENT).write_text(json.dumps(document))
+    (path / converted_weights.DOCUMENT).write_text(json.dumps(document))
     return whole
 
 
@@ -278,7 +285,7 @@ def test_inputs_keep_their_order(weights, rng, tmp_path, capsys, monkeypatch):
         "schema": "asdjax.embeddings/1",
         "asdjax": asdjax.__version__,
         "weights": str(path),
-        "digest": pretrained.read(path).digest,
+        "digest": converted_weights.read(path).digest,
         "pool": "mean",
         "layers": [],
         "sample_rate": 16000,
@@ -364,7 +371,7 @@ def test_floats_far_beyond_1_are_warned_of(weights, rng, tmp_path, capsys):
 
 
 def test_a_file_that_changes_while_it_is_embedded(weights, rng, tmp_path, capsys, monkeypatch):
-    file, check = write(tmp_path / "a.wav", noise(rng, 4000)), embed._check_lengths
+    file, check = write(tmp_path / "a.wav", noise(rng, 4000)), embed_files._check_lengths
     changes = {
         "the file was changed": lambda: write(file, noise(rng, 5000)),
         "the file was changed while": lambda: write(file, noise(rng, 8000).reshape(-1, 2)),
@@ -377,7 +384,7 @@ def test_a_file_that_changes_while_it_is_embedded(weights, rng, tmp_path, capsys
             check(*args)
             change()
 
-        monkeypatch.setattr(embed, "_check_lengths", checked)
+        monkeypatch.setattr(embed_files, "_check_lengths", checked)
         sentence = refused(capsys, weights[0], file, "--out", tmp_path / "e.npz")
         assert f"{file}: " in sentence and words in sentence
 
@@ -404,7 +411,7 @@ def test_blocks_and_reading_ahead_change_nothing(weights, rng, tmp_path, monkeyp
     for i in range(9):
         write(tmp_path / "d" / f"{i}.wav", noise(rng, (3000, 6000)[i % 2]))
     lock, reads, taken, ahead_of = threading.Lock(), [0], [0], []
-    whole_read, whole_embed = embed._read, asdjax.Embedder.embed
+    whole_read, whole_embed = embed_files._read, asdjax.Embedder.embed
 
     def counted_read(embedder, file):
         with lock:
@@ -420,11 +427,11 @@ def test_blocks_and_reading_ahead_change_nothing(weights, rng, tmp_path, monkeyp
 
     for name, rows, samples in (("one", 256, 2**25), ("many", 2, 2**25), ("long", 256, 8000)):
         if name == "many":
-            monkeypatch.setattr(embed, "_read", counted_read)
+            monkeypatch.setattr(embed_files, "_read", counted_read)
             monkeypatch.setattr(asdjax.Embedder, "embed", counted_embed)
         reads[0] = taken[0] = 0
-        monkeypatch.setattr(embed, "_BLOCK_ROWS", rows)
-        monkeypatch.setattr(embed, "_BLOCK_SAMPLES", samples)
+        monkeypatch.setattr(embed_files, "_BLOCK_ROWS", rows)
+        monkeypatch.setattr(embed_files, "_BLOCK_SAMPLES", samples)
         assert run(weights[0], tmp_path / "d", "--out", tmp_path / f"{name}.npz") == 0
     assert 2 < max(ahead_of) <= 5  # a block of two, the next, and one to know that it is whole
     one, *others = (read(tmp_path / f"{name}.npz") for name in ("one", "many", "long"))
@@ -572,10 +579,12 @@ def test_embeddings_that_are_not_finite(tmp_path, rng, capsys):
     path = tmp_path / "broken"
     weights = {"encoder": convert(path)}
     weights["encoder"]["layer_norm"]["scale"] = np.full(ENCODER.embed_dim, np.nan, np.float32)
-    shutil.rmtree(path / pretrained.WEIGHTS)
-    save_weights(path / pretrained.WEIGHTS, weights)
-    document = json.loads((path / pretrained.DOCUMENT).read_text())
-    (path / pretrained.DOCUMENT).write_text(json.dumps(document | {"digest": digest(weights)}))
+    shutil.rmtree(path / converted_weights.WEIGHTS)
+    save_weights(path / converted_weights.WEIGHTS, weights)
+    document = json.loads((path / converted_weights.DOCUMENT).read_text())
+    (path / converted_weights.DOCUMENT).write_text(
+        json.dumps(document | {"digest": digest(weights)})
+    )
     file = write(tmp_path / "a.wav", noise(rng, 4000))
     assert run(path, file, "--out", tmp_path / "e.npz") == 1
     assert f"{file}: the embedding is not finite" in capsys.readouterr().err

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from asdjax import config as configs
-from asdjax import evaluate, metrics, runs, thresholds
-from asdjax.compare import compare
-from asdjax.config import Config, ViewConfig, to_tree
+from asdjax.commands import evaluate
+from asdjax.commands.compare import compare
+from asdjax.config import recipe as configs
+from asdjax.config.recipe import Config, ViewConfig, to_tree
 from asdjax.errors import AsdjaxError
-from asdjax.runs import Run
+from asdjax.scoring import metrics, thresholds
+from asdjax.store import runs
+from asdjax.store.runs import Run
 
 CELLS = [(d, label) for d in ("source", "target") for label in ("normal", "anomaly")]
 

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from asdjax import folders
-from asdjax.config import Config, DatasetConfig
-from asdjax.corpus import open_corpus
-from asdjax.dcase import require_clean, scan
+from asdjax.config.recipe import Config, DatasetConfig
+from asdjax.data import folders
+from asdjax.data.corpus import open_corpus
+from asdjax.data.dcase import require_clean, scan
 from asdjax.errors import AsdjaxError
 
 TRAIN = "section_00_source_train_normal_0000_noAttribute.wav"

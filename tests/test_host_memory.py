@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import concurrent.futures, resource, threading, time
-from asdjax import host_memory
+from asdjax.runtime import host_memory
 
 kept = host_memory.keep()
 look = lambda: time.sleep(3 * host_memory._EVERY)

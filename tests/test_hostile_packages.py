@@ -9,7 +9,8 @@ from test_package_files import META, error, faults, zip_bytes
 from test_package_files import system as system  # a fixture
 from test_submission import DECISIONS, LABEL, SCORES, meta
 
-from asdjax import cli, package_files, submission
+from asdjax import cli
+from asdjax.challenge import package_files, submission
 from asdjax.errors import AsdjaxError
 
 # folders

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from asdjax.runs import Run
+from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 RECIPE = str(Path(__file__).parent / "views.yaml")
 PROGRAM = """
 import os, signal, sys, threading
-from asdjax import atomic, cli, parallel
-from asdjax.checkpoint import Checkpoints
+from asdjax import cli
+from asdjax.files import atomic
+from asdjax.runtime import parallel
+from asdjax.store.checkpoint import Checkpoints
 
 moment, count = sys.argv[1], 0
 
@@ -55,7 +57,7 @@ sys.exit(cli.main(sys.argv[2:]))
 @pytest.fixture(scope="module")
 def run_of(corpus_root):
     def run(path, *moment):
-        start = ["-c", PROGRAM, *moment] if moment else ["-m", "asdjax.cli"]
+        start = ["-c", PROGRAM, *moment] if moment else ["-m", "asdjax"]
         verb = ["run", RECIPE, "--data", str(corpus_root), "--run", str(path)]
         command = [sys.executable, *start, *verb]
         return subprocess.run(command, capture_output=True, check=False).returncode
@@ -95,7 +97,8 @@ def test_killed_and_given_again(moment, run_of, whole, tmp_path):
 
 START = """
 import atexit, ctypes, gc, hashlib, os, signal, sys, threading, time
-from asdjax import __main__, cli, errors, interruption
+from asdjax import __main__, cli, errors
+from asdjax.runtime import interruption
 
 def send(number=signal.SIGINT):
     os.kill(os.getpid(), number)

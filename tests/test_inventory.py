@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asdjax.audio import Header
 from asdjax.cli import main
-from asdjax.config import Config, DatasetConfig
-from asdjax.corpus import open_corpus
-from asdjax.dcase import Dataset, Problem, parse_clip
-from asdjax.folders import Unused
-from asdjax.inventory import describe, render
+from asdjax.commands.data_report import describe, render
+from asdjax.config.recipe import Config, DatasetConfig
+from asdjax.data.audio import Header
+from asdjax.data.corpus import open_corpus
+from asdjax.data.dcase import Dataset, Problem, parse_clip
+from asdjax.data.folders import Unused
 
 PATHS = [
     "fan/train/section_00_source_train_normal_0000_volt_2.5_pro_Y.wav",

@@ -1,4 +1,4 @@
-"""Imports go one way: parsed from every source file, not trusted."""
+"""Imports go one way, folder by folder: parsed from every source file, not trusted."""
 
 import ast
 from pathlib import Path
@@ -8,31 +8,28 @@ import pytest
 import asdjax
 
 ROOT = Path(__file__).parent.parent
-VERBS = {"train", "extract", "embed", "score", "evaluate", "compare", "submit"}
-HOST = {
-    "config", "architectures", "schema", "errors", "editions", "folders", "dcase", "audio",
-    "sound_layout", "sound_chunks", "sound_streams", "sound_files", "resampling",
-    "copies", "corpus", "inventory", "synth", "machinery",
-    "atomic", "documents", "embeddings", "training_record",
-    "runs", "batches", "backends", "thresholds", "channels", "metrics", "bootstrap", "submission",
-    "tables",
-    "verification", "description", "pretrained",
-    "strict_yaml", "package_files", "meta_faults",
-    "console", "interruption", "arguments", "host_memory", "user_files", "_version",
-}  # fmt: skip
-JOINT = {
-    "inference",
-    "weights",
-    "compile_cache",
-    "devices",
-}  # files and devices, for the verbs that embed
-DEVICE = {"signal", "models", "mixup", "losses", "optim", "parallel", "learner", "checkpoint"}
+ORDER = [  # a file imports from its own row's folder and from the rows above
+    {"errors", "_version"},
+    {"files"},
+    {"config"},
+    {"runtime"},
+    {"store"},
+    {"data", "signal", "scoring"},
+    {"challenge", "synth", "models", "arguments"},
+    {"training"},
+    {"embedder"},
+    {"commands", "convert"},
+    {"cli"},
+    {"__main__", "__init__"},
+]
+NO_JAX = {"errors", "files", "config", "data", "scoring", "challenge", "synth", "arguments"}
 ONLY_IN = {
-    "orbax": {"asdjax/checkpoint.py"},
-    "grain": {"asdjax/batches.py"},
-    "soundfile": {"asdjax/sound_files.py"},
+    "orbax": {"asdjax/store/checkpoint.py"},
+    "grain": {"asdjax/data/batches.py"},
+    "soundfile": {"asdjax/data/sound_files.py"},
 }
 JAX = {"jax", "flax", "optax", "orbax"}
+COMMANDS_WITHOUT_JAX = {"score", "evaluate", "compare", "submit", "data_report"}
 
 
 def sources() -> dict[str, ast.Module]:
@@ -52,47 +49,41 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
-def module(path: str) -> str:
-    """The part of asdjax a file belongs to."""
+def folder(path: str) -> str:
+    """The folder that a source file is in; of a file beside the folders, its own name."""
     if path.startswith("convert/"):
         return "convert"
     return path.removeprefix("asdjax/").split("/")[0].removesuffix(".py")
 
 
 def project(tree: ast.AST) -> set[str]:
-    """The parts of asdjax a file imports."""
+    """The folders of asdjax that a tree imports from."""
     parts = [name.split(".") for name in imported(tree)]
     return {part[1] for part in parts if part[0] == "asdjax" and len(part) > 1}
 
 
 SOURCES = sources()
+RANK = {name: i for i, row in enumerate(ORDER) for name in row}
 
 
-def test_every_file_has_its_place():
-    known = VERBS | HOST | DEVICE | JOINT | {"__init__", "__main__", "cli", "convert"}
-    assert {module(path) for path in SOURCES} <= known
+def test_every_folder_has_its_place():
+    assert {folder(path) for path in SOURCES} == RANK.keys()
 
 
 @pytest.mark.parametrize("path", sorted(SOURCES))
 def test_imports(path):
-    tree, here = SOURCES[path], module(path)
+    tree, here = SOURCES[path], folder(path)
     names = imported(tree)
     roots = {name.split(".")[0] for name in names}
-    assert "cli" not in project(tree) or here == "__main__", "only the start imports the commands"
+    start = Path(path).name == "__main__.py"  # imports whatever it starts
+    for other in project(tree) - {here} if not start else ():
+        assert RANK[other] < RANK[here], f"{here} may not import {other}"
     assert not roots & {"torch", "tests", "scripts", "pickle"}
-    if here != "cli":
-        assert not project(tree) & VERBS - {here}, "verbs never import verbs"
-    if here in HOST:
-        assert not roots & JAX, "host nouns run without jax"
-        assert not project(tree) & (DEVICE | JOINT | VERBS)
-    if here in DEVICE | JOINT:
-        assert not project(tree) & VERBS
-    if here in DEVICE:
-        assert not project(tree) & JOINT
-        if here != "checkpoint":
-            assert "pathlib" not in roots, "device nouns never take a path"
-    if here in {"score", "evaluate", "compare", "submit"}:
-        assert not roots & JAX and not project(tree) & (DEVICE | JOINT), "runs without jax"
+    without_jax = here in NO_JAX or Path(path).stem in COMMANDS_WITHOUT_JAX
+    assert not (without_jax and roots & JAX), f"{path} runs without jax"
+    if here == "commands":
+        other = {name.split(".")[2] for name in names if name.startswith("asdjax.commands.")}
+        assert not other - {Path(path).stem}, "commands do not import commands"
     for library, files in ONLY_IN.items():
         assert library not in roots or path in files, f"only {files} name {library}"
 
@@ -103,8 +94,9 @@ def test_calls(path):
         if not isinstance(node, ast.Attribute):
             continue
         owner = ast.unparse(node.value)
-        assert (owner, node.attr) != ("jax", "pmap") or path == "asdjax/parallel.py"
-        assert not owner.startswith("jax.distributed") or path == "asdjax/parallel.py"
+        parallel = path == "asdjax/runtime/parallel.py"
+        assert (owner, node.attr) != ("jax", "pmap") or parallel
+        assert not owner.startswith("jax.distributed") or parallel
         forbidden = {"jit", "grad", "value_and_grad", "pmap", "Optimizer"}
         assert not (owner == "nnx" and node.attr in forbidden), "functional training only"
 
@@ -117,7 +109,7 @@ def test_public_names_are_lazy_and_exist():
 
 def test_light_modules_stay_light():
     """The command's help must not wait for numerical libraries."""
-    for name in ("cli", "config", "architectures", "schema"):
+    for name in ("cli", "arguments", "config/recipe", "config/architectures", "config/schema"):
         top = [
             n
             for n in SOURCES[f"asdjax/{name}.py"].body

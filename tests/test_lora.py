@@ -22,7 +22,7 @@ from test_beats import (
     run,
 )
 
-from asdjax.architectures import LoRAConfig
+from asdjax.config.architectures import LoRAConfig
 from asdjax.convert import torch_file
 from asdjax.models.lora import (
     LoRALinear,

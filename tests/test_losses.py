@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import FLOAT64, LAYER, relative, relative_l2
 
-from asdjax import losses
-from asdjax.config import LossConfig
+from asdjax.config.recipe import LossConfig
 from asdjax.errors import AsdjaxError
+from asdjax.training import losses
 
 SUB_CLUSTER = LossConfig()
 DYNAMIC = LossConfig(dynamic=True)

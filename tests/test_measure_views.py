@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asdjax import config as configs
-from asdjax import evaluate
+from asdjax.commands import evaluate
+from asdjax.config import recipe as configs
 from asdjax.errors import AsdjaxError
-from asdjax.metrics import auc
-from asdjax.runs import Run
+from asdjax.scoring.metrics import auc
+from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_evaluate import numbers
 
-from asdjax import metrics
 from asdjax.errors import AsdjaxError
-from asdjax.metrics import auc, figures, harmonic_mean, pauc, rows, spread, summary
+from asdjax.scoring import metrics
+from asdjax.scoring.metrics import auc, figures, harmonic_mean, pauc, rows, spread, summary
 
 EPS = np.finfo(float).eps
 

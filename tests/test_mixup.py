@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from asdjax import mixup
+from asdjax.training import mixup
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 

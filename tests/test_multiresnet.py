@@ -21,7 +21,11 @@ from conftest import (
 )
 from flax import nnx
 
-from asdjax.architectures import MultiResNetConfig, SpectrogramConfig, StridedConvConfig
+from asdjax.config.architectures import (
+    MultiResNetConfig,
+    SpectrogramConfig,
+    StridedConvConfig,
+)
 from asdjax.convert.asdkit import multiresnet_from_torch, multiresnet_to_torch
 from asdjax.errors import AsdjaxError
 from asdjax.models import apply, build, skeleton, split

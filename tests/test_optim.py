@@ -5,8 +5,8 @@ import optax
 import pytest
 from conftest import EXACT_METRIC, relative
 
-from asdjax import optim
-from asdjax.config import OptimConfig
+from asdjax.config.recipe import OptimConfig
+from asdjax.training import optim
 
 
 def numpy_adamw(config, params, gradients):

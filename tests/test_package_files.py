@@ -12,7 +12,7 @@ import zlib
 import pytest
 from test_submission import CLIPS, LABEL, SCORES, write_expected, write_system
 
-from asdjax import package_files, verification
+from asdjax.challenge import package_files, verification
 from asdjax.errors import AsdjaxError
 
 META = f"{LABEL}.meta.yaml"

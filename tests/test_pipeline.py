@@ -13,10 +13,10 @@ import yaml
 from conftest import LAYER, relative
 
 import asdjax
-from asdjax import config as configs
-from asdjax import host_memory
 from asdjax.cli import VERBS, main
-from asdjax.runs import Run
+from asdjax.config import recipe as configs
+from asdjax.runtime import host_memory
+from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
@@ -262,7 +262,7 @@ def test_options_may_come_before_the_recipe(corpus_root, capsys, monkeypatch):
         found = [config.train.drop_last, config.optim.betas, config.loss.dynamic]
         return {"found": found, "fits": True}
 
-    monkeypatch.setattr("asdjax.train.check", check)
+    monkeypatch.setattr("asdjax.commands.train.check", check)
     plain = configs.load(TINY)
     before = [plain.train.drop_last, list(plain.optim.betas), plain.loss.dynamic]
     cases = ["--train.drop-last"], ["--optim.betas", "0.8", "0.99"], ["--loss.dynamic"]

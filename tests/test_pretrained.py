@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from asdjax import config, models, pretrained
-from asdjax.architectures import BEATsConfig, BEATsEncoderConfig
-from asdjax.checkpoint import digest, load_pretrained, save_weights
+from asdjax import models
+from asdjax.config import recipe as configs
+from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig
+from asdjax.config.schema import to_tree
 from asdjax.errors import AsdjaxError
-from asdjax.schema import to_tree
+from asdjax.store import converted_weights
+from asdjax.store.checkpoint import digest, load_pretrained, save_weights
 
 SMALL = BEATsEncoderConfig(
     encoder_layers=1, encoder_embed_dim=32, encoder_ffn_embed_dim=48, encoder_attention_heads=2,
@@ -27,21 +29,21 @@ def folder(tmp_path):
     weights = jax.tree.map(np.asarray, {"encoder": params["encoder"]})
     path = tmp_path / "converted"
     path.mkdir()
-    save_weights(path / pretrained.WEIGHTS, weights)
+    save_weights(path / converted_weights.WEIGHTS, weights)
     document = {
-        "schema": pretrained.SCHEMA,
+        "schema": converted_weights.SCHEMA,
         "digest": digest(weights),
         "encoder": to_tree(dataclasses.replace(SMALL, finetuned_model=True)),
     }
-    (path / pretrained.DOCUMENT).write_text(json.dumps(document))
+    (path / converted_weights.DOCUMENT).write_text(json.dumps(document))
     return path, weights
 
 
 def test_a_recipe_takes_architecture_and_weights(folder):
     path, weights = folder
-    model, found = pretrained.resolve(BEATsConfig(weights=str(path)))
+    model, found = converted_weights.resolve(BEATsConfig(weights=str(path)))
     assert model.encoder == SMALL and found.digest == digest(weights)
-    assert pretrained.resolve(model)[0] == model  # again, from the stored configuration
+    assert converted_weights.resolve(model)[0] == model  # again, from the stored configuration
     loaded = load_pretrained(found, weights)
     jax.tree.map(np.testing.assert_array_equal, loaded, weights)
 
@@ -49,24 +51,24 @@ def test_a_recipe_takes_architecture_and_weights(folder):
 def test_another_architecture_is_refused(folder):
     wanted = BEATsConfig(weights=str(folder[0]), encoder=dataclasses.replace(SMALL, conv_pos=8))
     with pytest.raises(AsdjaxError, match=r"model\.encoder: not the architecture of .*converted"):
-        pretrained.resolve(wanted)
+        converted_weights.resolve(wanted)
 
 
 def test_weights_are_needed_unless_random_ones_are_asked_for():
     with pytest.raises(AsdjaxError, match="asdjax convert beats"):
-        pretrained.resolve(BEATsConfig())
+        converted_weights.resolve(BEATsConfig())
     model = BEATsConfig(encoder=SMALL, random_init=True)
-    assert pretrained.resolve(model) == (model, None)
-    both = dataclasses.replace(config.Config(), model=BEATsConfig(weights="x", random_init=True))
+    assert converted_weights.resolve(model) == (model, None)
+    both = dataclasses.replace(configs.Config(), model=BEATsConfig(weights="x", random_init=True))
     with pytest.raises(AsdjaxError, match=r"model\.random_init"):
-        config.validate(both, "here")
+        configs.validate(both, "here")
 
 
 def test_faulty_folders(folder, tmp_path):
     path, weights = folder
     with pytest.raises(AsdjaxError, match="not a folder of converted weights"):
-        pretrained.read(tmp_path / "nothing")
-    file = path / pretrained.DOCUMENT
+        converted_weights.read(tmp_path / "nothing")
+    file = path / converted_weights.DOCUMENT
     whole = json.loads(file.read_text())
     for change, words in (
         ({"schema": "asdjax.beats/0"}, "not written by this version"),
@@ -76,28 +78,30 @@ def test_faulty_folders(folder, tmp_path):
     ):
         file.write_text(json.dumps(whole | change))
         with pytest.raises(AsdjaxError, match=words):
-            pretrained.read(path)
+            converted_weights.read(path)
     file.write_text("{")
     with pytest.raises(AsdjaxError, match="cannot be read as JSON"):
-        pretrained.read(path)
+        converted_weights.read(path)
     file.write_text(json.dumps(whole | {"digest": "0" * 32}))
     with pytest.raises(AsdjaxError, match="not those that were converted"):
-        load_pretrained(pretrained.read(path), weights)
+        load_pretrained(converted_weights.read(path), weights)
     with pytest.raises(AsdjaxError, match="not weights of this architecture"):
-        load_pretrained(pretrained.read(path), {"encoder": {"other": np.zeros(2, np.float32)}})
+        load_pretrained(
+            converted_weights.read(path), {"encoder": {"other": np.zeros(2, np.float32)}}
+        )
     file.write_text(json.dumps(whole))
     refused = 0
-    for damaged in [p for p in (path / pretrained.WEIGHTS).rglob("d/*") if p.is_file()]:
+    for damaged in [p for p in (path / converted_weights.WEIGHTS).rglob("d/*") if p.is_file()]:
         content = damaged.read_bytes()
         damaged.write_bytes(content[: len(content) // 2])
         try:  # some files hold what another holds too: then the digest is right
-            load_pretrained(pretrained.read(path), weights)
+            load_pretrained(converted_weights.read(path), weights)
         except AsdjaxError as error:
             assert "missing or damaged" in str(error) or "not those that" in str(error)
             refused += 1
         damaged.write_bytes(content)
     assert refused
-    load_pretrained(pretrained.read(path), weights)
-    (path / pretrained.WEIGHTS).rename(path / "elsewhere")
+    load_pretrained(converted_weights.read(path), weights)
+    (path / converted_weights.WEIGHTS).rename(path / "elsewhere")
     with pytest.raises(AsdjaxError, match="missing or damaged"):
-        load_pretrained(pretrained.read(path), weights)
+        load_pretrained(converted_weights.read(path), weights)

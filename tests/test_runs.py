@@ -8,10 +8,11 @@ import signal
 import numpy as np
 import pytest
 
-from asdjax import evaluate, runs, score
-from asdjax.config import Config, to_tree
+from asdjax.commands import evaluate, score
+from asdjax.config.recipe import Config, to_tree
 from asdjax.errors import AsdjaxError
-from asdjax.runs import Embeddings, Run
+from asdjax.store import runs
+from asdjax.store.runs import Embeddings, Run
 
 TRAINING = {
     "classes": ["fan"], "n_samples": 8000, "step": 2, "seed": 0, "data": "d", "digest": "x",

@@ -13,9 +13,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asdjax import audio, batches, resampling, sound_files, sound_streams
-from asdjax.config import AudioConfig
-from asdjax.dcase import FaultyFile, scan
+from asdjax.config.recipe import AudioConfig
+from asdjax.data import audio, batches, resampling, sound_files, sound_streams
+from asdjax.data.dcase import FaultyFile, scan
 from asdjax.errors import AsdjaxError
 
 NAME = "section_00_source_train_normal_{:04d}_noAttribute.wav"
@@ -254,7 +254,7 @@ def test_a_part_is_the_whole_s_beginning(tmp_path, rng, rate, container):
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from asdjax import audio
+from asdjax.data import audio
 import scipy.signal
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from asdjax.config import SpecAugmentConfig
+from asdjax.config.recipe import SpecAugmentConfig
 from asdjax.signal import spec_augment
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")

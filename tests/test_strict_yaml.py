@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from asdjax import config as configs
-from asdjax import strict_yaml
+from asdjax.config import recipe as configs
+from asdjax.config import strict_yaml
 from asdjax.errors import AsdjaxError
 
 

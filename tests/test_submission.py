@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asdjax import submission, verification
+from asdjax.challenge import submission, verification
 from asdjax.errors import AsdjaxError
 
 LABEL = "Doe_ABC_task2_1"
@@ -684,8 +684,8 @@ def test_truth_of_one_half(truth):
 
 
 def test_truth_of_the_synthetic_corpus(tmp_path):
-    from asdjax import synth
-    from asdjax.config import SynthConfig
+    from asdjax.config.recipe import SynthConfig
+    from asdjax.synth import corpus as synth
 
     settings = dict(train_source=1, train_target=1, test_per_cell=2, seconds=0.5)
     synth.write(tmp_path, SynthConfig(machines=("ToothBrush",), ground_truth=True, **settings))

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import yaml
 
-from asdjax import atomic, metrics, submission, verification
-from asdjax import config as configs
-from asdjax.config import Config, ViewConfig
-from asdjax.description import describe, read_info
+from asdjax.challenge import submission, verification
+from asdjax.challenge.meta_yaml import describe, read_info
+from asdjax.commands.submit import submit
+from asdjax.config import recipe as configs
+from asdjax.config.recipe import Config, ViewConfig
 from asdjax.errors import AsdjaxError
-from asdjax.runs import Run
-from asdjax.submit import submit
+from asdjax.files import atomic
+from asdjax.scoring import metrics
+from asdjax.store.runs import Run
 
 INFO = Path(__file__).parent / "submission.yaml"
 CELLS = list(product(("source", "target"), ("normal", "anomaly")))

@@ -13,10 +13,11 @@ import soundfile
 from scipy import signal
 from sklearn.metrics import roc_auc_score
 
-from asdjax import dcase, synth
-from asdjax.config import SynthConfig
+from asdjax.config.recipe import SynthConfig
+from asdjax.data import dcase
 from asdjax.errors import AsdjaxError
-from asdjax.machinery import PROFILES
+from asdjax.synth import corpus as synth
+from asdjax.synth.machine import PROFILES
 
 SMALL = SynthConfig(
     machines=("fan", "ToothBrush"), train_source=3, train_target=2, test_per_cell=2, seconds=1.0
@@ -241,7 +242,8 @@ def test_a_defect_is_no_full_disk(tmp_path, monkeypatch):
 
 def test_two_processes_make_one_corpus(small, tmp_path):
     program = (
-        "import dataclasses, sys; from asdjax import synth; from asdjax.config import SynthConfig\n"
+        "import dataclasses, sys; from asdjax.synth import corpus as synth\n"
+        "from asdjax.config.recipe import SynthConfig\n"
         "from asdjax.errors import AsdjaxError; from pathlib import Path\n"
         f"config = SynthConfig(**{dataclasses.asdict(SMALL)})\n"
         "print('ready', flush=True); sys.stdin.readline()\n"

@@ -12,8 +12,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from test_evaluate import make_run, score_rows
 
-from asdjax import compare, console, evaluate, tables
-from asdjax.tables import Table
+from asdjax.commands import compare, evaluate
+from asdjax.runtime import console
+from asdjax.scoring import tables
+from asdjax.scoring.tables import Table
 
 FIGURE = re.compile(r"[+-]?\d+\.\d\d(?=[\s!│┃\],])")
 LONG = ("a_machine_whose_name_has_40_characters_A", "a_machine_whose_name_has_40_characters_B")
@@ -150,7 +152,7 @@ def test_markdown_rows_stay_rows(documents):
 def test_a_terminal_of_a_process_and_a_pipe(rng, tmp_path):
     names = (*LONG, "bearingEmu")
     run = make_run(tmp_path, {name: score_rows(rng, name) for name in names})
-    command = [sys.executable, "-m", "asdjax.cli", "evaluate", str(run.path), "--resamples", "100"]
+    command = [sys.executable, "-m", "asdjax", "evaluate", str(run.path), "--resamples", "100"]
     environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm"}
     terminal, end = pty.openpty()
     process = subprocess.Popen(command, stdout=end, stderr=subprocess.PIPE, env=environment)

@@ -8,9 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from asdjax import backends, thresholds
-from asdjax.config import BackendConfig, DecisionConfig
+from asdjax.config.recipe import BackendConfig, DecisionConfig
 from asdjax.errors import AsdjaxError
+from asdjax.scoring import backends, thresholds
 
 
 def test_quantile_is_linear_between_scores():

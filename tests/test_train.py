@@ -19,16 +19,18 @@ from conftest import (
     relative_l2,
 )
 
-from asdjax import config as configs
-from asdjax import mixup, models, parallel
-from asdjax.architectures import MultiResNetConfig, SpectrogramConfig
-from asdjax.config import Config
+from asdjax import models
+from asdjax.commands.train import train
+from asdjax.config import recipe as configs
+from asdjax.config.architectures import MultiResNetConfig, SpectrogramConfig
+from asdjax.config.recipe import Config
 from asdjax.convert import asdkit
-from asdjax.corpus import open_corpus
+from asdjax.data.corpus import open_corpus
 from asdjax.errors import AsdjaxError
-from asdjax.learner import Learner
-from asdjax.runs import Run
-from asdjax.train import train
+from asdjax.runtime import parallel
+from asdjax.store.runs import Run
+from asdjax.training import mixup
+from asdjax.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
@@ -250,7 +252,7 @@ def test_other_settings_or_clips_are_refused(tiny, tmp_path, monkeypatch):
     clips = tuple(clip for clip in corpus.dataset.clips if clip != gone)
     fewer = dataclasses.replace(corpus, dataset=dataclasses.replace(corpus.dataset, clips=clips))
     with monkeypatch.context() as patch:
-        patch.setattr("asdjax.train.settings", lambda *_: {"model.of_later": 1})
+        patch.setattr("asdjax.commands.train.settings", lambda *_: {"model.of_later": 1})
         with pytest.raises(AsdjaxError, match="another version of asdjax"):
             train(config, corpus, run)
     with pytest.raises(AsdjaxError, match="clips or their batches changed"):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from asdjax import user_files
 from asdjax.errors import AsdjaxError
+from asdjax.files import user_files
 
 
 def test_a_regular_file_and_a_link_to_it_are_read(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from view_oracle import Clip, inverse, mirrored, spectrum
 
-from asdjax.config import ViewConfig
+from asdjax.config.recipe import ViewConfig
 from asdjax.signal import views
 from asdjax.signal.stft import istft, stft
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import STFT, relative
 from view_oracle import inverse, spectrum
 
-from asdjax.config import ViewConfig
+from asdjax.config.recipe import ViewConfig
 from asdjax.signal import views, wiener
 
 VIEW = ViewConfig("calibrated", "calibrated", alpha=0.8, beta=0.05, n_fft=256, hop=128, context=5)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import scipy.signal
 
-from asdjax.config import ViewConfig
+from asdjax.config.recipe import ViewConfig
 
 
 def mirrored(signal: np.ndarray, before: int, after: int) -> np.ndarray:

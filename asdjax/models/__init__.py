@@ -12,12 +12,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from asdjax.architectures import BEATsConfig, ModelConfig
+from asdjax.config.architectures import BEATsConfig, ModelConfig
 from asdjax.models.beats import Draws as Draws
-from asdjax.models.embedder import BEATsEmbedder, check_length
-from asdjax.models.embedder import length_class as length_class
-from asdjax.models.embedder import shortest as shortest
-from asdjax.models.embedder import token_mean as token_mean
+from asdjax.models.beats_embedder import BEATsEmbedder, check_length
+from asdjax.models.beats_embedder import length_class as length_class
+from asdjax.models.beats_embedder import shortest as shortest
+from asdjax.models.beats_embedder import token_mean as token_mean
 from asdjax.models.layers import BatchStat, Rng
 from asdjax.models.lora import is_adapter, merge
 from asdjax.models.lora import split_adapters as split_adapters

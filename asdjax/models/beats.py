@@ -17,7 +17,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from asdjax.architectures import BEATsEncoderConfig, ComputeDtype, LoRAConfig
+from asdjax.config.architectures import BEATsEncoderConfig, ComputeDtype, LoRAConfig
 from asdjax.errors import AsdjaxError
 from asdjax.models import operations
 from asdjax.models.layers import Conv, Rng

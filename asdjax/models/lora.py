@@ -16,7 +16,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from asdjax.architectures import ComputeDtype, LoRAConfig
+from asdjax.config.architectures import ComputeDtype, LoRAConfig
 from asdjax.models.layers import Linear, Rng
 
 Tree: TypeAlias = dict[str, Any]  # nested, string keys, arrays as leaves

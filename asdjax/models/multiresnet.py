@@ -13,7 +13,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from asdjax.architectures import MultiResNetConfig, SpectrogramConfig, StridedConvConfig
+from asdjax.config.architectures import (
+    MultiResNetConfig,
+    SpectrogramConfig,
+    StridedConvConfig,
+)
 from asdjax.errors import AsdjaxError
 from asdjax.models.layers import (
     BatchNorm,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Complex, Float
 
-from asdjax.architectures import ComputeDtype
+from asdjax.config.architectures import ComputeDtype
 
 CLIPS = {"cpu": 8}
 """Clips in one convolution of a backward pass, by kind of device; others take all at once. XLA's

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from asdjax.config import SpecAugmentConfig
+from asdjax.config.recipe import SpecAugmentConfig
 from asdjax.signal import fbank
 
 

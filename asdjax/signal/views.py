@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Int
 
-from asdjax.config import ViewConfig
+from asdjax.config.recipe import ViewConfig
 from asdjax.signal import stft, wiener
 
 CLEAR = 7.0

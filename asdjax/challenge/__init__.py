@@ -1,0 +1,1 @@
+"""The challenge's submission: packages, their verification, meta.yaml; no jax."""

@@ -1,0 +1,318 @@
+"""meta.yaml of a submission: what its authors say, and what a run says of itself."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from asdjax.config import schema, strict_yaml
+from asdjax.config.architectures import BEATsConfig, MultiResNetConfig
+from asdjax.config.recipe import Config, DecisionConfig, ViewConfig
+from asdjax.config.schema import digits
+from asdjax.data import dcase
+from asdjax.errors import AsdjaxError
+from asdjax.store.runs import Run
+
+_LONGEST_PART = 64  # a label names files, of at most 255 bytes
+_LOSSES = {
+    "sub_cluster_adacos": "sub-cluster AdaCos",
+    "adacos": "AdaCos",
+    "arcface": "ArcFace",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Affiliation:
+    """Where an author works."""
+
+    institution: str
+    department: str
+    location: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Author:
+    """One author."""
+
+    firstname: str
+    lastname: str
+    email: str
+    affiliation: Affiliation
+    corresponding: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ExternalDataset:
+    """Data or weights from outside the challenge."""
+
+    name: str
+    url: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What only its authors can say about a submission."""
+
+    institute: str
+    """Short name in the labels."""
+    name: tuple[str, ...]
+    """One for all systems, or one per system."""
+    abbreviation: tuple[str, ...]
+    """One for all systems, or one per system."""
+    authors: tuple[Author, ...]
+    source_code: str | None = None
+    external_datasets: tuple[ExternalDataset, ...] = ()
+    label_lastname: str | None = None
+    """The corresponding author's last name in the labels, where it is not of A-Z, a-z, 0-9."""
+
+
+def read_info(path: Path, systems: int) -> Info:
+    """Read the authors' part of a submission of so many systems.
+
+    Raises:
+        AsdjaxError: the file cannot be read, or a key is unknown, missing or impossible.
+    """
+    tree = strict_yaml.read(path)
+    if isinstance(tree, Mapping):  # a single name stands for all systems
+        for key in {"name", "abbreviation"} & tree.keys():
+            if isinstance(tree[key], str):
+                tree = {**tree, key: [tree[key]]}
+    info: Info = schema.read(Info, tree, "", str(path))
+    _refuse_blank(schema.to_tree(info), "", path)
+    for key in ("name", "abbreviation"):
+        given = len(getattr(info, key))
+        if given not in (1, systems):
+            raise AsdjaxError(
+                f"{path}: {key}: {given} values for {systems} runs: give 1 or one each"
+            )
+    corresponding = [author for author in info.authors if author.corresponding]
+    if len(corresponding) != 1:
+        raise AsdjaxError(
+            f"{path}: authors: {len(corresponding)} have corresponding: true, exactly one must"
+        )
+    parts = {
+        "institute": info.institute,
+        "label_lastname": info.label_lastname or corresponding[0].lastname,
+    }
+    for key, part in parts.items():
+        if not (part.isascii() and part.isalnum() and len(part) <= _LONGEST_PART):
+            raise AsdjaxError(
+                f"{path}: {schema.shown(part)} cannot stand in a label (A-Z, a-z and 0-9 alone, "
+                f"at most {_LONGEST_PART}): set {key} to its spelling with these"
+            )
+    return info
+
+
+def _refuse_blank(tree: Any, key: str, path: Path) -> None:
+    if isinstance(tree, Mapping):
+        for name, value in tree.items():
+            _refuse_blank(value, f"{key}.{name}" if key else name, path)
+    elif isinstance(tree, list):
+        for i, value in enumerate(tree):
+            _refuse_blank(value, f"{key}[{i}]", path)
+    elif isinstance(tree, str) and not tree.strip():
+        raise AsdjaxError(f"{path}: {key}: empty: fill it in")
+
+
+def meta(
+    run: Run, about: Info, i: int, label: str, results: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """What meta.yaml says of a run.
+
+    Args:
+        run: a scored run.
+        about: what its authors say.
+        i: the run's place among the systems, from 0.
+        label: the system's label.
+        results: official figures of the development machines, per cent; empty: not stated.
+
+    Raises:
+        AsdjaxError: training left no number of parameters.
+    """
+    training = run.finished_training()
+    if "parameters" not in training:
+        raise AsdjaxError(
+            f"{run.path}: training.json states no number of parameters: train again with "
+            "--no-resume"
+        )
+    return {
+        "submission": {
+            "label": label,
+            "name": about.name[i % len(about.name)],
+            "abbreviation": about.abbreviation[i % len(about.abbreviation)],
+            "authors": [_author(author) for author in about.authors],
+        },
+        "system": {
+            "description": describe(run.config(), training["classes"], about),
+            "complexity": {"total_parameters": training["parameters"]},
+            "external_datasets": [schema.to_tree(e) for e in about.external_datasets] or None,
+            "source_code": about.source_code,
+        },
+        **({"results": {"development_dataset": results}} if results else {}),
+    }
+
+
+def _author(author: Author) -> dict[str, Any]:
+    names = ("firstname", "lastname", "email", "corresponding", "affiliation")
+    tree = schema.to_tree(author)
+    return {name: tree[name] for name in names}
+
+
+def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, Any]:
+    """The entries of `system.description` in meta.yaml; None where the system has nothing.
+
+    Args:
+        config: the run's configuration.
+        classes: the classes it was trained on, each `<machine>/<section>...`.
+        about: what its authors say.
+    """
+    mono = dcase.EDITIONS[config.dataset.edition].channels == 1
+    views = config.extract.views
+    combined = {
+        "mean": "mean of the views' scores",
+        "z_score": "mean of the views' scores, each standardised by its training clips' scores",
+        "embeddings": "one score for the mean of the views' embeddings",
+    }[config.backend.combine_views]
+    averages_scores = len(views) > 1 and config.backend.combine_views != "embeddings"
+    machines = sorted({name.partition("/")[0] for name in classes})
+    features, embedding, method = _embedder(config)
+    frozen = isinstance(config.model, BEATsConfig) and config.model.adaptation == "frozen"
+    trains = [] if frozen else [f"training clips of {', '.join(machines)} train the embedder"]
+    references = "each machine's own training clips are the references of its scores"
+    return {
+        "input_sampling_rate": f"{digits(config.audio.sample_rate / 1000)} kHz",
+        "data_augmentation": _augmentation(config),
+        "front_end": "; ".join(dict.fromkeys(_view(view, config, mono) for view in views)),
+        "acoustic_features": features,
+        "embeddings": embedding,
+        "machine_learning_method": f"{method}; {_backend(config)}",
+        "aggregation_method": combined if len(views) > 1 else None,
+        "domain_adaptation_method": None,
+        "domain_generalization_method": _generalization(config),
+        "ensemble_method_subsystem_count": len(views) if averages_scores else 1,
+        "decision_making": _decision(config),
+        "attribute_usage": {
+            "machine_section": None,
+            "machine_section_attributes": "training classes are machine, section and attributes",
+            "machine_section_attributes_domain": "training classes are machine, section, "
+            "attributes and domain",
+        }[config.dataset.label],
+        "external_data_usage": ", ".join(e.name for e in about.external_datasets) or None,
+        "development_data_usage": "; ".join([*trains, references]),
+    }
+
+
+def _embedder(config: Config) -> tuple[str, str, str]:
+    """The model's features, its embedding and how it was trained, in words."""
+    model, loss = config.model, _LOSSES[config.loss.name]
+    if isinstance(model, BEATsConfig):
+        features, embedding = _beats(model)
+        if model.adaptation == "frozen":
+            return features, embedding, "BEATs without further training"
+        return features, embedding, f"BEATs classifier with {loss} loss"
+    return *_multiresnet(model), f"MultiResNet classifier with {loss} loss"
+
+
+def _beats(model: BEATsConfig) -> tuple[str, str]:
+    lora = model.lora
+    targets = ", ".join(lora.targets)
+    adapted = {
+        "full": "all weights fine-tuned",
+        "lora": f"low-rank adaptation of {targets} (rank {lora.rank}, alpha {digits(lora.alpha)})",
+        "frozen": "weights as they come",
+    }[model.adaptation]
+    start = "random initial weights, for tests only" if model.random_init else "pretrained"
+    layers = f"layers {', '.join(map(str, model.layers))}" if model.layers else "the last layer"
+    width = model.encoder.encoder_embed_dim * max(1, len(model.layers))
+    pooling = {"attentive_statistics": "attentive statistics pooling", "mean": "mean"}
+    return (
+        "log mel filterbank (Kaldi), 128 bands, 25 ms frames every 10 ms",
+        f"BEATs ({start}; {adapted}), {pooling[model.pooling]} over the tokens of {layers}, "
+        f"{model.embedding_size or width} values",
+    )
+
+
+def _multiresnet(model: MultiResNetConfig) -> tuple[str, str]:
+    features = ["magnitude spectrum of the whole clip"] if model.fft_branch else []
+    if model.spectrograms:
+        sizes = ", ".join(f"{s.n_fft}/{s.hop}" for s in model.spectrograms)
+        features.append(
+            f"magnitude spectrograms, {digits(model.low_hz)} to {digits(model.high_hz)} Hz "
+            f"(window/hop in samples: {sizes})"
+        )
+    branches = model.fft_branch + len(model.spectrograms)
+    size = branches * model.branch_size
+    return "; ".join(features), f"MultiResNet, {size} values, trained from scratch"
+
+
+def _augmentation(config: Config) -> str | None:
+    used = []
+    if isinstance(config.model, BEATsConfig) and config.model.adaptation == "frozen":
+        return None
+    if config.augment.mixup.probability > 0:
+        used.append(f"mixup of waveforms (probability {digits(config.augment.mixup.probability)})")
+    if config.audio.train_crop == "random" and config.audio.clip_seconds != "auto":
+        used.append(f"random crop of clips longer than {digits(config.audio.clip_seconds)} s")
+    masks = config.augment.spec_augment
+    if isinstance(config.model, BEATsConfig) and masks.probability > 0:
+        used.append(f"SpecAugment (probability {digits(masks.probability)})")
+    return ", ".join(used) or None
+
+
+def _view(view: ViewConfig, config: Config, mono: bool) -> str:
+    if mono:
+        return "the only channel as it is"
+    if view.method == "raw":
+        channel = {"near": "channel 1 (near)", "far": "channel 2 (far)"}[config.audio.channel]
+        return f"{channel} as it is"
+    sizes = f"window/hop {view.n_fft}/{view.hop}"
+    gain = f"alpha {digits(view.alpha)}, beta {digits(view.beta)}, {sizes}"
+    return {
+        "wiener": f"Wiener gain on channel 1 with channel 2 as the noise ({gain})",
+        "calibrated": "gain on channel 1 from its power ratio to channel 2, calibrated on the "
+        f"machine's normal training clips ({gain}, context {view.context} frames)",
+        "cancel": "channel 1 less the least-squares share of channel 2 in each frequency "
+        f"({sizes})",
+        "far": "channel 2 at the level of channel 1",
+        "difference": "channel 1 less channel 2 at its level",
+    }[view.method]
+
+
+def _backend(config: Config) -> str:
+    backend, metric = config.backend, config.backend.metric
+    return {
+        "nearest_neighbours": f"{metric} nearest neighbours",
+        "kmeans": f"{metric} distance to the nearest of {backend.kmeans_clusters} k-means centres "
+        "of the source clips",
+        "rescaled": f"{metric} nearest neighbours, rescaled by the references' local density",
+        "mahalanobis": f"Mahalanobis distance ({metric} embeddings) with Ledoit-Wolf covariance",
+    }[backend.name]
+
+
+def _generalization(config: Config) -> str | None:
+    backend = config.backend
+    if backend.name == "rescaled":
+        return "local-density normalisation of the distances"
+    if backend.target_neighbours == 0:
+        return None
+    used = ["smaller of the distances to the source and to the target domain"]
+    if backend.name == "nearest_neighbours" and backend.smote.ratio > 0:
+        ratio = digits(backend.smote.ratio)
+        used.append(f"SMOTE of the target embeddings to {ratio} of the source's")
+    return ", ".join(used)
+
+
+def _decision(config: Config) -> str:
+    decision: DecisionConfig = config.decision
+    level = digits(decision.level)
+    refit = config.backend.name in ("kmeans", "mahalanobis")
+    own = f"{config.backend.folds}-fold" if refit else "leave-one-out"
+    rule = {
+        "quantile": f"{level} quantile of the normal training clips' {own} scores",
+        "gamma": f"{level} quantile of a gamma distribution fitted to the normal "
+        f"training clips' {own} scores",
+        "conformal": f"conformal rank at level {level} of the normal training clips' {own} scores",
+        "in_sample": f"{level} quantile of the normal training clips' scores against "
+        "a bank that holds themselves",
+    }[decision.method]
+    return f"one threshold per machine and section: {rule}"

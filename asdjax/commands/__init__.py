@@ -1,0 +1,1 @@
+"""One file per command: the pipelines, which alone join files and arrays."""

@@ -1,0 +1,178 @@
+"""Comparison of two runs over the same clips: a paired bootstrap; no jax.
+
+Both runs' figures are taken from the same resamples of the clips, so that what makes a clip hard
+for both cancels in the difference.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asdjax.challenge import submission
+from asdjax.errors import AsdjaxError
+from asdjax.runtime import console
+from asdjax.scoring import bootstrap, metrics, tables
+from asdjax.scoring.bootstrap import Machines
+from asdjax.scoring.tables import Table
+from asdjax.store.runs import Run
+
+SCHEMA = "asdjax.compare/1"
+_SCOPE = (
+    "Of these two runs on these clips: how far a figure moves with the seed of the training is not "
+    "covered."
+)
+
+
+def compare(
+    run_a: Run, run_b: Run, *, resamples: int = bootstrap.RESAMPLES, truth: Path | None = None
+) -> dict[str, Any]:
+    """How far two runs' figures differ, and how sure that is.
+
+    Args:
+        run_a: with scores.
+        run_b: with scores of the same labelled clips.
+        resamples: of the bootstrap.
+        truth: folder with ground_truth_data and ground_truth_domain, for clips whose names tell
+            neither label nor domain.
+
+    Returns:
+        `schema`; `a` and `b`, each the run's `run` (its path) and `seed`; `resamples`, `level`,
+        `single_clip_strata` and `scope`; and the nesting of `metrics.means` with, in the place of
+        each figure, None where it has no clips, else `a`, `b`, `difference` (a - b), its `interval`
+        [low, high], and `probability`: the share of resamples in which A is better, ties counting
+        half.
+
+    Raises:
+        AsdjaxError: the runs scored different clips or none that has a label; or as
+            `evaluate.evaluate`.
+    """
+    known = None if truth is None else submission.read_truth(truth)
+    a, b = _labelled(run_a, known), _labelled(run_b, known)
+    _require_same_clips((run_a, a), (run_b, b))
+    for note in bootstrap.describe(a, resamples)["single_clip_strata"]:
+        console.say(f"{note}: a single clip, which no resample varies: intervals too narrow")
+    return {
+        "schema": SCHEMA,
+        "a": {"run": str(run_a.path), "seed": run_a.config().seed},
+        "b": {"run": str(run_b.path), "seed": run_b.config().seed},
+        **bootstrap.describe(a, resamples),
+        "scope": _SCOPE,
+        **_difference(
+            (_figures(a), bootstrap.resample(a, resamples)),
+            (_figures(b), bootstrap.resample(b, resamples)),
+        ),
+    }
+
+
+def printed(document: Mapping[str, Any], *, intervals: bool = True) -> list[Table]:
+    """The printed tables, per cent.
+
+    The first has a row for each figure over all machines, the others a row per machine and a column
+    per figure; further lines of a cell are the interval, unless `intervals` are not wanted, and the
+    probability that A is better.
+    """
+    over_all = metrics.overall(document)
+    columns = metrics.COLUMNS + metrics.DECISION_COLUMNS[1:]
+    between = ["interval"] * intervals
+    first = [["harmonic mean", "A", "B", "A - B", *between, "P(A better)"]]
+    for family, name in columns:
+        value = metrics.figure(over_all, family, name)
+        words = metrics.title(family, name)
+        if value is None:
+            first.append([words, *"-" * (len(first[0]) - 1)])
+            continue
+        per_cent = [metrics.per_cent(value[key]) for key in ("a", "b")]
+        first.append([words, *per_cent, *_parts(value, intervals)])
+    a, b = (console.printable(document[key]["run"]) for key in "ab")
+    how = f" with its {bootstrap.words(document)}, the same for both" if intervals else ""
+    caption = f"Per cent; A: {a}, B: {b}; A - B{how}. {document['scope']}"
+    rows = [*document["machines"].items(), ("harmonic mean", over_all)]
+    result = [Table(caption, first, total=False)]
+    for what, chosen in (("", metrics.COLUMNS), (" (decisions)", metrics.DECISION_COLUMNS)):
+        cells = [["machine", *(metrics.title(*column) for column in chosen)]]
+        for machine, table in rows:
+            values = [metrics.figure(table, *column) for column in chosen]
+            shown = ["-" if v is None else "\n".join(_parts(v, intervals)) for v in values]
+            cells.append([console.printable(machine), *shown])
+        how = " [interval]" if intervals else ""
+        result.append(Table(f"A - B{how} P(A better) per machine{what}; per cent.", cells))
+    return result
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """The printed tables as Markdown."""
+    return "\n\n".join(map(tables.markdown, printed(document)))
+
+
+def terminal_table(document: Mapping[str, Any]) -> tables.Fitted:
+    """The printed tables for a terminal."""
+    return tables.Fitted(printed(document), printed(document, intervals=False), [])
+
+
+def _labelled(run: Run, truth: bootstrap.Truth | None) -> Machines:
+    rows = {machine: run.read_scores(machine) for machine in run.scored_machines()}
+    machines, notes = bootstrap.labelled(rows, truth)
+    for note in notes:
+        console.say(f"{run.path}: {note}")
+    if not machines:
+        raise AsdjaxError(
+            f"{run.path}: no scored clip has a label: name a ground truth for them, or compare "
+            "runs that scored labelled clips"
+        )
+    return machines
+
+
+def _require_same_clips(*both: tuple[Run, Machines]) -> None:
+    (run_a, a), (run_b, b) = (
+        (
+            run,
+            {name for sections in machines.values() for c in sections.values() for name in c.name},
+        )
+        for run, machines in both
+    )
+    for run, other, alone in ((run_a, run_b, a - b), (run_b, run_a, b - a)):
+        if alone:
+            raise AsdjaxError(
+                f"{run.path}: scored {bootstrap.first_of(alone)}, which {other.path} did not: "
+                "compare runs that scored the same clips"
+            )
+
+
+def _figures(machines: Machines) -> dict[str, Any]:
+    return metrics.means(
+        {m: {s: clips.figures() for s, clips in machines[m].items()} for m in machines}
+    )
+
+
+def _difference(a: tuple[Any, Any], b: tuple[Any, Any]) -> Any:
+    """Compare two nestings of figures, each with its nesting of resampled figures."""
+    (value_a, drawn_a), (value_b, drawn_b) = a, b
+    if isinstance(drawn_a, Mapping):
+        return {
+            key: _difference((value_a[key], drawn_a[key]), (value_b[key], drawn_b[key]))
+            for key in drawn_a
+        }
+    if value_a is None:
+        return None
+    difference = drawn_a - drawn_b
+    better = np.sign(np.round(difference, 12))  # equal figures may differ in their last bits
+    return {
+        "a": value_a,
+        "b": value_b,
+        "difference": value_a - value_b,
+        "interval": bootstrap.interval(difference),
+        "probability": float((1 + better.mean()) / 2),
+    }
+
+
+def _parts(value: Mapping[str, Any], intervals: bool) -> list[str]:
+    """Difference, interval where wanted and probability of one figure as they are printed."""
+    low, high = map(_signed, value["interval"])
+    interval = [f"[{low}, {high}]"] * intervals
+    return [_signed(value["difference"]), *interval, f"{100 * value['probability']:.0f}"]
+
+
+def _signed(difference: float) -> str:
+    return f"{round(100 * difference, 2) + 0.0:+.2f}"  # + 0.0: no difference is +0.00, never -0.00

@@ -1,0 +1,388 @@
+"""Embedding: any audio files and a trained embedder in, one file of embeddings out."""
+
+import dataclasses
+import importlib.util
+import io
+import json
+import math
+import os
+import stat
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from asdjax._version import __version__
+from asdjax.config.architectures import ComputeDtype
+from asdjax.data import audio
+from asdjax.data.audio import Header
+from asdjax.embedder import Embedder, Pool, load
+from asdjax.errors import AsdjaxError, UsageError
+from asdjax.files import atomic
+from asdjax.runtime import console
+from asdjax.store import converted_weights
+from asdjax.store.runs import Run
+
+SCHEMA = "asdjax.embeddings/1"
+Format = Literal["npz", "parquet"]
+Channel = int | Literal["each"]
+
+_BLOCK_ROWS, _BLOCK_SAMPLES = 256, 2**25
+"""Waveforms among which those of like lengths are batched: so many, or of so many samples. The next
+as many are read meanwhile."""
+_KINDS_SAID = 8  # endings of files that are passed over, in one line
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """An audio file to embed."""
+
+    name: str
+    """As the table calls it."""
+    path: Path
+    header: Header
+    channels: range
+    """Its channels that are embedded, from zero."""
+
+
+def embed(
+    weights: Path,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    layers: Sequence[int] = (),
+    pool: Pool | None = None,
+    compute_dtype: ComputeDtype | None = None,
+    channel: Channel | None = None,
+    format: Format | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the embeddings of audio files, of any lengths and sample rates, in input order.
+
+    Rows come in the order of the inputs, those of a directory sorted by path; what is named twice
+    has two rows. The file holds the arrays `path` [N] (text, as given), `channel` [N] int32 (from
+    one), `embedding` [N, D] float32 and `about`, a JSON text that says how they were made. Without
+    pooling `embedding` is [sum of tokens, D], and row i's tokens are its rows start[i] to
+    start[i + 1], with `start` [N + 1] int64. A Parquet file has the columns path, channel and
+    embedding, and `about` in its metadata under "asdjax".
+
+    Args:
+        weights: a run directory or a folder of converted weights.
+        inputs: audio files, and directories that are searched for them to the bottom, linked
+            folders included; hidden files and folders are passed over.
+        out: the file to write.
+        layers: of converted weights: whose tokens, side by side, are embedded; none: the last's.
+        pool: see `inference.Pool`; None: "head" of a run, "mean" of converted weights.
+        compute_dtype: see `inference.load`.
+        channel: the channel to embed, from one, or each; None: the run's, or the first.
+        format: None: by the ending of `out`.
+        overwrite: whether a file that is there may be replaced.
+
+    Returns:
+        What `about` says.
+
+    Raises:
+        AsdjaxError: an input is missing or faulty, the model does not pool so, or `out` cannot be
+            written.
+    """
+    format = _format(out, format, overwrite)
+    found = _find(inputs)
+    embedder = load(weights, layers=layers, compute_dtype=compute_dtype)
+    pool = embedder.pooling(pool)
+    own = {"near": 1, "far": 2}[embedder.config.audio.channel]
+    files = _headers(found, own if channel is None else channel)
+    _check_lengths(embedder, files)
+    _say(embedder, weights, files, channel)
+    about = _about(embedder, weights, pool)
+
+    arrays = [array for block in _embeddings(embedder, files, pool) for array in block]
+    table = {
+        "path": np.array([file.name for file in files for _ in file.channels]),
+        "channel": np.array([c + 1 for file in files for c in file.channels], np.int32),
+    }
+    if pool == "none":
+        table["start"] = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
+        table["embedding"] = np.concatenate(arrays)
+    else:
+        table["embedding"] = np.stack(arrays)
+    del arrays
+    write = {"npz": _npz, "parquet": _parquet}[format]
+    atomic.write_bytes(out, write(table, json.dumps(about)), overwrite=overwrite)
+    shape = " x ".join(map(str, table["embedding"].shape))
+    console.say(f"{out}: embeddings of {len(files)} files, {shape} values")
+    return about
+
+
+# what is embedded
+
+
+def _find(inputs: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Each file's name for the table and its place, in order."""
+    found = []
+    for given in inputs:
+        try:
+            folder = stat.S_ISDIR(os.stat(given).st_mode)
+        except FileNotFoundError:
+            raise AsdjaxError(f"{given}: no such file or directory") from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+            why = getattr(error, "strerror", None) or str(error)
+            raise AsdjaxError(f"{given}: cannot be read ({why})") from error
+        paths = _search(given) if folder else [given]
+        found += [(path.as_posix(), path) for path in paths]
+    if not found:
+        raise UsageError("nothing to embed: name audio files or directories")
+    for name, _ in found:
+        if not name.isascii() and name != name.encode(errors="replace").decode():
+            raise AsdjaxError(f"{name!r}: the name is not UTF-8 text: rename the file")
+    return found
+
+
+def _search(root: Path) -> list[Path]:
+    """The audio files below a directory, sorted; says how many other files it passes over.
+
+    Each folder is searched once, however many links lead to it; its own place comes before them.
+    """
+    sound: list[Path] = []
+    others: Counter[str] = Counter()
+    folders, links, seen = [root], [], set()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        try:
+            known = os.stat(folder)
+            if (known.st_dev, known.st_ino) in seen:
+                continue
+            seen.add((known.st_dev, known.st_ino))
+            with os.scandir(folder) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name)
+            for entry in inside:
+                path = folder / entry.name
+                if entry.name.startswith("."):
+                    others["hidden folder" if os.path.isdir(entry) else "hidden"] += 1
+                elif os.path.isdir(entry):
+                    (links if entry.is_symlink() else folders).append(path)
+                elif path.suffix.lower() in audio.SUFFIXES:
+                    sound.append(path)
+                else:
+                    others[path.suffix.lower() or "without ending"] += 1
+        except OSError as error:
+            raise AsdjaxError(f"{folder}: cannot be read ({error.strerror})") from error
+    if not sound:
+        endings = ", ".join(sorted(audio.SUFFIXES))
+        raise AsdjaxError(f"{root}: no audio file is in this directory ({endings})")
+    if others:
+        ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+        kinds = [f"{count} {kind}" for kind, count in ranked[:_KINDS_SAID]]
+        if rest := sum(count for _, count in ranked[_KINDS_SAID:]):
+            kinds.append(f"{rest} of other endings")
+        noun = "entry" if others.total() == 1 else "entries"
+        console.say(f"{root}: {others.total()} {noun} passed over: {', '.join(kinds)}")
+    return sorted(sound)
+
+
+def _headers(found: Sequence[tuple[str, Path]], wanted: Channel) -> list[_File]:
+    if wanted != "each" and wanted < 1:
+        raise UsageError(f"--channel: channels count from 1, found {wanted}")
+    files = []
+    with ThreadPoolExecutor() as threads:
+        headers = threads.map(audio.inspect_any, [path for _, path in found])
+        for (name, path), header in zip(found, headers, strict=True):
+            channels = range(header.channels)
+            if wanted != "each":
+                channels = channels[wanted - 1 : wanted]
+            if not channels:
+                raise AsdjaxError(
+                    f"{path}: no channel {wanted}, the file has {header.channels}: choose another "
+                    "with --channel, or each"
+                )
+            files.append(_File(name, path, header, channels))
+    return files
+
+
+def _check_lengths(embedder: Embedder, files: Sequence[_File]) -> None:
+    for file in files:
+        samples = _length(embedder, file)
+        if samples < embedder.shortest:
+            raise AsdjaxError(
+                f"{file.path}: {samples} samples at {embedder.config.audio.sample_rate} Hz are too "
+                f"short for this model, which needs {embedder.shortest}: leave the file out"
+            )
+
+
+# what is said
+
+
+def _say(
+    embedder: Embedder, weights: Path, files: Sequence[_File], channel: Channel | None
+) -> None:
+    """Say once what is done to the files that a user might not expect."""
+    audio_config, views = embedder.config.audio, embedder.config.extract.view_names
+    endless = [file for file in files if not file.header.stated]
+    if endless:
+        console.say(
+            f"{len(endless)} of {len(files)} files state no length, as streaming recorders write "
+            f"them, and are read to their ends: {endless[0].path}"
+            + (", ..." if len(endless) > 1 else "")
+        )
+    rates = Counter(file.header.rate for file in files)
+    rates.pop(audio_config.sample_rate, None)
+    if rates:
+        console.say(
+            f"{sum(rates.values())} of {len(files)} files are resampled to "
+            f"{audio_config.sample_rate} Hz: "
+            + ", ".join(f"{count} of {rate} Hz" for rate, count in sorted(rates.items()))
+        )
+    several = sum(file.header.channels > 1 for file in files)
+    if channel is None and several:
+        console.say(
+            f"{several} of {len(files)} files have more than one channel: channel "
+            f"{files[0].channels[0] + 1} is embedded (all of them: --channel each)"
+        )
+    if embedder.n_samples is None:
+        return
+    seconds = embedder.n_samples / audio_config.sample_rate
+    longer = sum(file.header.seconds > seconds for file in files)
+    if longer:
+        console.say(
+            f"{longer} of {len(files)} files are longer than this run's clips: their first "
+            f"{seconds:g} s are embedded"
+        )
+    if any(view.method != "raw" for view in embedder.config.extract.views):
+        console.say(f"{weights}: of this run's views ({', '.join(views)}) the raw one is embedded")
+
+
+def _about(embedder: Embedder, weights: Path, pool: Pool) -> dict[str, Any]:
+    about = {"schema": SCHEMA, "asdjax": __version__, "weights": str(weights)}
+    if embedder.n_samples is None:
+        about["digest"] = converted_weights.read(weights).digest
+    else:
+        training = Run(weights).finished_training()
+        about |= {name: training[name] for name in ("digest", "frozen") if training.get(name)}
+    model = embedder.config.model
+    if getattr(model, "random_init", False):
+        about["random_init"] = True
+    return about | {
+        "pool": pool,
+        "compute_dtype": model.compute_dtype,
+        "layers": list(getattr(model, "layers", ())),
+        "sample_rate": embedder.config.audio.sample_rate,
+    }
+
+
+# embedding
+
+
+def _embeddings(
+    embedder: Embedder, files: Sequence[_File], pool: Pool
+) -> Iterator[list[np.ndarray]]:
+    """Embeddings [D], or tokens [L, D], of every file's channels, block by block."""
+    total = sum(len(file.channels) for file in files)
+    loud: dict[str, float] = {}
+    with console.progress("embedding", total, "clips") as advance:
+        for names, waveforms in _blocks(embedder, files):
+            block = embedder.embed(
+                waveforms,
+                pool,
+                names=names,
+                finished=lambda clips: advance(clips, ""),
+                loud=loud.update,
+            )
+            yield [np.array(embedding, np.float32) for embedding in block]
+    if loud:
+        console.say(audio.words_on_loudness(loud))
+
+
+def _blocks(
+    embedder: Embedder, files: Sequence[_File]
+) -> Iterator[tuple[list[str], list[np.ndarray]]]:
+    names: list[str] = []
+    waveforms: list[np.ndarray] = []
+    for file, samples in zip(files, _read_ahead(embedder, files), strict=True):
+        for channel in samples.T:
+            names.append(file.name)
+            waveforms.append(channel)
+        if len(names) >= _BLOCK_ROWS or sum(map(len, waveforms)) >= _BLOCK_SAMPLES:
+            yield names, waveforms
+            names, waveforms = [], []
+    if names:
+        yield names, waveforms
+
+
+def _read_ahead(embedder: Embedder, files: Sequence[_File]) -> Iterator[np.ndarray]:
+    """Samples [T, channels] of every file, read by threads while others are embedded."""
+    pending: deque[tuple[Future[np.ndarray], int]] = deque()
+    ahead = 0
+    with ThreadPoolExecutor() as threads:
+        try:
+            for file in files:
+                samples = file.header.channels * _length(embedder, file)
+                pending.append((threads.submit(_read, embedder, file), samples))
+                ahead += samples
+                while len(pending) > 1 and (len(pending) > _BLOCK_ROWS or ahead > _BLOCK_SAMPLES):
+                    future, samples = pending.popleft()
+                    ahead -= samples
+                    yield future.result()
+            while pending:
+                yield pending.popleft()[0].result()
+        finally:
+            for future, _ in pending:
+                future.cancel()
+
+
+def _read(embedder: Embedder, file: _File) -> np.ndarray:
+    samples = audio.read_any(file.path, embedder.config.audio.sample_rate, most=embedder.n_samples)
+    if samples.shape != (_length(embedder, file), file.header.channels):
+        raise AsdjaxError(f"{file.path}: the file was changed while it was in use")
+    wanted = samples[:, file.channels.start : file.channels.stop]
+    return wanted.copy("F")  # what is not embedded need not stay in memory
+
+
+def _length(embedder: Embedder, file: _File) -> int:
+    """Samples that are embedded, at the model's sample rate."""
+    whole = math.ceil(file.header.frames * embedder.config.audio.sample_rate / file.header.rate)
+    return whole if embedder.n_samples is None else min(whole, embedder.n_samples)
+
+
+# the file
+
+
+def _format(out: Path, format: Format | None, overwrite: bool) -> Format:
+    """The format to write; `AsdjaxError` when `out` could not be written in the end."""
+    found = {".npz": "npz", ".parquet": "parquet"}.get(out.suffix.lower())
+    if found is None or format not in (None, found):
+        raise UsageError(
+            f"{out}: the name of the file must end in "
+            + (f".{format}" if format else ".npz or .parquet")
+        )
+    if out.is_dir() or out.exists() and not overwrite:
+        raise AsdjaxError(f"{out}: is there already: name another file, or add --overwrite")
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise AsdjaxError(f"{out}: cannot be written in {folder}: name another place")
+    if found == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise AsdjaxError(
+            f"{out}: Parquet files need pyarrow: pip install 'asdjax[parquet]', or write .npz"
+        )
+    return found
+
+
+def _npz(table: dict[str, np.ndarray], about: str) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **table, about=np.array(about))
+    return buffer.getvalue()
+
+
+def _parquet(table: dict[str, np.ndarray], about: str) -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    values = table["embedding"]
+    embedding = pyarrow.FixedSizeListArray.from_arrays(values.reshape(-1), values.shape[1])
+    if "start" in table:
+        embedding = pyarrow.LargeListArray.from_arrays(table["start"], embedding)
+    columns = {"path": table["path"], "channel": table["channel"], "embedding": embedding}
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns, metadata={"asdjax": about}), buffer)
+    return buffer.getvalue()

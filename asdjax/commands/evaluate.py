@@ -1,0 +1,319 @@
+"""Evaluation: scores and labels in, metrics and tables out; no jax.
+
+Labels and domains stand in the clips' names, or in a ground truth in the organisers' layout.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asdjax.challenge import submission
+from asdjax.config import recipe as configs
+from asdjax.errors import AsdjaxError
+from asdjax.files import atomic
+from asdjax.runtime import console
+from asdjax.scoring import bootstrap, metrics, tables
+from asdjax.scoring.bootstrap import Clips, Machines
+from asdjax.scoring.tables import Table
+from asdjax.store import runs
+from asdjax.store.runs import Run
+
+VIEWS_SCHEMA = "asdjax.views/1"
+
+
+def evaluate(
+    run: Run, *, resamples: int = bootstrap.RESAMPLES, truth: Path | None = None
+) -> dict[str, Any] | None:
+    """Compute a run's metrics and write metrics/metrics.json and metrics/metrics.csv.
+
+    Args:
+        run: with scores.
+        resamples: of the bootstrap intervals.
+        truth: folder with ground_truth_data and ground_truth_domain, for clips whose names tell
+            neither label nor domain.
+
+    Returns:
+        the document of `metrics.summary` with that of `bootstrap.intervals` and the `seed`, or None
+        when no scored clip has a label.
+
+    Raises:
+        AsdjaxError: scores that are not current, a faulty ground truth, or one that contradicts a
+            clip's name or lacks a clip.
+    """
+    machines = _labelled(run, truth)
+    paths = [run.metrics / "metrics.json", run.metrics / "metrics.csv"]
+    if not machines:
+        with run.lock(existing=True):
+            for path in paths:
+                atomic.delete(path)
+        return None
+    document = _document(machines, resamples, run.config().seed) | run.marks()
+    rows = [{**row, "seed": document["seed"]} for row in metrics.rows(document)]
+    with run.lock(existing=True):
+        runs.write_json(paths[0], document)
+        atomic.write_bytes(paths[1], runs.csv_bytes(rows))
+    return document
+
+
+def evaluate_submission(
+    scores: Path, truth: Path, *, resamples: int = bootstrap.RESAMPLES
+) -> dict[str, Any]:
+    """Metrics of a folder of a submission, made with asdjax or not.
+
+    Args:
+        scores: folder with anomaly_score_<machine>_section_<NN>_test.csv; decisions are evaluated
+            when every machine of the ground truth has its file of them.
+        truth: folder with ground_truth_data and ground_truth_domain; machines that only the
+            submission has are left out.
+        resamples: of the bootstrap intervals.
+
+    Returns:
+        the document of `evaluate`, with `seed` None.
+
+    Raises:
+        AsdjaxError: faulty files, a machine without scores, or other clips than the ground truth's.
+    """
+    known, submitted = submission.read_truth(truth), submission.scores(scores)
+    for machine, section in sorted(known.keys() - submitted.keys()):
+        raise AsdjaxError(
+            f"{scores}: no scores of {machine} section {section}, which {truth} tells of: add "
+            f"{submission.score_file((machine, section))}"
+        )
+    for machine, section in sorted(submitted.keys() - known.keys()):
+        console.say(f"{machine} section {section}: not in the ground truth, left out")
+    undecided = [key for key in known if any(row[2] is None for row in submitted[key])]
+    if undecided and len(undecided) < len(known):
+        first = bootstrap.first_of(submission.decision_file(key) for key in undecided)
+        console.say(f"{scores}: no decisions are evaluated, for there is no {first}")
+    machines: Machines = {}
+    for (machine, section), labels in sorted(known.items()):
+        rows = submitted[machine, section]
+        names = {name for name, _, _ in rows}
+        file = scores / submission.score_file((machine, section))
+        if labels.keys() - names:
+            raise AsdjaxError(f"{file}: no row for {bootstrap.first_of(labels.keys() - names)}")
+        if names - labels.keys():
+            raise AsdjaxError(
+                f"{file}: not in the ground truth: {bootstrap.first_of(names - labels.keys())}"
+            )
+        machines.setdefault(machine, {})[section] = Clips(
+            name=tuple(name for name, _, _ in rows),
+            score=np.array([score for _, score, _ in rows]),
+            is_anomaly=np.array([labels[name][0] for name, _, _ in rows]),
+            is_target=np.array([labels[name][1] for name, _, _ in rows]),
+            decision=None if undecided else np.array([row[2] == 1 for row in rows]),
+        )
+    return _document(machines, resamples, None)
+
+
+def by_view(
+    run: Run, *, resamples: int = bootstrap.RESAMPLES, truth: Path | None = None
+) -> dict[str, Any] | None:
+    """Metrics of each view's scores alone and of the run's combination of them.
+
+    Args:
+        run: with scores.
+        resamples: of the bootstrap intervals; all views share them.
+        truth: as for `evaluate`.
+
+    Returns:
+        `schema`; `views`: by name the document of `metrics.summary` without its schema, with its
+        `intervals`; `combination`: the run's own scores' with `name`, how they are combined; what
+        `bootstrap.describe` gives; and `seed`. None when no scored clip has a label.
+
+    Raises:
+        AsdjaxError: as for `evaluate`.
+    """
+    combined = _labelled(run, truth)
+    if not combined:
+        return None
+    config = run.config()
+
+    def summary(machines: Machines) -> dict[str, Any]:
+        certainty = bootstrap.intervals(machines, resamples)
+        return {**_summary(machines), "intervals": certainty["intervals"]}
+
+    return {
+        "schema": VIEWS_SCHEMA,
+        "views": {view: summary(_labelled(run, truth, view)) for view in config.extract.view_names},
+        "combination": {"name": config.backend.combine_views, **summary(combined)},
+        **bootstrap.describe(combined, resamples),
+        "seed": config.seed,
+        **run.marks(),
+    }
+
+
+def evaluate_runs(
+    all_runs: Sequence[Run], *, resamples: int = bootstrap.RESAMPLES, truth: Path | None = None
+) -> dict[str, Any]:
+    """Evaluate runs that differ in their seed: mean and standard deviation of every figure.
+
+    Raises:
+        AsdjaxError: the runs differ in more than the seed, two have the same seed, or one has no
+            labelled clips.
+    """
+    sections = tuple(name for name in configs.to_tree(configs.Config()) if name != "seed")
+    first, seeds = all_runs[0].config(), [run.config().seed for run in all_runs]
+    for run in all_runs[1:]:
+        changed = configs.differences(first, run.config(), sections)
+        if changed:
+            raise AsdjaxError(
+                f"{run.path}: not the recipe of {all_runs[0].path} ({'; '.join(changed)}): a mean "
+                "is over runs that differ in their seed alone"
+            )
+    if len(set(seeds)) < len(seeds):
+        raise AsdjaxError(
+            f"the runs' seeds are {', '.join(map(str, seeds))}: a mean is over runs of different "
+            "seeds, each named once"
+        )
+    documents = []
+    for run in all_runs:
+        document = evaluate(run, resamples=resamples, truth=truth)
+        if document is None:
+            raise AsdjaxError(f"{run.path}: no scored clip has a label: leave this run out")
+        documents.append(document)
+    for run, document in zip(all_runs, documents, strict=True):
+        if document["machines"].keys() != documents[0]["machines"].keys():
+            raise AsdjaxError(
+                f"{run.path}: scored {', '.join(document['machines'])}, and {all_runs[0].path} "
+                f"{', '.join(documents[0]['machines'])}: average runs that scored the same machines"
+            )
+    return {**metrics.spread(documents), "seed": seeds, **all_runs[0].marks()}
+
+
+def _labelled(run: Run, truth: Path | None, column: str = "score") -> Machines:
+    """A run's labelled test clips; what is left out is said, once for all columns."""
+    known = None if truth is None else submission.read_truth(truth)
+    rows = {machine: run.read_scores(machine) for machine in run.scored_machines()}
+    machines, notes = bootstrap.labelled(rows, known, column)
+    for note in notes if column == "score" else ():
+        console.say(note)
+    return machines
+
+
+def _summary(machines: Machines) -> dict[str, Any]:
+    figures = {m: {s: clips.figures() for s, clips in machines[m].items()} for m in machines}
+    return {key: value for key, value in metrics.summary(figures).items() if key != "schema"}
+
+
+def _document(machines: Machines, resamples: int, seed: int | None) -> dict[str, Any]:
+    document = {
+        "schema": metrics.SCHEMA,
+        **_summary(machines),
+        **bootstrap.intervals(machines, resamples),
+        **bootstrap.false_alarms(machines, resamples),
+        "seed": seed,
+    }
+    for machine, sections in document["false_alarm_rate"].items():
+        for section, rates in sections.items():
+            clips = machines[machine][section].strata()
+            bounds = document["false_alarm_interval"][machine][section]
+            said = [
+                f"{domain} {100 * rate:.1f} % of {clips[f'{domain}_normal'].sum()} "
+                f"[{100 * bounds[domain][0]:.1f}, {100 * bounds[domain][1]:.1f}]"
+                for domain, rate in rates.items()
+                if rate is not None
+            ]
+            if said:
+                console.say(
+                    f"{machine} section {section}: false alarms among normal test clips: "
+                    f"{', '.join(said)}"
+                )
+    for figure in document["missing"]:
+        console.say(f"{figure}: no clips, left out of every mean")
+    for stratum in document["single_clip_strata"]:
+        console.say(f"{stratum}: a single clip, which no resample varies: intervals too narrow")
+    return document
+
+
+def printed(document: Mapping[str, Any], *, intervals: bool = True) -> list[Table]:
+    """The printed tables of a document of this module, per cent.
+
+    A row per machine (and section) or view, and the row over all; a figure's interval is a second
+    line of its cell, unless `intervals` are not wanted.
+    """
+    if document["schema"] == VIEWS_SCHEMA:
+        combination = document["combination"]
+        named = [*document["views"].items(), (f"combined: {combination['name']}", combination)]
+        rows = [
+            (name, metrics.overall(view), intervals and metrics.overall(view["intervals"]))
+            for name, view in named
+        ]
+        how = f"in brackets {bootstrap.words(document)}; " if intervals else ""
+        caption = f"Harmonic means over all machines, per view, per cent; {how}{_FAMILIES}"
+        return [Table(caption, _cells("view", rows, metrics.COLUMNS))]
+    bounds = intervals and document.get("intervals")
+    rows = []
+    for machine, table in document["machines"].items():
+        inside = bounds and bounds["machines"][machine]
+        if len(table["sections"]) > 1:
+            for section, figures in table["sections"].items():
+                rows.append(
+                    (f"{machine} {section}", figures, inside and inside["sections"][section])
+                )
+        rows.append((machine, table, inside))
+    rows.append(("harmonic mean", metrics.overall(document), bounds and metrics.overall(bounds)))
+    how = ""
+    if document.get("seeds", 1) > 1:
+        how = f"mean ± standard deviation over {document['seeds']} runs; "
+    if bounds:
+        how = f"in brackets {bootstrap.words(document)}; "
+    result = [Table(f"Per cent; {how}{_FAMILIES}", _cells("machine", rows, metrics.COLUMNS))]
+    if "decisions" in document["mean"]:
+        result.append(Table(_DECISIONS, _cells("machine", rows, metrics.DECISION_COLUMNS)))
+    return result
+
+
+_FAMILIES = (
+    "official: each domain's normal clips against the anomalies of both domains; within: against "
+    "the same domain's anomalies. The pAUC covers both domains."
+)
+_DECISIONS = "Decisions inside each domain, beside the official score; per cent."
+_RANDOM = "model.random_init: the encoder never saw pretraining; these figures are for tests only."
+_INVERTED = "! AUC below chance (50 %): the ranking is inverted there."
+
+
+def _cells(
+    first: str, rows: Sequence[tuple[str, Any, Any]], columns: Sequence[tuple[str, str]]
+) -> list[list[str]]:
+    table = [[first] + [metrics.title(*column) for column in columns]]
+    for name, figures, bounds in rows:
+        cells = []
+        for family, figure in columns:
+            interval = bounds and metrics.figure(bounds, family, figure)
+            cells.append(_cell(figure, metrics.figure(figures, family, figure), interval))
+        table.append([console.printable(name), *cells])
+    return table
+
+
+def _cell(name: str, value: Any, interval: Sequence[float] | None) -> str:
+    if value is None:
+        return "-"
+    after = ""
+    if isinstance(value, Mapping):
+        after = "" if value["std"] is None else f" ± {metrics.per_cent(value['std'])}"
+        value = value["mean"]
+    if interval:
+        after = f"\n[{', '.join(map(metrics.per_cent, interval))}]"
+    mark = "!" if metrics.is_inverted(name, value) else ""
+    return f"{metrics.per_cent(value)}{mark}{after}"
+
+
+def _legend(document: Mapping[str, Any], shown: Sequence[Table]) -> list[str]:
+    marked = any("!" in cell for table in shown for row in table.cells[1:] for cell in row[1:])
+    random = document.get("random_init", False)
+    return [_INVERTED] * marked + [_RANDOM] * random
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """The printed tables as Markdown."""
+    shown = printed(document)
+    return "\n\n".join([*map(tables.markdown, shown), *_legend(document, shown)])
+
+
+def terminal_table(document: Mapping[str, Any]) -> tables.Fitted:
+    """The printed tables for a terminal."""
+    shown = printed(document)
+    return tables.Fitted(shown, printed(document, intervals=False), _legend(document, shown))

@@ -1,0 +1,186 @@
+"""Extraction: a trained run and clips in, one embeddings file per view and machine out."""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from asdjax.config.recipe import ViewConfig
+from asdjax.data import audio, channel_diagnostics, dcase
+from asdjax.data.corpus import Corpus
+from asdjax.embedder import RAW, ClipFiles, Embedder, rounded_up, use_channel_2
+from asdjax.errors import AsdjaxError
+from asdjax.runtime import console
+from asdjax.store import runs
+from asdjax.store.runs import Embeddings, Run
+
+_NONE = np.empty((2, 0), np.float32)  # the calibration of views that need none
+
+LIKE = 1.5
+"""Clips up to so many times as long as each other share the shape of a batch."""
+
+
+def extract(run: Run, corpus: Corpus) -> None:
+    """Write the embeddings of every scored machine's training and test clips under every view.
+
+    A file is kept when weights, clips, view and clip length are those it was made from. A machine
+    of mono files has the raw view alone: it stands for every view. What a machine's two channels
+    tell is written under diagnostics/, and said where it looks wrong.
+    """
+    with run.lock(existing=True):
+        machines = dcase.scored_machines(corpus.dataset, run.config().dataset)
+        mono = {m for m, s in machines.items() if corpus.headers[s.test[0].path].channels == 1}
+        if mono and use_channel_2(run.config().extract.views):
+            console.say(f"mono files, so that every view is the raw one: {', '.join(sorted(mono))}")
+        due = _due(run, corpus, machines)
+        if due:
+            _embed(run, corpus, machines, mono, due)
+        else:
+            console.say(f"{run.path}: embeddings are up to date")
+        for machine in machines:
+            _diagnose(run, machine)
+
+
+def _due(
+    run: Run, corpus: Corpus, machines: Mapping[str, dcase.ScoredMachine]
+) -> dict[str, dict[ViewConfig, str]]:
+    """The views of each machine that have to be made, and what from; all others are current."""
+    expected, due = {}, {}
+    recipes = run.embedding_recipes()
+    for machine, scored in machines.items():
+        paths = [corpus.root / clip.path for clip in _clips(scored)]
+        stamps = [
+            [clip.path, path.stat().st_mtime_ns, audio.fingerprint(path)]
+            for clip, path in zip(_clips(scored), paths, strict=True)
+        ]
+        for view, recipe in recipes.items():
+            made_from = f"{recipe}/{runs.fingerprint(stamps)}"
+            path = run.embeddings_path(view.name, machine)
+            expected[path] = made_from
+            if not run.is_current(path, made_from):
+                due.setdefault(machine, {})[view] = made_from
+    run.begin_extraction(expected)
+    return due
+
+
+def _clips(scored: dcase.ScoredMachine) -> list[dcase.Clip]:
+    return sorted([*scored.train, *scored.test], key=lambda clip: clip.path)
+
+
+def _embed(
+    run: Run,
+    corpus: Corpus,
+    machines: Mapping[str, dcase.ScoredMachine],
+    mono: Collection[str],
+    due: Mapping[str, Mapping[ViewConfig, str]],
+) -> None:
+    embedder = Embedder.load(run)
+    # of all machines, not only those due: an interrupted extraction goes on with the same shapes
+    shapes = _Shapes(corpus, machines, run.config().extract.batch_size, embedder.devices)
+    total = sum(len(_clips(machines[machine])) for machine in due)
+    with console.progress("extracting", total, "clips") as advance:
+        for machine, stale in due.items():
+            views = (RAW,) if machine in mono else tuple(stale)
+            train = [group for _, group in shapes.groups(machines[machine].train)]
+            calibration = embedder.calibrate(train, views)
+            clips = _clips(machines[machine])
+            whole: dict[str, np.ndarray] = {}
+            for places, group in shapes.groups(clips):
+                done = 0
+                for part in embedder.stream(group, views, calibration):
+                    size = len(part["embedding"])
+                    for name, values in part.items():
+                        if name not in whole:
+                            whole[name] = np.empty((len(clips), *values.shape[1:]), values.dtype)
+                        whole[name][places[done : done + size]] = values
+                    done += size
+                    advance(size, machine)
+            tables = {}
+            for i, (view, made_from) in enumerate(stale.items()):
+                path = run.embeddings_path(view.name, machine)
+                table = _table(clips, whole, 0 if machine in mono else i)
+                _check_finite(table.embedding, clips, path)
+                table = dataclasses.replace(table, calibration=calibration.get(view.name, _NONE))
+                tables[path] = table, made_from
+            run.write_embeddings(tables)
+
+
+class _Shapes:
+    """The shapes of batches: clips of like lengths share one, so that none is mostly padding."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        machines: Mapping[str, dcase.ScoredMachine],
+        batch_size: int,
+        devices: Sequence[jax.Device],
+    ):
+        self._corpus = corpus
+        scored = list(machines.values())
+        self._rooms: dict[int, tuple[int, int, int]] = {}  # by length: room, shortest, batch size
+        lengths = sorted({self._frames(clip) for s in scored for clip in _clips(s)}, reverse=True)
+        while lengths:
+            like = [length for length in lengths if LIKE * length > lengths[0]]
+            alike = set(like)
+            most = max(sum(self._frames(clip) in alike for clip in _clips(s)) for s in scored)
+            rows = rounded_up(min(batch_size, most), devices)
+            self._rooms |= dict.fromkeys(like, (like[0], like[-1], rows))
+            lengths = lengths[len(like) :]
+
+    def groups(self, clips: Sequence[dcase.Clip]) -> list[tuple[np.ndarray, ClipFiles]]:
+        """The clips by their shape: their places among those given, and the files."""
+        rooms = [self._rooms[self._frames(clip)] for clip in clips]
+        found = []
+        for room, shortest, rows in sorted(set(rooms)):
+            places = np.array([i for i, r in enumerate(rooms) if r[0] == room])
+            files = ClipFiles(
+                paths=[self._corpus.root / clips[i].path for i in places],
+                frames=[self._frames(clips[i]) for i in places],
+                room=room,
+                shortest=shortest,
+                pcm16=self._corpus.pcm16,
+                batch_size=rows,
+            )
+            found.append((places, files))
+        return found
+
+    def _frames(self, clip: dcase.Clip) -> int:
+        return self._corpus.headers[clip.path].frames
+
+
+def _diagnose(run: Run, machine: str) -> None:
+    config = run.config()
+    tables = {name: run.read_embeddings(name, machine) for name in config.extract.view_names}
+    of_two = [table for table in tables.values() if not np.isnan(table.level_db).any()]
+    rows = []
+    if of_two:
+        for sentence in channel_diagnostics.faults(of_two[0]):
+            console.say(f"{machine}: {sentence}")
+        rows = channel_diagnostics.rows(of_two[0], tables, config.audio.sample_rate)
+    run.write_diagnostics(machine, rows)
+
+
+def _table(clips: Sequence[dcase.Clip], whole: dict[str, np.ndarray], view: int) -> Embeddings:
+    def column(name: str) -> np.ndarray:
+        return np.array([getattr(clip, name) or "" for clip in clips])
+
+    unknown = np.full(len(clips), np.nan, np.float32)
+    return Embeddings(
+        **{name: column(name) for name in runs.CLIP_COLUMNS},
+        embedding=whole["embedding"][:, view],
+        gain=whole["gain"][:, view] if "gain" in whole else unknown,
+        **{name: whole.get(name, unknown) for name in ("level_db", "correlation", "lag")},
+        silent=whole.get("silent", np.zeros((len(clips), 2), bool)),
+        calibration=_NONE,
+    )
+
+
+def _check_finite(embedding: np.ndarray, clips: Sequence[dcase.Clip], path: Path) -> None:
+    bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
+    if bad.size:
+        raise AsdjaxError(
+            f"{path}: the embedding of {clips[bad[0]].path} is not finite "
+            f"({bad.size} of {len(clips)} clips): the weights or the clip are faulty"
+        )

@@ -1,0 +1,202 @@
+"""Scoring: a run's embeddings in, one CSV of scores and decisions per machine out; no jax."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+from asdjax.config.recipe import BackendConfig, Config
+from asdjax.data.dcase import ScoredMachine
+from asdjax.errors import AsdjaxError
+from asdjax.runtime import console
+from asdjax.scoring import backends, thresholds
+from asdjax.store import runs
+from asdjax.store.runs import CLIP_COLUMNS, Embeddings, Run
+
+Scores = Float64[np.ndarray, " N"]
+
+
+def score(run: Run, config: Config | None = None) -> None:
+    """Score every machine that has embeddings; machines whose scores are up to date are kept.
+
+    A file lists the machine's clips sorted by path: path, split, section, domain, label, score
+    (over all views, see backend.combine_views; larger is more anomalous), threshold, decision (1:
+    anomalous) and each view's score. Training clips are scored leave-one-out. Scores keep all their
+    digits. thresholds.json and a line per machine tell what the thresholds imply.
+
+    Args:
+        run: with embeddings.
+        config: the run's configuration with another backend or decision, to be stored with the
+            scores; if scoring fails, the old one stays.
+
+    Raises:
+        AsdjaxError: there are no embeddings, or they are not of one set of clips; or the backend or
+            the threshold cannot be fitted.
+    """
+    with run.lock(existing=True):
+        before = run.config()
+        if config is not None and config != before:
+            run.write_config(config)
+        try:
+            _score(run, config or before)
+        except AsdjaxError:
+            if config is not None and config != before:
+                run.write_config(before)
+            raise
+
+
+def _score(run: Run, config: Config) -> None:
+    views = config.extract.view_names
+    kept = 0
+    machines = run.machines()
+    for machine in machines:
+        if run.has_scores(machine):
+            kept += 1
+            continue
+        tables = [run.read_embeddings(view, machine) for view in views]
+        if any(not np.array_equal(table.path, tables[0].path) for table in tables):
+            raise AsdjaxError(
+                f"{run.path}: the views of {machine} hold different clips: "
+                f"run asdjax extract {run.path} again"
+            )
+        notes: dict[str, None] = {}  # the views' common ones once
+        rows = _rows(machine, tables, config, notes)
+        for note in notes:
+            console.say(note)
+        run.write_scores(machine, rows)
+    if kept:
+        console.say(f"{run.path}: scores of {kept} machines are up to date")
+    _decide(run, machines, config)
+
+
+def _decide(run: Run, machines: Sequence[str], config: Config) -> None:
+    """Write thresholds.json and print a line for each threshold."""
+    document = {}
+    for machine in machines:
+        document[machine] = thresholds.summary(run.read_scores(machine), config.decision)
+        for section, facts in document[machine].items():
+            name = machine if len(document[machine]) == 1 else f"{machine} section {section}"
+            console.say(f"{name}: {thresholds.sentence(facts)}")
+    run.write_thresholds({"schema": thresholds.SCHEMA, **run.marks(), "machines": document})
+
+
+def rehearse(config: Config, machines: Mapping[str, ScoredMachine]) -> None:
+    """Score random embeddings of as many clips, to find before training what cannot be scored.
+
+    Args:
+        config: backend, views and decision are used.
+        machines: from `dcase.scored_machines`.
+
+    Raises:
+        AsdjaxError: some machine has too few training clips for the backend or the threshold.
+    """
+    rng, rehearsed = np.random.default_rng(0), set()
+    for machine, scored in machines.items():
+        counts = Counter((clip.section, clip.domain) for clip in scored.train)
+        if (seen := frozenset(counts.items())) in rehearsed:
+            continue
+        rehearsed.add(seen)
+        clips = [*scored.train, *scored.test]
+        facts = {name: np.array([getattr(c, name) or "" for c in clips]) for name in CLIP_COLUMNS}
+        others = ("gain", "level_db", "correlation", "lag", "silent", "calibration")
+        others = dict.fromkeys(others, np.full(len(clips), np.nan))  # of which no score follows
+        tables = [
+            Embeddings(**facts, **others, embedding=rng.standard_normal((len(clips), 8)))
+            for _ in config.extract.views
+        ]
+        _rows(machine, tables, config, {})
+
+
+def _rows(
+    machine: str, tables: Sequence[Embeddings], config: Config, notes: dict[str, None]
+) -> list[dict[str, str]]:
+    """A machine's rows: every clip scored under each view and over all, and decided.
+
+    What a user should know of how they were scored is added to `notes`.
+    """
+    views, clips = config.extract.view_names, tables[0]
+    per_view, in_sample = zip(*(_scores(config, t, machine, notes) for t in tables), strict=True)
+    if config.backend.combine_views == "embeddings":
+        combined, training = _scores(config, _mean(tables, config.backend), machine, notes)
+    else:
+        combined = _combined(clips, per_view, per_view, config.backend.combine_views)
+        training = _combined(clips, in_sample, per_view, config.backend.combine_views)
+    threshold = np.empty(len(combined))
+    for section in np.unique(clips.section):
+        here = clips.section == section
+        try:
+            chosen = thresholds.fit(config.decision, training[here & (clips.split == "train")])
+        except AsdjaxError as error:
+            raise AsdjaxError(f"{machine} section {section}: {error}") from error
+        threshold[here] = chosen
+    return [
+        {
+            **{name: str(getattr(clips, name)[i]) for name in runs.CLIP_COLUMNS},
+            "score": repr(float(combined[i])),
+            "threshold": repr(float(threshold[i])),
+            "decision": str(int(combined[i] > threshold[i])),
+            **{view: repr(float(values[i])) for view, values in zip(views, per_view, strict=True)},
+        }
+        for i in range(len(combined))
+    ]
+
+
+def _scores(
+    config: Config, table: Embeddings, machine: str, notes: dict[str, None]
+) -> tuple[Scores, Scores]:
+    """A machine's scores under one view, section by section; training clips are left out.
+
+    The second array differs for the training clips where thresholds are `in_sample`: their scores
+    against a bank that holds them.
+    """
+    scores = np.empty(len(table.path))
+    thresholding = np.empty(len(table.path))
+    for section in np.unique(table.section):
+        train = (table.section == section) & (table.split == "train")
+        test = (table.section == section) & (table.split == "test")
+        references = table.rows(train)
+        try:
+            backend = backends.fit(
+                config.backend, references.embedding, references.domain == "target"
+            )
+            notes |= {f"{machine} section {section}: {note}": None for note in backend.notes}
+            scores[train] = thresholding[train] = backend.leave_one_out()
+            scores[test] = thresholding[test] = backend.score(table.embedding[test])
+            if config.decision.method == "in_sample":
+                thresholding[train] = backend.score(references.embedding)
+        except AsdjaxError as error:
+            raise AsdjaxError(f"{machine} section {section}: {error}") from error
+    return scores, thresholding
+
+
+def _mean(tables: Sequence[Embeddings], config: BackendConfig) -> Embeddings:
+    """The mean embedding of the views, each of unit length before for the cosine."""
+    embeddings = np.stack([table.embedding for table in tables])
+    if config.metric == "cosine":
+        norms = np.linalg.norm(embeddings, axis=2, keepdims=True)
+        embeddings = embeddings / np.maximum(norms, np.finfo(embeddings.dtype).tiny)
+    return dataclasses.replace(tables[0], embedding=embeddings.mean(axis=0))
+
+
+def _combined(
+    clips: Embeddings, per_view: Sequence[Scores], left_out: Sequence[Scores], how: str
+) -> Scores:
+    """One score per clip: the mean over the views, standardised before if `how` is z_score.
+
+    `left_out` holds the leave-one-out scores that standardise.
+    """
+    scores, left_out = np.stack(per_view), np.stack(left_out)
+    if how == "z_score":
+        for section in np.unique(clips.section):
+            here = clips.section == section
+            train = left_out[:, here & (clips.split == "train")]
+            spread = train.std(axis=1, keepdims=True)
+            if not (spread > 1e-9 * np.abs(train).max(axis=1, keepdims=True)).all():
+                raise AsdjaxError(
+                    f"section {section}: all leave-one-out scores of a view are equal: set "
+                    "backend.combine_views to mean"
+                )
+            scores[:, here] = (scores[:, here] - train.mean(axis=1, keepdims=True)) / spread
+    return scores.mean(axis=0)

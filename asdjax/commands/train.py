@@ -1,0 +1,472 @@
+"""Training: configuration and clips in, checkpoints and training.json out."""
+
+import collections
+import dataclasses
+import math
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any, NoReturn, get_args, get_type_hints
+
+import jax
+import numpy as np
+
+from asdjax import models
+from asdjax.config.architectures import BEATsConfig
+from asdjax.config.recipe import (
+    Config,
+    DatasetConfig,
+    differences,
+    settings,
+    to_tree,
+    validate,
+)
+from asdjax.data import audio, batches, dcase
+from asdjax.data.corpus import Corpus
+from asdjax.errors import AsdjaxError
+from asdjax.runtime import compile_cache, console, host_memory, parallel
+from asdjax.store import converted_weights, runs
+from asdjax.store.checkpoint import ITEMS, Checkpoints, Tree, digest
+from asdjax.store.converted_weights import Pretrained
+from asdjax.store.runs import TRAINING_SECTIONS, Run
+from asdjax.training.learner import Learner, State
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What training will do, known from the configuration and the clips alone."""
+
+    config: Config
+    corpus: Corpus
+    clips: tuple[dcase.Clip, ...]
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    """int32 [N]: each training clip's class."""
+    n_samples: int
+    devices: list[jax.Device]
+    epoch: batches.EpochPlan
+    pretrained: Pretrained | None
+    """The weights to start from, if any."""
+    notes: tuple[str, ...]
+    """What a user should know before training."""
+
+    @property
+    def steps(self) -> int:
+        """Updates in the whole training."""
+        if models.is_frozen(self.config.model):
+            return 0
+        return self.epoch.steps * self.config.train.epochs
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with before training goes on from it."""
+        clips = [
+            [clip.path, audio.fingerprint(self.corpus.root / clip.path)] for clip in self.clips
+        ]
+        return {
+            "classes": list(self.classes),
+            "n_samples": self.n_samples,
+            "clips": runs.fingerprint(clips),
+            "steps": self.steps,
+            "tail": self.epoch.tail,
+            "settings": runs.fingerprint(settings(self.config, TRAINING_SECTIONS)),
+            "pretrained": self.pretrained and self.pretrained.digest,
+        }
+
+
+def plan(config: Config, corpus: Corpus) -> Plan:
+    """Choose clips, classes, length, devices and batches; raise what stands in the way."""
+    config, pretrained = _resolve(config)
+    clips = dcase.training_clips(corpus.dataset, config.dataset)
+    classes = dcase.class_names(clips, config.dataset.label)
+    index = {name: i for i, name in enumerate(classes)}
+    labels = np.array([index[dcase.class_name(c, config.dataset.label)] for c in clips], np.int32)
+    n_samples = audio.clip_samples(config.audio, corpus.headers.values())
+    devices = parallel.local_devices(config.train.devices)
+    everywhere = len(devices) * parallel.process()[1]
+    parallel.check_batch(config.train.batch_size, everywhere)
+    epoch = batches.plan_epoch(
+        len(clips), config.train.batch_size, everywhere, config.train.drop_last
+    )
+    notes = list(epoch.notes)
+    if len(classes) == 1 and not models.is_frozen(config.model):
+        if not config.train.allow_one_class:
+            raise AsdjaxError(_one_class(clips, classes[0]))
+        notes.append(f"all training clips are of one class ({classes[0]}): nothing is learned")
+    notes += _far_lengths(clips, corpus, n_samples, config)
+    work = Plan(config, corpus, clips, classes, labels, n_samples, devices, epoch, pretrained, ())
+    warmup = config.optim.warmup_steps
+    if 0 < work.steps <= warmup:
+        notes.append(
+            f"training ends after {work.steps} updates, before the warm-up of {warmup}: the "
+            "learning rate never reaches optim.learning_rate"
+        )
+    if getattr(config.model, "random_init", False):
+        notes.append(
+            "model.random_init: the encoder starts from random weights, not from pretrained ones: "
+            "for tests only"
+        )
+    return dataclasses.replace(work, notes=tuple(notes))
+
+
+def _one_class(clips: Sequence[dcase.Clip], name: str) -> str:
+    """Why one class trains nothing, and the ways out."""
+    labels = [
+        label
+        for label in get_args(get_type_hints(DatasetConfig)["label"])
+        if len(dcase.class_names(clips, label)) > 1
+    ]
+    other = f", set dataset.label to {' or '.join(labels)}" if labels else ""
+    return (
+        f"all {len(clips)} training clips are of one class ({name}), from which nothing is learned "
+        f"(the loss is 0): add machines{other}, or take the recipe beats_frozen, which trains "
+        "nothing (train.allow_one_class trains all the same)"
+    )
+
+
+def _far_lengths(
+    clips: Sequence[dcase.Clip], corpus: Corpus, n_samples: int, config: Config
+) -> list[str]:
+    """Where the length of the clips is far from that of their files."""
+    shortest = min(corpus.headers[clip.path].frames for clip in clips)
+    longest = max(corpus.headers[clip.path].frames for clip in clips)
+    rate = config.audio.sample_rate
+    if n_samples > 1.25 * longest:
+        return [
+            f"audio.clip_seconds: the longest clip has {longest / rate:g} s, and every clip is "
+            f"repeated to {n_samples / rate:g} s: set audio.clip_seconds to auto for its own length"
+        ]
+    if n_samples > 0.75 * shortest:
+        return []
+    return [
+        f"audio.clip_seconds: the shortest clip has {shortest / rate:g} s, and of every clip only "
+        f"the first {n_samples / rate:g} s are scored: set audio.clip_seconds to auto for all of it"
+    ]
+
+
+def _resolve(config: Config) -> tuple[Config, Pretrained | None]:
+    """A recipe with the architecture of its pretrained weights, and these."""
+    if not isinstance(config.model, BEATsConfig):
+        return config, None
+    model, weights = converted_weights.resolve(config.model)
+    resolved = dataclasses.replace(config, model=model)
+    validate(resolved, "model.weights")
+    return resolved, weights
+
+
+def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> None:
+    """Train, or continue training, until the last epoch's checkpoint is in the run directory.
+
+    Args:
+        config: the recipe.
+        corpus: the checked data set.
+        run: where everything goes.
+        resume: continue from the newest checkpoint; false begins again from the first step.
+
+    Raises:
+        AsdjaxError: the run was begun with other settings or clips, or the loss is not finite.
+    """
+    work = plan(config, corpus)
+    learner = Learner(work.config, n_classes=len(work.classes), n_samples=work.n_samples)
+    with run.lock():  # before anything is compared: another process may be training
+        _train(work, learner, run, resume)
+
+
+def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
+    config, finished = work.config, None
+    if resume and run.was_trained():
+        _check_same_settings(run, config)
+        finished = run.training()
+        last = finished and run.checkpoints / str(finished["step"])
+        if finished and not (last.is_dir() or models.is_frozen(config.model)):
+            console.say(f"{last}: this checkpoint is gone: training goes on from an older one")
+            finished = None
+    if finished:
+        _check_same_work(run, finished, work)
+        run.write_config(config)  # the later steps' sections may differ
+        console.say(f"{run.path}: training has finished ({finished['step']} steps)")
+        return
+    nothing_trains = models.is_frozen(config.model)
+    frozen = learner.frozen(work.pretrained) if nothing_trains else {}
+    start = [] if nothing_trains else [learner.start(work.pretrained)]  # _loop takes it out
+    if not resume:
+        run.forget_training()
+    run.write_config(config)
+    for note in work.notes:
+        console.say(note)
+    if nothing_trains:
+        result = _result({"params": {"model": {}}}, frozen)
+        run.write_training({**_meta(work, 0, None), **result})
+        console.say(f"{run.path}: nothing to train")
+        return
+    with Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints) as checkpoints:
+        _loop(work, learner, start, run, checkpoints)
+
+
+def _loop(
+    work: Plan, learner: Learner, start: list[State], run: Run, checkpoints: Checkpoints
+) -> None:
+    config, host_state = work.config, start.pop()
+    data = batches.TrainingBatches(
+        [work.corpus.root / clip.path for clip in work.clips],
+        [work.corpus.headers[clip.path].frames for clip in work.clips],
+        work.labels,
+        config.audio,
+        work.epoch,
+        n_samples=work.n_samples,
+        pcm16=work.corpus.pcm16,
+        epochs=config.train.epochs,
+        seed=config.seed,
+        process=parallel.process(),
+    )
+    begun = checkpoints.latest()
+    if begun is not None:
+        meta = checkpoints.meta(begun)
+        _check_same_work(run, meta, work)
+        place = meta.get("iterator")
+        if not isinstance(place, dict) or type(place.get("next_index")) is not int:
+            raise AsdjaxError(
+                f"{run.checkpoints / str(begun)}: does not say where in the data it was saved: "
+                "delete it and train again, or begin anew with --no-resume"
+            )
+        host_state |= checkpoints.restore(begun, {item: host_state[item] for item in ITEMS})
+        data.restore(place)
+        console.say(f"{run.path}: continuing after step {begun} of {work.steps}")
+    first = begun or 0
+    run.truncate_log(first)
+    count = _parameters(host_state["weights"]["params"])
+    console.say(
+        f"training on {len(work.clips)} clips of {work.n_samples} samples in "
+        f"{len(work.classes)} classes; {count:,} parameters; "
+        f"{len(work.devices)} x {work.devices[0].device_kind}"
+    )
+    state = parallel.replicate(host_state, work.devices)
+    del host_state  # a gigabyte of BEATs
+    step_function = parallel.training_step(learner.step, work.devices)
+    log = _Log(work, run, checkpoints)
+    with console.progress("training", work.steps, "steps", done=first) as advance:
+        for step in range(first, work.steps):
+            batch = parallel.split_batch(next(data), work.devices)
+            if work.devices[0].platform == "cpu":
+                # A step holds its scratch memory from its dispatch on: two would hold it twice.
+                jax.block_until_ready(state)
+            state, metrics = step_function(state, batch)
+            if step in (
+                first,
+                work.epoch.steps - 1,
+            ):  # an epoch's last batch has a program of its own
+                compile_cache.seal()
+            log.add(step, metrics)
+            if step == first:
+                log.write(keep=0)  # the first loss at once
+            epoch, last_of_epoch = divmod(step + 1, work.epoch.steps)
+            done = step + 1 == work.steps
+            due = last_of_epoch == 0 and (epoch % config.train.checkpoint_every == 0 or done)
+            if due or log.waiting >= config.train.log_every:
+                log.write(keep=0 if due else 1)
+            advance(1, log.words)
+            if due:
+                host_state = jax.tree.map(np.asarray, state)
+                if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host_state)):
+                    log.stop(step, "the weights are no longer finite")
+                meta = _meta(work, step + 1, data.state())
+                checkpoints.save(step + 1, host_state, meta)
+                del host_state
+    weights, frozen = (jax.tree.map(np.asarray, state[item]) for item in ("weights", "frozen"))
+    result = _result(weights, frozen)
+    run.write_training({**_meta(work, work.steps, None), **result})
+
+
+def _result(weights: Tree, frozen: Tree) -> dict[str, Any]:
+    """What training.json says of the embedder that training ended with."""
+    trained = _parameters(weights["params"]["model"])
+    return {
+        "parameters": trained + _parameters(frozen),
+        "trained_parameters": trained,
+        "digest": digest(weights),
+        "frozen": digest(frozen) if frozen else None,
+    }
+
+
+def _parameters(tree: Any) -> int:
+    """Trainable values of the embedder or of all that is trained."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+class _Log:
+    """Fetches metrics from the device some steps late and writes them to the run's log."""
+
+    def __init__(self, work: Plan, run: Run, checkpoints: Checkpoints):
+        self._work, self._run, self._checkpoints = work, run, checkpoints
+        self._pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
+        self._since = time.monotonic()
+        self.words = ""
+
+    @property
+    def waiting(self) -> int:
+        """Steps whose metrics are still on the device."""
+        return len(self._pending)
+
+    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Remember a dispatched step."""
+        self._pending.append((step, metrics))
+
+    def write(self, keep: int) -> None:
+        """Wait for all pending steps but the newest `keep` and write their lines."""
+        ready = [self._pending.popleft() for _ in range(len(self._pending) - keep)]
+        values = jax.device_get([metrics for _, metrics in ready])
+        now = time.monotonic()
+        seconds, self._since = (now - self._since) / max(len(ready), 1), now
+        rows = []
+        for (step, _), metrics in zip(ready, values, strict=True):
+            loss = float(metrics["loss"])
+            if not math.isfinite(loss):
+                self._run.append_log(rows)
+                self.stop(step, f"the loss is {loss}")
+            rows.append(
+                {
+                    "step": step,
+                    "epoch": step // self._work.epoch.steps,
+                    "loss": loss,
+                    "accuracy": float(metrics["accuracy"]),
+                    "learning_rate": float(f"{metrics['learning_rate']:.6g}"),  # float32's digits
+                    "seconds": round(seconds, 4),
+                }
+            )
+            self.words = f"loss {loss:.4f}"
+        self._run.append_log(rows)
+
+    def stop(self, step: int, why: str) -> NoReturn:
+        """End the run with a sentence that says where it can go on from."""
+        good = self._checkpoints.latest()
+        where = (
+            f"the last good checkpoint is {self._run.checkpoints / str(good)}"
+            if good is not None
+            else "there is no checkpoint yet"
+        )
+        raise AsdjaxError(
+            f"{self._run.path}: {why} at step {step}; {where}: lower "
+            "optim.learning_rate or look for faulty clips with asdjax data"
+        )
+
+
+def _meta(work: Plan, step: int, iterator: dict[str, int] | None) -> dict[str, Any]:
+    packages = ("asdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
+    return {
+        **work.identity(),
+        "step": step,
+        "iterator": iterator,
+        "seed": work.config.seed,
+        "sample_rate": work.config.audio.sample_rate,
+        "data": str(work.corpus.root.absolute()),
+        "skipped": work.corpus.skipped,
+        "devices": f"{len(work.devices)} x {work.devices[0].device_kind}",
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+        },
+        "config": to_tree(work.config),
+    }
+
+
+def _check_same_settings(run: Run, config: Config) -> None:
+    changed = differences(run.config(), config, TRAINING_SECTIONS)
+    if changed:
+        raise AsdjaxError(
+            f"{run.path}: this run was begun with other settings ({'; '.join(changed)}): "
+            "choose another --run, or --no-resume to begin again"
+        )
+
+
+def _check_same_work(run: Run, stored: Mapping[str, Any], work: Plan) -> None:
+    now = work.identity()
+    changed = [key for key, value in now.items() if stored.get(key) != value]
+    if changed == ["pretrained"]:
+        raise AsdjaxError(
+            f"{run.path}: this run was begun with other weights than those of "
+            f"{work.pretrained and work.pretrained.path}: name the same with --model.weights, or "
+            "choose another --run"
+        )
+    if changed == ["settings"]:  # though all that its config.yaml says are equal
+        raise AsdjaxError(
+            f"{run.path}: this run was begun by another version of asdjax, which had other "
+            "settings: choose another --run, or --no-resume to begin again"
+        )
+    if changed:
+        raise AsdjaxError(
+            f"{run.path}: the training clips or their batches changed since this run was begun "
+            f"({', '.join(changed)}): choose another --run, or --no-resume to begin again"
+        )
+
+
+def check(config: Config, corpus: Corpus) -> dict[str, Any]:
+    """Verify configuration, data, shapes and memory without training.
+
+    Returns:
+        JSON-able facts: clips, classes, steps, parameters; in bytes `step_memory_bytes`, the
+        training step's peak on one device as the compiler states it, `audio_buffer_bytes`,
+        `needed_bytes` and `available_bytes` of a device's memory (of this machine's for CPUs, which
+        share it with the process; None where the device does not tell); and whether that `fits`.
+
+    Raises:
+        AsdjaxError: training is impossible.
+    """
+    work = plan(config, corpus)
+    learner = Learner(config, n_classes=len(work.classes), n_samples=work.n_samples)
+    state = learner.shapes()
+    size = min(config.train.batch_size, len(work.clips))
+    size = size if size == config.train.batch_size else work.epoch.tail  # of the largest batch
+    batch = {
+        "waveform": np.zeros((size, work.n_samples), np.int16 if work.corpus.pcm16 else np.float32),
+        "label": np.zeros(size, np.int32),
+    }
+    split = parallel.split_batch(batch, work.devices)
+    step = parallel.training_step(learner.step, work.devices)
+    resident = host_memory.resident()  # before compiling, which a later start need not do
+    console.say("compiling the training step, which tells how much memory it needs")
+    memory = step.lower(state, split).compile().memory_analysis()
+    step_memory = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    audio_buffer = batch["waveform"].nbytes * config.audio.prefetch_batches
+    needed, available = step_memory, parallel.memory_limit(work.devices[0])
+    if work.devices[0].platform == "cpu":
+        needed = len(work.devices) * step_memory + audio_buffer + resident
+        available = host_memory.total()
+    return {
+        "schema": "asdjax.check/1",
+        "clips": len(work.clips),
+        "classes": list(work.classes),
+        "n_samples": work.n_samples,
+        "steps": work.steps,
+        "devices": [device.device_kind for device in work.devices],
+        "parameters": _parameters(state["weights"]["params"]),
+        "step_memory_bytes": step_memory,
+        "audio_buffer_bytes": audio_buffer,
+        "needed_bytes": needed,
+        "available_bytes": available,
+        "fits": available is None or needed <= available,
+        "notes": list(work.notes),
+    }
+
+
+def render_check(facts: Mapping[str, Any]) -> str:
+    """The facts of `check` as text: a line each, the verdict on the memory last."""
+    lines = {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in facts.items()
+        if not name.endswith("_bytes") and name not in ("schema", "fits", "notes")
+    }
+    for name in "step_memory", "audio_buffer":
+        lines[name] = _gib(facts[f"{name}_bytes"])
+    width = max(map(len, lines))
+    printed = [f"{name:{width}}  {console.printable(text)}" for name, text in lines.items()]
+    printed += [f"note: {console.printable(note)}" for note in facts["notes"]]
+    needed, available = facts["needed_bytes"], facts["available_bytes"]
+    has = "its device does not tell what it has" if available is None else f"has {_gib(available)}"
+    ways = ": lower train.batch_size or audio.clip_seconds"
+    verdict = "training fits" if facts["fits"] else "training does not fit"
+    needs = f"needs about {_gib(needed)}, this machine {has}"
+    return "\n".join([*printed, f"{verdict}: {needs}{'' if facts['fits'] else ways}"])
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"

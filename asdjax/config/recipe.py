@@ -1,0 +1,423 @@
+"""The configuration: every setting of a run, as frozen dataclasses read strictly from YAML.
+
+A recipe (`configs/system1.yaml`) states what differs from the defaults below. Reading is strict:
+an unknown key, a wrong type or an impossible value raises `AsdjaxError` with the key, the file
+and the valid choices. `save` writes every key, so that a saved configuration reproduces its run.
+"""
+
+import dataclasses
+import difflib
+import functools
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+
+from asdjax.config import architectures, schema, strict_yaml
+from asdjax.config.architectures import (
+    Count,
+    ModelConfig,
+    MultiResNetConfig,
+    NonNegative,
+    Positive,
+    Probability,
+)
+from asdjax.config.schema import Range, to_tree
+from asdjax.errors import AsdjaxError
+from asdjax.files import user_files
+
+Subset = Literal["development", "additional", "evaluation"]
+ProblemKind = Literal[
+    "misnamed", "unreadable", "truncated", "empty", "wrong_rate", "wrong_channels", "not_finite",
+    "wrong_length", "unstated_length", "out_of_range",
+    "copy", "shared", "unused",
+]  # fmt: skip
+
+SCORE_COLUMNS = (
+    "path", "split", "section", "domain", "label", "score", "threshold", "decision",
+)  # fmt: skip
+"""Columns of a file of scores, before those of the views."""
+_VIEW_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
+
+NEUTRAL_KEYS = frozenset(
+    {
+        "dataset.score_subsets",
+        "dataset.score_machines",
+        "dataset.skip",
+        "audio.read_threads",
+        "audio.prefetch_batches",
+        "model.weights",
+        "model.remat",
+        "train.devices",
+        "train.log_every",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.allow_one_class",
+    }
+)
+"""Keys that may change while a run goes on: how it is carried out, and what is scored at its end.
+
+A change that alters the training clips, their batches or the pretrained weights is noticed by
+these themselves.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+    """Which clips train, which are scored, and what a class is."""
+
+    edition: Literal["dcase2022", "dcase2023", "dcase2024", "dcase2025", "dcase2026"] = "dcase2026"
+    """Edition of the challenge: its machines, sections, channels and rate."""
+    train_subsets: tuple[Literal["development", "additional"], ...] = ("development", "additional")
+    """Subsets that train the embedder; those absent from the data are passed over."""
+    train_machines: tuple[str, ...] = ()
+    """Machines that train the embedder; empty: all machines of the subsets."""
+    score_subsets: tuple[Literal["development", "evaluation"], ...] = ("development", "evaluation")
+    """Subsets whose test clips are scored; those absent from the data are passed over."""
+    score_machines: tuple[str, ...] = ()
+    """Machines whose test clips are scored; empty: all machines of the subsets."""
+    label: Literal[
+        "machine_section", "machine_section_attributes", "machine_section_attributes_domain"
+    ] = "machine_section"
+    """Proxy label: what makes two training clips one class."""
+    skip: tuple[ProblemKind, ...] = ()
+    """Kinds of faulty file to leave out (and count) instead of refusing the data set."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioConfig:
+    """How a file becomes a waveform."""
+
+    sample_rate: Count = 16000
+    """Hertz; a file of another rate is refused, never resampled."""
+    clip_seconds: Annotated[float, Range(low=0, high=3600, above=True)] | Literal["auto"] = 12.0
+    """Length of every clip: shorter ones are tiled, longer ones cut; auto: the longest clip."""
+    channel: Literal["near", "far"] = "near"
+    """The channel used as the signal: near is the file's first, far its second."""
+    train_crop: Literal["random", "start"] = "random"
+    """Where a training crop of a longer clip starts; inference always starts at 0."""
+    read_threads: Annotated[int, Range(low=0, high=64)] = 2
+    """Threads that read audio ahead of the device; 0 reads on the calling thread."""
+    prefetch_batches: Count = 4
+    """Batches that may wait in memory, read and not yet used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MixupConfig:
+    """Mixup of waveforms and one-hot labels over the global batch, in training only."""
+
+    probability: Probability = 0.5
+    """Probability that a clip is mixed with its partner."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecAugmentConfig:
+    """SpecAugment on the filterbank (BEATs), in training only: a mask in time, one in frequency."""
+
+    probability: Probability = 0.0
+    """Probability of each of a clip's two masks."""
+    time_width: Annotated[float, Range(low=0, high=2**20)] = 80.0
+    """Most frames that are masked."""
+    frequency_width: Annotated[float, Range(low=0, high=128)] = 80.0
+    """Most bands that are masked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Training-time augmentation."""
+
+    mixup: MixupConfig = MixupConfig()
+    spec_augment: SpecAugmentConfig = SpecAugmentConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Classification loss on the cosine to trainable class centres."""
+
+    name: Literal["sub_cluster_adacos", "adacos", "arcface"] = "sub_cluster_adacos"
+    sub_clusters: Count = 16
+    """Centres per class (sub-cluster AdaCos only)."""
+    trainable_centres: bool = True
+    """Train the centres; false keeps their random start."""
+    scale: Positive | Literal["auto"] = "auto"
+    """Factor on the cosine; auto: each loss's own (AdaCos: from the number of centres; 64)."""
+    dynamic: bool = False
+    """Re-estimate the scale from each training batch (AdaCos and sub-cluster AdaCos)."""
+    margin: NonNegative = 0.5
+    """Angle added to the label's class, radians (ArcFace only)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with decoupled weight decay on every trainable array."""
+
+    learning_rate: Positive = 1e-3
+    """Step size after the warm-up."""
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    """Decay of the two moment estimates."""
+    eps: Positive = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: NonNegative = 0.01
+    """Decoupled decay, multiplied by the learning rate."""
+    warmup_steps: Annotated[int, Range(low=0)] = 0
+    """Updates over which the rate rises linearly from 0; then it is constant."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The training loop."""
+
+    epochs: Count = 16
+    """Passes over the training clips; the last one's weights are used."""
+    batch_size: Annotated[int, Range(low=2, high=2**20)] = 64
+    """Clips per update, over all devices and processes together."""
+    drop_last: bool = False
+    """Leave out an epoch's last batch when it is shorter than the others."""
+    devices: Annotated[int, Range(low=0)] = 0
+    """Local devices to use; 0: all of them."""
+    log_every: Annotated[int, Range(low=1, high=8)] = 8
+    """Steps between reads of the loss from the device."""
+    checkpoint_every: Count = 1
+    """Epochs between checkpoints; the last epoch always makes one."""
+    keep_checkpoints: Count = 2
+    """How many of the newest checkpoints stay on disk."""
+    allow_one_class: bool = False
+    """Train although all clips are of one class, from which nothing is learned."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewConfig:
+    """One view of a clip: channel 1 as it is, or cleaned with the help of channel 2."""
+
+    name: str
+    """Names the view's embeddings folder and its column of scores."""
+    method: Literal["raw", "wiener", "cancel", "calibrated", "far", "difference"]
+    """What is done to the clip (signal/views.py)."""
+    alpha: Annotated[float, Range(low=0, high=1000)] = 1.0
+    """How much of the noise is taken away (wiener, calibrated)."""
+    beta: Probability = 0.01
+    """Smallest gain (wiener, calibrated)."""
+    n_fft: Annotated[int, Range(low=2, high=2**16)] = 1024
+    """Window and transform length, samples."""
+    hop: Count = 512
+    """Step between frames, samples; at most half of n_fft."""
+    context: Annotated[int, Range(low=1, high=64)] = 8
+    """Frames over which the channels' powers are summed before they are compared (calibrated)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractConfig:
+    """Embedding extraction."""
+
+    batch_size: Count = 64
+    """Clips per compiled call, over all devices."""
+    views: tuple[ViewConfig, ...] = (ViewConfig("raw", "raw"),)
+    """Views of each clip; each has its own reference bank, backend.combine_views joins them."""
+
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """The views' names, in their order."""
+        return tuple(view.name for view in self.views)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmoteConfig:
+    """Synthetic minority oversampling of the target domain's reference embeddings."""
+
+    ratio: Annotated[float, Range(low=0, high=1)] = 0.1
+    """Target points as a share of the source clips, rounded down; 0 turns SMOTE off."""
+    neighbours: Count = 2
+    """Neighbours between which synthetic points are drawn (fewer when there are fewer clips)."""
+    seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
+    """Seed of the draws."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BackendConfig:
+    """How an embedding's anomaly score follows from the normal training clips' embeddings."""
+
+    name: Literal["nearest_neighbours", "kmeans", "rescaled", "mahalanobis"] = "nearest_neighbours"
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    """cosine: unit-length embeddings, Euclidean distance / 2; euclidean: as they are."""
+    source_neighbours: Count = 1
+    """Neighbours averaged in the source pool (nearest_neighbours, rescaled)."""
+    target_neighbours: Annotated[int, Range(low=0)] = 1
+    """Neighbours averaged in the target pool; 0 leaves the target pool out."""
+    smote: SmoteConfig = SmoteConfig()
+    kmeans_clusters: Count = 16
+    """Centres that stand for the source pool (kmeans)."""
+    kmeans_seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
+    """Seed of k-means."""
+    rescale_neighbours: Count = 4
+    """Neighbours that measure the density around a reference (rescaled)."""
+    combine_views: Literal["mean", "z_score", "embeddings"] = "mean"
+    """How views become one score: the mean of their scores; of their scores standardised by the
+    leave-one-out scores (z_score); or the score of the mean of their embeddings (embeddings)."""
+    folds: Annotated[int, Range(low=2)] = 10
+    """Refits that give k-means' and Mahalanobis' training scores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DecisionConfig:
+    """How a machine's threshold follows from its normal training clips' scores."""
+
+    method: Literal["quantile", "gamma", "conformal", "in_sample"] = "quantile"
+    """quantile, gamma fit and conformal rank of the leave-one-out scores; in_sample: quantile of
+    the scores that the training clips get against a bank that holds themselves."""
+    level: Annotated[float, Range(low=0.5, high=0.9999)] = 0.9
+    """Share of normal clips meant to lie at or below the threshold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole recipe."""
+
+    seed: Annotated[int, Range(low=0, high=2**31 - 1)] = 0
+    """Seed of the initial weights, the order of clips, the crops and mixup."""
+    dataset: DatasetConfig = DatasetConfig()
+    audio: AudioConfig = AudioConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = MultiResNetConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    extract: ExtractConfig = ExtractConfig()
+    backend: BackendConfig = BackendConfig()
+    decision: DecisionConfig = DecisionConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class SynthConfig:
+    """A synthetic corpus: what it holds."""
+
+    machines: tuple[str, ...] = ("fan", "bearingEmu", "valveEmu")
+    """Names of DCASE 2026 machines; test clips of its evaluation machines carry no label."""
+    train_source: Annotated[int, Range(low=1, high=10000)] = 100
+    """Normal training clips of the source domain, per machine."""
+    train_target: Annotated[int, Range(low=0, high=10000)] = 10
+    """Normal training clips of the target domain, per machine."""
+    test_per_cell: Annotated[int, Range(low=0, high=2500)] = 25
+    """Test clips per machine in each of source and target, normal and anomaly."""
+    seconds: Annotated[float, Range(low=0.5, high=60)] = 10.0
+    """Length of every clip, rounded to whole samples of 1/16000 s."""
+    seed: Annotated[int, Range(low=0)] = 0
+    """Seed of every draw."""
+    noise_db: Annotated[float, Range(low=-60, high=6)] = -8.0
+    """Environment over machine at the near microphone, decibels of mean power."""
+    leakage_db: Annotated[float, Range(low=-100, high=0)] = -12.0
+    """Machine at the far microphone over machine at the near one, decibels of mean power."""
+    ground_truth: bool = False
+    """Write labels and domains of evaluation machines under supplemental/, as the organisers do."""
+    overwrite: bool = False
+    """Replace machine folders of an earlier synthetic corpus with other settings."""
+
+
+def names() -> list[str]:
+    """The names of the recipes that come with asdjax."""
+    files = resources.files("asdjax.configs").iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def load(name_or_path: str) -> Config:
+    """Read a recipe by its name (`system1`) or by the path of a YAML file.
+
+    Raises:
+        AsdjaxError: no such recipe or file, or it cannot be read, or holds an impossible value.
+    """
+    if name_or_path in names():
+        text = (resources.files("asdjax.configs") / f"{name_or_path}.yaml").read_text("utf-8")
+        return parse(text, source=f"recipe {name_or_path}")
+    path = Path(name_or_path)
+    try:
+        text = user_files.read_text(path, most=strict_yaml.MOST_BYTES)
+    except AsdjaxError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        close = difflib.get_close_matches(path.stem.lower(), names(), n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise AsdjaxError(
+            f"no recipe or file {name_or_path!r}: {hint}give the path of a YAML file or one of the "
+            f"recipes {', '.join(names())}"
+        ) from error
+    return parse(text, source=str(path))
+
+
+@functools.lru_cache(maxsize=16)  # a run's is asked for again and again
+def parse(text: str, source: str) -> Config:
+    """Read a configuration from YAML text; `source` names it in error messages."""
+    tree = strict_yaml.parse(text, source)
+    return from_tree({} if tree is None else tree, source)
+
+
+def from_tree(tree: Any, source: str) -> Config:
+    """Build a configuration from nested dictionaries and lists."""
+    config = schema.read(Config, tree, "", source)
+    validate(config, source)
+    return config
+
+
+def dump(config: Config) -> str:
+    """The configuration as YAML text with every key, as `parse` reads it."""
+    return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
+
+
+def validate(config: Config, source: str) -> None:
+    """Refuse impossible values and combinations (after overrides too)."""
+    schema.check(Config, config, "", source)
+    checks = [
+        *architectures.checks(config.model, config.audio.sample_rate),
+        (
+            not (config.loss.name == "arcface" and config.loss.dynamic),
+            "loss.dynamic",
+            "only adacos and sub_cluster_adacos re-estimate their scale",
+        ),
+        (max(config.optim.betas) < 1, "optim.betas", "must be below 1"),
+        (config.extract.views, "extract.views", "name at least one view"),
+        (
+            len(set(config.extract.view_names)) == len(config.extract.views),
+            "extract.views",
+            "a view is named twice",
+        ),
+    ]
+    for i, view in enumerate(config.extract.views):
+        key = f"extract.views[{i}]"
+        checks += [
+            (
+                _VIEW_NAME.fullmatch(view.name) and view.name not in SCORE_COLUMNS,
+                f"{key}.name",
+                f"{schema.shown(view.name)} must be letters, digits, - or _, at most 40, and none "
+                f"of {', '.join(SCORE_COLUMNS)}",
+            ),
+            (view.hop <= view.n_fft // 2, f"{key}.hop", "must be at most half of n_fft"),
+            (
+                view.method == "raw" or config.audio.channel == "near",
+                f"{key}.method",
+                f"{view.method} takes channel 1 as the signal: set audio.channel to near",
+            ),
+        ]
+    for good, key, what in checks:
+        if not good:
+            raise AsdjaxError(f"{source}: {key}: {what}")
+
+
+def settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
+    """Values by dotted key of the keys in `sections` that results depend on.
+
+    Lists of sections (`model.spectrograms`) are values. `NEUTRAL_KEYS` are left out.
+    """
+
+    def walk(value: Any, key: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {} if key in NEUTRAL_KEYS else {key: value}
+        return {k: v for name, sub in value.items() for k, v in walk(sub, f"{key}.{name}").items()}
+
+    tree = to_tree(config)
+    return {k: v for section in sections for k, v in walk(tree[section], section).items()}
+
+
+def differences(old: Config, new: Config, sections: tuple[str, ...]) -> list[str]:
+    """Dotted keys, with both values, in which two configurations' `settings` differ."""
+    a, b = settings(old, sections), settings(new, sections)
+    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in {**a, **b} if a.get(k) != b.get(k)]

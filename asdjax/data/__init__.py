@@ -1,0 +1,1 @@
+"""Data sets and sound files: names, manifests, audio, batches; no jax."""

@@ -1,0 +1,238 @@
+"""Audio files of a data set: what is wrong with them, their samples, and clips of one length.
+
+Waveforms stay as stored, int16 for the challenge's PCM 16-bit files: half the transfer; the device
+scales them by 1/32768.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, Int16
+
+from asdjax.config.recipe import AudioConfig
+from asdjax.data.dcase import EDITIONS, Clip, Dataset, FaultyFile, Problem
+from asdjax.data.resampling import resample
+from asdjax.data.sound_files import (
+    FAR_BEYOND_1,
+    Header,
+    inspect,
+    inspect_any,
+    read_any,
+    read_wav,
+)
+from asdjax.data.sound_layout import fault
+from asdjax.errors import AsdjaxError
+from asdjax.files.user_files import open_regular
+
+__all__ = [
+    "FAR_BEYOND_1",
+    "SUFFIXES",
+    "Header",
+    "check",
+    "clip_samples",
+    "crop_start",
+    "fingerprint",
+    "fit_length",
+    "inspect",
+    "inspect_any",
+    "read",
+    "read_any",
+    "resample",
+    "words_on_loudness",
+]
+
+_CHANNEL = {"near": 0, "far": 1}
+
+SUFFIXES = frozenset(
+    ".aif .aifc .aiff .au .caf .flac .mp3 .oga .ogg .opus .rf64 .snd .w64 .wav .wave".split()
+)
+"""How the names of audio files end, in lower case."""
+
+
+def fingerprint(path: Path) -> str:
+    """A digest of a file's size and of its first, middle and last 4 KiB: quick, and enough to tell
+    other sound under the same name.
+
+    Raises:
+        AsdjaxError: the file is missing or cannot be read.
+    """
+    block = 4096
+    with open_regular(path) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            state = hashlib.blake2b(str(size).encode(), digest_size=8)
+            for start in (0, size // 2, max(size - block, 0)):
+                file.seek(start)
+                state.update(file.read(block))
+        except OSError as error:
+            raise AsdjaxError(f"{path}: cannot be read ({error.strerror})") from error
+    return state.hexdigest()
+
+
+def check(dataset: Dataset, audio: AudioConfig) -> tuple[Dataset, dict[str, Header]]:
+    """Open every clip and add what is wrong to the data set's problems.
+
+    Headers tell all but NaN, infinity and samples far beyond 1, for which the files with float
+    samples are read. The number of channels is the edition's, with one exception: in a two-channel
+    edition a machine whose files are all mono passes (its views fall back to raw) while
+    audio.channel is near.
+
+    Args:
+        dataset: as `dcase.scan` found it.
+        audio: its `sample_rate` and `channel` are what the files must have.
+
+    Returns:
+        The data set with its problems sorted by path, and the readable files' headers by path.
+    """
+
+    def open_clip(clip: Clip) -> Header | Problem:
+        try:
+            header = inspect(dataset.root / clip.path)
+            if header.subtype in ("FLOAT", "DOUBLE"):
+                _require_in_range(dataset.root / clip.path)
+        except FaultyFile as fault:
+            return dataclasses.replace(fault.problem, path=clip.path)
+        return header
+
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(open_clip, dataset.clips))
+    problems = list(dataset.problems) + [r for r in results if isinstance(r, Problem)]
+    headers = {
+        clip.path: result
+        for clip, result in zip(dataset.clips, results, strict=True)
+        if isinstance(result, Header)
+    }
+    for path, header in headers.items():
+        if not header.stated:
+            reason = (
+                f"the header states no length (a streaming recorder's); {header.frames} samples "
+                "follow: store the file again"
+            )
+            problems.append(Problem(path, "unstated_length", reason))
+        if header.rate != audio.sample_rate:
+            reason = f"{header.rate} Hz where audio.sample_rate asks for {audio.sample_rate} Hz"
+            problems.append(Problem(path, "wrong_rate", reason))
+    problems += _wrong_channels(dataset, headers, audio.channel)
+    return dataclasses.replace(dataset, problems=tuple(sorted(problems))), headers
+
+
+def read(
+    path: Path, *, channel: Literal["near", "far"] | None
+) -> Int16[np.ndarray, "T *channels"] | Float32[np.ndarray, "T *channels"]:
+    """Read a file's samples.
+
+    Args:
+        path: a WAV file.
+        channel: near is the file's first channel, far its second; None reads all.
+
+    Returns:
+        [T], or [T, channels] where `channel` is None; int16 as stored for PCM 16-bit files, else
+        float32 (integers scaled to [-1, 1)).
+
+    Raises:
+        FaultyFile: the file cannot be read or has no such channel.
+    """
+    samples = read_wav(path)
+    if channel is None:
+        return samples
+    if _CHANNEL[channel] >= samples.shape[1]:
+        raise fault(path, "wrong_channels", f"no {channel} channel: set audio.channel to near")
+    return np.ascontiguousarray(samples[:, _CHANNEL[channel]])
+
+
+def clip_samples(audio: AudioConfig, headers: Iterable[Header]) -> int:
+    """Samples of every waveform: `clip_seconds`, or the longest of the clips where it is auto.
+
+    Raises:
+        AsdjaxError: that is no sample at all.
+    """
+    if audio.clip_seconds == "auto":
+        samples = max((h.frames for h in headers), default=0)
+    else:
+        samples = round(audio.clip_seconds * audio.sample_rate)
+    if samples < 1:
+        raise AsdjaxError(f"audio.clip_seconds: {audio.clip_seconds} gives clips without a sample")
+    return samples
+
+
+def crop_start(n_frames: int, n_samples: int, u: float) -> int:
+    """Where a crop starts: uniform over the n_frames - n_samples + 1 places it fits.
+
+    Args:
+        n_frames: length of the clip.
+        n_samples: length of the crop; a clip that is no longer starts at 0.
+        u: uniform draw from [0, 1).
+    """
+    places = max(n_frames - n_samples, 0) + 1
+    return (int(u * 2**53) * places) >> 53  # u is a multiple of 2^-53: exact, never `places`
+
+
+def fit_length(
+    waveform: Int16[np.ndarray, "T"] | Float32[np.ndarray, "T"], n_samples: int, start: int = 0
+) -> Int16[np.ndarray, "n_samples"] | Float32[np.ndarray, "n_samples"]:
+    """Repeat a shorter waveform, then cut it; cut a longer one from `start`.
+
+    Raises:
+        ValueError: an empty waveform, or a crop that leaves it.
+    """
+    if len(waveform) == 0 or not 0 <= start <= max(len(waveform) - n_samples, 0):
+        raise ValueError(f"no crop of {n_samples} samples at {start} from {len(waveform)} samples")
+    if len(waveform) < n_samples:
+        return np.resize(waveform, n_samples)  # NumPy's resize repeats
+    return waveform[start : start + n_samples]
+
+
+def _require_in_range(path: Path) -> None:
+    samples = read(path, channel=None)
+    peak = float(np.max(np.abs(samples)))
+    if not np.isfinite(peak):
+        raise fault(path, "not_finite", "some samples are NaN or infinite")
+    if peak > FAR_BEYOND_1:
+        raise fault(path, "out_of_range", f"the peak is {peak:g}, {_OF_INTEGERS}")
+
+
+_OF_INTEGERS = (
+    "where full scale is 1: if integers were stored as floats, divide them by their full scale "
+    "(32768 for 16 bits)"
+)
+
+
+def words_on_loudness(peaks: Mapping[str, float]) -> str:
+    """A warning of recordings far beyond full scale, whose peaks are given by name."""
+    name, peak = max(peaks.items(), key=lambda item: item[1])
+    several = f" (the loudest of {len(peaks)} such recordings)" if len(peaks) > 1 else ""
+    return (
+        f"{name}{several}: the peak is {peak:g}, {_OF_INTEGERS}; such embeddings may mean nothing"
+    )
+
+
+def _wrong_channels(
+    dataset: Dataset, headers: dict[str, Header], channel: Literal["near", "far"]
+) -> list[Problem]:
+    expected = EDITIONS[dataset.edition].channels
+    counts: dict[str, set[int]] = {}
+    for clip in dataset.clips:
+        if clip.path in headers:
+            counts.setdefault(clip.machine, set()).add(headers[clip.path].channels)
+    problems = []
+    for clip in dataset.clips:
+        if clip.path not in headers:
+            continue
+        found = headers[clip.path].channels
+        if found <= _CHANNEL[channel]:
+            reason = f"{found} channels, but audio.channel asks for {channel}"
+        elif found == expected or (found == 1 and counts[clip.machine] == {1}):
+            continue
+        else:
+            mixed = len(counts[clip.machine]) > 1
+            others = ", and this machine's clips differ among themselves" if mixed else ""
+            has = f"{found} channel{'' if found == 1 else 's'}"
+            reason = f"{has} where {dataset.edition} has {expected}{others}"
+        problems.append(Problem(clip.path, "wrong_channels", reason))
+    return problems

@@ -1,0 +1,406 @@
+"""DCASE Challenge Task 2 data sets: file names, clips, class labels, selection.
+
+Everything here follows from file names alone (`audio.check` opens the files). A clip's identity is
+its path relative to the data set's root, never its number: numbers repeat within a machine.
+"""
+
+import dataclasses
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Literal
+
+from asdjax.config.recipe import DatasetConfig, ProblemKind, Subset
+from asdjax.data.editions import EDITIONS, too_old
+from asdjax.data.folders import SPLITS, Unused, machine_folders, unused
+from asdjax.errors import AsdjaxError
+
+Split = Literal["train", "test"]
+Domain = Literal["source", "target"]
+Label = Literal["normal", "anomaly"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Clip:
+    """One audio file, as its path describes it."""
+
+    path: str
+    """Path relative to the data set's root, with forward slashes: the clip's identity."""
+    machine: str
+    """The name of its folder; Unicode is composed (NFC), as in `attributes`."""
+    section: str
+    """Two digits."""
+    split: Split
+    domain: Domain | None
+    """None for evaluation test clips, as `label`."""
+    label: Label | None
+    attributes: str
+    """The attribute text of the name, empty where it is hidden (`attribute_pairs` reads it)."""
+    subset: Subset
+
+    @property
+    def name(self) -> str:
+        """The file name with its extension."""
+        return self.path.rpartition("/")[2]
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Problem:
+    """What is wrong with one file, or with a folder."""
+
+    path: str
+    kind: ProblemKind
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.kind}: {self.reason}"
+
+
+class FaultyFile(AsdjaxError):
+    """A file that cannot be used; `problem` says why."""
+
+    def __init__(self, problem: Problem):
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The clips found under a root, sorted by path, and the problems found among them."""
+
+    root: Path
+    edition: str
+    clips: tuple[Clip, ...]
+    problems: tuple[Problem, ...]
+    unused: tuple[Unused, ...] = ()
+    """Folders with audio that is not read; `problems` names those that look like clips too."""
+
+
+_LABELLED = re.compile(
+    r"section_(?P<section>[0-9]{2})_(?P<domain>source|target)_(?P<split>train|test)"
+    r"_(?P<label>normal|anomaly)_[0-9]{4}(?:_(?P<attributes>.*))?"
+)
+_UNLABELLED = re.compile(r"section_(?P<section>[0-9]{2})_[0-9]{4}")
+_EDITION_2020 = re.compile(r"(?:(?:normal|anomaly)_)?id_[0-9]{2}_[0-9]{8}")
+_EDITION_2021 = re.compile(r"section_[0-9]{2}_(?:source|target)_test_[0-9]{4}")
+_HIDDEN = "noAttribute"  # stands for attributes that the organisers withhold
+_ODD = frozenset(("Zs", "Ps", "Pe"))  # Unicode's categories of spaces and of brackets
+
+
+def parse_clip(path: str, edition: str) -> Clip:
+    """Read a clip from its path `.../<machine>/<train or test>/<file name>`.
+
+    The subset follows from a leading `dev_data` or `eval_data`, else from the edition's table, else
+    (a machine that the edition does not know) from whether the name carries a label.
+
+    Args:
+        path: path relative to the data set's root, with forward slashes.
+        edition: a key of `editions.EDITIONS`.
+
+    Raises:
+        FaultyFile: the name does not follow the edition's grammar or contradicts its folder.
+    """
+
+    def misnamed(reason: str) -> FaultyFile:
+        return FaultyFile(Problem(path, "misnamed", reason))
+
+    *above, machine, split, name = path.split("/")
+    if not path.isprintable():
+        raise misnamed("the name holds characters that cannot be printed")
+    stem, extension = os.path.splitext(unicodedata.normalize("NFC", name))
+    machine = unicodedata.normalize("NFC", machine)
+    if extension.lower() != ".wav":
+        raise misnamed("the name does not end in .wav")
+    fields = _LABELLED.fullmatch(stem) or (split == "test" and _UNLABELLED.fullmatch(stem))
+    if not fields:
+        number = " or section_NN_NNNN.wav" if split == "test" else ""
+        raise misnamed(
+            f"expected section_NN_<source or target>_{split}_<normal or anomaly>_NNNN"
+            f"_<attributes>.wav{number}"
+        )
+    words = {"domain": None, "label": None, "attributes": None, "split": split}
+    words |= fields.groupdict()
+    if words["split"] != split:
+        raise misnamed(f"the name says {words['split']}, the folder {split}")
+    if split == "train" and words["label"] == "anomaly":
+        raise misnamed("the name says anomaly, but training clips are normal")
+    attributes = words["attributes"] or ""
+    if any(c == "~" or unicodedata.category(c) in _ODD for c in attributes):
+        raise misnamed("spaces, brackets and ~ are no part of a clip's name: remove it if a copy")
+    if attributes.startswith(_HIDDEN) and attributes != _HIDDEN:
+        raise misnamed(f"nothing follows {_HIDDEN}: remove the file if it is a copy")
+    sections = EDITIONS[edition].sections
+    if words["section"] not in sections:
+        raise misnamed(
+            f"section {words['section']} is none of {edition}'s sections ({', '.join(sections)})"
+        )
+    known = EDITIONS[edition].is_evaluation(machine, words["section"])
+    if above[:1] in (["dev_data"], ["eval_data"]):
+        evaluation = above[0] == "eval_data"
+    elif known is not None:
+        evaluation = known
+    else:
+        evaluation = words["label"] is None
+    return Clip(
+        path=path,
+        machine=machine,
+        section=words["section"],
+        split=split,
+        domain=words["domain"],
+        label=words["label"],
+        attributes="" if attributes == _HIDDEN else attributes,
+        subset=_subset(split, evaluation),
+    )
+
+
+def attribute_pairs(attributes: str) -> tuple[tuple[str, str], ...]:
+    """The (key, value) pairs of an attribute text, in order.
+
+    A key may repeat (`mic_2_mic_1`); a last key without a value gets an empty one.
+    """
+    words = attributes.split("_") if attributes else []
+    return tuple(zip(words[::2], [*words[1::2], ""], strict=False))
+
+
+def scan(root: Path, edition: str) -> Dataset:
+    """Find the clips under a root by their names; no file is opened.
+
+    The root holds `<machine>/train/*.wav` and `<machine>/test/*.wav`, or has them in `dev_data/raw`
+    and `eval_data/raw` (also without `raw`). Hidden files are passed over. Other audio is named in
+    `unused`, and is a problem where it looks like a machine's clips.
+
+    Raises:
+        AsdjaxError: no clips there, an edition before 2022, one machine in two places, or a folder
+            that cannot be listed.
+    """
+    clips: list[Clip] = []
+    problems: list[Problem] = []
+    try:
+        if not root.is_dir():
+            state = "not a folder" if root.exists() else "no such folder"
+            raise AsdjaxError(f"{root}: {state}: give the root of a data set")
+        machines = machine_folders(root)
+        leftover = unused(root, machines)
+        for folder in machines:
+            found, faults = _scan_machine(root, folder, edition)
+            clips += found
+            problems += faults
+            name = folder.relative_to(root).as_posix()
+            named = any(u.lost and f"{u.folder}/".startswith(f"{name}/") for u in leftover)
+            if not (found or faults or named):
+                why = "its folders train and test hold no audio: unpack it again, or remove it"
+                leftover.append(Unused(name, 0, why, lost=True))
+    except OSError as error:
+        raise AsdjaxError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+    lost = [u for u in leftover if u.lost]
+    if not clips and not problems:
+        hint = "".join(f" ({u.folder}: {u})" for u in (lost or leftover)[:1])
+        if any((root / split).is_dir() for split in SPLITS):
+            hint = " (this looks like one machine's folder: give its parent)"
+        raise AsdjaxError(
+            f"{root}: no clips found{hint}: expected <machine>/train/*.wav and "
+            f"<machine>/test/*.wav there, in dev_data/raw or in eval_data/raw"
+        )
+    _refuse_twins(root, clips)
+    clips.sort(key=lambda clip: clip.path)
+    problems += [Problem(u.folder, "unused", str(u)) for u in lost]
+    return Dataset(root, edition, tuple(clips), tuple(sorted(problems)), tuple(sorted(leftover)))
+
+
+def class_name(clip: Clip, label: str) -> str:
+    """The class of a training clip: machine/section, then its attributes and domain if asked.
+
+    Args:
+        clip: a training clip; a test clip's attributes and domain must never reach a score.
+        label: a value of `DatasetConfig.label`.
+
+    Raises:
+        ValueError: a test clip.
+    """
+    if clip.split != "train":
+        raise ValueError(f"{clip.path}: only training clips have a class")
+    parts = [clip.machine, clip.section]
+    if label != "machine_section":
+        parts.append(clip.attributes or _HIDDEN)
+    if label == "machine_section_attributes_domain":
+        parts.append(clip.domain or "")
+    return "/".join(parts)
+
+
+def class_names(clips: Iterable[Clip], label: str) -> tuple[str, ...]:
+    """All classes of the training clips, sorted: a class's id is its place here."""
+    return tuple(sorted({class_name(clip, label) for clip in clips}))
+
+
+def training_clips(dataset: Dataset, config: DatasetConfig) -> tuple[Clip, ...]:
+    """The clips that train the embedder, sorted by path.
+
+    Raises:
+        AsdjaxError: `train_machines` names one without such clips, or there are none at all.
+    """
+    clips = [c for c in dataset.clips if c.split == "train" and c.subset in config.train_subsets]
+    return _of_machines(dataset, clips, "train", config.train_subsets, config.train_machines)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredMachine:
+    """A machine to score."""
+
+    train: tuple[Clip, ...]
+    """Its own training clips of the scored sections: the backend's references."""
+    test: tuple[Clip, ...]
+
+
+def scored_machines(dataset: Dataset, config: DatasetConfig) -> dict[str, ScoredMachine]:
+    """The machines whose test clips are scored, by name in sorted order.
+
+    References are the machine's own training clips, whichever subsets train the embedder.
+
+    Raises:
+        AsdjaxError: `score_machines` names one without such clips, there are none at all, or a
+            section with test clips has no training clips.
+    """
+    clips = [c for c in dataset.clips if c.split == "test" and c.subset in config.score_subsets]
+    clips = _of_machines(dataset, clips, "score", config.score_subsets, config.score_machines)
+    scored = {}
+    for machine in sorted({c.machine for c in clips}):
+        test = tuple(c for c in clips if c.machine == machine)
+        sections = {c.section for c in test}
+        train = tuple(
+            c
+            for c in dataset.clips
+            if c.machine == machine and c.split == "train" and c.section in sections
+        )
+        for section in sorted(sections - {c.section for c in train}):
+            raise AsdjaxError(
+                f"{dataset.root}: {machine} section {section} has test clips but no training "
+                f"clips to compare them with: add its train folder, or leave the machine out of "
+                f"dataset.score_machines"
+            )
+        scored[machine] = ScoredMachine(train, test)
+    return scored
+
+
+def require_clean(
+    dataset: Dataset, skip: Collection[ProblemKind]
+) -> tuple[Dataset, dict[ProblemKind, int]]:
+    """Leave out the files with problems of the kinds in `skip`, and refuse any other problem.
+
+    Returns:
+        The data set without those files, and how many files each kind left out.
+
+    Raises:
+        AsdjaxError: problems of other kinds, the first of them with path and reason.
+    """
+    refused = [p for p in dataset.problems if p.kind not in skip]
+    if refused:
+        kinds = Counter(p.kind for p in refused)
+        counts = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
+        first = "; ".join(map(str, refused[:3])) + ("; ..." if len(refused) > 3 else "")
+        raise AsdjaxError(
+            f"{dataset.root}: faulty files ({counts}): {first}: repair them, or leave them out "
+            f"with --dataset.skip {' '.join(sorted({*kinds, *skip}))}"
+        )
+    faulty = {p.path for p in dataset.problems}
+    clips = tuple(c for c in dataset.clips if c.path not in faulty)
+    counts = Counter(p.kind for p in dataset.problems)
+    return dataclasses.replace(dataset, clips=clips, problems=()), dict(sorted(counts.items()))
+
+
+def _subset(split: str, evaluation: bool) -> Subset:
+    if not evaluation:
+        return "development"
+    return "additional" if split == "train" else "evaluation"
+
+
+def _scan_machine(root: Path, folder: Path, edition: str) -> tuple[list[Clip], list[Problem]]:
+    clips, problems = [], []
+    inside = folder.relative_to(root).as_posix()
+    if not inside.isprintable():
+        reason = "the folder's name holds characters that cannot be printed: rename it"
+        return [], [Problem(inside, "misnamed", reason)]
+    for split in SPLITS:
+        if not (folder / split).is_dir():
+            continue
+        seen: dict[str, str] = {}
+        with os.scandir(folder / split) as entries:
+            regular = {entry.name: _is_regular(entry) for entry in entries}
+        for name in sorted(regular):
+            stem, extension = os.path.splitext(name)
+            if name.startswith(".") or extension.lower() != ".wav":
+                continue
+            if _EDITION_2020.fullmatch(stem):
+                raise too_old(folder / split / name, 2020)
+            if _EDITION_2021.fullmatch(stem):
+                raise too_old(folder / split / name, 2021)
+            path = f"{inside}/{split}/{name}"
+            try:
+                if not regular[name]:
+                    reason = "neither a file nor a link to one: restore or remove it"
+                    raise FaultyFile(Problem(path, "unreadable", reason))
+                clip = parse_clip(path, edition)
+                if stem in seen:
+                    reason = f"the same clip as {seen[stem]}, with another extension"
+                    raise FaultyFile(Problem(path, "misnamed", reason))
+            except FaultyFile as fault:
+                problems.append(fault.problem)
+                continue
+            seen[stem] = name
+            clips.append(clip)
+    name = unicodedata.normalize("NFC", folder.name)
+    if folder.parent == root and name not in EDITIONS[edition].machines:
+        # All clips of an unknown machine follow its test clips: evaluation if none has a label.
+        labels = [c.label for c in clips if c.split == "test"]
+        evaluation = bool(labels) and not any(labels)
+        clips = [dataclasses.replace(c, subset=_subset(c.split, evaluation)) for c in clips]
+    return clips, problems
+
+
+def _is_regular(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a regular file or a link to one; nothing is opened."""
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself, or through a folder that may not be entered
+        return False
+
+
+def _refuse_twins(root: Path, clips: list[Clip]) -> None:
+    """Refuse a machine's section whose clips lie in two machine folders."""
+    folders: dict[tuple[str, str], str] = {}
+    for clip in clips:
+        folder = clip.path.rsplit("/", 2)[0]
+        first = folders.setdefault((clip.machine.casefold(), clip.section), folder)
+        if first != folder:
+            raise AsdjaxError(
+                f"{root}: {clip.machine} section {clip.section} is in both {first} and {folder}: "
+                f"keep all its clips in one of them"
+            )
+
+
+def _of_machines(
+    dataset: Dataset,
+    clips: list[Clip],
+    verb: Literal["train", "score"],
+    subsets: tuple[str, ...],
+    machines: tuple[str, ...],
+) -> tuple[Clip, ...]:
+    """The clips of the named machines; of all machines where none is named."""
+    split = {"train": "training", "score": "test"}[verb]
+    choices = sorted({c.machine for c in clips})
+    if not choices:
+        raise AsdjaxError(
+            f"{dataset.root}: no {split} clips in the subsets of dataset.{verb}_subsets "
+            f"({', '.join(subsets) or 'none'}): the data set has "
+            f"{', '.join(sorted({c.subset for c in dataset.clips})) or 'no usable clips'}"
+        )
+    machines = tuple(unicodedata.normalize("NFC", machine) for machine in machines)
+    for machine in machines:
+        if machine not in choices:
+            raise AsdjaxError(
+                f"dataset.{verb}_machines: {machine!r} has no {split} clips in the subsets "
+                f"{', '.join(subsets)} of {dataset.root}: choose among {', '.join(choices)}"
+            )
+    return tuple(c for c in clips if not machines or c.machine in machines)

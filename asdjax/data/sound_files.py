@@ -1,0 +1,372 @@
+"""Sound files of any format: what their headers say, held against their content, and samples.
+
+Headers and lengths are read here, libsndfile reads them a second time, and what differs is refused:
+libsndfile shortens a cut-off file without a word, and believes a header that counts too little.
+"""
+
+import dataclasses
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+from jaxtyping import Float32, Int16
+
+from asdjax.data import resampling, sound_chunks, sound_streams
+from asdjax.data.sound_layout import Layout, fault, require_whole
+from asdjax.errors import AsdjaxError
+from asdjax.files.user_files import open_regular
+
+Samples = Int16[np.ndarray, "T channels"] | Float32[np.ndarray, "T channels"]
+
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+"""Hertz: below are no recordings of sound, above no converters for it."""
+MOST_SAMPLES = 2**30
+"""Of all channels together, that are read at once: 4 GiB as float32, 18 hours at 16 kHz."""
+FAR_BEYOND_1 = 16.0
+"""Float samples above are refused or warned of. Full scale is 1, which float recordings may exceed
+by some dB, not by 24; 16-bit integers stored as floats exceed 16 unless they are faint."""
+
+_WAV = (b"RIFF", b"RF64")
+_W64 = bytes.fromhex("72696666 2e91 cf11 a5d6 28db04c10000")  # the GUID that Sony calls riff
+_PLAIN = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # read here, of WAV
+_BYTES = {  # of a sample, by libsndfile's names of the codings whose samples are all of one size
+    **dict.fromkeys(("PCM_S8", "PCM_U8", "ULAW", "ALAW"), 1),
+    **{"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8},
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Header:
+    """What a sound file's header says."""
+
+    frames: int
+    """Samples per channel."""
+    rate: int
+    """Hertz."""
+    channels: int
+    subtype: str
+    """Sample format, in libsndfile's words: PCM_16, FLOAT, ..."""
+    stated: bool = True
+    """False: a WAV file of a streaming recorder, whose header leaves its length open."""
+
+    @property
+    def seconds(self) -> float:
+        """Duration."""
+        return self.frames / self.rate
+
+
+def inspect(path: Path) -> Header:
+    """Read the header of a WAV file (RIFF, RF64 or W64; PCM or float; plain or extensible).
+
+    Raises:
+        FaultyFile: the file is of another format, or `inspect_any` refuses it.
+    """
+    with _opened(path) as file:
+        header, _ = _inspect(file, path, wav=True)
+    return header
+
+
+def inspect_any(path: Path) -> Header:
+    """Read the header of a WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg or MP3 file.
+
+    Raises:
+        FaultyFile: the file is unreadable or empty, ends before its samples do, holds more of them
+            than its header says, or has an impossible sample rate.
+    """
+    with _opened(path) as file:
+        header, _ = _inspect(file, path)
+    return header
+
+
+def read_wav(path: Path, first: int = 0, most: int | None = None) -> Samples:
+    """Read the samples of a file that `inspect` takes, or a part of them.
+
+    Args:
+        path: the file.
+        first: samples of a channel to pass over.
+        most: samples of a channel that are wanted; None: all.
+
+    Returns:
+        [T, channels]; int16 as stored for PCM 16-bit files, else float32 (integers scaled to
+        [-1, 1)).
+
+    Raises:
+        FaultyFile: the file cannot be read.
+    """
+    with _opened(path) as file:
+        layout = _plain_layout(file, path)
+        frames = max(layout.frames - first, 0)
+        frames = frames if most is None else min(frames, most)
+        _require_readable(path, frames, layout.channels)
+        return _plain(file, path, layout, frames, first)
+
+
+def read_any(path: Path, sample_rate: int, *, most: int | None = None) -> Samples:
+    """Read all channels of any audio file, at a sample rate of one's choice.
+
+    Args:
+        path: a file that `inspect_any` takes.
+        sample_rate: hertz; a file of another rate is resampled (see `resample`).
+        most: samples that are wanted; no more of the file is read than they need.
+
+    Returns:
+        int16 as stored where samples have 16 bits and the rate is the file's own, else float32 in
+        [-1, 1].
+
+    Raises:
+        FaultyFile: the file is faulty, or has NaN or infinite samples among those that are read.
+    """
+    with _opened(path) as file:
+        header, layout = _inspect(file, path)
+        try:
+            needed = resampling.samples_needed(most or 1, header.rate, sample_rate)
+        except ValueError as error:
+            raise fault(path, "wrong_rate", str(error)) from error
+        frames = header.frames if most is None else min(header.frames, needed)
+        longest = max(frames, frames * sample_rate // header.rate)  # once it is resampled
+        _require_readable(path, longest, header.channels)
+        if layout.subtype in _PLAIN:
+            samples = _plain(file, path, layout, frames)
+        else:
+            samples = _decoded(file, path, layout, frames)
+    if samples.dtype.kind == "f" and not np.isfinite(samples).all():
+        raise fault(path, "not_finite", "some samples are NaN or infinite")
+    if header.rate != sample_rate:
+        samples = resampling.resample(samples, header.rate, sample_rate)
+    return samples[:most]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, if it is a regular one; errors of the system become `FaultyFile`."""
+    try:
+        file = open_regular(path)
+    except AsdjaxError as error:
+        raise fault(path, "unreadable", str(error).removeprefix(f"{path}: ")) from error
+    with file:
+        try:
+            yield file
+        except OSError as error:
+            raise fault(path, "unreadable", error.strerror or str(error)) from error
+
+
+def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, Layout]:
+    """What the header says, and where the samples are, as this program and libsndfile agree."""
+    layout = _plain_layout(file, path) if wav else _layout(file, path)
+    if layout.channels:
+        _require_rate(path, layout.rate)
+        if not layout.frames:
+            raise fault(path, "empty", "the file has 0 samples")
+    if layout.misread and layout.subtype in _PLAIN:
+        return _own_header(layout), layout
+    found = _second_reading(file, path, layout)
+    _require_rate(path, found.rate)
+    if layout.channels:
+        found = _agreed(path, layout, found)
+    elif layout.size:
+        _require_all(path, layout, found)
+    elif layout.frames is not None:  # counted by frames, which decoders trim a little
+        if found.frames < layout.least:
+            reason = f"the file holds {layout.frames} samples and says so wrongly or not at all"
+            raise fault(path, "wrong_length", f"{reason}: store it as WAV")
+        found = dataclasses.replace(found, frames=min(found.frames, layout.frames))
+    if not found.frames:
+        raise fault(path, "empty", "the file has 0 samples")
+    return found, layout
+
+
+def _own_header(layout: Layout) -> Header:
+    """The header of a file of the WAV family, as it is read here."""
+    return Header(layout.frames, layout.rate, layout.channels, layout.subtype, layout.stated)
+
+
+def _agreed(path: Path, layout: Layout, found: Header) -> Header:
+    """The header of a file of the WAV family, whose two readings must be the same."""
+    own = _own_header(layout)
+    # What libsndfile makes of a length that is not stated matters only where it reads the samples.
+    frames = found.frames if own.stated or own.subtype not in _PLAIN else own.frames
+    if own != dataclasses.replace(found, frames=frames, stated=own.stated):
+        raise fault(
+            path,
+            "unreadable",
+            f"the header can be read as {_words(own)} and, by libsndfile, as {_words(found)}: "
+            "store the file again",
+        )
+    return own
+
+
+def _require_all(path: Path, layout: Layout, found: Header) -> None:
+    """`FaultyFile` unless all bytes of samples are those that the header and libsndfile count."""
+    width = _BYTES.get(found.subtype)
+    if width is None:
+        raise fault(path, "unreadable", f"samples coded as {found.subtype}: store it as WAV")
+    held = layout.size // (width * found.channels)
+    for stated in (layout.frames, found.frames):
+        if stated is not None:
+            require_whole(path, stated, held, "samples")
+
+
+def _words(header: Header) -> str:
+    return (
+        f"{header.frames} samples of {header.channels} channels, {header.rate} Hz, {header.subtype}"
+    )
+
+
+def _layout(file: BinaryIO, path: Path) -> Layout:
+    """The reading of a header by the bytes that a file begins with."""
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(16)
+    if not size:
+        raise fault(path, "empty", "the file has 0 bytes")
+    if start.startswith(b"FORM") and start[8:12] in (b"AIFF", b"AIFC"):
+        return sound_chunks.aiff(file, size, path)
+    if start.startswith(b"caff"):
+        return sound_chunks.caf(file, size, path)
+    if start.startswith((b".snd", b"dns.")):
+        return sound_chunks.au(file, size, path)
+    if start.startswith(b"OggS"):
+        return sound_streams.ogg(file, size, path)
+    if start.startswith((b"ID3", b"fLaC")) or start[0] == 0xFF and start[1:2] >= b"\xe0":
+        place, _ = sound_streams.tagged(file, size)
+        file.seek(place)
+        if file.read(4) == b"fLaC":
+            return sound_streams.flac(file, size, path)
+        return sound_streams.mp3(file, size, path)
+    if path.suffix.lower() == ".raw":
+        raise fault(path, "unreadable", "samples without a header: store them as WAV")
+    if not start.startswith((*_WAV, _W64)):
+        reason = "not WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg or MP3 sound: store it as WAV"
+        raise fault(path, "unreadable", reason)
+    file.seek(0)
+    return _wav_layout(file, path)
+
+
+def _plain_layout(file: BinaryIO, path: Path) -> Layout:
+    layout = _wav_layout(file, path)
+    if layout.subtype not in _PLAIN:
+        raise fault(path, "unreadable", f"neither PCM nor float samples, but {layout.subtype}")
+    return layout
+
+
+def _wav_layout(file: BinaryIO, path: Path) -> Layout:
+    size = os.fstat(file.fileno()).st_size
+    if not size:
+        raise fault(path, "empty", "the file has 0 bytes")
+    start = file.read(40)
+    if start.startswith(_W64):
+        return sound_chunks.wav(file, size, path, w64=True)
+    if not start.startswith(_WAV) or not b"WAVE".startswith(start[8:12]):
+        raise fault(path, "unreadable", "not a WAV file")
+    return sound_chunks.wav(file, size, path)
+
+
+def _require_rate(path: Path, rate: int) -> None:
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise fault(
+            path,
+            "wrong_rate",
+            f"the header states {rate} Hz, not a sample rate between {LOWEST_RATE} and "
+            f"{HIGHEST_RATE} Hz: correct it or store the file again",
+        )
+
+
+def _require_readable(path: Path, frames: int, channels: int) -> None:
+    if frames * channels > MOST_SAMPLES:
+        raise fault(
+            path,
+            "unreadable",
+            f"{frames} samples of {channels} channels are more than {MOST_SAMPLES} in all: cut the "
+            "recording into pieces",
+        )
+
+
+@contextmanager
+def _libsndfile(file: BinaryIO, path: Path, layout: Layout) -> Iterator[soundfile.SoundFile]:
+    """The file as libsndfile sees it; `file` stands afterwards where it stood.
+
+    By descriptor: the path may mean another file by now, and its ending means nothing then.
+    """
+    source: int | BinaryIO = file.fileno()
+    if not layout.stated and layout.start and not layout.channels:
+        source = _FlacWithLength(file, layout)
+    place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+    os.lseek(file.fileno(), 0, os.SEEK_SET)
+    try:
+        with soundfile.SoundFile(source, closefd=False) as sound:
+            yield sound
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.rstrip(".")
+        raise fault(path, "unreadable", f"{reason}: restore the file or store it as WAV") from error
+    finally:
+        os.lseek(file.fileno(), place, os.SEEK_SET)
+
+
+class _FlacWithLength(io.RawIOBase):
+    """A FLAC file that states its length, without which libsndfile does not find the end."""
+
+    def __init__(self, file: BinaryIO, layout: Layout):
+        self._file, self._at = file.fileno(), 0
+        self._size = os.fstat(self._file).st_size
+        self._place = layout.start + 14  # the last 36 bits of the eight bytes there
+        stored = os.pread(self._file, 8, self._place)
+        self._length = (int.from_bytes(stored, "big") | layout.frames).to_bytes(8, "big")
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        content = bytearray(os.pread(self._file, len(buffer), self._at))
+        for place, byte in enumerate(self._length, self._place - self._at):
+            if 0 <= place < len(content):
+                content[place] = byte
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+
+def _second_reading(file: BinaryIO, path: Path, layout: Layout) -> Header:
+    with _libsndfile(file, path, layout) as sound:
+        return Header(sound.frames, sound.samplerate, sound.channels, sound.subtype)
+
+
+def _decoded(file: BinaryIO, path: Path, layout: Layout, frames: int) -> Samples:
+    """The first samples [T, channels], decoded by libsndfile."""
+    with _libsndfile(file, path, layout) as sound:
+        # libsndfile reads float files as int16 without scaling: only PCM 16 may be int16.
+        dtype = "int16" if sound.subtype == "PCM_16" else "float32"
+        samples = sound.read(frames, dtype=dtype, always_2d=True)
+    if len(samples) < frames:
+        require_whole(path, frames, len(samples), "samples")
+    return samples
+
+
+def _plain(file: BinaryIO, path: Path, layout: Layout, frames: int, first: int = 0) -> Samples:
+    """The samples [T, channels] of a WAV file from the `first` on."""
+    stored = np.empty(frames * layout.frame, np.uint8)
+    file.seek(layout.start + first * layout.frame)
+    if file.readinto(stored) < len(stored):
+        raise fault(path, "truncated", "the file was changed while it was in use")
+    match layout.subtype:
+        case "PCM_16":
+            samples = stored.view("<i2").astype(np.int16, copy=False)
+        case "PCM_U8":
+            samples = (stored.astype(np.float32) - 128) / np.float32(128)
+        case "PCM_24":
+            wide = np.zeros((len(stored) // 3, 4), np.uint8)
+            wide[:, 1:] = stored.reshape(-1, 3)
+            samples = wide.view("<i4").astype(np.float32) / np.float32(2**31)
+        case "PCM_32":
+            samples = stored.view("<i4").astype(np.float32) / np.float32(2**31)
+        case _:
+            with np.errstate(over="ignore"):  # beyond float32 is infinity, which is reported
+                samples = stored.view(f"<f{layout.frame // layout.channels}").astype(np.float32)
+    return samples.reshape(frames, layout.channels)

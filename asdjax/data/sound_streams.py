@@ -1,0 +1,406 @@
+"""Compressed files without a trustworthy length: FLAC, Ogg and MP3, walked frame by frame.
+
+libsndfile reads as many samples as a header states or an estimate gives, and leaves out what it
+does not understand. Here the frames or pages themselves are counted.
+"""
+
+import dataclasses
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from asdjax.data.sound_layout import Layout, fault, require_whole
+
+_BLOCK = 2**20
+_ID3V1 = 128  # bytes at the end of a file
+_MOST_TAGS = 100  # of a file; more would take long to walk
+
+
+def tagged(file: BinaryIO, size: int) -> tuple[int, int]:
+    """Where a file's sound begins and ends, without the ID3 tags in front and behind."""
+    start, end = 0, size
+    file.seek(0)
+    for _ in range(_MOST_TAGS):
+        head = file.read(10)
+        if not head.startswith(b"ID3") or len(head) < 10:
+            break
+        start += 10 + _synchsafe(head[6:10]) + 10 * bool(head[5] & 0x10)
+        file.seek(start)
+    if end - start >= _ID3V1:
+        file.seek(end - _ID3V1)
+        if file.read(3) == b"TAG":
+            end -= _ID3V1
+    if end - start >= 20:
+        file.seek(end - 10)
+        footer = file.read(10)
+        if footer.startswith(b"3DI"):
+            end -= 20 + _synchsafe(footer[6:])
+    return start, max(start, end)
+
+
+def _synchsafe(four: bytes) -> int:
+    """An integer of four times seven bits, as ID3 writes it."""
+    return sum((byte & 127) << shift for byte, shift in zip(four, (21, 14, 7, 0), strict=True))
+
+
+# FLAC (RFC 9639)
+
+
+def _remainders(polynomial: int, bits: int) -> list[int]:
+    """A CRC's table: the remainder of each byte."""
+    table = []
+    for byte in range(256):
+        value = byte << (bits - 8)
+        for _ in range(8):
+            value = value << 1 ^ (polynomial if value >> (bits - 1) else 0)
+            value &= (1 << bits) - 1
+        table.append(value)
+    return table
+
+
+_CRC8, _CRC16 = _remainders(0x07, 8), _remainders(0x8005, 16)
+_FLAC_SYNC = re.compile(rb"\xff[\xf8\xf9]")  # frames numbered one by one, or by their first sample
+_FLAC_HEAD = 16  # bytes of a frame's header at most
+_FLAC_FRAME = 2**22  # bytes of a frame at most; 65535 samples of 8 channels of 32 bits take half
+_FLAC_HERTZ = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
+_FLAC_BITS = (0, 8, 12, 0, 16, 20, 24, 32)  # of a sample; 0: as STREAMINFO says
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _FlacHead:
+    """What a frame's header says."""
+
+    sync: bytes
+    coded: bytes
+    """Its number."""
+    samples: int
+    form: tuple[int, int, int]
+    """Hertz, channels, bits; 0: as STREAMINFO says."""
+
+
+def flac(file: BinaryIO, size: int, path: Path) -> Layout:
+    """The length of a FLAC file, by its frames' headers; `start` is where STREAMINFO begins.
+
+    The decoder checks what is in the frames, and finds bytes between them that are no frame.
+
+    Raises:
+        FaultyFile: the file states another length, is cut off, or holds more than one stream; a
+            frame stands in another's place, or is of another rate or sample format.
+    """
+    begin, end = tagged(file, size)
+    place, last = begin + 4, False
+    file.seek(place)
+    information = file.read(4 + 34)
+    if len(information) < 38 or information[0] & 127 or information[1:4] != b"\0\0\x22":
+        raise fault(path, "unreadable", "a FLAC file without its first block (STREAMINFO)")
+    while not last:
+        file.seek(place)
+        head = file.read(4)
+        if len(head) < 4:
+            raise fault(path, "truncated", "the file ends before its samples begin")
+        last, place = bool(head[0] & 128), place + 4 + int.from_bytes(head[1:], "big")
+    if place > end:
+        raise fault(path, "truncated", "the file ends before its samples begin")
+    form_and_length = int.from_bytes(information[14:22], "big")
+    stated = form_and_length & (1 << 36) - 1
+    form = form_and_length >> 44, (form_and_length >> 41 & 7) + 1, (form_and_length >> 36 & 31) + 1
+    fixed = int.from_bytes(information[6:8], "big")
+    frames, whole = _flac_length(file, path, place, end, form, fixed)
+    if stated:
+        require_whole(path, stated, frames, "samples")
+    if not frames:
+        raise fault(path, "empty", "the file has 0 samples")
+    if not whole:
+        reason = "the last of the frames that follow each other does not end the file: restore it"
+        raise fault(path, "truncated", reason)
+    return Layout(begin + 4, frames=frames, least=frames, stated=bool(stated))
+
+
+def _flac_length(
+    file: BinaryIO, path: Path, place: int, end: int, form: tuple[int, int, int], fixed: int
+) -> tuple[int, bool]:
+    """Samples of the frames that follow each other, and whether the last one ends the file.
+
+    Args:
+        file: any.
+        path: its name in errors.
+        place: where the first frame begins.
+        end: where the last one ends.
+        form: hertz, channels and bits of all frames.
+        fixed: samples of all frames but the last, where frames are numbered one by one. A decoder
+            takes a frame's time from that.
+
+    Raises:
+        FaultyFile: another frame begins where one ends.
+    """
+    count = frames = crc = 0
+    sync, begun = b"", place
+    known = place  # `crc` is that of the last frame's bytes up to there
+    for start, head in _flac_heads(file, place, end):
+        if start - begun >= _FLAC_FRAME or not count and start != place:
+            break
+        sync = sync or head.sync
+        by_count = sync == b"\xff\xf8"
+        regular = not by_count or (frames == count * fixed and head.samples <= fixed)
+        number = _coded(count if by_count else frames)
+        own = tuple(one or other for one, other in zip(head.form, form, strict=True))
+        if (head.sync, head.coded, own) == (sync, number, form) and regular:
+            count, frames = count + 1, frames + head.samples
+            crc, begun, known = 0, start, start
+            continue
+        crc, known = _flac_checksum(file, known, start, crc), start
+        if crc == 0:  # so it is a frame, not bytes within one that look like a header
+            words = "not the next one by its number and length"
+            if own != form:
+                words = f"of {_flac_words(own)}, and the file's header states {_flac_words(form)}"
+            raise fault(path, "unreadable", f"the frame at byte {start} is {words}: restore it")
+    whole = end - begun < _FLAC_FRAME and _flac_checksum(file, known, end, crc) == 0
+    return frames, whole
+
+
+def _flac_words(form: tuple[int, int, int]) -> str:
+    return "{} Hz, {} channels and {} bits".format(*form)
+
+
+def _flac_heads(file: BinaryIO, place: int, end: int) -> Iterator[tuple[int, _FlacHead]]:
+    """All that may be a frame's header, and where it begins."""
+    for begin in range(place, end, _BLOCK):
+        file.seek(begin)
+        block = file.read(min(_BLOCK + _FLAC_HEAD, end - begin))
+        for match in _FLAC_SYNC.finditer(block):
+            found = match.start()
+            head = _flac_head(block[found : found + _FLAC_HEAD])
+            if head and found < _BLOCK:
+                yield begin + found, head
+
+
+def _flac_head(head: bytes) -> _FlacHead | None:
+    """What the bytes at a sync code say; None: they are no frame's header."""
+    if len(head) < 6:
+        return None
+    size, hertz, channels, bits = head[2] >> 4, head[2] & 15, head[3] >> 4, head[3] >> 1 & 7
+    place = 4 + max(8 - (head[4] ^ 255).bit_length(), 1)  # as many bytes as it begins with ones
+    behind = place + {6: 1, 7: 2}.get(size, 0)
+    crc = behind + {12: 1, 13: 2, 14: 2}.get(hertz, 0)
+    if not size or hertz == 15 or channels > 10 or bits == 3 or head[3] & 1 or crc >= len(head):
+        return None
+    value = 0
+    for byte in head[: crc + 1]:
+        value = _CRC8[value ^ byte]
+    if value:
+        return None
+    if behind > place:
+        samples = int.from_bytes(head[place:behind], "big") + 1
+    else:
+        samples = 192 if size == 1 else 576 << (size - 2) if size < 6 else 256 << (size - 8)
+    if crc > behind:
+        rate = int.from_bytes(head[behind:crc], "big") * {12: 1000, 13: 1, 14: 10}[hertz]
+    else:
+        rate = _FLAC_HERTZ[hertz]
+    form = rate, channels + 1 if channels < 8 else 2, _FLAC_BITS[bits]
+    return _FlacHead(head[:2], head[4:place], samples, form)
+
+
+def _flac_checksum(file: BinaryIO, place: int, end: int, crc: int) -> int:
+    """The CRC of the bytes from there to the end, continued; 0 where a frame ends."""
+    file.seek(place)
+    for byte in file.read(end - place):
+        crc = (crc << 8 & 0xFFFF) ^ _CRC16[crc >> 8 ^ byte]
+    return crc
+
+
+def _coded(number: int) -> bytes:
+    """A number of up to 36 bits, coded as UTF-8 codes characters."""
+    if number < 128:
+        return bytes([number])
+    rest = []
+    while number >= 1 << (6 - len(rest)):
+        rest.append(128 | number & 63)
+        number >>= 6
+    return bytes([0xFF << (7 - len(rest)) & 0xFF | number, *reversed(rest)])
+
+
+# Ogg (RFC 3533)
+
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_FIRST_PAGE, _LAST_PAGE, _NO_GRANULE = 2, 4, 2**64 - 1
+_PACKET = {b"\x01vorbis": 8192, b"OpusHead": 5760}  # samples of a packet at most
+
+
+def ogg(file: BinaryIO, size: int, path: Path) -> Layout:
+    """An Ogg file of one Vorbis or Opus stream, all of whose pages are there and undamaged.
+
+    Raises:
+        FaultyFile: other streams, several, a damaged or missing page, a length that cannot be.
+    """
+    place = packets = granule = number = 0
+    serial, flags, most = None, 0, 0
+    file.seek(0)
+    while place < size:
+        page = file.read(27)
+        lengths = file.read(page[26]) if len(page) == 27 and page.startswith(b"OggS") else b""
+        content = file.read(sum(lengths))
+        if not page.startswith(b"OggS"):
+            cut = b"OggS".startswith(page) or (place and not flags & _LAST_PAGE)
+            words = "something else than the sound follows" if place else "not an Ogg file"
+            reason = f"{words} at byte {place}: restore the file"
+            raise fault(path, "truncated" if cut else "unreadable", reason)
+        if len(page) < 27 or len(lengths) < page[26] or len(content) < sum(lengths):
+            raise fault(path, "truncated", "the file ends before its sound does: restore it")
+        blank = page[:22] + bytes(4) + page[26:] + lengths + content
+        if _ogg_checksum(blank) != int.from_bytes(page[22:26], "little"):
+            reason = f"the page at byte {place} does not match its checksum: restore the file"
+            raise fault(path, "unreadable", reason)
+        if serial is None:
+            serial = page[14:18]
+            most = next((n for start, n in _PACKET.items() if content.startswith(start)), 0)
+            if not most:
+                reason = "an Ogg file of neither Vorbis nor Opus sound alone: store it as WAV"
+                raise fault(path, "unreadable", reason)
+        elif serial != page[14:18] or page[5] & _FIRST_PAGE or flags & _LAST_PAGE:
+            reason = "several Ogg streams in one file, of which one would be read: split it"
+            raise fault(path, "unreadable", reason)
+        if int.from_bytes(page[18:22], "little") != number:
+            raise fault(path, "unreadable", f"a page is missing before byte {place}: restore it")
+        flags, number = page[5], number + 1
+        packets += sum(length < 255 for length in lengths)
+        end = int.from_bytes(page[6:14], "little")
+        if end != _NO_GRANULE:
+            if not granule <= end <= granule + (packets + 1) * most:
+                reason = f"the page at byte {place} states an impossible time: restore the file"
+                raise fault(path, "wrong_length", reason)
+            granule, packets = end, 0
+        place += len(blank)
+    if not flags & _LAST_PAGE:
+        raise fault(path, "truncated", "the file ends before its sound does: restore it")
+    return Layout()
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """A page's CRC: zlib's polynomial with bits in the other order, from 0 on."""
+    mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2)
+
+
+# MP3 (ISO 11172-3, 13818-3)
+
+_KBIT = {  # MPEG 1 or later, layer
+    (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_MOST_TRIMMED = 2 * 4095  # samples that an encoder's tag may tell decoders to leave out
+_HERTZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Frame:
+    """What the four bytes at a frame's beginning say."""
+
+    size: int
+    samples: int
+    kind: tuple[int, int, int, bool]
+    """Version, layer, hertz, mono: the same all over a recording."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Tag:
+    """What an encoder's tag says, which stands in the first frame."""
+
+    stated: int
+    """The number of frames; 0: not stated."""
+    silent: bool
+    """Whether libmpg123 leaves the tag's frame out; one that it does not know it plays as sound."""
+
+
+def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
+    """The length of an MP3 file, by its frames; `stated` says whether it has one in its header.
+
+    Raises:
+        FaultyFile: the file states another length, is cut off, or joins several recordings.
+    """
+    place, end = tagged(file, size)
+    first, count, tag = None, 0, None
+    while place < end:
+        file.seek(place)
+        head = file.read(4)
+        frame = _mp3_frame(head)
+        if frame is None:
+            if head.startswith(b"ID3"):
+                raise fault(path, "unreadable", _JOINED)
+            if behind := _behind_padding(file, place, end):
+                place = behind
+                continue
+            raise fault(
+                path,
+                "unreadable",
+                f"no MP3 frame of a stated bit rate at byte {place}: restore the file or store it "
+                "as WAV",
+            )
+        if place + frame.size > end:
+            raise fault(path, "truncated", "the file ends inside a frame: restore it")
+        found = _mp3_tag(head, file.read(frame.size - 4))
+        if first is None:
+            first, tag = frame, found
+        elif frame.kind != first.kind or found:
+            raise fault(path, "unreadable", _JOINED)
+        count += 1
+        place += frame.size
+    if first is None:
+        raise fault(path, "truncated", "the file ends before its sound does: restore it")
+    if tag and tag.stated and tag.stated not in (count, count - 1):  # some count their own frame
+        require_whole(path, tag.stated, count - 1, "frames")
+    silent = tag is not None and tag.silent
+    frames = (count - silent) * first.samples
+    trimmed = _MOST_TRIMMED if silent and tag.stated else 0
+    return Layout(frames=frames, least=frames - trimmed, stated=bool(tag and tag.stated))
+
+
+_JOINED = "several recordings joined in one file, of which one would be read: split it"
+
+
+def _mp3_frame(head: bytes) -> _Frame | None:
+    if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
+        return None
+    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
+    code, hertz = head[2] >> 4, head[2] >> 2 & 3
+    if version == 1 or layer == 4 or code in (0, 15) or hertz == 3:
+        return None
+    rate = _HERTZ[version][hertz]
+    bits = 1000 * _KBIT[version == 3, layer if version == 3 else min(layer, 2)][code]
+    padding = head[2] >> 1 & 1
+    if layer == 1:
+        size, samples = (12 * bits // rate + padding) * 4, 384
+    else:
+        samples = 576 if layer == 3 and version != 3 else 1152
+        size = samples // 8 * bits // rate + padding
+    return _Frame(size, samples, (version, layer, rate, head[3] >> 6 == 3))
+
+
+def _mp3_tag(head: bytes, rest: bytes) -> _Tag | None:
+    """What an encoder says in place of a frame's sound (Xing, Info, VBRI)."""
+    mono = head[3] >> 6 == 3
+    side = (17 if mono else 32) if head[1] >> 3 & 3 == 3 else (9 if mono else 17)
+    for place in (side, side + 2):  # a checksum of two bytes may come before
+        tag = rest[place : place + 12]
+        if tag[:4] in (b"Xing", b"Info") and len(tag) == 12:
+            stated = int.from_bytes(tag[8:], "big") if tag[7] & 1 else 0
+            return _Tag(stated, silent=place == side and not any(rest[2:side]))
+    if rest[32:36] == b"VBRI":
+        return _Tag(int.from_bytes(rest[46:50], "big"), silent=False)
+    return None
+
+
+def _behind_padding(file: BinaryIO, place: int, end: int) -> int:
+    """Where an APE tag that stands there ends, or zeros up to the end do; 0: neither is there."""
+    file.seek(place)
+    head = file.read(32)
+    if head.startswith(b"APETAGEX") and len(head) == 32 and place + 32 <= end:
+        has_header = head[23] & 0x20  # else it is the footer
+        return place + 32 + (int.from_bytes(head[12:16], "little") if has_header else 0)
+    rest = (head + file.read(_BLOCK))[: end - place]
+    return end if len(rest) == end - place and not any(rest) else 0

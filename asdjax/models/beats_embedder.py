@@ -1,0 +1,140 @@
+"""A pretrained encoder as an embedder: filterbank, BEATs, pooling over tokens, linear projection.
+
+The attentive pooling and the projection are those of ASDKit's BEATs-LoRA extractor.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig
+from asdjax.errors import AsdjaxError
+from asdjax.models.beats import BEATs, Draws, own_patch_mask
+from asdjax.models.layers import Linear, Rng
+from asdjax.models.pooling import AttnStatPool
+from asdjax.signal import fbank
+from asdjax.signal.spec_augment import SpecAugmentDraws, spec_augment
+
+_DROPS = (
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "dropout_input",
+    "encoder_layerdrop",
+    "layer_wise_gradient_decay_ratio",
+)
+
+
+def shortest(encoder: BEATsEncoderConfig) -> int:
+    """Samples of the shortest clip that fills a patch."""
+    return fbank.FRAME + fbank.HOP * (encoder.input_patch_size - 1)
+
+
+def check_length(encoder: BEATsEncoderConfig, samples: int) -> None:
+    """Refuse clips that fill no patch."""
+    if samples < shortest(encoder):
+        raise AsdjaxError(
+            f"clips of {samples} samples are too short for BEATs, which needs {shortest(encoder)}: "
+            "set audio.clip_seconds to a longer time (shorter clips are repeated)"
+        )
+
+
+def length_class(encoder: BEATsEncoderConfig, samples: int) -> int:
+    """Samples of the rows in which clips of `samples` are embedded together with others.
+
+    Four classes to an octave of patches: rows are at most a quarter longer than their clips.
+    """
+    size = encoder.input_patch_size
+    patches = fbank.frames(samples) // size
+    step = max(1, 2 ** (patches.bit_length() - 3))
+    patches = -(-patches // step) * step
+    return fbank.FRAME + fbank.HOP * (size * patches - 1)
+
+
+def token_mean(
+    tokens: Float[Array, "B N D"], valid: Bool[Array, "B N"] | None
+) -> Float[Array, "B D"]:
+    """The mean over (valid) tokens."""
+    if valid is None:
+        return jnp.mean(tokens, axis=1)
+    own = valid.astype(tokens.dtype)[:, :, None]
+    return jnp.sum(tokens * own, axis=1) / jnp.sum(own, axis=1)
+
+
+class BEATsEmbedder(nnx.Module):
+    """Waveforms of 16 kHz to one vector per clip.
+
+    Attributes:
+        embedding_size: values in it.
+    """
+
+    def __init__(self, config: BEATsConfig, *, rng: Rng):
+        """Draw initial weights: the encoder's are usually replaced by pretrained ones."""
+        own = {name: getattr(config, name) for name in _DROPS}
+        changed = {name: value for name, value in own.items() if value is not None}
+        self.encoder = BEATs(
+            dataclasses.replace(config.encoder, **changed),
+            lora=config.lora if config.adaptation == "lora" else None,
+            remat=config.remat,
+            compute_dtype=config.compute_dtype,
+            fused_attention=config.fused_attention,
+            rng=rng,
+        )
+        self.layers = config.layers
+        features = config.encoder.encoder_embed_dim * max(1, len(config.layers))
+        hidden = max(1, features // config.pooling_ratio)
+        attentive = config.pooling == "attentive_statistics"
+        self.pool = AttnStatPool(features, hidden, rng=rng) if attentive else None
+        size = config.embedding_size
+        self.projection = Linear(features, size, bias=True, rng=rng) if size else None
+        self.embedding_size = config.embedding_size or features
+
+    def __call__(
+        self,
+        waveform: Float[Array, "B T"],
+        *,
+        train: bool = False,
+        axis_name: str | None = None,
+        length: Int[Array, " B"] | None = None,
+        draws: Draws | None = None,
+        masks: SpecAugmentDraws | None = None,
+    ) -> Float[Array, "B D"]:
+        """Embed clips.
+
+        Args:
+            waveform: in [-1, 1].
+            train: whether dropouts, layer drop and BatchNorm behave as in training.
+            axis_name: the `jax.pmap` axis over which the batch is spread, if it is.
+            length: each clip's own samples in a longer row, at least `shortest`: what lies beyond
+                never matters (inference only).
+            draws: randomness of the dropouts.
+            masks: SpecAugment's.
+        """
+        tokens, valid = self.tokens(waveform, train=train, length=length, draws=draws, masks=masks)
+        if self.pool is not None:
+            pooled = self.pool(tokens, train=train, axis_name=axis_name, valid=valid)
+        else:
+            pooled = token_mean(tokens, valid)
+        return pooled if self.projection is None else self.projection(pooled)
+
+    def tokens(
+        self,
+        waveform: Float[Array, "B T"],
+        *,
+        train: bool = False,
+        length: Int[Array, " B"] | None = None,
+        draws: Draws | None = None,
+        masks: SpecAugmentDraws | None = None,
+    ) -> tuple[Float[Array, "B N D"], Array | None]:
+        """The chosen layers' tokens side by side, and with `length` which are the clips' own."""
+        check_length(self.encoder.config, waveform.shape[1])
+        features = fbank.normalised(fbank.fbank(waveform))
+        if masks is not None:
+            features = spec_augment(features, masks)
+        valid = None
+        if length is not None:
+            valid = own_patch_mask(fbank.frames(length), features.shape[1], self.encoder.config)
+        hidden = self.encoder(features, valid=valid, layers=self.layers, train=train, draws=draws)
+        return jnp.concatenate(hidden, axis=-1), valid

@@ -1,0 +1,1 @@
+"""The process: devices, compiled programs, memory, signals, the console."""

@@ -1,0 +1,1 @@
+"""Backends, thresholds, metrics, intervals, tables: NumPy and scikit-learn, no jax."""

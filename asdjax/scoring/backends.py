@@ -1,0 +1,452 @@
+"""Scoring backends: from the normal training clips' embeddings to a clip's anomaly score.
+
+One backend is fitted per machine, section and view:
+
+    backend = fit(config, embeddings, is_target)
+    backend.score(test_embeddings)   # larger = more anomalous
+    backend.leave_one_out()          # the training clips, each as if it were new
+
+Conventions
+* `metric: cosine` works on unit-length embeddings (norm floored at 1e-12) with their Euclidean
+  distance, halved by nearest_neighbours and kmeans, so that scores lie in 0..1; it is not squared,
+  for the views of a clip are averaged. `metric: euclidean` takes embeddings and distances as they
+  are.
+* Embeddings keep their precision up to and through SMOTE, as the reference's do; distances are
+  computed in float64 from differences, so that a copy of a training clip is at distance 0. Which
+  of them are wanted, faster products tell.
+* The order of the training rows matters (SMOTE's draws, the folds): callers sort them by path.
+* `target_neighbours: 0` leaves the target clips out of every backend's reference; they still get
+  leave-one-out scores. SMOTE belongs to nearest_neighbours alone.
+"""
+
+import abc
+
+import numpy as np
+from imblearn.over_sampling import SMOTE
+from jaxtyping import Bool, Float, Float64, Int
+from scipy.spatial.distance import cdist
+from sklearn.cluster import KMeans
+from sklearn.covariance import ledoit_wolf
+
+from asdjax.config.recipe import BackendConfig, SmoteConfig
+from asdjax.errors import AsdjaxError
+
+_FLOOR = 1e-12  # smallest norm and smallest local density that divide
+_AT_ONCE = 64  # points whose distances are computed together
+
+
+class Backend(abc.ABC):
+    """A fitted backend; `fit` makes one.
+
+    Attributes:
+        config: The settings it was fitted with.
+        notes: One sentence per special case met while fitting; empty in the ordinary case.
+    """
+
+    notes: tuple[str, ...]
+
+    def __init__(
+        self,
+        config: BackendConfig,
+        points: Float[np.ndarray, "N D"],
+        is_target: Bool[np.ndarray, " N"],
+    ):
+        self.config = config
+        self._points = points
+        self._is_target = is_target
+        self._used = ~is_target | (config.target_neighbours > 0)
+        self._source = np.flatnonzero(~is_target)
+        self._target = np.flatnonzero(is_target & self._used)
+        if not self._used.any():
+            raise AsdjaxError(
+                "no source clips to score against and backend.target_neighbours is 0: "
+                "set it to 1 or more, or add source clips"
+            )
+        self.notes = ()
+        if not is_target.any():
+            self._note("no target clips: scored against the source clips only")
+        if not len(self._source):
+            self._note("no source clips: scored against the target clips only")
+        self._fit()
+
+    def score(self, embeddings: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
+        """Anomaly scores of new clips; larger is more anomalous.
+
+        Raises:
+            AsdjaxError: If the embeddings are empty, not finite, or of another size than the
+                training clips'.
+        """
+        points = _read(embeddings, self.config.metric)
+        size = self._points.shape[1]
+        if points.shape[1] != size:
+            raise AsdjaxError(
+                f"embeddings hold {points.shape[1]} values, the training clips' hold {size}: "
+                "extract both with the same model"
+            )
+        return self._score(points)
+
+    def leave_one_out(self) -> Float64[np.ndarray, " N"]:
+        """Scores of the training clips, in the order given to `fit`, each left out of the bank.
+
+        Raises:
+            AsdjaxError: If the bank holds a single clip, so that nothing is left without it, or
+                if a refit is left with too few clips for a covariance.
+        """
+        if np.count_nonzero(self._used) < 2:
+            raise AsdjaxError(
+                "leave-one-out scores need two training clips to score against, found 1: "
+                "add normal clips of this machine and section"
+            )
+        return self._leave_one_out()
+
+    def _note(self, sentence: str) -> None:
+        self.notes += (sentence,)
+
+    def _note_few(self, asked: int, found: int, key: str) -> None:
+        if 0 < found < asked:
+            self._note(f"backend.{key} is {asked}, there are {found}: all of them are used")
+
+    @abc.abstractmethod
+    def _fit(self) -> None: ...
+
+    @abc.abstractmethod
+    def _score(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]: ...
+
+    def _leave_one_out(self) -> Float64[np.ndarray, " N"]:
+        """By refits: clips dealt in turn to the folds, the source clips first.
+
+        Dealing spreads both domains evenly, and no fold ever holds the whole bank.
+        """
+        fold = np.empty(len(self._points), int)
+        dealt = np.argsort(self._is_target, kind="stable")
+        fold[dealt] = np.arange(len(dealt)) % self.config.folds
+        scores = np.empty(len(fold))
+        for out in (fold == f for f in np.unique(fold)):
+            refit = type(self)(self.config, self._points[~out], self._is_target[~out])
+            scores[out] = refit._score(self._points[out])
+        return scores
+
+
+def fit(
+    config: BackendConfig,
+    embeddings: Float[np.ndarray, "N D"],
+    is_target: Bool[np.ndarray, " N"],
+) -> Backend:
+    """Fit the backend that `config.name` asks for.
+
+    Args:
+        config: Section `backend` of the configuration.
+        embeddings: The normal training clips of one machine and section, rows sorted by path.
+        is_target: True where the clip is of the target domain.
+
+    Raises:
+        AsdjaxError: If the embeddings are empty or not finite, if the shapes do not match, or if
+            the backend cannot be fitted to these clips.
+    """
+    points = _read(embeddings, config.metric)
+    flags = np.asarray(is_target)
+    if flags.shape != points.shape[:1]:
+        raise AsdjaxError(
+            f"{len(points)} embeddings and domains of shape {flags.shape}: give one per clip"
+        )
+    if flags.dtype != bool:
+        raise AsdjaxError(f"domains are of type {flags.dtype}: give booleans, true for target")
+    kinds: dict[str, type[Backend]] = {
+        "nearest_neighbours": NearestNeighbours,
+        "kmeans": KMeansCentres,
+        "rescaled": Rescaled,
+        "mahalanobis": Mahalanobis,
+    }
+    return kinds[config.name](config, points, flags)
+
+
+class NearestNeighbours(Backend):
+    """The smaller of the mean distances to the nearest clips of either domain.
+
+    SMOTE (Chawla et al. 2002) first grows the target pool. A clip left out takes along every
+    synthetic point of which it is a parent; SMOTE is not redone. When its pool is then empty, the
+    other pool alone scores it.
+    """
+
+    def _fit(self) -> None:
+        config = self.config
+        new = self._points[:0]
+        self._parents = np.empty((0, 2), int)
+        if config.smote.ratio > 0 and len(self._source) and len(self._target):
+            new, parents, sentences = _smote(config.smote, self._points, self._is_target)
+            self._parents = self._target[parents]
+            new = _scale(new, config.metric)
+            for sentence in sentences:
+                self._note(sentence)
+        self._source_pool = self._points[self._source]
+        self._target_pool = np.concatenate([self._points[self._target], new])
+        self._note_few(config.source_neighbours, len(self._source_pool), "source_neighbours")
+        self._note_few(config.target_neighbours, len(self._target_pool), "target_neighbours")
+
+    def _score(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
+        return self._nearest(points)
+
+    def _leave_one_out(self) -> Float64[np.ndarray, " N"]:
+        source = np.zeros((len(self._points), len(self._source_pool)), bool)
+        target = np.zeros((len(self._points), len(self._target_pool)), bool)
+        source[self._source, np.arange(len(self._source))] = True
+        target[self._target, np.arange(len(self._target))] = True
+        synthetic = len(self._target) + np.arange(len(self._parents))
+        for parent in self._parents.T:
+            target[parent, synthetic] = True
+        return self._nearest(self._points, source, target)
+
+    def _nearest(
+        self,
+        points: Float[np.ndarray, "M D"],
+        source_out: Bool[np.ndarray, "M P"] | None = None,
+        target_out: Bool[np.ndarray, "M Q"] | None = None,
+    ) -> Float64[np.ndarray, " M"]:
+        k, k_target = self.config.source_neighbours, self.config.target_neighbours
+        nearest = np.minimum(
+            _mean_distance(points, self._source_pool, k, source_out),
+            _mean_distance(points, self._target_pool, k_target, target_out),
+        )
+        return nearest / 2 if self.config.metric == "cosine" else nearest
+
+
+class KMeansCentres(Backend):
+    """As nearest neighbours, with the source clips replaced by their k-means centres.
+
+    The centres are scaled to unit length again for the cosine and the nearest one counts; target
+    clips are kept as points. With fewer different source clips than centres, each clip is its own
+    centre.
+    """
+
+    def _fit(self) -> None:
+        clusters = self.config.kmeans_clusters
+        centres = np.unique(self._points[self._source].astype(np.float64), axis=0)
+        self._note_few(clusters, len(centres), "kmeans_clusters")
+        if len(centres) > clusters:
+            kmeans = KMeans(clusters, n_init=1, random_state=self.config.kmeans_seed)
+            kmeans.fit(self._points[self._source].astype(np.float64))
+            centres = _scale(kmeans.cluster_centers_, self.config.metric)
+        self._centres = centres
+        self._target_pool = self._points[self._target]
+        self._note_few(self.config.target_neighbours, len(self._target), "target_neighbours")
+        self._note(f"leave-one-out by {self.config.folds}-fold refit of k-means")
+
+    def _score(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
+        nearest = np.minimum(
+            _mean_distance(points, self._centres, 1),
+            _mean_distance(points, self._target_pool, self.config.target_neighbours),
+        )
+        return nearest / 2 if self.config.metric == "cosine" else nearest
+
+
+class Rescaled(Backend):
+    """Distances divided by the density around each reference (Wilkinghoff et al. 2025).
+
+    "Local density-based anomaly score normalization for domain generalization": one pool of both
+    domains; the distance to a reference is divided by that reference's mean distance to its own
+    `rescale_neighbours` nearest others, and the mean of the `source_neighbours` smallest quotients
+    is the score, not halved. The mean distance is floored at 1e-12 (a reference with as many
+    copies) and 1 for a reference without others. A clip is left out strictly, as if deleted: also
+    from the densities of the other references.
+    """
+
+    def _fit(self) -> None:
+        self._pool = self._points[self._used]
+        self._note_few(self.config.source_neighbours, len(self._pool), "source_neighbours")
+        others = len(self._pool) - 1
+        self._neighbours = min(self.config.rescale_neighbours, others)
+        if others == 0:
+            self._note("a single reference: its distance is not rescaled")
+        self._note_few(self.config.rescale_neighbours, others, "rescale_neighbours")
+        distances = cdist(self._pool, self._pool)
+        np.fill_diagonal(distances, np.inf)
+        # One more than the density needs: who moves up when a neighbour is left out.
+        kept = min(self._neighbours + 1, others)
+        self._order = np.argsort(distances, axis=1, kind="stable")[:, :kept]
+        self._distances = np.take_along_axis(distances, self._order, axis=1)
+        self._density = _density(self._distances[:, : self._neighbours])
+
+    def _score(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
+        quotients = cdist(points, self._pool) / self._density
+        return _mean_nearest(quotients, self.config.source_neighbours)
+
+    def _leave_one_out(self) -> Float64[np.ndarray, " N"]:
+        references = np.arange(len(self._pool))
+        density = np.repeat(
+            self._density[None, :], len(self._pool), axis=0
+        )  # [left out, reference]
+        for rank in range(self._neighbours):
+            rest = np.delete(self._distances, rank, axis=1)[:, : self._neighbours]
+            density[self._order[:, rank], references] = _density(rest)
+        quotients = cdist(self._pool, self._pool) / density
+        np.fill_diagonal(quotients, np.inf)
+        scores = self._score(self._points)  # stands for clips that are no reference
+        scores[self._used] = _mean_nearest(quotients, self.config.source_neighbours)
+        return scores
+
+
+class Mahalanobis(Backend):
+    """The smaller of the Mahalanobis distances to the two domains' means.
+
+    Each domain has its own mean and Ledoit-Wolf covariance (Ledoit and Wolf 2004). A domain whose
+    covariance has no inverse (fewer than three different clips) borrows the other domain's around
+    its own mean. The distance is neither squared nor halved.
+    """
+
+    def _fit(self) -> None:
+        domains = {
+            name: self._points[rows].astype(np.float64)
+            for name, rows in (("source", self._source), ("target", self._target))
+            if len(rows)
+        }
+        whitenings = {name: _whitening(points) for name, points in domains.items()}
+        found = [whitening for whitening in whitenings.values() if whitening is not None]
+        if not found:
+            raise AsdjaxError(
+                "too few different training clips for a covariance: mahalanobis needs three in "
+                "one domain; add clips or set backend.name to nearest_neighbours"
+            )
+        self._models = []
+        for name, points in domains.items():
+            if whitenings[name] is None:
+                self._note(f"too few {name} clips for a covariance: the other domain's is used")
+                whitenings[name] = found[0]
+            self._models.append((points.mean(axis=0), whitenings[name]))
+        self._note(f"leave-one-out by {self.config.folds}-fold refit of the covariances")
+
+    def _score(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
+        return np.min(
+            [np.linalg.norm((points - mean) @ white, axis=1) for mean, white in self._models],
+            axis=0,
+        )
+
+
+def _read(embeddings: Float[np.ndarray, "M D"], metric: str) -> Float[np.ndarray, "M D"]:
+    """The embeddings, checked and, for the cosine, of unit length."""
+    points = np.ascontiguousarray(embeddings)
+    if points.dtype not in (np.float32, np.float64):
+        raise AsdjaxError(f"embeddings are of type {points.dtype}: give float32 or float64")
+    if points.ndim != 2 or 0 in points.shape:
+        raise AsdjaxError(
+            f"embeddings are of shape {points.shape}: give one row per clip, and at least one"
+        )
+    bad = np.count_nonzero(~np.isfinite(points).all(axis=1))
+    if bad:
+        raise AsdjaxError(
+            f"{bad} of {len(points)} embeddings hold values that are not finite: "
+            "check the training's loss and the audio of these clips"
+        )
+    return _scale(points, metric)
+
+
+def _scale(points: Float[np.ndarray, "M D"], metric: str) -> Float[np.ndarray, "M D"]:
+    """Rows of unit length for the cosine, unchanged otherwise; the dtype stays."""
+    if metric == "euclidean":
+        return points
+    norms = np.linalg.norm(points.astype(np.float64), axis=1, keepdims=True)
+    return (points / np.maximum(norms, _FLOOR)).astype(points.dtype)
+
+
+def _smote(
+    config: SmoteConfig, points: Float[np.ndarray, "N D"], is_target: Bool[np.ndarray, " N"]
+) -> tuple[Float[np.ndarray, "S D"], Int[np.ndarray, "S 2"], list[str]]:
+    """Synthetic target points, the two target clips behind each, and what was special.
+
+    The parents count among the target clips. imbalanced-learn does not tell them, so its draws
+    are repeated here, and its points with them.
+    """
+    n_target = int(is_target.sum())
+    n_source = len(points) - n_target
+    none = points[:0], np.empty((0, 2), int)
+    if n_target == 1:
+        return *none, ["SMOTE skipped: it needs two target clips, found 1"]
+    if int(config.ratio * n_source - n_target) <= 0:
+        return *none, [
+            f"SMOTE skipped: backend.smote.ratio {config.ratio:g} asks for "
+            f"{int(config.ratio * n_source)} target points, and there are {n_target} target clips"
+        ]
+    k = min(config.neighbours, n_target - 1)
+    sentences = []
+    if k < config.neighbours:
+        sentences.append(
+            f"SMOTE draws between {k} instead of {config.neighbours} neighbours: "
+            f"there are {n_target} target clips"
+        )
+    sampler = SMOTE(sampling_strategy=config.ratio, k_neighbors=k, random_state=config.seed)
+    new = sampler.fit_resample(points, is_target.astype(int))[0][len(points) :]
+
+    target = points[is_target]
+    neighbours = sampler.nn_k_.kneighbors(target, return_distance=False)[:, 1:]
+    draws = np.random.RandomState(config.seed)
+    base, column = np.divmod(draws.randint(0, n_target * k, len(new)), k)
+    step = draws.uniform(size=(len(new), 1))
+    neighbour = neighbours[base, column]
+    repeated = target[base] + step * (target[neighbour] - target[base])
+    if not np.array_equal(repeated.astype(new.dtype), new):
+        raise RuntimeError("internal error: SMOTE's draws differ from imbalanced-learn's")
+    return new, np.stack([base, neighbour], axis=1), sentences
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what is not a number may be near
+def _mean_distance(
+    points: Float[np.ndarray, "M D"],
+    pool: Float[np.ndarray, "P D"],
+    k: int,
+    left_out: Bool[np.ndarray, "M P"] | None = None,
+) -> Float64[np.ndarray, " M"]:
+    """Mean distance of each point to its `k` nearest in a pool, as `_mean_nearest` has it.
+
+    Matrix products tell, for some points at a time, which of the pool may be among their nearest,
+    however the products were rounded; distances to these alone are then computed from differences.
+    """
+    found = np.full(len(points), np.inf)
+    if k == 0 or len(pool) == 0:
+        return found
+    points, pool = points.astype(np.float64), pool.astype(np.float64)
+    own, others = (np.sum(np.square(a), axis=1) for a in (points, pool))
+    # rounding of squared distances: at most some D eps of (|a| + |b|)^2 <= 2 (|a|^2 + |b|^2)
+    rounding = 8 * (pool.shape[1] + 2) * np.finfo(np.float64).eps * (own + others.max())
+    for start in range(0, len(points), _AT_ONCE):
+        rows = slice(start, start + _AT_ONCE)
+        squared = own[rows, None] + others - 2 * points[rows] @ pool.T
+        if left_out is not None:
+            squared[left_out[rows]] = np.inf
+        last = min(k, len(pool)) - 1
+        limit = np.partition(squared, last, axis=1)[:, last] + 2 * rounding[rows]
+        near = np.flatnonzero(~(squared > limit[:, None]).all(axis=0))
+        distances = cdist(points[rows], pool[near])
+        if left_out is not None:
+            distances[left_out[rows][:, near]] = np.inf
+        found[rows] = _mean_nearest(distances, k)
+    return found
+
+
+def _mean_nearest(distances: Float64[np.ndarray, "M P"], k: int) -> Float64[np.ndarray, " M"]:
+    """Mean of each row's k smallest finite distances; of all of them when there are fewer.
+
+    Infinite where there is none.
+    """
+    if k < distances.shape[1]:
+        distances = np.partition(distances, k, axis=1)
+    nearest = np.sort(distances[:, :k], axis=1)
+    finite = np.isfinite(nearest)
+    count = finite.sum(axis=1)
+    total = np.where(finite, nearest, 0).sum(axis=1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.inf)
+
+
+def _density(distances: Float64[np.ndarray, "P K"]) -> Float64[np.ndarray, " P"]:
+    """Mean distance of each reference to its neighbours; 1 where it has none."""
+    if distances.shape[1] == 0:
+        return np.ones(len(distances))
+    return np.maximum(distances.mean(axis=1), _FLOOR)
+
+
+def _whitening(points: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "D D"] | None:
+    """W with W W^T the inverse of the Ledoit-Wolf covariance; None where it has no inverse."""
+    if len(np.unique(points, axis=0)) < 3:  # the shrinkage of two points is 0
+        return None
+    values, vectors = np.linalg.eigh(ledoit_wolf(points)[0])
+    if values[0] <= values[-1] * len(values) * np.finfo(np.float64).eps:
+        return None
+    return vectors / np.sqrt(values)

@@ -1,0 +1,310 @@
+"""Checkpoints: orbax directories of plain nested dictionaries of arrays, plus JSON.
+
+<step>/weights/ progress/   the arrays, by orbax
+<step>/meta.json            where training stood
+<step>/files.json           the digest of every other file
+
+A checkpoint appears under its step's number all at once; an interrupted save leaves only a hidden
+folder, which readers pass over and the next save clears. The digests are compared before orbax
+reads anything: what it raises after that is a defect, and never a damaged file.
+"""
+
+import functools
+import hashlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from asdjax.errors import AsdjaxError
+from asdjax.files import atomic, documents
+from asdjax.store.converted_weights import PREDICTOR, WEIGHTS, Pretrained
+
+Tree = dict[str, Any]
+"""Nested dictionaries with text keys and array leaves."""
+
+ITEMS = ("weights", "progress")
+"""What a checkpoint holds beside JSON; inference reads the weights alone."""
+
+
+def digest(tree: Tree) -> str:
+    """A digest of names, shapes, dtypes and values of all arrays."""
+    state = hashlib.blake2b(digest_size=16)
+    for path, leaf in sorted(_flatten(tree).items()):
+        array = np.ascontiguousarray(leaf)
+        state.update(f"{path} {array.dtype} {array.shape}\n".encode())
+        state.update(array.tobytes())
+    return state.hexdigest()
+
+
+_DAMAGED = (
+    "{}: this checkpoint is missing or damaged ({}): delete it and train again, which "
+    "continues from an older one, or begin anew with --no-resume"
+)
+_STEP = re.compile(r"0|[1-9][0-9]{0,17}")
+_META, _FILES = "meta.json", "files.json"
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")
+
+
+def save_weights(directory: Path, weights: Tree) -> None:
+    """Write arrays into a directory that does not exist yet; `AsdjaxError` where that fails."""
+    _write_arrays(directory, weights)
+    _seal(directory)
+
+
+def load_weights(directory: Path, like: Tree) -> Tree:
+    """Arrays that `save_weights` wrote, as NumPy arrays.
+
+    Args:
+        directory: where they are.
+        like: names, shapes and dtypes to read them as.
+
+    Raises:
+        AsdjaxError: names or shapes differ, or the files are missing or damaged.
+    """
+    _verify(directory, "", "{}: these weights are missing or damaged ({}): convert again")
+    wrong = _differences(_stored(directory), like, dtypes=False)
+    if wrong:
+        raise AsdjaxError(f"{directory}: not weights of this architecture: {wrong}")
+    return _read_arrays(directory, like)
+
+
+def load_pretrained(weights: Pretrained, like: Tree) -> Tree:
+    """A converted encoder's arrays {"encoder"}, in the dtypes of `like`, verified by their digests.
+
+    A fine-tuned checkpoint's classifier is read if it is among those asked for.
+    """
+    encoder = dict(like["encoder"])
+    predictor = encoder.pop("predictor", None)
+    loaded = load_weights(weights.path / WEIGHTS, {"encoder": encoder})
+    if digest(loaded) != weights.digest:
+        raise AsdjaxError(
+            f"{weights.path}: the weights are not those that were converted: convert again"
+        )
+    if predictor is not None:
+        found = load_weights(weights.path / PREDICTOR, {"predictor": predictor})
+        if digest(found) != weights.document.get("predictor_digest"):
+            raise AsdjaxError(
+                f"{weights.path}: the classifier is not the one that was converted: convert again"
+            )
+        loaded["encoder"] |= found
+    return loaded
+
+
+class Checkpoints:
+    """The checkpoints in one directory; to write, use it as a context manager."""
+
+    def __init__(self, directory: Path, keep: int | None = None):
+        """Open a directory.
+
+        Args:
+            directory: made by the first save.
+            keep: how many of the newest checkpoints survive a save; None: only read.
+        """
+        self.directory, self._keep = directory, keep
+
+    def __enter__(self) -> "Checkpoints":
+        if self._keep is not None:
+            atomic.clear(self.directory)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing is held open."""
+
+    def latest(self) -> int | None:
+        """The newest complete checkpoint's step, or None."""
+        return max(self._steps(), default=None)
+
+    def save(self, step: int, state: Tree, meta: Mapping[str, Any]) -> None:
+        """Write the `ITEMS` of a state, wait until they are on disk, and delete the oldest."""
+        place = self.directory / str(step)
+
+        def free() -> None:
+            if place.exists():
+                raise AsdjaxError(f"{self.directory}: checkpoint {step} exists already")
+
+        with atomic.whole_folder(place, free) as made:
+            for item in ITEMS:
+                _write_arrays(made / item, state[item])
+            documents.write_json(made / _META, meta)
+            _seal(made)
+        for old in sorted(self._steps())[: -self._keep]:
+            atomic.discard(self.directory / str(old))
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """A checkpoint's JSON part, without its arrays."""
+        place = self.directory / str(step)
+        _verify(place, _META, _DAMAGED)
+        meta = documents.read_json(place / _META)
+        if not isinstance(meta, dict):
+            raise AsdjaxError(_DAMAGED.format(place, f"{_META} is no record of a training"))
+        return meta
+
+    def restore(self, step: int, like: Tree) -> Tree:
+        """A checkpoint's arrays, as NumPy.
+
+        Args:
+            step: which checkpoint.
+            like: the `ITEMS` to read, as expected; only structure, shapes and dtypes are used.
+
+        Raises:
+            AsdjaxError: names, shapes or dtypes differ (all differences in one message), or the
+                files are damaged.
+        """
+        place = self.directory / str(step)
+        for item in like:
+            _verify(place, f"{item}/", _DAMAGED)
+        wrong = _differences({item: _stored(place / item) for item in like}, like)
+        if wrong:
+            raise AsdjaxError(f"{place}: not a checkpoint of this configuration: {wrong}")
+        return {item: _read_arrays(place / item, tree) for item, tree in like.items()}
+
+    def _steps(self) -> list[int]:
+        try:
+            names = [path.name for path in self.directory.iterdir() if path.is_dir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise AsdjaxError(f"{self.directory}: cannot be read ({error.strerror})") from error
+        return [int(name) for name in names if _STEP.fullmatch(name)]
+
+
+# orbax
+
+
+def _orbax(method: str, directory: Path, **arguments: Any) -> Any:
+    """Call a method of orbax's checkpointer and wait for it, even when Ctrl-C is pressed meanwhile.
+
+    An interruption inside of orbax would leave its writers running, in a folder that is being
+    cleared; it is raised when they are done.
+    """
+    # Errors reach the user as sentences; what orbax and its event loop write beside them (of other
+    # arrays that fail too) would only confuse.
+    for name in "absl", "asyncio":
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    with ThreadPoolExecutor(1) as thread:
+        call = functools.partial(getattr(checkpointer, method), directory.absolute(), **arguments)
+        return thread.submit(call).result()
+
+
+def _write_arrays(directory: Path, tree: Tree) -> None:
+    show = sys.unraisablehook
+    sys.unraisablehook = _unless_late(show)
+    with atomic.writing(directory):
+        try:
+            _orbax("save", directory, args=ocp.args.StandardSave(tree))
+        except ValueError as error:  # of tensorstore
+            code = _OS_ERROR.search(str(error))
+            if not code:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+    sys.unraisablehook = show  # after a failure other arrays' writers are still at work
+
+
+def _unless_late(show: Callable[[Any], object]) -> Callable[[Any], None]:
+    """A hook that is silent about writers that end after orbax has given up.
+
+    On a full disk the first array that fails ends orbax's event loop. The other arrays' writers
+    find it closed, which Python would print with a traceback each.
+    """
+
+    def hook(event: Any) -> None:
+        late = isinstance(event.exc_value, RuntimeError)
+        if not (late and str(event.exc_value) == "Event loop is closed"):
+            show(event)
+
+    return hook
+
+
+def _stored(directory: Path) -> Any:
+    """Names, shapes and dtypes of the arrays in a directory."""
+    return _orbax("metadata", directory).item_metadata.tree
+
+
+def _read_arrays(directory: Path, like: Tree) -> Tree:
+    # an explicit placement: the checkpoint may come from other or more devices
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
+    )
+    args = ocp.args.StandardRestore(target)
+    return jax.tree.map(np.asarray, _orbax("restore", directory, args=args))
+
+
+# digests of files
+
+
+def _seal(folder: Path) -> None:
+    """Write down the digest of every file below a folder."""
+    documents.write_json(
+        folder / _FILES, {name: documents.digest(folder / name) for name in _names(folder)}
+    )
+
+
+def _verify(folder: Path, below: str, damaged: str) -> None:
+    """Compare the files whose names begin with `below` with their digests.
+
+    Raises:
+        AsdjaxError: in the words of `damaged`, they are not those that were written.
+    """
+    try:
+        atomic.refuse_links(folder)
+        stated = documents.read_json(folder / _FILES)
+        if not isinstance(stated, dict):
+            raise AsdjaxError(f"{_FILES} states no digests")
+        expected = {name: digest for name, digest in stated.items() if name.startswith(below)}
+        found = {name for name in _names(folder) if name.startswith(below)}
+        for name in sorted(found ^ expected.keys()):
+            raise AsdjaxError(f"{name} is {'not expected' if name in found else 'missing'}")
+        for name in sorted(found):
+            if documents.digest(folder / name) != expected[name]:
+                raise AsdjaxError(f"{name} was changed")
+    except AsdjaxError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
+        raise AsdjaxError(damaged.format(folder, error)) from error
+
+
+def _names(folder: Path) -> list[str]:
+    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(name for name in names if name != _FILES)
+
+
+# trees
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}/{key}" if prefix else str(key))
+    return flat
+
+
+def _differences(stored: Tree, like: Tree, *, dtypes: bool = True) -> str:
+    """In words, in which names, shapes and dtypes two trees differ."""
+    found = {k: _shape(v, dtypes) for k, v in _flatten(stored).items()}
+    expected = {k: _shape(v, dtypes) for k, v in _flatten(like).items()}
+    wrong = [
+        f"{k}: {found.get(k, 'absent')}, expected {expected.get(k, 'nothing')}"
+        for k in sorted(found.keys() | expected.keys())
+        if found.get(k) != expected.get(k)
+    ]
+    more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+    return "; ".join(wrong[:5]) + more
+
+
+def _shape(leaf: Any, dtypes: bool) -> str:
+    if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+        return f"no array ({type(leaf).__name__})"
+    return f"{np.dtype(leaf.dtype) if dtypes else ''}{list(leaf.shape)}"

@@ -1,0 +1,56 @@
+"""training.json: what training left behind, and whether it still says so."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from asdjax.errors import AsdjaxError
+from asdjax.files.documents import fingerprint, read_json, write_json
+
+SCHEMA = "asdjax.training/2"
+_TYPES = {  # what training.json must state, of these types
+    "config": dict,
+    "classes": list,
+    "n_samples": int,
+    "step": int,
+    "seed": int,
+    "data": str,
+    "digest": str,
+    "frozen": str | None,
+}
+
+
+def write(path: Path, document: Mapping[str, Any]) -> None:
+    """Write what training left behind, with a fingerprint of it."""
+    document = {"schema": SCHEMA, **document}
+    write_json(path, {**document, "fingerprint": fingerprint(document)})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `write` wrote; `AsdjaxError` for anything else."""
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise AsdjaxError(
+            f"{path}: not written by this version of asdjax (schema {SCHEMA}): train again with "
+            "--no-resume"
+        )
+    if document.pop("fingerprint", None) != fingerprint(document):
+        raise AsdjaxError(
+            f"{path}: changed since training wrote it: restore it, or train again with --no-resume"
+        )
+    wrong = [key for key, kind in _TYPES.items() if not _is(document.get(key, ...), kind)]
+    if not wrong and not all(type(name) is str for name in document["classes"]):
+        wrong = ["classes"]
+    if not wrong and not 0 < document["n_samples"] < 2**31:
+        wrong = ["n_samples"]
+    if wrong:
+        raise AsdjaxError(
+            f"{path}: not as training left it ({', '.join(wrong)}): restore it, or train again "
+            "with --no-resume"
+        )
+    return document
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is of a type; true and false are no numbers."""
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -1,0 +1,219 @@
+"""The training step: waveforms and classes in, a new state out; pure and device-side.
+
+State: {"weights": {"params": {"model", "head"}, "stats": {"model", "head"}}, "progress":
+{"optimiser", "step"}, "frozen", "seed"}, plain nested dictionaries of arrays. Everything under
+"params" is trained; "stats" holds BatchNorm's running statistics and the loss's scale; "frozen" the
+model's weights that stay as they are, which no checkpoint holds; nor "seed", which is an array so
+that one compiled program serves every seed.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import serialization
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
+
+from asdjax import models
+from asdjax.config.architectures import BEATsConfig
+from asdjax.config.recipe import Config
+from asdjax.runtime import parallel
+from asdjax.signal import spec_augment
+from asdjax.store.checkpoint import load_pretrained
+from asdjax.store.converted_weights import Pretrained
+from asdjax.training import losses, mixup, optim
+
+State = dict[str, Any]
+Batch = dict[str, Array]
+
+
+def to_float(waveform: Float[Array, "B T"] | Int[Array, "B T"], dtype: Any) -> Float[Array, "B T"]:
+    """Waveforms in [-1, 1]: 16-bit integers are divided by 32768, floats pass."""
+    if waveform.dtype == jnp.int16:
+        return waveform.astype(dtype) / jnp.asarray(32768, dtype)
+    return waveform.astype(dtype)
+
+
+_DROPOUT, _SPEC_AUGMENT = 1000, 1001  # streams of random numbers beside mixup's
+
+
+class Learner:
+    """What is trained and how, with no state of its own."""
+
+    def __init__(self, config: Config, *, n_classes: int, n_samples: int):
+        """Describe the training of `config` on waveforms of `n_samples` in `n_classes` classes."""
+        self.config = config
+        self.n_classes = n_classes
+        self.n_samples = n_samples
+        self.optimiser = optim.build(config.optim)
+        module = models.skeleton(config.model, n_samples, config.audio.sample_rate)
+        self.graphdef, self._params, self._stats = models.split(module)
+        self._embedding_size = module.embedding_size
+
+    def start(self, weights: Pretrained | None = None) -> State:
+        """The state before the first step, as NumPy arrays.
+
+        Args:
+            weights: the encoder's, to start from instead of drawn ones.
+        """
+        config = self.config
+        module = models.build(config.model, self.n_samples, config.audio.sample_rate, config.seed)
+        _, params, stats = models.split(module)
+        if weights is not None:
+            params = models.replace(params, self._encoder(weights))
+        return jax.tree.map(np.asarray, self._state(params, stats))
+
+    @property
+    def freezes(self) -> bool:
+        """Whether some of the model's weights stay as they are."""
+        return bool(models.partition(self.config.model, self._params)[1])
+
+    def frozen(self, weights: Pretrained | None) -> models.Tree:
+        """What `start` puts under "frozen", without the rest."""
+        if weights is None:
+            return self.start()["frozen"]
+        return self._encoder(weights)  # all of it is frozen, and nothing else
+
+    def _encoder(self, weights: Pretrained) -> models.Tree:
+        _, base = models.split_adapters(self._params["encoder"])
+        return load_pretrained(weights, {"encoder": base})
+
+    def shapes(self) -> State:
+        """The same with `jax.ShapeDtypeStruct` for arrays; nothing is computed."""
+        return jax.eval_shape(self._state, self._params, self._stats)
+
+    def _state(self, params: models.Tree, stats: models.Tree) -> State:
+        trained, frozen = models.partition(self.config.model, params)
+        parts = [len(jax.tree.leaves(part)) for part in (trained, frozen)]
+        assert sum(parts) == len(jax.tree.leaves(params)), "each weight is in one part"
+        seed = np.uint32(self.config.seed)
+        # one program, the same for every seed, and not one for each operation and shape
+        head_params, head_stats, moments = jax.jit(self._beside)(seed, trained)
+        return {
+            "weights": {
+                "params": {"model": trained, "head": head_params},
+                "stats": {"model": stats, "head": head_stats},
+            },
+            "progress": {
+                "optimiser": serialization.to_state_dict(moments),
+                "step": np.zeros((), np.int32),
+            },
+            "frozen": frozen,
+            "seed": seed,
+        }
+
+    def _beside(self, seed: UInt32[Array, ""], trained: models.Tree) -> tuple[Any, Any, Any]:
+        """The head's weights and statistics, and the optimiser's state, before the first step."""
+        key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # no step's number
+        head_params, head_stats = losses.init(
+            self.config.loss, self.n_classes, self._embedding_size, key
+        )
+        moments = self.optimiser.init({"model": trained, "head": head_params})
+        return head_params, head_stats, moments
+
+    def step(self, state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+        """One update from this device's share of the global batch.
+
+        Args:
+            state: replicated.
+            batch: "waveform" int16 or float [b, T] and "label" int32 [b].
+
+        Returns:
+            the new state; the global batch's mean loss and accuracy, and the update's learning
+            rate, equal on all devices.
+        """
+        params, stats = state["weights"]["params"], state["weights"]["stats"]
+        step = state["progress"]["step"]
+        dtype = jax.tree.leaves(params)[0].dtype
+        key = mixup.step_key(state["seed"], step)
+        waveform, target = self._mixed(batch, key, dtype)
+        more = self._randomness(key, len(waveform))
+
+        def objective(params: Any) -> tuple[Array, tuple[Any, dict[str, Array]]]:
+            return self.loss(params, stats, waveform, target, state["frozen"], **more)
+
+        gradients, (stats, metrics) = jax.grad(objective, has_aux=True)(params)
+        gradients, metrics = parallel.mean_over_devices((gradients, metrics))
+        metrics["learning_rate"] = optim.learning_rate(self.config.optim, step)
+        moments = serialization.from_state_dict(
+            self.optimiser.init(params), state["progress"]["optimiser"]
+        )
+        updates, moments = self.optimiser.update(gradients, moments, params)
+        new_state = {
+            "weights": {"params": optax.apply_updates(params, updates), "stats": stats},
+            "progress": {"optimiser": serialization.to_state_dict(moments), "step": step + 1},
+            "frozen": state["frozen"],
+            "seed": state["seed"],
+        }
+        return new_state, metrics
+
+    def loss(
+        self,
+        params: Any,
+        stats: Any,
+        waveform: Float[Array, "b T"],
+        target: Float[Array, "b C"],
+        frozen: models.Tree,
+        **more: Any,
+    ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
+        """This device's mean loss in training mode, with (new stats, metrics)."""
+        embedding, model_stats = models.apply(
+            self.graphdef,
+            models.join(params["model"], frozen),
+            stats["model"],
+            waveform,
+            train=True,
+            axis_name=parallel.AXIS,
+            **more,
+        )
+        per_clip, log_probability, head_stats = losses.apply(
+            self.config.loss,
+            params["head"],
+            stats["head"],
+            embedding,
+            target,
+            train=True,
+            axis_name=parallel.AXIS,
+        )
+        right = jnp.argmax(log_probability, axis=1) == jnp.argmax(target, axis=1)
+        loss = per_clip.mean()
+        metrics = {"loss": loss, "accuracy": right.astype(loss.dtype).mean()}
+        return loss, ({"model": model_stats, "head": head_stats}, metrics)
+
+    def _randomness(self, key: PRNGKeyArray, clips: int) -> dict[str, Any]:
+        """What the model draws in training: a function of the step's key and each clip's place."""
+        if not isinstance(self.config.model, BEATsConfig):
+            return {}
+        mine = parallel.my_rows(clips)
+        more = {"draws": models.Draws(jax.random.fold_in(key, _DROPOUT), mine)}
+        wanted = self.config.augment.spec_augment
+        if wanted.probability:
+            masks = spec_augment.spec_augment_draws(
+                jax.random.fold_in(key, _SPEC_AUGMENT),
+                parallel.everyone(clips),
+                self.n_samples,
+                wanted,
+            )
+            more["masks"] = jax.tree.map(lambda a: a[mine], masks)
+        return more
+
+    def _mixed(
+        self, batch: Batch, key: PRNGKeyArray, dtype: jnp.dtype
+    ) -> tuple[Float[Array, "b T"], Float[Array, "b C"]]:
+        """This device's clips and soft labels, mixed with partners from the global batch."""
+        everyone = parallel.gather(batch)
+        size = everyone["label"].shape[0]
+        mine = parallel.my_rows(batch["label"].shape[0])
+        lam, partner, mix = mixup.mixup_draws(key, size, self.config.augment.mixup.probability)
+        lam, partner, mix = lam[mine], partner[mine], mix[mine]
+        waveform = mixup.mixup(
+            to_float(batch["waveform"], dtype),
+            to_float(everyone["waveform"][partner], dtype),
+            lam,
+            mix,
+        )
+        onehot = jax.nn.one_hot(batch["label"], self.n_classes, dtype=dtype)
+        others = jax.nn.one_hot(everyone["label"][partner], self.n_classes, dtype=dtype)
+        return waveform, mixup.mixup(onehot, others, lam, mix)

@@ -1,0 +1,102 @@
+"""An embedder's weights, from a finished run or from a folder of converted ones."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from asdjax import models
+from asdjax.config.architectures import BEATsConfig
+from asdjax.config.recipe import Config, ExtractConfig, validate
+from asdjax.errors import AsdjaxError
+from asdjax.store import converted_weights
+from asdjax.store.checkpoint import Checkpoints, Tree, digest, load_pretrained
+from asdjax.store.converted_weights import Pretrained
+from asdjax.store.runs import Run
+from asdjax.training.learner import Learner
+
+
+def of_run(run: Run) -> tuple[Config, int, Tree]:
+    """What a run's embedder is made from: its last checkpoint, verified by digest.
+
+    Returns:
+        the configuration, adapters merged; the clips' samples; {"params": {"model"}, "stats":
+        {"model"}}.
+
+    Raises:
+        AsdjaxError: training has not finished, or other weights than it ended with.
+    """
+    config, n_samples = run.config(), run.finished_training()["n_samples"]
+    trained, frozen = parts(run)
+    model, params = models.for_inference(
+        config.model, models.join(trained["params"]["model"], frozen)
+    )
+    whole = {"params": {"model": params}, "stats": {"model": trained["stats"]["model"]}}
+    return dataclasses.replace(config, model=model), n_samples, whole
+
+
+def parts(run: Run) -> tuple[Tree, Tree]:
+    """What a run trained, {"params", "stats"} of "model" and "head", and what it left as it was.
+
+    Raises:
+        AsdjaxError: as for `of_run`.
+    """
+    config, training = run.config(), run.finished_training()
+    learner = Learner(config, n_classes=len(training["classes"]), n_samples=training["n_samples"])
+    trained: Tree = {"params": {"model": {}}, "stats": {"model": {}}}
+    if not models.is_frozen(config.model):
+        trained = _trained(run, training, learner.shapes()["weights"])
+    frozen = learner.frozen(_pretrained(config)) if learner.freezes else {}
+    if training.get("frozen") != (digest(frozen) if frozen else None):
+        raise AsdjaxError(
+            f"{run.path}: the weights that training left as they were are not those that "
+            "training.json states: restore the folder of model.weights, or train again with "
+            "--no-resume"
+        )
+    return trained, frozen
+
+
+def of_folder(folder: Pretrained, layers: tuple[int, ...]) -> tuple[Config, None, Tree]:
+    """The same of converted weights: the mean over the tokens of `layers`, any clip length."""
+    model = BEATsConfig(
+        weights=str(folder.path),
+        encoder=folder.encoder,
+        adaptation="frozen",
+        layers=layers,
+        pooling="mean",
+        embedding_size=0,
+    )
+    config = Config(model=model, extract=ExtractConfig(batch_size=16))
+    validate(config, str(folder.path))
+    _, params, _ = models.split(models.skeleton(model, None, config.audio.sample_rate))
+    loaded = load_pretrained(folder, params)
+    return config, None, {"params": {"model": loaded}, "stats": {"model": {}}}
+
+
+def _trained(run: Run, training: Mapping[str, Any], like: Tree) -> Tree:
+    """The weights of a run's last checkpoint, verified by their digest."""
+    if not run.checkpoints.is_dir():
+        raise AsdjaxError(
+            f"{run.checkpoints}: the weights are gone: restore them, or train again with "
+            "--no-resume"
+        )
+    with Checkpoints(run.checkpoints) as checkpoints:
+        weights = checkpoints.restore(training["step"], {"weights": like})["weights"]
+    if digest(weights) != training["digest"]:
+        raise AsdjaxError(
+            f"{run.checkpoints / str(training['step'])}: the weights are not those that "
+            "training.json states: restore them, or train again with --no-resume"
+        )
+    return weights
+
+
+def _pretrained(config: Config) -> Pretrained | None:
+    """The converted weights that a run's model starts from, if any."""
+    path = getattr(config.model, "weights", None)
+    if path is not None and not Path(path).is_dir():
+        raise AsdjaxError(
+            f"{path}: the converted weights that this run starts from are gone: restore the "
+            "folder, or give the run's training command again with --model.weights and its new "
+            "place"
+        )
+    return None if path is None else converted_weights.read(Path(path))
