@@ -422,15 +422,16 @@ class Docs:
     topic: Positional[Annotated[str | None, arg(metavar="[TOPIC]", help="The page.")]] = None
 
     def __call__(self) -> None:
-        files = [f for f in (resources.files("asdjax") / "docs").iterdir() if f.name[-3:] == ".md"]
-        pages = {file.name[:-3]: file.read_text("utf-8") for file in files}
+        files = sorted((resources.files("asdjax") / "docs").iterdir(), key=lambda file: file.name)
+        markdown = [file for file in files if file.name.endswith(".md")]
+        pages = {file.name.removesuffix(".md"): file.read_text("utf-8") for file in markdown}
         if self.topic is None:
-            for name, text in sorted(pages.items()):
+            for name, text in pages.items():
                 print(f"{name:<12}  {text.splitlines()[2]}")  # title, empty line, summary
         elif self.topic in pages:
             print(pages[self.topic], end="")
         else:
-            raise UsageError(f"docs: no page {self.topic!r}: choose {', '.join(sorted(pages))}")
+            raise UsageError(f"docs: no page {self.topic!r}: choose {', '.join(pages)}")
 
 
 class Convert:

@@ -15,7 +15,7 @@ from asdjax.convert import __main__ as convert
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "asdjax" / "docs"
-PAGES = sorted(path.stem for path in FOLDER.iterdir())
+PAGES = sorted(path.stem for path in FOLDER.glob("*.md"))
 FILES = [ROOT / "README.md", *sorted(FOLDER.glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"(?m)^ {4}(asdjax .+?)(?: +#.*)?$|`(asdjax [^`]+)`")
@@ -54,7 +54,7 @@ def test_pages_are_installed_as_package_data():
     found = {path.stem for pattern in patterns for path in (ROOT / "asdjax").glob(pattern)}
     assert found == set(PAGES)
     installed = resources.files("asdjax") / "docs"
-    assert {file.name for file in installed.iterdir()} == {f"{page}.md" for page in PAGES}
+    assert all((installed / f"{page}.md").is_file() for page in PAGES)
 
 
 def anchors(text: str) -> set[str]:
@@ -109,6 +109,20 @@ def help_of(words: list[str], capsys) -> str:
         main([*words, "--help"])
     assert end.value.code == 0
     return capsys.readouterr().out
+
+
+def test_options_in_the_text_exist(capsys):
+    known = {"--no-compile-cache", "--help"}
+    about = [(verb,) for verb in VERBS if verb != "convert"]
+    about += [("convert", name) for name in convert.COMMANDS]
+    about += [("run", "system1"), ("run", "system4")]
+    for words in about:
+        known.update(OPTION.findall(help_of(list(words), capsys).replace(",", " ")))
+    scripts = "".join(path.read_text("utf-8") for path in (ROOT / "scripts").glob("*.py"))
+    for path in FILES:
+        for code in re.findall(r"`(--[^`]+)`", path.read_text("utf-8")):
+            for option in OPTION.findall(code):
+                assert option in known or f'"{option}"' in scripts, f"{path.name}: {option}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
