@@ -150,6 +150,13 @@ def test_commands_and_options_exist(path, capsys):
             assert not options - shown, about
 
 
+def test_every_schema_is_described():
+    text = (FOLDER / "formats.md").read_text("utf-8")
+    for file in [*ROOT.glob("asdjax/**/*.py"), *ROOT.glob("convert/*.py")]:
+        for schema in re.findall(r'"(asdjax\.[a-z_]+/[0-9]+)"', file.read_text("utf-8")):
+            assert schema in text, f"{file}: {schema}"
+
+
 def test_the_example_of_what_authors_say_is_read(tmp_path):
     text = (FOLDER / "submission.md").read_text("utf-8")
     start = text.index("    institute: ")
