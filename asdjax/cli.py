@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -260,7 +261,7 @@ class Evaluate:
     """Of one run: each view alone and all together in one table."""
     resamples: Resamples = 1000
     json: bool = False
-    """Print one JSON document instead of tables (its schema is in the README)."""
+    """Print one JSON document instead of tables (schemas: asdjax docs formats)."""
     markdown: bool = False
     """Print the tables as Markdown."""
 
@@ -323,7 +324,7 @@ class Submit:
         Annotated[tuple[UserPath, ...], arg(metavar="[RUN ...]", help="Run directories, in order.")]
     ] = ()
     info: Annotated[UserPath | None, arg(metavar="YAML")] = None
-    """What only the authors can say: names, institute, addresses (see the README)."""
+    """What only the authors can say: names, institute, addresses (asdjax docs submission)."""
     out: Annotated[UserPath | None, arg(metavar="DIR")] = None
     """Where to make the package."""
     subsets: tuple[Literal["development", "evaluation"], ...] = ("development", "evaluation")
@@ -413,6 +414,26 @@ def _show(verb: Any, document: dict[str, Any] | None, as_json: bool, as_markdown
         Console(width=None if sys.stdout.isatty() else 200).print(verb.terminal_table(document))
 
 
+@dataclasses.dataclass(frozen=True)
+class Docs:
+    """Print a page of the documentation; without TOPIC, list the pages."""
+
+    lost: ClassVar[str] = "this command writes nothing"
+    topic: Positional[Annotated[str | None, arg(metavar="[TOPIC]", help="The page.")]] = None
+
+    def __call__(self) -> None:
+        files = sorted((resources.files("asdjax") / "docs").iterdir(), key=lambda file: file.name)
+        markdown = [file for file in files if file.name.endswith(".md")]
+        pages = {file.name.removesuffix(".md"): file.read_text("utf-8") for file in markdown}
+        if self.topic is None:
+            for name, text in pages.items():
+                print(f"{name:<12}  {text.splitlines()[2]}")  # title, empty line, summary
+        elif self.topic in pages:
+            print(pages[self.topic], end="")
+        else:
+            raise UsageError(f"docs: no page {self.topic!r}: choose {', '.join(pages)}")
+
+
 class Convert:
     """Convert PyTorch checkpoints of BEATs and ASDKit, and back (asdjax convert --help)."""
 
@@ -430,6 +451,7 @@ VERBS: dict[str, type] = {
     "data": Data,
     "synth": Synth,
     "convert": Convert,
+    "docs": Docs,
 }
 
 COMPILING = (Check, Embed, Extract, Train)  # and RunAll, which is a Train

@@ -1,0 +1,167 @@
+"""The documentation: every page prints, and its links, paths and commands exist."""
+
+import re
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from asdjax.challenge import meta_yaml
+from asdjax.cli import VERBS, main
+from asdjax.config import recipe
+from asdjax.config.architectures import BEATsConfig
+from asdjax.config.recipe import Config
+from asdjax.convert import __main__ as convert
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "asdjax" / "docs"
+PAGES = sorted(path.stem for path in FOLDER.glob("*.md"))
+FILES = [ROOT / "README.md", *sorted(FOLDER.glob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"(?m)^ {4}(asdjax .+?)(?: +#.*)?$|`(asdjax [^`]+)`")
+OPTION = re.compile(r"(?<!\S)--[a-z][a-z0-9.-]*")
+RECIPE_COMMANDS = ("run", "train", "check")
+SECTIONS = "dataset|audio|augment|model|loss|optim|train|extract|backend|decision"
+
+
+def test_without_a_topic_the_pages_are_listed(capsys):
+    assert main(["docs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == PAGES
+    assert all(len(line.split()) > 3 and len(line) <= 100 for line in lines)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_prints(page, capsys):
+    assert main(["docs", page]) == 0
+    printed = capsys.readouterr().out
+    assert printed == (FOLDER / f"{page}.md").read_text("utf-8")
+    title, empty, summary, after = printed.splitlines()[:4]
+    assert title.startswith("# ") and summary.endswith(".") and not empty and not after
+
+
+def test_an_unknown_topic_is_wrong_usage(capsys):
+    assert main(["docs", "recipe"]) == 2
+    printed = capsys.readouterr()
+    assert not printed.out and all(page in printed.err for page in PAGES)
+
+
+def test_pages_are_installed_as_package_data():
+    tomllib = pytest.importorskip("tomllib")
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    assert "asdjax" in setuptools["packages"]
+    patterns = setuptools["package-data"]["asdjax"]
+    found = {path.stem for pattern in patterns for path in (ROOT / "asdjax").glob(pattern)}
+    assert found == set(PAGES)
+    installed = resources.files("asdjax") / "docs"
+    assert all((installed / f"{page}.md").is_file() for page in PAGES)
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"(?m)^#+ (.+)$", text)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path):
+    for link in LINK.findall(path.read_text("utf-8")):
+        target, _, anchor = link.partition("#")
+        assert not re.match(r"\w+:", link), f"{link}: pages are read without a network"
+        place = path.parent / target if target else path
+        assert place.is_file(), link
+        assert not anchor or anchor in anchors(place.read_text("utf-8")), link
+        assert path.parent != FOLDER or place.parent == FOLDER, f"{link} is not installed"
+
+
+def test_the_readme_links_every_page_and_is_short():
+    text = FILES[0].read_text("utf-8")
+    assert {f"asdjax/docs/{page}.md" for page in PAGES} == set(LINK.findall(text))
+    assert len(text.splitlines()) <= 100
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_paths_exist(path):
+    text = path.read_text("utf-8")
+    named = re.findall(r"`((?:asdjax|tests|configs|convert|scripts)/[^`\s<*]*)", text)
+    named += re.findall(r"(?m)^ {4}(scripts/\S+|\.ci/\S+|tests/\S+)", text)
+    assert not [name for name in named if not (ROOT / name).exists() and "compiled" not in name]
+
+
+def has(config: object, key: str) -> bool:
+    """Whether a dotted key is a setting."""
+    for part in key.split("."):
+        if not hasattr(config, part):
+            return False
+        config = getattr(config, part)
+    return True
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_settings_exist(path):
+    keys = re.findall(rf"`((?:{SECTIONS})\.[a-z_.]+)", path.read_text("utf-8"))
+    of_both = Config(), Config(model=BEATsConfig())
+    assert not [key for key in keys if not any(has(config, key) for config in of_both)]
+
+
+def help_of(words: list[str], capsys) -> str:
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--help"])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_options_in_the_text_exist(capsys):
+    known = {"--no-compile-cache", "--help"}
+    about = [(verb,) for verb in VERBS if verb != "convert"]
+    about += [("convert", name) for name in convert.COMMANDS]
+    about += [("run", "system1"), ("run", "system4")]
+    for words in about:
+        known.update(OPTION.findall(help_of(list(words), capsys).replace(",", " ")))
+    scripts = "".join(path.read_text("utf-8") for path in (ROOT / "scripts").glob("*.py"))
+    for path in FILES:
+        for code in re.findall(r"`(--[^`]+)`", path.read_text("utf-8")):
+            for option in OPTION.findall(code):
+                assert option in known or f'"{option}"' in scripts, f"{path.name}: {option}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_commands_and_options_exist(path, capsys):
+    text = path.read_text("utf-8").replace("\\|", "|")
+    wanted: dict[tuple[str, ...], set[str]] = {}
+    for indented, inline in COMMAND.findall(text):
+        words = " ".join((indented or inline).split()).split(" ")
+        verb, rest = words[1], words[2:]
+        if verb in ("COMMAND", "--help"):
+            continue
+        assert verb in VERBS, words
+        if verb == "convert":
+            for name in rest[0].split("|") if rest else ():
+                assert name in convert.COMMANDS, words
+            continue
+        about = (verb,)
+        if verb in RECIPE_COMMANDS and rest and rest[0] in recipe.names():
+            about = (verb, rest[0])
+        wanted.setdefault(about, set()).update(OPTION.findall(" ".join(rest)))
+    for about, options in wanted.items():
+        options -= {"--help"}
+        if options:
+            shown = set(OPTION.findall(help_of(list(about), capsys).replace(",", " ")))
+            assert not options - shown, about
+
+
+def test_every_schema_is_described():
+    text = (FOLDER / "formats.md").read_text("utf-8")
+    for file in [*ROOT.glob("asdjax/**/*.py"), *ROOT.glob("convert/*.py")]:
+        for schema in re.findall(r'"(asdjax\.[a-z_]+/[0-9]+)"', file.read_text("utf-8")):
+            assert schema in text, f"{file}: {schema}"
+
+
+def test_the_example_of_what_authors_say_is_read(tmp_path):
+    text = (FOLDER / "submission.md").read_text("utf-8")
+    start = text.index("    institute: ")
+    block = text[start : text.index("\n\n", start)]
+    file = tmp_path / "me.yaml"
+    file.write_text(re.sub("(?m)^ {4}", "", block), "utf-8")
+    info = meta_yaml.read_info(file, 1)
+    assert info.institute == "ABC" and info.external_datasets and info.label_lastname == "Doe"
