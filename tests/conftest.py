@@ -19,6 +19,7 @@ import pytest
 from asdjax.config.recipe import SynthConfig
 from asdjax.synth import corpus as synth
 
+pytest.register_assert_rewrite("support")
 GOLDEN = Path(__file__).parent / "golden"
 _unpacked = tempfile.TemporaryDirectory(prefix="asdjax-")  # gone when the tests end
 with tarfile.open(GOLDEN / "ckpt_variants.tar.xz") as _archive:

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
-from torch_writer import write
+from support.torch_writer import write
 
 HERE = Path(__file__).parent
 TINY = str(HERE / "tiny.yaml")

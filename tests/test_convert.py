@@ -13,7 +13,7 @@ import pytest
 from conftest import GOLDEN, VARIANTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_writer import parameter, write
+from support.torch_writer import parameter, write
 
 from asdjax import models
 from asdjax.cli import main

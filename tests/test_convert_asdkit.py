@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 from conftest import COSINE, EMBEDDING, relative
+from support.torch_writer import Call, Global, write
 from test_convert import TINY, arrays, assert_equal, refused
 from test_convert import nano as nano  # fixtures
 from test_convert import tiny as tiny
-from torch_writer import Call, Global, write
 
 from asdjax import models
 from asdjax.cli import main

@@ -6,12 +6,12 @@ import struct
 import subprocess
 import sys
 
-import hostile_sound as hostile
 import numpy as np
 import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import hostile_sound as hostile
 
 from asdjax.config.recipe import AudioConfig
 from asdjax.data import audio, batches, resampling, sound_files, sound_streams

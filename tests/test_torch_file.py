@@ -13,11 +13,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-import torch_writer
 from conftest import GOLDEN, VARIANTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_writer import tensor, write, write_pickle
+from support import torch_writer
+from support.torch_writer import tensor, write, write_pickle
 
 from asdjax.convert.torch_file import read, sha256
 from asdjax.errors import AsdjaxError

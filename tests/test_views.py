@@ -8,7 +8,7 @@ import scipy.signal
 from conftest import STFT, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from view_oracle import Clip, inverse, mirrored, spectrum
+from support.view_oracle import Clip, inverse, mirrored, spectrum
 
 from asdjax.config.recipe import ViewConfig
 from asdjax.signal import views

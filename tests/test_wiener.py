@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import STFT, relative
-from view_oracle import inverse, spectrum
+from support.view_oracle import inverse, spectrum
 
 from asdjax.config.recipe import ViewConfig
 from asdjax.signal import views, wiener
