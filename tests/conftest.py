@@ -37,6 +37,8 @@ LAYER, BLOCK, EMBEDDING = 1e-5, 1e-4, 1e-3
 COSINE = 0.99999  # and at least this cosine for a whole embedding
 GRADIENT = 2e-2  # relative L2, MultiResNet in float32 (ReLU and maximum ties)
 FLOAT64 = 1e-8
+# BEATs: hidden states and pooled ones absolute, gradients relative L2
+HIDDEN_ATOL, POOLED_ATOL, BEATS_GRADIENT = 5e-4, 2e-5, 1e-3
 MULTIRESNET_EVAL_ATOL, MULTIRESNET_TRAIN_ATOL = 2e-3, 5e-4  # absolute
 TRACE = [1e-5, 1e-4] + [1e-3] * 4 + [5e-3] * 5  # relative, the loss before each update
 DEVICES_LOSS, DEVICES_EMBEDDING, DEVICES_GRADIENT = 1e-9, 1e-6, 1e-5  # 1 against 8 devices

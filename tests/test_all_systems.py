@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_pretrained import folder as folder  # a fixture
+from support.converted_beats import folder as folder  # a fixture
 
 from asdjax.cli import main
 from asdjax.config import recipe as configs

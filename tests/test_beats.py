@@ -7,15 +7,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BLOCK, GOLDEN, LAYER, relative, relative_l2
+from conftest import (
+    BEATS_GRADIENT,
+    BLOCK,
+    GOLDEN,
+    HIDDEN_ATOL,
+    LAYER,
+    POOLED_ATOL,
+    relative,
+    relative_l2,
+)
 from flax import nnx
+from support.reference_beats import (
+    TINY,
+    cosine,
+    draws,
+    features,
+    jit,
+    load,
+    paths,
+    reference_name,
+    run,
+    take_apart,
+)
 
 from asdjax.config.architectures import BEATsEncoderConfig, LoRAConfig
 from asdjax.convert import torch_file
 from asdjax.errors import AsdjaxError
 from asdjax.models.beats import (
     BEATs,
-    Draws,
     fused_attention,
     n_tokens,
     own_patch_mask,
@@ -23,19 +43,9 @@ from asdjax.models.beats import (
     reference_token_mask,
 )
 from asdjax.models.lora import dropout
-from asdjax.signal.fbank import fbank, normalised
 
-# Port notes A: absolute for hidden states and pooled ones, relative L2 for gradients.
-HIDDEN_ATOL, POOLED_ATOL, BEATS_GRADIENT = 5e-4, 2e-5, 1e-3
 FLOAT64_FINAL, FLOAT64_POOLED = 1e-6, 1e-7  # the reference evaluates GELU in float32
 
-TINY = BEATsEncoderConfig(
-    encoder_layers=3,
-    encoder_embed_dim=64,
-    encoder_ffn_embed_dim=128,
-    encoder_attention_heads=4,
-    embed_dim=48,
-)
 FINETUNED = dataclasses.replace(
     TINY, dropout=0.0, attention_dropout=0.0, dropout_input=0.0, encoder_layerdrop=0.0,
     finetuned_model=True, layer_wise_gradient_decay_ratio=0.6,
@@ -52,23 +62,6 @@ RANDOM = dataclasses.replace(SMALL, encoder_layers=1, activation_dropout=0.2, en
 LORA = LoRAConfig(rank=4, dropout=0.3, targets=("q_proj", "fc1"))
 
 
-# compiling is most of what these tests do
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def reference_name(path: tuple) -> str:
-    """The name of one of our arrays in the reference's checkpoints, where `lora_*` have none."""
-    name = ".".join(str(part) for part in path)
-    for ours, theirs in {
-        "pos_conv": "pos_conv.0",
-        "relative_attention_bias": "layers.0.self_attn.relative_attention_bias.weight",
-        ".kernel": ".weight",
-        ".scale": ".weight",
-    }.items():
-        name = name.replace(ours, theirs)
-    return name
-
-
 def to_reference(name: str, array) -> np.ndarray:
     """One of our arrays in the reference's axes."""
     array = np.asarray(array)
@@ -80,41 +73,10 @@ def to_reference(name: str, array) -> np.ndarray:
     return array.reshape(shapes[kind]) if (kind := name.split(".")[-1]) in shapes else array.T
 
 
-def paths(params) -> dict[tuple, jax.Array]:
-    """The arrays of a tree by their places in it."""
-    return {
-        tuple(part.key for part in path): value for path, value in jax.tree.leaves_with_path(params)
-    }
-
-
 def leaves(params) -> dict[str, np.ndarray]:
     """A tree of ours as the reference's names and arrays."""
     names = {path: reference_name(path) for path in paths(params)}
     return {names[path]: to_reference(names[path], a) for path, a in paths(params).items()}
-
-
-def take_apart(module):
-    graphdef, params = nnx.split(module, nnx.Param)
-    return graphdef, nnx.to_pure_dict(params)
-
-
-def load(config, state, dtype=np.float32, **options):
-    """A module's structure, and the reference's arrays in the nesting of its weights."""
-    graphdef, params = take_apart(BEATs(config, rng=np.random.default_rng(0), **options))
-
-    def given(path, value):
-        name = reference_name(tuple(part.key for part in path))
-        array, shape = state[name], value.shape
-        if name == "patch_embedding.weight":
-            array = array.transpose(2, 3, 1, 0)
-        elif name.endswith(("weight_g", "grep_a")):
-            array = array.reshape(-1)
-        elif not name.endswith("relative_attention_bias.weight"):
-            array = array.T
-        assert array.shape == shape, name
-        return np.asarray(array, dtype)
-
-    return graphdef, jax.tree.map_with_path(given, params)
 
 
 def fresh(config, dtype=np.float32, seed=0, **options):
@@ -124,10 +86,6 @@ def fresh(config, dtype=np.float32, seed=0, **options):
     return graphdef, jax.tree.map(
         lambda a: (np.asarray(a) + 0.1 * rng.standard_normal(a.shape)).astype(dtype), params
     )
-
-
-def features(waveform, dtype=np.float32):
-    return jit(lambda wave: normalised(fbank(wave)))(waveform.astype(dtype))
 
 
 @pytest.fixture(scope="module")
@@ -190,12 +148,6 @@ def test_stages(tiny, io):
     np.testing.assert_array_equal(values["pos_bias_0"], case["pos_bias_0"])
     np.testing.assert_allclose(values["final"], case["f64_final"], rtol=0, atol=HIDDEN_ATOL)
     np.testing.assert_allclose(values["pooled"], case["pooled"], rtol=0, atol=POOLED_ATOL)
-
-
-def run(graphdef, params, x, valid=None, **options):
-    """The tokens, by a compiled program."""
-    forward = jit(lambda params, x, valid: nnx.merge(graphdef, params)(x, valid=valid, **options))
-    return forward(params, x, valid)
 
 
 def test_from_the_waveform(tiny, io):
@@ -356,10 +308,6 @@ def test_a_row_without_own_tokens_stays_finite(rng):
     valid = own_patch_mask(jnp.asarray([15, 40]), 40, STILL)
     assert list(valid.sum(1)) == [0, 16]
     assert np.isfinite(run(*fresh(STILL), x, valid)[0]).all()
-
-
-def draws(rows, seed=0):
-    return Draws(jax.random.key(seed), jnp.asarray(rows, jnp.int32))
 
 
 @pytest.mark.usefixtures("compiled_fast_here")
@@ -528,11 +476,6 @@ def test_layers_in_any_order_and_no_more_than_needed(rng):
         return str(jax.make_jaxpr(lambda x: module(x, layers=layers))(x)).count("dot_general")
 
     assert products((2,)) - products((1,)) == products((1,)) - products((0,)) > 0
-
-
-def cosine(a, b):
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return np.sum(a * b, -1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
 def test_bfloat16(rng):

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 from conftest import DEVICES_EMBEDDING, DEVICES_LOSS, relative
-from test_pretrained import folder as folder  # a fixture
-from test_train import embedded, in_float64, kill_at_step, noise, run_steps
+from support.converted_beats import folder as folder  # a fixture
+from support.training_steps import embedded, in_float64, kill_at_step, noise, run_steps
 
 from asdjax import models
 from asdjax.cli import main

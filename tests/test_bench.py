@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_beats import SMALL
+from support.converted_beats import SMALL
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -171,7 +171,7 @@ def test_how_far_rounding_moves_an_embedding(bench, monkeypatch):
     """Of float32 nothing is said; other types are compared with it, clip by clip."""
     stages = importlib.import_module("bench_stages")
     recipe = stages.config.load("beats_frozen")
-    recipe = replace(recipe, model=replace(recipe.model, encoder=replace(SMALL, encoder_layers=1)))
+    recipe = replace(recipe, model=replace(recipe.model, encoder=SMALL))
     monkeypatch.setattr(stages.config, "load", lambda name: recipe)
     kinds = ["float32", "bfloat16"]
     options = SimpleNamespace(dtype=kinds, batch=(2,), seconds=0.5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import EXACT_METRIC
 from rich.console import Console
-from test_evaluate import make_run, score_rows, write_truth
+from support.scored_runs import make_run, score_rows, write_truth
 
 from asdjax.commands.compare import _difference, _parts, compare, markdown, terminal_table
 from asdjax.errors import AsdjaxError

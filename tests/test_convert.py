@@ -10,9 +10,12 @@ from collections import OrderedDict
 import jax
 import numpy as np
 import pytest
-from conftest import GOLDEN, VARIANTS
+from conftest import GOLDEN, POOLED_ATOL, VARIANTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.conversions import TINY, arrays, assert_equal, converted, refused
+from support.conversions import nano as nano  # fixtures
+from support.conversions import tiny as tiny
 from support.torch_writer import parameter, write
 
 from asdjax import models
@@ -24,47 +27,8 @@ from asdjax.errors import AsdjaxError
 from asdjax.store import checkpoint, converted_weights
 from asdjax.store.checkpoint import digest
 
-TINY = GOLDEN / "beats_tiny.pt"
 FINETUNED = GOLDEN / "beats_tiny_finetuned.pt"
-POOLED_ATOL = 2e-5  # port notes A
 BIAS = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
-
-
-def converted(source, folder, *options):
-    assert main(["convert", "beats", str(source), str(folder), *options]) == 0
-    return folder, json.loads((folder / converted_weights.DOCUMENT).read_text())
-
-
-def refused(capsys, *arguments):
-    """The one sentence with which a command is refused, and nothing is made."""
-    capsys.readouterr()
-    assert main(["convert", *map(str, arguments)]) == 1
-    out, err = capsys.readouterr()
-    assert err.startswith("asdjax: ") and err.count("\n") == 1 and not out
-    return err
-
-
-def arrays(tree):
-    return {k: np.asarray(v) for k, v in state_dict.flatten(tree).items()}
-
-
-def assert_equal(found, expected):
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        assert found[name].shape == array.shape, name
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return converted(TINY, tmp_path_factory.mktemp("weights") / "tiny")
-
-
-@pytest.fixture
-def nano():
-    """A small checkpoint's cfg and arrays, to be changed and written."""
-    content = torch_file.read(VARIANTS / "nano_zip.pt")
-    return {"cfg": content["cfg"], "model": OrderedDict(content["model"])}
 
 
 def written(tmp_path, content):

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 from conftest import COSINE, EMBEDDING, relative
+from support.conversions import TINY, arrays, assert_equal, refused
+from support.conversions import nano as nano  # fixtures
+from support.conversions import tiny as tiny
 from support.torch_writer import Call, Global, write
-from test_convert import TINY, arrays, assert_equal, refused
-from test_convert import nano as nano  # fixtures
-from test_convert import tiny as tiny
 
 from asdjax import models
 from asdjax.cli import main

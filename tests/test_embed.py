@@ -16,7 +16,7 @@ import soundfile
 from conftest import relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_pretrained import SMALL
+from support.converted_beats import SMALL
 
 import asdjax
 from asdjax import embedder, models

@@ -5,9 +5,8 @@ import os
 
 import pytest
 import yaml
-from test_package_files import META, error, faults, zip_bytes
-from test_package_files import system as system  # a fixture
-from test_submission import DECISIONS, LABEL, SCORES, meta
+from support.packages import DECISIONS, LABEL, META, SCORES, error, faults, meta, zip_bytes
+from support.packages import system as system  # a fixture
 
 from asdjax import cli
 from asdjax.challenge import package_files, submission

@@ -4,13 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BLOCK, GOLDEN, relative, relative_l2
+from conftest import BEATS_GRADIENT, BLOCK, GOLDEN, HIDDEN_ATOL, relative, relative_l2
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_beats import (
-    BEATS_GRADIENT,
-    HIDDEN_ATOL,
+from support.reference_beats import (
     TINY,
     cosine,
     draws,

@@ -7,7 +7,7 @@ import pytest
 from conftest import EXACT_METRIC
 from hypothesis import given
 from hypothesis import strategies as st
-from test_evaluate import numbers
+from support.scored_runs import numbers
 
 from asdjax.errors import AsdjaxError
 from asdjax.scoring import metrics

@@ -5,57 +5,17 @@ import os
 import random
 import stat
 import struct
-import time
 import zipfile
 import zlib
 
 import pytest
-from test_submission import CLIPS, LABEL, SCORES, write_expected, write_system
+from support.packages import LABEL, SCORES, error, faults, zip_bytes
+from support.packages import system as system  # a fixture
 
-from asdjax.challenge import package_files, verification
+from asdjax.challenge import package_files
 from asdjax.errors import AsdjaxError
 
-META = f"{LABEL}.meta.yaml"
-
-
-@pytest.fixture
-def system(tmp_path):
-    folder = write_system(tmp_path / "task2" / LABEL, CLIPS)
-    write_expected(tmp_path)
-    return folder
-
-
-def faults(path):
-    """All faults of a package, none of them long, found in bounded time."""
-    began = time.process_time()
-    found = verification.verify(path)[1]
-    assert time.process_time() - began < 20  # a second or two, but for a busy machine
-    assert all(len(fault) < 1000 for fault in found)
-    return found
-
-
-def error(path):
-    """The sentence that refuses a package."""
-    with pytest.raises(AsdjaxError) as refusal:
-        faults(path)
-    message = str(refusal.value)
-    assert message.startswith(f"{path}: ") and len(message) < 500
-    return message
-
-
 # zip files
-
-
-def zip_bytes(folder, *more, method=zipfile.ZIP_DEFLATED, comment=b""):
-    """The package in a folder, with more (name, content) in it."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        for file in sorted(folder.iterdir()):
-            archive.write(file, f"task2/{folder.name}/{file.name}")
-        for name, content in more:
-            archive.writestr(name, content)
-        archive.comment = comment
-    return buffer.getvalue()
 
 
 def special(name, mode):

@@ -6,37 +6,14 @@ import json
 import jax
 import numpy as np
 import pytest
+from support.converted_beats import SMALL
+from support.converted_beats import folder as folder  # a fixture
 
-from asdjax import models
 from asdjax.config import recipe as configs
-from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig
-from asdjax.config.schema import to_tree
+from asdjax.config.architectures import BEATsConfig
 from asdjax.errors import AsdjaxError
 from asdjax.store import converted_weights
-from asdjax.store.checkpoint import digest, load_pretrained, save_weights
-
-SMALL = BEATsEncoderConfig(
-    encoder_layers=1, encoder_embed_dim=32, encoder_ffn_embed_dim=48, encoder_attention_heads=2,
-    embed_dim=24, conv_pos=16, conv_pos_groups=4, dropout=0.25,
-)  # fmt: skip
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Random weights of a small encoder, as conversion leaves them."""
-    model = BEATsConfig(encoder=SMALL, random_init=True)
-    _, params, _ = models.split(models.build(model, 16000, 16000, seed=0))
-    weights = jax.tree.map(np.asarray, {"encoder": params["encoder"]})
-    path = tmp_path / "converted"
-    path.mkdir()
-    save_weights(path / converted_weights.WEIGHTS, weights)
-    document = {
-        "schema": converted_weights.SCHEMA,
-        "digest": digest(weights),
-        "encoder": to_tree(dataclasses.replace(SMALL, finetuned_model=True)),
-    }
-    (path / converted_weights.DOCUMENT).write_text(json.dumps(document))
-    return path, weights
+from asdjax.store.checkpoint import digest, load_pretrained
 
 
 def test_a_recipe_takes_architecture_and_weights(folder):

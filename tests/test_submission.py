@@ -1,6 +1,5 @@
 """The submission's format: what is written, and every fault that a package may have."""
 
-import json
 import zipfile
 from itertools import product
 from pathlib import Path
@@ -9,64 +8,22 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from support.packages import (
+    BRUSH,
+    CELLS,
+    CLIPS,
+    DECISIONS,
+    FAN,
+    LABEL,
+    SCORES,
+    meta,
+    write_expected,
+    write_system,
+)
+from support.packages import system as system  # a fixture
 
 from asdjax.challenge import submission, verification
 from asdjax.errors import AsdjaxError
-
-LABEL = "Doe_ABC_task2_1"
-FAN, BRUSH = ("fan", "00"), ("ToothBrush", "00")
-CELLS = list(product(("source", "target"), ("normal", "anomaly")))
-CLIPS = {
-    FAN: [f"section_00_{d}_test_{x}_{i:04d}_volt_2.wav" for d, x in CELLS for i in range(2)],
-    BRUSH: [f"section_00_{i:04d}.wav" for i in range(4)],
-}
-SCORES, DECISIONS = submission.score_file(FAN), submission.decision_file(FAN)
-
-
-def meta(label=LABEL):
-    author = {
-        "firstname": "Jo",
-        "lastname": "Doe",
-        "email": "jo@abc.org",
-        "corresponding": True,
-        "affiliation": {"institution": "ABC", "department": "Sound", "location": "Bern"},
-    }
-    figures = {"auc_source": 61.25, "auc_target": 50, "pauc": 49.9}
-    return {
-        "submission": {"label": label, "name": "N", "abbreviation": "A", "authors": [author]},
-        "system": {
-            "description": dict.fromkeys(verification.DESCRIPTION),
-            "complexity": {"total_parameters": 7},
-            "external_datasets": [{"name": "X", "url": "https://x.org"}],
-            "source_code": None,
-        },
-        "results": {"development_dataset": {"fan": figures}},
-    }
-
-
-def write_system(folder, clips, tree=None):
-    folder.mkdir(parents=True)
-    for n, (key, names) in enumerate(clips.items()):
-        scores = {name: i / 7 + n / 1000 for i, name in enumerate(sorted(names))}
-        content = submission.score_bytes(scores)
-        (folder / submission.score_file(key)).write_bytes(content)
-        decided = {name: score > 0.3 for name, score in scores.items()}
-        (folder / submission.decision_file(key)).write_bytes(submission.decision_bytes(decided))
-    text = yaml.safe_dump(tree or meta(folder.name), sort_keys=False)
-    (folder / f"{folder.name}.meta.yaml").write_text(text)
-    return folder
-
-
-def write_expected(folder, clips=CLIPS):
-    document = verification.expected_document(clips, "dcase2026")
-    (folder / "expected.json").write_text(json.dumps(document))
-
-
-@pytest.fixture
-def system(tmp_path):
-    folder = write_system(tmp_path / "task2" / LABEL, CLIPS)
-    write_expected(tmp_path)
-    return folder
 
 
 def faults(path, **options):

@@ -10,7 +10,7 @@ import sys
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from test_evaluate import make_run, score_rows
+from support.scored_runs import make_run, score_rows
 
 from asdjax.commands import compare, evaluate
 from asdjax.runtime import console

@@ -17,6 +17,7 @@ from conftest import GOLDEN, VARIANTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import torch_writer
+from support.torch_reading import leaves, refusal, same_bits
 from support.torch_writer import tensor, write, write_pickle
 
 from asdjax.convert.torch_file import read, sha256
@@ -49,32 +50,6 @@ DTYPES += [np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e5m2)]
 def expected():
     with np.load(VARIANTS / "expected.npz", allow_pickle=False) as arrays:
         return dict(arrays)
-
-
-def same_bits(array: np.ndarray, reference: np.ndarray) -> bool:
-    return (
-        array.dtype == reference.dtype
-        and array.shape == reference.shape
-        and array.tobytes() == reference.tobytes()
-    )
-
-
-def leaves(tree):
-    """Every array of a tree."""
-    if isinstance(tree, np.ndarray):
-        yield tree
-    elif isinstance(tree, dict | list | tuple):
-        for part in tree.values() if isinstance(tree, dict) else tree:
-            yield from leaves(part)
-
-
-def refusal(path: Path, **options) -> str:
-    """The one sentence with which a file is refused, after the file's name."""
-    with pytest.raises(AsdjaxError) as caught:
-        read(path, **options)
-    name, _, sentence = str(caught.value).partition(": ")
-    assert name == str(path) and "\n" not in sentence and ": " in sentence
-    return sentence
 
 
 def rezip(path: Path, out: Path, method: int | None = None, **records: bytes | None) -> None:

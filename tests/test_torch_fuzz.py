@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GOLDEN, VARIANTS
+from support.torch_reading import leaves, same_bits
 from support.torch_writer import Call, Global, write, write_pickle
-from test_torch_file import leaves, same_bits
 
 from asdjax.convert.torch_file import read
 from asdjax.errors import AsdjaxError

@@ -5,8 +5,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 from support import torch_writer
+from support.torch_reading import refusal, same_bits
 from support.torch_writer import Call, Global, Stored, parameter, tensor, write, write_pickle
-from test_torch_file import refusal, same_bits
 
 from asdjax.convert.torch_file import read
 from asdjax.convert.torch_pickle import Placeholder, load

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,8 +17,15 @@ from conftest import (
     relative,
     relative_l2,
 )
+from support.training_steps import (
+    SMALL_SAMPLES,
+    embedded,
+    in_float64,
+    kill_at_step,
+    noise,
+    run_steps,
+)
 
-from asdjax import models
 from asdjax.commands.train import train
 from asdjax.config import recipe as configs
 from asdjax.config.architectures import MultiResNetConfig, SpectrogramConfig
@@ -27,7 +33,6 @@ from asdjax.config.recipe import Config
 from asdjax.convert import asdkit
 from asdjax.data.corpus import open_corpus
 from asdjax.errors import AsdjaxError
-from asdjax.runtime import parallel
 from asdjax.store.runs import Run
 from asdjax.training import mixup
 from asdjax.training.learner import Learner
@@ -41,46 +46,12 @@ SMALL = MultiResNetConfig(
     branch_size=16,
     stage_channels=(4, 8),
 )
-SMALL_SAMPLES = 5000
 
 
 def learner(model=SMALL, n_samples=SMALL_SAMPLES, n_classes=3, **loss):
     config = Config(model=model)
     config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, **loss))
     return Learner(config, n_classes=n_classes, n_samples=n_samples)
-
-
-def in_float64(tree):
-    return jax.tree.map(lambda a: a.astype(np.float64) if a.dtype == np.float32 else a, tree)
-
-
-def run_steps(work, state, batches, devices):
-    devices = jax.local_devices()[:devices]
-    state = parallel.replicate(state, devices)
-    step = parallel.training_step(work.step, devices)
-    losses = []
-    for batch in batches:
-        state, metrics = step(state, parallel.split_batch(batch, devices))
-        losses.append(float(metrics["loss"]))
-    return jax.tree.map(np.asarray, state), losses
-
-
-def embedded(work, state, waveform):
-    """The clips' embeddings by a state's model, in one program."""
-    weights = state["weights"]
-    model = models.join(weights["params"]["model"], state["frozen"])
-    compiled = jax.jit(partial(models.apply, work.graphdef, train=False))
-    return compiled(model, weights["stats"]["model"], waveform)[0]
-
-
-def noise(rng, clips, steps, n_samples=SMALL_SAMPLES):
-    return [
-        {
-            "waveform": rng.integers(-9000, 9000, (clips, n_samples)).astype(np.int16),
-            "label": rng.integers(0, 3, clips).astype(np.int32),
-        }
-        for _ in range(steps)
-    ]
 
 
 def trace_start(golden):
@@ -215,30 +186,6 @@ def test_repeated_and_resumed_runs_are_bit_identical(tiny, tmp_path):
 def line_values(line):
     row = json.loads(line)
     return {key: value for key, value in row.items() if key != "seconds"}
-
-
-class Killed(BaseException):
-    """Stands for a signal that no code survives."""
-
-
-def kill_at_step(run, config, corpus, step):
-    """Stop training abruptly before a step, without any clean-up of its own."""
-    original = parallel.split_batch
-    seen = 0
-
-    def count(batch, devices):
-        nonlocal seen
-        seen += 1
-        if seen > step:
-            raise Killed
-        return original(batch, devices)
-
-    parallel.split_batch = count
-    try:
-        with pytest.raises(Killed):
-            train(config, corpus, run)
-    finally:
-        parallel.split_batch = original
 
 
 def test_other_settings_or_clips_are_refused(tiny, tmp_path, monkeypatch):
