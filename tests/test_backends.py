@@ -39,7 +39,7 @@ def case_data(arrays, case):
     return train, is_target, test
 
 
-# The oracle: one clip and one reference at a time, from port notes' words.
+# The oracle: the reference's steps one clip and one training row at a time, without scikit-learn.
 
 
 def unit(points):

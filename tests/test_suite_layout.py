@@ -1,0 +1,18 @@
+"""The tests' own files: helpers in one place, and an origin for every reference array."""
+
+import re
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def test_helpers_are_in_support():
+    for path in HERE.rglob("*.py"):
+        found = re.search(r"^\s*(from|import) test_", path.read_text("utf-8"), re.MULTILINE)
+        assert not found, f"{path.name} imports another file of tests: share it in tests/support"
+
+
+def test_every_golden_file_has_an_origin():
+    text = (HERE / "golden" / "README.md").read_text("utf-8")
+    files = {path.name for path in (HERE / "golden").iterdir()} - {"README.md"}
+    assert files == set(re.findall(r"`([\w.]+)`", "".join(re.findall(r"^### .*", text, re.M))))
