@@ -636,7 +636,7 @@ def test_what_cannot_be_is_said():
         shapes(15)
     assert shapes(16)[0].shape == (1, 8, 32)
     for layers in (3,), (-1, 2):
-        with pytest.raises(AsdjaxError, match="the encoder has layers 1 to 2"):
+        with pytest.raises(AsdjaxError, match="the encoder has 2"):
             shapes(16, layers=layers)
     with pytest.raises(AsdjaxError, match="no classifier"):
         module.probabilities(jnp.zeros((1, 8, 32), jnp.float32))

@@ -170,9 +170,9 @@ def test_what_no_case_can_be_made_of(bench):
 def test_how_far_rounding_moves_an_embedding(bench, monkeypatch):
     """Of float32 nothing is said; other types are compared with it, clip by clip."""
     stages = importlib.import_module("bench_stages")
-    recipe = stages.config.load("beats_frozen")
+    recipe = stages.configs.load("beats_frozen")
     recipe = replace(recipe, model=replace(recipe.model, encoder=SMALL))
-    monkeypatch.setattr(stages.config, "load", lambda name: recipe)
+    monkeypatch.setattr(stages.configs, "load", lambda name: recipe)
     kinds = ["float32", "bfloat16"]
     options = SimpleNamespace(dtype=kinds, batch=(2,), seconds=0.5)
     found = [
