@@ -187,24 +187,31 @@ def test_a_lora_checkpoint_holds_what_trains_and_the_hash_of_the_rest(
     assert embedder(np.zeros((1, 6400), np.float32)).shape == (1, 16)
 
 
-def test_merged_adapters_embed_alike(rng, corpus_root, tmp_path):
-    config = tiny(adaptation="lora", lora=dataclasses.replace(LORA, targets=("q_proj", "fc1")))
-    run = Run(tmp_path / "run")
-    train(config, open_corpus(corpus_root, config), run)
+@pytest.fixture(scope="module")
+def adapted(corpus_root, tmp_path_factory, compiled_fast):
+    """A finished run with adapters in attention and feed-forward layers, its recipe and corpus."""
+    lora = dataclasses.replace(LORA, targets=("q_proj", "fc1"))
+    config = tiny(adaptation="lora", lora=lora)
+    corpus = open_corpus(corpus_root, config)
+    run = Run(tmp_path_factory.mktemp("adapted") / "run")
+    train(config, corpus, run)
+    return run, config, corpus
+
+
+def test_merged_adapters_embed_alike(rng, adapted):
+    run = adapted[0]
     training = run.finished_training()
     learner = Learner(run.config(), n_classes=len(training["classes"]), n_samples=6400)
     with Checkpoints(run.checkpoints) as checkpoints:
         state = checkpoints.restore(training["step"], {"weights": learner.shapes()["weights"]})
     wave = rng.normal(0, 0.1, (4, 6400)).astype(np.float32)
-    adapted = embedded(learner, {**state, "frozen": learner.frozen(None)}, wave)
-    assert relative(Embedder.load(run)(wave), adapted) < 1e-5
+    found = embedded(learner, {**state, "frozen": learner.frozen(None)}, wave)
+    assert relative(Embedder.load(run)(wave), found) < 1e-5
 
 
-def test_resumed_training_is_bit_identical(corpus_root, tmp_path):
-    config = tiny(adaptation="lora", lora=LORA)
-    corpus = open_corpus(corpus_root, config)
-    whole, halved = Run(tmp_path / "whole"), Run(tmp_path / "halved")
-    train(config, corpus, whole)
+def test_resumed_training_is_bit_identical(adapted, tmp_path):
+    whole, config, corpus = adapted
+    halved = Run(tmp_path / "halved")
     kill_at_step(halved, config, corpus, 4)
     train(config, corpus, halved)
     assert whole.finished_training()["digest"] == halved.finished_training()["digest"]
