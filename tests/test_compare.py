@@ -10,7 +10,7 @@ from support.scored_runs import make_run, score_rows, write_truth
 
 from asdjax.commands.compare import _difference, _parts, compare, markdown, terminal_table
 from asdjax.errors import AsdjaxError
-from asdjax.scoring import bootstrap, metrics
+from asdjax.scoring import bootstrap, labels, metrics
 
 
 def shifted(rng, rows, noise, lift=0.0):
@@ -45,7 +45,7 @@ def _leaves(value, path):
 
 def clips(run):
     rows = {machine: run.read_scores(machine) for machine in run.machines()}
-    return bootstrap.labelled(rows)[0]
+    return labels.labelled(rows)[0]
 
 
 def test_differences_over_explicit_resamples(pair):

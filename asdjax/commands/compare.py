@@ -13,8 +13,8 @@ import numpy as np
 from asdjax.challenge import submission
 from asdjax.errors import AsdjaxError
 from asdjax.runtime import console
-from asdjax.scoring import bootstrap, metrics, tables
-from asdjax.scoring.bootstrap import Machines
+from asdjax.scoring import bootstrap, labels, metrics, tables
+from asdjax.scoring.labels import Machines
 from asdjax.scoring.tables import Table
 from asdjax.store.runs import Run
 
@@ -111,9 +111,9 @@ def terminal_table(document: Mapping[str, Any]) -> tables.Fitted:
     return tables.Fitted(printed(document), printed(document, intervals=False), [])
 
 
-def _labelled(run: Run, truth: bootstrap.Truth | None) -> Machines:
+def _labelled(run: Run, truth: labels.Truth | None) -> Machines:
     rows = {machine: run.read_scores(machine) for machine in run.scored_machines()}
-    machines, notes = bootstrap.labelled(rows, truth)
+    machines, notes = labels.labelled(rows, truth)
     for note in notes:
         console.say(f"{run.path}: {note}")
     if not machines:
@@ -135,7 +135,7 @@ def _require_same_clips(*both: tuple[Run, Machines]) -> None:
     for run, other, alone in ((run_a, run_b, a - b), (run_b, run_a, b - a)):
         if alone:
             raise AsdjaxError(
-                f"{run.path}: scored {bootstrap.first_of(alone)}, which {other.path} did not: "
+                f"{run.path}: scored {labels.first_of(alone)}, which {other.path} did not: "
                 "compare runs that scored the same clips"
             )
 

@@ -14,8 +14,8 @@ from asdjax.config import recipe as configs
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic
 from asdjax.runtime import console
-from asdjax.scoring import bootstrap, metrics, tables
-from asdjax.scoring.bootstrap import Clips, Machines
+from asdjax.scoring import bootstrap, labels, metrics, tables
+from asdjax.scoring.labels import Clips, Machines
 from asdjax.scoring.tables import Table
 from asdjax.store import runs
 from asdjax.store.runs import Run
@@ -85,24 +85,24 @@ def evaluate_submission(
         console.say(f"{machine} section {section}: not in the ground truth, left out")
     undecided = [key for key in known if any(row[2] is None for row in submitted[key])]
     if undecided and len(undecided) < len(known):
-        first = bootstrap.first_of(submission.decision_file(key) for key in undecided)
+        first = labels.first_of(submission.decision_file(key) for key in undecided)
         console.say(f"{scores}: no decisions are evaluated, for there is no {first}")
     machines: Machines = {}
-    for (machine, section), labels in sorted(known.items()):
+    for (machine, section), label_of in sorted(known.items()):
         rows = submitted[machine, section]
         names = {name for name, _, _ in rows}
         file = scores / submission.score_file((machine, section))
-        if labels.keys() - names:
-            raise AsdjaxError(f"{file}: no row for {bootstrap.first_of(labels.keys() - names)}")
-        if names - labels.keys():
+        if label_of.keys() - names:
+            raise AsdjaxError(f"{file}: no row for {labels.first_of(label_of.keys() - names)}")
+        if names - label_of.keys():
             raise AsdjaxError(
-                f"{file}: not in the ground truth: {bootstrap.first_of(names - labels.keys())}"
+                f"{file}: not in the ground truth: {labels.first_of(names - label_of.keys())}"
             )
         machines.setdefault(machine, {})[section] = Clips(
             name=tuple(name for name, _, _ in rows),
             score=np.array([score for _, score, _ in rows]),
-            is_anomaly=np.array([labels[name][0] for name, _, _ in rows]),
-            is_target=np.array([labels[name][1] for name, _, _ in rows]),
+            is_anomaly=np.array([label_of[name][0] for name, _, _ in rows]),
+            is_target=np.array([label_of[name][1] for name, _, _ in rows]),
             decision=None if undecided else np.array([row[2] == 1 for row in rows]),
         )
     return _document(machines, resamples, None)
@@ -187,7 +187,7 @@ def _labelled(run: Run, truth: Path | None, column: str = "score") -> Machines:
     """A run's labelled test clips; what is left out is said, once for all columns."""
     known = None if truth is None else submission.read_truth(truth)
     rows = {machine: run.read_scores(machine) for machine in run.scored_machines()}
-    machines, notes = bootstrap.labelled(rows, known, column)
+    machines, notes = labels.labelled(rows, known, column)
     for note in notes if column == "score" else ():
         console.say(note)
     return machines

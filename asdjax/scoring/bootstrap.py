@@ -1,4 +1,4 @@
-"""Labelled clips, and bootstrap intervals of every figure that follows from them.
+"""Bootstrap intervals of every figure that follows from labelled clips.
 
 Conventions
 * Machines and sections are fixed. Within each, the clips of every stratum (domain x label) are
@@ -11,9 +11,8 @@ Conventions
   1993, chapter 13). A stratum of one clip cannot vary: its share of the uncertainty is missing.
 """
 
-import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,132 +20,13 @@ from jaxtyping import Bool, Float64, Int
 
 from asdjax.errors import AsdjaxError
 from asdjax.scoring import metrics
+from asdjax.scoring.labels import Clips, Machines
 from asdjax.scoring.metrics import Figures
 
 LEVEL = 0.95
 RESAMPLES = 1000
 _FEWEST = 100  # fewer do not tell the tails of a 95 % interval
 _SEED = 20260
-
-Truth = Mapping[tuple[str, str], Mapping[str, tuple[bool, bool]]]
-"""(machine, section) -> file name -> (is anomalous, is of the target domain)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Clips:
-    """The labelled test clips of one machine and section."""
-
-    name: tuple[str, ...]
-    """Each clip's identity, sorted."""
-    score: Float64[np.ndarray, " N"]
-    is_anomaly: Bool[np.ndarray, " N"]
-    is_target: Bool[np.ndarray, " N"]
-    decision: Bool[np.ndarray, " N"] | None = None
-    """Whether it was declared anomalous; None where nothing was decided."""
-
-    def figures(self) -> Figures:
-        """`metrics.figures` of these clips."""
-        return metrics.figures(self.score, self.is_anomaly, self.is_target, self.decision)
-
-    def false_alarm_rate(self) -> dict[str, float | None]:
-        """Share of each domain's normal clips that were declared anomalous; None without any."""
-        return {
-            domain: None
-            if self.decision is None or not normal.any()
-            else float(self.decision[normal].mean())
-            for domain, normal in (
-                ("source", ~self.is_target & ~self.is_anomaly),
-                ("target", self.is_target & ~self.is_anomaly),
-            )
-        }
-
-    def strata(self) -> dict[str, Bool[np.ndarray, " N"]]:
-        """Which clips are in each stratum, by its name."""
-        return {
-            f"{domain}_{label}": (self.is_target == t) & (self.is_anomaly == a)
-            for domain, t in (("source", False), ("target", True))
-            for label, a in (("normal", False), ("anomaly", True))
-        }
-
-
-Machines = dict[str, dict[str, Clips]]
-"""machine -> section -> its labelled test clips."""
-
-
-def labelled(
-    rows: Mapping[str, Sequence[Mapping[str, str]]],
-    truth: Truth | None = None,
-    column: str = "score",
-) -> tuple[Machines, list[str]]:
-    """The labelled test clips among the rows of score files.
-
-    Args:
-        rows: of each machine, as `runs.Run.read_scores` gives them.
-        truth: labels and domains of clips whose names do not tell them.
-        column: of the scores; decisions belong to the column `score` alone.
-
-    Returns:
-        The machines that have labelled clips; and in sentences what is left out, or put together
-        that the challenge keeps apart.
-
-    Raises:
-        AsdjaxError: a name and `truth` contradict each other, or `truth` lacks a clip of one of its
-            sections or knows none of the sections.
-    """
-    machines: Machines = {}
-    notes = []
-    named: set[bool] = set()
-    truth = truth or {}
-    sections: dict[tuple[str, str], list[Mapping[str, str]]] = {}
-    for machine, of_machine in rows.items():
-        for row in sorted(of_machine, key=lambda row: row["path"]):
-            if row["split"] == "test":
-                sections.setdefault((machine, row["section"]), []).append(row)
-    if truth and not sections.keys() & truth.keys():
-        raise AsdjaxError(
-            f"the ground truth is of {_listed(truth)}, the scores are of {_listed(sections)}: "
-            "name the ground truth of the scored machines"
-        )
-    if unused := sorted(truth.keys() - sections.keys()):
-        notes.append(f"the ground truth of {_listed(unused)} is of no scored machine")
-    for (machine, section), tests in sorted(sections.items()):
-        where, known = f"{machine} section {section}", truth.get((machine, section))
-        labels = [_label(row, known or {}, where) for row in tests]
-        unknown = [_name(row) for row, label in zip(tests, labels, strict=True) if label is None]
-        if known is not None:
-            if unknown:
-                raise AsdjaxError(f"{where}: the ground truth lacks {first_of(unknown)}")
-            unscored = len(known.keys() - {_name(row) for row in tests})
-            if unscored:
-                notes.append(f"{where}: {unscored} clips of the ground truth were not scored")
-        elif unknown:
-            notes.append(
-                f"{where}: {len(unknown)} of {len(tests)} test clips have no label and are not "
-                "evaluated"
-            )
-        kept = [(row, label) for row, label in zip(tests, labels, strict=True) if label is not None]
-        if kept:
-            named |= {bool(row["label"]) for row, _ in kept}
-            decisions = [row["decision"] == "1" for row, _ in kept] if column == "score" else None
-            machines.setdefault(machine, {})[section] = Clips(
-                name=tuple(row["path"] for row, _ in kept),
-                score=np.array([float(row[column]) for row, _ in kept]),
-                is_anomaly=np.array([is_anomaly for _, (is_anomaly, _) in kept]),
-                is_target=np.array([is_target for _, (_, is_target) in kept]),
-                decision=None if decisions is None else np.array(decisions),
-            )
-    if len(named) > 1:
-        notes.append(
-            "means and official score are over development and evaluation machines together; the "
-            "challenge keeps these apart"
-        )
-    return machines, notes
-
-
-def first_of(names: Iterable[str]) -> str:
-    """The first of some names in sorted order, and how many others there are."""
-    first, *others = sorted(names)
-    return f"{first} (and {len(others)} others)" if others else first
 
 
 def draw(
@@ -324,30 +204,3 @@ def _found(
         "recall": hits / present,
         "f1": 2 * hits / (declared + present),
     }
-
-
-def _label(
-    row: Mapping[str, str], known: Mapping[str, tuple[bool, bool]], where: str
-) -> tuple[bool, bool] | None:
-    """Whether a clip is anomalous and of the target domain; None where nothing tells."""
-    named = (row["label"] == "anomaly", row["domain"] == "target") if row["label"] else None
-    told = known.get(_name(row))
-    if named and told and named != told:
-        raise AsdjaxError(
-            f"{where}: {_name(row)}: its name says {_words(named)}, the ground truth "
-            f"{_words(told)}: correct the ground truth, or leave it out"
-        )
-    return told or named
-
-
-def _words(label: tuple[bool, bool]) -> str:
-    is_anomaly, is_target = label
-    return f"{'target' if is_target else 'source'} {'anomaly' if is_anomaly else 'normal'}"
-
-
-def _name(row: Mapping[str, str]) -> str:
-    return row["path"].rpartition("/")[2]
-
-
-def _listed(sections: Iterable[tuple[str, str]]) -> str:
-    return ", ".join(f"{machine} section {section}" for machine, section in sorted(sections))
