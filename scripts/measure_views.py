@@ -19,7 +19,7 @@ from asdjax.config.recipe import ViewConfig
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic, documents, user_files
 from asdjax.runtime import console
-from asdjax.scoring import metrics
+from asdjax.scoring import averages, metrics
 from asdjax.store.runs import Run
 
 CORPUS = ("--train-source", "118", "--seconds", "5")
@@ -178,7 +178,7 @@ def _figures(run: Run, sets: Mapping[str, Sequence[str]]) -> Figures:
                 section: _section([row for row in rows if row["section"] == section], members)
                 for section in {row["section"] for row in rows}
             }
-        document = metrics.summary({m: sections for m, sections in machines.items() if sections})
+        document = averages.summary({m: sections for m, sections in machines.items() if sections})
         aucs = [
             table["within"][figure]
             for table in document["machines"].values()

@@ -11,7 +11,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from asdjax.errors import AsdjaxError
-from asdjax.scoring import bootstrap, metrics
+from asdjax.scoring import averages, bootstrap
 from asdjax.scoring.bootstrap import draw, intervals, replicate
 from asdjax.scoring.labels import Clips
 
@@ -115,7 +115,7 @@ def test_intervals_are_quantiles_of_explicit_summaries(rng):
     }
     drawn = {(m, s): draw(c, m, s, 100) for m in machines for s, c in machines[m].items()}
     summaries = [
-        metrics.summary(
+        averages.summary(
             {
                 m: {s: repeated(c, drawn[m, s][i]).figures() for s, c in machines[m].items()}
                 for m in machines
@@ -136,7 +136,7 @@ def test_intervals_are_quantiles_of_explicit_summaries(rng):
     check(document["intervals"], summaries)
     low, high = document["intervals"]["official_score"]
     assert low < high
-    figures = metrics.summary(
+    figures = averages.summary(
         {m: {s: c.figures() for s, c in machines[m].items()} for m in machines}
     )
     fan, of_fan = document["intervals"]["machines"]["fan"], figures["machines"]["fan"]

@@ -10,7 +10,7 @@ from support.scored_runs import make_run, score_rows, write_truth
 
 from asdjax.commands.compare import _difference, _parts, compare, markdown, terminal_table
 from asdjax.errors import AsdjaxError
-from asdjax.scoring import bootstrap, labels, metrics
+from asdjax.scoring import averages, bootstrap, labels, metrics
 
 
 def shifted(rng, rows, noise, lift=0.0):
@@ -67,7 +67,7 @@ def test_differences_over_explicit_resamples(pair):
                         one.score[k], one.is_anomaly[k], one.is_target[k], one.decision[k]
                     )
                 }
-            tables.append(metrics.summary(repeated))
+            tables.append(averages.summary(repeated))
         scores.append(np.array([table["official_score"] for table in tables]))
         fan.append(np.array([table["machines"]["fan"]["within"]["auc_target"] for table in tables]))
     for found, (a, b) in (
@@ -80,7 +80,7 @@ def test_differences_over_explicit_resamples(pair):
         probability = np.mean(~tied & (a > b)) + np.mean(tied) / 2
         assert found["probability"] == pytest.approx(probability, abs=EXACT_METRIC)
     figures = [
-        metrics.means({m: {"00": c["00"].figures()} for m, c in clips(r).items()}) for r in pair
+        averages.means({m: {"00": c["00"].figures()} for m, c in clips(r).items()}) for r in pair
     ]
     for path, value in leaves(document):
         a, b = figures

@@ -14,7 +14,7 @@ from asdjax.commands import evaluate
 from asdjax.commands.compare import compare
 from asdjax.config import recipe as configs
 from asdjax.errors import AsdjaxError
-from asdjax.scoring import metrics
+from asdjax.scoring import averages, metrics
 from asdjax.store import runs
 
 
@@ -54,7 +54,7 @@ def test_the_document_and_the_files_of_a_run(rng, tmp_path, capsys):
     assert (document["schema"], document["seed"]) == ("asdjax.metrics/2", 3)
     assert (document["resamples"], document["level"]) == (200, 0.95)
     assert list(document["machines"]) == ["fan", "valve"]
-    expected = metrics.summary({m: {"00": expected_figures(rows[m])} for m in ("fan", "valve")})
+    expected = averages.summary({m: {"00": expected_figures(rows[m])} for m in ("fan", "valve")})
     assert {key: document[key] for key in expected} == expected
     assert "f1_target" in document["machines"]["fan"]["decisions"]
     low, high = document["intervals"]["machines"]["fan"]["official"]["auc_source"]
@@ -174,7 +174,7 @@ def test_each_view_and_their_combination(rng, tmp_path):
     assert document["schema"] == "asdjax.views/1" and list(document["views"]) == ["raw", "mild"]
     table = evaluate.markdown(document)
     for view, found in document["views"].items():
-        expected = metrics.summary({m: {"00": expected_figures(rows[m], view)} for m in rows})
+        expected = averages.summary({m: {"00": expected_figures(rows[m], view)} for m in rows})
         low, high = found.pop("intervals")["official_score"]
         assert low < found["official_score"] < high
         assert found == {k: v for k, v in expected.items() if k != "schema"}

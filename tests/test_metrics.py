@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from support.scored_runs import numbers
 
 from asdjax.errors import AsdjaxError
-from asdjax.scoring import metrics
-from asdjax.scoring.metrics import auc, figures, harmonic_mean, pauc, rows, spread, summary
+from asdjax.scoring import averages, metrics
+from asdjax.scoring.averages import harmonic_mean, spread, summary
+from asdjax.scoring.layout import rows
+from asdjax.scoring.metrics import auc, figures, pauc
 
 EPS = np.finfo(float).eps
 
@@ -269,8 +271,8 @@ def test_summary_of_several_sections(rng):
     everything = [s["official"][n] for s in (one, two, three) for n in metrics.FIGURES]
     expected = 9 / sum(1 / v for v in everything)
     assert document["official_score"] == pytest.approx(expected, abs=EXACT_METRIC)
-    assert metrics.official_score([one, two, three]) == document["official_score"]
-    assert metrics.within_score([one, two, three]) == document["within_score"]
+    assert averages.official_score([one, two, three]) == document["official_score"]
+    assert averages.within_score([one, two, three]) == document["within_score"]
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
@@ -344,9 +346,9 @@ def test_means_of_arrays_are_those_of_their_elements(rng):
         }
         for section in ("00", "01")
     }
-    together = metrics.means({"fan": stacked})
+    together = averages.means({"fan": stacked})
     for i, table in enumerate(tables):
-        alone = metrics.means({"fan": table})
+        alone = averages.means({"fan": table})
         assert together["official_score"][i] == alone["official_score"]
         fan, expected = together["machines"]["fan"], alone["machines"]["fan"]
         assert fan["within"]["auc_source"][i] == expected["within"]["auc_source"]

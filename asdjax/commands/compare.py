@@ -13,7 +13,7 @@ import numpy as np
 from asdjax.challenge import submission
 from asdjax.errors import AsdjaxError
 from asdjax.runtime import console
-from asdjax.scoring import bootstrap, labels, metrics, tables
+from asdjax.scoring import averages, bootstrap, labels, layout, tables
 from asdjax.scoring.labels import Machines
 from asdjax.scoring.tables import Table
 from asdjax.store.runs import Run
@@ -39,7 +39,7 @@ def compare(
 
     Returns:
         `schema`; `a` and `b`, each the run's `run` (its path) and `seed`; `resamples`, `level`,
-        `single_clip_strata` and `scope`; and the nesting of `metrics.means` with, in the place of
+        `single_clip_strata` and `scope`; and the nesting of `averages.means` with, in the place of
         each figure, None where it has no clips, else `a`, `b`, `difference` (a - b), its `interval`
         [low, high], and `probability`: the share of resamples in which A is better, ties counting
         half.
@@ -73,27 +73,27 @@ def printed(document: Mapping[str, Any], *, intervals: bool = True) -> list[Tabl
     per figure; further lines of a cell are the interval, unless `intervals` are not wanted, and the
     probability that A is better.
     """
-    over_all = metrics.overall(document)
-    columns = metrics.COLUMNS + metrics.DECISION_COLUMNS[1:]
+    over_all = layout.overall(document)
+    columns = layout.COLUMNS + layout.DECISION_COLUMNS[1:]
     between = ["interval"] * intervals
     first = [["harmonic mean", "A", "B", "A - B", *between, "P(A better)"]]
     for family, name in columns:
-        value = metrics.figure(over_all, family, name)
-        words = metrics.title(family, name)
+        value = layout.figure(over_all, family, name)
+        words = layout.title(family, name)
         if value is None:
             first.append([words, *"-" * (len(first[0]) - 1)])
             continue
-        per_cent = [metrics.per_cent(value[key]) for key in ("a", "b")]
+        per_cent = [layout.per_cent(value[key]) for key in ("a", "b")]
         first.append([words, *per_cent, *_parts(value, intervals)])
     a, b = (console.printable(document[key]["run"]) for key in "ab")
     how = f" with its {bootstrap.words(document)}, the same for both" if intervals else ""
     caption = f"Per cent; A: {a}, B: {b}; A - B{how}. {document['scope']}"
     rows = [*document["machines"].items(), ("harmonic mean", over_all)]
     result = [Table(caption, first, total=False)]
-    for what, chosen in (("", metrics.COLUMNS), (" (decisions)", metrics.DECISION_COLUMNS)):
-        cells = [["machine", *(metrics.title(*column) for column in chosen)]]
+    for what, chosen in (("", layout.COLUMNS), (" (decisions)", layout.DECISION_COLUMNS)):
+        cells = [["machine", *(layout.title(*column) for column in chosen)]]
         for machine, table in rows:
-            values = [metrics.figure(table, *column) for column in chosen]
+            values = [layout.figure(table, *column) for column in chosen]
             shown = ["-" if v is None else "\n".join(_parts(v, intervals)) for v in values]
             cells.append([console.printable(machine), *shown])
         how = " [interval]" if intervals else ""
@@ -141,7 +141,7 @@ def _require_same_clips(*both: tuple[Run, Machines]) -> None:
 
 
 def _figures(machines: Machines) -> dict[str, Any]:
-    return metrics.means(
+    return averages.means(
         {m: {s: clips.figures() for s, clips in machines[m].items()} for m in machines}
     )
 

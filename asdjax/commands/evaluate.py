@@ -14,7 +14,7 @@ from asdjax.config import recipe as configs
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic
 from asdjax.runtime import console
-from asdjax.scoring import bootstrap, labels, metrics, tables
+from asdjax.scoring import averages, bootstrap, labels, layout, tables
 from asdjax.scoring.labels import Clips, Machines
 from asdjax.scoring.tables import Table
 from asdjax.store import runs
@@ -35,8 +35,8 @@ def evaluate(
             neither label nor domain.
 
     Returns:
-        the document of `metrics.summary` with that of `bootstrap.intervals` and the `seed`, or None
-        when no scored clip has a label.
+        the document of `averages.summary` with that of `bootstrap.intervals` and the `seed`, or
+        None when no scored clip has a label.
 
     Raises:
         AsdjaxError: scores that are not current, a faulty ground truth, or one that contradicts a
@@ -50,7 +50,7 @@ def evaluate(
                 atomic.delete(path)
         return None
     document = _document(machines, resamples, run.config().seed) | run.marks()
-    rows = [{**row, "seed": document["seed"]} for row in metrics.rows(document)]
+    rows = [{**row, "seed": document["seed"]} for row in layout.rows(document)]
     with run.lock(existing=True):
         runs.write_json(paths[0], document)
         atomic.write_bytes(paths[1], runs.csv_bytes(rows))
@@ -119,7 +119,7 @@ def by_view(
         truth: as for `evaluate`.
 
     Returns:
-        `schema`; `views`: by name the document of `metrics.summary` without its schema, with its
+        `schema`; `views`: by name the document of `averages.summary` without its schema, with its
         `intervals`; `combination`: the run's own scores' with `name`, how they are combined; what
         `bootstrap.describe` gives; and `seed`. None when no scored clip has a label.
 
@@ -180,7 +180,7 @@ def evaluate_runs(
                 f"{run.path}: scored {', '.join(document['machines'])}, and {all_runs[0].path} "
                 f"{', '.join(documents[0]['machines'])}: average runs that scored the same machines"
             )
-    return {**metrics.spread(documents), "seed": seeds, **all_runs[0].marks()}
+    return {**averages.spread(documents), "seed": seeds, **all_runs[0].marks()}
 
 
 def _labelled(run: Run, truth: Path | None, column: str = "score") -> Machines:
@@ -195,12 +195,12 @@ def _labelled(run: Run, truth: Path | None, column: str = "score") -> Machines:
 
 def _summary(machines: Machines) -> dict[str, Any]:
     figures = {m: {s: clips.figures() for s, clips in machines[m].items()} for m in machines}
-    return {key: value for key, value in metrics.summary(figures).items() if key != "schema"}
+    return {key: value for key, value in averages.summary(figures).items() if key != "schema"}
 
 
 def _document(machines: Machines, resamples: int, seed: int | None) -> dict[str, Any]:
     document = {
-        "schema": metrics.SCHEMA,
+        "schema": averages.SCHEMA,
         **_summary(machines),
         **bootstrap.intervals(machines, resamples),
         **bootstrap.false_alarms(machines, resamples),
@@ -238,12 +238,12 @@ def printed(document: Mapping[str, Any], *, intervals: bool = True) -> list[Tabl
         combination = document["combination"]
         named = [*document["views"].items(), (f"combined: {combination['name']}", combination)]
         rows = [
-            (name, metrics.overall(view), intervals and metrics.overall(view["intervals"]))
+            (name, layout.overall(view), intervals and layout.overall(view["intervals"]))
             for name, view in named
         ]
         how = f"in brackets {bootstrap.words(document)}; " if intervals else ""
         caption = f"Harmonic means over all machines, per view, per cent; {how}{_FAMILIES}"
-        return [Table(caption, _cells("view", rows, metrics.COLUMNS))]
+        return [Table(caption, _cells("view", rows, layout.COLUMNS))]
     bounds = intervals and document.get("intervals")
     rows = []
     for machine, table in document["machines"].items():
@@ -254,15 +254,15 @@ def printed(document: Mapping[str, Any], *, intervals: bool = True) -> list[Tabl
                     (f"{machine} {section}", figures, inside and inside["sections"][section])
                 )
         rows.append((machine, table, inside))
-    rows.append(("harmonic mean", metrics.overall(document), bounds and metrics.overall(bounds)))
+    rows.append(("harmonic mean", layout.overall(document), bounds and layout.overall(bounds)))
     how = ""
     if document.get("seeds", 1) > 1:
         how = f"mean ± standard deviation over {document['seeds']} runs; "
     if bounds:
         how = f"in brackets {bootstrap.words(document)}; "
-    result = [Table(f"Per cent; {how}{_FAMILIES}", _cells("machine", rows, metrics.COLUMNS))]
+    result = [Table(f"Per cent; {how}{_FAMILIES}", _cells("machine", rows, layout.COLUMNS))]
     if "decisions" in document["mean"]:
-        result.append(Table(_DECISIONS, _cells("machine", rows, metrics.DECISION_COLUMNS)))
+        result.append(Table(_DECISIONS, _cells("machine", rows, layout.DECISION_COLUMNS)))
     return result
 
 
@@ -278,12 +278,12 @@ _INVERTED = "! AUC below chance (50 %): the ranking is inverted there."
 def _cells(
     first: str, rows: Sequence[tuple[str, Any, Any]], columns: Sequence[tuple[str, str]]
 ) -> list[list[str]]:
-    table = [[first] + [metrics.title(*column) for column in columns]]
+    table = [[first] + [layout.title(*column) for column in columns]]
     for name, figures, bounds in rows:
         cells = []
         for family, figure in columns:
-            interval = bounds and metrics.figure(bounds, family, figure)
-            cells.append(_cell(figure, metrics.figure(figures, family, figure), interval))
+            interval = bounds and layout.figure(bounds, family, figure)
+            cells.append(_cell(figure, layout.figure(figures, family, figure), interval))
         table.append([console.printable(name), *cells])
     return table
 
@@ -293,12 +293,12 @@ def _cell(name: str, value: Any, interval: Sequence[float] | None) -> str:
         return "-"
     after = ""
     if isinstance(value, Mapping):
-        after = "" if value["std"] is None else f" ± {metrics.per_cent(value['std'])}"
+        after = "" if value["std"] is None else f" ± {layout.per_cent(value['std'])}"
         value = value["mean"]
     if interval:
-        after = f"\n[{', '.join(map(metrics.per_cent, interval))}]"
-    mark = "!" if metrics.is_inverted(name, value) else ""
-    return f"{metrics.per_cent(value)}{mark}{after}"
+        after = f"\n[{', '.join(map(layout.per_cent, interval))}]"
+    mark = "!" if averages.is_inverted(name, value) else ""
+    return f"{layout.per_cent(value)}{mark}{after}"
 
 
 def _legend(document: Mapping[str, Any], shown: Sequence[Table]) -> list[str]:

@@ -23,7 +23,7 @@ from asdjax.data import dcase
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic
 from asdjax.runtime import console
-from asdjax.scoring import metrics
+from asdjax.scoring import averages, metrics
 from asdjax.store import runs
 from asdjax.store.runs import Run
 
@@ -163,7 +163,7 @@ def _results(scored: Mapping[Key, _Section], run: Run) -> dict[str, dict[str, fl
                 values = np.array([section.scores[clip] for clip in section.truth])
                 tables.append(metrics.figures(values, truth[:, 0], truth[:, 1])["official"])
         means = {
-            figure: metrics.harmonic_mean(table[figure] for table in tables)
+            figure: averages.harmonic_mean(table[figure] for table in tables)
             for figure in verification.FIGURES
         }
         if None in means.values():

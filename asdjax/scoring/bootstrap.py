@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int
 
 from asdjax.errors import AsdjaxError
-from asdjax.scoring import metrics
+from asdjax.scoring import averages, metrics
 from asdjax.scoring.labels import Clips, Machines
 from asdjax.scoring.metrics import Figures
 
@@ -77,8 +77,8 @@ def replicate(clips: Clips, weights: Int[np.ndarray, "R N"]) -> Figures:
 
 
 def resample(machines: Machines, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """`metrics.means` of resampled clips: float64 [R] in the place of each figure."""
-    return metrics.means(
+    """`averages.means` of resampled clips: float64 [R] in the place of each figure."""
+    return averages.means(
         {
             machine: {
                 section: replicate(clips, draw(clips, machine, section, resamples))
@@ -127,7 +127,7 @@ def intervals(machines: Machines, resamples: int = RESAMPLES) -> dict[str, Any]:
     """The part of a metrics document that tells how sure its figures are.
 
     Returns:
-        `intervals`: the nesting of `metrics.means` with `[low, high]` in the place of each figure,
+        `intervals`: the nesting of `averages.means` with `[low, high]` in the place of each figure,
         None where it is None; and what `describe` gives.
 
     Raises:

@@ -1,0 +1,175 @@
+"""Averages of figures over sections and machines, and their spread over runs.
+
+Every mean over machines and sections is the harmonic mean; 0 where one of the figures is 0. The
+challenge floors each figure at float64's machine epsilon instead, which differs by less than
+1e-12. A figure that has no clips is None, is left out of every mean and is listed as missing.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from asdjax.errors import AsdjaxError
+from asdjax.scoring.metrics import FIGURES, Figures
+
+SCHEMA = "asdjax.metrics/2"
+SPREAD_SCHEMA = "asdjax.metrics_spread/2"
+CHANCE = 0.5
+"""AUC of a random order; below it the anomalous clips tend to score lower than the normal ones."""
+_OF_ONE_RUN = (
+    "inverted", "intervals", "false_alarm_interval", "resamples", "level", "single_clip_strata",
+    "seed",
+)  # fmt: skip
+
+
+def harmonic_mean(values: Iterable[Any]) -> Any:
+    """Harmonic mean; 0 where a value is 0. None values are left out.
+
+    Args:
+        values: Numbers 0 or above, or arrays of one shape, which are averaged element by element.
+
+    Returns:
+        A number or an array, as the values; None when there is no value.
+    """
+    present = np.array([v for v in values if v is not None], np.float64)
+    if not len(present):
+        return None
+    zero = (present == 0).any(axis=0)
+    mean = np.where(zero, 0, len(present) / np.sum(1 / np.where(zero, 1, present), axis=0))
+    return mean if mean.ndim else float(mean)
+
+
+def official_score(sections: Iterable[Figures]) -> Any:
+    """The challenge's score: harmonic mean of the official figures of all machines and sections."""
+    return harmonic_mean(s["official"][name] for s in sections for name in FIGURES)
+
+
+def within_score(sections: Iterable[Figures]) -> Any:
+    """The technical report's score: harmonic mean of all within-domain figures."""
+    return harmonic_mean(s["within"][name] for s in sections for name in FIGURES)
+
+
+def means(machines: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
+    """Figures of machine -> section with all their means and scores.
+
+    The figures may be numbers, or arrays of one shape (`bootstrap.replicates`).
+
+    Returns:
+        `machines`: per machine its figures (of its section, or the harmonic mean over its
+        sections), its `official_score` and `within_score`, and its `sections` as given; over all
+        machines and sections `official_score`, `within_score` and `mean` (each figure's harmonic
+        mean).
+    """
+    everything = [table for sections in machines.values() for table in sections.values()]
+    return {
+        "machines": {
+            machine: {
+                **_mean(list(sections.values())),
+                "official_score": official_score(sections.values()),
+                "within_score": within_score(sections.values()),
+                "sections": dict(sections),
+            }
+            for machine, sections in machines.items()
+        },
+        "official_score": official_score(everything),
+        "within_score": within_score(everything),
+        "mean": _mean(everything),
+    }
+
+
+def summary(machines: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
+    """The metrics document, ready for JSON, from machine -> section -> `figures`.
+
+    Returns:
+        `schema`; all that `means` gives, each machine with the sum of its sections' `clips`; and
+        by name the figures that are `missing` (they have no clips) and the AUCs that are
+        `inverted` (below chance).
+
+    Raises:
+        AsdjaxError: If there is no machine, a machine has no section, or only some sections have
+            decisions.
+    """
+    everything = [table for sections in machines.values() for table in sections.values()]
+    if not everything or not all(machines.values()):
+        raise AsdjaxError("no figures to summarise: score the test clips of a machine first")
+    if len({"decisions" in table for table in everything}) > 1:
+        raise AsdjaxError("decisions are given for some sections only: decide all of them, or none")
+    document = {"schema": SCHEMA, **means(machines), "missing": [], "inverted": []}
+    for machine, sections in machines.items():
+        document["machines"][machine]["clips"] = {
+            cell: sum(table["clips"][cell] for table in sections.values())
+            for cell in next(iter(sections.values()))["clips"]
+        }
+        for section, table in sections.items():
+            for family in families(table):
+                for name, value in table[family].items():
+                    words = f"{machine} section {section}: {family} {name}"
+                    if value is None:
+                        document["missing"].append(words)
+                    elif is_inverted(name, value):
+                        document["inverted"].append(words)
+    return document
+
+
+def is_inverted(name: str, value: float) -> bool:
+    """Whether a figure is an AUC (not a pAUC) below chance."""
+    return name.startswith("auc_") and value < CHANCE
+
+
+def spread(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over documents of `summary`, one per seed.
+
+    Returns:
+        The nesting of one document, less what is about one run alone (intervals and `inverted`); in
+        the place of each figure `{"mean": m, "std": s}` with the sample standard deviation (ddof 1;
+        None for a single seed), or None where every seed has none; and `seeds`, their number.
+
+    Raises:
+        AsdjaxError: If there is no document, or if they differ in machines, sections, figures or
+            numbers of clips.
+    """
+    if not documents:
+        raise AsdjaxError("no metrics to average: give at least one run")
+    shared = [{k: v for k, v in d.items() if k not in _OF_ONE_RUN} for d in documents]
+    return {**_spread(shared, "metrics"), "schema": SPREAD_SCHEMA, "seeds": len(documents)}
+
+
+def families(table: Mapping[str, Any]) -> list[str]:
+    """The families of figures that a table holds, in the order of printing."""
+    return [family for family in ("official", "within", "decisions") if family in table]
+
+
+def _mean(sections: Sequence[Figures]) -> Figures:
+    """Harmonic mean of each figure over sections; a single section's own figures, unrounded."""
+    if len(sections) == 1:
+        return {family: dict(sections[0][family]) for family in families(sections[0])}
+    return {
+        family: {
+            name: harmonic_mean(table[family][name] for table in sections)
+            for name in sections[0][family]
+        }
+        for family in families(sections[0])
+    }
+
+
+def _spread(values: Sequence[Any], where: str) -> Any:
+    first = values[0]
+    if isinstance(first, Mapping):
+        if any(not isinstance(v, Mapping) or v.keys() != first.keys() for v in values):
+            raise AsdjaxError(
+                f"{where}: the runs differ in machines, sections or figures: "
+                "average runs that scored the same clips"
+            )
+        return {key: _spread([v[key] for v in values], f"{where}.{key}") for key in first}
+    if isinstance(first, float | None):
+        present = [v for v in values if v is not None]
+        if not present:
+            return None
+        # exact sums: equal values have the standard deviation 0, not some 1e-17
+        std = statistics.stdev(present) if len(present) > 1 else None
+        return {"mean": statistics.mean(present), "std": std}
+    if any(v != first for v in values):
+        raise AsdjaxError(f"{where}: the runs differ: average runs that scored the same clips")
+    return first
