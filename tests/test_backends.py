@@ -580,15 +580,14 @@ def test_too_few_clips_are_refused():
             backends.fit(config, few, np.zeros(len(few), bool))
 
 
-def test_changed_smote_draws_are_a_defect(rng, monkeypatch):
-    train, is_target = corpus(rng)
-    real = backends.SMOTE.fit_resample
-
-    def shifted(self, points, labels):
-        grown, grown_labels = real(self, points, labels)
-        grown[-1] += 1e-3
-        return grown, grown_labels
-
-    monkeypatch.setattr(backends.SMOTE, "fit_resample", shifted)
-    with pytest.raises(RuntimeError, match="SMOTE's draws differ"):
-        backends.fit(BackendConfig(smote=SmoteConfig(ratio=0.5)), train, is_target)
+def test_synthetic_points_lie_between_their_parents(rng):
+    """Breaks when imbalanced-learn mixes some columns of a point unlike the others."""
+    train, is_target = corpus(rng, 60, 8, copies=False)
+    targets = np.flatnonzero(is_target)
+    train[targets[0]] = train[targets[1]]
+    new, parents, _ = backends._smote(SmoteConfig(1.0, 3), train, is_target)
+    assert len(new) == 52 and np.isin(parents.sum(axis=1), [1, 2]).all()
+    for point, of in zip(new, parents, strict=True):
+        one, other = train[targets[of]][[0, -1]]
+        detour = distance(one, point) + distance(point, other)
+        np.testing.assert_allclose(detour, distance(one, other), rtol=0, atol=SCORE)

@@ -23,10 +23,11 @@ import abc
 
 import numpy as np
 from imblearn.over_sampling import SMOTE
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64
 from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from sklearn.covariance import ledoit_wolf
+from sklearn.neighbors import NearestNeighbors as NeighbourSearch
 
 from asdjax.config.recipe import BackendConfig, SmoteConfig
 from asdjax.errors import AsdjaxError
@@ -171,10 +172,9 @@ class NearestNeighbours(Backend):
     def _fit(self) -> None:
         config = self.config
         new = self._points[:0]
-        self._parents = np.empty((0, 2), int)
+        self._parents = np.empty((0, len(self._target)), bool)
         if config.smote.ratio > 0 and len(self._source) and len(self._target):
-            new, parents, sentences = _smote(config.smote, self._points, self._is_target)
-            self._parents = self._target[parents]
+            new, self._parents, sentences = _smote(config.smote, self._points, self._is_target)
             new = _scale(new, config.metric)
             for sentence in sentences:
                 self._note(sentence)
@@ -191,9 +191,7 @@ class NearestNeighbours(Backend):
         target = np.zeros((len(self._points), len(self._target_pool)), bool)
         source[self._source, np.arange(len(self._source))] = True
         target[self._target, np.arange(len(self._target))] = True
-        synthetic = len(self._target) + np.arange(len(self._parents))
-        for parent in self._parents.T:
-            target[parent, synthetic] = True
+        target[self._target, len(self._target) :] = self._parents.T
         return self._nearest(self._points, source, target)
 
     def _nearest(
@@ -349,15 +347,16 @@ def _scale(points: Float[np.ndarray, "M D"], metric: str) -> Float[np.ndarray, "
 
 def _smote(
     config: SmoteConfig, points: Float[np.ndarray, "N D"], is_target: Bool[np.ndarray, " N"]
-) -> tuple[Float[np.ndarray, "S D"], Int[np.ndarray, "S 2"], list[str]]:
-    """Synthetic target points, the two target clips behind each, and what was special.
+) -> tuple[Float[np.ndarray, "S D"], Bool[np.ndarray, "S T"], list[str]]:
+    """Synthetic target points, which target clips are the parents of each, and notes.
 
-    The parents count among the target clips. imbalanced-learn does not tell them, so its draws
-    are repeated here, and its points with them.
+    A synthetic point lies between its parents, (1 - t) a + t b with 0 <= t < 1. SMOTE does not
+    return a, b and t, but it computes every column of the points alike: column i of an appended
+    identity matrix of the target clips becomes the share of clip i in each synthetic point.
     """
-    n_target = int(is_target.sum())
+    size, n_target = points.shape[1], int(is_target.sum())
     n_source = len(points) - n_target
-    none = points[:0], np.empty((0, 2), int)
+    none = points[:0], np.empty((0, n_target), bool)
     if n_target == 1:
         return *none, ["SMOTE skipped: it needs two target clips, found 1"]
     if int(config.ratio * n_source - n_target) <= 0:
@@ -372,19 +371,32 @@ def _smote(
             f"SMOTE draws between {k} instead of {config.neighbours} neighbours: "
             f"there are {n_target} target clips"
         )
-    sampler = SMOTE(sampling_strategy=config.ratio, k_neighbors=k, random_state=config.seed)
-    new = sampler.fit_resample(points, is_target.astype(int))[0][len(points) :]
+    shares = np.zeros((len(points), n_target), points.dtype)
+    shares[is_target] = np.eye(n_target)
+    sampler = SMOTE(
+        sampling_strategy=config.ratio,
+        k_neighbors=_FirstColumns(k + 1, size),  # a clip is the nearest to itself
+        random_state=config.seed,
+    )
+    grown, _ = sampler.fit_resample(np.hstack([points, shares]), is_target.astype(int))
+    new = grown[len(points) :]
+    return new[:, :size], new[:, size:] > 0, sentences
 
-    target = points[is_target]
-    neighbours = sampler.nn_k_.kneighbors(target, return_distance=False)[:, 1:]
-    draws = np.random.RandomState(config.seed)
-    base, column = np.divmod(draws.randint(0, n_target * k, len(new)), k)
-    step = draws.uniform(size=(len(new), 1))
-    neighbour = neighbours[base, column]
-    repeated = target[base] + step * (target[neighbour] - target[base])
-    if not np.array_equal(repeated.astype(new.dtype), new):
-        raise RuntimeError("internal error: SMOTE's draws differ from imbalanced-learn's")
-    return new, np.stack([base, neighbour], axis=1), sentences
+
+class _FirstColumns(NeighbourSearch):
+    """A search for neighbours by the first `columns` columns alone, as SMOTE accepts one."""
+
+    def __init__(self, n_neighbors: int, columns: int):
+        super().__init__(n_neighbors=n_neighbors)
+        self.columns = columns
+
+    def fit(self, X: Float[np.ndarray, "N E"], y: None = None) -> "_FirstColumns":
+        """Search among these points."""
+        return super().fit(X[:, : self.columns])
+
+    def kneighbors(self, X: Float[np.ndarray, "M E"], **options: bool) -> np.ndarray:
+        """The nearest of the points; options as in scikit-learn."""
+        return super().kneighbors(X[:, : self.columns], **options)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not a number may be near
