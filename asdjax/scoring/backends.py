@@ -84,7 +84,7 @@ class Backend(abc.ABC):
                 f"embeddings hold {points.shape[1]} values, the training clips' hold {size}: "
                 "extract both with the same model"
             )
-        return self._score(points)
+        return self.score_points(points)
 
     def leave_one_out(self) -> Float64[np.ndarray, " N"]:
         """Scores of the training clips, in the order given to `fit`, each left out of the bank.
@@ -111,7 +111,8 @@ class Backend(abc.ABC):
     def _fit(self) -> None: ...
 
     @abc.abstractmethod
-    def _score(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]: ...
+    def score_points(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
+        """Anomaly scores of new clips already checked and, for the cosine, of unit length."""
 
     def _leave_one_out(self) -> Float64[np.ndarray, " N"]:
         """By refits: clips dealt in turn to the folds, the source clips first.
@@ -124,7 +125,7 @@ class Backend(abc.ABC):
         scores = np.empty(len(fold))
         for out in (fold == f for f in np.unique(fold)):
             refit = type(self)(self.config, self._points[~out], self._is_target[~out])
-            scores[out] = refit._score(self._points[out])
+            scores[out] = refit.score_points(self._points[out])
         return scores
 
 
@@ -183,23 +184,21 @@ class NearestNeighbours(Backend):
         self._note_few(config.source_neighbours, len(self._source_pool), "source_neighbours")
         self._note_few(config.target_neighbours, len(self._target_pool), "target_neighbours")
 
-    def _score(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
-        return self._nearest(points)
-
     def _leave_one_out(self) -> Float64[np.ndarray, " N"]:
         source = np.zeros((len(self._points), len(self._source_pool)), bool)
         target = np.zeros((len(self._points), len(self._target_pool)), bool)
         source[self._source, np.arange(len(self._source))] = True
         target[self._target, np.arange(len(self._target))] = True
         target[self._target, len(self._target) :] = self._parents.T
-        return self._nearest(self._points, source, target)
+        return self.score_points(self._points, source, target)
 
-    def _nearest(
+    def score_points(
         self,
         points: Float[np.ndarray, "M D"],
         source_out: Bool[np.ndarray, "M P"] | None = None,
         target_out: Bool[np.ndarray, "M Q"] | None = None,
     ) -> Float64[np.ndarray, " M"]:
+        """Scores of points; each ignores the pools' points that are marked as left out."""
         k, k_target = self.config.source_neighbours, self.config.target_neighbours
         nearest = np.minimum(
             _mean_distance(points, self._source_pool, k, source_out),
@@ -229,7 +228,8 @@ class KMeansCentres(Backend):
         self._note_few(self.config.target_neighbours, len(self._target), "target_neighbours")
         self._note(f"leave-one-out by {self.config.folds}-fold refit of k-means")
 
-    def _score(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
+    def score_points(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
+        """The distance to the nearest centre or the target clips, whichever is smaller."""
         nearest = np.minimum(
             _mean_distance(points, self._centres, 1),
             _mean_distance(points, self._target_pool, self.config.target_neighbours),
@@ -264,7 +264,8 @@ class Rescaled(Backend):
         self._distances = np.take_along_axis(distances, self._order, axis=1)
         self._density = _density(self._distances[:, : self._neighbours])
 
-    def _score(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
+    def score_points(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
+        """Mean of the smallest quotients of distance and density."""
         quotients = cdist(points, self._pool) / self._density
         return _mean_nearest(quotients, self.config.source_neighbours)
 
@@ -278,7 +279,7 @@ class Rescaled(Backend):
             density[self._order[:, rank], references] = _density(rest)
         quotients = cdist(self._pool, self._pool) / density
         np.fill_diagonal(quotients, np.inf)
-        scores = self._score(self._points)  # stands for clips that are no reference
+        scores = self.score_points(self._points)  # stands for clips that are no reference
         scores[self._used] = _mean_nearest(quotients, self.config.source_neighbours)
         return scores
 
@@ -312,7 +313,8 @@ class Mahalanobis(Backend):
             self._models.append((points.mean(axis=0), whitenings[name]))
         self._note(f"leave-one-out by {self.config.folds}-fold refit of the covariances")
 
-    def _score(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
+    def score_points(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
+        """The distance to the nearer of the domains' means."""
         return np.min(
             [np.linalg.norm((points - mean) @ white, axis=1) for mean, white in self._models],
             axis=0,

@@ -60,21 +60,23 @@ class Embeddings:
         except (ValueError, EOFError, zipfile.BadZipFile):
             return None
         table = cls(**arrays) if arrays.keys() == _KINDS.keys() else None
-        return table if table is not None and table._is_consistent() else None
+        return table if table is not None and _is_consistent(table) else None
 
-    def _is_consistent(self) -> bool:
-        n = len(self.path)
-        shapes = {
-            "embedding": (n, *self.embedding.shape[1:2]),
-            "silent": (n, 2),
-            "calibration": (2, *self.calibration.shape[1:2]),
-        }
-        return all(
-            array.dtype.kind == _KINDS[name]
-            and array.shape == shapes.get(name, (n,))
-            and array.ndim == (2 if name in shapes else 1)
-            for name, array in vars(self).items()
-        )
+
+def _is_consistent(table: Embeddings) -> bool:
+    """Whether all arrays have the types and shapes that `Embeddings` states."""
+    n = len(table.path)
+    shapes = {
+        "embedding": (n, *table.embedding.shape[1:2]),
+        "silent": (n, 2),
+        "calibration": (2, *table.calibration.shape[1:2]),
+    }
+    return all(
+        array.dtype.kind == _KINDS[name]
+        and array.shape == shapes.get(name, (n,))
+        and array.ndim == (2 if name in shapes else 1)
+        for name, array in vars(table).items()
+    )
 
 
 def _is_plain(member: zipfile.ZipInfo) -> bool:
