@@ -29,15 +29,6 @@ Flags = Bool[np.ndarray, " N"] | Int[np.ndarray, " N"]
 Figures = dict[str, dict[str, Any]]
 
 
-def auc(normal_scores: Num[np.ndarray, " N"], anomaly_scores: Num[np.ndarray, " M"]) -> float:
-    """Area under the ROC curve: how often an anomalous clip outscores a normal one.
-
-    Raises:
-        AsdjaxError: If either set is empty or holds a score that is not finite.
-    """
-    return pauc(normal_scores, anomaly_scores, max_fpr=1.0)
-
-
 def pauc(
     normal_scores: Num[np.ndarray, " N"],
     anomaly_scores: Num[np.ndarray, " M"],

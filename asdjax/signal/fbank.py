@@ -9,7 +9,7 @@ logarithm taken. Levels are those of 16-bit integers; there is no dither.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from asdjax.errors import AsdjaxError
 
@@ -32,11 +32,6 @@ def frames(samples: int | Int[Array, "*B"]) -> int | Int[Array, "*B"]:
     """Number of whole frames in so many samples: 0 below `FRAME`."""
     count = 1 + (samples - FRAME) // HOP
     return max(count, 0) if isinstance(samples, int) else jnp.maximum(count, 0)
-
-
-def valid_frames(length: Int[Array, " B"], n_frames: int) -> Bool[Array, "B L"]:
-    """Which of a row's `n_frames` frames belong to its clip, the row's first `length` samples."""
-    return jnp.arange(n_frames)[None, :] < frames(length)[:, None]
 
 
 def normalised(features: Float[Array, "B L 128"]) -> Float[Array, "B L 128"]:
