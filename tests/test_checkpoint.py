@@ -167,6 +167,12 @@ def test_what_others_saved_is_refused_in_words(tmp_path, state, monkeypatch, tre
             checkpoints.restore(1, state)
 
 
+def test_a_list_of_arrays_is_refused(tmp_path):
+    checkpoint.save_weights(tmp_path / "list", [np.zeros(2)])
+    with pytest.raises(AsdjaxError, match="list: not weights of this architecture"):
+        checkpoint.load_weights(tmp_path / "list", {"a": np.zeros(2)})
+
+
 def test_the_older_checkpoint_goes_on_where_the_newest_is_deleted(tmp_path, state):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in (1, 2, 3):

@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic, documents
@@ -38,7 +39,7 @@ ITEMS = ("weights", "progress")
 def digest(tree: Tree) -> str:
     """A digest of names, shapes, dtypes and values of all arrays."""
     state = hashlib.blake2b(digest_size=16)
-    for path, leaf in sorted(_flatten(tree).items()):
+    for path, leaf in sorted(flatten_dict(tree, sep="/").items()):
         array = np.ascontiguousarray(leaf)
         state.update(f"{path} {array.dtype} {array.shape}\n".encode())
         state.update(array.tobytes())
@@ -225,9 +226,10 @@ def _unless_late(show: Callable[[Any], object]) -> Callable[[Any], None]:
     return hook
 
 
-def _stored(directory: Path) -> Any:
+def _stored(directory: Path) -> Tree:
     """Names, shapes and dtypes of the arrays in a directory."""
-    return _orbax("metadata", directory).item_metadata.tree
+    tree = _orbax("metadata", directory).item_metadata.tree
+    return tree if isinstance(tree, dict) else {"no names": tree}
 
 
 def _read_arrays(directory: Path, like: Tree) -> Tree:
@@ -282,19 +284,10 @@ def _names(folder: Path) -> list[str]:
 # trees
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, Mapping):
-        return {prefix: tree}
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}/{key}" if prefix else str(key))
-    return flat
-
-
 def _differences(stored: Tree, like: Tree, *, dtypes: bool = True) -> str:
     """In words, in which names, shapes and dtypes two trees differ."""
-    found = {k: _shape(v, dtypes) for k, v in _flatten(stored).items()}
-    expected = {k: _shape(v, dtypes) for k, v in _flatten(like).items()}
+    found = {k: _shape(v, dtypes) for k, v in flatten_dict(stored, sep="/").items()}
+    expected = {k: _shape(v, dtypes) for k, v in flatten_dict(like, sep="/").items()}
     wrong = [
         f"{k}: {found.get(k, 'absent')}, expected {expected.get(k, 'nothing')}"
         for k in sorted(found.keys() | expected.keys())
