@@ -1,16 +1,16 @@
-"""The exceptions that a user sees as a sentence instead of a traceback."""
+"""Exceptions that are reported to the user as a sentence, without a traceback."""
 
 
 class AsdjaxError(Exception):
-    """Bad input, stated in one sentence that names the file or key and says what to do.
+    """Bad input; the message names the file or key and says what to do.
 
-    `console.finish` prints the sentence on standard error and exits with status 1; every other
-    exception is a defect of asdjax and keeps its traceback.
+    `console.finish` prints the message on standard error and exits with status 1. Any other
+    exception is a bug in asdjax and is shown with its traceback.
     """
 
 
 class UsageError(AsdjaxError):
-    """A command line that cannot be carried out whatever its files hold; exit status 2.
+    """A wrong command line; exit status 2.
 
-    An option is missing, contradicts another one, or has a value that it never takes.
+    An option is missing, contradicts another one, or has an invalid value.
     """

@@ -46,15 +46,14 @@ def test_clips_without_labels_are_left_out_and_counted():
     assert list(machines) == ["fan"]
     assert notes[0] == "fan section 00: 1 clips of the ground truth were not scored"
     more = TRUTH | {("Fan", "00"): TRUTH["fan", "00"]}
-    assert labelled({"fan": UNNAMED}, more)[1] == [
-        "the ground truth of Fan section 00 is of no scored machine"
-    ]
+    (note,) = labelled({"fan": UNNAMED}, more)[1]
+    assert "Fan section 00" in note
 
 
 def test_development_and_evaluation_machines_together_are_said():
     machines, notes = labelled({"fan": UNNAMED, "pump": NAMED}, TRUTH)
     assert list(machines) == ["fan", "pump"] and len(notes) == 1
-    assert "over development and evaluation machines together" in notes[0]
+    assert "development and evaluation machines" in notes[0]
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def test_summary_counts_the_training_clips_alone():
         ("gamma", 0.9, 19, "far from the 10 % meant, 3 to 18 clips: these scores follow no gamma"),
         ("gamma", 0.95, 13, "far from the 5 % meant, 0 to 11 clips"),
         ("quantile", 0.9, 0, "many scores are equal"),
-        ("in_sample", 0.9, 80, "a bank that holds the clips"),
+        ("in_sample", 0.9, 80, "fitted to"),
     ],
 )
 def test_a_rate_far_from_the_level_is_said(method, level, alarms, words):

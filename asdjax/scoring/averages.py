@@ -1,8 +1,8 @@
 """Averages of figures over sections and machines, and their spread over runs.
 
-Every mean over machines and sections is the harmonic mean; 0 where one of the figures is 0. The
-challenge floors each figure at float64's machine epsilon instead, which differs by less than
-1e-12. A figure that has no clips is None, is left out of every mean and is listed as missing.
+All means over machines and sections are harmonic means, which are 0 if one of the figures is 0.
+The challenge floors each figure at float64's machine epsilon instead; the difference is below
+1e-12. A figure without clips is None, is left out of every mean and is listed as missing.
 """
 
 import statistics
@@ -17,7 +17,7 @@ from asdjax.scoring.metrics import FIGURES, Figures
 SCHEMA = "asdjax.metrics/2"
 SPREAD_SCHEMA = "asdjax.metrics_spread/2"
 CHANCE = 0.5
-"""AUC of a random order; below it the anomalous clips tend to score lower than the normal ones."""
+"""AUC of random scores; below it anomalous clips tend to score lower than normal ones."""
 _OF_ONE_RUN = (
     "inverted", "intervals", "false_alarm_interval", "resamples", "level", "single_clip_strata",
     "seed",
@@ -25,13 +25,9 @@ _OF_ONE_RUN = (
 
 
 def harmonic_mean(values: Iterable[Any]) -> Any:
-    """Harmonic mean; 0 where a value is 0. None values are left out.
+    """Harmonic mean of numbers >= 0, or of arrays element by element; 0 if a value is 0.
 
-    Args:
-        values: Numbers 0 or above, or arrays of one shape, which are averaged element by element.
-
-    Returns:
-        A number or an array, as the values; None when there is no value.
+    None values are left out; the mean of no values is None.
     """
     present = np.array([v for v in values if v is not None], np.float64)
     if not len(present):
@@ -52,15 +48,15 @@ def within_score(sections: Iterable[Figures]) -> Any:
 
 
 def means(machines: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
-    """Figures of machine -> section with all their means and scores.
+    """The figures of all machines and sections with their means and scores.
 
-    The figures may be numbers, or arrays of one shape (`bootstrap.replicates`).
+    Args:
+        machines: machine -> section -> `figures`, numbers or arrays of one shape.
 
     Returns:
-        `machines`: per machine its figures (of its section, or the harmonic mean over its
-        sections), its `official_score` and `within_score`, and its `sections` as given; over all
-        machines and sections `official_score`, `within_score` and `mean` (each figure's harmonic
-        mean).
+        `machines`: per machine its figures (harmonic means over its sections), `official_score`,
+        `within_score` and the given `sections`; over all machines and sections `official_score`,
+        `within_score` and `mean` (the harmonic mean of each figure).
     """
     everything = [table for sections in machines.values() for table in sections.values()]
     return {
@@ -83,9 +79,9 @@ def summary(machines: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
     """The metrics document, ready for JSON, from machine -> section -> `figures`.
 
     Returns:
-        `schema`; all that `means` gives, each machine with the sum of its sections' `clips`; and
-        by name the figures that are `missing` (they have no clips) and the AUCs that are
-        `inverted` (below chance).
+        `schema`; the result of `means`, with the number of `clips` of each machine; and the names
+        of figures that are `missing` (without clips) and of AUCs that are `inverted` (below
+        chance).
 
     Raises:
         AsdjaxError: If there is no machine, a machine has no section, or only some sections have
@@ -122,9 +118,9 @@ def spread(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over documents of `summary`, one per seed.
 
     Returns:
-        The nesting of one document, less what is about one run alone (intervals and `inverted`); in
-        the place of each figure `{"mean": m, "std": s}` with the sample standard deviation (ddof 1;
-        None for a single seed), or None where every seed has none; and `seeds`, their number.
+        A document with the same keys, except those of a single run (intervals and `inverted`).
+        Each figure becomes `{"mean": m, "std": s}` with the sample standard deviation (ddof 1, None
+        for a single seed), or None if no seed has it. `seeds` is the number of documents.
 
     Raises:
         AsdjaxError: If there is no document, or if they differ in machines, sections, figures or
@@ -142,7 +138,7 @@ def families(table: Mapping[str, Any]) -> list[str]:
 
 
 def _mean(sections: Sequence[Figures]) -> Figures:
-    """Harmonic mean of each figure over sections; a single section's own figures, unrounded."""
+    """Harmonic mean of each figure over sections; a single section's figures unchanged."""
     if len(sections) == 1:
         return {family: dict(sections[0][family]) for family in families(sections[0])}
     return {
@@ -167,7 +163,7 @@ def _spread(values: Sequence[Any], where: str) -> Any:
         present = [v for v in values if v is not None]
         if not present:
             return None
-        # exact sums: equal values have the standard deviation 0, not some 1e-17
+        # statistics, not NumPy: its exact sums give equal values the standard deviation 0
         std = statistics.stdev(present) if len(present) > 1 else None
         return {"mean": statistics.mean(present), "std": std}
     if any(v != first for v in values):

@@ -1,22 +1,21 @@
-"""Scoring backends: from the normal training clips' embeddings to a clip's anomaly score.
+"""Scoring backends: anomaly scores of clips, given the embeddings of normal training clips.
 
 One backend is fitted per machine, section and view:
 
     backend = fit(config, embeddings, is_target)
     backend.score(test_embeddings)   # larger = more anomalous
-    backend.leave_one_out()          # the training clips, each as if it were new
+    backend.leave_one_out()          # each training clip scored against the others
 
 Conventions
-* `metric: cosine` works on unit-length embeddings (norm floored at 1e-12) with their Euclidean
-  distance, halved by nearest_neighbours and kmeans, so that scores lie in 0..1; it is not squared,
-  for the views of a clip are averaged. `metric: euclidean` takes embeddings and distances as they
-  are.
-* Embeddings keep their precision up to and through SMOTE, as the reference's do; distances are
-  computed in float64 from differences, so that a copy of a training clip is at distance 0. Which
-  of them are wanted, faster products tell.
-* The order of the training rows matters (SMOTE's draws, the folds): callers sort them by path.
-* `target_neighbours: 0` leaves the target clips out of every backend's reference; they still get
-  leave-one-out scores. SMOTE belongs to nearest_neighbours alone.
+* `metric: cosine` scales embeddings to unit length (norm floored at 1e-12) and uses the Euclidean
+  distance. nearest_neighbours and kmeans halve it, so that scores lie in 0..1. `metric: euclidean`
+  leaves embeddings and distances unchanged.
+* SMOTE runs in the embeddings' own precision, as in the reference. Distances are computed in
+  float64 from differences, so that a copy of a training clip has distance 0. Candidates are
+  preselected with a matrix product.
+* The order of the training rows affects SMOTE and the folds: callers sort them by path.
+* `target_neighbours: 0` excludes the target clips from every backend's reference set; they still
+  get leave-one-out scores. Only nearest_neighbours uses SMOTE.
 """
 
 import abc
@@ -32,16 +31,16 @@ from sklearn.neighbors import NearestNeighbors as NeighbourSearch
 from asdjax.config.recipe import BackendConfig, SmoteConfig
 from asdjax.errors import AsdjaxError
 
-_FLOOR = 1e-12  # smallest norm and smallest local density that divide
-_AT_ONCE = 64  # points whose distances are computed together
+_FLOOR = 1e-12  # smallest divisor: of a norm or a local density
+_AT_ONCE = 64  # points per block of the distance computation
 
 
 class Backend(abc.ABC):
-    """A fitted backend; `fit` makes one.
+    """A fitted backend, as returned by `fit`.
 
     Attributes:
-        config: The settings it was fitted with.
-        notes: One sentence per special case met while fitting; empty in the ordinary case.
+        config: Section `backend` of the configuration.
+        notes: One sentence per special case found while fitting; usually empty.
     """
 
     notes: tuple[str, ...]
@@ -74,8 +73,8 @@ class Backend(abc.ABC):
         """Anomaly scores of new clips; larger is more anomalous.
 
         Raises:
-            AsdjaxError: If the embeddings are empty, not finite, or of another size than the
-                training clips'.
+            AsdjaxError: If the embeddings are empty, not finite, or differ in size from the
+                training clips' embeddings.
         """
         points = _read(embeddings, self.config.metric)
         size = self._points.shape[1]
@@ -87,11 +86,11 @@ class Backend(abc.ABC):
         return self.score_points(points)
 
     def leave_one_out(self) -> Float64[np.ndarray, " N"]:
-        """Scores of the training clips, in the order given to `fit`, each left out of the bank.
+        """Scores of the training clips, in the order given to `fit`, each against the others.
 
         Raises:
-            AsdjaxError: If the bank holds a single clip, so that nothing is left without it, or
-                if a refit is left with too few clips for a covariance.
+            AsdjaxError: If there is only one clip to score against, or if a refit has too few
+                clips for a covariance.
         """
         if np.count_nonzero(self._used) < 2:
             raise AsdjaxError(
@@ -112,16 +111,17 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def score_points(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
-        """Anomaly scores of new clips already checked and, for the cosine, of unit length."""
+        """Anomaly scores of embeddings that are checked and, for the cosine, of unit length."""
 
     def _leave_one_out(self) -> Float64[np.ndarray, " N"]:
-        """By refits: clips dealt in turn to the folds, the source clips first.
+        """Scores by cross-validation: each fold is scored by a backend fitted to the other folds.
 
-        Dealing spreads both domains evenly, and no fold ever holds the whole bank.
+        Clips are assigned to the folds in turn, source clips first, so that each fold holds about
+        the same share of both domains.
         """
         fold = np.empty(len(self._points), int)
-        dealt = np.argsort(self._is_target, kind="stable")
-        fold[dealt] = np.arange(len(dealt)) % self.config.folds
+        order = np.argsort(self._is_target, kind="stable")
+        fold[order] = np.arange(len(order)) % self.config.folds
         scores = np.empty(len(fold))
         for out in (fold == f for f in np.unique(fold)):
             refit = type(self)(self.config, self._points[~out], self._is_target[~out])
@@ -134,12 +134,12 @@ def fit(
     embeddings: Float[np.ndarray, "N D"],
     is_target: Bool[np.ndarray, " N"],
 ) -> Backend:
-    """Fit the backend that `config.name` asks for.
+    """Fit the backend named by `config.name`.
 
     Args:
         config: Section `backend` of the configuration.
         embeddings: The normal training clips of one machine and section, rows sorted by path.
-        is_target: True where the clip is of the target domain.
+        is_target: True for clips of the target domain.
 
     Raises:
         AsdjaxError: If the embeddings are empty or not finite, if the shapes do not match, or if
@@ -163,11 +163,11 @@ def fit(
 
 
 class NearestNeighbours(Backend):
-    """The smaller of the mean distances to the nearest clips of either domain.
+    """Mean distance to the nearest source clips or to the nearest target clips, the smaller one.
 
-    SMOTE (Chawla et al. 2002) first grows the target pool. A clip left out takes along every
-    synthetic point of which it is a parent; SMOTE is not redone. When its pool is then empty, the
-    other pool alone scores it.
+    SMOTE (Chawla et al. 2002) adds synthetic points to the target clips. The leave-one-out score of
+    a clip ignores the clip and all synthetic points computed from it; SMOTE is not repeated. If no
+    clip of its domain remains, only the other domain is used.
     """
 
     def _fit(self) -> None:
@@ -198,7 +198,7 @@ class NearestNeighbours(Backend):
         source_out: Bool[np.ndarray, "M P"] | None = None,
         target_out: Bool[np.ndarray, "M Q"] | None = None,
     ) -> Float64[np.ndarray, " M"]:
-        """Scores of points; each ignores the pools' points that are marked as left out."""
+        """Scores of embeddings; `source_out` and `target_out` mark reference points to ignore."""
         k, k_target = self.config.source_neighbours, self.config.target_neighbours
         nearest = np.minimum(
             _mean_distance(points, self._source_pool, k, source_out),
@@ -208,11 +208,11 @@ class NearestNeighbours(Backend):
 
 
 class KMeansCentres(Backend):
-    """As nearest neighbours, with the source clips replaced by their k-means centres.
+    """Nearest neighbours with the source clips replaced by their k-means centres.
 
-    The centres are scaled to unit length again for the cosine and the nearest one counts; target
-    clips are kept as points. With fewer different source clips than centres, each clip is its own
-    centre.
+    The score is the distance to the nearest centre or the mean distance to the nearest target
+    clips, the smaller one. For the cosine the centres are scaled to unit length. If there are no
+    more different source clips than centres, every clip is a centre.
     """
 
     def _fit(self) -> None:
@@ -229,7 +229,7 @@ class KMeansCentres(Backend):
         self._note(f"leave-one-out by {self.config.folds}-fold refit of k-means")
 
     def score_points(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
-        """The distance to the nearest centre or the target clips, whichever is smaller."""
+        """The distance to the nearest centre or target clips, the smaller one."""
         nearest = np.minimum(
             _mean_distance(points, self._centres, 1),
             _mean_distance(points, self._target_pool, self.config.target_neighbours),
@@ -238,14 +238,13 @@ class KMeansCentres(Backend):
 
 
 class Rescaled(Backend):
-    """Distances divided by the density around each reference (Wilkinghoff et al. 2025).
+    """Distances divided by the local density of each reference (Wilkinghoff et al. 2025).
 
-    "Local density-based anomaly score normalization for domain generalization": one pool of both
-    domains; the distance to a reference is divided by that reference's mean distance to its own
-    `rescale_neighbours` nearest others, and the mean of the `source_neighbours` smallest quotients
-    is the score, not halved. The mean distance is floored at 1e-12 (a reference with as many
-    copies) and 1 for a reference without others. A clip is left out strictly, as if deleted: also
-    from the densities of the other references.
+    "Local density-based anomaly score normalization for domain generalization". The references are
+    the clips of both domains. The distance to a reference is divided by the mean distance of that
+    reference to its `rescale_neighbours` nearest neighbours, floored at 1e-12, or by 1 for a single
+    reference. The score is the mean of the `source_neighbours` smallest quotients. Leave-one-out
+    scores also leave the clip out of the other references' densities.
     """
 
     def _fit(self) -> None:
@@ -258,7 +257,7 @@ class Rescaled(Backend):
         self._note_few(self.config.rescale_neighbours, others, "rescale_neighbours")
         distances = cdist(self._pool, self._pool)
         np.fill_diagonal(distances, np.inf)
-        # One more than the density needs: who moves up when a neighbour is left out.
+        # One more than the density needs: it moves up when a neighbour is left out.
         kept = min(self._neighbours + 1, others)
         self._order = np.argsort(distances, axis=1, kind="stable")[:, :kept]
         self._distances = np.take_along_axis(distances, self._order, axis=1)
@@ -279,17 +278,17 @@ class Rescaled(Backend):
             density[self._order[:, rank], references] = _density(rest)
         quotients = cdist(self._pool, self._pool) / density
         np.fill_diagonal(quotients, np.inf)
-        scores = self.score_points(self._points)  # stands for clips that are no reference
+        scores = self.score_points(self._points)  # of clips that are no reference
         scores[self._used] = _mean_nearest(quotients, self.config.source_neighbours)
         return scores
 
 
 class Mahalanobis(Backend):
-    """The smaller of the Mahalanobis distances to the two domains' means.
+    """The Mahalanobis distance to the mean of the source or the target clips, the smaller one.
 
-    Each domain has its own mean and Ledoit-Wolf covariance (Ledoit and Wolf 2004). A domain whose
-    covariance has no inverse (fewer than three different clips) borrows the other domain's around
-    its own mean. The distance is neither squared nor halved.
+    Each domain has a mean and a Ledoit-Wolf covariance (Ledoit and Wolf 2004). A domain whose
+    covariance has no inverse (fewer than three different clips) uses the other domain's. The
+    distance is not squared.
     """
 
     def _fit(self) -> None:
@@ -314,7 +313,7 @@ class Mahalanobis(Backend):
         self._note(f"leave-one-out by {self.config.folds}-fold refit of the covariances")
 
     def score_points(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
-        """The distance to the nearer of the domains' means."""
+        """Mahalanobis distance to the nearer mean."""
         return np.min(
             [np.linalg.norm((points - mean) @ white, axis=1) for mean, white in self._models],
             axis=0,
@@ -322,7 +321,7 @@ class Mahalanobis(Backend):
 
 
 def _read(embeddings: Float[np.ndarray, "M D"], metric: str) -> Float[np.ndarray, "M D"]:
-    """The embeddings, checked and, for the cosine, of unit length."""
+    """The embeddings, checked and, for the cosine, scaled to unit length."""
     points = np.ascontiguousarray(embeddings)
     if points.dtype not in (np.float32, np.float64):
         raise AsdjaxError(f"embeddings are of type {points.dtype}: give float32 or float64")
@@ -340,7 +339,7 @@ def _read(embeddings: Float[np.ndarray, "M D"], metric: str) -> Float[np.ndarray
 
 
 def _scale(points: Float[np.ndarray, "M D"], metric: str) -> Float[np.ndarray, "M D"]:
-    """Rows of unit length for the cosine, unchanged otherwise; the dtype stays."""
+    """Rows scaled to unit length for the cosine, else unchanged; same dtype."""
     if metric == "euclidean":
         return points
     norms = np.linalg.norm(points.astype(np.float64), axis=1, keepdims=True)
@@ -350,11 +349,11 @@ def _scale(points: Float[np.ndarray, "M D"], metric: str) -> Float[np.ndarray, "
 def _smote(
     config: SmoteConfig, points: Float[np.ndarray, "N D"], is_target: Bool[np.ndarray, " N"]
 ) -> tuple[Float[np.ndarray, "S D"], Bool[np.ndarray, "S T"], list[str]]:
-    """Synthetic target points, which target clips are the parents of each, and notes.
+    """Synthetic target points, the target clips that each was computed from, and notes.
 
-    A synthetic point lies between its parents, (1 - t) a + t b with 0 <= t < 1. SMOTE does not
-    return a, b and t, but it computes every column of the points alike: column i of an appended
-    identity matrix of the target clips becomes the share of clip i in each synthetic point.
+    A synthetic point is (1 - t) a + t b of two target clips a and b, 0 <= t < 1. SMOTE returns
+    neither a, b nor t. It computes all columns of a point in the same way: with an identity matrix
+    appended to the target clips, column i holds the share of clip i in each synthetic point.
     """
     size, n_target = points.shape[1], int(is_target.sum())
     n_source = len(points) - n_target
@@ -386,43 +385,44 @@ def _smote(
 
 
 class _FirstColumns(NeighbourSearch):
-    """A search for neighbours by the first `columns` columns alone, as SMOTE accepts one."""
+    """Nearest neighbours by the first `columns` columns, for SMOTE's `k_neighbors`."""
 
     def __init__(self, n_neighbors: int, columns: int):
         super().__init__(n_neighbors=n_neighbors)
         self.columns = columns
 
     def fit(self, X: Float[np.ndarray, "N E"], y: None = None) -> "_FirstColumns":
-        """Search among these points."""
+        """Set the points to search."""
         return super().fit(X[:, : self.columns])
 
     def kneighbors(self, X: Float[np.ndarray, "M E"], **options: bool) -> np.ndarray:
-        """The nearest of the points; options as in scikit-learn."""
+        """Nearest neighbours of each row; options as in scikit-learn."""
         return super().kneighbors(X[:, : self.columns], **options)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is not a number may be near
+@np.errstate(over="ignore", invalid="ignore")  # a NaN counts as a candidate
 def _mean_distance(
     points: Float[np.ndarray, "M D"],
     pool: Float[np.ndarray, "P D"],
     k: int,
     left_out: Bool[np.ndarray, "M P"] | None = None,
 ) -> Float64[np.ndarray, " M"]:
-    """Mean distance of each point to its `k` nearest in a pool, as `_mean_nearest` has it.
+    """Mean distance of each point to its `k` nearest points of a pool, as by `_mean_nearest`.
 
-    Matrix products tell, for some points at a time, which of the pool may be among their nearest,
-    however the products were rounded; distances to these alone are then computed from differences.
+    Candidates are preselected with a matrix product, |a - b|^2 = |a|^2 + |b|^2 - 2 a.b: all points
+    whose squared distance is at most the k-th smallest plus the largest possible rounding error.
+    Their distances are then computed from differences.
     """
     found = np.full(len(points), np.inf)
     if k == 0 or len(pool) == 0:
         return found
     points, pool = points.astype(np.float64), pool.astype(np.float64)
-    own, others = (np.sum(np.square(a), axis=1) for a in (points, pool))
-    # rounding of squared distances: at most some D eps of (|a| + |b|)^2 <= 2 (|a|^2 + |b|^2)
-    rounding = 8 * (pool.shape[1] + 2) * np.finfo(np.float64).eps * (own + others.max())
+    squares, pool_squares = (np.sum(np.square(a), axis=1) for a in (points, pool))
+    # rounding error of |a - b|^2: some D eps (|a| + |b|)^2, at most 2 D eps (|a|^2 + |b|^2)
+    rounding = 8 * (pool.shape[1] + 2) * np.finfo(np.float64).eps * (squares + pool_squares.max())
     for start in range(0, len(points), _AT_ONCE):
         rows = slice(start, start + _AT_ONCE)
-        squared = own[rows, None] + others - 2 * points[rows] @ pool.T
+        squared = squares[rows, None] + pool_squares - 2 * points[rows] @ pool.T
         if left_out is not None:
             squared[left_out[rows]] = np.inf
         last = min(k, len(pool)) - 1
@@ -436,10 +436,7 @@ def _mean_distance(
 
 
 def _mean_nearest(distances: Float64[np.ndarray, "M P"], k: int) -> Float64[np.ndarray, " M"]:
-    """Mean of each row's k smallest finite distances; of all of them when there are fewer.
-
-    Infinite where there is none.
-    """
+    """Mean of each row's k smallest finite distances, or of all if fewer; infinite if none."""
     if k < distances.shape[1]:
         distances = np.partition(distances, k, axis=1)
     nearest = np.sort(distances[:, :k], axis=1)
@@ -450,14 +447,14 @@ def _mean_nearest(distances: Float64[np.ndarray, "M P"], k: int) -> Float64[np.n
 
 
 def _density(distances: Float64[np.ndarray, "P K"]) -> Float64[np.ndarray, " P"]:
-    """Mean distance of each reference to its neighbours; 1 where it has none."""
+    """Mean distance of each reference to its neighbours; 1 if there are none."""
     if distances.shape[1] == 0:
         return np.ones(len(distances))
     return np.maximum(distances.mean(axis=1), _FLOOR)
 
 
 def _whitening(points: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "D D"] | None:
-    """W with W W^T the inverse of the Ledoit-Wolf covariance; None where it has no inverse."""
+    """W such that W W^T is the inverse of the Ledoit-Wolf covariance; None if not invertible."""
     if len(np.unique(points, axis=0)) < 3:  # the shrinkage of two points is 0
         return None
     values, vectors = np.linalg.eigh(ledoit_wolf(points)[0])

@@ -1,14 +1,14 @@
-"""Bootstrap intervals of every figure that follows from labelled clips.
+"""Bootstrap intervals of the figures of labelled clips.
 
 Conventions
-* Machines and sections are fixed. Within each, the clips of every stratum (domain x label) are
-  drawn with replacement, as many as there are; thresholds, and so decisions, stay as they are.
-* A resample is a whole number of times that each clip counts. Its figures are those that
-  `metrics.figures` gives for the clips so repeated, for all resamples at once.
-* Draws depend on a fixed seed, the names of machine and section and the sizes of the strata alone:
-  another machine changes no interval, and two runs over the same clips share their resamples.
+* Machines and sections are fixed. In each section the clips of every stratum (domain x label) are
+  drawn with replacement, as many as there are; thresholds and decisions do not change.
+* A resample is an array of weights: how often each clip was drawn. Its figures are those of
+  `metrics.figures` for clips repeated by their weights, computed for all resamples at once.
+* Draws depend only on a fixed seed, the names of machine and section and the sizes of the strata:
+  intervals of a machine do not depend on others, and two runs over the same clips share resamples.
 * Intervals are percentile intervals (Efron and Tibshirani, "An Introduction to the Bootstrap",
-  1993, chapter 13). A stratum of one clip cannot vary: its share of the uncertainty is missing.
+  1993, chapter 13). A stratum with one clip does not vary, so that the interval is too narrow.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ from asdjax.scoring.metrics import Figures
 
 LEVEL = 0.95
 RESAMPLES = 1000
-_FEWEST = 100  # fewer do not tell the tails of a 95 % interval
+_FEWEST = 100  # resamples; fewer do not determine the ends of a 95 % interval
 _SEED = 20260
 
 
 def draw(
     clips: Clips, machine: str, section: str, resamples: int = RESAMPLES
 ) -> Int[np.ndarray, "R N"]:
-    """How often each clip counts in each resample."""
+    """Weights of the clips in each resample: how often each clip was drawn."""
     names = hashlib.blake2b(f"{machine}/{section}".encode(), digest_size=16).digest()
     rng = np.random.default_rng([_SEED, int.from_bytes(names)])
     weights = np.zeros((resamples, len(clips.name)), np.int64)
@@ -44,12 +44,11 @@ def draw(
 
 
 def replicate(clips: Clips, weights: Int[np.ndarray, "R N"]) -> Figures:
-    """The figures of resampled clips, float64 [R] each, nested as by `metrics.figures`.
+    """The figures of all resamples, float64 [R] each, with the keys of `metrics.figures`.
 
-    None where a stratum that the figure needs has no clips.
+    None if a stratum that the figure needs has no clips.
     """
-    # Ties are one step of the ROC curve: sum the weights of the clips with equal scores, the
-    # highest score first.
+    # Equal scores are one step of the ROC curve: sum the weights of each step, highest score first.
     order = np.argsort(-clips.score, kind="stable")
     ordered = clips.score[order]
     steps = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
@@ -77,7 +76,7 @@ def replicate(clips: Clips, weights: Int[np.ndarray, "R N"]) -> Figures:
 
 
 def resample(machines: Machines, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """`averages.means` of resampled clips: float64 [R] in the place of each figure."""
+    """`averages.means` of all resamples; each figure is a float64 array [R]."""
     return averages.means(
         {
             machine: {
@@ -90,12 +89,12 @@ def resample(machines: Machines, resamples: int = RESAMPLES) -> dict[str, Any]:
 
 
 def interval(values: Float64[np.ndarray, " R"]) -> list[float]:
-    """The percentile interval of a figure's resampled values: its lower and its upper end."""
+    """The percentile interval of a figure's resampled values: [low, high]."""
     return [float(end) for end in np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])]
 
 
 def describe(machines: Machines, resamples: int) -> dict[str, Any]:
-    """What a document says about its intervals: `resamples`, `level`, `single_clip_strata`.
+    """How intervals were computed: `resamples`, `level` and `single_clip_strata`.
 
     Raises:
         AsdjaxError: too few resamples.
@@ -116,7 +115,7 @@ def describe(machines: Machines, resamples: int) -> dict[str, Any]:
 
 
 def words(document: Mapping[str, Any]) -> str:
-    """What a document's intervals are."""
+    """A phrase for captions: the level and method of a document's intervals."""
     return (
         f"{100 * document['level']:g} % bootstrap interval over {document['resamples']} resamples "
         "of the clips"
@@ -124,26 +123,25 @@ def words(document: Mapping[str, Any]) -> str:
 
 
 def intervals(machines: Machines, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """The part of a metrics document that tells how sure its figures are.
+    """The intervals of a metrics document.
 
     Returns:
-        `intervals`: the nesting of `averages.means` with `[low, high]` in the place of each figure,
-        None where it is None; and what `describe` gives.
+        `intervals`: the result of `averages.means` with `[low, high]` for each figure, or None
+        without clips; and the result of `describe`.
 
     Raises:
         AsdjaxError: too few resamples.
     """
-
     description = describe(machines, resamples)
     return {"intervals": _ends(resample(machines, resamples)), **description}
 
 
 def false_alarms(machines: Machines, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Shares of normal clips that were declared anomalous, and how sure they are.
+    """Shares of normal clips that were declared anomalous, with their intervals.
 
     Returns:
-        `false_alarm_rate`: by machine, section and domain; `false_alarm_interval`: `[low, high]`
-        in the place of each. None where there are no decisions or no normal clips.
+        `false_alarm_rate` by machine, section and domain, and `false_alarm_interval` likewise with
+        `[low, high]`; None without decisions or normal clips.
     """
     rates, bounds = {}, {}
     for machine, sections in machines.items():
@@ -171,16 +169,16 @@ def _ends(values: Any) -> Any:
 def _area(
     normal: Int[np.ndarray, "R S"], anomaly: Int[np.ndarray, "R S"], max_fpr: float = 1.0
 ) -> Float64[np.ndarray, " R"] | None:
-    """`metrics.pauc` of R resamples from the clips in each step of their ROC curves.
+    """`metrics.pauc` of R resamples, from the number of clips in each of S steps of the ROC curve.
 
-    Counts are whole numbers, so that equal AUCs are equal to the last bit.
+    Counts are integers, so that equal AUCs are equal to the last bit.
     """
     negatives, positives = normal.sum(axis=1), anomaly.sum(axis=1)
     if not (negatives.all() and positives.all()):
         return None
     before = np.cumsum(normal, axis=1) - normal
     width = np.clip(max_fpr * negatives[:, None] - before, 0, normal)
-    # Half of what a step rises within its width; a vertical step has no width.
+    # Trapezoids: half of the rise of a step within its width; a vertical step has no width.
     rise = anomaly * width / (2 * np.maximum(normal, 1))
     height = np.cumsum(anomaly, axis=1) - anomaly + rise
     area = (width * height).sum(axis=1) / (negatives * positives)
@@ -193,7 +191,7 @@ def _area(
 def _found(
     clips: Clips, inside: Bool[np.ndarray, " N"], weights: Int[np.ndarray, "R N"]
 ) -> dict[str, Float64[np.ndarray, " R"] | None]:
-    """Precision, recall and F1 of the clips inside one domain."""
+    """Precision, recall and F1 of one domain, as `metrics.figures` has them."""
     positive, decided = inside & clips.is_anomaly, inside & clips.decision
     if not positive.any() or np.array_equal(positive, inside):
         return {"precision": None, "recall": None, "f1": None}

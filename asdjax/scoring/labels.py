@@ -1,6 +1,6 @@
-"""Labelled clips: the scores of test clips joined to their labels and domains.
+"""Labelled clips: scores of test clips joined with labels and domains.
 
-Labels and domains come from the clips' names, or from a ground truth.
+Labels and domains come from the file names or from a ground truth.
 """
 
 import dataclasses
@@ -22,19 +22,19 @@ class Clips:
     """The labelled test clips of one machine and section."""
 
     name: tuple[str, ...]
-    """Each clip's identity, sorted."""
+    """Path or file name of each clip, sorted."""
     score: Float64[np.ndarray, " N"]
     is_anomaly: Bool[np.ndarray, " N"]
     is_target: Bool[np.ndarray, " N"]
     decision: Bool[np.ndarray, " N"] | None = None
-    """Whether it was declared anomalous; None where nothing was decided."""
+    """Whether the clip was declared anomalous; None without decisions."""
 
     def figures(self) -> Figures:
         """`metrics.figures` of these clips."""
         return metrics.figures(self.score, self.is_anomaly, self.is_target, self.decision)
 
     def false_alarm_rate(self) -> dict[str, float | None]:
-        """Share of each domain's normal clips that were declared anomalous; None without any."""
+        """Share of normal clips declared anomalous, by domain; None without normal clips."""
         return {
             domain: None
             if self.decision is None or not normal.any()
@@ -46,7 +46,7 @@ class Clips:
         }
 
     def strata(self) -> dict[str, Bool[np.ndarray, " N"]]:
-        """Which clips are in each stratum, by its name."""
+        """Masks of the clips of each domain and label, by name of the stratum."""
         return {
             f"{domain}_{label}": (self.is_target == t) & (self.is_anomaly == a)
             for domain, t in (("source", False), ("target", True))
@@ -67,16 +67,16 @@ def labelled(
 
     Args:
         rows: of each machine, as `runs.Run.read_scores` gives them.
-        truth: labels and domains of clips whose names do not tell them.
-        column: of the scores; decisions belong to the column `score` alone.
+        truth: labels and domains of clips whose file names do not state them.
+        column: the column of the scores; decisions are used only with the column `score`.
 
     Returns:
-        The machines that have labelled clips; and in sentences what is left out, or put together
-        that the challenge keeps apart.
+        The machines that have labelled clips; and notes on clips that are left out, and on machines
+        averaged together that the challenge evaluates separately.
 
     Raises:
-        AsdjaxError: a name and `truth` contradict each other, or `truth` lacks a clip of one of its
-            sections or knows none of the sections.
+        AsdjaxError: a file name and `truth` contradict each other, or `truth` lacks a clip of one
+            of its sections or has no scored section.
     """
     machines: Machines = {}
     notes = []
@@ -93,7 +93,7 @@ def labelled(
             "name the ground truth of the scored machines"
         )
     if unused := sorted(truth.keys() - sections.keys()):
-        notes.append(f"the ground truth of {_listed(unused)} is of no scored machine")
+        notes.append(f"{_listed(unused)}: in the ground truth, but not scored")
     for (machine, section), tests in sorted(sections.items()):
         where, known = f"{machine} section {section}", truth.get((machine, section))
         labels = [_label(row, known or {}, where) for row in tests]
@@ -109,21 +109,25 @@ def labelled(
                 f"{where}: {len(unknown)} of {len(tests)} test clips have no label and are not "
                 "evaluated"
             )
-        kept = [(row, label) for row, label in zip(tests, labels, strict=True) if label is not None]
-        if kept:
-            named |= {bool(row["label"]) for row, _ in kept}
-            decisions = [row["decision"] == "1" for row, _ in kept] if column == "score" else None
+        labelled_rows = [
+            (row, label) for row, label in zip(tests, labels, strict=True) if label is not None
+        ]
+        if labelled_rows:
+            named |= {bool(row["label"]) for row, _ in labelled_rows}
+            decisions = (
+                [row["decision"] == "1" for row, _ in labelled_rows] if column == "score" else None
+            )
             machines.setdefault(machine, {})[section] = Clips(
-                name=tuple(row["path"] for row, _ in kept),
-                score=np.array([float(row[column]) for row, _ in kept]),
-                is_anomaly=np.array([is_anomaly for _, (is_anomaly, _) in kept]),
-                is_target=np.array([is_target for _, (_, is_target) in kept]),
+                name=tuple(row["path"] for row, _ in labelled_rows),
+                score=np.array([float(row[column]) for row, _ in labelled_rows]),
+                is_anomaly=np.array([is_anomaly for _, (is_anomaly, _) in labelled_rows]),
+                is_target=np.array([is_target for _, (_, is_target) in labelled_rows]),
                 decision=None if decisions is None else np.array(decisions),
             )
     if len(named) > 1:
         notes.append(
             "means and official score are over development and evaluation machines together; the "
-            "challenge keeps these apart"
+            "challenge evaluates them separately"
         )
     return machines, notes
 
@@ -137,15 +141,15 @@ def first_of(names: Iterable[str]) -> str:
 def _label(
     row: Mapping[str, str], known: Mapping[str, tuple[bool, bool]], where: str
 ) -> tuple[bool, bool] | None:
-    """Whether a clip is anomalous and of the target domain; None where nothing tells."""
+    """Whether a clip is anomalous and whether it is of the target domain; None if unknown."""
     named = (row["label"] == "anomaly", row["domain"] == "target") if row["label"] else None
-    told = known.get(_name(row))
-    if named and told and named != told:
+    stated = known.get(_name(row))
+    if named and stated and named != stated:
         raise AsdjaxError(
             f"{where}: {_name(row)}: its name says {_words(named)}, the ground truth "
-            f"{_words(told)}: correct the ground truth, or leave it out"
+            f"{_words(stated)}: correct the ground truth, or leave it out"
         )
-    return told or named
+    return stated or named
 
 
 def _words(label: tuple[bool, bool]) -> str:

@@ -1,4 +1,4 @@
-"""A metrics document as flat rows, and the columns and titles of its printed tables."""
+"""Layout of a metrics document: rows of a CSV file, columns and titles of printed tables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ COLUMNS = (
     *(("official", name) for name in (*FIGURES, "score")),
     *(("within", name) for name in ("auc_source", "auc_target", "score")),
 )
-"""Family and figure of each column of a printed table; the families share their pAUC."""
+"""Family and figure of each column of a printed table; both families have the same pAUC."""
 DECISION_COLUMNS = (
     ("official", "score"),
     *(
@@ -24,24 +24,24 @@ _WORDS = {"auc": "AUC", "pauc": "pAUC", "f1": "F1"}
 
 
 def overall(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures over all machines, nested as one machine's."""
+    """The figures over all machines, with the keys of a single machine."""
     scores = {name: document[name] for name in ("official_score", "within_score")}
     return {**document["mean"], **scores}
 
 
 def figure(table: Mapping[str, Any], family: str, name: str) -> Any:
-    """One figure of a machine, or its family's `score`."""
+    """One figure of a machine, or the score of a family for the name `score`."""
     return table.get(f"{family}_score") if name == "score" else table[family][name]
 
 
 def rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A document of `summary` or `spread` as flat rows, for a CSV file.
+    """A document of `averages.summary` or `averages.spread` as flat rows, for a CSV file.
 
     Returns:
-        Rows `machine`, `section`, `family`, `figure` (`score`: the harmonic mean of the family's
-        three), then `value` and, of a document with `intervals`, `low` and `high`, or `mean` and
-        `std`. Sections come first, then their machine (section `all`), and at the end the rows
-        over all machines (machine `all`).
+        Rows with `machine`, `section`, `family`, `figure` (`score` is the harmonic mean of the
+        family's three), and `value` or, of a spread, `mean` and `std`; with intervals also `low`
+        and `high`. The sections of a machine precede the machine (section `all`); the rows over
+        all machines come last (machine `all`).
     """
     result = []
     bounds = document.get("intervals")
@@ -77,5 +77,5 @@ def title(family: str, name: str) -> str:
 
 
 def per_cent(value: float) -> str:
-    """A fraction as it is printed."""
+    """A fraction in per cent with two decimals."""
     return f"{100 * value:.2f}"

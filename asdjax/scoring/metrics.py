@@ -6,11 +6,11 @@ Conventions
   clips with the anomalous clips of both domains; `pauc` compares all normal with all anomalous
   clips up to a false-alarm rate of 0.1, standardised after McClish (chance 0.5, worst 0.4737).
 * `within` figures are the technical report's: `auc_source` and `auc_target` compare the domain's
-  normal clips with the same domain's anomalous clips; `pauc` is over both domains, the official
-  one again, for the report's harmonic mean takes three figures.
-* `decisions` figures: precision, recall and F1 of the 0/1 decisions inside one domain; 0 where
-  nothing is found.
-* A figure that has no clips is None.
+  normal clips with the same domain's anomalous clips; `pauc` is the official one, because the
+  report's harmonic mean takes three figures.
+* `decisions` figures: precision, recall and F1 of the 0/1 decisions inside one domain; 0 without
+  true positives.
+* A figure without clips is None.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ def pauc(
     anomaly_scores: Num[np.ndarray, " M"],
     max_fpr: float = MAX_FPR,
 ) -> float:
-    """Area under the ROC curve up to the false-positive rate `max_fpr`, standardised.
+    """Standardised area under the ROC curve up to the false-positive rate `max_fpr`.
 
     McClish (1989), "Analyzing a portion of the ROC curve": 0.5 + (area - chance) / (2 (best -
     chance)), as scikit-learn computes it. With `max_fpr` 1 it is the plain AUC.
@@ -61,13 +61,13 @@ def figures(
 
     Args:
         scores: Anomaly scores of the test clips.
-        is_anomaly: True (or 1) where the clip is anomalous.
-        is_target: True (or 1) where the clip is of the target domain.
-        decisions: True (or 1) where the clip was declared anomalous.
+        is_anomaly: True or 1 for anomalous clips.
+        is_target: True or 1 for clips of the target domain.
+        decisions: True or 1 for clips that were declared anomalous.
 
     Returns:
-        Families `official`, `within`, with decisions also `decisions`, each from a figure's name
-        to its value, None where it has no clips; and `clips`, the number of clips in each cell.
+        Families `official`, `within` and, given decisions, `decisions`, each a dictionary from a
+        figure's name to its value; and `clips`, the number of clips per domain and label.
 
     Raises:
         AsdjaxError: If the arrays differ in length, a score is not finite or a flag is not 0 or 1.
@@ -111,7 +111,7 @@ def _auc(
 
 
 def _found(anomaly: Flags, decided: Flags) -> dict[str, float | None]:
-    """Precision, recall and F1 of one domain's clips; None unless it has both kinds of clips."""
+    """Precision, recall and F1 of one domain; None unless it has normal and anomalous clips."""
     if not anomaly.any() or anomaly.all():
         return {"precision": None, "recall": None, "f1": None}
     hits = np.count_nonzero(anomaly & decided)

@@ -1,8 +1,8 @@
 """Printed tables: as Markdown, and for a terminal of any width.
 
-A table is a caption and rows of cells, the header first; a row begins with its name. A cell may
-have further lines: a figure's interval and the like. Names come from outside: whoever makes a row
-passes them through `console.printable`, and nothing here takes them for markup.
+A table is a caption and rows of cells, the header first; the first cell of a row is its name. A
+cell may have more lines, such as the interval of a figure. Names may come from a data set: callers
+pass them through `console.printable`; they are not interpreted as markup.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 _ANY_WIDTH = 10**6
-_WIDE = 120  # columns from which on intervals are always printed
+_WIDE = 120  # terminals of this width or more always show intervals
 _LEFT_OUT = "intervals: --json or a wider terminal"
 
 
@@ -25,11 +25,11 @@ class Table(NamedTuple):
     caption: str
     cells: list[list[str]]
     total: bool = True
-    """Whether the last row sums up the others and stands apart."""
+    """Whether the last row summarises the others and is set apart by a line."""
 
 
 def markdown(table: Table) -> str:
-    """A table as Markdown; lines of a cell stand side by side."""
+    """A table as Markdown; the lines of a cell are joined by spaces."""
     escaped = [[cell.replace("\n", " ").replace("|", "\\|") for cell in row] for row in table.cells]
     header, *body = escaped
     rule = ["---"] + ["---:"] * (len(header) - 1)
@@ -38,15 +38,15 @@ def markdown(table: Table) -> str:
 
 
 class Fitted:
-    """Tables for a terminal, laid out for its width when rich prints them.
+    """Tables for a terminal, fitted to its width when rich prints them.
 
-    A table too wide for it loses its intervals below 120 columns; where it is still too wide its
-    columns are shared out to several grids; and where a name leaves no room for a column it becomes
-    a list. No name and no figure is ever cut.
+    Below 120 columns, a table that is too wide is printed without intervals. If it is still too
+    wide, its columns are split over several grids, and if a name leaves no space for a column, it
+    becomes a list. Names and figures are never cut.
     """
 
     def __init__(self, whole: Sequence[Table], brief: Sequence[Table], legend: Sequence[str]):
-        """Take the same tables with their intervals and without, and lines to follow them."""
+        """Take the tables with intervals, the same ones without, and lines to print after them."""
         self._pairs = list(zip(whole, brief, strict=True))
         self._legend = legend
 
@@ -64,7 +64,7 @@ class Fitted:
 
 
 def _spelled(table: Table, encoding: str) -> Table:
-    """A table in the characters that a terminal's encoding has, escaped before it is measured."""
+    """A table with characters outside the terminal's encoding replaced by escapes."""
 
     def spelled(text: str) -> str:
         try:
@@ -78,7 +78,7 @@ def _spelled(table: Table, encoding: str) -> Table:
 
 
 def _narrow(table: Table, console: Console, options: ConsoleOptions) -> list[Grid] | list[Text]:
-    """The fewest grids that fit, or else a list."""
+    """As few grids as fit the terminal, or a list if none fit."""
     for count in range(1, len(table.cells[0])):
         grids = _grids(table, count, console, options)
         if grids is not None:
@@ -94,7 +94,7 @@ def _narrow(table: Table, console: Console, options: ConsoleOptions) -> list[Gri
 def _grids(
     table: Table, count: int, console: Console, options: ConsoleOptions
 ) -> list[Grid] | None:
-    """The columns in so many grids, all with the rows' names; None where one is too wide."""
+    """A table in `count` grids, each with the names of the rows; None if one is too wide."""
     grids = [
         _grid([[row[0], *(row[i] for i in part)] for row in table.cells], table.total)
         for part in np.array_split(np.arange(1, len(table.cells[0])), count)
@@ -105,7 +105,7 @@ def _grids(
 
 
 def _grid(cells: Sequence[Sequence[str]], total: bool) -> Grid:
-    """Further lines of a cell are dim, and the last row stands apart if it is a total."""
+    """A grid of cells; lines after the first are dim, and a line sets a total apart."""
     header, *body = cells
     grid = Grid()
     grid.add_column(Text(header[0]), no_wrap=True)

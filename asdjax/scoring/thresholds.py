@@ -1,9 +1,9 @@
-"""Thresholds: from the normal training clips' scores to 0/1 decisions.
+"""Thresholds of 0/1 decisions, fitted to the scores of normal training clips.
 
-A clip is declared anomalous (1) when its score lies above the threshold of its machine and section.
-Test scores never enter a threshold. `level` is the share of normal clips meant to lie at or below
-it, 0.9 for a false-alarm rate of 10 %: meant, for the training scores stand for new clips only as
-far as the embedder, which has seen the training clips, treats both alike.
+A clip is declared anomalous (1) if its score is above the threshold of its machine and section.
+Test scores are never used. `level` is the intended share of normal clips at or below the threshold:
+0.9 for a false-alarm rate of 10 %. The rate for new clips may differ, because the embedder was
+trained on the training clips.
 """
 
 import math
@@ -18,39 +18,39 @@ from asdjax.config.recipe import DecisionConfig
 from asdjax.errors import AsdjaxError
 
 SCHEMA = "asdjax.thresholds/1"
-_LARGEST = 1e300  # of a score: beyond it differences and quantiles may overflow
+_LARGEST = 1e300  # of a score; above it, differences and quantiles may overflow
 _FAR = {
     "gamma": "these scores follow no gamma distribution: set decision.method to quantile",
-    "in_sample": "the threshold is of scores against a bank that holds the clips",
+    "in_sample": "the threshold follows from scores of clips that the backend was fitted to",
     "quantile": "many scores are equal",
     "conformal": "many scores are equal",
 }
-"""By method, why a rate of false alarms may lie far from 1 - level."""
+"""By method, why the rate of false alarms may be far from 1 - level."""
 
 
 def fit(config: DecisionConfig, scores: Float64[np.ndarray, " N"]) -> float:
-    """The threshold that follows from a machine's training scores.
+    """The threshold of one machine and section.
 
-    * quantile: the `level` quantile, linear between scores.
-    * in_sample: the same, of scores against a bank that holds the clips themselves.
-    * gamma: the `level` quantile of the likeliest gamma distribution, with free shape (1 or more),
-      location and scale: the rule of the challenge's baseline. Without a bound on the shape the
-      likelihood has no maximum: below 1 it grows without end as the location nears the smallest
-      score. `scipy.stats.gamma.fit`, which the baseline calls, climbs from one start and sometimes
-      ends there, by the scores' unit, with thresholds many times too high; where it ends at a
-      proper maximum both agree. Scores that lean to the left get the normal distribution, which
-      is the gamma distribution's limit.
-    * conformal: the ceil((N + 1) * level)-th smallest score, split-conformal prediction's rank (Lei
-      et al. 2018). Were the scores those of clips that the bank does not know, at most 1 - level of
-      new normal clips would exceed it on average; leave-one-out scores come close to that.
+    * quantile: the `level` quantile with linear interpolation.
+    * in_sample: the same; the caller gives scores of clips that the backend was fitted to.
+    * gamma: the `level` quantile of the gamma distribution of maximum likelihood, with free shape
+      (1 or more), location and scale, as in the challenge's baseline. With a shape below 1 the
+      likelihood is unbounded: it grows as the location approaches the smallest score. The
+      baseline's `scipy.stats.gamma.fit` searches from one start and sometimes ends there, depending
+      on the scores' unit, with a threshold many times too high. If it finds a proper maximum, both
+      agree. For scores of negative skewness the maximum is the limit of the gamma distribution, the
+      normal distribution.
+    * conformal: the ceil((N + 1) * level)-th smallest score, as in split-conformal prediction (Lei
+      et al. 2018). For scores of clips that the backend was not fitted to, at most 1 - level of new
+      normal clips would exceed it on average; leave-one-out scores come close to that.
 
     Args:
         config: section `decision` of the configuration.
-        scores: of normal training clips; larger is more anomalous.
+        scores: scores of normal training clips; larger is more anomalous.
 
     Raises:
-        AsdjaxError: no scores, a score that is not finite or beyond 1e300, too few for a conformal
-            rank, or equal scores for a gamma distribution.
+        AsdjaxError: no scores, a score that is not finite or above 1e300, too few scores for a
+            conformal rank, or equal scores for a gamma distribution.
     """
     scores = np.asarray(scores, np.float64)
     if not len(scores) or not (np.abs(scores) < _LARGEST).all():
@@ -60,7 +60,7 @@ def fit(config: DecisionConfig, scores: Float64[np.ndarray, " N"]) -> float:
     if config.method == "gamma":
         return _gamma(scores, config.level)
     if config.method == "conformal":
-        # in whole numbers where level has few digits: 0.9 * 10 must not become 9.000000000000002
+        # rounded first: 0.9 * 10 must give rank 9, not the ceiling of 9.000000000000002
         rank = math.ceil(round((len(scores) + 1) * config.level, 9))
         if rank > len(scores):
             raise AsdjaxError(
@@ -77,26 +77,27 @@ def _gamma(scores: Float64[np.ndarray, " N"], level: float) -> float:
         raise AsdjaxError(
             "decision.method gamma: all training scores are equal: set decision.method to quantile"
         )
-    scores = (scores - low) / span  # first, so that no square of the next line overflows
+    scores = (scores - low) / span  # so that the squares of the next line do not overflow
     mean, deviation = scores.mean(), scores.std()
     quantile = _standard_gamma((scores - mean) / deviation, level)
     return float(low + span * (mean + deviation * quantile))
 
 
 def _standard_gamma(scores: Float64[np.ndarray, " N"], level: float) -> float:
-    """The `level` quantile of the likeliest gamma distribution of scores of mean 0 and variance 1.
+    """The `level` quantile of a gamma distribution fitted to scores of mean 0 and variance 1.
 
-    With location -1/v and w = v * scores, the best scale gives the distribution the scores' mean,
-    and a shape's best location solves shape - 1 = 1 / r with r = mean(w^2 / (1 + w)). As r rises
-    with v, v alone runs through all shapes: from infinity (v = 0, a normal distribution) to 1 (the
-    location is the smallest score, an exponential distribution). The mean log-likelihood on the way
-    is log v - (shape - 1) s + shape log shape - shape - log Gamma(shape), s = mean(w - log(1 + w)).
-    It may have several maxima: a grid finds the highest.
+    The fit has maximum likelihood. Let the location be -1/v and w = v * scores. The best scale
+    gives the distribution the mean of the scores. For a given shape the best location solves
+    shape - 1 = 1 / r with r = mean(w^2 / (1 + w)). Since r increases with v, a search over v covers
+    all shapes: from infinity (v = 0, the normal distribution) to 1 (the location is the smallest
+    score, the exponential distribution). The mean log-likelihood is
+    log v - (shape - 1) s + shape log shape - shape - log Gamma(shape), s = mean(w - log(1 + w)).
+    It may have several maxima: a grid search finds the highest.
     """
     below = -scores.min()
 
     def at(logit: float) -> tuple[float, float, float]:
-        """v, the shape and the mean log-likelihood where v is expit(logit) of its largest value."""
+        """v, the shape and the mean log-likelihood for v = expit(logit) times its maximum."""
         v = special.expit(logit) / below
         w = v * scores
         r, s = np.mean(w**2 / (1 + w)), np.mean(w - np.log1p(w))
@@ -120,7 +121,7 @@ def _standard_gamma(scores: Float64[np.ndarray, " N"], level: float) -> float:
 
 
 def _log_peak(shape: float) -> float:
-    """shape log shape - shape - log Gamma(shape); by Stirling's series where digits cancel."""
+    """shape log shape - shape - log Gamma(shape); for large shapes by Stirling's series."""
     if shape < 30:
         return shape * np.log(shape) - shape - special.gammaln(shape)
     series = 1 / (12 * shape) - 1 / (360 * shape**3) + 1 / (1260 * shape**5)
@@ -128,15 +129,16 @@ def _log_peak(shape: float) -> float:
 
 
 def summary(rows: Sequence[Mapping[str, str]], config: DecisionConfig) -> dict[str, Any]:
-    """What a machine's thresholds imply, from its rows of scores, by section.
+    """The threshold and false alarms of each section of a machine, from its rows of scores.
 
     Returns:
-        by section: method, level, `threshold`; `clips` and `false_alarm_rate` of the training clips
-        of both domains by their leave-one-out scores, the rate None without clips;
-        `expected_false_alarms`, the fewest and the most alarms of both domains together in the
-        binomial distribution's middle 99 %, were each clip to alarm with probability 1 - level; and
-        `far_from_level`, whether there are fewer or more. Thresholds that follow from these very
-        scores vary less than that, so that outside of it the rule does not suit the scores.
+        By section: `method`, `level`, `threshold`; by domain, the number of training `clips` and
+        the `false_alarm_rate` of their leave-one-out scores, None without clips;
+        `expected_false_alarms`, the bounds of the central 99 % interval of the binomial
+        distribution of alarms with probability 1 - level, both domains together; and
+        `far_from_level`, whether the number of alarms is outside. The threshold was fitted to the
+        same scores, so that the number of alarms varies less than binomially: outside of the
+        interval, the method does not suit the scores.
     """
     result = {}
     for section in sorted({row["section"] for row in rows}):
@@ -162,7 +164,7 @@ def summary(rows: Sequence[Mapping[str, str]], config: DecisionConfig) -> dict[s
 
 
 def sentence(facts: Mapping[str, Any]) -> str:
-    """One section of `summary` in words."""
+    """One section of `summary` as a sentence."""
     method, meant = facts["method"], 100 * (1 - facts["level"])
     rates = ", ".join(
         f"{domain} {100 * rate:.1f} % of {facts['clips'][domain]}"
