@@ -211,7 +211,7 @@ def test_a_shortened_list_of_machines_is_refused(
     path.write_text(json.dumps(json.loads(good)[:1]))
     verbs = "score", "evaluate", "compare", "submit"
     for words in refusals(run_copy, corpus_root, tmp_path, monkeypatch, capsys, verbs).values():
-        assert f"{path}: not as extraction left it: run asdjax extract" in words
+        assert f"{path}: missing or changed since extraction: run asdjax extract" in words
     before = stamps(run_copy)
     assert main(["extract", str(run_copy)]) == 0
     assert path.read_bytes() == good

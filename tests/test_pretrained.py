@@ -60,7 +60,7 @@ def test_faulty_folders(folder, tmp_path):
     with pytest.raises(AsdjaxError, match="cannot be read as JSON"):
         converted_weights.read(path)
     file.write_text(json.dumps(whole | {"digest": "0" * 32}))
-    with pytest.raises(AsdjaxError, match="not those that were converted"):
+    with pytest.raises(AsdjaxError, match=f"{path}: the weights"):
         load_pretrained(converted_weights.read(path), weights)
     with pytest.raises(AsdjaxError, match="not weights of this architecture"):
         load_pretrained(
@@ -74,7 +74,7 @@ def test_faulty_folders(folder, tmp_path):
         try:  # some files hold what another holds too: then the digest is right
             load_pretrained(converted_weights.read(path), weights)
         except AsdjaxError as error:
-            assert "missing or damaged" in str(error) or "not those that" in str(error)
+            assert str(path) in str(error)
             refused += 1
         damaged.write_bytes(content)
     assert refused

@@ -232,9 +232,9 @@ def test_machines_name_no_other_places(tmp_path, name):
     listed, made_from = run.path / "embeddings" / "machines.json", runs.fingerprint(machines)
     run.write_artefact(listed, runs.json_bytes(machines), made_from)
     for verb in (score.score, evaluate.evaluate):
-        with pytest.raises(AsdjaxError, match="names another place"):
+        with pytest.raises(AsdjaxError, match="not the name of a machine or a view"):
             verb(run)
-    with pytest.raises(AsdjaxError, match="names another place"):
+    with pytest.raises(AsdjaxError, match="not the name of a machine or a view"):
         run.write_diagnostics(name, [{"a": 1}])
 
 
@@ -263,7 +263,7 @@ def test_malformed_documents_give_one_sentence(tmp_path, name, text):
 def test_a_training_of_wrong_types_is_refused(tmp_path, change):
     run = finished(tmp_path)
     run.write_training(TRAINING | change)
-    with pytest.raises(AsdjaxError, match=f"not as training left it .{next(iter(change))}"):
+    with pytest.raises(AsdjaxError, match=rf"training\.json: .*{next(iter(change))}"):
         run.training()
 
 
@@ -276,7 +276,7 @@ def test_a_table_with_a_fitting_record_is_still_checked(tmp_path):
     np.savez(wide, **{**vars(table()), "section": np.ones((5, 2))})
     for content in (b"", b"x" * 100, whole[:-30], few.getvalue(), wide.getvalue()):
         run.write_artefact(path, content, "x")
-        with pytest.raises(AsdjaxError, match="fan.npz: not as extraction left it"):
+        with pytest.raises(AsdjaxError, match="fan.npz: missing or changed"):
             run.read_embeddings("raw", "fan")
 
 
@@ -312,7 +312,7 @@ def test_a_directory_of_others_is_never_a_run(names, tmp_path):
         (tmp_path / name).write_text(FOREIGN.get(name, "seed: 1"))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with (
-        pytest.raises(AsdjaxError, match="is no run directory, and a run would replace"),
+        pytest.raises(AsdjaxError, match="not a run directory, and a run would overwrite"),
         Run(tmp_path).lock(),
     ):
         pass
@@ -342,7 +342,7 @@ def test_a_run_stays_one_whatever_became_of_it(tmp_path):
     with run.lock():
         pass
     (tmp_path / "training.json").unlink()
-    with pytest.raises(AsdjaxError, match="no run directory"), run.lock():
+    with pytest.raises(AsdjaxError, match="not a run directory"), run.lock():
         pass
 
 

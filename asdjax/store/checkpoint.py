@@ -1,12 +1,12 @@
 """Checkpoints: orbax directories of plain nested dictionaries of arrays, plus JSON.
 
 <step>/weights/ progress/   the arrays, by orbax
-<step>/meta.json            where training stood
+<step>/meta.json            state of the training besides arrays
 <step>/files.json           the digest of every other file
 
-A checkpoint appears under its step's number all at once; an interrupted save leaves only a hidden
-folder, which readers pass over and the next save clears. The digests are compared before orbax
-reads anything: what it raises after that is a defect, and never a damaged file.
+A checkpoint is written to a hidden folder and then renamed to its step; readers ignore what an
+interrupted save leaves, and the next save deletes it. Digests are compared before orbax reads
+anything: an exception of orbax after that is a bug, not a damaged file.
 """
 
 import functools
@@ -33,11 +33,11 @@ Tree = dict[str, Any]
 """Nested dictionaries with text keys and array leaves."""
 
 ITEMS = ("weights", "progress")
-"""What a checkpoint holds beside JSON; inference reads the weights alone."""
+"""The trees of arrays in a checkpoint; inference reads only the weights."""
 
 
 def digest(tree: Tree) -> str:
-    """A digest of names, shapes, dtypes and values of all arrays."""
+    """Digest of the names, shapes, dtypes and values of all arrays."""
     state = hashlib.blake2b(digest_size=16)
     for path, leaf in sorted(flatten_dict(tree, sep="/").items()):
         array = np.ascontiguousarray(leaf)
@@ -48,7 +48,7 @@ def digest(tree: Tree) -> str:
 
 _DAMAGED = (
     "{}: this checkpoint is missing or damaged ({}): delete it and train again, which "
-    "continues from an older one, or begin anew with --no-resume"
+    "continues from an older one, or start over with --no-resume"
 )
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")
 _META, _FILES = "meta.json", "files.json"
@@ -56,17 +56,17 @@ _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 
 def save_weights(directory: Path, weights: Tree) -> None:
-    """Write arrays into a directory that does not exist yet; `AsdjaxError` where that fails."""
+    """Write arrays into a directory that does not exist yet; `AsdjaxError` if that fails."""
     _write_arrays(directory, weights)
     _seal(directory)
 
 
 def load_weights(directory: Path, like: Tree) -> Tree:
-    """Arrays that `save_weights` wrote, as NumPy arrays.
+    """Read arrays written by `save_weights`, as NumPy arrays.
 
     Args:
-        directory: where they are.
-        like: names, shapes and dtypes to read them as.
+        directory: the directory that they were written to.
+        like: the expected names and shapes, and the dtypes to convert to.
 
     Raises:
         AsdjaxError: names or shapes differ, or the files are missing or damaged.
@@ -79,36 +79,36 @@ def load_weights(directory: Path, like: Tree) -> Tree:
 
 
 def load_pretrained(weights: Pretrained, like: Tree) -> Tree:
-    """A converted encoder's arrays {"encoder"}, in the dtypes of `like`, verified by their digests.
+    """A converted encoder's arrays {"encoder"}, in the dtypes of `like`, checked by their digests.
 
-    A fine-tuned checkpoint's classifier is read if it is among those asked for.
+    The classifier of a fine-tuned checkpoint is included if `like` has one.
     """
     encoder = dict(like["encoder"])
     predictor = encoder.pop("predictor", None)
     loaded = load_weights(weights.path / WEIGHTS, {"encoder": encoder})
     if digest(loaded) != weights.digest:
         raise AsdjaxError(
-            f"{weights.path}: the weights are not those that were converted: convert again"
+            f"{weights.path}: the weights have changed since conversion: convert again"
         )
     if predictor is not None:
         found = load_weights(weights.path / PREDICTOR, {"predictor": predictor})
         if digest(found) != weights.document.get("predictor_digest"):
             raise AsdjaxError(
-                f"{weights.path}: the classifier is not the one that was converted: convert again"
+                f"{weights.path}: the classifier has changed since conversion: convert again"
             )
         loaded["encoder"] |= found
     return loaded
 
 
 class Checkpoints:
-    """The checkpoints in one directory; to write, use it as a context manager."""
+    """The checkpoints in a directory; a context manager for writing."""
 
     def __init__(self, directory: Path, keep: int | None = None):
         """Open a directory.
 
         Args:
-            directory: made by the first save.
-            keep: how many of the newest checkpoints survive a save; None: only read.
+            directory: created by the first save.
+            keep: number of newest checkpoints to keep at a save; None for reading only.
         """
         self.directory, self._keep = directory, keep
 
@@ -118,14 +118,14 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Nothing is held open."""
+        """Nothing to close."""
 
     def latest(self) -> int | None:
-        """The newest complete checkpoint's step, or None."""
+        """The step of the newest complete checkpoint, or None."""
         return max(self._steps(), default=None)
 
     def save(self, step: int, state: Tree, meta: Mapping[str, Any]) -> None:
-        """Write the `ITEMS` of a state, wait until they are on disk, and delete the oldest."""
+        """Write the `ITEMS` of a state, wait until they are on disk, and delete old checkpoints."""
         place = self.directory / str(step)
 
         def free() -> None:
@@ -146,15 +146,15 @@ class Checkpoints:
         _verify(place, _META, _DAMAGED)
         meta = documents.read_json(place / _META)
         if not isinstance(meta, dict):
-            raise AsdjaxError(_DAMAGED.format(place, f"{_META} is no record of a training"))
+            raise AsdjaxError(_DAMAGED.format(place, f"{_META} is not a JSON object"))
         return meta
 
     def restore(self, step: int, like: Tree) -> Tree:
-        """A checkpoint's arrays, as NumPy.
+        """A checkpoint's arrays, as NumPy arrays.
 
         Args:
-            step: which checkpoint.
-            like: the `ITEMS` to read, as expected; only structure, shapes and dtypes are used.
+            step: the checkpoint's step.
+            like: the `ITEMS` to read; only the expected structure, shapes and dtypes are used.
 
         Raises:
             AsdjaxError: names, shapes or dtypes differ (all differences in one message), or the
@@ -182,13 +182,13 @@ class Checkpoints:
 
 
 def _orbax(method: str, directory: Path, **arguments: Any) -> Any:
-    """Call a method of orbax's checkpointer and wait for it, even when Ctrl-C is pressed meanwhile.
+    """Call a method of orbax's checkpointer and wait until it ends, even after Ctrl-C.
 
-    An interruption inside of orbax would leave its writers running, in a folder that is being
-    cleared; it is raised when they are done.
+    The interrupt is raised afterwards: inside of orbax it would leave writers running in a folder
+    that is being deleted.
     """
-    # Errors reach the user as sentences; what orbax and its event loop write beside them (of other
-    # arrays that fail too) would only confuse.
+    # The first error is reported to the user; orbax and its event loop would also log the errors of
+    # all other arrays.
     for name in "absl", "asyncio":
         logging.getLogger(name).setLevel(logging.CRITICAL)
     checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
@@ -208,14 +208,14 @@ def _write_arrays(directory: Path, tree: Tree) -> None:
             if not code:
                 raise
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-    sys.unraisablehook = show  # after a failure other arrays' writers are still at work
+    sys.unraisablehook = show  # only on success: after an error other writers are still running
 
 
 def _unless_late(show: Callable[[Any], object]) -> Callable[[Any], None]:
-    """A hook that is silent about writers that end after orbax has given up.
+    """A hook that ignores errors of writers that end after orbax has failed.
 
-    On a full disk the first array that fails ends orbax's event loop. The other arrays' writers
-    find it closed, which Python would print with a traceback each.
+    On a full disk the first failing array closes orbax's event loop. Each of the other writers then
+    raises an error, which Python would print with a traceback.
     """
 
     def hook(event: Any) -> None:
@@ -233,7 +233,7 @@ def _stored(directory: Path) -> Tree:
 
 
 def _read_arrays(directory: Path, like: Tree) -> Tree:
-    # an explicit placement: the checkpoint may come from other or more devices
+    # an explicit placement, because the checkpoint may come from other devices
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
@@ -246,23 +246,23 @@ def _read_arrays(directory: Path, like: Tree) -> Tree:
 
 
 def _seal(folder: Path) -> None:
-    """Write down the digest of every file below a folder."""
+    """Write the digests of all files in a folder."""
     documents.write_json(
         folder / _FILES, {name: documents.digest(folder / name) for name in _names(folder)}
     )
 
 
 def _verify(folder: Path, below: str, damaged: str) -> None:
-    """Compare the files whose names begin with `below` with their digests.
+    """Check the digests of the files whose names begin with `below`.
 
     Raises:
-        AsdjaxError: in the words of `damaged`, they are not those that were written.
+        AsdjaxError: a file is missing, unexpected or changed; `damaged` is the message's template.
     """
     try:
         atomic.refuse_links(folder)
         stated = documents.read_json(folder / _FILES)
         if not isinstance(stated, dict):
-            raise AsdjaxError(f"{_FILES} states no digests")
+            raise AsdjaxError(f"{_FILES} has no digests")
         expected = {name: digest for name, digest in stated.items() if name.startswith(below)}
         found = {name for name in _names(folder) if name.startswith(below)}
         for name in sorted(found ^ expected.keys()):
@@ -285,7 +285,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _differences(stored: Tree, like: Tree, *, dtypes: bool = True) -> str:
-    """In words, in which names, shapes and dtypes two trees differ."""
+    """A list of the names, shapes and dtypes that differ between two trees, as text."""
     found = {k: _shape(v, dtypes) for k, v in flatten_dict(stored, sep="/").items()}
     expected = {k: _shape(v, dtypes) for k, v in flatten_dict(like, sep="/").items()}
     wrong = [
@@ -299,5 +299,5 @@ def _differences(stored: Tree, like: Tree, *, dtypes: bool = True) -> str:
 
 def _shape(leaf: Any, dtypes: bool) -> str:
     if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
-        return f"no array ({type(leaf).__name__})"
+        return f"not an array ({type(leaf).__name__})"
     return f"{np.dtype(leaf.dtype) if dtypes else ''}{list(leaf.shape)}"

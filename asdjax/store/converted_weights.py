@@ -1,8 +1,8 @@
-"""A folder of converted weights: what `asdjax convert beats` leaves, less the arrays themselves.
+"""The folder of converted weights that `asdjax convert beats` writes, and its description.
 
-beats.json     where the weights come from, their configuration, names, shapes and digest
+beats.json     origin, configuration, names, shapes and digest of the weights
 weights/       the encoder's arrays, an orbax checkpoint (see checkpoint.py)
-predictor/     likewise those of a fine-tuned checkpoint's last layer
+predictor/     the classifier's arrays of a fine-tuned checkpoint
 """
 
 import dataclasses
@@ -21,27 +21,27 @@ _HOW = "asdjax convert beats BEATs_iter3.pt FOLDER"
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """One such folder."""
+    """The description of a folder of converted weights."""
 
     path: Path
     encoder: BEATsEncoderConfig
-    """The configuration that the checkpoint stated."""
+    """The configuration in the checkpoint."""
     digest: str
-    """Of the encoder's arrays as float32 (`checkpoint.digest`)."""
+    """`checkpoint.digest` of the encoder's arrays as float32."""
     document: dict[str, Any]
-    """All that the folder says of itself."""
+    """The content of beats.json."""
 
 
 def read(path: Path) -> Pretrained:
     """Read a folder's description.
 
     Raises:
-        AsdjaxError: it is not such a folder, or its description is faulty.
+        AsdjaxError: it is not a folder of converted weights, or its description is invalid.
     """
     file = path / DOCUMENT
     if not documents.present(file):
         raise AsdjaxError(
-            f"{path}: not a folder of converted weights (no {DOCUMENT}): make one with {_HOW}"
+            f"{path}: not a folder of converted weights (no {DOCUMENT}): create one with {_HOW}"
         )
     document = documents.read_json(file)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
@@ -49,7 +49,7 @@ def read(path: Path) -> Pretrained:
             f"{file}: not written by this version of asdjax (schema {SCHEMA}): convert again"
         )
     if not isinstance(document.get("digest"), str):
-        raise AsdjaxError(f"{file}: states no digest of its weights: convert again")
+        raise AsdjaxError(f"{file}: no digest of the weights: convert again")
     encoder = schema.read(BEATsEncoderConfig, document.get("encoder"), "encoder", str(file))
     schema.check(BEATsEncoderConfig, encoder, "encoder", str(file))
     for possible, key, what in checks(BEATsConfig(encoder=encoder), 16000):
@@ -59,26 +59,26 @@ def read(path: Path) -> Pretrained:
 
 
 def resolve(model: BEATsConfig) -> tuple[BEATsConfig, Pretrained | None]:
-    """An embedder's settings with its weights' own architecture, and these weights.
+    """The settings with the architecture of the pretrained weights, and these weights.
 
     Raises:
-        AsdjaxError: there are no weights, and none are to be drawn; or another architecture is
-            asked for than theirs.
+        AsdjaxError: there are no weights and random ones are not allowed, or the settings state
+            another architecture.
     """
     if model.weights is None:
         if not model.random_init:
             raise AsdjaxError(
                 "model.weights: this system starts from pretrained weights: download "
                 f"BEATs_iter3.pt from the BEATs authors, convert it with {_HOW}, and give "
-                "--model.weights FOLDER (model.random_init true draws random ones, for tests)"
+                "--model.weights FOLDER (for tests, model.random_init true uses random weights)"
             )
         return model, None
     weights = read(Path(model.weights))
     encoder = dataclasses.replace(weights.encoder, finetuned_model=False)
     if model.encoder not in (BEATsEncoderConfig(), encoder):
         raise AsdjaxError(
-            f"model.encoder: not the architecture of {model.weights}, which states its own: leave "
-            "model.encoder out"
+            f"model.encoder: not the architecture of {model.weights}: omit model.encoder, it is "
+            "read from there"
         )
     absolute = str(Path(model.weights).absolute())
     return dataclasses.replace(model, weights=absolute, encoder=encoder), weights

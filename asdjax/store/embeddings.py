@@ -1,4 +1,4 @@
-"""One machine's embeddings under one view, as arrays and as an .npz file."""
+"""The embeddings of one machine and view, as arrays and as an .npz file."""
 
 import dataclasses
 import io
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Embeddings:
-    """One machine's embeddings under one view; row i of every array is clip i, sorted by path."""
+    """The embeddings of one machine and view; row i of every array is clip i, sorted by path."""
 
     path: np.ndarray
     """Text [N]: relative to the data set's root."""
@@ -31,9 +31,9 @@ class Embeddings:
     correlation: np.ndarray
     """float32 [N]: of the channels."""
     lag: np.ndarray
-    """float32 [N]: samples by which channel 2 hears later; NaN where no delay stands out."""
+    """float32 [N]: delay of channel 2 in samples; NaN without a clear delay."""
     silent: np.ndarray
-    """bool [N, 2]: which channels have no sound; false without channel 2."""
+    """bool [N, 2]: whether a channel has no sound; false without channel 2."""
     calibration: np.ndarray
     """float32 [2, F] of a calibrated view, see signal/wiener.py; [2, 0] of any other."""
 
@@ -50,7 +50,7 @@ class Embeddings:
 
     @classmethod
     def read(cls, file: BinaryIO) -> "Embeddings | None":
-        """What `to_bytes` wrote, or None where a file holds anything else."""
+        """Read what `to_bytes` wrote; None for any other content."""
         try:
             with zipfile.ZipFile(file) as archive:
                 if not all(_is_plain(member) for member in archive.infolist()):

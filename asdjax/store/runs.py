@@ -1,19 +1,19 @@
-"""The run directory: the one argument that ties the verbs together.
+"""The run directory, which holds the files of all commands of one run.
 
     config.yaml                      the resolved configuration
     training.json                    what was trained: classes, clip length, weights' digest
     checkpoints/                     see checkpoint.py
     log.jsonl                        one line per training step
-    embeddings/machines.json         the machines that extraction is about
+    embeddings/machines.json         the machines, so that a partial extraction is detected
     embeddings/<view>/<machine>.npz
-    diagnostics/<machine>.csv        how the channels of each clip compare
+    diagnostics/<machine>.csv        comparison of the channels of each clip
     scores/<machine>.csv
-    thresholds.json                  what each machine's threshold implies
+    thresholds.json                  threshold and false alarms of each machine
     metrics/metrics.json  metrics.csv
-    artefacts.json                   what each finished file was made from, and its digest
+    artefacts.json                   digests of each finished file and of its inputs
 
-Every file is written beside its place and renamed, so that a reader never meets half of one. A run
-may come from somebody else: nothing in it may be a link or name a place outside it.
+Every file is written under a temporary name and renamed, so that readers never see a partial file.
+A run may come from an untrusted source: it must not contain links or names of paths outside it.
 """
 
 import contextlib
@@ -47,12 +47,12 @@ from asdjax.store import training_record
 from asdjax.store.embeddings import Embeddings
 
 _BUSY = "another process is writing to this run"
-_FOLLOWING = ("metrics", "scores", "diagnostics", "embeddings")  # from the weights
+_FOLLOWING = ("metrics", "scores", "diagnostics", "embeddings")  # computed from the weights
 LOG_SCHEMA = "asdjax.log/1"
 TRAINING_SECTIONS = ("seed", "dataset", "audio", "augment", "model", "loss", "optim", "train")
 """The sections of the configuration that the weights depend on."""
 CLIP_COLUMNS = ("path", "split", "section", "domain", "label")
-"""What every table of clips says of a clip, in this order."""
+"""The first columns of every table of clips."""
 
 
 class Run:
@@ -71,16 +71,16 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self, *, existing: bool = False) -> Iterator[None]:
-        """Keep other processes from writing to this run; released when the process ends.
+        """Lock the run against writes of other processes and refuse links in it.
 
-        Whoever writes to a run holds it, so this is also where links in it are refused.
+        Every command that writes to a run locks it. The lock is released when the process ends.
 
         Args:
-            existing: whether this must be a run already; otherwise its directory is made.
+            existing: require an existing run; otherwise its directory is created.
 
         Raises:
-            AsdjaxError: another process holds it, it is not a run directory, it holds files of
-                others, or something in it is a link or no file.
+            AsdjaxError: another process holds the lock, it is not a run directory, it contains
+                files of other programs, or something in it is a link or not a file.
         """
         if existing:
             self._require_config()
@@ -88,20 +88,20 @@ class Run:
         with self._made(), atomic.locked(self.path / ".lock", f"{self.path}: {_BUSY}"):
             for place in self._all_ours():
                 atomic.refuse_links(place)
-            atomic.clear(self.path)  # of a command that was killed while it deleted
+            atomic.clear(self.path)  # leftovers of a command killed while it was deleting
             yield
 
     def _refuse_foreign(self) -> None:
-        """Refuse a directory that is no run and holds what a run would replace or delete."""
+        """Refuse a directory that is not a run but contains files that a run would overwrite."""
         taken = [place for place in self._all_ours() if os.path.lexists(place)]
         if taken and not self._was_written_here():
             raise AsdjaxError(
-                f"{self.path}: is no run directory, and a run would replace its {taken[0].name}: "
-                "name another directory"
+                f"{self.path}: not a run directory, and a run would overwrite its {taken[0].name}: "
+                "choose another directory"
             )
 
     def _was_written_here(self) -> bool:
-        """Whether asdjax wrote the configuration, whatever its values, or a record of training."""
+        """Whether there is a configuration or a training record written by asdjax."""
         with contextlib.suppress(AsdjaxError):
             tree = strict_yaml.read(self._config)
             if isinstance(tree, dict) and {f.name for f in dataclasses.fields(Config)} <= {*tree}:
@@ -113,7 +113,7 @@ class Run:
 
     @contextlib.contextmanager
     def _made(self) -> Iterator[None]:
-        """Make the run directory; one that holds nothing is gone if an exception is raised."""
+        """Create the run directory; after an exception it is removed if it is new and empty."""
         with atomic.writing(self.path):
             new = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ class Run:
             raise
 
     def _all_ours(self) -> list[Path]:
-        """Every place that a verb writes to or deletes."""
+        """All paths that a command writes to or deletes."""
         files = self._config, self._training, self._log, self._artefacts, self.thresholds
         folders = [self.path / folder for folder in ("checkpoints", *_FOLLOWING)]
         return [*files, *folders, *map(atomic.discarded, folders)]
@@ -138,8 +138,8 @@ class Run:
         """The run's resolved configuration.
 
         Raises:
-            AsdjaxError: this is not a run directory, or its config.yaml states other settings of
-                training than those that it was trained with.
+            AsdjaxError: this is not a run directory, or its config.yaml differs from the settings
+                that it was trained with.
         """
         self._require_config()
         config, training = configs.load(str(self._config)), self.training()
@@ -149,7 +149,7 @@ class Run:
             if changed:
                 raise AsdjaxError(
                     f"{self._config}: not the settings that the run was trained with "
-                    f"({'; '.join(changed)}): put them back, or train again with --no-resume"
+                    f"({'; '.join(changed)}): restore them, or train again with --no-resume"
                 )
         return config
 
@@ -161,7 +161,7 @@ class Run:
             )
 
     def marks(self) -> dict[str, bool]:
-        """What every result says of the run: {"random_init": True} if it never saw pretraining."""
+        """Flags for all results of the run: {"random_init": True} without pretrained weights."""
         return {"random_init": True} if getattr(self.config().model, "random_init", False) else {}
 
     def write_config(self, config: Config) -> None:
@@ -169,32 +169,32 @@ class Run:
         atomic.write_bytes(self._config, configs.dump(config).encode())
 
     def was_trained(self) -> bool:
-        """Whether training left anything to continue from."""
+        """Whether there is a training record or a checkpoint to resume from."""
         return present(self._config) and (present(self._training) or self.checkpoints.is_dir())
 
     def training(self) -> dict[str, Any] | None:
-        """What training left behind, or None while it has not finished."""
+        """The training record, or None if training has not finished."""
         if not present(self._training):
             return None
         return training_record.read(self._training)
 
     def write_training(self, document: Mapping[str, Any]) -> None:
-        """Mark training as finished."""
+        """Store the training record, which marks training as finished."""
         training_record.write(self._training, document)
 
     def finished_training(self) -> dict[str, Any]:
-        """What training left behind; `AsdjaxError` while it has not finished."""
+        """The training record; `AsdjaxError` if training has not finished."""
         self._require_config()
         document = self.training()
         if document is None:
             raise AsdjaxError(
-                f"{self.path}: training has not finished (no training.json): give its asdjax train "
+                f"{self.path}: training has not finished (no training.json): run its asdjax train "
                 "command again"
             )
         return document
 
     def forget_training(self) -> None:
-        """Remove an earlier training and all that followed from its weights."""
+        """Delete the results of an earlier training and everything computed from them."""
         for file in self._training, self._artefacts, self._log, self.thresholds:
             atomic.delete(file)
         for folder in _FOLLOWING:
@@ -204,7 +204,7 @@ class Run:
     # the log
 
     def truncate_log(self, step: int) -> None:
-        """Drop the log's lines from `step` on: a resumed run writes them again."""
+        """Delete the log's lines from `step` on, which a resumed run writes again."""
         if present(self._log):
             with user_files.open_regular(self._log) as file:
                 lines = file.readlines()
@@ -218,7 +218,7 @@ class Run:
     # artefacts
 
     def is_current(self, path: Path, made_from: str) -> bool:
-        """Whether a file is as it was finished, and was made from exactly these inputs."""
+        """Whether a file is unchanged since it was written, and was made from these inputs."""
         record = self._records().get(self._name(path))
         return (
             record is not None
@@ -228,14 +228,14 @@ class Run:
         )
 
     def write_artefact(self, path: Path, content: bytes, made_from: str) -> None:
-        """Write a result and record what it was made from."""
+        """Write a result and record the fingerprint of its inputs."""
         self.write_artefacts({path: (content, made_from)})
 
     def write_artefacts(self, results: Mapping[Path, tuple[bytes, str]]) -> None:
-        """Write results that were made together, and record what each was made from.
+        """Write results that were made together, and record the fingerprints of their inputs.
 
-        The old records go first, and the new ones come together: killed at any point, no file
-        stands under another's record, and either all of them are finished or none.
+        Old records are deleted first and new ones are written at once: if the process is killed, no
+        file has the record of another, and either all files are recorded as finished or none.
         """
         records = self._records()
         kept = {n: r for n, r in records.items() if n not in {self._name(p) for p in results}}
@@ -251,7 +251,7 @@ class Run:
     def _records(self) -> dict[str, dict[str, str]]:
         records = read_json(self._artefacts) if present(self._artefacts) else {}
         if not isinstance(records, dict) or not all(map(_is_record, records.values())):
-            raise AsdjaxError(f"{self._artefacts}: not a record of results: delete it")
+            raise AsdjaxError(f"{self._artefacts}: not a valid record of results: delete it")
         return records
 
     def _name(self, path: Path) -> str:
@@ -260,15 +260,15 @@ class Run:
     # embeddings and scores
 
     def embeddings_path(self, view: str, machine: str) -> Path:
-        """Where a machine's embeddings under a view are kept."""
+        """The file of a machine's embeddings of a view."""
         return self.path / "embeddings" / _plain(view) / f"{_plain(machine)}.npz"
 
     def scores_path(self, machine: str) -> Path:
-        """Where a machine's anomaly scores are kept."""
+        """The file of a machine's anomaly scores."""
         return self.path / "scores" / f"{_plain(machine)}.csv"
 
     def embedding_recipes(self) -> dict[ViewConfig, str]:
-        """Fingerprints of all that each view's embeddings follow from, besides the clips."""
+        """Fingerprints of everything but the clips that each view's embeddings depend on."""
         config, training = self.config(), self.finished_training()
         digests = training["digest"], training.get("frozen")
         settled = configs.settings(config, ("audio", "model"))
@@ -278,10 +278,10 @@ class Run:
         }
 
     def begin_extraction(self, expected: Mapping[Path, str]) -> None:
-        """State what is being embedded; everything else under embeddings/ is forgotten.
+        """Record which machines will be embedded, and delete the results of all others.
 
         Args:
-            expected: what each machine's embeddings under each view are to be made from.
+            expected: file of embeddings -> fingerprint of its inputs.
         """
         records = self._records()
         machines = sorted({path.stem for path in expected})
@@ -292,7 +292,7 @@ class Run:
             for name, record in records.items()
             if not name.startswith("embeddings/") or names.get(name) == record["made_from"]
         }
-        if kept != records:  # at once: no mixture of old and new is ever taken for the whole
+        if kept != records:  # written at once: a mixture of old and new is never complete
             write_json(self._artefacts, kept)
             atomic.delete(self.thresholds)
         if not self.is_current(self._machines, listed[self._machines]):
@@ -306,20 +306,22 @@ class Run:
                     atomic.delete(path)
 
     def machines(self) -> list[str]:
-        """The machines of a finished extraction; `AsdjaxError` when it has not finished.
+        """The machines of a finished extraction.
 
-        It has not, either, when the configuration or the weights are no longer those it was of.
+        Raises:
+            AsdjaxError: extraction has not finished, or its configuration or weights have changed.
         """
         self.finished_training()
         machines = self._stated_machines()
         if machines and not present(self._artefacts):
             raise AsdjaxError(
-                f"{self._artefacts}: the record of results is gone: run asdjax extract {self.path} "
+                f"{self._artefacts}: missing record of results: run asdjax extract {self.path} "
                 "again"
             )
         if machines and not self.is_current(self._machines, fingerprint(machines)):
             raise AsdjaxError(
-                f"{self._machines}: not as extraction left it: run asdjax extract {self.path} again"
+                f"{self._machines}: missing or changed since extraction: run asdjax extract "
+                f"{self.path} again"
             )
         records = self._records()
         for view, recipe in self.embedding_recipes().items() if machines else ():
@@ -330,7 +332,7 @@ class Run:
                     machines = []
         if not machines:
             raise AsdjaxError(
-                f"{self.path}: no embeddings, or not of all machines under the present "
+                f"{self.path}: no embeddings, or not of all machines with the current "
                 f"configuration: run asdjax extract {self.path} first"
             )
         return machines
@@ -344,7 +346,7 @@ class Run:
         return machines
 
     def scores_made_from(self, machine: str) -> str:
-        """The fingerprint of what a machine's scores follow from."""
+        """The fingerprint of everything that a machine's scores depend on."""
         config, records = self.config(), self._records()
         embeddings = [
             records.get(self._name(self.embeddings_path(view, machine)))
@@ -355,13 +357,13 @@ class Run:
         return fingerprint(__version__, chosen, config.extract.view_names, recipes, embeddings)
 
     def write_thresholds(self, document: Mapping[str, Any]) -> None:
-        """Store what the thresholds of all machines' scores imply."""
+        """Store the thresholds and false alarms of all machines."""
         made_from = self._thresholds_made_from(self.machines())
         if not self.is_current(self.thresholds, made_from):
             self.write_artefact(self.thresholds, json_bytes(document), made_from)
 
     def scored_machines(self) -> list[str]:
-        """The machines of a finished scoring; `AsdjaxError` when thresholds.json is not its own."""
+        """The machines of a finished scoring; `AsdjaxError` unless thresholds.json is current."""
         machines = self.machines()
         if not self.is_current(self.thresholds, self._thresholds_made_from(machines)):
             raise AsdjaxError(
@@ -377,7 +379,7 @@ class Run:
         """Store embeddings that were made together; equal arrays give equal bytes.
 
         Args:
-            tables: by place, with what each was made from.
+            tables: file -> embeddings and fingerprint of their inputs.
         """
         contents = {}
         for path, (table, made_from) in tables.items():
@@ -385,10 +387,10 @@ class Run:
         self.write_artefacts(contents)
 
     def read_embeddings(self, view: str, machine: str) -> Embeddings:
-        """Read a machine's embeddings under a view; `AsdjaxError` if the file was changed."""
+        """A machine's embeddings of a view; `AsdjaxError` if the file is missing or changed."""
         path = self.embeddings_path(view, machine)
         changed = AsdjaxError(
-            f"{path}: not as extraction left it: run asdjax extract {self.path} again"
+            f"{path}: missing or changed since extraction: run asdjax extract {self.path} again"
         )
         record = self._records().get(self._name(path))
         if record is None or record["content"] != digest(path):
@@ -400,7 +402,7 @@ class Run:
         return table
 
     def write_diagnostics(self, machine: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Store what a machine's clips tell about its channels; no rows, no file."""
+        """Store the comparison of a machine's channels; without rows, delete the file."""
         path = self.path / "diagnostics" / f"{_plain(machine)}.csv"
         if not rows:
             atomic.delete(path)
@@ -413,11 +415,11 @@ class Run:
         self.write_artefact(self.scores_path(machine), csv_bytes(rows), made_from)
 
     def has_scores(self, machine: str) -> bool:
-        """Whether a machine's scores are there and follow from its embeddings and the backend."""
+        """Whether a machine's scores are up to date with its embeddings and the configuration."""
         return self.is_current(self.scores_path(machine), self.scores_made_from(machine))
 
     def read_scores(self, machine: str) -> list[dict[str, str]]:
-        """The rows of a machine's scores, as text by column; `AsdjaxError` unless current."""
+        """The rows of a machine's scores, as text by column; `AsdjaxError` if not up to date."""
         path = self.scores_path(machine)
         if not self.has_scores(machine):
             raise AsdjaxError(
@@ -437,7 +439,7 @@ class Run:
                 for name in columns.difference(CLIP_COLUMNS) | ({"threshold"} & row.keys())
             ):
                 raise AsdjaxError(
-                    f"{path}: line {number} is not as asdjax score writes it: delete the file and "
+                    f"{path}: line {number} is not a valid row of scores: delete the file and "
                     f"run asdjax score {self.path}"
                 )
         return rows
@@ -458,14 +460,14 @@ def _is_record(record: Any) -> bool:
 
 
 def _plain(name: str) -> str:
-    """The name of a machine or a view, if it is one of a file: a received run may hold others."""
+    """The name of a machine or a view, checked to be a file name without a folder."""
     if not name or name.startswith(".") or "/" in name or "\0" in name:
-        raise AsdjaxError(f"{name!r}: not the name of a machine or a view: it names another place")
+        raise AsdjaxError(f"{name!r}: not the name of a machine or a view: not a plain file name")
     return name
 
 
 def _step(line: bytes) -> float:
-    """The step of a line of the log; infinite where a kill left half of one."""
+    """The step of a line of the log; infinity for an incomplete line."""
     try:
         return json.loads(line)["step"]
     except (ValueError, TypeError, KeyError):

@@ -1,4 +1,4 @@
-"""training.json: what training left behind, and whether it still says so."""
+"""training.json: the training record, with a fingerprint against later changes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from asdjax.errors import AsdjaxError
 from asdjax.files.documents import fingerprint, read_json, write_json
 
 SCHEMA = "asdjax.training/2"
-_TYPES = {  # what training.json must state, of these types
+_TYPES = {  # the required keys
     "config": dict,
     "classes": list,
     "n_samples": int,
@@ -21,13 +21,13 @@ _TYPES = {  # what training.json must state, of these types
 
 
 def write(path: Path, document: Mapping[str, Any]) -> None:
-    """Write what training left behind, with a fingerprint of it."""
+    """Write the training record with its fingerprint."""
     document = {"schema": SCHEMA, **document}
     write_json(path, {**document, "fingerprint": fingerprint(document)})
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `write` wrote; `AsdjaxError` for anything else."""
+    """Read the training record; `AsdjaxError` if it is invalid or was changed."""
     document = read_json(path)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise AsdjaxError(
@@ -45,12 +45,12 @@ def read(path: Path) -> dict[str, Any]:
         wrong = ["n_samples"]
     if wrong:
         raise AsdjaxError(
-            f"{path}: not as training left it ({', '.join(wrong)}): restore it, or train again "
+            f"{path}: missing or invalid: {', '.join(wrong)}: restore it, or train again "
             "with --no-resume"
         )
     return document
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether a JSON value is of a type; true and false are no numbers."""
+    """Whether a JSON value has a type; true and false are not numbers."""
     return isinstance(value, kind) and not isinstance(value, bool)
