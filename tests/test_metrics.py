@@ -275,8 +275,8 @@ def test_summary_of_several_sections(rng):
     everything = [s["official"][n] for s in (one, two, three) for n in metrics.FIGURES]
     expected = 9 / sum(1 / v for v in everything)
     assert document["official_score"] == pytest.approx(expected, abs=EXACT_METRIC)
-    assert averages.official_score([one, two, three]) == document["official_score"]
-    assert averages.within_score([one, two, three]) == document["within_score"]
+    assert averages.score([one, two, three], "official") == document["official_score"]
+    assert averages.score([one, two, three], "within") == document["within_score"]
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 

@@ -37,14 +37,12 @@ def harmonic_mean(values: Iterable[Any]) -> Any:
     return mean if mean.ndim else float(mean)
 
 
-def official_score(sections: Iterable[Figures]) -> Any:
-    """The challenge's score: harmonic mean of the official figures of all machines and sections."""
-    return harmonic_mean(s["official"][name] for s in sections for name in FIGURES)
+def score(sections: Iterable[Figures], family: str) -> Any:
+    """Harmonic mean of a family's figures of all sections.
 
-
-def within_score(sections: Iterable[Figures]) -> Any:
-    """The technical report's score: harmonic mean of all within-domain figures."""
-    return harmonic_mean(s["within"][name] for s in sections for name in FIGURES)
+    The score of the challenge is that of `official`, the technical report's that of `within`.
+    """
+    return harmonic_mean(section[family][name] for section in sections for name in FIGURES)
 
 
 def means(machines: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
@@ -63,14 +61,14 @@ def means(machines: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
         "machines": {
             machine: {
                 **_mean(list(sections.values())),
-                "official_score": official_score(sections.values()),
-                "within_score": within_score(sections.values()),
+                "official_score": score(sections.values(), "official"),
+                "within_score": score(sections.values(), "within"),
                 "sections": dict(sections),
             }
             for machine, sections in machines.items()
         },
-        "official_score": official_score(everything),
-        "within_score": within_score(everything),
+        "official_score": score(everything, "official"),
+        "within_score": score(everything, "within"),
         "mean": _mean(everything),
     }
 

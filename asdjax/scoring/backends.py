@@ -270,9 +270,7 @@ class Rescaled(Backend):
 
     def _leave_one_out(self) -> Float64[np.ndarray, " N"]:
         references = np.arange(len(self._pool))
-        density = np.repeat(
-            self._density[None, :], len(self._pool), axis=0
-        )  # [left out, reference]
+        density = np.tile(self._density, (len(self._pool), 1))  # [left out, reference]
         for rank in range(self._neighbours):
             rest = np.delete(self._distances, rank, axis=1)[:, : self._neighbours]
             density[self._order[:, rank], references] = _density(rest)
@@ -392,11 +390,9 @@ class _FirstColumns(NeighbourSearch):
         self.columns = columns
 
     def fit(self, X: Float[np.ndarray, "N E"], y: None = None) -> "_FirstColumns":
-        """Set the points to search."""
         return super().fit(X[:, : self.columns])
 
     def kneighbors(self, X: Float[np.ndarray, "M E"], **options: bool) -> np.ndarray:
-        """Nearest neighbours of each row; options as in scikit-learn."""
         return super().kneighbors(X[:, : self.columns], **options)
 
 

@@ -194,11 +194,6 @@ def _found(
     """Precision, recall and F1 of one domain, as `metrics.figures` has them."""
     positive, decided = inside & clips.is_anomaly, inside & clips.decision
     if not positive.any() or np.array_equal(positive, inside):
-        return {"precision": None, "recall": None, "f1": None}
-    hits = weights[:, positive & decided].sum(axis=1)
-    declared, present = weights[:, decided].sum(axis=1), weights[:, positive].sum(axis=1)
-    return {
-        "precision": hits / np.maximum(declared, 1),
-        "recall": hits / present,
-        "f1": 2 * hits / (declared + present),
-    }
+        return dict.fromkeys(("precision", "recall", "f1"))
+    masks = positive & decided, decided, positive
+    return metrics.detection(*(weights[:, mask].sum(axis=1) for mask in masks))

@@ -35,23 +35,17 @@ class Clips:
 
     def false_alarm_rate(self) -> dict[str, float | None]:
         """Share of normal clips declared anomalous, by domain; None without normal clips."""
+        normal = {domain: self.strata()[f"{domain}_normal"] for domain in ("source", "target")}
         return {
             domain: None
-            if self.decision is None or not normal.any()
-            else float(self.decision[normal].mean())
-            for domain, normal in (
-                ("source", ~self.is_target & ~self.is_anomaly),
-                ("target", self.is_target & ~self.is_anomaly),
-            )
+            if self.decision is None or not mask.any()
+            else float(self.decision[mask].mean())
+            for domain, mask in normal.items()
         }
 
     def strata(self) -> dict[str, Bool[np.ndarray, " N"]]:
-        """Masks of the clips of each domain and label, by name of the stratum."""
-        return {
-            f"{domain}_{label}": (self.is_target == t) & (self.is_anomaly == a)
-            for domain, t in (("source", False), ("target", True))
-            for label, a in (("normal", False), ("anomaly", True))
-        }
+        """`metrics.strata` of these clips."""
+        return metrics.strata(self.is_anomaly, self.is_target)
 
 
 Machines = dict[str, dict[str, Clips]]
@@ -109,20 +103,19 @@ def labelled(
                 f"{where}: {len(unknown)} of {len(tests)} test clips have no label and are not "
                 "evaluated"
             )
-        labelled_rows = [
+        pairs = [
             (row, label) for row, label in zip(tests, labels, strict=True) if label is not None
         ]
-        if labelled_rows:
-            named |= {bool(row["label"]) for row, _ in labelled_rows}
-            decisions = (
-                [row["decision"] == "1" for row, _ in labelled_rows] if column == "score" else None
-            )
+        if pairs:
+            named |= {bool(row["label"]) for row, _ in pairs}
             machines.setdefault(machine, {})[section] = Clips(
-                name=tuple(row["path"] for row, _ in labelled_rows),
-                score=np.array([float(row[column]) for row, _ in labelled_rows]),
-                is_anomaly=np.array([is_anomaly for _, (is_anomaly, _) in labelled_rows]),
-                is_target=np.array([is_target for _, (_, is_target) in labelled_rows]),
-                decision=None if decisions is None else np.array(decisions),
+                name=tuple(row["path"] for row, _ in pairs),
+                score=np.array([float(row[column]) for row, _ in pairs]),
+                is_anomaly=np.array([is_anomaly for _, (is_anomaly, _) in pairs]),
+                is_target=np.array([is_target for _, (_, is_target) in pairs]),
+                decision=np.array([row["decision"] == "1" for row, _ in pairs])
+                if column == "score"
+                else None,
             )
     if len(named) > 1:
         notes.append(

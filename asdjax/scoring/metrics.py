@@ -94,12 +94,31 @@ def figures(
             for name, domain in (("source", ~target), ("target", target))
             for figure, value in _found(anomaly[domain], decided[domain]).items()
         }
-    result["clips"] = {
-        f"{domain}_{label}": int(np.count_nonzero((target == t) & (anomaly == a)))
+    cells = strata(anomaly, target)
+    result["clips"] = {name: int(np.count_nonzero(cell)) for name, cell in cells.items()}
+    return result
+
+
+def strata(is_anomaly: Flags, is_target: Flags) -> dict[str, Bool[np.ndarray, " N"]]:
+    """Masks of the clips of each domain and label, by name: source_normal and so on."""
+    return {
+        f"{domain}_{label}": (is_target == t) & (is_anomaly == a)
         for domain, t in (("source", False), ("target", True))
         for label, a in (("normal", False), ("anomaly", True))
     }
-    return result
+
+
+def detection(hits: Any, declared: Any, present: Any) -> dict[str, Any]:
+    """Precision, recall and F1 from the numbers of true positives, alarms and anomalous clips.
+
+    Numbers, or arrays of one shape. There is at least one anomalous clip; without alarms the
+    precision is 0.
+    """
+    return {
+        "precision": hits / (declared + (declared == 0)),
+        "recall": hits / present,
+        "f1": 2 * hits / (declared + present),
+    }
 
 
 def _auc(
@@ -113,14 +132,8 @@ def _auc(
 def _found(anomaly: Flags, decided: Flags) -> dict[str, float | None]:
     """Precision, recall and F1 of one domain; None unless it has normal and anomalous clips."""
     if not anomaly.any() or anomaly.all():
-        return {"precision": None, "recall": None, "f1": None}
-    hits = np.count_nonzero(anomaly & decided)
-    declared, present = np.count_nonzero(decided), np.count_nonzero(anomaly)
-    return {
-        "precision": hits / max(declared, 1),
-        "recall": hits / present,
-        "f1": 2 * hits / (declared + present),
-    }
+        return dict.fromkeys(("precision", "recall", "f1"))
+    return detection(*map(np.count_nonzero, (anomaly & decided, decided, anomaly)))
 
 
 def _scores(scores: Num[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
