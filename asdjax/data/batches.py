@@ -85,8 +85,8 @@ class _Reader:
         return wave
 
     @property
-    def dtype(self) -> type:
-        return np.int16 if self.pcm16 else np.float32
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.int16 if self.pcm16 else np.float32)
 
 
 class TrainingBatches:

@@ -1,9 +1,10 @@
 """A data set that was scanned, checked and found clean: what the verbs work on."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
-from asdjax.config.recipe import AudioConfig, Config, DatasetConfig
+from asdjax.config.recipe import AudioConfig, Config, DatasetConfig, ProblemKind
 from asdjax.data import audio, copies, dcase, editions
 from asdjax.data.audio import Header
 from asdjax.runtime import console
@@ -18,7 +19,7 @@ class Corpus:
     dataset: dcase.Dataset
     headers: dict[str, Header]
     """By clip path; the clips of `dataset` and no others."""
-    skipped: dict[str, int]
+    skipped: dict[ProblemKind, int]
     """Faulty files left out by `dataset.skip`, by kind."""
 
     @property
@@ -45,7 +46,7 @@ def survey(
     return dataclasses.replace(checked, problems=tuple(problems)), headers
 
 
-def edition_note(dataset: dcase.Dataset, headers: dict[str, Header]) -> str | None:
+def edition_note(dataset: dcase.Dataset, headers: Mapping[str, Header]) -> str | None:
     """A sentence where the data set looks like another edition's, else None."""
     mono = bool(headers) and all(header.channels == 1 for header in headers.values())
     # Of misnamed files as well: the sections of another edition are no names in this one.
@@ -74,4 +75,4 @@ def open_corpus(root: Path, config: Config) -> Corpus:
     if skipped:
         counts = ", ".join(f"{n} {kind}" for kind, n in skipped.items())
         console.say(f"{root}: left out by dataset.skip: {counts}")
-    return Corpus(clean, {clip.path: headers[clip.path] for clip in clean.clips}, dict(skipped))
+    return Corpus(clean, {clip.path: headers[clip.path] for clip in clean.clips}, skipped)

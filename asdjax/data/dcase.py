@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from asdjax.config.recipe import DatasetConfig, ProblemKind, Subset
 from asdjax.data.editions import EDITIONS, too_old
@@ -121,7 +121,7 @@ def parse_clip(path: str, edition: str) -> Clip:
             f"expected section_NN_<source or target>_{split}_<normal or anomaly>_NNNN"
             f"_<attributes>.wav{number}"
         )
-    words = {"domain": None, "label": None, "attributes": None, "split": split}
+    words: dict[str, Any] = {"domain": None, "label": None, "attributes": None, "split": split}
     words |= fields.groupdict()
     if words["split"] != split:
         raise misnamed(f"the name says {words['split']}, the folder {split}")
@@ -148,7 +148,7 @@ def parse_clip(path: str, edition: str) -> Clip:
         path=path,
         machine=machine,
         section=words["section"],
-        split=split,
+        split=words["split"],
         domain=words["domain"],
         label=words["label"],
         attributes="" if attributes == _HIDDEN else attributes,
@@ -263,8 +263,8 @@ def scored_machines(dataset: Dataset, config: DatasetConfig) -> dict[str, Scored
         AsdjaxError: `score_machines` names one without such clips, there are none at all, or a
             section with test clips has no training clips.
     """
-    clips = [c for c in dataset.clips if c.split == "test" and c.subset in config.score_subsets]
-    clips = _of_machines(dataset, clips, "score", config.score_subsets, config.score_machines)
+    tested = [c for c in dataset.clips if c.split == "test" and c.subset in config.score_subsets]
+    clips = _of_machines(dataset, tested, "score", config.score_subsets, config.score_machines)
     scored = {}
     for machine in sorted({c.machine for c in clips}):
         test = tuple(c for c in clips if c.machine == machine)
@@ -306,8 +306,8 @@ def require_clean(
         )
     faulty = {p.path for p in dataset.problems}
     clips = tuple(c for c in dataset.clips if c.path not in faulty)
-    counts = Counter(p.kind for p in dataset.problems)
-    return dataclasses.replace(dataset, clips=clips, problems=()), dict(sorted(counts.items()))
+    skipped = Counter(p.kind for p in dataset.problems)
+    return dataclasses.replace(dataset, clips=clips, problems=()), dict(sorted(skipped.items()))
 
 
 def _subset(split: str, evaluation: bool) -> Subset:

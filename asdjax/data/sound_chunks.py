@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from asdjax.data.sound_layout import Layout, fault, require_whole
+from asdjax.data.sound_layout import Layout, WavLayout, fault, require_whole
 
 _PCM, _FLOAT, _ALAW, _ULAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
 _SUBTYPES = {  # (format tag, bytes per sample) -> libsndfile's name
@@ -89,7 +89,7 @@ _AIFF = _Form(first=12, name=4, length=">I", align=2)
 _CAF = _Form(first=8, name=4, length=">q", align=1)
 
 
-def wav(file: BinaryIO, size: int, path: Path, *, w64: bool = False) -> Layout:
+def wav(file: BinaryIO, size: int, path: Path, *, w64: bool = False) -> WavLayout:
     """The samples of a RIFF, RF64 or W64 file: PCM, float, A-law or mu-law.
 
     Raises:
@@ -197,7 +197,7 @@ def au(file: BinaryIO, size: int, path: Path) -> Layout:
     return Layout(start, size - start)
 
 
-def _format(path: Path, chunk: bytes) -> Layout:
+def _format(path: Path, chunk: bytes) -> WavLayout:
     """Rate, channels, bytes per frame and sample format from a `fmt ` chunk."""
     if len(chunk) < 16:
         raise fault(path, "unreadable", "the header does not say the sample format")
@@ -214,7 +214,7 @@ def _format(path: Path, chunk: bytes) -> Layout:
     if valid > bits:
         reason = f"samples of {bits} bits of which {valid} are said to be valid: store it again"
         raise fault(path, "unreadable", reason)
-    return Layout(frame=frame, rate=rate, channels=channels, subtype=subtype)
+    return WavLayout(frame=frame, rate=rate, channels=channels, subtype=subtype)
 
 
 def _misfit(channels: int, bits: int, frame: int) -> str:
@@ -225,8 +225,8 @@ def _misfit(channels: int, bits: int, frame: int) -> str:
 
 
 def _samples(
-    file: BinaryIO, size: int, path: Path, form: _Form, layout: Layout, start: int, length: int
-) -> Layout:
+    file: BinaryIO, size: int, path: Path, form: _Form, layout: WavLayout, start: int, length: int
+) -> WavLayout:
     """The layout with the place of the samples, once their stated length is known to be true."""
     held = size - start
     stated = not _is_open(length, held)

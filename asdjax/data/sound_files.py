@@ -17,7 +17,7 @@ import soundfile
 from jaxtyping import Float32, Int16
 
 from asdjax.data import resampling, sound_chunks, sound_streams
-from asdjax.data.sound_layout import Layout, fault, require_whole
+from asdjax.data.sound_layout import Layout, WavLayout, fault, require_whole
 from asdjax.errors import AsdjaxError
 from asdjax.files.user_files import open_regular
 
@@ -130,7 +130,7 @@ def read_any(path: Path, sample_rate: int, *, most: int | None = None) -> Sample
         frames = header.frames if most is None else min(header.frames, needed)
         longest = max(frames, frames * sample_rate // header.rate)  # once it is resampled
         _require_readable(path, longest, header.channels)
-        if layout.subtype in _PLAIN:
+        if isinstance(layout, WavLayout) and layout.subtype in _PLAIN:
             samples = _plain(file, path, layout, frames)
         else:
             samples = _decoded(file, path, layout, frames)
@@ -142,7 +142,7 @@ def read_any(path: Path, sample_rate: int, *, most: int | None = None) -> Sample
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[io.BufferedReader]:
     """The file, if it is a regular one; errors of the system become `FaultyFile`."""
     try:
         file = open_regular(path)
@@ -158,15 +158,15 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, Layout]:
     """What the header says, and where the samples are, as this program and libsndfile agree."""
     layout = _plain_layout(file, path) if wav else _layout(file, path)
-    if layout.channels:
+    if isinstance(layout, WavLayout):
         _require_rate(path, layout.rate)
         if not layout.frames:
             raise fault(path, "empty", "the file has 0 samples")
-    if layout.misread and layout.subtype in _PLAIN:
-        return _own_header(layout), layout
+        if layout.misread and layout.subtype in _PLAIN:
+            return _own_header(layout), layout
     found = _second_reading(file, path, layout)
     _require_rate(path, found.rate)
-    if layout.channels:
+    if isinstance(layout, WavLayout):
         found = _agreed(path, layout, found)
     elif layout.size:
         _require_all(path, layout, found)
@@ -180,12 +180,12 @@ def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, 
     return found, layout
 
 
-def _own_header(layout: Layout) -> Header:
+def _own_header(layout: WavLayout) -> Header:
     """The header of a file of the WAV family, as it is read here."""
     return Header(layout.frames, layout.rate, layout.channels, layout.subtype, layout.stated)
 
 
-def _agreed(path: Path, layout: Layout, found: Header) -> Header:
+def _agreed(path: Path, layout: WavLayout, found: Header) -> Header:
     """The header of a file of the WAV family, whose two readings must be the same."""
     own = _own_header(layout)
     # What libsndfile makes of a length that is not stated matters only where it reads the samples.
@@ -246,14 +246,14 @@ def _layout(file: BinaryIO, path: Path) -> Layout:
     return _wav_layout(file, path)
 
 
-def _plain_layout(file: BinaryIO, path: Path) -> Layout:
+def _plain_layout(file: BinaryIO, path: Path) -> WavLayout:
     layout = _wav_layout(file, path)
     if layout.subtype not in _PLAIN:
         raise fault(path, "unreadable", f"neither PCM nor float samples, but {layout.subtype}")
     return layout
 
 
-def _wav_layout(file: BinaryIO, path: Path) -> Layout:
+def _wav_layout(file: BinaryIO, path: Path) -> WavLayout:
     size = os.fstat(file.fileno()).st_size
     if not size:
         raise fault(path, "empty", "the file has 0 bytes")
@@ -291,9 +291,9 @@ def _libsndfile(file: BinaryIO, path: Path, layout: Layout) -> Iterator[soundfil
 
     By descriptor: the path may mean another file by now, and its ending means nothing then.
     """
-    source: int | BinaryIO = file.fileno()
-    if not layout.stated and layout.start and not layout.channels:
-        source = _FlacWithLength(file, layout)
+    source: int | _FlacWithLength = file.fileno()
+    if not (layout.stated or isinstance(layout, WavLayout)) and layout.start and layout.frames:
+        source = _FlacWithLength(file, layout.start, layout.frames)
     place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
     os.lseek(file.fileno(), 0, os.SEEK_SET)
     try:
@@ -309,12 +309,12 @@ def _libsndfile(file: BinaryIO, path: Path, layout: Layout) -> Iterator[soundfil
 class _FlacWithLength(io.RawIOBase):
     """A FLAC file that states its length, without which libsndfile does not find the end."""
 
-    def __init__(self, file: BinaryIO, layout: Layout):
+    def __init__(self, file: BinaryIO, start: int, frames: int):
         self._file, self._at = file.fileno(), 0
         self._size = os.fstat(self._file).st_size
-        self._place = layout.start + 14  # the last 36 bits of the eight bytes there
+        self._place = start + 14  # the last 36 bits of the eight bytes there
         stored = os.pread(self._file, 8, self._place)
-        self._length = (int.from_bytes(stored, "big") | layout.frames).to_bytes(8, "big")
+        self._length = (int.from_bytes(stored, "big") | frames).to_bytes(8, "big")
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
@@ -349,7 +349,9 @@ def _decoded(file: BinaryIO, path: Path, layout: Layout, frames: int) -> Samples
     return samples
 
 
-def _plain(file: BinaryIO, path: Path, layout: Layout, frames: int, first: int = 0) -> Samples:
+def _plain(
+    file: io.BufferedReader, path: Path, layout: WavLayout, frames: int, first: int = 0
+) -> Samples:
     """The samples [T, channels] of a WAV file from the `first` on."""
     stored = np.empty(frames * layout.frame, np.uint8)
     file.seek(layout.start + first * layout.frame)
@@ -357,7 +359,7 @@ def _plain(file: BinaryIO, path: Path, layout: Layout, frames: int, first: int =
         raise fault(path, "truncated", "the file was changed while it was in use")
     match layout.subtype:
         case "PCM_16":
-            samples = stored.view("<i2").astype(np.int16, copy=False)
+            samples: np.ndarray = stored.view("<i2").astype(np.int16, copy=False)
         case "PCM_U8":
             samples = (stored.astype(np.float32) - 128) / np.float32(128)
         case "PCM_24":

@@ -21,14 +21,21 @@ class Layout:
     """Samples per channel, where the container says it in a place of its own."""
     least: int = 0
     """Samples per channel that a decoder must find, where it leaves out what its encoder added."""
-    frame: int | None = None
-    """Bytes of one sample of all channels; None where libsndfile decodes the samples."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WavLayout(Layout):
+    """What a header of the WAV family says beyond that."""
+
+    frames: int = 0
+    frame: int = 0
+    """Bytes of one sample of all channels."""
     rate: int = 0
     channels: int = 0
     misread: bool = False
     """Whether libsndfile takes floats for integers (W64 with an extensible header)."""
     subtype: str = ""
-    """Sample format in libsndfile's words; as `rate` and `channels`, of the WAV family alone."""
+    """Sample format in libsndfile's words."""
 
 
 def fault(path: Path, kind: ProblemKind, reason: str) -> FaultyFile:

@@ -160,7 +160,7 @@ def _flac_length(
     return frames, whole
 
 
-def _flac_words(form: tuple[int, int, int]) -> str:
+def _flac_words(form: tuple[int, ...]) -> str:
     return "{} Hz, {} channels and {} bits".format(*form)
 
 
@@ -215,7 +215,7 @@ def _coded(number: int) -> bytes:
     """A number of up to 36 bits, coded as UTF-8 codes characters."""
     if number < 128:
         return bytes([number])
-    rest = []
+    rest: list[int] = []
     while number >= 1 << (6 - len(rest)):
         rest.append(128 | number & 63)
         number >>= 6
@@ -356,7 +356,7 @@ def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
         require_whole(path, tag.stated, count - 1, "frames")
     silent = tag is not None and tag.silent
     frames = (count - silent) * first.samples
-    trimmed = _MOST_TRIMMED if silent and tag.stated else 0
+    trimmed = _MOST_TRIMMED if tag and tag.silent and tag.stated else 0
     return Layout(frames=frames, least=frames - trimmed, stated=bool(tag and tag.stated))
 
 
