@@ -25,11 +25,13 @@ def meta_faults(system: System, edition: str, machines: Collection[str]) -> list
     """What is wrong with a system's meta.yaml: sentences that begin with the file's name.
 
     Args:
-        system: a system with a meta.yaml.
+        system: whose meta.yaml is read; that it is missing is a fault, if no other says why.
         edition: a key of `editions.EDITIONS`.
         machines: all machines that may have tables, evaluation machines too.
     """
     file = f"{system.folder}/{system.label}.meta.yaml"
+    if system.meta is None:
+        return [] if system.faults else [f"{file}: this file is missing"]
     try:
         tree = strict_yaml.parse(system.meta.decode("utf-8"), file)
     except UnicodeDecodeError:

@@ -85,8 +85,8 @@ class Allowance:
             AsdjaxError: not a regular file, not readable, or larger than what is left.
         """
         try:
-            own = isinstance(file, Path)
-            with user_files.open_regular(file) if own else file.open("rb") as opened:
+            opened = user_files.open_regular(file) if isinstance(file, Path) else file.open("rb")
+            with opened:
                 content = opened.read(self.left + 1)
         except OSError as error:
             raise AsdjaxError(f"{file}: cannot be read ({error.strerror})") from error

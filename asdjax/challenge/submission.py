@@ -118,6 +118,12 @@ class Table:
     """By the base name that each row means; of doubled rows the first."""
     faults: tuple[str, ...]
 
+    @property
+    def values(self) -> dict[str, float]:
+        """The valid values by base name, sorted."""
+        rows = sorted(self.rows.items())
+        return {name: row.value for name, row in rows if row.value is not None}
+
 
 @dataclasses.dataclass(frozen=True)
 class System:
@@ -155,7 +161,8 @@ def read_system(folder: Traversable, allowance: Allowance | None = None) -> Syst
         raise AsdjaxError(f"{folder}: no such folder: give a system's folder with its tables")
     allowance = allowance or Allowance()
     own = folder_name(folder)
-    scores, decisions, others, meta, faults = {}, {}, [], None, ()
+    scores, decisions, others, meta = {}, {}, [], None
+    faults: tuple[str, ...] = ()
     for file in entries(folder):
         match = _table_name(file.name)
         if is_folder(file):
@@ -203,11 +210,12 @@ def scores(folder: Path) -> dict[Key, list[tuple[str, float, int | None]]]:
         faults = [f"{folder}: no {_SCORE}_<machine>_section_<NN>_test.csv: give a system's folder"]
     _raise_first(faults)
 
-    def decision(key: Key, name: str) -> int | None:
-        return int(system.decisions[key].rows[name].value) if key in system.decisions else None
-
+    decisions = {key: table.values for key, table in system.decisions.items()}
     return {
-        key: [(name, row.value, decision(key, name)) for name, row in sorted(table.rows.items())]
+        key: [
+            (name, value, int(decisions[key][name]) if key in decisions else None)
+            for name, value in table.values.items()
+        ]
         for key, table in system.scores.items()
     }
 
@@ -234,7 +242,7 @@ def read_truth(folder: Path) -> dict[Key, dict[str, tuple[bool, bool]]]:
             )
         tables = {}
         for file in entries(place):
-            if file.name.startswith(".") or file.suffix.lower() != ".csv":
+            if file.name.startswith(".") or not file.name.lower().endswith(".csv"):
                 continue
             match = _table_name(unicodedata.normalize("NFC", file.name))
             if match and match["kind"] == "ground_truth":
@@ -256,8 +264,8 @@ def read_truth(folder: Path) -> dict[Key, dict[str, tuple[bool, bool]]]:
     _raise_first(faults)
     return {
         key: {
-            name: (bool(row.value), bool(domains[key].rows[name].value))
-            for name, row in sorted(table.rows.items())
+            name: (bool(value), bool(domains[key].rows[name].value))
+            for name, value in table.values.items()
         }
         for key, table in labels.items()
     }
@@ -339,8 +347,8 @@ def _read_table(file: Traversable, parse: Callable[[str], float], allowance: All
             elif name:
                 rows[name] = Row(number, value)
     except csv.Error as error:
-        wrong = f"{file}: row {number + 1}: not a comma-separated row ({error})"
-        return Table(str(file), 0, {}, (*faults, wrong))
+        broken = f"{file}: row {number + 1}: not a comma-separated row ({error})"
+        return Table(str(file), 0, {}, (*faults, broken))
     if not count:
         faults.append(f"{file}: empty: expected one row per test clip")
     return Table(str(file), count, rows, tuple(faults))

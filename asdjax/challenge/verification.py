@@ -215,9 +215,9 @@ def validate(system: System, reference: Reference) -> list[str]:
         )
     for key in sorted(system.keys):
         machine, section = key
-        for name, tables in ((score_file, system.scores), (decision_file, system.decisions)):
+        for file_of, tables in ((score_file, system.scores), (decision_file, system.decisions)):
             if key not in tables:
-                faults.append(f"{system.folder}/{name(key)}: this file is missing")
+                faults.append(f"{system.folder}/{file_of(key)}: this file is missing")
                 continue
             faults += tables[key].faults
             if key in reference.names:
@@ -237,9 +237,6 @@ def validate(system: System, reference: Reference) -> list[str]:
             f"{system.folder}: {key[0]} section {key[1]} is missing: add {score_file(key)} and "
             f"{decision_file(key)}"
         )
-    file = f"{system.folder}/{meta_file}"
-    if system.meta is None:
-        return faults if system.faults else [*faults, f"{file}: this file is missing"]
     machines = {machine for machine, _ in reference.names}
     return faults + meta_faults(system, reference.edition, machines)
 
@@ -290,8 +287,9 @@ def verify(
         faults += validate(system, reference)
     numbers: dict[str, str] = {}
     for system in systems:
-        match = LABEL.fullmatch(system.label)
-        first = numbers.setdefault(match["number"], system.label) if match else system.label
+        if not (match := LABEL.fullmatch(system.label)):
+            continue
+        first = numbers.setdefault(match["number"], system.label)
         if first != system.label:
             faults.append(
                 f"{path}: {first} and {system.label} are both system {match['number']}: number the "
@@ -359,7 +357,7 @@ def _names_faults(table: Table, key: Key, reference: Reference) -> Iterator[str]
     """A table's names and numbers of rows against the section's test clips."""
     machine, section = key
     expected = reference.names[key]
-    cells = Counter()
+    cells: Counter[tuple[str | None, str]] = Counter()
     for name, row in table.rows.items():
         if expected is not None and name in expected:
             continue
@@ -378,8 +376,8 @@ def _names_faults(table: Table, key: Key, reference: Reference) -> Iterator[str]
     if expected is None:
         for cell in _CELLS:
             if cells[cell] != _CLIPS_PER_CELL:
-                count = f"{cells[cell]}, expected {_CLIPS_PER_CELL}"
-                yield f"{table.file}: {' '.join(cell)} clips: {count}"
+                counts = f"{cells[cell]}, expected {_CLIPS_PER_CELL}"
+                yield f"{table.file}: {' '.join(cell)} clips: {counts}"
     elif missing := expected - set(table.rows):
         yield f"{table.file}: clips without a row ({len(missing)}): {_listed(missing)}"
     count = _CLIPS_PER_CELL * len(_CELLS) if expected is None else len(expected)
