@@ -6,7 +6,7 @@ Exit codes are those of `asdjax` (cli.py); parsing and help import nothing numer
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
@@ -124,7 +124,7 @@ class Torch:
         print(f"{self.file}: {arrays} arrays")
 
 
-COMMANDS = {"beats": Beats, "verify": Verify, "asdkit": Asdkit, "torch": Torch}
+COMMANDS: dict[str, Any] = {"beats": Beats, "verify": Verify, "asdkit": Asdkit, "torch": Torch}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -241,8 +241,10 @@ def _read(source: Path, dtype: str) -> tuple[_Network, Tree, dict[str, Any]]:
 def _oversized(encoder: BEATsEncoderConfig, state: dict[str, np.ndarray]) -> list[str]:
     """In words, sizes that the arrays cannot have, before anything of such a size is made."""
     most = max([len(state), *(size for array in state.values() for size in array.shape)])
-    names = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "embed_dim")
-    names += ("conv_pos", "input_patch_size")
+    names = (
+        "encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "embed_dim", "conv_pos",
+        "input_patch_size",
+    )  # fmt: skip
     return [
         f"cfg.{name} is {getattr(encoder, name)}, and no axis is longer than {most}"
         for name in names

@@ -109,7 +109,7 @@ def from_torch(table: Table, state: Mapping[str, np.ndarray], like: Tree) -> Tre
     sources = {path: (state[name], axes) for name, (path, axes) in table.items()}
 
     def fill(branch: Tree, prefix: str) -> Tree:
-        filled = {}
+        filled: Tree = {}
         for key, value in branch.items():
             path = f"{prefix}{key}"
             if isinstance(value, dict):
@@ -141,7 +141,7 @@ def unmatched(expected: Iterable[str], given: Iterable[str]) -> list[str]:
 
 def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
     """Leaves by their dotted paths."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
         flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}

@@ -24,6 +24,7 @@ from asdjax.errors import AsdjaxError
 
 _MAX_PICKLE = 2**24  # bytes; a checkpoint of BEATs has 3e4
 _MAX_DEPTH = 100
+_RECORD = b"PK\3\4"  # begins each record of a zip file, and so the file
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the old format
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _PLAIN = frozenset({str, bytes, int, float, bool, complex, type(None)})
@@ -53,8 +54,10 @@ def read(path: Path, *, placeholders_outside: str | None = None) -> Any:
     try:
         with open(path, "rb") as file:
             data = _mapped(file)
-            container = _read_zip if data[:4] == zipfile.stringFileHeader else _read_old
-            tree, buffers = container(data, placeholders)
+            if data[:4] == _RECORD:
+                tree, buffers = _read_zip(file, data, placeholders)
+            else:
+                tree, buffers = _read_old(data, placeholders)
         builder = _Builder(buffers)
         if not placeholders:
             return builder.build(tree)
@@ -89,9 +92,11 @@ def _mapped(file: BinaryIO) -> memoryview:
     return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def _read_zip(data: memoryview, placeholders: bool) -> tuple[Any, dict[str, memoryview]]:
+def _read_zip(
+    file: BinaryIO, data: memoryview, placeholders: bool
+) -> tuple[Any, dict[str, memoryview]]:
     """The pickle's tree and its storages' bytes from a zip file."""
-    archive = _Zip(data)
+    archive = _Zip(file, data)
     roots = [name for name in archive.names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise AsdjaxError(f"a zip file with {len(roots)} data.pkl: name a PyTorch checkpoint")
@@ -114,9 +119,9 @@ def _read_zip(data: memoryview, placeholders: bool) -> tuple[Any, dict[str, memo
 class _Zip:
     """A zip file's records: where they are stored plainly, as views of the mapped file."""
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, file: BinaryIO, data: memoryview) -> None:
         try:
-            with zipfile.ZipFile(data.obj) as archive:
+            with zipfile.ZipFile(file) as archive:
                 self.names = archive.NameToInfo
                 total = sum(info.compress_size for info in archive.infolist())
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
@@ -134,7 +139,7 @@ class _Zip:
             raise damaged(f"record {name!a:.100} is missing")
         info = self.names[name]
         header = bytes(self._data[info.header_offset : info.header_offset + 30])
-        if len(header) < 30 or not header.startswith(zipfile.stringFileHeader):
+        if len(header) < 30 or not header.startswith(_RECORD):
             raise damaged(f"record {name!a:.100} is not where it should be")
         start = info.header_offset + 30 + sum(struct.unpack_from("<HH", header, 26))
         body = self._data[start : start + info.compress_size]

@@ -154,7 +154,7 @@ def _operations(stream: BinaryIO) -> Iterator[tuple[str, Any]]:
             raise damaged(f"the pickle operation {opcode.name}, which no weights need")
         try:
             if opcode.name == "GLOBAL":  # whose lines pickletools would take for escaped text
-                argument = [line.decode() for line in (stream.readline(), stream.readline())]
+                argument: Any = [line.decode() for line in (stream.readline(), stream.readline())]
             else:
                 argument = opcode.arg.reader(stream) if opcode.arg else None
             yield opcode.name, argument
@@ -273,9 +273,11 @@ class _Machine:
 
     def _append(self, items: list[Any]) -> None:
         top = self._top()
-        if type(top) is not list and type(top) is not Placeholder:
+        if type(top) is Placeholder:
+            top = top.items
+        if type(top) is not list:
             raise damaged("items of something that is no list")
-        (top if type(top) is list else top.items).extend(items)
+        top.extend(items)
 
     def _set_items(self, items: list[Any]) -> None:
         top = self._top()

@@ -126,7 +126,7 @@ def to_torch(source: Path, file: Path, *, overwrite: bool = False) -> int:
     atomic.require_free(file, overwrite)
     if documents.present(source / converted_weights.DOCUMENT):
         tree = beats.load(converted_weights.read(source))
-        state = state_dict.to_torch(beats.table(tree["encoder"]), tree)
+        state: dict[str, Any] = state_dict.to_torch(beats.table(tree["encoder"]), tree)
     else:
         state = _run_state(Run(source))
     buffer = io.BytesIO()
@@ -144,7 +144,7 @@ def _run_state(run: Run) -> dict[str, np.ndarray]:
     state = {}
     if not models.is_frozen(model):
         state = state_dict.to_torch(asdkit.table(model, trained), trained)
-    if frozen:
+    if isinstance(model, BEATsConfig) and frozen:
         state |= state_dict.to_torch(asdkit.base_table(model, frozen["encoder"]), frozen)
     return state
 
@@ -188,7 +188,7 @@ def _configuration(
             else f"{source}: holds MultiResNet, which has no pretrained weights: leave --beats out"
         )
     model = config.model
-    if adapters:
+    if isinstance(model, BEATsConfig):
         model, _ = converted_weights.resolve(_adapted(model, state, adapters, pretrained_weights))
     sound = config.audio
     if clip_seconds is not None:
@@ -206,7 +206,7 @@ def _adapted(
     adapters: list[re.Match[str]],
     pretrained_weights: Path | None,
 ) -> BEATsConfig:
-    found = {match[1] for match in adapters}
+    found: set[Any] = {match[1] for match in adapters}  # `validate` refuses unknown ones
     order = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
     lora = dataclasses.replace(
         model.lora,
@@ -280,7 +280,7 @@ def _weights(
     frozen: Tree = {}
     wrong: list[str] = []
     trained = dict(state)
-    if isinstance(config.model, BEATsConfig):
+    if isinstance(config.model, BEATsConfig) and config.model.weights is not None:
         frozen = learner.frozen(converted_weights.read(Path(config.model.weights)))
         base = asdkit.base_table(config.model, frozen["encoder"])
         here = {name: place for name, place in base.items() if name in trained}
