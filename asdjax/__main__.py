@@ -38,6 +38,8 @@ def _command() -> int | None:
     try:
         return cli.main()
     except SystemExit as end:  # of the parser, after help or wrong usage
+        if isinstance(end.code, str):
+            raise  # words, which Python prints
         return end.code
 
 

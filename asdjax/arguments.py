@@ -166,7 +166,7 @@ def locate_weights(config: Config) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, weights=weights))
 
 
-def parse(verb: str, kind: type, args: Sequence[str]) -> Any:
+def parse(verb: str, kind: type[Any], args: Sequence[str]) -> Any:
     """An instance of a verb's class from its arguments.
 
     A class with a method `defaults(named)` has a first positional argument, `kind.source`, that
@@ -184,12 +184,12 @@ def parse(verb: str, kind: type, args: Sequence[str]) -> Any:
         default = None
     command = _parse_with(verb, args, kind, default, guess)
     named = str(getattr(command, source))
-    if default is not None and named == config_name(guess):
+    if guess is not None and default is not None and named == config_name(guess):
         return command
     return _parse_with(verb, args, kind, _default(kind, named), named)
 
 
-def _default(kind: type, named: str) -> Any:
+def _default(kind: type[Any], named: str) -> Any:
     """An instance with what a recipe or a run holds, and with nothing where there is no default."""
     values = {
         field.name: tyro.MISSING if field.default is dataclasses.MISSING else field.default

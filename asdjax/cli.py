@@ -274,6 +274,7 @@ class Evaluate:
         if self.by_view and len(self.runs) != 1:
             raise UsageError("evaluate: --by-view takes one run directory")
         runs = [open_run(path) for path in self.runs]
+        document: dict[str, Any] | None
         if self.scores is not None:
             if self.truth is None:
                 raise UsageError("evaluate: --scores needs --truth, the folder of the labels")
@@ -347,9 +348,9 @@ class Submit:
             return self._verify(self.verify)
         from asdjax.commands import submit
 
-        for option, value in (("info YAML", self.info), ("out DIR", self.out)):
-            if value is None:
-                raise UsageError(f"submit: give --{option}: see asdjax submit --help")
+        if self.info is None or self.out is None:
+            missing = "info YAML" if self.info is None else "out DIR"
+            raise UsageError(f"submit: give --{missing}: see asdjax submit --help")
         runs = [open_run(path) for path in self.runs]
         archive = submit.submit(runs, self.info, self.out, self.subsets)
         print(f"{archive}: made and verified")
@@ -438,7 +439,7 @@ class Convert:
     """Convert PyTorch checkpoints of BEATs and ASDKit, and back (asdjax convert --help)."""
 
 
-VERBS: dict[str, type] = {
+VERBS: dict[str, type[Any]] = {
     "run": RunAll,
     "train": Train,
     "extract": Extract,

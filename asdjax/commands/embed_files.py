@@ -147,7 +147,8 @@ def _search(root: Path) -> list[Path]:
     """
     sound: list[Path] = []
     others: Counter[str] = Counter()
-    folders, links, seen = [root], [], set()
+    folders, seen = [root], set()
+    links: list[Path] = []
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
         try:
@@ -254,7 +255,7 @@ def _say(
 
 
 def _about(embedder: Embedder, weights: Path, pool: Pool) -> dict[str, Any]:
-    about = {"schema": SCHEMA, "asdjax": __version__, "weights": str(weights)}
+    about: dict[str, Any] = {"schema": SCHEMA, "asdjax": __version__, "weights": str(weights)}
     if embedder.n_samples is None:
         about["digest"] = converted_weights.read(weights).digest
     else:
@@ -350,7 +351,8 @@ def _length(embedder: Embedder, file: _File) -> int:
 
 def _format(out: Path, format: Format | None, overwrite: bool) -> Format:
     """The format to write; `AsdjaxError` when `out` could not be written in the end."""
-    found = {".npz": "npz", ".parquet": "parquet"}.get(out.suffix.lower())
+    formats: dict[str, Format] = {".npz": "npz", ".parquet": "parquet"}
+    found = formats.get(out.suffix.lower())
     if found is None or format not in (None, found):
         raise UsageError(
             f"{out}: the name of the file must end in "
@@ -370,7 +372,8 @@ def _format(out: Path, format: Format | None, overwrite: bool) -> Format:
 
 def _npz(table: dict[str, np.ndarray], about: str) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, **table, about=np.array(about))
+    arrays: dict[str, Any] = {**table, "about": np.array(about)}
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 

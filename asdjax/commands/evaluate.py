@@ -237,7 +237,7 @@ def printed(document: Mapping[str, Any], *, intervals: bool = True) -> list[Tabl
     if document["schema"] == VIEWS_SCHEMA:
         combination = document["combination"]
         named = [*document["views"].items(), (f"combined: {combination['name']}", combination)]
-        rows = [
+        rows: list[tuple[str, Any, Any]] = [
             (name, layout.overall(view), intervals and layout.overall(view["intervals"]))
             for name, view in named
         ]

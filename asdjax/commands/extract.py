@@ -47,7 +47,8 @@ def _due(
     run: Run, corpus: Corpus, machines: Mapping[str, dcase.ScoredMachine]
 ) -> dict[str, dict[ViewConfig, str]]:
     """The views of each machine that have to be made, and what from; all others are current."""
-    expected, due = {}, {}
+    expected: dict[Path, str] = {}
+    due: dict[str, dict[ViewConfig, str]] = {}
     recipes = run.embedding_recipes()
     for machine, scored in machines.items():
         paths = [corpus.root / clip.path for clip in _clips(scored)]

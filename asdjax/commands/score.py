@@ -100,8 +100,8 @@ def rehearse(config: Config, machines: Mapping[str, ScoredMachine]) -> None:
         rehearsed.add(seen)
         clips = [*scored.train, *scored.test]
         facts = {name: np.array([getattr(c, name) or "" for c in clips]) for name in CLIP_COLUMNS}
-        others = ("gain", "level_db", "correlation", "lag", "silent", "calibration")
-        others = dict.fromkeys(others, np.full(len(clips), np.nan))  # of which no score follows
+        unused = ("gain", "level_db", "correlation", "lag", "silent", "calibration")
+        others = dict.fromkeys(unused, np.full(len(clips), np.nan))  # of which no score follows
         tables = [
             Embeddings(**facts, **others, embedding=rng.standard_normal((len(clips), 8)))
             for _ in config.extract.views
@@ -187,11 +187,11 @@ def _combined(
 
     `left_out` holds the leave-one-out scores that standardise.
     """
-    scores, left_out = np.stack(per_view), np.stack(left_out)
+    scores, standard = np.stack(per_view), np.stack(left_out)
     if how == "z_score":
         for section in np.unique(clips.section):
             here = clips.section == section
-            train = left_out[:, here & (clips.split == "train")]
+            train = standard[:, here & (clips.split == "train")]
             spread = train.std(axis=1, keepdims=True)
             if not (spread > 1e-9 * np.abs(train).max(axis=1, keepdims=True)).all():
                 raise AsdjaxError(

@@ -173,14 +173,15 @@ def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> N
 
 
 def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
-    config, finished = work.config, None
+    config = work.config
+    finished: dict[str, Any] | None = None
     if resume and run.was_trained():
         _check_same_settings(run, config)
-        finished = run.training()
-        last = finished and run.checkpoints / str(finished["step"])
-        if finished and not (last.is_dir() or models.is_frozen(config.model)):
-            console.say(f"{last}: this checkpoint is gone: training goes on from an older one")
-            finished = None
+        if finished := run.training():
+            last = run.checkpoints / str(finished["step"])
+            if not (last.is_dir() or models.is_frozen(config.model)):
+                console.say(f"{last}: this checkpoint is gone: training goes on from an older one")
+                finished = None
     if finished:
         _check_same_work(run, finished, work)
         run.write_config(config)  # the later steps' sections may differ
@@ -317,7 +318,7 @@ class _Log:
         values = jax.device_get([metrics for _, metrics in ready])
         now = time.monotonic()
         seconds, self._since = (now - self._since) / max(len(ready), 1), now
-        rows = []
+        rows: list[dict[str, Any]] = []
         for (step, _), metrics in zip(ready, values, strict=True):
             loss = float(metrics["loss"])
             if not math.isfinite(loss):
@@ -425,6 +426,8 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
     resident = host_memory.resident()  # before compiling, which a later start need not do
     console.say("compiling the training step, which tells how much memory it needs")
     memory = step.lower(state, split).compile().memory_analysis()
+    if memory is None:
+        raise AsdjaxError("the device's compiler does not tell how much memory training needs")
     step_memory = memory.temp_size_in_bytes + memory.argument_size_in_bytes
     audio_buffer = batch["waveform"].nbytes * config.audio.prefetch_batches
     needed, available = step_memory, parallel.memory_limit(work.devices[0])

@@ -82,7 +82,7 @@ def read(kind: Any, tree: Any, key: str, source: str) -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return read(args[0], tree, key, source)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _section(kind, tree, key, source)
     if all(map(dataclasses.is_dataclass, _options(kind))):
         return _section(_named(_options(kind), tree, key, source), tree, key, source)

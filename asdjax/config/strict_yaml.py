@@ -164,8 +164,8 @@ class _Document:
                 return
             if len(self._open) >= MOST_DEPTH:
                 raise _Refusal(_TOO_DEEP, index)
-            value = [] if isinstance(event, yaml.SequenceStartEvent) else {}
-            self._open.append(_Node(value, anchor=event.anchor))
+            empty: Any = [] if isinstance(event, yaml.SequenceStartEvent) else {}
+            self._open.append(_Node(empty, anchor=event.anchor))
 
     def _named(self, anchor: str, index: int) -> _Node:
         """What an alias stands for."""

@@ -23,7 +23,7 @@ from asdjax.errors import AsdjaxError
 _HIDDEN_FILE = re.compile(r"\.asdjax-[0-9a-f]{16}\.partial")
 _HIDDEN_FOLDER = re.compile(r"\..+\.(asdjax-partial|discarded)")
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-_REMEDIES = {
+_REMEDIES: dict[int | None, str] = {
     errno.ENOSPC: "make room, and give the same command again",
     errno.EDQUOT: "make room, and give the same command again",
     errno.EFBIG: "allow larger files (ulimit -f), and give the same command again",

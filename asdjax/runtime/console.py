@@ -7,10 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from asdjax.errors import AsdjaxError, UsageError
 from asdjax.runtime import interruption
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 def printable(text: str) -> str:
@@ -41,7 +44,7 @@ class _OutputClosed(Exception):
 class _StandardOutput(io.FileIO):
     """Standard output, whose errors are told from those of all other files."""
 
-    def write(self, content: bytes) -> int:
+    def write(self, content: "ReadableBuffer", /) -> int:
         try:
             return super().write(content)
         except OSError as error:
@@ -56,18 +59,18 @@ class _StandardOutput(io.FileIO):
 class _StandardError(io.FileIO):
     """Standard error; when nobody can read it any more, work goes on."""
 
-    def write(self, content: bytes) -> int:
+    def write(self, content: "ReadableBuffer", /) -> int:
         try:
             return super().write(content)
         except OSError:  # the terminal was closed, or the pipe's reader has gone
             _discard(self.fileno())
-            return len(content)
+            return memoryview(content).nbytes
 
 
 def prepare() -> None:
     """Make the process's standard output and error fit for every text and every reader."""
     if sys.stdout is not None:
-        sys.stdout = _stream(sys.stdout, _StandardOutput, sys.stdout.line_buffering)
+        sys.stdout = _stream(sys.stdout, _StandardOutput, bool(sys.stdout.line_buffering))
     if sys.stderr is None:  # closed: print would take standard output instead
         sys.stderr = open(os.devnull, "w")
     else:
@@ -75,11 +78,12 @@ def prepare() -> None:
 
 
 def _stream(stream: TextIO, kind: type[io.FileIO], line_buffering: bool) -> TextIO:
+    unbuffered = isinstance(stream, io.TextIOWrapper) and stream.write_through  # python -u
     return io.TextIOWrapper(
         io.BufferedWriter(kind(stream.fileno(), "wb", closefd=False)),
         encoding=stream.encoding,
         errors="backslashreplace",  # for what the terminal's encoding lacks
-        line_buffering=line_buffering or stream.write_through,
+        line_buffering=line_buffering or unbuffered,
     )
 
 

@@ -49,9 +49,10 @@ def handle() -> None:
 
 
 def watch() -> None:
-    """Start the thread that sees to it that the process ends; after `host_memory.keep`."""
+    """Start the thread that ends the process; from the main thread, after `host_memory.keep`."""
     if _signals is not None:  # `handle` was called: this process is ours
-        threading.Thread(target=_insist, args=(_signals,), daemon=True).start()
+        args = _signals, threading.get_ident()
+        threading.Thread(target=_insist, args=args, daemon=True).start()
 
 
 def over() -> None:
@@ -75,7 +76,7 @@ def leave() -> NoReturn:
     computing for long, and show what their destructors raise. What standard output has not
     passed on yet is of an unfinished command.
     """
-    os._exit(code())
+    os._exit(code() or 130)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
@@ -112,14 +113,14 @@ def _on_its_way() -> bool:
     return error is not None
 
 
-def _insist(signals: int) -> None:
-    """Wait for a signal; then see that its exception is not lost, and in the end leave."""
+def _insist(signals: int, main: int) -> None:
+    """Wait for a signal; then see that thread `main` does not lose its exception, and leave."""
     number = os.read(signals, 1)[0]
     while number not in SIGNALS:
         number = os.read(signals, 1)[0]
     for _ in range(round(PATIENCE / _AGAIN)):
         time.sleep(_AGAIN)
-        signal.pthread_kill(threading.main_thread().ident, number)
+        signal.pthread_kill(main, number)
     try:
         if os.isatty(2):
             os.write(2, b"\x1b[?25h\n")  # a progress bar hides the cursor

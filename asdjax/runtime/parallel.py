@@ -72,7 +72,7 @@ def split_batch(batch: Any, devices: list[jax.Device]) -> Any:
     return jax.tree.map(lambda a: a.reshape(n, a.shape[0] // n, *a.shape[1:]), batch)
 
 
-def training_step(step: Callable, devices: list[jax.Device]) -> Callable:
+def training_step(step: Callable, devices: list[jax.Device]) -> jax.stages.Wrapped:
     """Compile `step(state, batch) -> (state, metrics)` for all devices; the state is donated."""
     return jax.pmap(
         step,

@@ -8,13 +8,14 @@ were. What it sounds like is in machinery.py.
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Float64
@@ -137,10 +138,11 @@ def _validate(config: SynthConfig) -> None:
 
 def _machine_clips(name: str, config: SynthConfig) -> Iterator[SynthClip]:
     profile = PROFILES[name]
-    for domain, count in ("source", config.train_source), ("target", config.train_target):
+    counts: dict[Domain, int] = {"source": config.train_source, "target": config.train_target}
+    for domain, count in counts.items():
         for index in range(count):
             yield _clip(name, "train", domain, "normal", index, f"{index:04d}")
-    cells = [(d, label) for d in ("source", "target") for label in ("normal", "anomaly")]
+    cells = list(itertools.product(get_args(Domain), get_args(Label)))
     for index in range(config.test_per_cell):
         # Numbers across cells come in blocks of four, one of each cell, in an order of their own.
         place = stream(config.seed, name, "order", index).permutation(4)

@@ -204,7 +204,8 @@ class Machine:
         drift = 1 + 0.003 * _wander(rng, self.n)
         turns = rng.uniform(0, 1) + np.cumsum(hz * drift) / SAMPLE_RATE  # cycles since the start
         partials = self.partials * np.exp(rng.normal(0, 0.08, len(self.partials)))
-        fault = severity = None
+        fault: Fault | None = None
+        severity = 0.0
         if label == "anomaly":
             fault, severity = rng.choice(self.mechanism.faults), rng.uniform(0, 1)
         if fault == "harmonic":
@@ -297,8 +298,8 @@ def _rooms(rng: np.random.Generator, n: int) -> Complex128[np.ndarray, "3 2 F"]:
     taps = np.arange(1024)
     responses = np.zeros((3, 2, len(taps)))
     for source in range(3):
-        near, later = (4, (40, 90)) if source == 0 else (rng.integers(30, 60), (20, 80))
-        for microphone, start in enumerate((near, near + rng.integers(*later))):
+        near, later = (4, (40, 90)) if source == 0 else (int(rng.integers(30, 60)), (20, 80))
+        for microphone, start in enumerate((near, near + int(rng.integers(*later)))):
             direct_to_reverberant = 4.0 if (source, microphone) == (0, 0) else 1.5
             tail = np.exp(-(taps - start) / rng.uniform(80, 160)) * (taps > start)
             tail *= rng.standard_normal(len(taps))
