@@ -10,7 +10,6 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from asdjax import models
 from asdjax._version import __version__
 from asdjax.config import recipe as configs
 from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig, MultiResNetConfig
@@ -19,7 +18,8 @@ from asdjax.convert import asdkit, beats, state_dict, torch_file
 from asdjax.data import audio
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic, documents
-from asdjax.models import Tree
+from asdjax.models import registry
+from asdjax.models.registry import Tree
 from asdjax.store import checkpoint, converted_weights
 from asdjax.store.checkpoint import Checkpoints
 from asdjax.store.runs import Run
@@ -142,7 +142,7 @@ def _is_converted(folder: Path) -> bool:
 def _run_state(run: Run) -> dict[str, np.ndarray]:
     model, (trained, frozen) = run.config().model, weights.parts(run)
     state = {}
-    if not models.is_frozen(model):
+    if not registry.is_frozen(model):
         state = state_dict.to_torch(asdkit.table(model, trained), trained)
     if isinstance(model, BEATsConfig) and frozen:
         state |= state_dict.to_torch(asdkit.base_table(model, frozen["encoder"]), frozen)

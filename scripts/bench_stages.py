@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from asdjax import models
 from asdjax.config import recipe as configs
 from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import BackendConfig, Config, SynthConfig
 from asdjax.data import audio, batches
 from asdjax.embedder import AT_ONCE, RAW, ClipFiles, Embedder
+from asdjax.models import registry
 from asdjax.runtime import parallel
 from asdjax.scoring.backends import Backend, fit
 from asdjax.signal import fbank, stft
@@ -96,17 +96,17 @@ def embedder_and_work(
 ) -> tuple[Embedder, Callable[..., float]]:
     """An embedder with random weights, and what counts its operations for waveforms [B, T]."""
     n_samples = length and round(length * RATE)
-    module = models.build(recipe.model, n_samples, RATE, seed=0)
-    _, params, stats = models.split(module)
+    module = registry.build(recipe.model, n_samples, RATE, seed=0)
+    _, params, stats = registry.split(module)
     weights = {"params": {"model": params}, "stats": {"model": stats}}
     weights = jax.tree.map(np.asarray, weights)
     plain = recipe.model
     if isinstance(plain, BEATsConfig):  # without kernels that CPUs lack
         plain = dataclasses.replace(plain, fused_attention=False)
-    graphdef, _, _ = models.split(models.skeleton(plain, n_samples, RATE))
+    graphdef, _, _ = registry.split(registry.skeleton(plain, n_samples, RATE))
 
     def embed(params: Any, stats: Any, waves: jax.Array) -> jax.Array:
-        return models.apply(graphdef, params, stats, waves, train=False)[0]
+        return registry.apply(graphdef, params, stats, waves, train=False)[0]
 
     def work(waves: np.ndarray) -> float:
         return flop(embed, params, stats, waves.astype(np.float32))

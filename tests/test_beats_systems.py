@@ -12,7 +12,6 @@ from conftest import DEVICES_EMBEDDING, DEVICES_LOSS, relative
 from support.converted_beats import folder as folder  # a fixture
 from support.training_steps import embedded, in_float64, kill_at_step, noise, run_steps
 
-from asdjax import models
 from asdjax.cli import main
 from asdjax.commands.train import plan, train
 from asdjax.config import recipe as configs
@@ -20,6 +19,7 @@ from asdjax.config.architectures import BEATsConfig, LoRAConfig
 from asdjax.data.corpus import open_corpus
 from asdjax.embedder import Embedder
 from asdjax.errors import AsdjaxError
+from asdjax.models import registry
 from asdjax.store import converted_weights
 from asdjax.store.checkpoint import Checkpoints, digest
 from asdjax.store.runs import Run
@@ -45,9 +45,9 @@ def leaves(tree):
 
 
 def parts(adaptation, **model):
-    module = models.skeleton(tiny(adaptation=adaptation, **model).model, 6400, 16000)
-    _, params, _ = models.split(module)
-    trained, frozen = models.partition(tiny(adaptation=adaptation, **model).model, params)
+    module = registry.skeleton(tiny(adaptation=adaptation, **model).model, 6400, 16000)
+    _, params, _ = registry.split(module)
+    trained, frozen = registry.partition(tiny(adaptation=adaptation, **model).model, params)
     return leaves(params), leaves(trained), leaves(frozen)
 
 
@@ -73,8 +73,8 @@ def test_full_size_numbers():
     counts = {}
     for name in ("system2", "system4"):
         model = configs.load(name).model
-        _, params, _ = models.split(models.skeleton(model, 160000, 16000))
-        trained, frozen = models.partition(model, params)
+        _, params, _ = registry.split(registry.skeleton(model, 160000, 16000))
+        trained, frozen = registry.partition(model, params)
         counts[name] = [sum(x.size for x in jax.tree.leaves(t)) for t in (trained, frozen)]
         encoder = sum(x.size for x in jax.tree.leaves(params["encoder"]))
         if name == "system2":
@@ -160,9 +160,9 @@ def test_a_lora_checkpoint_holds_what_trains_and_the_hash_of_the_rest(
     with Checkpoints(run.checkpoints) as checkpoints:
         state = checkpoints.restore(training["step"], {"weights": learner.shapes()["weights"]})
     embedder = Embedder.load(run)
-    model, params = models.for_inference(
+    model, params = registry.for_inference(
         run.config().model,
-        models.join(
+        registry.join(
             state["weights"]["params"]["model"], learner.frozen(converted_weights.read(path))
         ),
     )

@@ -18,12 +18,12 @@ from support.conversions import nano as nano  # fixtures
 from support.conversions import tiny as tiny
 from support.torch_writer import parameter, write
 
-from asdjax import models
 from asdjax.cli import main
 from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig
 from asdjax.convert import beats, state_dict, torch_file
 from asdjax.embedder import load as load_embedder
 from asdjax.errors import AsdjaxError
+from asdjax.models import registry
 from asdjax.store import checkpoint, converted_weights
 from asdjax.store.checkpoint import digest
 
@@ -316,7 +316,7 @@ def test_names_and_axes_are_a_bijection(data):
     model = BEATsConfig(
         encoder=encoder, adaptation="frozen", pooling="mean", embedding_size=0, random_init=True
     )
-    _, tree, _ = models.split(models.build(model, 16000, 16000, seed=choose(0, 1)))
+    _, tree, _ = registry.split(registry.build(model, 16000, 16000, seed=choose(0, 1)))
     tree = jax.tree.map(np.asarray, tree)
     table = beats.table(tree["encoder"])
     state = state_dict.to_torch(table, tree)
@@ -433,7 +433,7 @@ def test_help_of_each_command(command, capsys):
 @pytest.mark.slow
 def test_full_size_in_time_and_memory(tmp_path, rng):
     model = BEATsConfig(random_init=True, adaptation="frozen", pooling="mean", embedding_size=0)
-    _, like, _ = models.split(models.skeleton(model, None, 16000))
+    _, like, _ = registry.split(registry.skeleton(model, None, 16000))
     table = beats.table(like["encoder"])
     tree = jax.tree.map(lambda a: rng.normal(0, 0.02, a.shape).astype(np.float32), like)
     state = state_dict.to_torch(table, tree)

@@ -13,12 +13,12 @@ from support.conversions import nano as nano  # fixtures
 from support.conversions import tiny as tiny
 from support.torch_writer import Call, Global, write
 
-from asdjax import models
 from asdjax.cli import main
 from asdjax.config import recipe as configs
 from asdjax.convert import asdkit, state_dict, torch_file, trained
 from asdjax.embedder import Embedder
 from asdjax.errors import AsdjaxError
+from asdjax.models import registry
 from asdjax.store import converted_weights
 from asdjax.store.checkpoint import Checkpoints, digest
 from asdjax.store.runs import Run
@@ -290,7 +290,7 @@ def finished_run(path, config, weights=None):
     run.path.mkdir()
     run.write_config(config)
     frozen = state["frozen"]
-    if not models.is_frozen(config.model):
+    if not registry.is_frozen(config.model):
         with Checkpoints(run.checkpoints, keep=1) as checkpoints:
             checkpoints.save(0, state, {})
     run.write_training(

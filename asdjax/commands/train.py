@@ -12,7 +12,6 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import jax
 import numpy as np
 
-from asdjax import models
 from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import (
     Config,
@@ -25,6 +24,7 @@ from asdjax.config.recipe import (
 from asdjax.data import audio, batches, dcase
 from asdjax.data.corpus import Corpus
 from asdjax.errors import AsdjaxError
+from asdjax.models import registry
 from asdjax.runtime import compile_cache, console, host_memory, parallel
 from asdjax.store import converted_weights, runs
 from asdjax.store.checkpoint import ITEMS, Checkpoints, Tree, digest
@@ -54,7 +54,7 @@ class Plan:
     @property
     def steps(self) -> int:
         """Updates in the whole training."""
-        if models.is_frozen(self.config.model):
+        if registry.is_frozen(self.config.model):
             return 0
         return self.epoch.steps * self.config.train.epochs
 
@@ -89,7 +89,7 @@ def plan(config: Config, corpus: Corpus) -> Plan:
         len(clips), config.train.batch_size, everywhere, config.train.drop_last
     )
     notes = list(epoch.notes)
-    if len(classes) == 1 and not models.is_frozen(config.model):
+    if len(classes) == 1 and not registry.is_frozen(config.model):
         if not config.train.allow_one_class:
             raise AsdjaxError(_one_class(clips, classes[0]))
         notes.append(f"all training clips are of one class ({classes[0]}): nothing is learned")
@@ -179,7 +179,7 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
         _check_same_settings(run, config)
         if finished := run.training():
             last = run.checkpoints / str(finished["step"])
-            if not (last.is_dir() or models.is_frozen(config.model)):
+            if not (last.is_dir() or registry.is_frozen(config.model)):
                 console.say(f"{last}: this checkpoint is gone: training goes on from an older one")
                 finished = None
     if finished:
@@ -187,7 +187,7 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
         run.write_config(config)  # the later steps' sections may differ
         console.say(f"{run.path}: training has finished ({finished['step']} steps)")
         return
-    nothing_trains = models.is_frozen(config.model)
+    nothing_trains = registry.is_frozen(config.model)
     frozen = learner.frozen(work.pretrained) if nothing_trains else {}
     start = [] if nothing_trains else [learner.start(work.pretrained)]  # _loop takes it out
     if not resume:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asdjax import models
 from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import Config, ExtractConfig, validate
 from asdjax.errors import AsdjaxError
+from asdjax.models import registry
 from asdjax.store import converted_weights
 from asdjax.store.checkpoint import Checkpoints, Tree, digest, load_pretrained
 from asdjax.store.converted_weights import Pretrained
@@ -28,8 +28,8 @@ def of_run(run: Run) -> tuple[Config, int, Tree]:
     """
     config, n_samples = run.config(), run.finished_training()["n_samples"]
     trained, frozen = parts(run)
-    model, params = models.for_inference(
-        config.model, models.join(trained["params"]["model"], frozen)
+    model, params = registry.for_inference(
+        config.model, registry.join(trained["params"]["model"], frozen)
     )
     whole = {"params": {"model": params}, "stats": {"model": trained["stats"]["model"]}}
     return dataclasses.replace(config, model=model), n_samples, whole
@@ -44,7 +44,7 @@ def parts(run: Run) -> tuple[Tree, Tree]:
     config, training = run.config(), run.finished_training()
     learner = Learner(config, n_classes=len(training["classes"]), n_samples=training["n_samples"])
     trained: Tree = {"params": {"model": {}}, "stats": {"model": {}}}
-    if not models.is_frozen(config.model):
+    if not registry.is_frozen(config.model):
         trained = _trained(run, training, learner.shapes()["weights"])
     frozen = learner.frozen(_pretrained(config)) if learner.freezes else {}
     if training.get("frozen") != (digest(frozen) if frozen else None):
@@ -68,7 +68,7 @@ def of_folder(folder: Pretrained, layers: tuple[int, ...]) -> tuple[Config, None
     )
     config = Config(model=model, extract=ExtractConfig(batch_size=16))
     validate(config, str(folder.path))
-    _, params, _ = models.split(models.skeleton(model, None, config.audio.sample_rate))
+    _, params, _ = registry.split(registry.skeleton(model, None, config.audio.sample_rate))
     loaded = load_pretrained(folder, params)
     return config, None, {"params": {"model": loaded}, "stats": {"model": {}}}
 
