@@ -19,7 +19,7 @@ from asdjax.config.architectures import BEATsConfig, ComputeDtype
 from asdjax.config.recipe import Config, ViewConfig
 from asdjax.data import audio, batches
 from asdjax.errors import AsdjaxError
-from asdjax.models import registry
+from asdjax.models import beats_embedder, parameters, registry
 from asdjax.runtime import compile_cache, parallel
 from asdjax.signal import views as signal
 from asdjax.signal import wiener
@@ -79,7 +79,7 @@ class Embedder:
         module = registry.skeleton(config.model, n_samples, config.audio.sample_rate)
         mine = {"params": registry.folded(module, weights["params"]["model"])}
         mine["stats"] = weights["stats"]["model"]
-        self._graphdef, _, _ = registry.split(module)
+        self._graphdef, _, _ = parameters.split(module)
         self._dtype = jax.tree.leaves(weights["params"]["model"])[0].dtype  # before any is rounded
         self._weights = parallel.replicate(mine, self.devices)
         self._compiled: dict[tuple[Any, ...], Callable] = {}
@@ -222,14 +222,14 @@ class Embedder:
     def shortest(self) -> int:
         """Samples of the shortest clip that it embeds."""
         if self.n_samples is None:
-            return registry.shortest(self.config.model.encoder)
+            return beats_embedder.shortest(self.config.model.encoder)
         return 1
 
     def _room(self, samples: int) -> int:
         """The length of the rows in which a clip of so many samples is embedded."""
         if self.n_samples is not None:
             return self.n_samples
-        return registry.length_class(self.config.model.encoder, samples)
+        return beats_embedder.length_class(self.config.model.encoder, samples)
 
     def _most_rows(self, room: int) -> int:
         """Rows of a batch at most."""
@@ -266,7 +266,7 @@ class Embedder:
         """Embeddings, and how many rows of each are the clip's own."""
         waveform = to_float(batch["waveform"], self._dtype)
         length = batch["length"] if self.n_samples is None else None
-        module = registry.merged(self._graphdef, state["params"], state["stats"])
+        module = parameters.merged(self._graphdef, state["params"], state["stats"])
         whole = jnp.ones(len(waveform), jnp.int32)
         if pool == "head" and length is None:
             return {"embedding": module(waveform, train=False), "own": whole}
@@ -276,7 +276,7 @@ class Embedder:
             return {"embedding": tokens, "own": own.astype(jnp.int32)}
         if pool == "head":
             return {"embedding": module.encoder.probabilities(tokens, valid), "own": whole}
-        return {"embedding": registry.token_mean(tokens, valid), "own": whole}
+        return {"embedding": beats_embedder.token_mean(tokens, valid), "own": whole}
 
     def calibrate(
         self, groups: Sequence[ClipFiles], views: tuple[ViewConfig, ...]
@@ -411,7 +411,7 @@ class Embedder:
 
         def embed(waveform: jax.Array) -> jax.Array:
             params, stats = state["params"], state["stats"]
-            return registry.apply(self._graphdef, params, stats, waveform, train=False)[0]
+            return parameters.apply(self._graphdef, params, stats, waveform, train=False)[0]
 
         embedding = jax.lax.map(embed, fitted)  # one program for all views
         return {"embedding": jnp.swapaxes(embedding, 0, 1), **facts}

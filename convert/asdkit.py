@@ -12,8 +12,8 @@ from asdjax.config.architectures import BEATsConfig, ModelConfig, MultiResNetCon
 from asdjax.convert import beats, state_dict
 from asdjax.convert.state_dict import POINTWISE, SAME, Place, Table
 from asdjax.errors import AsdjaxError
-from asdjax.models import registry
-from asdjax.models.registry import Tree
+from asdjax.models import parameters, registry
+from asdjax.models.parameters import Tree
 from asdjax.signal.stft import hann
 
 EXTRACTOR, HEAD = "extractor.", "head_dict.main."
@@ -109,13 +109,13 @@ def multiresnet_from_torch(
         sample_rate: hertz.
 
     Returns:
-        Trainable arrays and statistics, nested as `registry.split` gives them, float32.
+        Trainable arrays and statistics, nested as `parameters.split` gives them, float32.
 
     Raises:
         AsdjaxError: arrays are missing, unexpected, of another shape or not finite, or a window is
             not Hann's (all such arrays are named), or the clips are too short for the network.
     """
-    _, params, stats = registry.split(registry.skeleton(config, n_samples, sample_rate))
+    _, params, stats = parameters.split(registry.skeleton(config, n_samples, sample_rate))
     names = {name: state_dict.place(path) for name, path in _table(config).items()}
     given = state_dict.parameters(state)
     like = {"params": params, "stats": stats}
@@ -135,7 +135,7 @@ def multiresnet_to_torch(
     """Convert to a state dict for ASDKit's module: the inverse of `multiresnet_from_torch`.
 
     Args:
-        params: trainable arrays, nested as `registry.split` gives them.
+        params: trainable arrays, nested as `parameters.split` gives them.
         stats: statistics, likewise.
         config: the architecture.
 

@@ -16,8 +16,8 @@ from asdjax.convert import state_dict, torch_file
 from asdjax.convert.state_dict import Place, Table
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic, documents
-from asdjax.models import registry
-from asdjax.models.registry import Tree
+from asdjax.models import beats_embedder, parameters, registry
+from asdjax.models.parameters import Tree
 from asdjax.store import checkpoint, converted_weights
 from asdjax.store.converted_weights import Pretrained
 
@@ -132,8 +132,8 @@ def table(encoder: Tree, *, prefix: str = "", adapted: tuple[str, ...] = ()) -> 
     """The reference's names of the arrays of an encoder.
 
     Args:
-        encoder: the arrays or their shapes, nested as in "encoder" of `registry.split`; any part of
-            them.
+        encoder: the arrays or their shapes, nested as in "encoder" of `parameters.split`; any part
+            of them.
         prefix: before every name.
         adapted: projections with an adapter, whose arrays bear the peft library's names.
 
@@ -180,21 +180,21 @@ class _Network:
     def __init__(self, encoder: BEATsEncoderConfig):
         self._encoder = encoder
         module = registry.skeleton(_model(encoder), None, _RATE)
-        self._graphdef, self.like, _ = registry.split(module)
+        self._graphdef, self.like, _ = parameters.split(module)
 
     def probe(self, weights: Tree) -> Float32[np.ndarray, " D"]:
         """The embedding of a fixed sound of ten seconds, or of a patch if that is longer.
 
         Ten seconds have distances between tokens in most of the published buckets.
         """
-        i = np.arange(max(10 * _RATE, registry.shortest(self._encoder)))
+        i = np.arange(max(10 * _RATE, beats_embedder.shortest(self._encoder)))
         chirp = np.sin(2 * np.pi * (100 / _RATE * i + 300 / _RATE**2 * i**2))  # 100 to 6100 Hz
         noise = i**2 * 7919 % 65537 / 65537 - 0.5
         waveform = np.round(2**15 * (0.3 * chirp + 0.1 * noise)) / 2**15
 
         @jax.jit
         def embed(params: Tree, waveform: jax.Array) -> jax.Array:
-            return registry.apply(self._graphdef, params, {}, waveform, train=False)[0]
+            return parameters.apply(self._graphdef, params, {}, waveform, train=False)[0]
 
         return np.asarray(embed(weights, waveform[None].astype(np.float32)))[0]
 

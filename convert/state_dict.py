@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from asdjax.models.registry import Tree
+from asdjax.models.parameters import Tree
 
 COUNTER = "num_batches_tracked"  # of every BatchNorm in PyTorch; asdjax has no use for it
 _FLOATING = {"float16", "bfloat16", "float32", "float64"}

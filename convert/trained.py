@@ -19,7 +19,7 @@ from asdjax.data import audio
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic, documents
 from asdjax.models import registry
-from asdjax.models.registry import Tree
+from asdjax.models.parameters import Tree
 from asdjax.store import checkpoint, converted_weights
 from asdjax.store.checkpoint import Checkpoints
 from asdjax.store.runs import Run

@@ -19,7 +19,7 @@ from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import BackendConfig, Config, SynthConfig
 from asdjax.data import audio, batches
 from asdjax.embedder import AT_ONCE, RAW, ClipFiles, Embedder
-from asdjax.models import registry
+from asdjax.models import parameters, registry
 from asdjax.runtime import parallel
 from asdjax.scoring.backends import Backend, fit
 from asdjax.signal import fbank, stft
@@ -97,16 +97,16 @@ def embedder_and_work(
     """An embedder with random weights, and what counts its operations for waveforms [B, T]."""
     n_samples = length and round(length * RATE)
     module = registry.build(recipe.model, n_samples, RATE, seed=0)
-    _, params, stats = registry.split(module)
+    _, params, stats = parameters.split(module)
     weights = {"params": {"model": params}, "stats": {"model": stats}}
     weights = jax.tree.map(np.asarray, weights)
     plain = recipe.model
     if isinstance(plain, BEATsConfig):  # without kernels that CPUs lack
         plain = dataclasses.replace(plain, fused_attention=False)
-    graphdef, _, _ = registry.split(registry.skeleton(plain, n_samples, RATE))
+    graphdef, _, _ = parameters.split(registry.skeleton(plain, n_samples, RATE))
 
     def embed(params: Any, stats: Any, waves: jax.Array) -> jax.Array:
-        return registry.apply(graphdef, params, stats, waves, train=False)[0]
+        return parameters.apply(graphdef, params, stats, waves, train=False)[0]
 
     def work(waves: np.ndarray) -> float:
         return flop(embed, params, stats, waves.astype(np.float32))

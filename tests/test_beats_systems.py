@@ -19,7 +19,7 @@ from asdjax.config.architectures import BEATsConfig, LoRAConfig
 from asdjax.data.corpus import open_corpus
 from asdjax.embedder import Embedder
 from asdjax.errors import AsdjaxError
-from asdjax.models import registry
+from asdjax.models import parameters, registry
 from asdjax.store import converted_weights
 from asdjax.store.checkpoint import Checkpoints, digest
 from asdjax.store.runs import Run
@@ -46,7 +46,7 @@ def leaves(tree):
 
 def parts(adaptation, **model):
     module = registry.skeleton(tiny(adaptation=adaptation, **model).model, 6400, 16000)
-    _, params, _ = registry.split(module)
+    _, params, _ = parameters.split(module)
     trained, frozen = registry.partition(tiny(adaptation=adaptation, **model).model, params)
     return leaves(params), leaves(trained), leaves(frozen)
 
@@ -73,7 +73,7 @@ def test_full_size_numbers():
     counts = {}
     for name in ("system2", "system4"):
         model = configs.load(name).model
-        _, params, _ = registry.split(registry.skeleton(model, 160000, 16000))
+        _, params, _ = parameters.split(registry.skeleton(model, 160000, 16000))
         trained, frozen = registry.partition(model, params)
         counts[name] = [sum(x.size for x in jax.tree.leaves(t)) for t in (trained, frozen)]
         encoder = sum(x.size for x in jax.tree.leaves(params["encoder"]))
@@ -162,7 +162,7 @@ def test_a_lora_checkpoint_holds_what_trains_and_the_hash_of_the_rest(
     embedder = Embedder.load(run)
     model, params = registry.for_inference(
         run.config().model,
-        registry.join(
+        parameters.join(
             state["weights"]["params"]["model"], learner.frozen(converted_weights.read(path))
         ),
     )

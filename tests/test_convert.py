@@ -23,7 +23,7 @@ from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig
 from asdjax.convert import beats, state_dict, torch_file
 from asdjax.embedder import load as load_embedder
 from asdjax.errors import AsdjaxError
-from asdjax.models import registry
+from asdjax.models import parameters, registry
 from asdjax.store import checkpoint, converted_weights
 from asdjax.store.checkpoint import digest
 
@@ -316,7 +316,7 @@ def test_names_and_axes_are_a_bijection(data):
     model = BEATsConfig(
         encoder=encoder, adaptation="frozen", pooling="mean", embedding_size=0, random_init=True
     )
-    _, tree, _ = registry.split(registry.build(model, 16000, 16000, seed=choose(0, 1)))
+    _, tree, _ = parameters.split(registry.build(model, 16000, 16000, seed=choose(0, 1)))
     tree = jax.tree.map(np.asarray, tree)
     table = beats.table(tree["encoder"])
     state = state_dict.to_torch(table, tree)
@@ -433,7 +433,7 @@ def test_help_of_each_command(command, capsys):
 @pytest.mark.slow
 def test_full_size_in_time_and_memory(tmp_path, rng):
     model = BEATsConfig(random_init=True, adaptation="frozen", pooling="mean", embedding_size=0)
-    _, like, _ = registry.split(registry.skeleton(model, None, 16000))
+    _, like, _ = parameters.split(registry.skeleton(model, None, 16000))
     table = beats.table(like["encoder"])
     tree = jax.tree.map(lambda a: rng.normal(0, 0.02, a.shape).astype(np.float32), like)
     state = state_dict.to_torch(table, tree)

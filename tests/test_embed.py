@@ -28,7 +28,7 @@ from asdjax.config.schema import to_tree
 from asdjax.data import audio, sound_files
 from asdjax.embedder import Embedder, _in_groups, rounded_up
 from asdjax.errors import AsdjaxError
-from asdjax.models import registry
+from asdjax.models import parameters, registry
 from asdjax.store import converted_weights
 from asdjax.store.checkpoint import digest, save_weights
 from asdjax.store.runs import Run
@@ -47,7 +47,7 @@ def convert(path, **changes):
     """Random weights of a small encoder, as conversion leaves them; and all its weights."""
     encoder = dataclasses.replace(ENCODER, **changes)
     model = BEATsConfig(encoder=encoder, random_init=True)
-    _, params, _ = registry.split(registry.build(model, 16000, 16000, seed=0))
+    _, params, _ = parameters.split(registry.build(model, 16000, 16000, seed=0))
     whole = jax.tree.map(np.asarray, params["encoder"])
     weights = {"encoder": {k: v for k, v in whole.items() if k != "predictor"}}
     path.mkdir()
@@ -94,8 +94,8 @@ def alone(whole, waveform, layers=(), **changes):
     model = BEATsConfig(
         encoder=encoder, random_init=True, layers=layers, pooling="mean", embedding_size=0
     )
-    graphdef, params, _ = registry.split(registry.build(model, 16000, 16000, seed=0))
-    module = registry.merged(graphdef, {**params, "encoder": whole}, {})
+    graphdef, params, _ = parameters.split(registry.build(model, 16000, 16000, seed=0))
+    module = parameters.merged(graphdef, {**params, "encoder": whole}, {})
     if waveform.dtype == np.int16:
         waveform = waveform / np.float32(32768)
     tokens, _ = jax.jit(module.tokens)(waveform.astype(np.float32)[None])
@@ -614,11 +614,11 @@ def test_bfloat16_differs_by_rounding_alone(model, rng):
     found = {}
     for dtype in "float32", "bfloat16":
         model = dataclasses.replace(model, compute_dtype=dtype)
-        graphdef, params, stats = registry.split(registry.build(model, 16000, 16000, seed=0))
+        graphdef, params, stats = parameters.split(registry.build(model, 16000, 16000, seed=0))
         state = {"params": {"model": params}, "stats": {"model": stats}}
         config = dataclasses.replace(load(HERE / "tiny_beats.yaml"), model=model)
         found[dtype] = Embedder(config, 16000, jax.tree.map(np.asarray, state))(waves)
-        apply = partial(registry.apply, graphdef, train=False)
+        apply = partial(parameters.apply, graphdef, train=False)
         plain = np.asarray(jax.jit(apply)(params, stats, waves)[0])
         assert found[dtype].dtype == plain.dtype == np.float32
         limit = PADDED if dtype == "float32" else 2**-8

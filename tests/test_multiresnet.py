@@ -29,7 +29,8 @@ from asdjax.config.architectures import (
 from asdjax.convert.asdkit import multiresnet_from_torch, multiresnet_to_torch
 from asdjax.errors import AsdjaxError
 from asdjax.models.multiresnet import flatten, shortest
-from asdjax.models.registry import apply, build, skeleton, split
+from asdjax.models.parameters import apply, split
+from asdjax.models.registry import build, skeleton
 from asdjax.signal.stft import magnitude_spectrum
 
 CONFIG, RATE, SHORTEST = MultiResNetConfig(), 16000, 71680

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import Config
-from asdjax.models import registry
+from asdjax.models import lora, parameters, registry
 from asdjax.runtime import parallel
 from asdjax.signal import spec_augment
 from asdjax.store.checkpoint import load_pretrained
@@ -49,7 +49,7 @@ class Learner:
         self.n_samples = n_samples
         self.optimiser = optim.build(config.optim)
         module = registry.skeleton(config.model, n_samples, config.audio.sample_rate)
-        self.graphdef, self._params, self._stats = registry.split(module)
+        self.graphdef, self._params, self._stats = parameters.split(module)
         self._embedding_size = module.embedding_size
 
     def start(self, weights: Pretrained | None = None) -> State:
@@ -60,9 +60,9 @@ class Learner:
         """
         config = self.config
         module = registry.build(config.model, self.n_samples, config.audio.sample_rate, config.seed)
-        _, params, stats = registry.split(module)
+        _, params, stats = parameters.split(module)
         if weights is not None:
-            params = registry.replace(params, self._encoder(weights))
+            params = parameters.replace(params, self._encoder(weights))
         return jax.tree.map(np.asarray, self._state(params, stats))
 
     @property
@@ -70,21 +70,21 @@ class Learner:
         """Whether some of the model's weights stay as they are."""
         return bool(registry.partition(self.config.model, self._params)[1])
 
-    def frozen(self, weights: Pretrained | None) -> registry.Tree:
+    def frozen(self, weights: Pretrained | None) -> parameters.Tree:
         """What `start` puts under "frozen", without the rest."""
         if weights is None:
             return self.start()["frozen"]
         return self._encoder(weights)  # all of it is frozen, and nothing else
 
-    def _encoder(self, weights: Pretrained) -> registry.Tree:
-        _, base = registry.split_adapters(self._params["encoder"])
+    def _encoder(self, weights: Pretrained) -> parameters.Tree:
+        _, base = lora.split_adapters(self._params["encoder"])
         return load_pretrained(weights, {"encoder": base})
 
     def shapes(self) -> State:
         """The same with `jax.ShapeDtypeStruct` for arrays; nothing is computed."""
         return jax.eval_shape(self._state, self._params, self._stats)
 
-    def _state(self, params: registry.Tree, stats: registry.Tree) -> State:
+    def _state(self, params: parameters.Tree, stats: parameters.Tree) -> State:
         trained, frozen = registry.partition(self.config.model, params)
         parts = [len(jax.tree.leaves(part)) for part in (trained, frozen)]
         assert sum(parts) == len(jax.tree.leaves(params)), "each weight is in one part"
@@ -104,7 +104,7 @@ class Learner:
             "seed": seed,
         }
 
-    def _beside(self, seed: UInt32[Array, ""], trained: registry.Tree) -> tuple[Any, Any, Any]:
+    def _beside(self, seed: UInt32[Array, ""], trained: parameters.Tree) -> tuple[Any, Any, Any]:
         """The head's weights and statistics, and the optimiser's state, before the first step."""
         key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # no step's number
         head_params, head_stats = losses.init(
@@ -155,13 +155,13 @@ class Learner:
         stats: Any,
         waveform: Float[Array, "b T"],
         target: Float[Array, "b C"],
-        frozen: registry.Tree,
+        frozen: parameters.Tree,
         **more: Any,
     ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
         """This device's mean loss in training mode, with (new stats, metrics)."""
-        embedding, model_stats = registry.apply(
+        embedding, model_stats = parameters.apply(
             self.graphdef,
-            registry.join(params["model"], frozen),
+            parameters.join(params["model"], frozen),
             stats["model"],
             waveform,
             train=True,
@@ -187,7 +187,7 @@ class Learner:
         if not isinstance(self.config.model, BEATsConfig):
             return {}
         mine = parallel.my_rows(clips)
-        more = {"draws": registry.Draws(jax.random.fold_in(key, _DROPOUT), mine)}
+        more = {"draws": lora.Draws(jax.random.fold_in(key, _DROPOUT), mine)}
         wanted = self.config.augment.spec_augment
         if wanted.probability:
             masks = spec_augment.spec_augment_draws(

@@ -8,7 +8,7 @@ from typing import Any
 from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import Config, ExtractConfig, validate
 from asdjax.errors import AsdjaxError
-from asdjax.models import registry
+from asdjax.models import parameters, registry
 from asdjax.store import converted_weights
 from asdjax.store.checkpoint import Checkpoints, Tree, digest, load_pretrained
 from asdjax.store.converted_weights import Pretrained
@@ -29,7 +29,7 @@ def of_run(run: Run) -> tuple[Config, int, Tree]:
     config, n_samples = run.config(), run.finished_training()["n_samples"]
     trained, frozen = parts(run)
     model, params = registry.for_inference(
-        config.model, registry.join(trained["params"]["model"], frozen)
+        config.model, parameters.join(trained["params"]["model"], frozen)
     )
     whole = {"params": {"model": params}, "stats": {"model": trained["stats"]["model"]}}
     return dataclasses.replace(config, model=model), n_samples, whole
@@ -68,7 +68,7 @@ def of_folder(folder: Pretrained, layers: tuple[int, ...]) -> tuple[Config, None
     )
     config = Config(model=model, extract=ExtractConfig(batch_size=16))
     validate(config, str(folder.path))
-    _, params, _ = registry.split(registry.skeleton(model, None, config.audio.sample_rate))
+    _, params, _ = parameters.split(registry.skeleton(model, None, config.audio.sample_rate))
     loaded = load_pretrained(folder, params)
     return config, None, {"params": {"model": loaded}, "stats": {"model": {}}}
 
