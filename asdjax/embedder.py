@@ -76,7 +76,8 @@ class Embedder:
         self.config = config
         self.n_samples = n_samples
         self.devices = parallel.local_devices(config.train.devices, at_most=True)
-        module = registry.skeleton(config.model, n_samples, config.audio.sample_rate)
+        model = registry.on_platform(config.model, self.devices[0].platform)
+        module = registry.skeleton(model, n_samples, config.audio.sample_rate)
         mine = {"params": registry.folded(module, weights["params"]["model"])}
         mine["stats"] = weights["stats"]["model"]
         self._graphdef, _, _ = parameters.split(module)

@@ -535,12 +535,11 @@ def test_fused_attention(rng, bias_rows, masked):
 
 
 @pytest.mark.usefixtures("compiled_fast_here")
-def test_fused_attention_is_taken_on_a_gpu(rng, monkeypatch):
-    """Where no weights are dropped, with every gradient; here the GPU's name alone, on a CPU."""
+def test_fused_attention_is_taken(rng, monkeypatch):
+    """Where no weights are dropped, with every gradient."""
     x = rng.standard_normal((2, 40, 128)).astype(np.float32)
     valid = own_patch_mask(jnp.asarray([24, 40]), 40, STILL)
     steps = {"compute_dtype": "bfloat16"}
-    plain, fused = fresh(STILL, **steps), fresh(STILL, **steps, fused_attention=True)
 
     def tokens_and_gradients(graphdef, params):
         def loss(params):
@@ -551,17 +550,13 @@ def test_fused_attention_is_taken_on_a_gpu(rng, monkeypatch):
             gradients, tokens = jit(jax.grad(loss, has_aux=True))(params)
         return tokens, gradients
 
-    expected = tokens_and_gradients(*plain)
-    np.testing.assert_array_equal(
-        tokens_and_gradients(*fused)[0], expected[0]
-    )  # on a CPU: the same
+    expected = tokens_and_gradients(*fresh(STILL, **steps))
     taken = []
 
     def on_any_device(*args):
         taken.append(len(args))
         return fused_attention(*args, implementation="xla")
 
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr("asdjax.models.beats.fused_attention", on_any_device)
     found = tokens_and_gradients(*fresh(STILL, **steps, fused_attention=True))
     assert len(taken) == STILL.encoder_layers

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from support.converted_beats import folder as folder  # a fixture
 from support.training_steps import embedded, in_float64, kill_at_step, noise, run_steps
 
 from asdjax.cli import main
-from asdjax.commands.train import plan, train
+from asdjax.commands.train import Plan, plan, train
 from asdjax.config import recipe as configs
 from asdjax.config.architectures import BEATsConfig, LoRAConfig
 from asdjax.data.corpus import open_corpus
@@ -49,6 +50,32 @@ def parts(adaptation, **model):
     _, params, _ = parameters.split(module)
     trained, frozen = registry.partition(tiny(adaptation=adaptation, **model).model, params)
     return leaves(params), leaves(trained), leaves(frozen)
+
+
+@pytest.mark.parametrize("platform, fused", [("gpu", True), ("cpu", False), ("tpu", False)])
+def test_the_devices_in_use_choose_the_kernels_of_training(platform, fused):
+    """Not JAX's default; the configuration, which the run keeps, stays as it is."""
+    config = tiny(compute_dtype="bfloat16", fused_attention=True)
+    work = Plan(
+        config, None, (), ("a", "b"), np.zeros(0, np.int32), 6400,
+        [SimpleNamespace(platform=platform)], None, None, (),
+    )  # fmt: skip
+    assert work.learner().config.model.fused_attention == fused
+    assert work.config.model.fused_attention
+
+
+def test_the_devices_in_use_choose_the_kernels_of_embedding(rng):
+    """On CPUs, which have no fused attention, it is computed step by step."""
+    waves = rng.standard_normal((2, 6400)).astype(np.float32) / 9
+    found = []
+    for fused in False, True:
+        config = tiny(compute_dtype="bfloat16", fused_attention=fused)
+        _, params, stats = parameters.split(registry.build(config.model, 6400, 16000, seed=0))
+        weights = {"params": {"model": params}, "stats": {"model": stats}}
+        embedder = Embedder(config, 6400, jax.tree.map(np.asarray, weights))
+        assert embedder.config == config
+        found.append(embedder(waves))
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize("adaptation", ["full", "lora", "frozen"])

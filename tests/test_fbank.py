@@ -105,7 +105,13 @@ def test_shapes(clips, samples, rng):
 def test_an_accelerator_takes_all_clips_at_once(clips, rng, monkeypatch):
     waveform = on_grid(0.3 * rng.standard_normal((clips, 2000)))
     expected = single(waveform)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    traced = jax.jit(fbank).trace(waveform)
+    for platform in "cpu", "cuda", "rocm", "tpu":  # the program's own, whatever JAX's default is
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("while" in text) == (platform == "cpu")
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda waveform, *, default, **others: default(waveform)
+    )
     program = jax.jit(lambda w: fbank(w))  # a program of its own
     assert "while" not in program.lower(waveform).as_text()
     np.testing.assert_allclose(program(waveform), expected, rtol=0, atol=2e-5)

@@ -58,6 +58,12 @@ class Plan:
             return 0
         return self.epoch.steps * self.config.train.epochs
 
+    def learner(self) -> Learner:
+        """The learner that trains on `devices`."""
+        model = registry.on_platform(self.config.model, self.devices[0].platform)
+        config = dataclasses.replace(self.config, model=model)
+        return Learner(config, n_classes=len(self.classes), n_samples=self.n_samples)
+
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with before training goes on from it."""
         clips = [
@@ -167,7 +173,7 @@ def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> N
         AsdjaxError: the run was begun with other settings or clips, or the loss is not finite.
     """
     work = plan(config, corpus)
-    learner = Learner(work.config, n_classes=len(work.classes), n_samples=work.n_samples)
+    learner = work.learner()
     with run.lock():  # before anything is compared: another process may be training
         _train(work, learner, run, resume)
 
@@ -413,7 +419,7 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
         AsdjaxError: training is impossible.
     """
     work = plan(config, corpus)
-    learner = Learner(config, n_classes=len(work.classes), n_samples=work.n_samples)
+    learner = work.learner()
     state = learner.shapes()
     size = min(config.train.batch_size, len(work.clips))
     size = size if size == config.train.batch_size else work.epoch.tail  # of the largest batch

@@ -139,7 +139,8 @@ class BEATs(nnx.Module):
             from its logits to its product with the values, or all inside each layer.
         compute_dtype: of the large products; "bfloat16" leaves weights, softmax, norms, gates,
             residuals and the positional convolution in float32.
-        fused_attention: on a GPU, take `fused_attention` wherever no attention weights are dropped.
+        fused_attention: take `fused_attention`, which needs an NVIDIA GPU, wherever no attention
+            weights are dropped.
         rng: source of the initial weights, which pretrained ones usually replace.
     """
 
@@ -405,7 +406,7 @@ class MultiheadAttention(nnx.Module):
         self.grep_a = nnx.Param(np.ones(self.heads, np.float32)) if gated else None
         self.dropout, self.remat = plan.config.attention_dropout, plan.remat
         self.compute_dtype = plan.compute_dtype
-        self.fused = plan.fused_attention and jax.default_backend() == "gpu"
+        self.fused = plan.fused_attention
 
     def __call__(self, x: Tokens, bias: _Bias, valid: Valid, draws: Draws | None) -> Tokens:
         """Every token's view of the valid ones."""

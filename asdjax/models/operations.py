@@ -13,9 +13,9 @@ from jaxtyping import Array, Complex, Float
 
 from asdjax.config.architectures import ComputeDtype
 
-CLIPS = {"cpu": 8}
-"""Clips in one convolution of a backward pass, by kind of device; others take all at once. XLA's
-time on CPUs for 64 clips is three times that for eight times 8."""
+CPU_CLIPS = 8
+"""Clips in one convolution of a backward pass on a CPU; other devices take all at once. XLA's time
+on CPUs for 64 clips is three times that for eight times 8."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -95,19 +95,21 @@ def _correlate_backward(
     stride: int, padding: int, compute_dtype: ComputeDtype, saved: tuple, g: Array
 ) -> tuple[Array, Array]:
     (x, kernel), dtype = saved, g.dtype
-    g = g.astype(x.dtype)
     plain = functools.partial(_correlate, stride=stride, padding=padding)
 
-    def gradients(clips: slice) -> tuple[Array, Array]:
-        by_x, by_kernel = jax.vjp(plain, x[clips], kernel)[1](g[clips])
+    def gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+        by_x, by_kernel = jax.vjp(plain, x, kernel)[1](g)
         return by_x.astype(dtype), by_kernel.astype(dtype)
 
-    size = CLIPS.get(jax.default_backend(), len(x))
-    parts = [gradients(slice(i, i + size)) for i in range(0, len(x), size)]
-    by_kernel = sum(part[1] for part in parts)
-    if stride > 1:
-        return jnp.concatenate([part[0] for part in parts]), by_kernel
-    return gradients(slice(None))[0], by_kernel  # as fast in one, and nothing to join
+    def in_parts(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+        starts = range(0, len(x), CPU_CLIPS)
+        parts = [gradients(x[i : i + CPU_CLIPS], kernel, g[i : i + CPU_CLIPS]) for i in starts]
+        by_kernel = sum(part[1] for part in parts)
+        if stride > 1:
+            return jnp.concatenate([part[0] for part in parts]), by_kernel
+        return gradients(x, kernel, g)[0], by_kernel  # as fast in one, and nothing to join
+
+    return lax.platform_dependent(x, kernel, g.astype(x.dtype), cpu=in_parts, default=gradients)
 
 
 correlate.defvjp(_correlate_forward, _correlate_backward)

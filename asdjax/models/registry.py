@@ -57,6 +57,13 @@ class _NoDraws:
     normal = uniform  # of a mean and a deviation
 
 
+def on_platform(config: ModelConfig, platform: str) -> ModelConfig:
+    """The settings without what devices of this platform ("cpu", "gpu", "tpu") lack."""
+    if isinstance(config, BEATsConfig) and platform != "gpu":
+        return dataclasses.replace(config, fused_attention=False)  # cuDNN's
+    return config
+
+
 def partition(config: ModelConfig, params: Tree) -> tuple[Tree, Tree]:
     """Weights that train and weights that stay as they are: each is in exactly one of the two."""
     trains = {

@@ -6,6 +6,8 @@ applied, the power spectrum of 512 points summed under 128 triangles on the mel 
 logarithm taken. Levels are those of 16-bit integers; there is no dither.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,9 +61,11 @@ def fbank(waveform: Float[Array, "B T"]) -> Float[Array, "B L 128"]:
             f"clips of {waveform.shape[1]} samples are too short for a filterbank, which needs "
             f"{FRAME} ({FRAME / _RATE:g} s): repeat or lengthen them"
         )
-    if jax.default_backend() == "cpu":  # a large batch's memory costs as much as its arithmetic
-        return jax.lax.map(_log_energies, waveform)
-    return jax.vmap(_log_energies)(waveform)
+    return jax.lax.platform_dependent(
+        waveform,
+        cpu=partial(jax.lax.map, _log_energies),  # all at once, memory would cost as much as sums
+        default=jax.vmap(_log_energies),
+    )
 
 
 def window() -> Float[np.ndarray, "400"]:
