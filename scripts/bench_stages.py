@@ -18,7 +18,9 @@ from asdjax.config import recipe as configs
 from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import BackendConfig, Config, SynthConfig
 from asdjax.data import audio, batches
-from asdjax.embedder import AT_ONCE, RAW, ClipFiles, Embedder
+from asdjax.embedder import Embedder, extraction
+from asdjax.embedder.extraction import RAW, ClipFiles
+from asdjax.embedder.network import AT_ONCE
 from asdjax.models import parameters, registry
 from asdjax.runtime import parallel
 from asdjax.scoring.backends import Backend, fit
@@ -323,7 +325,7 @@ def streaming(options: argparse.Namespace, rng: np.random.Generator) -> Iterator
             waves = np.stack([audio.fit_length(w, embedder.n_samples) for w in waves])
 
             def from_files(e=embedder, f=files) -> None:
-                for _ in e.stream(f, (RAW,)):
+                for _ in extraction.stream(e.network, f, (RAW,)):
                     pass
 
             def from_memory(e=embedder, w=waves, b=batch) -> None:
@@ -365,7 +367,7 @@ def views(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Cas
                 return jax.lax.fori_loop(1, rounds, again, make(jnp.int16(0), pcm))
 
             def extraction(chosen: tuple[configs.ViewConfig, ...], e=embedder, f=files) -> None:
-                for _ in e.stream(f, chosen):
+                for _ in extraction.stream(e.network, f, chosen):
                     pass
 
             one = ("one_view", partial(extraction, (RAW,)))

@@ -414,7 +414,7 @@ def test_clips_that_keep_their_lengths_need_two_programs_a_class(programs, rng):
     weights = jax.tree.map(np.asarray, weights)
     embedder = Embedder(dataclasses.replace(recipe, model=model, extract=extract), None, weights)
     waves = [rng.standard_normal(n).astype(np.float32) / 9 for n in rng.integers(8000, 20_000, 40)]
-    classes = {embedder._room(len(wave)) for wave in waves}
+    classes = {embedder.batching.row_length(len(wave)) for wave in waves}
     assert len(classes) > 3
     for some in (waves, waves[::-1], waves[:15], waves[15:], *([wave] for wave in waves)):
         embedder.embed(some)

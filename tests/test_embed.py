@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from support.converted_beats import SMALL
 
 import asdjax
-from asdjax import embedder
 from asdjax.cli import main
 from asdjax.commands import embed_files
 from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import ViewConfig, load
 from asdjax.config.schema import to_tree
 from asdjax.data import audio, sound_files
-from asdjax.embedder import Embedder, _in_groups, rounded_up
+from asdjax.embedder import Embedder, network
+from asdjax.embedder.network import in_groups, rounded_up
 from asdjax.errors import AsdjaxError
 from asdjax.models import parameters, registry
 from asdjax.store import converted_weights
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("compiled_fast")
 HERE = Path(__file__).parent
 # of one patch, and of nine and ten, which share rows of ten
 SHORT, PADDED_LONG, LONG = 2800, 23280, 25840
-LONG_CLIPS = embedder.LONG
+LONG_CLIPS = network.LONG
 PADDED = 2e-5  # a clip among others of other lengths, against the clip alone
 ENCODER = dataclasses.replace(SMALL, encoder_layers=2)
 
@@ -642,7 +642,7 @@ def test_a_lone_clip_costs_one(clips, rows):
 def test_groups_without_clips_are_passed_over(clips, at_once, computed):
     batch = {"length": np.arange(1, 13, dtype=np.int32), "used": np.arange(12) < clips}
     batch["waveform"] = np.zeros((12, 9), np.int8)
-    step = partial(_in_groups, lambda state, batch: state * batch["length"], lambda room: at_once)
+    step = partial(in_groups, lambda state, batch: state * batch["length"], lambda room: at_once)
     found = jax.jit(step)(3, batch)
     np.testing.assert_array_equal(found, np.where(np.arange(12) < computed, 3 * batch["length"], 0))
 
@@ -651,11 +651,11 @@ def test_a_cpu_takes_few_long_clips_at_once(weights, run_path):
     """Attention's memory grows with the square of the length that the model hears."""
     own, a_minute = asdjax.load(weights[0]), 2 * LONG_CLIPS
     lengths = {9: 4, LONG_CLIPS: 4, LONG_CLIPS + 1: 2, 2 * LONG_CLIPS: 1, 9 * LONG_CLIPS: 1}
-    assert {n: own._at_once(n) for n in lengths} == lengths
+    assert {n: own.network.at_once(n) for n in lengths} == lengths
     of_run = asdjax.load(run_path)  # whose clips are short, wherever they were cut from
-    assert of_run._at_once(a_minute) == 4
-    of_run.n_samples = a_minute
-    assert of_run._at_once(9) == (1 if "beats" in run_path.name else 4)
+    assert of_run.network.at_once(a_minute) == 4
+    of_run.network.n_samples = a_minute
+    assert of_run.network.at_once(9) == (1 if "beats" in run_path.name else 4)
 
 
 def test_products_in_bfloat16(weights, rng, tmp_path):

@@ -10,7 +10,9 @@ import numpy as np
 from asdjax.config.recipe import ViewConfig
 from asdjax.data import audio, channel_diagnostics, dcase
 from asdjax.data.corpus import Corpus
-from asdjax.embedder import RAW, ClipFiles, Embedder, rounded_up, use_channel_2
+from asdjax.embedder import Embedder, extraction
+from asdjax.embedder.extraction import RAW, ClipFiles, use_channel_2
+from asdjax.embedder.network import rounded_up
 from asdjax.errors import AsdjaxError
 from asdjax.runtime import console
 from asdjax.store import runs
@@ -77,20 +79,20 @@ def _embed(
     mono: Collection[str],
     due: Mapping[str, Mapping[ViewConfig, str]],
 ) -> None:
-    embedder = Embedder.load(run)
+    network = Embedder.load(run).network
     # of all machines, not only those due: an interrupted extraction goes on with the same shapes
-    shapes = _Shapes(corpus, machines, run.config().extract.batch_size, embedder.devices)
+    shapes = _Shapes(corpus, machines, run.config().extract.batch_size, network.devices)
     total = sum(len(_clips(machines[machine])) for machine in due)
     with console.progress("extracting", total, "clips") as advance:
         for machine, stale in due.items():
             views = (RAW,) if machine in mono else tuple(stale)
             train = [group for _, group in shapes.groups(machines[machine].train)]
-            calibration = embedder.calibrate(train, views)
+            calibration = extraction.calibrate(network, train, views)
             clips = _clips(machines[machine])
             whole: dict[str, np.ndarray] = {}
             for places, group in shapes.groups(clips):
                 done = 0
-                for part in embedder.stream(group, views, calibration):
+                for part in extraction.stream(network, group, views, calibration):
                     size = len(part["embedding"])
                     for name, values in part.items():
                         if name not in whole:
@@ -139,7 +141,7 @@ class _Shapes:
             files = ClipFiles(
                 paths=[self._corpus.root / clips[i].path for i in places],
                 frames=[self._frames(clips[i]) for i in places],
-                room=room,
+                row_length=room,
                 shortest=shortest,
                 pcm16=self._corpus.pcm16,
                 batch_size=rows,

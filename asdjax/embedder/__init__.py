@@ -1,0 +1,5 @@
+"""A trained embedder on all local devices: from waveforms and files to embeddings."""
+
+from asdjax.embedder.embedding import Embedder as Embedder
+from asdjax.embedder.embedding import Pool as Pool
+from asdjax.embedder.loading import load as load

@@ -1,0 +1,100 @@
+"""Waveforms of any lengths in batches of few shapes: each shape is a program to compile."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from asdjax.data import audio
+from asdjax.embedder.network import LONG, Network, rounded_up
+from asdjax.errors import AsdjaxError
+from asdjax.models import beats_embedder
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Clips that share a batch."""
+
+    clips: list[int]
+    """Their indices."""
+    rows: int
+    """Rows of the batch, at least as many."""
+    row_length: int
+    """Samples of each row."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """How the waveforms for a network are put into batches."""
+
+    network: Network
+
+    @property
+    def shortest(self) -> int:
+        """Samples of the shortest clip that can be embedded."""
+        if self.network.n_samples is not None:
+            return 1
+        return beats_embedder.shortest(self.network.config.model.encoder)
+
+    def row_length(self, samples: int) -> int:
+        """The length of the rows in which a clip of so many samples is embedded."""
+        if self.network.n_samples is not None:
+            return self.network.n_samples
+        return beats_embedder.length_class(self.network.config.model.encoder, samples)
+
+    def groups(self, lengths: Sequence[int]) -> list[Group]:
+        """Clips of these lengths in groups: equal rows together, at most a batch of them."""
+        row_lengths, groups = [self.row_length(n) for n in lengths], []
+        for row_length in sorted(set(row_lengths)):
+            clips = [i for i, n in enumerate(row_lengths) if n == row_length]
+            most = self.network.config.extract.batch_size
+            if self.network.n_samples is None:
+                most = max(1, most * LONG // max(row_length, LONG))
+            # one size for several clips, however many: each is a program to compile
+            rows = rounded_up(most if len(clips) > 1 else 1, self.network.devices)
+            starts = range(0, len(clips), rows)
+            groups += [Group(clips[i : i + rows], rows, row_length) for i in starts]
+        return groups
+
+    def batch(self, waveforms: Sequence[np.ndarray], group: Group) -> dict[str, np.ndarray]:
+        """The batch of a group, "waveform" and "length"; rows beyond its clips are silence."""
+        integers = all(waveforms[i].dtype == np.int16 for i in group.clips)
+        dtype = np.int16 if integers else self.network.dtype
+        batch = {
+            "waveform": np.zeros((group.rows, group.row_length), dtype),
+            "length": np.full(group.rows, group.row_length, np.int32),
+        }
+        for row, clip in enumerate(group.clips):
+            wave = waveforms[clip]
+            if not integers and wave.dtype == np.int16:
+                wave = wave / 32768
+            if self.network.n_samples is not None:
+                wave = audio.fit_length(wave, group.row_length)
+            wave = wave[: group.row_length]
+            batch["waveform"][row, : len(wave)] = wave
+            batch["length"][row] = len(wave)
+        return batch
+
+    def check(self, wave: np.ndarray, name: str) -> float:
+        """The peak of a waveform of floats, 0 of integers.
+
+        Raises:
+            AsdjaxError: the waveform cannot be embedded.
+        """
+        if wave.ndim != 1 or not (wave.dtype == np.int16 or wave.dtype.kind == "f"):
+            raise AsdjaxError(
+                f"{name} is of shape {wave.shape} and type {wave.dtype}: give one channel of "
+                "int16, or of float in [-1, 1]"
+            )
+        if len(wave) < self.shortest:
+            raise AsdjaxError(
+                f"{name} has {len(wave)} samples, too few for this model, which needs "
+                f"{self.shortest}"
+            )
+        if wave.dtype == np.int16:
+            return 0.0
+        peak = float(max(np.max(wave), -np.min(wave)))  # both NaN if a sample is
+        if not math.isfinite(peak):
+            raise AsdjaxError(f"{name} is not finite: repair the recording")
+        return peak

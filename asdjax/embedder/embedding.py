@@ -1,0 +1,170 @@
+"""The public embedder: waveforms in, embeddings out."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32
+
+from asdjax.config.architectures import BEATsConfig
+from asdjax.config.recipe import Config
+from asdjax.data import audio
+from asdjax.data.batches import Waveforms
+from asdjax.embedder.batching import Batching
+from asdjax.embedder.network import Network
+from asdjax.errors import AsdjaxError
+from asdjax.models.beats_embedder import token_mean
+from asdjax.models.parameters import Tree
+from asdjax.store.runs import Run
+from asdjax.training import weights
+from asdjax.training.learner import to_float
+
+Pool = Literal["mean", "none", "head"]
+"""How the tokens of a clip become its embedding: their mean; not at all; as the model was trained
+to (a run's pooling and projection, or a fine-tuned checkpoint's class probabilities)."""
+
+
+class Embedder:
+    """A trained embedder on all local devices: clips in, embeddings out.
+
+    Attributes:
+        config: the run's configuration.
+        n_samples: length to which every view is tiled or cut; None: clips keep their own.
+        devices: where it runs; batches are multiples of their number.
+        shortest: samples of the shortest clip that it embeds.
+        network: the model on them, with its programs.
+        batching: how it puts waveforms into batches.
+    """
+
+    def __init__(self, config: Config, n_samples: int | None, weights: Tree):
+        """Place {"params": {"model"}, "stats": {"model"}}, NumPy arrays, on the devices."""
+        self.config, self.n_samples = config, n_samples
+        self.network = Network(config, n_samples, weights)
+        self.devices = self.network.devices
+        self.batching = Batching(self.network)
+        self.shortest = self.batching.shortest
+
+    @classmethod
+    def load(cls, run: Run | Path | str) -> "Embedder":
+        """The embedder of a finished run, from its last checkpoint, verified by digest.
+
+        Raises:
+            AsdjaxError: not a run directory, training has not finished, or other weights.
+        """
+        return cls(*weights.of_run(run if isinstance(run, Run) else Run(run)))
+
+    def __call__(self, waveform: Waveforms) -> Float32[np.ndarray, "B D"]:
+        """Embeddings under the raw view of waveforms [B, T], int16 or float in [-1, 1].
+
+        Those of converted weights are means over tokens.
+        """
+        if waveform.ndim != 2 or not waveform.size:
+            raise AsdjaxError(f"waveforms of shape {waveform.shape}: give one row or more")
+        return np.stack(self.embed(list(waveform), loud=partial(_warn, level=4)))
+
+    def embed(
+        self,
+        waveforms: Sequence[Waveforms],
+        pool: Pool | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        finished: Callable[[int], object] = lambda clips: None,
+        loud: Callable[[Mapping[str, float]], object] | None = None,
+    ) -> list[Float32[np.ndarray, "*L D"]]:
+        """Embeddings of waveforms [T] of any lengths, int16 or float in [-1, 1], in order.
+
+        Clips that keep their own lengths share compiled programs by length classes, in which they
+        are embedded as they would be alone.
+
+        Args:
+            waveforms: at the model's sample rate.
+            pool: see `Pool`; None: as a run's model was trained to, or the mean of converted
+                weights' tokens.
+            names: what messages call the waveforms; None: by their numbers.
+            finished: called with the number of clips after each batch.
+            loud: called with names and peaks of the waveforms far beyond 1 (`audio.FAR_BEYOND_1`),
+                if there are any; None: a warning names the loudest.
+
+        Returns:
+            An embedding [D] for each; without pooling the tokens [L, D].
+
+        Raises:
+            AsdjaxError: a waveform is too short, of another shape or type, or not finite, or its
+                embedding is not; or the model does not pool so.
+        """
+        pool = self.pooling(pool)
+        waveforms = [np.asarray(wave) for wave in waveforms]
+        names = names or [f"waveform {i}" for i in range(len(waveforms))]
+        peaks = [self.batching.check(w, name) for name, w in zip(names, waveforms, strict=True)]
+        beyond = {n: p for n, p in zip(names, peaks, strict=True) if p > audio.FAR_BEYOND_1}
+        if beyond:
+            (loud or _warn)(beyond)
+        groups = self.batching.groups([len(wave) for wave in waveforms])
+        batches = ((self.batching.batch(waveforms, g), len(g.clips)) for g in groups)
+        results = self.network.run(_pooled, (pool,), self.network.weights, batches)
+        found: list[Any] = [None] * len(waveforms)
+        for group, result in zip(groups, results, strict=True):
+            rows = zip(group.clips, result["embedding"], result["tokens"], strict=True)
+            for clip, embedding, tokens in rows:
+                if not np.isfinite(embedding).all():
+                    raise AsdjaxError(
+                        f"{names[clip]}: the embedding is not finite: the weights or the "
+                        "recording are faulty"
+                    )
+                found[clip] = embedding[:tokens] if pool == "none" else embedding
+            finished(len(group.clips))
+        return found
+
+    def pooling(self, pool: Pool | None = None) -> Pool:
+        """The pooling that `embed` uses when asked for `pool`; `AsdjaxError` if it has none such.
+
+        A run's model has its own, "head"; that of converted weights has "head" if they come from a
+        fine-tuned checkpoint.
+        """
+        if pool not in (None, *get_args(Pool)):
+            raise AsdjaxError(f"pooling {pool!r}: choose one of {', '.join(get_args(Pool))}")
+        model, of_run = self.config.model, self.n_samples is not None
+        if not isinstance(model, BEATsConfig):
+            if pool not in (None, "head"):
+                raise AsdjaxError(
+                    f"pooling {pool!r} is of the tokens of BEATs, and {model.name} has none: leave "
+                    "the choice out"
+                )
+        elif pool == "head" and not of_run:
+            if not model.encoder.finetuned_model:
+                raise AsdjaxError(
+                    f"{model.weights}: no classifier to pool with ('head'): convert a fine-tuned "
+                    "checkpoint, or take the mean"
+                )
+            if model.layers not in ((), (model.encoder.encoder_layers,)):
+                raise AsdjaxError(
+                    f"{model.weights}: the classifier ('head') hears the last layer alone: leave "
+                    "the choice of layers out"
+                )
+        return pool or ("head" if of_run else "mean")
+
+
+def _pooled(network: Network, pool: Pool, state: Tree, batch: Tree) -> Tree:
+    """Embeddings; of unpooled ones "tokens" says how many rows belong to the clip."""
+    waveform = to_float(batch["waveform"], network.dtype)
+    length = batch["length"] if network.n_samples is None else None
+    module = network.module(state)
+    one = jnp.ones(len(waveform), jnp.int32)
+    if pool == "head" and length is None:
+        return {"embedding": module(waveform, train=False), "tokens": one}
+    tokens, valid = module.tokens(waveform, length=length)
+    if pool == "none":
+        count = one * tokens.shape[1] if valid is None else jnp.sum(valid, axis=1)
+        return {"embedding": tokens, "tokens": count.astype(jnp.int32)}
+    if pool == "head":
+        return {"embedding": module.encoder.probabilities(tokens, valid), "tokens": one}
+    return {"embedding": token_mean(tokens, valid), "tokens": one}
+
+
+def _warn(peaks: Mapping[str, float], level: int = 3) -> None:
+    """Warn of loud waveforms at the place that called `Embedder.embed`, `level` - 1 calls above."""
+    warnings.warn(audio.words_on_loudness(peaks), stacklevel=level)

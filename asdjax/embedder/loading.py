@@ -1,0 +1,63 @@
+"""An embedder from a run directory or from a folder of converted weights."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from asdjax.config.architectures import BEATsConfig, ComputeDtype
+from asdjax.config.recipe import Config
+from asdjax.embedder.embedding import Embedder
+from asdjax.errors import AsdjaxError
+from asdjax.store import converted_weights
+from asdjax.store.runs import Run
+from asdjax.training import weights
+
+
+def load(
+    path: Path | str, *, layers: Sequence[int] = (), compute_dtype: ComputeDtype | None = None
+) -> Embedder:
+    """The embedder of a finished run, or of a folder of converted weights.
+
+    Args:
+        path: the run directory or the folder.
+        layers: of converted weights: whose tokens, side by side, are pooled; none means the last.
+        compute_dtype: what the operands of the large products are rounded to; None: the run's
+            `model.compute_dtype`, or float32.
+
+    Returns:
+        An embedder; that of converted weights takes clips at their own lengths and gives the mean
+        over tokens.
+
+    Raises:
+        AsdjaxError: neither of both, damaged, or without such a choice.
+    """
+    path = Path(path)
+    if (path / converted_weights.DOCUMENT).is_file():
+        config, n_samples, tree = weights.of_folder(converted_weights.read(path), tuple(layers))
+        return Embedder(_computing_in(compute_dtype, config), n_samples, tree)
+    if not (path / "config.yaml").is_file():
+        raise AsdjaxError(
+            f"{path}: neither a run directory nor a folder of converted weights: train one with "
+            "asdjax train, or convert BEATs_iter3.pt with asdjax convert beats"
+        )
+    if layers:
+        raise AsdjaxError(
+            f"{path}: layers can be chosen of converted weights; a run's are in its recipe "
+            "(model.layers)"
+        )
+    config, n_samples, tree = weights.of_run(Run(path))
+    return Embedder(_computing_in(compute_dtype, config), n_samples, tree)
+
+
+def _computing_in(compute_dtype: ComputeDtype | None, config: Config) -> Config:
+    """The configuration with another type for the large products' operands."""
+    if compute_dtype is None:
+        return config
+    if compute_dtype not in get_args(ComputeDtype):
+        choices = ", ".join(get_args(ComputeDtype))
+        raise AsdjaxError(f"compute_dtype {compute_dtype!r}: choose one of {choices}")
+    model = dataclasses.replace(config.model, compute_dtype=compute_dtype)
+    if isinstance(model, BEATsConfig) and compute_dtype == "float32":
+        model = dataclasses.replace(model, fused_attention=False)  # which rounds to bfloat16
+    return dataclasses.replace(config, model=model)
