@@ -28,8 +28,8 @@ from asdjax.models.lora import (
     einsum,
     is_adapter,
     merge,
-    split_adapters,
 )
+from asdjax.models.parameters import divided
 
 CASES = ["r64_linear", "r8_pool", "r128_pool"]
 
@@ -208,8 +208,8 @@ TREES = st.recursive(
 
 @settings(max_examples=50)
 @given(TREES)
-def test_split_adapters(params):
-    adapters, base = (paths(part) for part in split_adapters(params))
+def test_adapters_apart(params):
+    adapters, base = (paths(part) for part in divided(params, is_adapter))
     assert adapters.keys() | base.keys() == paths(params).keys()
     assert all(map(is_adapter, adapters)) and not any(map(is_adapter, base))
     for path, value in (adapters | base).items():

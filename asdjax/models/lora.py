@@ -7,7 +7,7 @@ zeros, so that an adapted encoder starts as the encoder itself.
 
 import functools
 import math
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from asdjax.config.architectures import ComputeDtype, LoRAConfig
 from asdjax.models.layers import Linear, Rng
-
-Tree: TypeAlias = dict[str, Any]  # nested, string keys, arrays as leaves
+from asdjax.models.parameters import Tree
 
 _ADAPTERS = ("lora_a", "lora_b")
 
@@ -178,21 +177,6 @@ class LoRALinear(Projection):
 def is_adapter(path: tuple[str, ...]) -> bool:
     """Whether the array at `path` in a tree of weights belongs to an adapter."""
     return path[-1] in _ADAPTERS
-
-
-def split_adapters(params: Tree) -> tuple[Tree, Tree]:
-    """The adapters' arrays and all others, each in the nesting of `params`."""
-    adapters, base = {}, {}
-    for key, value in params.items():
-        if isinstance(value, dict):
-            inner_adapters, inner_base = split_adapters(value)
-            if inner_adapters:
-                adapters[key] = inner_adapters
-            if inner_base:
-                base[key] = inner_base
-        else:
-            (adapters if is_adapter((key,)) else base)[key] = value
-    return adapters, base
 
 
 def merge(params: Tree, scale: float) -> Tree:

@@ -4,9 +4,11 @@
 on them, under JAX's own transformations.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from asdjax.models.layers import BatchStat
@@ -57,39 +59,38 @@ def merged(graphdef: nnx.GraphDef, params: Tree, stats: Tree) -> nnx.Module:
     return nnx.merge(graphdef, _indexed(params), _indexed(stats))
 
 
-def join(trained: Tree, frozen: Tree) -> Tree:
-    """All weights again, from the two parts of `partition`."""
-    result = dict(trained)
-    for key, value in frozen.items():
-        if key in result:
-            assert isinstance(value, dict) and isinstance(result[key], dict), "in both parts"
-            value = join(result[key], value)
-        result[key] = value
-    return result
+def divided(params: Tree, wanted: Callable[[tuple[str, ...]], bool]) -> tuple[Tree, Tree]:
+    """The arrays whose paths are wanted, and all others, each in the nesting of `params`."""
+    flat = flatten_dict(params)
+    chosen = {path: value for path, value in flat.items() if wanted(path)}
+    others = {path: value for path, value in flat.items() if path not in chosen}
+    return unflatten_dict(chosen), unflatten_dict(others)
+
+
+def join(one: Tree, other: Tree) -> Tree:
+    """The inverse of `divided`."""
+    one, other = flatten_dict(one), flatten_dict(other)
+    assert not one.keys() & other.keys(), "in both parts"
+    return unflatten_dict(one | other)
 
 
 def replace(params: Tree, others: Tree) -> Tree:
     """The same weights, with others in the place of those that `others` holds."""
-    result = dict(params)
-    for key, value in others.items():
-        inside = isinstance(value, dict)
-        assert inside == isinstance(params[key], dict)
-        assert inside or value.shape == params[key].shape, key
-        result[key] = replace(params[key], value) if inside else value
-    return result
+    flat, new = flatten_dict(params), flatten_dict(others)
+    for path, value in new.items():
+        assert value.shape == flat[path].shape, path
+    return unflatten_dict(flat | new)
 
 
 def _plain(state: nnx.State) -> Tree:
     """Nested dictionaries with string keys only: checkpoints know no integer keys."""
-
-    def strings(tree: Any) -> Any:
-        return {str(k): strings(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
-
-    return strings(nnx.to_pure_dict(state))
+    flat = flatten_dict(nnx.to_pure_dict(state))
+    return unflatten_dict({tuple(map(str, path)): value for path, value in flat.items()})
 
 
-def _indexed(tree: Any) -> Any:
+def _indexed(tree: Tree) -> dict:
     """The inverse of `_plain`: places in an `nnx.List` as integers."""
-    if not isinstance(tree, dict):
-        return tree
-    return {int(k) if k.isdigit() else k: _indexed(v) for k, v in tree.items()}
+    flat = flatten_dict(tree)
+    return unflatten_dict(
+        {tuple(int(k) if k.isdigit() else k for k in path): value for path, value in flat.items()}
+    )

@@ -12,7 +12,7 @@ from asdjax.models.beats_embedder import BEATsEmbedder, check_length
 from asdjax.models.layers import Rng
 from asdjax.models.lora import is_adapter, merge
 from asdjax.models.multiresnet import MultiResNet
-from asdjax.models.parameters import Tree
+from asdjax.models.parameters import Tree, divided
 
 
 def build(config: ModelConfig, n_samples: int | None, sample_rate: int, seed: int) -> nnx.Module:
@@ -71,20 +71,7 @@ def partition(config: ModelConfig, params: Tree) -> tuple[Tree, Tree]:
         "lora": lambda path: path[0] != "encoder" or is_adapter(path),
         "frozen": lambda path: False,
     }[config.adaptation if isinstance(config, BEATsConfig) else "full"]
-
-    def part(tree: Tree, wanted: bool, path: tuple[str, ...] = ()) -> Tree:
-        result = {}
-        for key, value in tree.items():
-            here = (*path, key)
-            if isinstance(value, dict):
-                inside = part(value, wanted, here)
-                if inside:
-                    result[key] = inside
-            elif trains(here) == wanted:
-                result[key] = value
-        return result
-
-    return part(params, True), part(params, False)
+    return divided(params, trains)
 
 
 def is_frozen(config: ModelConfig) -> bool:

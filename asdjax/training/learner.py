@@ -77,7 +77,7 @@ class Learner:
         return self._encoder(weights)  # all of it is frozen, and nothing else
 
     def _encoder(self, weights: Pretrained) -> parameters.Tree:
-        _, base = lora.split_adapters(self._params["encoder"])
+        _, base = parameters.divided(self._params["encoder"], lora.is_adapter)
         return load_pretrained(weights, {"encoder": base})
 
     def shapes(self) -> State:
