@@ -12,7 +12,6 @@ from support.converted_beats import folder as folder  # a fixture
 from asdjax.config import recipe as configs
 from asdjax.config.architectures import BEATsConfig
 from asdjax.errors import AsdjaxError
-from asdjax.models import parameters, registry
 from asdjax.store import converted_weights
 from asdjax.store.checkpoint import digest, load_pretrained
 

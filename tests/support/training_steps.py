@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from asdjax import models
 from asdjax.commands.train import train
+from asdjax.models import parameters
 from asdjax.runtime import parallel
 
 SMALL_SAMPLES = 5000
@@ -44,8 +44,8 @@ def run_steps(work, state, batches, devices):
 def embedded(work, state, waveform):
     """The clips' embeddings by a state's model, in one program."""
     weights = state["weights"]
-    model = models.join(weights["params"]["model"], state["frozen"])
-    compiled = jax.jit(partial(models.apply, work.graphdef, train=False))
+    model = parameters.join(weights["params"]["model"], state["frozen"])
+    compiled = jax.jit(partial(parameters.apply, work.graphdef, train=False))
     return compiled(model, weights["stats"]["model"], waveform)[0]
 
 
