@@ -1,10 +1,9 @@
 """Embeddings of the views of clips in files, batch by batch."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,8 +65,8 @@ def calibrate(
         ratios = [
             values[valid]
             for clips in groups
-            for values, valid in _results(
-                network, _ratios, (view,), network.weights, clips, clips.row_length, True
+            for values, valid in network.run(
+                _ratios, (view,), network.weights, _read(network, clips, clips.row_length, True)
             )
         ]
         together = np.concatenate(ratios)
@@ -95,9 +94,10 @@ def stream(
         views: how.
         calibration: from `calibrate`.
 
-    Yields:
-        "embedding" float32 [b, V, D]; of two channels also the facts of `signal.views.make`,
-        "gain" [b, V], "level_db", "correlation" and "lag" [b], "silent" [b, 2].
+    Returns:
+        Of each batch "embedding" float32 [b, V, D]; of two channels also the facts of
+        `signal.views.make`, "gain" [b, V], "level_db", "correlation" and "lag" [b], "silent"
+        [b, 2].
     """
     two_channels = use_channel_2(views)
     row_length, shortest = clips.row_length, clips.shortest
@@ -107,20 +107,15 @@ def stream(
     state = network.weights
     if calibration:
         state = {**state, "calibration": parallel.replicate(dict(calibration), network.devices)}
-    yield from _results(network, _embed, (views, shortest), state, clips, row_length, two_channels)
+    read = _read(network, clips, row_length, two_channels)
+    return network.run(_embed, (views, shortest), state, read)
 
 
-def _results(
-    network: Network,
-    step: Callable,
-    static: tuple[Any, ...],
-    state: Tree,
-    clips: ClipFiles,
-    row_length: int,
-    two_channels: bool,
-) -> Iterator[Tree]:
-    """What `Network.run` yields for clips in files."""
-    read = batches.inference_batches(
+def _read(
+    network: Network, clips: ClipFiles, row_length: int, two_channels: bool
+) -> Iterator[tuple[Tree, int]]:
+    """Batches of clips for `Network.run`."""
+    return batches.inference_batches(
         clips.paths,
         clips.frames,
         network.config.audio,
@@ -129,7 +124,6 @@ def _results(
         two_channels=two_channels,
         pcm16=clips.pcm16,
     )
-    return network.run(step, static, state, read)
 
 
 def _embed(
