@@ -234,7 +234,7 @@ def _loop(
         if not isinstance(place, dict) or type(place.get("next_index")) is not int:
             raise AsdjaxError(
                 f"{run.checkpoints / str(begun)}: does not say where in the data it was saved: "
-                "delete it and train again, or begin anew with --no-resume"
+                "delete it and train again, or start over with --no-resume"
             )
         host_state |= checkpoints.restore(begun, {item: host_state[item] for item in ITEMS})
         data.restore(place)
