@@ -18,7 +18,7 @@ from support.converted_beats import folder as folder  # a fixture
 from asdjax.cli import main
 from asdjax.config import recipe as configs
 from asdjax.errors import AsdjaxError, UsageError
-from asdjax.scoring.metrics import harmonic_mean
+from asdjax.scoring.averages import harmonic_mean
 from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
