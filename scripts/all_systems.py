@@ -166,7 +166,7 @@ def _run(arguments: Sequence[str], log_path: Path) -> str | None:
     with atomic.writing(log_path):
         log_path.parent.mkdir(parents=True, exist_ok=True)
     last = b""
-    with atomic.open_to_append(log_path) as log:
+    with atomic.writing(log_path), atomic.open_to_append(log_path) as log:  # also while it closes
 
         def write(line: bytes) -> None:
             with atomic.writing(log_path):

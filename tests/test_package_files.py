@@ -65,6 +65,14 @@ class Stream(io.RawIOBase):
         return len(data)
 
 
+def unpacked_size_first(content):
+    """As Info-ZIP into a pipe and libarchive write it: the record knows the unpacked size alone."""
+    changed = bytearray(content)
+    for member in zipfile.ZipFile(io.BytesIO(content)).infolist():
+        struct.pack_into("<L", changed, member.header_offset + 22, member.file_size)
+    return bytes(changed)
+
+
 def test_ordinary_archives_of_other_programs(system, tmp_path):
     package = tmp_path / "p.zip"
     streamed = Stream()
@@ -83,6 +91,7 @@ def test_ordinary_archives_of_other_programs(system, tmp_path):
         zip_bytes(system, ("task2/", b""), (f"task2/{LABEL}/", b""), comment=b"made by hand"),
         zip_bytes(system, ("x.technical_report.pdf", os.urandom(2**20))),
         streamed.content,
+        unpacked_size_first(streamed.content),
         with_zip64.getvalue(),
     ):
         package.write_bytes(content)

@@ -220,7 +220,10 @@ def _check_records(content: bytes, archive: zipfile.ZipFile, path: Path) -> None
             raise _no_zip(path, "a member has two names")
         stated = member.CRC, member.compress_size, member.file_size
         found = (crc, packed, size)
-        later = flags & 8 and {*found} <= {0, 0xFFFFFFFF}  # they stand behind the content instead
+        # What is not known when a record is written stands behind the content.
+        later = flags & 8 and all(
+            value in (0, 0xFFFFFFFF, true) for value, true in zip(found, stated, strict=True)
+        )
         same = method == member.compress_type and not (flags ^ member.flag_bits) & 8
         if not same or not (found == stated or later):
             raise _no_zip(path, "a file's own record and the list of files state different things")

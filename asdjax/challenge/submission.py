@@ -164,7 +164,7 @@ def read_system(folder: Traversable, allowance: Allowance | None = None) -> Syst
     scores, decisions, others, meta = {}, {}, [], None
     faults: tuple[str, ...] = ()
     for file in entries(folder):
-        match = _table_name(file.name)
+        match = _table_name(unicodedata.normalize("NFC", file.name))
         if is_folder(file):
             others.append(file.name)
         elif match and match["kind"] == _SCORE:

@@ -21,8 +21,9 @@ _CLIP_LIKE = re.compile(r"section_[0-9]{2}")
 _CLIP = re.compile(
     r"section_[0-9]{2}_((source|target)_(train|test)_(normal|anomaly)_)?[0-9]{4}(?![0-9])"
 )  # how a clip's name begins
-_ARCHIVE = re.compile(r"\.(zip|7z|rar|tar|tgz|tar\.(gz|bz2|xz))$", re.I)
-_DOWNLOADED = re.compile(r"(dev|eval)_")  # how the names of the challenge's archives begin
+_ARCHIVES = ("zip", "7z", "rar", "tar", "tgz", "tar.gz", "tar.bz2", "tar.xz")
+_ARCHIVE = re.compile(rf"\.({'|'.join(map(re.escape, _ARCHIVES))})$", re.I)
+_DOWNLOADED = re.compile(r"^(dev|eval(_data)?)_")  # how the challenge's archives' names begin
 _MOST_NAMES = 200_000  # looked at outside the machines' own folders
 
 
@@ -171,21 +172,28 @@ class _Places:
 
 def _archives(places: _Places) -> Iterator[Unused]:
     """Archives that may hold a machine, or a split of one, that was not unpacked."""
-    names = {machine.name for machine in places.machines}
+    folders = {machine.name: machine for machine in places.machines}
+
+    def unpacked(base: Path, stem: str) -> bool:
+        machine, split = _DOWNLOADED.sub("", stem), None
+        for name in SPLITS:
+            if machine.endswith(f"_{name}"):
+                machine, split = machine.removesuffix(f"_{name}"), name
+        there = machine in folders and (split is None or os.path.isdir(folders[machine] / split))
+        return there or os.path.isdir(base / stem)
+
     for base in _bases(places.root):
-        packed = [
-            name
-            for name in sorted(os.listdir(base))
-            if _ARCHIVE.search(name) and not any(machine in name for machine in names)
-        ]
+        names = [name for name in sorted(os.listdir(base)) if _ARCHIVE.search(name)]
+        packed = [name for name in names if not unpacked(base, _ARCHIVE.sub("", name))]
         if packed:
-            why = f"{', '.join(packed)}: if it holds a machine, unpack it"
-            yield Unused(places.name(base), 0, why, any(map(_DOWNLOADED.match, packed)))
-    for machine in sorted(places.machines):
-        for name in sorted(os.listdir(machine)):
-            split = _ARCHIVE.sub("", name)
-            if split != name and split in SPLITS and not os.path.isdir(machine / split):
-                yield Unused(places.name(machine), 0, f"{name}: unpack it", lost=True)
+            why = f"archives such as {packed[0]}: if they hold machines, unpack them"
+            yield Unused(places.name(base), 0, why, lost=False)
+    for machine in places.machines:
+        for ending in _ARCHIVES:
+            for split in SPLITS:
+                name = f"{split}.{ending}"
+                if os.path.isfile(machine / name) and not os.path.isdir(machine / split):
+                    yield Unused(places.name(machine), 0, f"{name}: unpack it", lost=True)
 
 
 def _repeats(folder: Path, names: Sequence[str], split: Path) -> bool:
@@ -235,4 +243,4 @@ def _is_audio(name: str) -> bool:
 
 def _belongs_to_one(name: str, clips: Set[str]) -> bool:
     """Whether a file stands beside a clip, such as its features or checksum."""
-    return any(name[:i] in clips for i, character in enumerate(name) if character == ".")
+    return any(name[:i] in clips for i in range(len(name)))
