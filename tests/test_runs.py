@@ -349,6 +349,10 @@ def test_a_run_stays_one_whatever_became_of_it(tmp_path):
 def test_what_a_killed_command_was_deleting_goes_with_the_next(tmp_path):
     run = begun(tmp_path)
     (tmp_path / ".embeddings.discarded" / "raw").mkdir(parents=True)
+    for others in ".notes.discarded", ".corpus.asdjax-partial":
+        (tmp_path / others).mkdir()
     with run.lock():
         pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".corpus.asdjax-partial", ".lock", ".notes.discarded", "config.yaml",
+    ]  # fmt: skip

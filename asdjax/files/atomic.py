@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -254,11 +254,18 @@ def discard(folder: Path) -> None:
             shutil.rmtree(gone)
 
 
-def clear(folder: Path) -> None:
-    """Delete the hidden folders that killed processes left; the caller holds a lock on it."""
+def clear(folder: Path, names: Sequence[str] | None = None) -> None:
+    """Delete the hidden folders that killed processes left; the caller holds a lock on it.
+
+    Args:
+        folder: where they are.
+        names: of the folders that were being deleted; None: whatever was made or deleted there.
+    """
+    hidden = None if names is None else {discarded(folder / name).name for name in names}
     with writing(folder):
         for path in folder.iterdir() if folder.is_dir() else ():
-            if _HIDDEN_FOLDER.fullmatch(path.name) and path.is_dir():
+            ours = _HIDDEN_FOLDER.fullmatch(path.name) if hidden is None else path.name in hidden
+            if ours and path.is_dir():
                 shutil.rmtree(path)
 
 

@@ -88,7 +88,7 @@ class Run:
         with self._made(), atomic.locked(self.path / ".lock", f"{self.path}: {_BUSY}"):
             for place in self._all_ours():
                 atomic.refuse_links(place)
-            atomic.clear(self.path)  # leftovers of a command killed while it was deleting
+            atomic.clear(self.path, ("checkpoints", *_FOLLOWING))  # a killed command's leftovers
             yield
 
     def _refuse_foreign(self) -> None:
