@@ -5,18 +5,22 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
     PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructTypeInfo,
 )
 
 from asdjax.config import recipe as configs
+from asdjax.config import registry, schema
 from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import Config
+from asdjax.config.schema import Choice
 from asdjax.errors import AsdjaxError, UsageError
 
 if TYPE_CHECKING:
@@ -103,6 +107,36 @@ def _plain_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     )
 
 
+_OPEN = object()
+"""Marks a section whose fields tyro has been asked for."""
+
+
+@_REGISTRY.struct_rule
+def _open_choices(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """How tyro shows a setting that names a registered thing: with all names of its kind."""
+    if not dataclasses.is_dataclass(info.type) or _OPEN in info.markers:
+        return None
+    marked = dataclasses.replace(info, markers=(*info.markers, _OPEN))
+    spec = ConstructorRegistry.get_struct_spec(marked)
+    if not isinstance(spec, StructConstructorSpec):
+        return None
+    kinds = {
+        field.name: bound.kind
+        for field in spec.fields
+        for bound in getattr(field.type, "__metadata__", ())
+        if isinstance(bound, registry.Name)
+    }
+    if issubclass(info.type, Choice):
+        kinds[info.type.tag] = info.type.kind
+    fields = [
+        dataclasses.replace(field, type=Literal[registry.names(kinds[field.name])])
+        if field.name in kinds
+        else field
+        for field in spec.fields
+    ]
+    return dataclasses.replace(spec, fields=tuple(fields))
+
+
 def require_apart(run: Path, data: Path, option: str = "--run") -> None:
     """Refuse a run directory inside the data set or around it, also through links.
 
@@ -174,7 +208,7 @@ def parse(verb: str, kind: type[Any], args: Sequence[str]) -> Any:
     """
     source = getattr(kind, "source", None)
     if source is None:
-        return _parse_with(verb, args, kind, None)
+        return _parse_with(verb, args, kind)
     # With options before it the guess may be an option's value: tyro, which knows every option,
     # has the last word.
     guess = _first_positional(args)
@@ -182,32 +216,100 @@ def parse(verb: str, kind: type[Any], args: Sequence[str]) -> Any:
         default = None if guess is None else _default(kind, guess)
     except AsdjaxError:
         default = None
-    command = _parse_with(verb, args, kind, default, guess)
+    command = _parse_with(verb, *_choose(args, default or _default(kind, None)), guess)
     named = str(getattr(command, source))
     if guess is not None and default is not None and named == config_name(guess):
         return command
-    return _parse_with(verb, args, kind, _default(kind, named), named)
+    return _parse_with(verb, *_choose(args, _default(kind, named)), named)
 
 
-def _default(kind: type[Any], named: str) -> Any:
+def _choose(args: Sequence[str], command: Any) -> tuple[list[str], Any]:
+    """The arguments, and the defaults with the classes that they choose.
+
+    Only the settings of a section's class are options: the class must be known before the options
+    are read. An option that names a section, `--loss arcface`, means the section's name.
+
+    Args:
+        args: of the command line.
+        command: what they change.
+
+    Raises:
+        UsageError: no such thing is registered.
+    """
+    args, chosen = list(args), []
+    for i, argument in enumerate(args):
+        option, equals, value = argument.partition("=")
+        if not option.startswith("--") or not (equals or i + 1 < len(args)):
+            continue
+        path = option[2:].replace("-", "_").split(".")
+        chosen.append((path, i, value if equals else args[i + 1]))
+    for path, i, name in sorted(chosen, key=lambda choice: len(choice[0])):
+        section = _inside(command, path)
+        if isinstance(section, Choice):
+            path = [*path, section.tag]
+            args[i] = args[i].replace("=", f".{section.tag}=", 1)
+            args[i] += "" if "=" in args[i] else f".{section.tag}"
+        section = _inside(command, path[:-1])
+        if isinstance(section, Choice) and path[-1] == section.tag:
+            names = registry.names(section.kind)
+            if name not in names:
+                key = ".".join(path)
+                raise UsageError(
+                    f"--{key}: expected one of {', '.join(names)}, found {schema.shown(name)}"
+                )
+            command = _with(command, path[:-1], _converted(section, name))
+    return args, command
+
+
+def _converted(section: Choice, name: str) -> Choice:
+    """Another class of the kind, with the settings that it has in common."""
+    chosen = registry.find(section.kind, name)
+    settings = {f.name for f in dataclasses.fields(chosen)} - {section.tag}
+    return chosen(**{s: getattr(section, s) for s in settings if hasattr(section, s)})
+
+
+def _inside(value: Any, path: Sequence[str]) -> Any:
+    """What is at a path of attributes and indices; the configuration's sections stand alone."""
+    for part in path:
+        if isinstance(value, tuple):
+            value = value[int(part)] if part.isdecimal() and int(part) < len(value) else None
+        else:
+            value = getattr(value, part, getattr(getattr(value, "config", None), part, None))
+    return value
+
+
+def _with(value: Any, path: Sequence[str], new: Any) -> Any:
+    """The same with something else at a path."""
+    if not path:
+        return new
+    if isinstance(value, tuple):
+        changed = [_with(v, path[1:], new) if str(i) == path[0] else v for i, v in enumerate(value)]
+        return tuple(changed)
+    if not hasattr(value, path[0]):
+        path = ["config", *path]
+    return dataclasses.replace(value, **{path[0]: _with(getattr(value, path[0]), path[1:], new)})
+
+
+def _default(kind: type[Any], named: str | None) -> Any:
     """An instance with what a recipe or a run holds, and with nothing where there is no default."""
     values = {
         field.name: tyro.MISSING if field.default is dataclasses.MISSING else field.default
         for field in dataclasses.fields(kind)
+        if field.default_factory is dataclasses.MISSING
     }
-    return kind(**values | kind.defaults(config_name(named)))
+    return kind(**values | ({} if named is None else kind.defaults(config_name(named))))
 
 
-def _parse_with(
-    verb: str, args: Sequence[str], kind: type, default: Any, named: str | None = None
-) -> Any:
+def _parse_with(verb: str, args: Sequence[str], default: Any, named: str | None = None) -> Any:
+    """What tyro makes of the arguments, given a class or the defaults."""
     if {"-h", "--help"} & set(args):  # tyro leaves out of its help what has been given
         args = [argument for argument in args if argument != named]
+    is_class = isinstance(default, type)
     return tyro.cli(
-        kind,
+        default if is_class else type(default),
         prog=f"asdjax {verb}",
         args=args,
-        default=default,
+        default=None if is_class else default,
         config=(tyro.conf.AvoidSubcommands,),
         registry=_REGISTRY,
     )

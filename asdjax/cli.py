@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -30,13 +31,14 @@ from asdjax.arguments import (
     require_folder,
 )
 from asdjax.config import recipe as configs
+from asdjax.config import registry
 from asdjax.config.architectures import ComputeDtype
+from asdjax.config.interfaces import Threshold
 from asdjax.config.recipe import (
     AudioConfig,
     BackendConfig,
     Config,
     DatasetConfig,
-    DecisionConfig,
     SynthConfig,
 )
 from asdjax.errors import AsdjaxError, UsageError
@@ -103,7 +105,7 @@ class Check:
     data: DataRoot
     json: bool = False
     """Print one JSON document (schema asdjax.check/1)."""
-    config: Annotated[Config, arg(name="")] = Config()
+    config: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
 
     source: ClassVar[str] = "recipe"
 
@@ -138,7 +140,7 @@ class Train:
     run: RunPath
     resume: bool = True
     """Continue from the newest checkpoint; --no-resume discards it and begins again."""
-    config: Annotated[Config, arg(name="")] = Config()
+    config: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
 
     source: ClassVar[str] = "recipe"
     defaults = Check.defaults
@@ -228,7 +230,7 @@ class Score:
     lost: ClassVar[str] = "machines that were scored are kept, and the same command continues"
     run: Positional[FinishedRun]
     backend: BackendConfig = BackendConfig()
-    decision: DecisionConfig = DecisionConfig()
+    decision: Threshold = dataclasses.field(default_factory=partial(registry.default, "threshold"))
 
     source: ClassVar[str] = "run"
 

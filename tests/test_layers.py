@@ -38,9 +38,17 @@ def sources() -> dict[str, ast.Module]:
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """Dotted names of everything a tree imports, inside functions too."""
+    """Dotted names of everything a tree imports when it runs, inside functions too."""
     names = set()
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
     for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

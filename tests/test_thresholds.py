@@ -8,16 +8,22 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from asdjax.config.recipe import BackendConfig, DecisionConfig
+from asdjax.config import registry
+from asdjax.config.interfaces import Threshold
+from asdjax.config.recipe import BackendConfig
 from asdjax.errors import AsdjaxError
-from asdjax.scoring import backends, thresholds
+from asdjax.scoring import backends, false_alarms, thresholds
+
+
+def decision(method: str = "quantile", level: float = 0.9) -> Threshold:
+    return registry.find("threshold", method)(level=level)
 
 
 def test_quantile_is_linear_between_scores():
-    assert thresholds.fit(DecisionConfig(), np.arange(11.0)) == 9.0
-    assert thresholds.fit(DecisionConfig(), np.arange(12.0)) == pytest.approx(9.9, abs=1e-12)
-    assert thresholds.fit(DecisionConfig(level=0.5), np.array([3.0, 1.0])) == 2.0
-    assert thresholds.fit(DecisionConfig("in_sample"), np.zeros(4)) == 0.0
+    assert thresholds.fit(decision(), np.arange(11.0)) == 9.0
+    assert thresholds.fit(decision(), np.arange(12.0)) == pytest.approx(9.9, abs=1e-12)
+    assert thresholds.fit(decision(level=0.5), np.array([3.0, 1.0])) == 2.0
+    assert thresholds.fit(decision("in_sample"), np.zeros(4)) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -25,13 +31,13 @@ def test_quantile_is_linear_between_scores():
 )
 def test_conformal_rank(clips, level, rank, rng):
     scores = rng.permutation(np.arange(1.0, clips + 1))
-    assert thresholds.fit(DecisionConfig("conformal", level), scores) == rank
+    assert thresholds.fit(decision("conformal", level), scores) == rank
 
 
 def test_gamma_recovers_the_quantile_of_gamma_scores(rng):
     scores = 0.3 + stats.gamma.rvs(3.0, scale=0.1, size=20000, random_state=rng)
     expected = 0.3 + stats.gamma.ppf(0.9, 3.0, scale=0.1)
-    assert thresholds.fit(DecisionConfig("gamma"), scores) == pytest.approx(expected, rel=0.01)
+    assert thresholds.fit(decision("gamma"), scores) == pytest.approx(expected, rel=0.01)
 
 
 def machine_scores(machine, seed):
@@ -53,7 +59,7 @@ DRAWS = list(itertools.product(range(12), range(3)))
 
 
 def gamma(scores, level=0.9):
-    return thresholds.fit(DecisionConfig("gamma", level), scores)
+    return thresholds.fit(decision("gamma", level), scores)
 
 
 def likeliest_gamma(scores, level):
@@ -113,7 +119,7 @@ def test_gamma_thresholds_lie_near_the_quantile_of_a_machines_scores(machine, se
     "scores", [machine_scores(*DRAWS[0]), np.arange(12.0) ** 3, [0.1] * 9 + [2]]
 )
 def test_thresholds_follow_unit_and_origin(method, scores):
-    scores, config = np.array(scores), DecisionConfig(method, 0.8)
+    scores, config = np.array(scores), decision(method, 0.8)
     threshold, spread = thresholds.fit(config, scores), np.ptp(scores)
     for unit in (1e-300, 1e-12, 1e-3, 1e-2, 0.1, 0.7, 3.0, 1e4, 1e12, 1e290):
         assert thresholds.fit(config, unit * scores) / unit == pytest.approx(threshold, rel=1e-7)
@@ -154,13 +160,13 @@ def test_gamma_of_nearly_equal_scores_stays_among_them():
 @pytest.mark.parametrize(
     ("config", "scores", "words"),
     [
-        (DecisionConfig(), [], "needs training scores"),
-        (DecisionConfig(), [0.1, np.nan], "finite"),
-        (DecisionConfig("conformal", 0.5), [0.1, np.inf], "finite"),
-        (DecisionConfig("gamma"), [-1e308, 1e308], "below 1e\\+300"),
-        (DecisionConfig("conformal"), [0.1] * 8, "too few"),
-        (DecisionConfig("gamma"), [0.1] * 8, "equal"),
-        (DecisionConfig("gamma"), [0.1], "equal"),
+        (decision(), [], "needs training scores"),
+        (decision(), [0.1, np.nan], "finite"),
+        (decision("conformal", 0.5), [0.1, np.inf], "finite"),
+        (decision("gamma"), [-1e308, 1e308], "below 1e\\+300"),
+        (decision("conformal"), [0.1] * 8, "too few"),
+        (decision("gamma"), [0.1] * 8, "equal"),
+        (decision("gamma"), [0.1], "equal"),
     ],
 )
 def test_impossible_thresholds_are_refused(config, scores, words):
@@ -180,7 +186,7 @@ def test_fresh_source_clips_alarm_at_the_level_meant(method):
 
         bank = np.concatenate([normal(990, 1.0), normal(10, 1.0)])
         backend = backends.fit(BackendConfig(), bank, np.arange(1000) >= 990)
-        threshold = thresholds.fit(DecisionConfig(method), backend.leave_one_out())
+        threshold = thresholds.fit(decision(method), backend.leave_one_out())
         rates.append(np.mean(backend.score(normal(2000, 1.0)) > threshold))
     # the threshold of 1000 clips and the rate of 2000 vary: 0.0095 and 0.0067, together 0.0116
     allowed = 0.02 if method == "gamma" else 3 * 0.0116 / np.sqrt(len(rates))
@@ -201,7 +207,7 @@ def rows(scores, domains, threshold):
 
 def test_summary_counts_the_training_clips_alone():
     domains = ["source"] * 4 + ["target"] * 2
-    facts = thresholds.summary(rows([0.1, 0.2, 0.3, 0.6, 0.7, 0.8], domains, 0.5), DecisionConfig())
+    facts = false_alarms.summary(rows([0.1, 0.2, 0.3, 0.6, 0.7, 0.8], domains, 0.5), decision())
     assert facts == {
         "00": {
             "method": "quantile",
@@ -213,13 +219,13 @@ def test_summary_counts_the_training_clips_alone():
             "far_from_level": False,
         }
     }
-    assert thresholds.sentence(facts["00"]) == (
+    assert false_alarms.sentence(facts["00"], decision()) == (
         "threshold 0.5 (quantile, level 0.9); false alarms among leave-one-out scores: source "
         "25.0 % of 4, target 100.0 % of 2 clips"
     )
-    alone = thresholds.summary(rows([0.1, 0.6], ["source"] * 2, 0.5), DecisionConfig())["00"]
-    assert alone["false_alarm_rate"]["target"] is None and "target" not in thresholds.sentence(
-        alone
+    alone = false_alarms.summary(rows([0.1, 0.6], ["source"] * 2, 0.5), decision())["00"]
+    assert alone["false_alarm_rate"]["target"] is None and "target" not in false_alarms.sentence(
+        alone, decision()
     )
 
 
@@ -239,19 +245,19 @@ def test_a_rate_far_from_the_level_is_said(method, level, alarms, words):
     scores = np.arange(100.0)
     domains = ["source"] * 90 + ["target"] * 10
     table = rows(scores, domains, 99.5 - alarms)
-    facts = thresholds.summary(table, DecisionConfig(method, level))["00"]
+    facts = false_alarms.summary(table, decision(method, level))["00"]
     assert facts["far_from_level"] == (words is not None)
     low, high = facts["expected_false_alarms"]
     chances = stats.binom.pmf(np.arange(101), 100, 1 - level)
     assert chances[:low].sum() < 0.005 < chances[: low + 1].sum()
     assert chances[high + 1 :].sum() < 0.005 < chances[high:].sum()
-    said = thresholds.sentence(facts)
+    said = false_alarms.sentence(facts, decision(method, level))
     assert words in said if words else "far from" not in said
 
 
 def test_scores_with_an_outlier_make_a_gamma_threshold_that_is_said_to_be_far():
     scores = np.append(np.random.default_rng(0).normal(0.1, 0.01, 99), 10.0)
-    facts = thresholds.summary(
-        rows(scores, ["source"] * 100, gamma(scores)), DecisionConfig("gamma")
-    )["00"]
+    facts = false_alarms.summary(rows(scores, ["source"] * 100, gamma(scores)), decision("gamma"))[
+        "00"
+    ]
     assert facts["false_alarm_rate"]["source"] == 0.01 and facts["far_from_level"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from asdjax.config import schema, strict_yaml
 from asdjax.config.architectures import BEATsConfig, MultiResNetConfig
-from asdjax.config.recipe import Config, DecisionConfig, ViewConfig
+from asdjax.config.recipe import Config, ViewConfig
 from asdjax.config.schema import digits
 from asdjax.data import dcase
 from asdjax.errors import AsdjaxError
@@ -303,16 +303,7 @@ def _generalization(config: Config) -> str | None:
 
 
 def _decision(config: Config) -> str:
-    decision: DecisionConfig = config.decision
-    level = digits(decision.level)
     refit = config.backend.name in ("kmeans", "mahalanobis")
     own = f"{config.backend.folds}-fold" if refit else "leave-one-out"
-    rule = {
-        "quantile": f"{level} quantile of the normal training clips' {own} scores",
-        "gamma": f"{level} quantile of a gamma distribution fitted to the normal "
-        f"training clips' {own} scores",
-        "conformal": f"conformal rank at level {level} of the normal training clips' {own} scores",
-        "in_sample": f"{level} quantile of the normal training clips' scores against "
-        "a bank that holds themselves",
-    }[decision.method]
+    rule = config.decision.sentence(f"{own} scores")
     return f"one threshold per machine and section: {rule}"

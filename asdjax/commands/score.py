@@ -11,7 +11,7 @@ from asdjax.config.recipe import BackendConfig, Config
 from asdjax.data.dcase import ScoredMachine
 from asdjax.errors import AsdjaxError
 from asdjax.runtime import console
-from asdjax.scoring import backends, thresholds
+from asdjax.scoring import backends, false_alarms, thresholds
 from asdjax.store import runs
 from asdjax.store.runs import CLIP_COLUMNS, Embeddings, Run
 
@@ -75,11 +75,11 @@ def _decide(run: Run, machines: Sequence[str], config: Config) -> None:
     """Write thresholds.json and print a line for each threshold."""
     document = {}
     for machine in machines:
-        document[machine] = thresholds.summary(run.read_scores(machine), config.decision)
+        document[machine] = false_alarms.summary(run.read_scores(machine), config.decision)
         for section, facts in document[machine].items():
             name = machine if len(document[machine]) == 1 else f"{machine} section {section}"
-            console.say(f"{name}: {thresholds.sentence(facts)}")
-    run.write_thresholds({"schema": thresholds.SCHEMA, **run.marks(), "machines": document})
+            console.say(f"{name}: {false_alarms.sentence(facts, config.decision)}")
+    run.write_thresholds({"schema": false_alarms.SCHEMA, **run.marks(), "machines": document})
 
 
 def rehearse(config: Config, machines: Mapping[str, ScoredMachine]) -> None:
@@ -164,7 +164,7 @@ def _scores(
             notes |= {f"{machine} section {section}: {note}": None for note in backend.notes}
             scores[train] = thresholding[train] = backend.leave_one_out()
             scores[test] = thresholding[test] = backend.score(table.embedding[test])
-            if config.decision.method == "in_sample":
+            if config.decision.in_sample:
                 thresholding[train] = backend.score(references.embedding)
         except AsdjaxError as error:
             raise AsdjaxError(f"{machine} section {section}: {error}") from error

@@ -1,9 +1,9 @@
 """The embedders' settings: a part of the configuration, one dataclass for each kind of model."""
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from asdjax.config.schema import Range
+from asdjax.config.schema import Check, Range
 
 Count = Annotated[int, Range(low=1, high=2**20)]
 NonNegative = Annotated[float, Range(low=0)]
@@ -183,9 +183,6 @@ class BEATsConfig:
 
 
 ModelConfig = MultiResNetConfig | BEATsConfig
-
-Check = tuple[Any, str, str]
-"""Whether a setting is possible, its key, and what is asked of it."""
 
 
 def checks(model: ModelConfig, sample_rate: int) -> list[Check]:

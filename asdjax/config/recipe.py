@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import functools
 import re
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +25,8 @@ from asdjax.config.architectures import (
     Positive,
     Probability,
 )
+from asdjax.config.interfaces import Threshold
+from asdjax.config.registry import default
 from asdjax.config.schema import Range, to_tree
 from asdjax.errors import AsdjaxError
 from asdjax.files import user_files
@@ -260,17 +263,6 @@ class BackendConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DecisionConfig:
-    """How a machine's threshold follows from its normal training clips' scores."""
-
-    method: Literal["quantile", "gamma", "conformal", "in_sample"] = "quantile"
-    """quantile, gamma fit and conformal rank of the leave-one-out scores; in_sample: quantile of
-    the scores that the training clips get against a bank that holds themselves."""
-    level: Annotated[float, Range(low=0.5, high=0.9999)] = 0.9
-    """Share of normal clips meant to lie at or below the threshold."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Config:
     """A whole recipe."""
 
@@ -285,7 +277,7 @@ class Config:
     train: TrainConfig = TrainConfig()
     extract: ExtractConfig = ExtractConfig()
     backend: BackendConfig = BackendConfig()
-    decision: DecisionConfig = DecisionConfig()
+    decision: Threshold = dataclasses.field(default_factory=partial(default, "threshold"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ Types, bounds and choices come from the dataclasses' annotations. Every error is
 that names the source, the dotted key and what would be valid, and is never long.
 """
 
+import abc
 import dataclasses
 import difflib
 import math
@@ -11,10 +12,15 @@ import re
 import reprlib
 import types
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
+from asdjax.config import registry
 from asdjax.errors import AsdjaxError
 
+PLUGIN = "plugin"
+"""The key of a section that names the plugin that its class comes from."""
+Check = tuple[Any, str, str]
+"""Whether a setting is possible, its key, and what is asked of it."""
 _SHOWN = 80
 """Characters of a stranger's value that an error message repeats."""
 _DECIMAL = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -40,6 +46,21 @@ class Range:
         if self.high < math.inf:
             words.append(f"at most {digits(self.high)}")
         return " and ".join(words) or "finite"
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice(abc.ABC):
+    """A section of a recipe that one of several registered classes fills.
+
+    Attributes:
+        kind: the kind of thing, as in `registry.BUILT_IN`.
+        tag: the setting that names the class.
+        required: the settings that every recipe must state.
+    """
+
+    kind: ClassVar[str]
+    tag: ClassVar[str] = "name"
+    required: ClassVar[tuple[str, ...]] = ()
 
 
 def digits(number: float) -> str:
@@ -82,6 +103,8 @@ def read(kind: Any, tree: Any, key: str, source: str) -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return read(args[0], tree, key, source)
+    if isinstance(kind, type) and issubclass(kind, Choice):
+        return _section(*_chosen(kind, tree, key, source), key, source)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _section(kind, tree, key, source)
     if all(map(dataclasses.is_dataclass, _options(kind))):
@@ -106,7 +129,7 @@ def read(kind: Any, tree: Any, key: str, source: str) -> Any:
 def check(kind: Any, value: Any, key: str, source: str) -> None:
     """Check the bounds annotated on every number below `value`."""
     if dataclasses.is_dataclass(value):
-        for name, hint in get_type_hints(type(value), include_extras=True).items():
+        for name, hint in _settings(type(value)).items():
             check(hint, getattr(value, name), _join(key, name), source)
     elif get_origin(kind) is tuple:
         kinds = get_args(kind)
@@ -116,17 +139,28 @@ def check(kind: Any, value: Any, key: str, source: str) -> None:
         is_union = get_origin(kind) in (Union, types.UnionType)
         for member in get_args(kind) if is_union else (kind,):
             for bound in getattr(member, "__metadata__", ()):
+                if isinstance(bound, registry.Name) and value not in bound:
+                    raise AsdjaxError(f"{source}: {key}: {_not_among(bound.kind, value)}")
                 if isinstance(value, int | float) and value not in bound:
                     raise AsdjaxError(f"{source}: {key}: must be {bound}, found {shown(value)}")
 
 
 def to_tree(value: Any) -> dict[str, Any]:
-    """A dataclass as nested dictionaries and lists of scalars, the inverse of `read`."""
+    """A dataclass as nested dictionaries and lists of scalars, the inverse of `read`.
+
+    A choice without settings is written as its name alone; one from a plugin also names the plugin.
+    """
 
     def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value):
-            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return [plain(v) for v in value] if isinstance(value, tuple) else value
+        if not dataclasses.is_dataclass(value):
+            return [plain(v) for v in value] if isinstance(value, tuple) else value
+        tree = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if not isinstance(value, Choice):
+            return tree
+        plugin = registry.plugin_of(value.kind, tree[value.tag])
+        if plugin is not None:
+            return {value.tag: tree[value.tag], PLUGIN: plugin, **tree}
+        return tree if len(tree) > 1 else tree[value.tag]
 
     return plain(value)
 
@@ -135,7 +169,7 @@ def _section(kind: type, tree: Any, key: str, source: str) -> Any:
     if not isinstance(tree, Mapping):
         where = key or "the file"
         raise AsdjaxError(f"{source}: {where}: expected keys and values, found {shown(tree)}")
-    hints = get_type_hints(kind, include_extras=True)
+    hints = _settings(kind)
     for name in tree:
         if name not in hints:
             close = difflib.get_close_matches(cut(str(name)), hints, n=1)
@@ -147,11 +181,49 @@ def _section(kind: type, tree: Any, key: str, source: str) -> Any:
     required = [
         field.name
         for field in dataclasses.fields(kind)
-        if field.default is dataclasses.MISSING and field.name not in tree
+        if field.default is field.default_factory is dataclasses.MISSING and field.name not in tree
     ]
     if required:
         raise AsdjaxError(f"{source}: {_join(key, required[0])}: this key is missing")
     return kind(**{name: read(hints[name], tree[name], _join(key, name), source) for name in tree})
+
+
+def _settings(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _chosen(
+    kind: type[Choice], tree: Any, key: str, source: str
+) -> tuple[type[Choice], dict[str, Any]]:
+    """The class that a section names, and its settings without those of the other classes."""
+    tag = kind.tag
+    if isinstance(tree, str):  # the name alone
+        tree = {tag: tree}
+    if not isinstance(tree, Mapping):
+        raise AsdjaxError(f"{source}: {key}: expected keys and values, found {shown(tree)}")
+    if tag not in tree and tag in kind.required:
+        raise AsdjaxError(f"{source}: {_join(key, tag)}: this key is missing")
+    choices = registry.names(kind.kind)
+    name = tree.get(tag, choices[0])
+    if not isinstance(name, str) or name not in choices:
+        hint = f"{_join(key, tag)}: {_not_among(kind.kind, name)}"
+        if isinstance(plugin := tree.get(PLUGIN), str):
+            hint += f", which is in the plugin {cut(plugin)}: name its file with --plugin"
+        raise AsdjaxError(f"{source}: {hint}")
+    chosen = registry.find(kind.kind, name)
+    settings = {field.name for field in dataclasses.fields(chosen)}
+    if not {*tree} <= settings:  # a recipe may hold the settings of several, and name one of them
+        others = (registry.find(kind.kind, other) for other in choices)
+        unused = {field.name for other in others for field in dataclasses.fields(other)} - settings
+        tree = {k: v for k, v in tree.items() if k not in unused and k != PLUGIN}
+    return chosen, dict(tree)
+
+
+def _not_among(kind: str, name: Any) -> str:
+    """That a name is not registered, and the names that are."""
+    return f"expected one of {', '.join(registry.names(kind))}, {found(name)}"
 
 
 def _named(kinds: tuple[Any, ...], tree: Any, key: str, source: str) -> Any:

@@ -1,0 +1,345 @@
+"""What a recipe chooses by name, as abstract classes: extend one to add a thing of its kind.
+
+Each class is a section of the recipe. Its fields are the settings: they are read strictly, shown by
+`--help` and written into the run. Its methods do the work. The modules of the built-in ones import
+neither jax nor NumPy before a method is called, so that reading a recipe costs little.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from asdjax.config.schema import Check, Choice, Range
+
+if TYPE_CHECKING:
+    import numpy as np
+    from flax import nnx
+    from jaxtyping import Array, Bool, Float, Float64, PRNGKeyArray
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder(Choice):
+    """The network that turns waveforms into embeddings, one vector per clip."""
+
+    kind = "encoder"
+
+    name: str
+    """The network."""
+
+    @abc.abstractmethod
+    def build(self, n_samples: int | None, sample_rate: int, rng: Any) -> nnx.Module:
+        """The network with weights drawn from `rng`.
+
+        It has an attribute `embedding_size` and is called with waveforms [B, T], `train`,
+        `axis_name` and what `draws` returns; it returns embeddings [B, D].
+
+        Args:
+            n_samples: length of every clip, samples; None: they differ, which only an encoder with
+                `takes_any_length` is asked for.
+            sample_rate: hertz.
+            rng: `uniform(low, high, size)` and `normal(mean, deviation, size)`.
+
+        Raises:
+            AsdjaxError: the network cannot process clips of this length.
+        """
+
+    @abc.abstractmethod
+    def sentences(self) -> tuple[str, str, str]:
+        """What meta.yaml says: the acoustic features, the embedding, the name of the network."""
+
+    def checks(self, sample_rate: int) -> list[Check]:
+        """What must hold of the settings, besides types and bounds."""
+        return []
+
+    def on_platform(self, platform: str) -> Encoder:
+        """The settings without what devices of this platform ("cpu", "gpu", "tpu") lack."""
+        return self
+
+    # training
+
+    @property
+    def trains_nothing(self) -> bool:
+        """Whether all weights stay as they are."""
+        return False
+
+    def trains(self, path: tuple[str, ...]) -> bool:
+        """Whether the weight at this path, the names of modules and then its own, is trained."""
+        return True
+
+    def draws(
+        self, key: PRNGKeyArray, rows: Array, everyone: Array, n_samples: int, augment: Any
+    ) -> dict[str, Any]:
+        """What the network draws at random in a training step, by the argument that takes it.
+
+        Args:
+            key: of the step.
+            rows: the places of this device's clips in the global batch.
+            everyone: the places of all clips.
+            n_samples: length of the clips.
+            augment: section `augment` of the configuration.
+        """
+        return {}
+
+    def augmentations(self, augment: Any) -> list[str]:
+        """What meta.yaml says of augmentation inside of the network."""
+        return []
+
+    # weights
+
+    @property
+    def weights_folder(self) -> str | None:
+        """The folder of converted weights to start from."""
+        return None
+
+    def with_weights_folder(self, folder: str) -> Encoder:
+        """The same with weights from another folder."""
+        raise NotImplementedError
+
+    @property
+    def for_tests_only(self) -> bool:
+        """Whether random weights stand for pretrained ones, which every result then states."""
+        return False
+
+    def resolved(self) -> tuple[Encoder, Any]:
+        """The settings with the architecture of the pretrained weights, and these weights or None.
+
+        Raises:
+            AsdjaxError: there are no weights, or they are of another architecture.
+        """
+        return self, None
+
+    def pretrained(self, weights: Any, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The part of the weights, as nested as in `params`, that comes from pretrained ones.
+
+        Args:
+            weights: from `resolved`.
+            params: all weights, or their shapes.
+        """
+        raise NotImplementedError
+
+    # inference
+
+    def for_inference(self, params: dict[str, Any]) -> tuple[Encoder, dict[str, Any]]:
+        """Settings and weights that give the same embeddings with less work."""
+        return self, params
+
+    def folded(self, module: nnx.Module, params: dict[str, Any]) -> dict[str, Any]:
+        """Weights with what every batch would compute again computed once; `module` may change."""
+        return params
+
+    takes_any_length: ClassVar[bool] = False
+    """Whether clips may keep their own lengths; then `shortest` and `row_length` are defined, and
+    the network has a method `tokens(waveform, length=)`."""
+    memory_is_quadratic: ClassVar[bool] = False
+    """Whether memory grows with the square of a clip's length."""
+
+    @property
+    def shortest(self) -> int:
+        """Samples of the shortest clip that can be embedded."""
+        return 1
+
+    def row_length(self, samples: int) -> int:
+        """Samples of the rows in which clips of `samples` are embedded together with others."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Pooling(Choice):
+    """How the tokens of a clip become one vector."""
+
+    kind = "pooling"
+    trains: ClassVar[bool] = False
+    """Whether it has weights."""
+
+    name: str
+    """How the tokens of a clip become one vector."""
+
+    @abc.abstractmethod
+    def build(self, features: int, hidden: int, rng: Any) -> nnx.Module:
+        """A module that is called with tokens [B, L, C], `train`, `axis_name` and `valid` [B, L].
+
+        It returns [B, C]. `valid`, or None for all, tells which tokens count.
+
+        Args:
+            features: C, values of a token.
+            hidden: hidden units, for a pooling that has some.
+            rng: source of the initial weights.
+        """
+
+    @abc.abstractmethod
+    def sentence(self) -> str:
+        """What meta.yaml says."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss(Choice):
+    """The loss of the classifier that an encoder is trained as."""
+
+    kind = "loss"
+
+    name: str
+    """Classification loss on the embeddings."""
+
+    @abc.abstractmethod
+    def init(
+        self, n_classes: int, embedding_size: int, key: PRNGKeyArray
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """What the optimiser trains, and what else the loss remembers, before the first step.
+
+        Raises:
+            AsdjaxError: the loss cannot have so few classes.
+        """
+
+    @abc.abstractmethod
+    def apply(
+        self,
+        params: dict[str, Array],
+        stats: dict[str, Array],
+        embedding: Float[Array, "B D"],
+        target: Float[Array, "B C"],
+        *,
+        train: bool,
+        axis_name: str | None = None,
+    ) -> tuple[Float[Array, " B"], Float[Array, "B C"], dict[str, Array]]:
+        """The loss of each clip, the logarithms of the class probabilities, and the new `stats`.
+
+        Args:
+            params: trained arrays, from `init`.
+            stats: arrays that are not trained, from `init` or the step before.
+            embedding: one vector per clip.
+            target: label weights, each row summing to 1.
+            train: whether `stats` may change.
+            axis_name: mapped axis over which the batch is spread; None: it is the whole batch.
+        """
+
+    @abc.abstractmethod
+    def sentence(self) -> str:
+        """What meta.yaml says: the name of the loss."""
+
+    def checks(self) -> list[Check]:
+        """What must hold of the settings, besides types and bounds."""
+        return []
+
+
+@dataclasses.dataclass(frozen=True)
+class View(Choice):
+    """A view of a clip: channel 1 as it is, or changed with the help of channel 2."""
+
+    kind = "view"
+    tag = "method"
+    required = ("name", "method")
+    uses_channel_2: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
+    """Whether it must know a machine's normal training clips: `observe` and `learned` are then
+    defined, and `make` is given what was learned."""
+
+    name: str
+    """Names the view's embeddings folder and its column of scores."""
+    method: str
+    """What is done to the clip."""
+
+    @abc.abstractmethod
+    def make(
+        self, clips: Any, learned: Array | None
+    ) -> tuple[Float[Array, "B T"], Float[Array, " B"] | None]:
+        """The view of a batch of clips, zero beyond their ends, and the mean gain, if it has one.
+
+        Args:
+            clips: both channels and their spectra (`asdjax.signal.channels.Channels`).
+            learned: what `learned` returned for the machine.
+        """
+
+    @abc.abstractmethod
+    def sentence(self) -> str:
+        """What meta.yaml says."""
+
+    def observe(self, clips: Any) -> tuple[Float[Array, "B N F"], Bool[Array, "B N"]]:
+        """What a batch of training clips contributes, and which of these rows count."""
+        raise NotImplementedError
+
+    def learned(self, rows: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "K F"]:
+        """What is learned from the rows of all training clips of a machine.
+
+        Raises:
+            AsdjaxError: there are none.
+        """
+        raise NotImplementedError
+
+    def checks(self) -> list[Check]:
+        """What must hold of the settings, besides types and bounds; keys are those of the view."""
+        return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend(Choice):
+    """How a clip's anomaly score follows from the embeddings of normal training clips."""
+
+    kind = "backend"
+
+    name: str
+    """The backend."""
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    """cosine: unit-length embeddings, Euclidean distance / 2; euclidean: as they are."""
+    target_neighbours: Annotated[int, Range(low=0)] = 1
+    """Neighbours averaged in the target pool; 0 leaves the target pool out."""
+    combine_views: Literal["mean", "z_score", "embeddings"] = "mean"
+    """How views become one score: the mean of their scores; of their scores standardised by the
+    leave-one-out scores (z_score); or the score of the mean of their embeddings (embeddings)."""
+    folds: Annotated[int, Range(low=2)] = 10
+    """Refits that give the training scores of backends that are fitted anew without a clip."""
+
+    @abc.abstractmethod
+    def fitted(self, points: Float[np.ndarray, "N D"], is_target: Bool[np.ndarray, " N"]) -> Any:
+        """The backend fitted to one machine and section (`asdjax.scoring.backends.Fitted`).
+
+        Args:
+            points: embeddings, finite and, for the cosine, of unit length.
+            is_target: which clips are of the target domain.
+        """
+
+    @abc.abstractmethod
+    def sentence(self) -> str:
+        """What meta.yaml says."""
+
+    def generalization(self) -> str | None:
+        """What meta.yaml says of domain generalization."""
+        return None
+
+    def training_scores(self) -> str:
+        """What the training clips' scores are called."""
+        return f"{self.folds}-fold scores"
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold(Choice):
+    """How a machine's threshold follows from its normal training clips' scores."""
+
+    kind = "threshold"
+    tag = "method"
+    in_sample: ClassVar[bool] = False
+    """Whether the clips are scored against a bank that holds themselves, not left out of it."""
+
+    method: str
+    """How the threshold is fitted to the training clips' scores."""
+    level: Annotated[float, Range(low=0.5, high=0.9999)] = 0.9
+    """Share of normal clips meant to lie at or below the threshold."""
+
+    @abc.abstractmethod
+    def fit(self, scores: Float64[np.ndarray, " N"]) -> float:
+        """The threshold for scores of normal clips, which are finite, below 1e300 and at least one.
+
+        Raises:
+            AsdjaxError: there is no threshold for these scores.
+        """
+
+    @abc.abstractmethod
+    def sentence(self, scores: str) -> str:
+        """What meta.yaml says, given words for the scores ("leave-one-out scores")."""
+
+    @property
+    def far(self) -> str:
+        """Why the rate of false alarms may be far from 1 - level."""
+        return "many scores are equal"

@@ -1,0 +1,187 @@
+"""What a recipe chooses by name: encoders, losses, views, backends and so on.
+
+`BUILT_IN` is the one place that lists them, with the module that holds each. A module is imported
+when its name is first asked for. `register` is called by these modules and by plugins: files of
+Python that a user names with `--plugin`.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from asdjax.errors import AsdjaxError
+from asdjax.files import user_files
+
+BUILT_IN: Mapping[str, Mapping[str, str]] = {
+    "threshold": {
+        "quantile": "asdjax.scoring.thresholds",
+        "gamma": "asdjax.scoring.thresholds",
+        "conformal": "asdjax.scoring.thresholds",
+        "in_sample": "asdjax.scoring.thresholds",
+    },
+}
+"""Module by kind and name. The first of a kind is its default."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+_LARGEST_PLUGIN = 2**20  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """A registered thing and where it is from."""
+
+    thing: Any
+    source: str
+    """A module, or the path of a plugin."""
+    plugin: str | None
+    """Name and digest of the plugin's file."""
+
+
+_ENTRIES: dict[tuple[str, str], _Entry] = {}
+_loading: list[tuple[str, str]] = []  # path and digest of the plugin that is being executed
+
+Thing = TypeVar("Thing")
+
+
+@dataclasses.dataclass(frozen=True)
+class Name:
+    """Marks a setting, `Annotated[str, Name(kind)]`, that names a registered thing."""
+
+    kind: str
+
+    def __contains__(self, name: object) -> bool:
+        return name in names(self.kind)
+
+
+def register(thing: Thing) -> Thing:
+    """Make a class or an edition available to recipes under its name.
+
+    Args:
+        thing: a frozen dataclass that extends `Encoder`, `Loss`, `View`, `Backend`, `Threshold` or
+            `Pooling`, with a default for every setting; or an `Edition`.
+
+    Returns:
+        The same, so that this can decorate a class.
+
+    Raises:
+        AsdjaxError: a method or a default is missing, or the name is taken.
+
+    Example:
+        >>> @asdjax.register
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Largest(asdjax.Threshold):
+        ...     method: str = "largest"
+        ...     ...
+    """
+    kind, name = thing.kind, _checked_name(thing)  # type: ignore[attr-defined]
+    listed = BUILT_IN[kind].get(name)
+    source, plugin = _loading[-1] if _loading else (_module(thing, listed), None)
+    if source.startswith("asdjax.") and listed is None:
+        raise AsdjaxError(
+            f"{source}: {kind} {name!r} is not listed: add it to BUILT_IN in "
+            "asdjax/config/registry.py"
+        )
+    owner = listed or (_ENTRIES[kind, name].source if (kind, name) in _ENTRIES else source)
+    if owner != source:
+        raise AsdjaxError(
+            f"{source}: the name {name!r} is taken, by a {kind} of {owner}: choose another one"
+        )
+    _ENTRIES[kind, name] = _Entry(thing, source, plugin)
+    return thing
+
+
+def _module(thing: Any, listed: str | None) -> str:
+    """Where a thing is registered from, outside of a plugin."""
+    return thing.__module__ if isinstance(thing, type) else listed or "this program"
+
+
+def _checked_name(thing: Any) -> str:
+    """The name of a thing, if nothing is missing of it."""
+    if not isinstance(thing, type):
+        name, where = thing.name, f"{thing.kind} {thing.name!r}"
+    else:
+        where = f"{thing.__module__}.{thing.__qualname__}"
+        if inspect.isabstract(thing):
+            missing = ", ".join(sorted(thing.__abstractmethods__))
+            raise AsdjaxError(f"{where}: a {thing.kind} needs {missing}: define it")
+        if "__dataclass_fields__" not in vars(thing) or not thing.__dataclass_params__.frozen:
+            raise AsdjaxError(f"{where}: not a frozen dataclass: add dataclass(frozen=True)")
+        for field in dataclasses.fields(thing):
+            no_default = field.default is field.default_factory is dataclasses.MISSING
+            if no_default and field.name not in thing.required:
+                raise AsdjaxError(f"{where}: setting {field.name!r} has no default: give it one")
+        name = thing.__dataclass_fields__[thing.tag].default
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise AsdjaxError(f"{where}: name it with letters, digits and _, at most 40 of them")
+    return name
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The names of all things of a kind, the default first."""
+    others = (name for of_kind, name in _ENTRIES if of_kind == kind)
+    return tuple(dict.fromkeys([*BUILT_IN[kind], *others]))
+
+
+def find(kind: str, name: str) -> Any:
+    """The class, or the edition, that is registered under a name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    if (kind, name) not in _ENTRIES:
+        importlib.import_module(BUILT_IN[kind][name])
+    return _ENTRIES[kind, name].thing
+
+
+def default(kind: str) -> Any:
+    """An instance of a kind's default class, with its default settings."""
+    return find(kind, names(kind)[0])()
+
+
+def plugin_of(kind: str, name: str) -> str | None:
+    """The plugin that registered a name, as `toy.py 0123456789abcdef`: its file and digest.
+
+    None: it comes with asdjax, or was registered by a program's call.
+    """
+    entry = _ENTRIES.get((kind, name))
+    return entry and entry.plugin
+
+
+def load_plugin(path: Path) -> None:
+    """Execute a file of Python that registers things.
+
+    Raises:
+        AsdjaxError: the file cannot be read, is not Python, or registers nothing.
+    """
+    content = user_files.read_bytes(path, most=_LARGEST_PLUGIN)
+    if not path.name.endswith(".py"):
+        raise AsdjaxError(f"{path}: a plugin is a file of Python: its name must end in .py")
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    module_name = f"asdjax_plugin_{digest}"
+    if module_name in sys.modules:  # named twice
+        return
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None  # of a file that ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # where the types of its settings are looked up
+    _loading.append((str(path), f"{path.name} {digest}"))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[module_name]
+        if isinstance(error, SyntaxError):
+            raise AsdjaxError(
+                f"{path}: line {error.lineno}: {error.msg}: repair the plugin"
+            ) from error
+        raise
+    finally:
+        _loading.pop()
+    if all(entry.source != str(path) for entry in _ENTRIES.values()):
+        raise AsdjaxError(f"{path}: registers nothing: call asdjax.register in it")
