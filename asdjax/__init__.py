@@ -10,10 +10,17 @@ from asdjax._version import __version__
 
 _PUBLIC = {
     "AsdjaxError": "errors",
+    "Backend": "config.interfaces",
     "Config": "config.recipe",
     "Embedder": "embedder",
+    "Encoder": "config.interfaces",
+    "Loss": "config.interfaces",
+    "Pooling": "config.interfaces",
     "Run": "store.runs",
+    "Threshold": "config.interfaces",
+    "View": "config.interfaces",
     "load": "embedder",
+    "register": "config.registry",
 }
 
 __all__ = ["__version__", *_PUBLIC]

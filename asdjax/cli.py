@@ -27,6 +27,7 @@ from asdjax.arguments import (
     check_overrides,
     locate_weights,
     open_run,
+    path_text,
     require_apart,
     require_folder,
 )
@@ -440,6 +441,8 @@ class Docs:
 class Convert:
     """Convert PyTorch checkpoints of BEATs and ASDKit, and back (asdjax convert --help)."""
 
+    lost: ClassVar[str] = "nothing was written"
+
 
 VERBS: dict[str, type[Any]] = {
     "run": RunAll,
@@ -459,6 +462,7 @@ VERBS: dict[str, type[Any]] = {
 
 COMPILING = (Check, Embed, Extract, Train)  # and RunAll, which is a Train
 NO_CACHE = "--no-compile-cache"
+PLUGIN = "--plugin"
 
 
 def _usage() -> str:
@@ -480,8 +484,9 @@ recipes: {", ".join(configs.names())}
 exit codes: 0 done; 1 something is wrong in the files, or with the machine; 2 this command line can
 never be carried out; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
 
-Compiled programs are kept in the user's cache directory; with {NO_CACHE} a command compiles
-anew and keeps nothing.
+{PLUGIN} FILE.py      first execute a file that adds an encoder, a view, a backend ... of your own
+                        (asdjax docs contributing); give it to every command on such a run
+{NO_CACHE}      compile anew, and store no compiled programs in the user's cache directory
 """
 
 
@@ -490,6 +495,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     keep_programs = NO_CACHE not in args
     args = [argument for argument in args if argument != NO_CACHE]
+    plugins, args = _without_plugins(args)
     if not args or args[0] in ("-h", "--help"):
         print(_usage(), file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
@@ -506,11 +512,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         if issubclass(kind, COMPILING):
             host_memory.keep()  # first of all: JAX starts threads
         interruption.watch()
-    if kind is Convert:
-        from asdjax.convert.__main__ import main as convert
 
-        return convert(args[1:])
-    return console.finish(lambda: _carry_out(args[0], kind, args[1:], keep_programs), kind.lost)
+    def command() -> int | None:
+        _load(plugins)
+        if kind is Convert:
+            from asdjax.convert.__main__ import carry_out
+
+            return carry_out(args[1:])
+        return _carry_out(args[0], kind, args[1:], keep_programs)
+
+    return console.finish(command, kind.lost)
+
+
+def _without_plugins(args: Sequence[str]) -> tuple[list[str | None], list[str]]:
+    """The values of --plugin, None where one is missing, and the other arguments."""
+    plugins: list[str | None] = []
+    others: list[str] = []
+    rest = iter(args)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        if option == PLUGIN:
+            plugins.append(value if equals else next(rest, None))
+        else:
+            others.append(argument)
+    return plugins, others
+
+
+def _load(plugins: Sequence[str | None]) -> None:
+    for plugin in plugins:
+        if plugin is None:
+            raise UsageError(f"{PLUGIN}: name a file of Python after it")
+        registry.load_plugin(Path(path_text(plugin)))
 
 
 def _carry_out(verb: str, kind: type, args: list[str], keep_programs: bool) -> int | None:

@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from asdjax.arguments import ConfigName, UserPath
-from asdjax.runtime import console, devices
+from asdjax.runtime import devices
 
 Source = Positional[Annotated[UserPath, arg(metavar="SRC", help="The PyTorch checkpoint.")]]
 
@@ -127,13 +127,8 @@ class Torch:
 COMMANDS: dict[str, Any] = {"beats": Beats, "verify": Verify, "asdkit": Asdkit, "torch": Torch}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a converter and return the exit code."""
-    args = sys.argv[1:] if argv is None else argv
-    return console.finish(lambda: _carry_out(args), "nothing was written")
-
-
-def _carry_out(args: Sequence[str]) -> None:
+def carry_out(args: Sequence[str]) -> None:
+    """Run a converter."""
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="asdjax convert",

@@ -400,7 +400,7 @@ def test_refused_files_stay_refused(tmp_path, capsys, monkeypatch):
 def test_help_is_light_and_the_module_runs():
     program = (
         "import sys, asdjax.convert.__main__ as m\n"
-        "try: m.main(['--help'])\n"
+        "try: m.carry_out(['--help'])\n"
         "except SystemExit as stop: assert stop.code == 0\n"
         "print('loaded', *{'jax', 'flax', 'numpy', 'scipy', 'sklearn'} & set(sys.modules))"
     )

@@ -200,7 +200,7 @@ def test_other_settings_or_clips_are_refused(tiny, tmp_path, monkeypatch):
     fewer = dataclasses.replace(corpus, dataset=dataclasses.replace(corpus.dataset, clips=clips))
     with monkeypatch.context() as patch:
         patch.setattr("asdjax.commands.train.settings", lambda *_: {"model.of_later": 1})
-        with pytest.raises(AsdjaxError, match="another version of asdjax"):
+        with pytest.raises(AsdjaxError, match="another version of asdjax or of a plugin"):
             train(config, corpus, run)
     with pytest.raises(AsdjaxError, match="clips or their batches changed"):
         train(config, fewer, run)

@@ -396,8 +396,8 @@ def _check_same_work(run: Run, stored: Mapping[str, Any], work: Plan) -> None:
         )
     if changed == ["settings"]:  # though all that its config.yaml says are equal
         raise AsdjaxError(
-            f"{run.path}: this run was begun by another version of asdjax, which had other "
-            "settings: choose another --run, or --no-resume to begin again"
+            f"{run.path}: this run was begun by another version of asdjax or of a plugin, "
+            "which had other settings: choose another --run, or --no-resume to begin again"
         )
     if changed:
         raise AsdjaxError(

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
-from asdjax.config import architectures, schema, strict_yaml
+from asdjax.config import architectures, registry, schema, strict_yaml
 from asdjax.config.architectures import (
     Count,
     ModelConfig,
@@ -336,9 +336,13 @@ def load(name_or_path: str) -> Config:
     return parse(text, source=str(path))
 
 
-@functools.lru_cache(maxsize=16)  # a run's is asked for again and again
 def parse(text: str, source: str) -> Config:
     """Read a configuration from YAML text; `source` names it in error messages."""
+    return _parse(text, source, registry.changes)
+
+
+@functools.lru_cache(maxsize=16)  # a run's is asked for again and again
+def _parse(text: str, source: str, changes: int) -> Config:
     tree = strict_yaml.parse(text, source)
     return from_tree({} if tree is None else tree, source)
 
@@ -407,6 +411,19 @@ def settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
 
     tree = to_tree(config)
     return {k: v for section in sections for k, v in walk(tree[section], section).items()}
+
+
+def plugins(tree: Any, key: str = "") -> dict[str, str]:
+    """By dotted key, the plugins that a configuration's tree names: their files and digests."""
+    pairs = tree.items() if isinstance(tree, dict) else ()
+    if isinstance(tree, list):
+        pairs = ((str(i), value) for i, value in enumerate(tree))
+    found = {}
+    for name, value in pairs:
+        if name == schema.PLUGIN:
+            found[key] = str(value)
+        found |= plugins(value, f"{key}.{name}" if key else name)
+    return found
 
 
 def differences(old: Config, new: Config, sections: tuple[str, ...]) -> list[str]:

@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +46,8 @@ class _Entry:
 
 
 _ENTRIES: dict[tuple[str, str], _Entry] = {}
+changes = 0
+"""How often something was registered: what was read before may mean something else now."""
 _loading: list[tuple[str, str]] = []  # path and digest of the plugin that is being executed
 
 Thing = TypeVar("Thing")
@@ -80,34 +83,39 @@ def register(thing: Thing) -> Thing:
         ...     method: str = "largest"
         ...     ...
     """
-    kind, name = thing.kind, _checked_name(thing)  # type: ignore[attr-defined]
-    listed = BUILT_IN[kind].get(name)
-    source, plugin = _loading[-1] if _loading else (_module(thing, listed), None)
+    kind = thing.kind  # type: ignore[attr-defined]
+    source, plugin = _loading[-1] if _loading else (_module(thing), None)
+    name = _checked_name(thing, source)
+    listed, present = BUILT_IN[kind].get(name), _ENTRIES.get((kind, name))
     if source.startswith("asdjax.") and listed is None:
         raise AsdjaxError(
             f"{source}: {kind} {name!r} is not listed: add it to BUILT_IN in "
             "asdjax/config/registry.py"
         )
-    owner = listed or (_ENTRIES[kind, name].source if (kind, name) in _ENTRIES else source)
+    owner = listed or (present.source if present else source)
     if owner != source:
         raise AsdjaxError(
             f"{source}: the name {name!r} is taken, by a {kind} of {owner}: choose another one"
         )
     _ENTRIES[kind, name] = _Entry(thing, source, plugin)
+    global changes
+    changes += 1
     return thing
 
 
-def _module(thing: Any, listed: str | None) -> str:
+def _module(thing: Any) -> str:
     """Where a thing is registered from, outside of a plugin."""
-    return thing.__module__ if isinstance(thing, type) else listed or "this program"
+    if isinstance(thing, type):
+        return thing.__module__
+    return BUILT_IN[thing.kind].get(thing.name, "this program")
 
 
-def _checked_name(thing: Any) -> str:
+def _checked_name(thing: Any, source: str) -> str:
     """The name of a thing, if nothing is missing of it."""
     if not isinstance(thing, type):
-        name, where = thing.name, f"{thing.kind} {thing.name!r}"
+        name, where = thing.name, f"{source}: {thing.kind} {thing.name!r}"
     else:
-        where = f"{thing.__module__}.{thing.__qualname__}"
+        where = f"{source}: {thing.__qualname__}"
         if inspect.isabstract(thing):
             missing = ", ".join(sorted(thing.__abstractmethods__))
             raise AsdjaxError(f"{where}: a {thing.kind} needs {missing}: define it")
@@ -119,7 +127,10 @@ def _checked_name(thing: Any) -> str:
                 raise AsdjaxError(f"{where}: setting {field.name!r} has no default: give it one")
         name = thing.__dataclass_fields__[thing.tag].default
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise AsdjaxError(f"{where}: name it with letters, digits and _, at most 40 of them")
+        raise AsdjaxError(
+            f"{where}: {name!r} is no name: begin with a letter, then letters, digits and _, at "
+            "most 40"
+        )
     return name
 
 
@@ -160,28 +171,35 @@ def load_plugin(path: Path) -> None:
     Raises:
         AsdjaxError: the file cannot be read, is not Python, or registers nothing.
     """
-    content = user_files.read_bytes(path, most=_LARGEST_PLUGIN)
-    if not path.name.endswith(".py"):
+    if path.suffix != ".py":
         raise AsdjaxError(f"{path}: a plugin is a file of Python: its name must end in .py")
+    content = user_files.read_bytes(path, most=_LARGEST_PLUGIN)
     digest = hashlib.sha256(content).hexdigest()[:16]
+    source, label = str(path), f"{path.name} {digest}"
+    if any((entry.source, entry.plugin) == (source, label) for entry in _ENTRIES.values()):
+        return  # named twice
     module_name = f"asdjax_plugin_{digest}"
-    if module_name in sys.modules:  # named twice
-        return
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None and spec.loader is not None  # of a file that ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # where the types of its settings are looked up
-    _loading.append((str(path), f"{path.name} {digest}"))
+    _loading.append((source, label))
     try:
         spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[module_name]
-        if isinstance(error, SyntaxError):
-            raise AsdjaxError(
-                f"{path}: line {error.lineno}: {error.msg}: repair the plugin"
-            ) from error
+    except AsdjaxError:
         raise
+    except Exception as error:  # whatever the user's code raises is the user's to repair
+        raise AsdjaxError(f"{path}: {_place(error, path)}: repair the plugin") from error
     finally:
         _loading.pop()
-    if all(entry.source != str(path) for entry in _ENTRIES.values()):
+    if all(entry.source != source for entry in _ENTRIES.values()):
         raise AsdjaxError(f"{path}: registers nothing: call asdjax.register in it")
+
+
+def _place(error: Exception, path: Path) -> str:
+    """The line of a file that an exception comes from, and the exception."""
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return f"line {lines[-1] if lines else '?'}: {type(error).__name__}: {error}"

@@ -151,6 +151,13 @@ class Run:
                     f"{self._config}: not the settings that the run was trained with "
                     f"({'; '.join(changed)}): restore them, or train again with --no-resume"
                 )
+            now = configs.plugins(configs.to_tree(trained))
+            for key, plugin in configs.plugins(training["config"]).items():
+                if key.split(".")[0] in TRAINING_SECTIONS and now.get(key) != plugin:
+                    raise AsdjaxError(
+                        f"{self.path}: {key}: trained with the plugin {plugin}, and {now.get(key)} "
+                        "is loaded: restore it, or train again with --no-resume"
+                    )
         return config
 
     def _require_config(self) -> None:

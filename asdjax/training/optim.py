@@ -13,7 +13,9 @@ from asdjax.config.recipe import OptimConfig
 def learning_rate(config: OptimConfig, step: int | Int[Array, ""]) -> Float[Array, ""]:
     """Return the rate of update `step` = 0, 1, ...: a linear rise from 0, then constant.
 
-    The first update of a warm-up has rate 0; without a warm-up every rate is the same.
+    The first update of a warm-up has rate 0; without a warm-up every rate is the same. It is not
+    optax.linear_schedule, whose (0 - rate) (1 - step / warmup_steps) + rate cancels in float32: of
+    5000 steps the first ones would be wrong by 1e-4 of their rate.
     """
     if config.warmup_steps == 0:
         return jnp.asarray(config.learning_rate, dtype=float)

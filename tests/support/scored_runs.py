@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from asdjax.config.recipe import Config, ViewConfig, to_tree
-from asdjax.scoring import thresholds
+from asdjax.scoring import false_alarms
 from asdjax.store.runs import Run
 
 CELLS = [(d, label) for d in ("source", "target") for label in ("normal", "anomaly")]
@@ -63,7 +63,7 @@ def make_run(path, machines, seed=0):
     run.write_artefacts({path: (b"embeddings", inputs) for path, inputs in made_from.items()})
     for machine, rows in machines.items():
         run.write_scores(machine, rows)
-    run.write_thresholds({"schema": thresholds.SCHEMA})
+    run.write_thresholds({"schema": false_alarms.SCHEMA})
     return run
 
 
