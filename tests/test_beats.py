@@ -34,15 +34,15 @@ from support.reference_beats import (
 from asdjax.config.architectures import BEATsEncoderConfig, LoRAConfig
 from asdjax.convert import torch_file
 from asdjax.errors import AsdjaxError
+from asdjax.models.attention import fused_attention
 from asdjax.models.beats import (
     BEATs,
-    fused_attention,
     n_tokens,
     own_patch_mask,
     position_buckets,
     reference_token_mask,
 )
-from asdjax.models.lora import dropout
+from asdjax.models.dropout import dropout
 
 FLOAT64_FINAL, FLOAT64_POOLED = 1e-6, 1e-7  # the reference evaluates GELU in float32
 
@@ -557,7 +557,7 @@ def test_fused_attention_is_taken(rng, monkeypatch):
         taken.append(len(args))
         return fused_attention(*args, implementation="xla")
 
-    monkeypatch.setattr("asdjax.models.beats.fused_attention", on_any_device)
+    monkeypatch.setattr("asdjax.models.attention.fused_attention", on_any_device)
     found = tokens_and_gradients(*fresh(STILL, **steps, fused_attention=True))
     assert len(taken) == STILL.encoder_layers
     own = np.asarray(valid)

@@ -22,13 +22,8 @@ from support.reference_beats import (
 
 from asdjax.config.architectures import LoRAConfig
 from asdjax.convert import torch_file
-from asdjax.models.lora import (
-    LoRALinear,
-    Projection,
-    einsum,
-    is_adapter,
-    merge,
-)
+from asdjax.models.lora import LoRALinear, is_adapter, merge
+from asdjax.models.mixed_precision import Projection, einsum
 from asdjax.models.parameters import divided
 
 CASES = ["r64_linear", "r8_pool", "r128_pool"]

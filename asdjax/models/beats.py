@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -20,28 +21,18 @@ from jaxtyping import Array, Bool, Float, Int
 from asdjax.config.architectures import BEATsEncoderConfig, ComputeDtype, LoRAConfig
 from asdjax.errors import AsdjaxError
 from asdjax.models import operations
+from asdjax.models.attention import Bias, MultiheadAttention, Tokens, Valid
+from asdjax.models.dropout import Draws, at, dropout
 from asdjax.models.layers import Conv, Rng
-from asdjax.models.lora import (
-    Draws,
-    LoRALinear,
-    Projection,
-    at,
-    dropout,
-    einsum,
-    scale_gradient,
-)
+from asdjax.models.lora import LoRALinear
+from asdjax.models.mixed_precision import Projection, einsum
 from asdjax.signal.fbank import BANDS
 
 Remat: TypeAlias = Literal["none", "attention", "full"]
-Tokens: TypeAlias = Float[Array, "B N D"]
-Valid: TypeAlias = Bool[Array, "B N"] | None
-_Heads: TypeAlias = Float[Array, "B N H d"]
-_Gate: TypeAlias = Float[Array, "B H N"] | None
-_Bias: TypeAlias = Float[Array, "H N N"] | None
 
 # places that draw random numbers: before the layers (whose places are their numbers), in a layer
 _PATCHES, _TOKENS = 2**20 + 1, 2**20 + 2
-_SKIP, _WEIGHTS, _ATTENDED, _HIDDEN, _OUTPUT, _OUT_PROJ, _FC1, _FC2, *_QKV = range(11)
+_SKIP, _ATTENDED, _HIDDEN, _OUTPUT, _FC1, _FC2 = 0, 2, 3, 4, 6, 7  # the others: attention.py
 
 
 def n_tokens(frames: int, config: BEATsEncoderConfig) -> int:
@@ -332,7 +323,7 @@ class TransformerEncoder(nnx.Module):
         hidden = {0: x}
         for number, layer in enumerate(itertools.islice(self.layers, max(layers)), 1):
             run = jax.checkpoint(layer.__call__) if self.remat == "full" else layer
-            x = scale_gradient(x, config.layer_wise_gradient_decay_ratio)
+            x = optax.scale_gradient(x, config.layer_wise_gradient_decay_ratio)
             own = at(draws, number)
             if own is None or config.encoder_layerdrop == 0:
                 x = run(x, bias, valid, own)
@@ -349,7 +340,7 @@ class TransformerEncoder(nnx.Module):
             x = jnp.where(valid[:, :, None], x, 0.0)
         return self.layer_norm(x + self.pos_conv(x))
 
-    def position_bias(self, length: int) -> _Bias:
+    def position_bias(self, length: int) -> Bias:
         """What each head adds to the attention of query n to key m, before any gate."""
         if self.relative_attention_bias is None:
             return None
@@ -374,14 +365,21 @@ class TransformerEncoderLayer(nnx.Module):
     def __init__(self, plan: _Plan):
         self.config = plan.config
         width, hidden = self.config.encoder_embed_dim, self.config.encoder_ffn_embed_dim
-        self.self_attn = MultiheadAttention(plan)
+        self.self_attn = MultiheadAttention(
+            plan.config,
+            plan.projection,
+            remat=plan.remat == "attention",
+            compute_dtype=plan.compute_dtype,
+            fused=plan.fused_attention,
+            rng=plan.rng,
+        )
         self.self_attn_layer_norm = LayerNorm(width)
         self.fc1 = plan.projection("fc1", width, hidden)
         self.fc2 = plan.projection("fc2", hidden, width)
         self.final_layer_norm = LayerNorm(width)
         self.alpha = (2 * self.config.encoder_layers) ** 0.25 if self.config.deep_norm else 1.0
 
-    def __call__(self, x: Tokens, bias: _Bias, valid: Valid, draws: Draws | None) -> Tokens:
+    def __call__(self, x: Tokens, bias: Bias, valid: Valid, draws: Draws | None) -> Tokens:
         """Apply the layer."""
         rate = self.config.dropout
         y = dropout(self.self_attn(x, bias, valid, draws), rate, at(draws, _ATTENDED))
@@ -390,103 +388,3 @@ class TransformerEncoderLayer(nnx.Module):
         y = dropout(y, self.config.activation_dropout, at(draws, _HIDDEN))
         y = dropout(self.fc2(y, at(draws, _FC2)), rate, at(draws, _OUTPUT))
         return self.final_layer_norm(self.alpha * x + y)
-
-
-class MultiheadAttention(nnx.Module):
-    """Self-attention with a relative position bias that each query gates for itself."""
-
-    def __init__(self, plan: _Plan):
-        width, self.heads = plan.config.encoder_embed_dim, plan.config.encoder_attention_heads
-        self.q_proj = plan.projection("q_proj", width, width)
-        self.k_proj = plan.projection("k_proj", width, width)
-        self.v_proj = plan.projection("v_proj", width, width)
-        self.out_proj = plan.projection("out_proj", width, width)
-        gated, head = plan.config.gru_rel_pos, width // self.heads
-        self.grep_linear = Projection(head, 8, rng=plan.rng) if gated else None
-        self.grep_a = nnx.Param(np.ones(self.heads, np.float32)) if gated else None
-        self.dropout, self.remat = plan.config.attention_dropout, plan.remat
-        self.compute_dtype = plan.compute_dtype
-        self.fused = plan.fused_attention
-
-    def __call__(self, x: Tokens, bias: _Bias, valid: Valid, draws: Draws | None) -> Tokens:
-        """Every token's view of the valid ones."""
-        projections = (self.q_proj, self.k_proj, self.v_proj)
-        q, k, v = (
-            project(x, at(draws, place)).reshape(*x.shape[:2], self.heads, -1)
-            for project, place in zip(projections, _QKV, strict=True)
-        )
-        attend = jax.checkpoint(self.attend) if self.remat == "attention" else self.attend
-        y = attend((q, k, v), self.gate(q), bias, valid, at(draws, _WEIGHTS))
-        return self.out_proj(y.reshape(x.shape), at(draws, _OUT_PROJ))
-
-    def gate(self, q: _Heads) -> _Gate:
-        """Each query's factor on its position bias (a gated recurrent unit's; Chi et al., 2022)."""
-        if self.grep_linear is None or self.grep_a is None:
-            return None
-        sums = jnp.sum(self.grep_linear(q).reshape(*q.shape[:-1], 2, 4), axis=-1)
-        a, b = jnp.moveaxis(jax.nn.sigmoid(sums), (3, 2), (0, 2))  # [B, H, N] each
-        return a * (b * self.grep_a[...][None, :, None] - 1) + 2
-
-    def weights(
-        self, q: _Heads, k: _Heads, gate: _Gate, bias: _Bias, valid: Valid
-    ) -> Float[Array, "B H N N"]:
-        """How much of each key's value a query takes: softmax(q k / sqrt(d) + gate * bias)."""
-        logits = einsum("bqhd,bkhd->bhqk", q / math.sqrt(q.shape[-1]), k, self.compute_dtype)
-        added = _gated(gate, bias)
-        if added is not None:
-            logits = logits + added
-        if valid is not None:
-            # finite: a row without valid tokens must not turn into NaN
-            logits = jnp.where(valid[:, None, None], logits, jnp.finfo(logits.dtype).min)
-        return jax.nn.softmax(logits, axis=-1)
-
-    def attend(
-        self, qkv: tuple[_Heads, ...], gate: _Gate, bias: _Bias, valid: Valid, draws: Draws | None
-    ) -> _Heads:
-        """Each head's weighted sum of the values; with `draws`, some weights are dropped."""
-        q, k, v = qkv
-        if self.fused and (draws is None or self.dropout == 0):
-            return fused_attention(q, k, v, _gated(gate, bias), valid)
-        weights = dropout(self.weights(q, k, gate, bias, valid), self.dropout, draws)
-        return einsum("bhqk,bkhd->bqhd", weights, v, self.compute_dtype)
-
-
-def fused_attention(
-    q: _Heads,
-    k: _Heads,
-    v: _Heads,
-    bias: Float[Array, "#B H N N"] | None,
-    valid: Valid,
-    implementation: Literal["cudnn", "xla"] = "cudnn",
-) -> _Heads:
-    """softmax(q k / sqrt(d) + bias) v over the valid keys, in one kernel that keeps no weights.
-
-    Operands and bias are rounded to bfloat16; softmax and sums are in float32.
-
-    Args:
-        q: queries.
-        k: keys.
-        v: values.
-        bias: gated already.
-        valid: tokens that are keys.
-        implementation: cuDNN's needs an NVIDIA GPU (Ampere or later); "xla" computes the same on
-            any device, step by step.
-    """
-    if valid is not None:  # as a bias, because cuDNN's takes no mask of keys alone
-        if bias is None:
-            bias = jnp.zeros((1, 1, q.shape[1], k.shape[1]), q.dtype)
-        # cuDNN needs a value whose differences are finite; this is JAX's own for its masks.
-        bias = jnp.where(valid[:, None, None], bias, -(2.0**41))
-    if bias is not None:
-        bias = bias.astype(jnp.bfloat16)
-    operands = (a.astype(jnp.bfloat16) for a in (q, k, v))
-    with jax.numpy_dtype_promotion("standard"):  # JAX's own function mixes dtypes inside
-        y = jax.nn.dot_product_attention(*operands, bias=bias, implementation=implementation)
-    return y.astype(q.dtype)
-
-
-def _gated(gate: _Gate, bias: _Bias) -> Float[Array, "#B H N N"] | None:
-    """What is added to the logits."""
-    if bias is None:
-        return None
-    return bias[None] if gate is None else gate[..., None] * bias[None]

@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig
 from asdjax.errors import AsdjaxError
-from asdjax.models.beats import BEATs, Draws, own_patch_mask
+from asdjax.models.beats import BEATs, own_patch_mask
+from asdjax.models.dropout import Draws
 from asdjax.models.layers import Linear, Rng
 from asdjax.models.pooling import AttnStatPool
 from asdjax.signal import fbank

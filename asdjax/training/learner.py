@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import Config
-from asdjax.models import lora, parameters, registry
+from asdjax.models import dropout, lora, parameters, registry
 from asdjax.runtime import parallel
 from asdjax.signal import spec_augment
 from asdjax.store.checkpoint import load_pretrained
@@ -187,7 +187,7 @@ class Learner:
         if not isinstance(self.config.model, BEATsConfig):
             return {}
         mine = parallel.my_rows(clips)
-        more = {"draws": lora.Draws(jax.random.fold_in(key, _DROPOUT), mine)}
+        more = {"draws": dropout.Draws(jax.random.fold_in(key, _DROPOUT), mine)}
         wanted = self.config.augment.spec_augment
         if wanted.probability:
             masks = spec_augment.spec_augment_draws(

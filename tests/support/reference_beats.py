@@ -8,7 +8,8 @@ import numpy as np
 from flax import nnx
 
 from asdjax.config.architectures import BEATsEncoderConfig
-from asdjax.models.beats import BEATs, Draws
+from asdjax.models.beats import BEATs
+from asdjax.models.dropout import Draws
 from asdjax.signal.fbank import fbank, normalised
 
 TINY = BEATsEncoderConfig(

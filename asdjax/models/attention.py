@@ -1,0 +1,142 @@
+"""Multi-head self-attention of BEATs, with gated relative positions."""
+
+import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from asdjax.config.architectures import BEATsEncoderConfig, ComputeDtype
+from asdjax.models.dropout import Draws, at, dropout
+from asdjax.models.layers import Rng
+from asdjax.models.mixed_precision import Projection, einsum
+
+Tokens: TypeAlias = Float[Array, "B N D"]
+Valid: TypeAlias = Bool[Array, "B N"] | None
+Bias: TypeAlias = Float[Array, "H N N"] | None
+Heads: TypeAlias = Float[Array, "B N H d"]
+Gate: TypeAlias = Float[Array, "B H N"] | None
+
+_WEIGHTS, _OUT_PROJ, _QKV = 1, 5, (8, 9, 10)  # places in a layer that draw random numbers
+
+
+class MultiheadAttention(nnx.Module):
+    """Self-attention with a relative position bias that each query gates for itself.
+
+    Args:
+        config: the architecture.
+        projection: makes a projection by name, inputs and outputs.
+        remat: whether the backward pass computes from the logits to the product with the values
+            again.
+        compute_dtype: of the large products.
+        fused: take `fused_attention` wherever no attention weights are dropped.
+        rng: source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        config: BEATsEncoderConfig,
+        projection: Callable[[str, int, int], Projection],
+        *,
+        remat: bool,
+        compute_dtype: ComputeDtype,
+        fused: bool,
+        rng: Rng,
+    ):
+        width, self.heads = config.encoder_embed_dim, config.encoder_attention_heads
+        self.q_proj = projection("q_proj", width, width)
+        self.k_proj = projection("k_proj", width, width)
+        self.v_proj = projection("v_proj", width, width)
+        self.out_proj = projection("out_proj", width, width)
+        gated, head = config.gru_rel_pos, width // self.heads
+        self.grep_linear = Projection(head, 8, rng=rng) if gated else None
+        self.grep_a = nnx.Param(np.ones(self.heads, np.float32)) if gated else None
+        self.dropout, self.remat = config.attention_dropout, remat
+        self.compute_dtype, self.fused = compute_dtype, fused
+
+    def __call__(self, x: Tokens, bias: Bias, valid: Valid, draws: Draws | None) -> Tokens:
+        """Every token's view of the valid ones."""
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (
+            project(x, at(draws, place)).reshape(*x.shape[:2], self.heads, -1)
+            for project, place in zip(projections, _QKV, strict=True)
+        )
+        attend = jax.checkpoint(self.attend) if self.remat else self.attend
+        y = attend((q, k, v), self.gate(q), bias, valid, at(draws, _WEIGHTS))
+        return self.out_proj(y.reshape(x.shape), at(draws, _OUT_PROJ))
+
+    def gate(self, q: Heads) -> Gate:
+        """Each query's factor on its position bias (a gated recurrent unit's; Chi et al., 2022)."""
+        if self.grep_linear is None or self.grep_a is None:
+            return None
+        sums = jnp.sum(self.grep_linear(q).reshape(*q.shape[:-1], 2, 4), axis=-1)
+        a, b = jnp.moveaxis(jax.nn.sigmoid(sums), (3, 2), (0, 2))  # [B, H, N] each
+        return a * (b * self.grep_a[...][None, :, None] - 1) + 2
+
+    def weights(
+        self, q: Heads, k: Heads, gate: Gate, bias: Bias, valid: Valid
+    ) -> Float[Array, "B H N N"]:
+        """How much of each key's value a query takes: softmax(q k / sqrt(d) + gate * bias)."""
+        logits = einsum("bqhd,bkhd->bhqk", q / math.sqrt(q.shape[-1]), k, self.compute_dtype)
+        added = _gated(gate, bias)
+        if added is not None:
+            logits = logits + added
+        if valid is not None:
+            # finite: a row without valid tokens must not turn into NaN
+            logits = jnp.where(valid[:, None, None], logits, jnp.finfo(logits.dtype).min)
+        return jax.nn.softmax(logits, axis=-1)
+
+    def attend(
+        self, qkv: tuple[Heads, ...], gate: Gate, bias: Bias, valid: Valid, draws: Draws | None
+    ) -> Heads:
+        """Each head's weighted sum of the values; with `draws`, some weights are dropped."""
+        q, k, v = qkv
+        if self.fused and (draws is None or self.dropout == 0):
+            return fused_attention(q, k, v, _gated(gate, bias), valid)
+        weights = dropout(self.weights(q, k, gate, bias, valid), self.dropout, draws)
+        return einsum("bhqk,bkhd->bqhd", weights, v, self.compute_dtype)
+
+
+def fused_attention(
+    q: Heads,
+    k: Heads,
+    v: Heads,
+    bias: Float[Array, "#B H N N"] | None,
+    valid: Valid,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
+) -> Heads:
+    """softmax(q k / sqrt(d) + bias) v over the valid keys, in one kernel that keeps no weights.
+
+    Operands and bias are rounded to bfloat16; softmax and sums are in float32.
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values.
+        bias: gated already.
+        valid: tokens that are keys.
+        implementation: cuDNN's needs an NVIDIA GPU (Ampere or later); "xla" computes the same on
+            any device, step by step.
+    """
+    if valid is not None:  # as a bias, because cuDNN's takes no mask of keys alone
+        if bias is None:
+            bias = jnp.zeros((1, 1, q.shape[1], k.shape[1]), q.dtype)
+        # cuDNN needs a value whose differences are finite; this is JAX's own for its masks.
+        bias = jnp.where(valid[:, None, None], bias, -(2.0**41))
+    if bias is not None:
+        bias = bias.astype(jnp.bfloat16)
+    operands = (a.astype(jnp.bfloat16) for a in (q, k, v))
+    with jax.numpy_dtype_promotion("standard"):  # JAX's own function mixes dtypes inside
+        y = jax.nn.dot_product_attention(*operands, bias=bias, implementation=implementation)
+    return y.astype(q.dtype)
+
+
+def _gated(gate: Gate, bias: Bias) -> Float[Array, "#B H N N"] | None:
+    """What is added to the logits."""
+    if bias is None:
+        return None
+    return bias[None] if gate is None else gate[..., None] * bias[None]

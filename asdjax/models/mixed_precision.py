@@ -1,0 +1,85 @@
+"""Products of float32 arrays whose operands may be rounded to bfloat16."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from asdjax.config.architectures import ComputeDtype
+from asdjax.models.dropout import Draws
+from asdjax.models.layers import Linear, Rng
+
+
+def einsum(
+    spec: str, a: Float[Array, "..."], b: Float[Array, "..."], compute_dtype: ComputeDtype
+) -> Float[Array, "..."]:
+    """A product of two arrays, with its own precision.
+
+    Args:
+        spec: as in `jnp.einsum`, without ellipsis; each index stands in two of the three places.
+        a: left operand.
+        b: right operand, of the same dtype.
+        compute_dtype: "float32" multiplies in the operands' own dtype, at full precision on every
+            device; "bfloat16" rounds the operands, also in the gradients, and sums in float32.
+
+    Returns:
+        The product in the operands' dtype.
+    """
+    if compute_dtype == "float32":
+        return jnp.einsum(spec, a, b, precision="highest")
+    product = _bfloat16_einsum(spec, a.astype(jnp.float32), b.astype(jnp.float32))
+    return product.astype(a.dtype)
+
+
+def _rounded_einsum(spec: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Array:
+    inputs, out = spec.split("->")
+    left, right = inputs.split(",")
+    if out[-1] not in right:  # XLA on CPU refuses such products, whose result it transposes
+        left, right, a, b = right, left, b, a
+    a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+    return jnp.einsum(f"{left},{right}->{out}", a, b, preferred_element_type=jnp.float32)
+
+
+# JAX's own gradient of a bfloat16 product with a float32 result would mix the two dtypes.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _bfloat16_einsum(spec: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Array:
+    return _rounded_einsum(spec, a, b)
+
+
+def _forward(spec: str, a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _rounded_einsum(spec, a, b), (a.astype(jnp.bfloat16), b.astype(jnp.bfloat16))
+
+
+def _backward(spec: str, operands: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    a, b = operands
+    inputs, out = spec.split("->")
+    left, right = inputs.split(",")
+    return (
+        _rounded_einsum(f"{out},{right}->{left}", gradient, b),
+        _rounded_einsum(f"{left},{out}->{right}", a, gradient),
+    )
+
+
+_bfloat16_einsum.defvjp(_forward, _backward)
+
+
+class Projection(Linear):
+    """`Linear` with a bias, whose product may be computed in bfloat16."""
+
+    def __init__(self, n_in: int, n_out: int, *, compute_dtype: ComputeDtype = "float32", rng: Rng):
+        super().__init__(n_in, n_out, bias=True, rng=rng)
+        self.compute_dtype = compute_dtype
+
+    def __call__(
+        self, x: Float[Array, "*batch n_in"], draws: Draws | None = None
+    ) -> Float[Array, "*batch n_out"]:
+        """Apply the map; `draws` are for adapted ones."""
+        rows = x.reshape(-1, x.shape[-1])
+        y = self._product(rows, self.kernel[...]) + self.bias[...][None]
+        return y.reshape(*x.shape[:-1], -1)
+
+    def _product(
+        self, x: Float[Array, "N n_in"], kernel: Float[Array, "n_in n_out"]
+    ) -> Float[Array, "N n_out"]:
+        return einsum("ni,io->no", x, kernel, self.compute_dtype)
