@@ -179,7 +179,54 @@ def test_a_member_that_goes_on_after_its_stated_end(tmp_path):
     name = f"task2/{LABEL}/{SCORES}".encode()
     package = tmp_path / "p.zip"
     package.write_bytes(raw_zip([(name, packed, 10, zlib.crc32(b"a.wav,0.5\n"), 8, True)]))
-    assert any(f"{SCORES}: row 1: 'a.wav'" in fault for fault in faults(package))
+    found = faults(package)
+    assert any(f"{SCORES}: row 1: 'a.wav'" in fault for fault in found)
+    assert any("ends elsewhere than the archive states" in fault for fault in found)
+
+
+def hidden_record():
+    """A member's record and content without a directory."""
+    content = raw_zip([stored(b"task2/hidden", b"B" * 99)])
+    return content[: content.index(b"PK\1\2")]
+
+
+@pytest.mark.parametrize(
+    ("method", "excess"), [(zipfile.ZIP_DEFLATED, b""), (zipfile.ZIP_DEFLATED, b"x"), (0, b"")]
+)
+def test_a_file_inside_the_bytes_of_another(system, tmp_path, method, excess):
+    """Programs that read a stream find it where the member's own content ends."""
+    package, table = tmp_path / "p.zip", b"a.wav,0.5\n"
+    name = f"task2/{LABEL}/{SCORES}".encode()
+    packed = table + excess
+    if method == zipfile.ZIP_DEFLATED:
+        packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+        packed = packer.compress(packed) + packer.flush()
+    fault = f"{package}: {name.decode()} in the archive ends elsewhere than the archive states"
+    for behind in (b"", hidden_record()):
+        member = name, packed + behind, len(table), zlib.crc32(table), method, True
+        package.write_bytes(raw_zip([member]))
+        found = any(text.startswith(fault) for text in faults(package))
+        assert found == bool(behind or excess)
+
+
+@pytest.mark.parametrize(("excess", "behind"), [(b"", b""), (b"~", b"\xff" * 9)])
+def test_a_deflate_stream_without_its_end(tmp_path, excess, behind):
+    package, name = tmp_path / "p.zip", f"task2/{LABEL}/{SCORES}".encode()
+    table = bytes(range(256)) * 2**12  # what follows a megabyte is not read together with it
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = packer.compress(table + excess) + packer.flush(zlib.Z_SYNC_FLUSH) + behind
+    package.write_bytes(raw_zip([(name, packed, len(table), zlib.crc32(table), 8, True)]))
+    assert any("ends elsewhere than the archive states" in fault for fault in faults(package))
+
+
+@pytest.mark.parametrize("place", [4, 6, 8, 10])  # disks, files on this one, files
+def test_an_end_that_counts_other_files_than_the_list(system, tmp_path, place):
+    package, content = tmp_path / "p.zip", bytearray(zip_bytes(system))
+    for change in (1, -1) if place > 6 else (1,):
+        changed = bytearray(content)
+        changed[len(content) - 22 + place] += change
+        package.write_bytes(changed)
+        assert "its end does not count the files that its list names" in error(package)
 
 
 def test_members_that_share_bytes(tmp_path):
@@ -225,7 +272,7 @@ def test_a_file_that_the_directory_does_not_list(tmp_path):
 def test_a_record_that_states_another_size_than_the_list_of_files(system, tmp_path):
     """Programs that read from front to back unpack what follows the stated end."""
     package, content = tmp_path / "p.zip", zip_bytes(system, method=zipfile.ZIP_STORED)
-    for place in (8, 14, 18, 22):  # method, CRC, sizes of the first record
+    for place in (6, 8, 14, 18, 22):  # encryption, method, CRC, sizes of the first record
         changed = bytearray(content)
         changed[place] ^= 1
         package.write_bytes(changed)

@@ -35,6 +35,7 @@ MOST_RATIO = 200
 
 _END = struct.Struct("<4s4H2LH")  # the record that ends a zip file
 _ZIP64, _UNICODE_PATH = 0x0001, 0x7075  # extra fields of a record
+_ENCRYPTED = 0x2061  # flags of a record: encryption, patches
 _DESCRIPTORS = (0, 12, 16, 20, 24)  # bytes that may follow a member whose sizes stand behind it
 _LOCAL = struct.Struct("<6x2H4x3L2H")  # of a member's own record
 _MOST_DIRECTORY = MOST_MEMBERS * 600
@@ -90,6 +91,8 @@ class Allowance:
                 content = opened.read(self.left + 1)
         except OSError as error:
             raise AsdjaxError(f"{file}: cannot be read ({error.strerror})") from error
+        except zlib.error as error:  # behind the size that an archive states
+            raise AsdjaxError(f"{file}: cannot be read (damaged in the archive)") from error
         if len(content) > self.left:
             self.left = 0
             raise AsdjaxError(
@@ -108,7 +111,7 @@ def open_zip(path: Path) -> Iterator[tuple[Traversable, list[str]]]:
             or one whose names or records lead two programs to unpack different files.
     """
     content = user_files.read_bytes(path, most=MOST_ARCHIVE)
-    _check_end(content, path)
+    counts = _check_end(content, path)
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
     except _UNREADABLE as error:
@@ -117,6 +120,8 @@ def open_zip(path: Path) -> Iterator[tuple[Traversable, list[str]]]:
         members = archive.infolist()
         if len(members) > MOST_MEMBERS:
             raise AsdjaxError(f"{path}: more than {MOST_MEMBERS} files in it: no submission")
+        if counts != (0, 0, len(members), len(members)):
+            raise _no_zip(path, "its end does not count the files that its list names")
         for member in members:
             if why := _refusal(member):
                 raise AsdjaxError(f"{path}: {shown(member.orig_filename)} in it {why}")
@@ -125,34 +130,44 @@ def open_zip(path: Path) -> Iterator[tuple[Traversable, list[str]]]:
         _check_records(content, archive, path)
         for member in members:
             _check_content(archive, member, path)
+        faults = _faults(members, path) + [
+            f"{path}: {member.filename} in the archive ends elsewhere than the archive states: "
+            "make it again"
+            for member in members
+            if _ends_elsewhere(content, member)
+        ]
         archive.filename = str(path)
-        yield zipfile.Path(archive), _faults(members, path)
+        yield zipfile.Path(archive), faults
 
 
 def _no_zip(path: Path, why: str) -> AsdjaxError:
     return AsdjaxError(f"{path}: cannot be read as a zip file ({why})")
 
 
-def _check_end(content: bytes, path: Path) -> None:
-    """Refuse a file with no end record, with two, or with one that announces a huge directory."""
+def _check_end(content: bytes, path: Path) -> tuple[int, ...]:
+    """The end record's numbers of disks and files: of this one, of the directory's, here, in all.
+
+    A file with no end record, with two, or with one that announces a huge directory is refused.
+    """
     low = max(0, len(content) - 2**16 - _END.size)
     at, ends = content.rfind(b"PK\5\6", low), []
     last = at
     while at >= 0:
         if at + _END.size <= len(content):
-            *_, size, _, comment = _END.unpack_from(content, at)
+            _, *counts, size, _, comment = _END.unpack_from(content, at)
             if at + _END.size + comment == len(content):
-                ends.append((at, size))
+                ends.append((at, size, tuple(counts)))
         at = content.rfind(b"PK\5\6", low, at + 3)
     if not ends:
         raise _no_zip(path, "its end is missing, or something follows it")
-    at, size = ends[0]
+    at, size, counts = ends[0]
     if len(ends) > 1 or at != last:
         raise _no_zip(path, "two places in it could be its end")
     if content[max(0, at - 20) : at].startswith(b"PK\6\7"):
         raise _no_zip(path, "it is of the kind zip64, which a submission does not need")
     if size > _MOST_DIRECTORY:
         raise AsdjaxError(f"{path}: more than {MOST_MEMBERS} files in it: no submission")
+    return counts
 
 
 def _refusal(member: zipfile.ZipInfo) -> str | None:
@@ -169,7 +184,7 @@ def _refusal(member: zipfile.ZipInfo) -> str | None:
         return "is not a plain path inside the archive"
     if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device: put the file itself"
-    if member.flag_bits & 0x2061:
+    if member.flag_bits & _ENCRYPTED:
         return "is encrypted: make the archive without a password"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "is compressed by another method than deflate: make the archive again"
@@ -224,7 +239,7 @@ def _check_records(content: bytes, archive: zipfile.ZipFile, path: Path) -> None
         later = flags & 8 and all(
             value in (0, 0xFFFFFFFF, true) for value, true in zip(found, stated, strict=True)
         )
-        same = method == member.compress_type and not (flags ^ member.flag_bits) & 8
+        same = method == member.compress_type and not (flags ^ member.flag_bits) & (8 | _ENCRYPTED)
         if not same or not (found == stated or later):
             raise _no_zip(path, "a file's own record and the list of files state different things")
         if next_one - end not in (_DESCRIPTORS if member.flag_bits & 8 else (0,)):
@@ -241,6 +256,25 @@ def _check_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path
         raise AsdjaxError(
             f"{path}: {shown(member.orig_filename)} in the archive is damaged: make it again"
         ) from error
+
+
+def _ends_elsewhere(content: bytes, member: zipfile.ZipInfo) -> bool:
+    """Whether a whole member ends before the last of the bytes stated for it, or goes on.
+
+    Behind a deflate stream's own end a program that reads from front to back finds the next file.
+    """
+    if member.compress_type == zipfile.ZIP_STORED or not member.compress_size:
+        return member.compress_size != member.file_size
+    *_, name, extra = _LOCAL.unpack_from(content, member.header_offset)
+    begin = member.header_offset + _LOCAL.size + name + extra
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        unpacked = unpacker.decompress(
+            content[begin : begin + member.compress_size], member.file_size + 1
+        )
+    except zlib.error:  # behind the stated size
+        return True
+    return len(unpacked) > member.file_size or not unpacker.eof or bool(unpacker.unused_data)
 
 
 def _faults(members: Sequence[zipfile.ZipInfo], path: Path) -> list[str]:
