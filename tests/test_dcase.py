@@ -269,6 +269,9 @@ def test_both_spellings_of_a_letter_are_one(tmp_path):
     chosen = DatasetConfig(train_machines=(unicodedata.normalize("NFD", "pompe à vélo"),))
     assert len(training_clips(dataset, chosen)) == 3
     assert len(scan(touch(tmp_path, paths[0], paths[2]), "dcase2026").clips) == 2
+    twin = f"{paths[0].rpartition('/')[0]}/{other.format(0, 'a').rpartition('/')[2]}"
+    (problem,) = scan(touch(tmp_path, twin), "dcase2026").problems
+    assert problem.kind == "misnamed" and "the same clip as section_00_" in problem.reason
     with pytest.raises(AsdjaxError, match="is in both .* and .*keep all its clips in one"):
         scan(touch(tmp_path, paths[1]), "dcase2026")
 

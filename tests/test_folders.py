@@ -1,4 +1,7 @@
+import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -163,15 +166,27 @@ def test_files_that_belong_to_a_clip_or_to_none_are_not_named(root):
         ("eval_data_ToyCar_test.zip", ".", False),  # of which only train is there
         ("valveEmu.tar", ".", False),
         ("ToyCar/test.zip", "ToyCar", True),
+        ("ToyCar/test.tbz2", "ToyCar", True),
+        ("ToyCar/test.zip.part", "ToyCar", True),
+        ("valveEmu/test.zip", "valveEmu", False),
+        ("dev_gearbox.zipx", ".", False),
+        ("dev_gearbox.tar.zst", ".", False),
+        ("dev_gearbox.7z.001", ".", False),
+        ("dev_gearbox.zip.crdownload", ".", False),
+        ("test.zip", ".", False),
         ("eval_data_ToyCar_train.zip", None, False),
         ("dev_fan.zip", None, False),  # unpacked: many keep the archive
         ("fan/test.zip", None, False),
+        ("fan/test.zip.part", None, False),
+        ("fan/train/test.zip", None, False),
     ],
 )
 def test_archives_that_were_not_unpacked(root, path, folder, lost):
     found = scan(touch(root, path, f"ToyCar/train/{TRAIN}"), "dcase2026").unused
     assert [(u.folder, u.lost) for u in found] == ([] if folder is None else [(folder, lost)])
     assert folder is None or "unpack" in found[0].why
+    piece = path.endswith((".part", ".001", ".crdownload"))
+    assert folder is None or ("get all parts" in found[0].why) == piece
 
 
 def test_what_lies_hidden_in_a_split_does_not_hinder_the_search_for_copies(root):
@@ -236,17 +251,49 @@ def test_deep_and_large_trees_are_no_trouble(root, monkeypatch):
     assert any("ended after 30 names" in u.why for u in found.unused)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
-@pytest.mark.parametrize("name", ["fan", "fan/train", "x"])
-def test_a_folder_that_may_not_be_listed_is_named(root, name):
-    touch(root, f"ToyCar/train/{TRAIN}", "x/a.wav")
-    (root / name).chmod(0)
+@contextlib.contextmanager
+def permissions(place: Path, mode: int) -> Iterator[None]:
+    """Folders of that mode, to which another user takes root's place: root may enter every one."""
+    user = os.geteuid()
+    for folder in (place, *place.parents) if user == 0 else ():
+        if not folder.stat().st_mode & 0o011:
+            pytest.skip(f"{folder} would hide its folders from another user")
+    place.chmod(mode)
+    if user == 0:
+        os.chown(place, 65534, -1)
+        os.seteuid(65534)
     try:
-        assert "cannot be listed (Permission denied)" in unused(root)[name][1]
-    except AsdjaxError as error:
-        assert f"{name}: cannot be listed (Permission denied)" in str(error)
+        yield
     finally:
-        (root / name).chmod(0o755)
+        os.seteuid(user)
+        place.chmod(0o755)
+
+
+@pytest.fixture
+def open_root() -> Iterator[Path]:
+    """A data set of one machine where every user may look."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        yield touch(Path(place), f"fan/train/{TRAIN}", f"fan/test/{TEST}")
+
+
+@pytest.mark.parametrize("mode", [0, 0o111, 0o444])  # neither, enter, list
+@pytest.mark.parametrize("name", ["fan", "fan/train", "x", "dev_data", "."])
+def test_a_folder_that_may_not_be_listed_or_entered_is_named(open_root, name, mode):
+    root = touch(open_root, f"ToyCar/train/{TRAIN}", "x/a/a.wav", f"dev_data/valve/test/{TEST}")
+    (root / "link").symlink_to("dev_data/valve")
+    whole = scan(root, "dcase2026")
+    with permissions(root / name, mode):
+        try:
+            found = scan(root, "dcase2026")
+        except AsdjaxError as error:
+            said = str(error)
+        else:
+            said = " ".join(map(str, found.problems))
+            if (name, mode) == ("fan/train", 0o444):  # its clips are found, and cannot be opened
+                assert found == whole
+                return
+    assert "cannot be listed (Permission denied)" in said and (root / name).name in said
 
 
 def test_training_names_what_it_does_not_use(corpus_root, tmp_path, capsys):

@@ -609,6 +609,28 @@ def test_truth_under_a_decomposed_name(truth):
     assert set(submission.read_truth(truth)) == {("L\u00fcfter_section_x", "00")}
 
 
+def test_two_tables_whose_names_print_as_one(truth):
+    for file in [*truth.rglob("*.csv")]:
+        composed, other = (file.name.replace("Toy", u) for u in ("L\u00fcfter", "Lu\u0308fter"))
+        file.rename(file.with_name(other))
+        if file.parent.name == "ground_truth_domain":
+            file.with_name(composed).write_bytes(b"a.wav,0\nb.wav,1\n")
+        else:
+            file.with_name(other).rename(file.with_name(composed))
+    domain = truth / "ground_truth_domain"
+    first, second = sorted(domain.iterdir())
+    with pytest.raises(AsdjaxError) as refusal:
+        submission.read_truth(truth)
+    fault = f"{first} and {second}: one name in two spellings of Unicode: keep one"
+    assert str(refusal.value) == fault
+    for file in (first, second):
+        name = file.name.replace("ground_truth", "anomaly_score")
+        (domain / name).write_text("a.wav,0.5\nb.wav,0.6\n")
+        file.unlink()
+    with pytest.raises(AsdjaxError, match="one name in two spellings of Unicode: keep one"):
+        submission.scores(domain)
+
+
 @pytest.mark.parametrize(
     "text, words",
     [

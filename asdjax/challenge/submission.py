@@ -161,16 +161,18 @@ def read_system(folder: Traversable, allowance: Allowance | None = None) -> Syst
         raise AsdjaxError(f"{folder}: no such folder: give a system's folder with its tables")
     allowance = allowance or Allowance()
     own = folder_name(folder)
-    scores, decisions, others, meta = {}, {}, [], None
+    scores: dict[Key, Table] = {}
+    decisions: dict[Key, Table] = {}
+    others, meta = [], None
     faults: tuple[str, ...] = ()
     for file in entries(folder):
         match = _table_name(unicodedata.normalize("NFC", file.name))
         if is_folder(file):
             others.append(file.name)
         elif match and match["kind"] == _SCORE:
-            scores[match["machine"], match["section"]] = _read_table(file, _score, allowance)
+            _add(scores, match, _read_table(file, _score, allowance))
         elif match and match["kind"] == _DECISION:
-            decisions[match["machine"], match["section"]] = _read_table(file, _flag, allowance)
+            _add(decisions, match, _read_table(file, _flag, allowance))
         elif file.name == f"{own}.meta.yaml":
             try:
                 meta = allowance.read(file)
@@ -240,13 +242,13 @@ def read_truth(folder: Path) -> dict[Key, dict[str, tuple[bool, bool]]]:
                 f"{place}: no such folder: give the folder that holds ground_truth_data and "
                 "ground_truth_domain"
             )
-        tables = {}
+        tables: dict[Key, Table] = {}
         for file in entries(place):
             if file.name.startswith(".") or not file.name.lower().endswith(".csv"):
                 continue
             match = _table_name(unicodedata.normalize("NFC", file.name))
             if match and match["kind"] == "ground_truth":
-                tables[match["machine"], match["section"]] = _read_table(file, _flag, allowance)
+                _add(tables, match, _read_table(file, _flag, allowance))
             else:
                 faults.append(f"{file}: expected ground_truth_<machine>_section_<NN>_test.csv")
         halves.append(tables)
@@ -289,6 +291,15 @@ def first_faults(faults: Iterable[str]) -> list[str]:
 def _table_name(name: str) -> re.Match[str] | None:
     """The parts of a table's name; a machine whose name does not print is no machine."""
     return TABLE.fullmatch(name) if name.isprintable() else None
+
+
+def _add(tables: dict[Key, Table], name: re.Match[str], table: Table) -> None:
+    """Add a section's table; of two whose names print as one the first, with that fault."""
+    key = name["machine"], name["section"]
+    first = tables.setdefault(key, table)
+    if first.file != table.file:
+        fault = f"{first.file} and {table.file}: one name in two spellings of Unicode: keep one"
+        tables[key] = dataclasses.replace(first, faults=(*first.faults, fault))
 
 
 def _table_bytes(values: Mapping[str, str]) -> bytes:

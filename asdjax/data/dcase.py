@@ -198,7 +198,7 @@ def scan(root: Path, edition: str) -> Dataset:
     lost = [u for u in leftover if u.lost]
     if not clips and not problems:
         hint = "".join(f" ({u.folder}: {u})" for u in (lost or leftover)[:1])
-        if any((root / split).is_dir() for split in SPLITS):
+        if any(os.path.isdir(root / split) for split in SPLITS):
             hint = " (this looks like one machine's folder: give its parent)"
         raise AsdjaxError(
             f"{root}: no clips found{hint}: expected <machine>/train/*.wav and "
@@ -329,7 +329,7 @@ def _scan_machine(root: Path, folder: Path, edition: str) -> tuple[list[Clip], l
         with os.scandir(folder / split) as entries:
             regular = {entry.name: _is_regular(entry) for entry in entries}
         for name in sorted(regular):
-            stem, extension = os.path.splitext(name)
+            stem, extension = os.path.splitext(unicodedata.normalize("NFC", name))
             if name.startswith(".") or extension.lower() != ".wav":
                 continue
             if _EDITION_2020.fullmatch(stem):
@@ -343,7 +343,7 @@ def _scan_machine(root: Path, folder: Path, edition: str) -> tuple[list[Clip], l
                     raise FaultyFile(Problem(path, "unreadable", reason))
                 clip = parse_clip(path, edition)
                 if stem in seen:
-                    reason = f"the same clip as {seen[stem]}, with another extension"
+                    reason = f"the same clip as {seen[stem]}, in another spelling: keep one"
                     raise FaultyFile(Problem(path, "misnamed", reason))
             except FaultyFile as fault:
                 problems.append(fault.problem)

@@ -1,5 +1,6 @@
 """A data set's folders: those of its machines, and those with audio that nothing reads."""
 
+import errno
 import os
 import re
 from collections import deque
@@ -21,8 +22,11 @@ _CLIP_LIKE = re.compile(r"section_[0-9]{2}")
 _CLIP = re.compile(
     r"section_[0-9]{2}_((source|target)_(train|test)_(normal|anomaly)_)?[0-9]{4}(?![0-9])"
 )  # how a clip's name begins
-_ARCHIVES = ("zip", "7z", "rar", "tar", "tgz", "tar.gz", "tar.bz2", "tar.xz")
-_ARCHIVE = re.compile(rf"\.({'|'.join(map(re.escape, _ARCHIVES))})$", re.I)
+_ARCHIVE = re.compile(
+    r"\.(zipx?|7z|rar|tar(\.(gz|bz2|xz|zst|lz|lzma))?|tgz|tbz2?|txz|tzst|tlz)"
+    r"(?P<piece>\.(part|partial|crdownload|download|[0-9]+))?$",
+    re.I,
+)  # how an archive's name ends, also of a part of it or of an unfinished download
 _DOWNLOADED = re.compile(r"^(dev|eval(_data)?)_")  # how the challenge's archives' names begin
 _MOST_NAMES = 200_000  # looked at outside the machines' own folders
 
@@ -85,10 +89,11 @@ def unused(root: Path, machines: Sequence[Path]) -> list[Unused]:
     queue = deque([*filter(os.path.isdir, splits), root])
     seen = {_identity(folder) for folder in root.resolve().parents}
     places = _Places(root, frozenset(splits), frozenset(machines))
-    found, names_left = list(_archives(places)), _MOST_NAMES
+    bases, found, names_left = _bases(root), list(_archives(places)), _MOST_NAMES
     while queue:
         folder = queue.popleft()
         in_split = folder in places.splits
+        elsewhere = not in_split and folder not in bases
         names: list[str] = []
         clips = set()
         try:
@@ -102,6 +107,9 @@ def unused(root: Path, machines: Sequence[Path]) -> list[Unused]:
                     break
                 if is_folder:
                     queue.append(folder / name)
+                elif elsewhere and (packed := _packed_split(folder, name)):
+                    lost = folder in places.machines
+                    found.append(Unused(places.name(folder), 0, packed, lost))
                 elif in_split and name.lower().endswith(".wav"):
                     clips.add(name[:-4])
                 elif _is_audio(name) or (in_split and _CLIP.match(name)):
@@ -171,7 +179,7 @@ class _Places:
 
 
 def _archives(places: _Places) -> Iterator[Unused]:
-    """Archives that may hold a machine, or a split of one, that was not unpacked."""
+    """Archives that may hold a machine that was not unpacked."""
     folders = {machine.name: machine for machine in places.machines}
 
     def unpacked(base: Path, stem: str) -> bool:
@@ -186,14 +194,22 @@ def _archives(places: _Places) -> Iterator[Unused]:
         names = [name for name in sorted(os.listdir(base)) if _ARCHIVE.search(name)]
         packed = [name for name in names if not unpacked(base, _ARCHIVE.sub("", name))]
         if packed:
-            why = f"archives such as {packed[0]}: if they hold machines, unpack them"
+            why = f"archives such as {packed[0]}: if they hold machines, {_unpack(packed[0])} them"
             yield Unused(places.name(base), 0, why, lost=False)
-    for machine in places.machines:
-        for ending in _ARCHIVES:
-            for split in SPLITS:
-                name = f"{split}.{ending}"
-                if os.path.isfile(machine / name) and not os.path.isdir(machine / split):
-                    yield Unused(places.name(machine), 0, f"{name}: unpack it", lost=True)
+
+
+def _packed_split(folder: Path, name: str) -> str | None:
+    """What to do with an archive that a folder has in place of `train` or `test`; None: no such."""
+    split = _ARCHIVE.sub("", name)
+    if split == name or split not in SPLITS or os.path.isdir(folder / split):
+        return None
+    return f"{name}: {_unpack(name)} it"
+
+
+def _unpack(name: str) -> str:
+    """What to do with an archive of that name."""
+    found = _ARCHIVE.search(name)
+    return "get all parts of and unpack" if found and found["piece"] else "unpack"
 
 
 def _repeats(folder: Path, names: Sequence[str], split: Path) -> bool:
@@ -228,9 +244,15 @@ def _entries(folder: Path) -> Iterator[tuple[str, bool]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if not _passed_over(entry.name):
-                # os.path.isdir says no where a link leads nowhere or to itself.
-                is_folder = not entry.is_file(follow_symlinks=False) and os.path.isdir(entry.path)
-                yield entry.name, is_folder
+                yield entry.name, _is_folder(entry)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link to what cannot be looked at counts."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        return error.errno != errno.ELOOP
 
 
 def _passed_over(name: str) -> bool:
