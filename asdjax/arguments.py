@@ -17,10 +17,11 @@ from tyro.constructors import (
 )
 
 from asdjax.config import recipe as configs
-from asdjax.config import registry, schema
+from asdjax.config import registry
 from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import Config
-from asdjax.config.schema import Choice
+from asdjax.config.schema import Choice, shown
+from asdjax.config.strict_yaml import MOST_DIGITS
 from asdjax.errors import AsdjaxError, UsageError
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ def _plain_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     def number(words: list[str]) -> int | float:
         if not _NUMBERS[kind].fullmatch(words[0]):
             what = "whole number" if kind is int else "number"
-            raise ValueError(f"{words[0]!r} is no {what} in plain digits")
+            raise ValueError(f"{shown(words[0])} is no {what} in plain digits")
+        if len(words[0]) > MOST_DIGITS:
+            raise ValueError(f"a number of more than {MOST_DIGITS} characters")
         return kind(words[0])
 
     return PrimitiveConstructorSpec(
@@ -255,7 +258,7 @@ def _choose(args: Sequence[str], command: Any) -> tuple[list[str], Any]:
             if name not in names:
                 key = ".".join(path)
                 raise UsageError(
-                    f"--{key}: expected one of {', '.join(names)}, found {schema.shown(name)}"
+                    f"--{key}: expected one of {', '.join(names)}, found {shown(name)}"
                 )
             command = _with(command, path[:-1], _converted(section, name))
     return args, command

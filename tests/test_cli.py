@@ -173,6 +173,15 @@ def test_what_the_parser_refuses_is_wrong_usage(args, capsys):
     assert printed.err and not printed.out
 
 
+@pytest.mark.parametrize("option", ["--seed", "--train-source", "--seconds"])
+def test_a_number_of_thousands_of_digits_is_one_sentence(option, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["synth", "d", option, "9" * 5000])
+    printed = capsys.readouterr().err
+    assert end.value.code == 2 and len(printed) < 2000
+    assert f"Error parsing {option}: a number of more than 100 characters" in printed
+
+
 def test_every_verb_says_what_an_interruption_costs(monkeypatch, capsys):
     assert all(verb.lost for name, verb in VERBS.items() if name != "convert")
 

@@ -12,6 +12,7 @@ from asdjax.errors import AsdjaxError
 from asdjax.files import atomic, user_files
 
 _MOST_JSON, _DEEPEST = 2**26, 64  # bytes of a document, and levels
+_MOST_DIGITS = 100  # of a whole number
 
 
 def fingerprint(*parts: Any) -> str:
@@ -43,7 +44,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON document; `AsdjaxError` when it is not one."""
     text, deep = user_files.read_text(path, most=_MOST_JSON), False
     try:
-        document = json.loads(text)
+        document = json.loads(text, parse_int=_whole_number)
     except ValueError as error:
         raise AsdjaxError(f"{path}: cannot be read as JSON ({error})") from error
     except RecursionError:
@@ -51,6 +52,12 @@ def read_json(path: Path) -> Any:
     if deep or _is_deep(document):
         raise AsdjaxError(f"{path}: nested too deeply for a document of asdjax: restore it")
     return document
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"a number of more than {_MOST_DIGITS} digits: {text[:20]}...")
+    return int(text)
 
 
 def _is_deep(document: Any) -> bool:
