@@ -54,6 +54,19 @@ def test_json_refuses_what_json_cannot_say(tmp_path):
     assert not (tmp_path / "x.json").exists()
 
 
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_numbers_of_thousands_of_digits_in_a_document(tmp_path, sign):
+    path = tmp_path / "x.json"
+    path.write_text(f'{{"seed": {sign}{"9" * 5000}}}')
+    with pytest.raises(AsdjaxError) as refusal:
+        runs.read_json(path)
+    message = str(refusal.value)
+    assert "(a number of more than 100 digits: " in message and len(message) < 300
+    assert "limit" not in message  # of Python's own, which nobody should have to know
+    path.write_text(f'{{"seed": {sign}{"9" * 90}}}')
+    assert runs.read_json(path) == {"seed": int(sign + "9" * 90)}
+
+
 def test_embeddings_round_trip_and_equal_bytes(tmp_path):
     run = begun(tmp_path)
     a, b = run.embeddings_path("raw", "fan"), run.embeddings_path("raw", "pump")
@@ -110,6 +123,7 @@ def test_log_is_cut_where_a_run_continues(tmp_path):
     run = begun(tmp_path)
     run.append_log([{"step": step, "loss": 1.0} for step in range(6)])
     with (tmp_path / "log.jsonl").open("a") as file:
+        file.write("[" * 100_000 + '\n{"step": "0"}\n{"step": ' + "9" * 5000 + "}\n")
         file.write('{"step": 6, "lo')  # killed while writing
     run.truncate_log(4)
     run.append_log([{"step": 4, "loss": 2.0}])
@@ -317,6 +331,20 @@ def test_a_directory_of_others_is_never_a_run(names, tmp_path):
     ):
         pass
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("schema", ["asdjax.data/1", "asdjax.training_plan/1", "asdjax.x", None])
+def test_a_document_of_another_kind_does_not_make_a_run(schema, tmp_path):
+    """Such as what another command printed, and a user saved as training.json."""
+    file = tmp_path / "training.json"
+    runs.write_json(file, {"schema": schema})
+    run = Run(tmp_path)
+    with pytest.raises(AsdjaxError, match="would overwrite its training.json"), run.lock():
+        pass
+    for version in (1, 2, 3):  # a run of another version of asdjax stays one
+        runs.write_json(file, {"schema": f"asdjax.training/{version}"})
+        with run.lock():
+            pass
 
 
 def test_a_directory_with_the_users_own_log_may_become_a_run(tmp_path):

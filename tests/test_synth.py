@@ -202,6 +202,11 @@ def test_a_finished_corpus_is_kept_and_another_refused(small, tmp_path):
     (tmp_path / "mine" / "fan" / "precious.txt").write_text("x")
     with pytest.raises(AsdjaxError, match="not made by asdjax synth"):
         synth.write(tmp_path / "mine", dataclasses.replace(SMALL, overwrite=True))
+    for document in ("[1]", '{"made_by": "another synth"}'):
+        (tmp_path / "mine" / "fan" / "synth.json").write_text(document)
+        with pytest.raises(AsdjaxError, match="not made by asdjax synth"):
+            synth.write(tmp_path / "mine", dataclasses.replace(SMALL, overwrite=True))
+    assert (tmp_path / "mine" / "fan" / "precious.txt").exists()
 
 
 @pytest.mark.parametrize(

@@ -107,8 +107,7 @@ class Run:
             if isinstance(tree, dict) and {f.name for f in dataclasses.fields(Config)} <= {*tree}:
                 return True
         with contextlib.suppress(AsdjaxError):
-            record = read_json(self._training)
-            return isinstance(record, dict) and str(record.get("schema")).startswith("asdjax.")
+            return training_record.is_record(read_json(self._training))
         return False
 
     @contextlib.contextmanager
@@ -476,6 +475,7 @@ def _plain(name: str) -> str:
 def _step(line: bytes) -> float:
     """The step of a line of the log; infinity for an incomplete line."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, TypeError, KeyError):
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError, RecursionError):
         return math.inf
+    return step if isinstance(step, int) else math.inf

@@ -26,6 +26,12 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
     write_json(path, {**document, "fingerprint": fingerprint(document)})
 
 
+def is_record(document: Any) -> bool:
+    """Whether a document is a training record, of this or another version of asdjax."""
+    name, _, _ = SCHEMA.partition("/")
+    return isinstance(document, dict) and str(document.get("schema")).startswith(f"{name}/")
+
+
 def read(path: Path) -> dict[str, Any]:
     """Read the training record; `AsdjaxError` if it is invalid or was changed."""
     document = read_json(path)

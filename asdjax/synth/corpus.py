@@ -14,6 +14,7 @@ import os
 import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -214,12 +215,11 @@ def _holds_same(place: Path, config: SynthConfig) -> bool:
     with atomic.writing(place):
         if not place.exists() or (place.is_dir() and not any(place.iterdir())):
             return False
-    try:
+    identity = None
+    with suppress(AsdjaxError):  # none, or one of another program
         identity = runs.read_json(place / _IDENTITY)
-    except AsdjaxError as error:
-        raise AsdjaxError(
-            f"{place}: exists and was not made by asdjax synth: give another folder"
-        ) from error
+    if not isinstance(identity, dict) or identity.get("made_by") != _identity(config)["made_by"]:
+        raise AsdjaxError(f"{place}: exists and was not made by asdjax synth: give another folder")
     size = 44 + 4 * round(config.seconds * SAMPLE_RATE)
     expected = {place.parent / clip.path: size for clip in _machine_clips(place.name, config)}
     with atomic.writing(place):  # another process may replace it meanwhile
