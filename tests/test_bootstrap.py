@@ -131,6 +131,9 @@ def test_intervals_are_quantiles_of_explicit_summaries(rng):
                 check(bounds[key], [value[key] for value in values])
             return
         expected = np.quantile(values, [0.025, 0.975])
+        if np.ptp(expected) <= EXACT_METRIC:
+            assert bounds is None
+            return
         assert bounds == pytest.approx(expected, abs=EXACT_METRIC, rel=0)
 
     check(document["intervals"], summaries)
@@ -157,12 +160,27 @@ def test_a_figure_without_clips_has_no_interval(rng):
 
 def test_a_single_clip_does_not_vary_and_is_named(rng):
     document = intervals({"fan": {"00": clips(rng, (1, 1, 5, 5))}}, 100)
-    low, high = document["intervals"]["machines"]["fan"]["within"]["auc_source"]
-    assert low == high
+    fan = document["intervals"]["machines"]["fan"]
+    assert fan["within"]["auc_source"] is None and len(fan["within"]["auc_target"]) == 2
     assert document["single_clip_strata"] == [
         "fan section 00: source_normal",
         "fan section 00: source_anomaly",
     ]
+
+
+def test_resamples_that_do_not_differ_give_no_interval(rng):
+    """Single clips, figures of 0 and 1: no width would be no certainty."""
+    apart = clips(rng, (9, 8, 7, 6), decimals=9, lift=99.0)
+    apart = dataclasses.replace(apart, decision=apart.is_anomaly)
+    upside_down = dataclasses.replace(apart, score=-apart.score)
+    for source in (apart, upside_down, clips(rng, (1, 1, 1, 1))):
+        machines = {"fan": {"00": source}}
+        found = intervals(machines, 100)["intervals"]
+        assert found["official_score"] is None
+        assert {*found["machines"]["fan"]["official"].values()} == {None}
+        alarms = bootstrap.false_alarms(machines, 100)
+        assert {*alarms["false_alarm_interval"]["fan"]["00"].values()} == {None}
+        assert None not in alarms["false_alarm_rate"]["fan"]["00"].values()
 
 
 def test_too_few_resamples_are_refused(rng):

@@ -1,5 +1,6 @@
 """The paired comparison of two runs."""
 
+import functools
 import io
 
 import numpy as np
@@ -9,6 +10,7 @@ from rich.console import Console
 from support.scored_runs import make_run, score_rows, write_truth
 
 from asdjax.commands.compare import _difference, _parts, compare, markdown, terminal_table
+from asdjax.commands.evaluate import evaluate
 from asdjax.errors import AsdjaxError
 from asdjax.scoring import averages, bootstrap, labels, metrics
 
@@ -96,7 +98,8 @@ def test_exchanging_the_runs_turns_the_signs(pair):
     forth, back = compare(*pair, resamples=100), compare(*pair[::-1], resamples=100)
     for (path, a), (other, b) in zip(leaves(forth), leaves(back), strict=True):
         assert path == other and a["difference"] == -b["difference"]
-        assert a["interval"] == pytest.approx([-end for end in b["interval"][::-1]], abs=1e-12)
+        turned = [-end for end in (b["interval"] or [])[::-1]]
+        assert (a["interval"] or []) == pytest.approx(turned, abs=1e-12)
         assert a["probability"] == pytest.approx(1 - b["probability"], abs=EXACT_METRIC)
     assert forth["official_score"]["probability"] > 0.5 > back["official_score"]["probability"]
 
@@ -109,8 +112,11 @@ def test_a_run_equals_itself_on_any_scale(rng, pair, tmp_path):
         for m, of_machine in rows.items()
     }
     for other in (b, make_run(tmp_path / "image", image)):
-        for _, value in leaves(compare(other, b, resamples=100)):
-            assert value["interval"] == [0, 0] and value["probability"] == 0.5
+        certainty = evaluate(b, resamples=100)["intervals"]
+        for path, value in leaves(compare(other, b, resamples=100)):
+            known = functools.reduce(lambda table, key: table[key], path, certainty)
+            assert value["interval"] == (None if known is None else [0, 0])
+            assert value["probability"] == 0.5
 
 
 def test_pairing_cancels_what_both_runs_share(pair):
@@ -185,6 +191,7 @@ def test_no_difference_is_printed_with_one_sign(difference):
     value = {"difference": difference, "interval": [-1e-17, 0.25], "probability": 0.5}
     assert _parts(value, True) == ["+0.00", "[+0.00, +25.00]", "50"]
     assert _parts({**value, "difference": -0.012}, False) == ["-1.20", "50"]
+    assert _parts({**value, "interval": None}, True) == ["+0.00", "[-]", "50"]
 
 
 def test_figures_that_differ_by_rounding_alone_are_tied():

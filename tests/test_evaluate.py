@@ -78,12 +78,13 @@ def test_figures_of_0_are_written_as_0(rng, tmp_path):
     document = evaluate.evaluate(run, resamples=100)
     assert document["machines"]["fan"]["official"]["auc_source"] == 0
     assert document["official_score"] == 0 == document["within_score"]
-    assert document["intervals"]["official_score"] == [0, 0]
+    assert document["intervals"]["official_score"] is None
     other = make_run(tmp_path / "b", upside_down, seed=1)
     seeds = evaluate.evaluate_runs([run, other], resamples=100)
     assert seeds["official_score"] == {"mean": 0, "std": 0}
     with (run.metrics / "metrics.csv").open(newline="") as file:
-        written = [float(r[c]) for r in csv.DictReader(file) for c in ("value", "low", "high")]
+        columns = ("value", "low", "high")
+        written = [float(r[c]) for r in csv.DictReader(file) for c in columns if r[c]]
     documents = [
         document, seeds, evaluate.by_view(run, resamples=100), compare(run, other, resamples=100)
     ]  # fmt: skip
@@ -196,7 +197,7 @@ def shown(document):
 
 
 def test_printed_tables(rng, tmp_path):
-    rows = {"fan": score_rows(rng, "fan", lift=2), "valve": score_rows(rng, "valve", lift=-1)}
+    rows = {"fan": score_rows(rng, "fan"), "valve": score_rows(rng, "valve", lift=-1)}
     document = evaluate.evaluate(make_run(tmp_path, rows), resamples=100)
     printed, terminal = evaluate.markdown(document), shown(document)
     value = document["machines"]["fan"]["official"]["auc_source"]
@@ -215,6 +216,18 @@ def test_printed_tables(rng, tmp_path):
     upright = evaluate.evaluate(make_run(tmp_path / "upright", rows), resamples=100)
     assert upright["inverted"] == [] and "!" not in evaluate.markdown(upright)
     assert "inverted" not in shown(upright)
+
+
+def test_an_interval_that_no_resample_gives_is_printed_as_none(rng, tmp_path, capsys):
+    document = evaluate.evaluate(
+        make_run(tmp_path, {"fan": score_rows(rng, "fan", per_cell=1, lift=20)}), resamples=100
+    )
+    for text in (evaluate.markdown(document), shown(document)):
+        assert "[-]" in text and "[100.00" not in text
+        assert "([-] where these do not differ)" in " ".join(text.split())
+    assert "false alarms among normal test clips: source 0.0 % of 1 [-]" in capsys.readouterr().err
+    with (tmp_path / "metrics" / "metrics.csv").open(newline="") as file:
+        assert {row["low"] + row["high"] for row in csv.DictReader(file)} == {""}
 
 
 def test_sections_have_rows_of_their_own(rng, tmp_path):

@@ -41,8 +41,8 @@ def compare(
         `schema`; `a` and `b`, each the run's `run` (its path) and `seed`; `resamples`, `level`,
         `single_clip_strata` and `scope`; and the nesting of `averages.means` with, in the place of
         each figure, None where it has no clips, else `a`, `b`, `difference` (a - b), its `interval`
-        [low, high], and `probability`: the share of resamples in which A is better, ties counting
-        half.
+        [low, high] (None where neither figure has one), and `probability`: the share of resamples
+        in which A is better, ties counting half.
 
     Raises:
         AsdjaxError: the runs scored different clips or none that has a label; or as
@@ -157,20 +157,21 @@ def _difference(a: tuple[Any, Any], b: tuple[Any, Any]) -> Any:
     if value_a is None:
         return None
     difference = drawn_a - drawn_b
+    varied = any(map(bootstrap.interval, (drawn_a, drawn_b)))
     better = np.sign(np.round(difference, 12))  # equal figures may differ in their last bits
     return {
         "a": value_a,
         "b": value_b,
         "difference": value_a - value_b,
-        "interval": bootstrap.interval(difference),
+        "interval": bootstrap.ends(difference) if varied else None,
         "probability": float((1 + better.mean()) / 2),
     }
 
 
 def _parts(value: Mapping[str, Any], intervals: bool) -> list[str]:
     """Difference, interval where wanted and probability of one figure as they are printed."""
-    low, high = map(_signed, value["interval"])
-    interval = [f"[{low}, {high}]"] * intervals
+    ends = ", ".join(map(_signed, value["interval"] or ())) or "-"
+    interval = [f"[{ends}]"] * intervals
     return [_signed(value["difference"]), *interval, f"{100 * value['probability']:.0f}"]
 
 

@@ -212,7 +212,7 @@ def _document(machines: Machines, resamples: int, seed: int | None) -> dict[str,
             bounds = document["false_alarm_interval"][machine][section]
             said = [
                 f"{domain} {100 * rate:.1f} % of {clips[f'{domain}_normal'].sum()} "
-                f"[{100 * bounds[domain][0]:.1f}, {100 * bounds[domain][1]:.1f}]"
+                f"{_bracket(bounds[domain], digits=1)}"
                 for domain, rate in rates.items()
                 if rate is not None
             ]
@@ -282,21 +282,27 @@ def _cells(
     for name, figures, bounds in rows:
         cells = []
         for family, figure in columns:
-            interval = bounds and layout.figure(bounds, family, figure)
-            cells.append(_cell(figure, layout.figure(figures, family, figure), interval))
+            bracket = bounds and _bracket(layout.figure(bounds, family, figure))
+            cells.append(_cell(figure, layout.figure(figures, family, figure), bracket))
         table.append([console.printable(name), *cells])
     return table
 
 
-def _cell(name: str, value: Any, interval: Sequence[float] | None) -> str:
+def _bracket(interval: Sequence[float] | None, digits: int = 2) -> str:
+    """An interval in per cent as it is printed; of resamples that do not differ there is none."""
+    ends = (f"{100 * end:.{digits}f}" for end in interval or ())
+    return f"[{', '.join(ends) or '-'}]"
+
+
+def _cell(name: str, value: Any, bracket: str | None) -> str:
     if value is None:
         return "-"
     after = ""
     if isinstance(value, Mapping):
         after = "" if value["std"] is None else f" ± {layout.per_cent(value['std'])}"
         value = value["mean"]
-    if interval:
-        after = f"\n[{', '.join(map(layout.per_cent, interval))}]"
+    if bracket:
+        after = f"\n{bracket}"
     mark = "!" if averages.is_inverted(name, value) else ""
     return f"{layout.per_cent(value)}{mark}{after}"
 

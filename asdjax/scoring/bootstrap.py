@@ -9,6 +9,8 @@ Conventions
   intervals of a machine do not depend on others, and two runs over the same clips share resamples.
 * Intervals are percentile intervals (Efron and Tibshirani, "An Introduction to the Bootstrap",
   1993, chapter 13). A stratum with one clip does not vary, so that the interval is too narrow.
+* Where the resamples do not differ (single clips, a figure of 0 or 1) there is no interval: one of
+  no width would claim a certainty that the clips cannot give.
 """
 
 import hashlib
@@ -27,6 +29,7 @@ LEVEL = 0.95
 RESAMPLES = 1000
 _FEWEST = 100  # resamples; fewer do not determine the ends of a 95 % interval
 _SEED = 20260
+_SAME = 1e-12  # equal figures may differ in their last bits
 
 
 def draw(
@@ -88,8 +91,14 @@ def resample(machines: Machines, resamples: int = RESAMPLES) -> dict[str, Any]:
     )
 
 
-def interval(values: Float64[np.ndarray, " R"]) -> list[float]:
-    """The percentile interval of a figure's resampled values: [low, high]."""
+def interval(values: Float64[np.ndarray, " R"]) -> list[float] | None:
+    """The percentile interval of a figure's resampled values; None where it has no width."""
+    low, high = ends(values)
+    return [low, high] if high - low > _SAME else None
+
+
+def ends(values: Float64[np.ndarray, " R"]) -> list[float]:
+    """The percentiles of resampled values between which an interval lies: [low, high]."""
     return [float(end) for end in np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])]
 
 
@@ -118,7 +127,7 @@ def words(document: Mapping[str, Any]) -> str:
     """A phrase for captions: the level and method of a document's intervals."""
     return (
         f"{100 * document['level']:g} % bootstrap interval over {document['resamples']} resamples "
-        "of the clips"
+        "of the clips ([-] where these do not differ)"
     )
 
 
@@ -127,7 +136,7 @@ def intervals(machines: Machines, resamples: int = RESAMPLES) -> dict[str, Any]:
 
     Returns:
         `intervals`: the result of `averages.means` with `[low, high]` for each figure, or None
-        without clips; and the result of `describe`.
+        without clips, or where the resamples do not differ; and the result of `describe`.
 
     Raises:
         AsdjaxError: too few resamples.
@@ -141,7 +150,7 @@ def false_alarms(machines: Machines, resamples: int = RESAMPLES) -> dict[str, An
 
     Returns:
         `false_alarm_rate` by machine, section and domain, and `false_alarm_interval` likewise with
-        `[low, high]`; None without decisions or normal clips.
+        `[low, high]` or None as in `intervals`; None without decisions or normal clips.
     """
     rates, bounds = {}, {}
     for machine, sections in machines.items():
