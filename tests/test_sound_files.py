@@ -5,6 +5,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -127,6 +128,52 @@ def test_lengths_that_may_be_left_open(tmp_path):
         assert len(audio.read_any(path, 16000)) >= least
 
 
+LYRICS = b"LYRICSBEGININD0000200000029LYRICS200"
+
+
+@pytest.mark.parametrize("container", ["MP3", "FLAC", "OGG", "WAV", "AIFF", "CAF", "W64"])
+@pytest.mark.parametrize(
+    ("tag", "in_front"),
+    [
+        (LYRICS, False),
+        (LYRICS + b"TAG" + bytes(125), False),
+        (b"ID3\4\0\0\0\0\0\x10" + bytes(16) + b"TAG" + bytes(125), False),
+        (hostile.APE, False),
+        (LYRICS, True),
+        (b"ID3\4\0\0\0\0\0\x10" + bytes(16) + hostile.APE, True),
+    ],
+)
+def test_tags_that_are_not_read_are_no_damage(tmp_path, container, tag, in_front):
+    """The sentence leaves open what is there, and says what helps."""
+    subtype = {"MP3": "MPEG_LAYER_III", "OGG": "VORBIS"}.get(container, "PCM_16")
+    content, path = hostile.encoded(container, subtype), tmp_path / "a.dat"
+    path.write_bytes(tag + content if in_front else content + tag)
+    try:
+        frames = audio.inspect_any(path).frames
+    except FaultyFile as fault:
+        reason = fault.problem.reason
+        assert "WAV" in reason and "ends before" not in reason and "joined" not in reason
+    else:  # an APE tag
+        assert container == "MP3" and frames >= 20_000 and hostile.APE in tag
+
+
+def test_how_much_of_a_stream_is_walked(tmp_path):
+    path, content = tmp_path / "a.dat", hostile.flac(0)
+    first, rest = hostile.mp3()
+    start = content.index(b"\xff\xf8")
+    blocks = content[: 4 + 38] + b"\1\0\0\0" * 2**20 + content[4 + 38 :]
+    syncs = content[:start] + b"\xff\xf8" * 2**25
+    for walked, seconds in (
+        (blocks, 1), (content + b"\xff\xf8" * 2**25, 20), (syncs, 20),
+        (first + rest + hostile.EMPTY_APE * 2**20, 1),
+    ):  # fmt: skip
+        path.write_bytes(walked)
+        began = time.process_time()
+        with pytest.raises(FaultyFile):
+            audio.inspect_any(path)
+        assert time.process_time() - began < seconds
+
+
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
 def test_an_mp3_tag_that_the_decoder_plays_as_sound(tmp_path, mode):
     """Damage before the tag, or a tag that libmpg123 does not know: one frame more is sound."""
@@ -156,7 +203,7 @@ def test_a_frame_that_is_missing_from_a_flac_file_without_a_length(tmp_path):
     with open(path, "rb") as file:
         start = content.index(b"\xff\xf8")
         heads = list(sound_streams._flac_heads(file, start, len(content)))
-    frames = [place for place, head in heads if head.form == (16000, 2, 16)]
+    frames = [place for place, head in heads if head and head.form == (16000, 2, 16)]
     assert len(frames) == 5
     path.write_bytes(content[: frames[1]] + content[frames[2] :])
     assert kind_of(audio.inspect_any, path) == "unreadable"

@@ -140,7 +140,8 @@ def aiff(file: BinaryIO, size: int, path: Path) -> Layout:
         elif name in (b"COMM", b"SSND"):
             raise fault(path, "unreadable", f"the file has two {name.decode()} chunks")
         elif start + length > size:
-            raise fault(path, "truncated", "the file ends before its sound does: restore it")
+            reason = f"the chunk at byte {start} goes beyond the file's end"
+            raise fault(path, "truncated", f"{reason}: restore the file, or convert it to WAV")
     if frames is None or sound is None:
         raise fault(path, "truncated", "the file ends before its samples begin")
     return Layout(*sound, frames=frames)
@@ -264,7 +265,8 @@ def _require_end(
             path,
             "wrong_length",
             f"the header states {length} bytes of samples, and of the {held - length} behind them "
-            "some belong to no other chunk: restore the file or correct its header",
+            "some belong to no other chunk (sound, or a tag): restore the file, or convert it to "
+            "WAV again",
         )
 
 

@@ -16,6 +16,8 @@ from asdjax.data.sound_layout import Layout, fault, require_whole
 _BLOCK = 2**20
 _ID3V1 = 128  # bytes at the end of a file
 _MOST_TAGS = 100  # of a file; more would take long to walk
+_MOST_BLOCKS = 10_000  # of a FLAC file in front of its frames
+_CONVERT = "restore the file, or convert it to WAV"
 
 
 def tagged(file: BinaryIO, size: int) -> tuple[int, int]:
@@ -90,18 +92,21 @@ def flac(file: BinaryIO, size: int, path: Path) -> Layout:
             frame stands in another's place, or is of another rate or sample format.
     """
     begin, end = tagged(file, size)
-    place, last = begin + 4, False
+    place = begin + 4
     file.seek(place)
     information = file.read(4 + 34)
     if len(information) < 38 or information[0] & 127 or information[1:4] != b"\0\0\x22":
         raise fault(path, "unreadable", "a FLAC file without its first block (STREAMINFO)")
-    while not last:
+    for _ in range(_MOST_BLOCKS):
         file.seek(place)
         head = file.read(4)
-        if len(head) < 4:
-            raise fault(path, "truncated", "the file ends before its samples begin")
-        last, place = bool(head[0] & 128), place + 4 + int.from_bytes(head[1:], "big")
-    if place > end:
+        place += 4 + int.from_bytes(head[1:], "big")
+        if len(head) < 4 or head[0] & 128:
+            break
+    else:
+        reason = f"more than {_MOST_BLOCKS:,} blocks stand before the sound: {_CONVERT}"
+        raise fault(path, "unreadable", reason)
+    if len(head) < 4 or place > end:
         raise fault(path, "truncated", "the file ends before its samples begin")
     form_and_length = int.from_bytes(information[14:22], "big")
     stated = form_and_length & (1 << 36) - 1
@@ -113,8 +118,8 @@ def flac(file: BinaryIO, size: int, path: Path) -> Layout:
     if not frames:
         raise fault(path, "empty", "the file has 0 samples")
     if not whole:
-        reason = "the last of the frames that follow each other does not end the file: restore it"
-        raise fault(path, "truncated", reason)
+        reason = "the last of the frames that follow each other does not end the file"
+        raise fault(path, "truncated", f"{reason} (it is cut off, or a tag follows): {_CONVERT}")
     return Layout(begin + 4, frames=frames, least=frames, stated=bool(stated))
 
 
@@ -141,6 +146,8 @@ def _flac_length(
     for start, head in _flac_heads(file, place, end):
         if start - begun >= _FLAC_FRAME or not count and start != place:
             break
+        if head is None:
+            continue
         sync = sync or head.sync
         by_count = sync == b"\xff\xf8"
         regular = not by_count or (frames == count * fixed and head.samples <= fixed)
@@ -164,9 +171,10 @@ def _flac_words(form: tuple[int, ...]) -> str:
     return "{} Hz, {} channels and {} bits".format(*form)
 
 
-def _flac_heads(file: BinaryIO, place: int, end: int) -> Iterator[tuple[int, _FlacHead]]:
-    """All that may be a frame's header, and where it begins."""
+def _flac_heads(file: BinaryIO, place: int, end: int) -> Iterator[tuple[int, _FlacHead | None]]:
+    """All that may be a frame's header, and where it begins; before each block read, None."""
     for begin in range(place, end, _BLOCK):
+        yield begin, None
         file.seek(begin)
         block = file.read(min(_BLOCK + _FLAC_HEAD, end - begin))
         for match in _FLAC_SYNC.finditer(block):
@@ -245,7 +253,7 @@ def ogg(file: BinaryIO, size: int, path: Path) -> Layout:
         if not page.startswith(b"OggS"):
             cut = b"OggS".startswith(page) or (place and not flags & _LAST_PAGE)
             words = "something else than the sound follows" if place else "not an Ogg file"
-            reason = f"{words} at byte {place}: restore the file"
+            reason = f"{words} at byte {place}: {_CONVERT}"
             raise fault(path, "truncated" if cut else "unreadable", reason)
         if len(page) < 27 or len(lengths) < page[26] or len(content) < sum(lengths):
             raise fault(path, "truncated", "the file ends before its sound does: restore it")
@@ -324,23 +332,18 @@ def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
         FaultyFile: the file states another length, is cut off, or joins several recordings.
     """
     place, end = tagged(file, size)
-    first, count, tag = None, 0, None
+    first, count, tag, tags = None, 0, None, 0
     while place < end:
         file.seek(place)
         head = file.read(4)
         frame = _mp3_frame(head)
         if frame is None:
-            if head.startswith(b"ID3"):
-                raise fault(path, "unreadable", _JOINED)
-            if behind := _behind_padding(file, place, end):
-                place = behind
+            behind = _behind_padding(file, place, end) if tags < _MOST_TAGS else 0
+            if behind:
+                place, tags = behind, tags + 1
                 continue
-            raise fault(
-                path,
-                "unreadable",
-                f"no MP3 frame of a stated bit rate at byte {place}: restore the file or store it "
-                "as WAV",
-            )
+            words = "an ID3 tag inside the sound" if head.startswith(b"ID3") else _NO_FRAME
+            raise fault(path, "unreadable", f"{words}, at byte {place}: {_CONVERT}")
         if place + frame.size > end:
             raise fault(path, "truncated", "the file ends inside a frame: restore it")
         found = _mp3_tag(head, file.read(frame.size - 4))
@@ -360,6 +363,7 @@ def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
     return Layout(frames=frames, least=frames - trimmed, stated=bool(tag and tag.stated))
 
 
+_NO_FRAME = "neither an MP3 frame of a stated bit rate nor a known tag"
 _JOINED = "several recordings joined in one file, of which one would be read: split it"
 
 
