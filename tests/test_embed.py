@@ -17,6 +17,8 @@ from conftest import relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.converted_beats import SMALL
+from support.permissions import open_folder as open_folder  # a fixture
+from support.permissions import permissions
 
 import asdjax
 from asdjax.cli import main
@@ -323,6 +325,20 @@ def test_linked_folders_and_what_is_passed_over(weights, rng, tmp_path, capsys):
         (root / name).rmdir() if name == ".cache" else (root / name).unlink()
     assert run(weights[0], root, "--out", out, "--overwrite") == 0
     assert "passed over" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", [0, 0o111, 0o444])  # neither, enter, list
+@pytest.mark.parametrize("name", [".", "a"])
+def test_folders_that_may_not_be_listed_or_entered_are_named(open_folder, mode, name):
+    (open_folder / "a" / "b").mkdir(parents=True)
+    for folder in (open_folder, open_folder / "a" / "b"):
+        (folder / "x.wav").touch()
+    (open_folder / "a" / "link").symlink_to("b")
+    assert len(embed_files._find([open_folder])) == 2
+    with permissions(open_folder / name, mode), pytest.raises(AsdjaxError) as refusal:
+        embed_files._find([open_folder])
+    assert str(refusal.value).startswith(f"{open_folder / name}")
+    assert str(refusal.value).endswith(": cannot be read (Permission denied)")
 
 
 def test_pipes_and_devices_among_the_inputs(weights, rng, tmp_path, capsys):

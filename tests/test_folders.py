@@ -1,10 +1,9 @@
-import contextlib
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.permissions import open_folder as open_folder  # a fixture
+from support.permissions import permissions
 
 from asdjax.config.recipe import Config, DatasetConfig
 from asdjax.data import folders
@@ -251,36 +250,11 @@ def test_deep_and_large_trees_are_no_trouble(root, monkeypatch):
     assert any("ended after 30 names" in u.why for u in found.unused)
 
 
-@contextlib.contextmanager
-def permissions(place: Path, mode: int) -> Iterator[None]:
-    """Folders of that mode, to which another user takes root's place: root may enter every one."""
-    user = os.geteuid()
-    for folder in (place, *place.parents) if user == 0 else ():
-        if not folder.stat().st_mode & 0o011:
-            pytest.skip(f"{folder} would hide its folders from another user")
-    place.chmod(mode)
-    if user == 0:
-        os.chown(place, 65534, -1)
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-        place.chmod(0o755)
-
-
-@pytest.fixture
-def open_root() -> Iterator[Path]:
-    """A data set of one machine where every user may look."""
-    with tempfile.TemporaryDirectory() as place:
-        Path(place).chmod(0o755)
-        yield touch(Path(place), f"fan/train/{TRAIN}", f"fan/test/{TEST}")
-
-
 @pytest.mark.parametrize("mode", [0, 0o111, 0o444])  # neither, enter, list
 @pytest.mark.parametrize("name", ["fan", "fan/train", "x", "dev_data", "."])
-def test_a_folder_that_may_not_be_listed_or_entered_is_named(open_root, name, mode):
-    root = touch(open_root, f"ToyCar/train/{TRAIN}", "x/a/a.wav", f"dev_data/valve/test/{TEST}")
+def test_a_folder_that_may_not_be_listed_or_entered_is_named(open_folder, name, mode):
+    root = touch(open_folder, f"fan/train/{TRAIN}", f"fan/test/{TEST}")
+    touch(root, f"ToyCar/train/{TRAIN}", "x/a/a.wav", f"dev_data/valve/test/{TEST}")
     (root / "link").symlink_to("dev_data/valve")
     whole = scan(root, "dcase2026")
     with permissions(root / name, mode):

@@ -5,8 +5,21 @@ import os
 
 import pytest
 import yaml
-from support.packages import DECISIONS, LABEL, META, SCORES, error, faults, meta, zip_bytes
+from support.packages import (
+    CLIPS,
+    DECISIONS,
+    LABEL,
+    META,
+    SCORES,
+    error,
+    faults,
+    meta,
+    write_system,
+    zip_bytes,
+)
 from support.packages import system as system  # a fixture
+from support.permissions import open_folder as open_folder  # a fixture
+from support.permissions import permissions
 
 from asdjax import cli
 from asdjax.challenge import package_files, submission
@@ -92,6 +105,30 @@ def test_machines_whose_names_do_not_print(system, tmp_path, machine):
             file.write(b"a.wav,1\n")
     with pytest.raises(AsdjaxError, match="expected ground_truth_<machine>_section_<NN>_test"):
         submission.read_truth(tmp_path)
+
+
+@pytest.mark.parametrize("mode", [0, 0o111, 0o444])  # neither, enter, list
+@pytest.mark.parametrize("name", ["task2", f"task2/{LABEL}"])
+def test_folders_of_a_package_that_may_not_be_listed_or_entered(open_folder, mode, name):
+    write_system(open_folder / "task2" / LABEL, CLIPS)
+    assert not any("cannot be read" in fault for fault in faults(open_folder))
+    with permissions(open_folder / name, mode):
+        try:
+            said = " ".join(faults(open_folder))
+        except AsdjaxError as refusal:
+            said = str(refusal)
+    assert f"{open_folder / name}" in said and "cannot be read (Permission denied)" in said
+
+
+@pytest.mark.parametrize("mode", [0, 0o444])
+def test_a_truth_that_may_not_be_entered_is_not_said_to_be_missing(open_folder, mode):
+    for half in ("ground_truth_data", "ground_truth_domain"):
+        (open_folder / half).mkdir()
+        (open_folder / half / "ground_truth_fan_section_00_test.csv").write_text("a.wav,1\n")
+    with permissions(open_folder, mode), pytest.raises(AsdjaxError) as refusal:
+        submission.read_truth(open_folder)
+    wanted = f"{open_folder / 'ground_truth_data'}: cannot be read (Permission denied)"
+    assert str(refusal.value) == wanted
 
 
 def test_only_the_first_faults_are_printed(system, tmp_path, capsys):

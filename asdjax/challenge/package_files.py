@@ -6,7 +6,6 @@ bounds below allow.
 
 import io
 import itertools
-import os
 import stat
 import struct
 import unicodedata
@@ -67,8 +66,15 @@ def entries(folder: Traversable) -> list[Traversable]:
 
 
 def is_folder(entry: Traversable) -> bool:
-    """Whether an entry is a folder that can be looked at; links are followed."""
-    return os.path.isdir(entry) if isinstance(entry, Path) else entry.is_dir()
+    """Whether an entry is a folder; links are followed.
+
+    Raises:
+        AsdjaxError: the folder around it may not be entered.
+    """
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        raise AsdjaxError(f"{entry}: cannot be read ({error.strerror})") from error
 
 
 class Allowance:

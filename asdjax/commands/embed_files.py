@@ -19,6 +19,7 @@ from asdjax._version import __version__
 from asdjax.config.architectures import ComputeDtype
 from asdjax.data import audio
 from asdjax.data.audio import Header
+from asdjax.data.folders import is_folder
 from asdjax.embedder import Embedder, Pool, load
 from asdjax.errors import AsdjaxError, UsageError
 from asdjax.files import atomic
@@ -161,8 +162,8 @@ def _search(root: Path) -> list[Path]:
             for entry in inside:
                 path = folder / entry.name
                 if entry.name.startswith("."):
-                    others["hidden folder" if os.path.isdir(entry) else "hidden"] += 1
-                elif os.path.isdir(entry):
+                    others["hidden folder" if is_folder(entry) else "hidden"] += 1
+                elif is_folder(entry):
                     (links if entry.is_symlink() else folders).append(path)
                 elif path.suffix.lower() in audio.SUFFIXES:
                     sound.append(path)

@@ -101,11 +101,11 @@ def unused(root: Path, machines: Sequence[Path]) -> list[Unused]:
             if identity in seen:
                 continue
             seen.add(identity)
-            for name, is_folder in _entries(folder):
+            for name, below in _entries(folder):
                 names_left -= not in_split
                 if names_left < 0:
                     break
-                if is_folder:
+                if below:
                     queue.append(folder / name)
                 elif elsewhere and (packed := _packed_split(folder, name)):
                     lost = folder in places.machines
@@ -126,6 +126,14 @@ def unused(root: Path, machines: Sequence[Path]) -> list[Unused]:
             why = f"the search for unread audio ended after {_MOST_NAMES:,} names, in this folder"
             return sorted([*found, Unused(places.name(folder), 0, why, lost=False)])
     return sorted(found)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link to what cannot be looked at counts."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        return error.errno != errno.ELOOP
 
 
 @dataclass(frozen=True)
@@ -215,7 +223,7 @@ def _unpack(name: str) -> str:
 def _repeats(folder: Path, names: Sequence[str], split: Path) -> bool:
     """Whether each of these files has the content of a clip in the split, whatever its name."""
     try:
-        clips = [split / name for name, is_folder in _entries(split) if not is_folder]
+        clips = [split / name for name, below in _entries(split) if not below]
         sizes = {clip: os.path.getsize(clip) for clip in clips if clip.suffix.lower() == ".wav"}
         wanted = {os.path.getsize(folder / name) for name in names}
         if not wanted <= {*sizes.values()}:
@@ -244,15 +252,7 @@ def _entries(folder: Path) -> Iterator[tuple[str, bool]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if not _passed_over(entry.name):
-                yield entry.name, _is_folder(entry)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a link to one; a link to what cannot be looked at counts."""
-    try:
-        return entry.is_dir()
-    except OSError as error:
-        return error.errno != errno.ELOOP
+                yield entry.name, is_folder(entry)
 
 
 def _passed_over(name: str) -> bool:
