@@ -34,10 +34,9 @@ from asdjax.arguments import (
 from asdjax.config import recipe as configs
 from asdjax.config import registry
 from asdjax.config.architectures import ComputeDtype
-from asdjax.config.interfaces import Threshold
+from asdjax.config.interfaces import Backend, Threshold
 from asdjax.config.recipe import (
     AudioConfig,
-    BackendConfig,
     Config,
     DatasetConfig,
     SynthConfig,
@@ -230,7 +229,7 @@ class Score:
 
     lost: ClassVar[str] = "machines that were scored are kept, and the same command continues"
     run: Positional[FinishedRun]
-    backend: BackendConfig = BackendConfig()
+    backend: Backend = dataclasses.field(default_factory=partial(registry.default, "backend"))
     decision: Threshold = dataclasses.field(default_factory=partial(registry.default, "threshold"))
 
     source: ClassVar[str] = "run"

@@ -16,14 +16,15 @@ from sklearn.neighbors import NearestNeighbors
 
 from asdjax.config import recipe as configs
 from asdjax.config.architectures import BEATsConfig
-from asdjax.config.recipe import BackendConfig, Config, SynthConfig
+from asdjax.config.recipe import Config, SynthConfig
 from asdjax.data import audio, batches
 from asdjax.embedder import Embedder, extraction
 from asdjax.embedder.extraction import RAW, ClipFiles
 from asdjax.embedder.network import AT_ONCE
 from asdjax.models import parameters, registry
 from asdjax.runtime import parallel
-from asdjax.scoring.backends import Backend, fit
+from asdjax.scoring.backends import Fitted, fit
+from asdjax.scoring.nearest_neighbours import NearestNeighbours
 from asdjax.signal import fbank, stft
 from asdjax.signal import views as signal_views
 from asdjax.synth import corpus as synth
@@ -246,11 +247,11 @@ def lora_train(options: argparse.Namespace, rng: np.random.Generator) -> Iterato
     return _beats_training("system4", "lora_train", options, rng)
 
 
-def _bank(clips: int, rng: np.random.Generator) -> tuple[Backend, np.ndarray, np.ndarray]:
+def _bank(clips: int, rng: np.random.Generator) -> tuple[Fitted, np.ndarray, np.ndarray]:
     """A nearest-neighbour backend on so many clips, they themselves, and 200 others."""
     train = rng.standard_normal((clips, 512)).astype(np.float32)
     test = rng.standard_normal((200, 512)).astype(np.float32)
-    return fit(BackendConfig(), train, np.arange(clips) < clips // 100), train, test
+    return fit(NearestNeighbours(), train, np.arange(clips) < clips // 100), train, test
 
 
 def scoring(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:

@@ -1,6 +1,8 @@
 import json
 import re
+import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,17 +11,27 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from sklearn.covariance import ledoit_wolf
 
-from asdjax.config.recipe import BackendConfig, SmoteConfig
+from asdjax.challenge.meta_yaml import describe
+from asdjax.config import recipe as configs
+from asdjax.config import registry
 from asdjax.errors import AsdjaxError
-from asdjax.scoring import backends
+from asdjax.scoring import backends, smote
+from asdjax.scoring.distances import mean_distance
+from asdjax.scoring.mahalanobis import Mahalanobis
+from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
+from asdjax.scoring.rescaled import Rescaled
 
 CASES = {case["name"]: case for case in json.loads((GOLDEN / "knn_cases.json").read_text("utf-8"))}
 KINDS = ("nearest_neighbours", "kmeans", "rescaled", "mahalanobis")
 METRICS = ("cosine", "euclidean")
 
 
+def backend_of(name="nearest_neighbours", **settings):
+    return registry.find("backend", name)(**settings)
+
+
 def config_of(case):
-    return BackendConfig(
+    return NearestNeighbours(
         metric={"cosine": "cosine", "euclid": "euclidean"}[case["metric"]],
         source_neighbours=case["n_neighbors_so"],
         target_neighbours=case["n_neighbors_ta"],
@@ -213,7 +225,7 @@ def test_golden_sections_are_fitted_apart(golden):
     for section in np.unique(arrays["section"]):
         of, of_test = arrays["section"] == section, arrays["test_section"] == section
         backend = backends.fit(
-            BackendConfig(smote=SmoteConfig(ratio=0)),
+            NearestNeighbours(smote=SmoteConfig(ratio=0)),
             arrays["train"][of],
             arrays["is_target"][of].astype(bool),
         )
@@ -223,9 +235,7 @@ def test_golden_sections_are_fitted_apart(golden):
 
 def test_golden_rescaled(golden):
     arrays = golden("knn")
-    backend = backends.fit(
-        BackendConfig(name="rescaled"), arrays["train"], arrays["is_target"].astype(bool)
-    )
+    backend = backends.fit(Rescaled(), arrays["train"], arrays["is_target"].astype(bool))
     scores = backend.score(arrays["test"])
     np.testing.assert_allclose(scores, arrays["score/knn_rescale"], rtol=0, atol=SCORE)
 
@@ -244,7 +254,7 @@ def test_leave_one_out_on_the_golden_draws(golden, ratio):
         rest = np.arange(len(train)) != i
         bank = np.concatenate([train[rest], new[(parents != i).all(axis=0)]])
         expected.append(mean_nearest(clip, bank, 1) / 2)
-    config = BackendConfig(smote=SmoteConfig(ratio))
+    config = NearestNeighbours(smote=SmoteConfig(ratio))
     scores = backends.fit(config, arrays["train"], is_target).leave_one_out()
     np.testing.assert_allclose(scores, expected, rtol=0, atol=SCORE)
 
@@ -252,12 +262,12 @@ def test_leave_one_out_on_the_golden_draws(golden, ratio):
 # Scores and leave-one-out against the oracles.
 
 NEAREST = [
-    BackendConfig(smote=SmoteConfig(ratio=0.5)),
-    BackendConfig(source_neighbours=3, target_neighbours=2, smote=SmoteConfig(0.9, 3, seed=7)),
-    BackendConfig(smote=SmoteConfig(ratio=0)),
-    BackendConfig(target_neighbours=0),
-    BackendConfig(metric="euclidean", target_neighbours=4, smote=SmoteConfig(0.3, 1, seed=1)),
-    BackendConfig(metric="euclidean", source_neighbours=1000, target_neighbours=1000),
+    NearestNeighbours(smote=SmoteConfig(ratio=0.5)),
+    NearestNeighbours(source_neighbours=3, target_neighbours=2, smote=SmoteConfig(0.9, 3, seed=7)),
+    NearestNeighbours(smote=SmoteConfig(ratio=0)),
+    NearestNeighbours(target_neighbours=0),
+    NearestNeighbours(metric="euclidean", target_neighbours=4, smote=SmoteConfig(0.3, 1, seed=1)),
+    NearestNeighbours(metric="euclidean", source_neighbours=1000, target_neighbours=1000),
 ]
 
 
@@ -321,12 +331,12 @@ def test_no_nearest_is_missed(rng, kind, k, size):
             total = np.where(np.isfinite(nearest), nearest, 0).sum(axis=1)
             expected = np.where(count > 0, total / np.maximum(count, 1), np.inf)
             with warnings.catch_warnings(action="error"):
-                found = backends._mean_distance(a, b, k, left_out)
+                found = mean_distance(a, b, k, left_out)
             np.testing.assert_array_equal(found, expected)
 
 
 def test_children_of_smote_are_left_out_too(rng):
-    config = BackendConfig(smote=SmoteConfig(ratio=0.9))
+    config = NearestNeighbours(smote=SmoteConfig(ratio=0.9))
     train, is_target = corpus(rng, copies=False)
     scores = backends.fit(config, train, is_target).leave_one_out()
     with_children = nearest_scores(config, train, is_target, train, leave=True, keep_children=True)
@@ -338,8 +348,7 @@ def test_children_of_smote_are_left_out_too(rng):
 @pytest.mark.parametrize("neighbours", [(1, 4), (3, 2), (1, 1), (2, 500)])
 @pytest.mark.parametrize("sizes", [(25, 4), (3, 0), (0, 4), (1, 1)])
 def test_rescaled(rng, metric, neighbours, sizes):
-    config = BackendConfig(
-        name="rescaled",
+    config = Rescaled(
         metric=metric,
         source_neighbours=neighbours[0],
         rescale_neighbours=neighbours[1],
@@ -353,7 +362,7 @@ def test_rescaled(rng, metric, neighbours, sizes):
 
 def test_rescaled_without_targets_still_scores_them(rng):
     train, is_target = corpus(rng, 25, 4)
-    config = BackendConfig(name="rescaled", target_neighbours=0)
+    config = Rescaled(target_neighbours=0)
     scores = backends.fit(config, train, is_target).leave_one_out()
     source = train[~is_target]
     assert close(scores[is_target], rescaled_scores(config, source, train[is_target]))
@@ -363,8 +372,8 @@ def test_rescaled_without_targets_still_scores_them(rng):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("sizes", [(60, 4), (45, 1)])
 def test_kmeans(rng, metric, sizes):
-    config = BackendConfig(
-        name="kmeans", metric=metric, kmeans_clusters=5, kmeans_seed=3, target_neighbours=2, folds=7
+    config = backend_of(
+        "kmeans", metric=metric, kmeans_clusters=5, kmeans_seed=3, target_neighbours=2, folds=7
     )
     train, is_target = corpus(rng, *sizes)
     test = rng.normal(size=(5, train.shape[1])).astype(np.float32)
@@ -377,7 +386,7 @@ def test_kmeans(rng, metric, sizes):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("sizes", [(60, 8), (60, 1), (12, 0)])
 def test_mahalanobis(rng, metric, sizes):
-    config = BackendConfig(name="mahalanobis", metric=metric, folds=5)
+    config = Mahalanobis(metric=metric, folds=5)
     train, is_target = corpus(rng, *sizes, size=4)
     test = rng.normal(size=(5, 4)).astype(np.float32)
     backend = backends.fit(config, train, is_target)
@@ -389,14 +398,82 @@ def test_mahalanobis(rng, metric, sizes):
     )
 
 
+PLUGIN = '''
+"""A backend that knows one point: the mean of the training clips."""
+
+import dataclasses
+
+import numpy as np
+
+from asdjax.config.interfaces import Backend
+from asdjax.config.registry import register
+from asdjax.scoring.backends import Fitted
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Middle(Backend):
+    """Distance to the mean of the clips."""
+
+    name: str = "middle"
+    power: float = 1.0
+    """Of the distance."""
+
+    def fitted(self, points, is_target):
+        return FittedMiddle(self, points, is_target)
+
+    def sentence(self):
+        return f"{self.metric} distance to the mean clip"
+
+
+class FittedMiddle(Fitted):
+    def fit_points(self):
+        self.middle = self.points[self.used].mean(axis=0)
+
+    def score_points(self, points):
+        return np.linalg.norm(points - self.middle, axis=1) ** self.config.power
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """The backend of a file of a user's."""
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    (tmp_path / "middle.py").write_text(PLUGIN, "utf-8")
+    registry.load_plugin(tmp_path / "middle.py")
+    found = registry.find("backend", "middle")
+    yield found
+    del sys.modules[found.__module__]
+
+
+def test_a_backend_of_a_plugin(rng, plugin):
+    recipe = "backend: {name: middle, metric: euclidean, power: 2.0, folds: 5}"
+    config = configs.parse(recipe, "recipe")
+    assert config.backend == plugin(metric="euclidean", power=2.0, folds=5)
+    assert configs.parse(configs.dump(config), "again") == config
+    train, is_target = corpus(rng)
+    test = rng.normal(size=(5, train.shape[1])).astype(np.float32)
+    backend = backends.fit(config.backend, train, is_target)
+
+    def scores(config, train, is_target, clips):
+        return np.linalg.norm(clips - train.mean(axis=0), axis=1) ** 2
+
+    assert close(backend.score(test), scores(config, train, is_target, test))
+    assert close(backend.leave_one_out(), by_folds(scores, config.backend, train, is_target))
+    said = describe(config, ["fan/00"], SimpleNamespace(external_datasets=()))
+    assert said["machine_learning_method"].endswith("; euclidean distance to the mean clip")
+    assert said["domain_generalization_method"] is None
+    assert said["decision_making"].endswith("of the normal training clips' 5-fold scores")
+
+
 def test_fewer_clips_than_folds(rng):
     train, is_target = corpus(rng, 5, 2, copies=False)
     for name in ("kmeans", "mahalanobis"):
-        scores = backends.fit(BackendConfig(name=name), train, is_target).leave_one_out()
+        scores = backends.fit(backend_of(name), train, is_target).leave_one_out()
         one_each = [
-            backends.fit(
-                BackendConfig(name=name), np.delete(train, i, 0), np.delete(is_target, i)
-            ).score(train[i : i + 1])[0]
+            backends.fit(backend_of(name), np.delete(train, i, 0), np.delete(is_target, i)).score(
+                train[i : i + 1]
+            )[0]
             for i in range(len(train))
         ]
         assert close(scores, one_each)
@@ -410,7 +487,7 @@ def test_fewer_clips_than_folds(rng):
 @pytest.mark.parametrize("size", [3, 512])
 def test_training_clips_in_their_own_bank_score_zero(rng, name, metric, size):
     train, is_target = corpus(rng, size=size)
-    backend = backends.fit(BackendConfig(name=name, metric=metric), 300 * train, is_target)
+    backend = backends.fit(backend_of(name, metric=metric), 300 * train, is_target)
     assert np.all(backend.score(300 * train) == 0)
 
 
@@ -418,14 +495,14 @@ def test_copies_are_left_out_by_identity(rng):
     train, is_target = corpus(rng, copies=False)
     train[1] = train[0]
     for name in ("nearest_neighbours", "rescaled"):
-        scores = backends.fit(BackendConfig(name=name), train, is_target).leave_one_out()
+        scores = backends.fit(backend_of(name), train, is_target).leave_one_out()
         assert np.all(scores[:2] == 0)
         assert np.all(scores[2:] > 0)
 
 
 def test_many_copies_divide_by_the_floor(rng):
     train = np.concatenate([np.repeat(rng.normal(size=(1, 4)), 6, axis=0), rng.normal(size=(6, 4))])
-    backend = backends.fit(BackendConfig(name="rescaled"), train, np.zeros(12, bool))
+    backend = backends.fit(Rescaled(), train, np.zeros(12, bool))
     assert np.all(backend.leave_one_out()[:6] == 0)
     scores = backend.score(rng.normal(size=(9, 4)))
     assert np.all((scores > 0) & (scores < 1e3))  # another reference is nearest then
@@ -435,7 +512,7 @@ def test_many_copies_divide_by_the_floor(rng):
 def test_cosine_scores_ignore_length_and_lie_in_range(rng, name):
     train, is_target = corpus(rng)
     test = rng.normal(size=(9, train.shape[1])).astype(np.float32)
-    backend = backends.fit(BackendConfig(name=name), train, is_target)
+    backend = backends.fit(backend_of(name), train, is_target)
     scores = backend.score(test)
     assert np.array_equal(scores, backend.score(4 * test))
     assert np.all(scores >= 0)
@@ -451,7 +528,7 @@ def test_no_warning_escapes(rng, name):
         warnings.simplefilter("error")
         for sizes in ((60, 4), (40, 1), (9, 0)):
             train, is_target = corpus(rng, *sizes)
-            backend = backends.fit(BackendConfig(name=name), train, is_target)
+            backend = backends.fit(backend_of(name), train, is_target)
             assert np.isfinite(backend.leave_one_out()).all()
 
 
@@ -460,7 +537,7 @@ def test_no_warning_escapes(rng, name):
 
 def notes(rng, sizes, **settings):
     train, is_target = corpus(rng, *sizes, copies=False)
-    backend = backends.fit(BackendConfig(**settings), train, is_target)
+    backend = backends.fit(backend_of(**settings), train, is_target)
     backend.leave_one_out()
     return backend.notes
 
@@ -546,13 +623,13 @@ def test_smote_off_is_not_a_special_case(rng):
 )
 def test_bad_training_clips_are_refused(embeddings, is_target, message):
     with pytest.raises(AsdjaxError, match=re.escape(message)):
-        backends.fit(BackendConfig(), embeddings, is_target)
+        backends.fit(NearestNeighbours(), embeddings, is_target)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_bad_test_clips_are_refused(rng, name):
     train, is_target = corpus(rng)
-    backend = backends.fit(BackendConfig(name=name), train, is_target)
+    backend = backends.fit(backend_of(name), train, is_target)
     for bad, message in (
         (np.zeros((3, 5)), "embeddings hold 5 values, the training clips' hold 6"),
         (np.zeros((0, 6)), "at least one"),
@@ -565,16 +642,16 @@ def test_bad_test_clips_are_refused(rng, name):
 def test_too_few_clips_are_refused():
     one, two = np.ones((1, 3)), np.eye(3)[:2]
     with pytest.raises(AsdjaxError, match="target_neighbours is 0"):
-        backends.fit(BackendConfig(target_neighbours=0), one, np.ones(1, bool))
+        backends.fit(NearestNeighbours(target_neighbours=0), one, np.ones(1, bool))
     for name in ("nearest_neighbours", "kmeans", "rescaled"):
-        backend = backends.fit(BackendConfig(name=name), one, np.zeros(1, bool))
+        backend = backends.fit(backend_of(name), one, np.zeros(1, bool))
         assert np.all(backend.score(one) == 0)
         with pytest.raises(AsdjaxError, match="found 1"):
             backend.leave_one_out()
     copies = np.repeat(two / 3, 4, axis=0)
     unequal = np.concatenate([copies, two[:1] / 3])
     nearly = copies + 1e-13 * np.arange(8)[:, None]
-    config = BackendConfig(name="mahalanobis", metric="euclidean")
+    config = Mahalanobis(metric="euclidean")
     for few in (one, two, copies, unequal, nearly):
         with pytest.raises(AsdjaxError, match="mahalanobis needs three"):
             backends.fit(config, few, np.zeros(len(few), bool))
@@ -585,7 +662,7 @@ def test_synthetic_points_lie_between_their_parents(rng):
     train, is_target = corpus(rng, 60, 8, copies=False)
     targets = np.flatnonzero(is_target)
     train[targets[0]] = train[targets[1]]
-    new, parents, _ = backends._smote(SmoteConfig(1.0, 3), train, is_target)
+    new, parents, _ = smote.synthetic_points(SmoteConfig(1.0, 3), train, is_target)
     assert len(new) == 52 and np.isin(parents.sum(axis=1), [1, 2]).all()
     for point, of in zip(new, parents, strict=True):
         one, other = train[targets[of]][[0, -1]]

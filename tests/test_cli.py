@@ -151,6 +151,8 @@ def test_a_faulty_override_is_wrong_usage_and_a_faulty_recipe_is_not(args, code,
         ["check", TINY, "--nope", "--data", "d"],
         ["check", TINY],
         ["check", TINY, "--data", "d", "--loss.name", "nope"],
+        ["check", TINY, "--data", "d", "--backend.kmeans-clusters", "8"],  # of another one
+        ["check", TINY, "--data", "d", "--backend", "kmeans", "--backend.smote.ratio", "0.2"],
         ["embed", "r", "a.wav", "--out", "e.npz", "--pool", "nope"],
         ["embed", "r", "a.wav", "--out", "e.npz", "--channel", "nope"],
         ["convert", "nope"],

@@ -40,6 +40,18 @@ def test_system1_is_the_report():
     ]  # fmt: skip
 
 
+def test_settings_of_other_backends_are_passed_over():
+    """Runs of before stated those of all backends."""
+    backend = configs.parse(
+        "backend: {name: kmeans, smote: {ratio: 0.3}, rescale_neighbours: 3, kmeans_clusters: 4}",
+        "x",
+    ).backend
+    assert schema.to_tree(backend) == {
+        "name": "kmeans", "metric": "cosine", "target_neighbours": 1, "combine_views": "mean",
+        "folds": 10, "kmeans_clusters": 4, "kmeans_seed": 0,
+    }  # fmt: skip
+
+
 def test_quickstart_is_system1_but_for_epochs_and_length():
     sections = tuple(configs.to_tree(configs.Config()))
     changed = configs.differences(configs.load("system1"), configs.load("quickstart"), sections)

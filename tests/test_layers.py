@@ -1,11 +1,14 @@
 """Imports go one way, folder by folder: parsed from every source file, not trusted."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import asdjax
+from asdjax.config.registry import BUILT_IN
 
 ROOT = Path(__file__).parent.parent
 ORDER = [  # a file imports from its own row's folder and from the rows above
@@ -29,6 +32,7 @@ ONLY_IN = {
     "soundfile": {"asdjax/data/sound_files.py"},
 }
 JAX = {"jax", "flax", "optax", "orbax"}
+HEAVY = {*JAX, "numpy", "scipy", "sklearn", "imblearn", "soundfile", "grain"}
 COMMANDS_WITHOUT_JAX = {"score", "evaluate", "compare", "submit", "data_report"}
 
 
@@ -124,4 +128,12 @@ def test_light_modules_stay_light():
             if isinstance(n, ast.Import | ast.ImportFrom)
         ]
         roots = {name.split(".")[0] for node in top for name in imported(node)}
-        assert not roots & {*JAX, "numpy", "scipy", "sklearn", "imblearn", "soundfile", "grain"}
+        assert not roots & HEAVY
+
+
+def test_what_a_recipe_names_is_light():
+    """Reading a recipe loads the modules of what it names, and what these import."""
+    modules = {module for names in BUILT_IN.values() for module in names.values()}
+    program = f"import sys, {', '.join(sorted(modules))}; print(*{HEAVY} & {{*sys.modules}})"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert not loaded.stdout.split()

@@ -16,6 +16,8 @@ import asdjax
 from asdjax.cli import VERBS, main
 from asdjax.config import recipe as configs
 from asdjax.runtime import host_memory
+from asdjax.scoring.kmeans import KMeans
+from asdjax.scoring.mahalanobis import Mahalanobis
 from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
@@ -113,8 +115,11 @@ def test_another_backend_rescores_without_embedding_again(run_copy, corpus_root)
     }  # fmt: skip
     assert main(["score", str(run_copy)]) == 0  # keeps the run's own backend
     assert Run(run_copy).config().backend.name == "rescaled"
-    assert main(["score", str(run_copy), "--backend.name", "kmeans"]) == 0
-    assert Run(run_copy).config().backend.name == "kmeans"
+    clusters = ["--backend.kmeans-clusters", "3"]
+    assert main(["score", str(run_copy), "--backend.name", "kmeans", *clusters]) == 0
+    assert Run(run_copy).config().backend == KMeans(kmeans_clusters=3)
+    assert main(["score", str(run_copy), "--backend", "mahalanobis", "--backend.folds", "4"]) == 0
+    assert Run(run_copy).config().backend == Mahalanobis(folds=4)
 
 
 def test_embedder_of_a_run(run_path, corpus_root):

@@ -10,9 +10,9 @@ from scipy import optimize, stats
 
 from asdjax.config import registry
 from asdjax.config.interfaces import Threshold
-from asdjax.config.recipe import BackendConfig
 from asdjax.errors import AsdjaxError
 from asdjax.scoring import backends, false_alarms, thresholds
+from asdjax.scoring.nearest_neighbours import NearestNeighbours
 
 
 def decision(method: str = "quantile", level: float = 0.9) -> Threshold:
@@ -52,7 +52,7 @@ def machine_scores(machine, seed):
 
     width = 10 ** rng.uniform(-2, -0.3)
     bank = np.concatenate([clips(90, rng.integers(2, 6), 0), clips(10, 2, 0.5)]).astype(np.float32)
-    return backends.fit(BackendConfig(), bank, np.arange(100) >= 90).leave_one_out()
+    return backends.fit(NearestNeighbours(), bank, np.arange(100) >= 90).leave_one_out()
 
 
 DRAWS = list(itertools.product(range(12), range(3)))
@@ -185,7 +185,7 @@ def test_fresh_source_clips_alarm_at_the_level_meant(method):
             return rng.normal(size=(clips, 16)).astype(np.float32) + np.float32(shift)
 
         bank = np.concatenate([normal(990, 1.0), normal(10, 1.0)])
-        backend = backends.fit(BackendConfig(), bank, np.arange(1000) >= 990)
+        backend = backends.fit(NearestNeighbours(), bank, np.arange(1000) >= 990)
         threshold = thresholds.fit(decision(method), backend.leave_one_out())
         rates.append(np.mean(backend.score(normal(2000, 1.0)) > threshold))
     # the threshold of 1000 clips and the rate of 2000 vary: 0.0095 and 0.0067, together 0.0116

@@ -185,10 +185,10 @@ def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, A
         "front_end": "; ".join(dict.fromkeys(_view(view, config, mono) for view in views)),
         "acoustic_features": features,
         "embeddings": embedding,
-        "machine_learning_method": f"{method}; {_backend(config)}",
+        "machine_learning_method": f"{method}; {config.backend.sentence()}",
         "aggregation_method": combined if len(views) > 1 else None,
         "domain_adaptation_method": None,
-        "domain_generalization_method": _generalization(config),
+        "domain_generalization_method": config.backend.generalization(),
         "ensemble_method_subsystem_count": len(views) if averages_scores else 1,
         "decision_making": _decision(config),
         "attribute_usage": {
@@ -278,32 +278,6 @@ def _view(view: ViewConfig, config: Config, mono: bool) -> str:
     }[view.method]
 
 
-def _backend(config: Config) -> str:
-    backend, metric = config.backend, config.backend.metric
-    return {
-        "nearest_neighbours": f"{metric} nearest neighbours",
-        "kmeans": f"{metric} distance to the nearest of {backend.kmeans_clusters} k-means centres "
-        "of the source clips",
-        "rescaled": f"{metric} nearest neighbours, rescaled by the references' local density",
-        "mahalanobis": f"Mahalanobis distance ({metric} embeddings) with Ledoit-Wolf covariance",
-    }[backend.name]
-
-
-def _generalization(config: Config) -> str | None:
-    backend = config.backend
-    if backend.name == "rescaled":
-        return "local-density normalisation of the distances"
-    if backend.target_neighbours == 0:
-        return None
-    used = ["smaller of the distances to the source and to the target domain"]
-    if backend.name == "nearest_neighbours" and backend.smote.ratio > 0:
-        ratio = digits(backend.smote.ratio)
-        used.append(f"SMOTE of the target embeddings to {ratio} of the source's")
-    return ", ".join(used)
-
-
 def _decision(config: Config) -> str:
-    refit = config.backend.name in ("kmeans", "mahalanobis")
-    own = f"{config.backend.folds}-fold" if refit else "leave-one-out"
-    rule = config.decision.sentence(f"{own} scores")
+    rule = config.decision.sentence(config.backend.training_scores())
     return f"one threshold per machine and section: {rule}"

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from asdjax.config.recipe import BackendConfig, Config
+from asdjax.config.interfaces import Backend
+from asdjax.config.recipe import Config
 from asdjax.data.dcase import ScoredMachine
 from asdjax.errors import AsdjaxError
 from asdjax.runtime import console
@@ -171,7 +172,7 @@ def _scores(
     return scores, thresholding
 
 
-def _mean(tables: Sequence[Embeddings], config: BackendConfig) -> Embeddings:
+def _mean(tables: Sequence[Embeddings], config: Backend) -> Embeddings:
     """The mean embedding of the views, each of unit length before for the cosine."""
     embeddings = np.stack([table.embedding for table in tables])
     if config.metric == "cosine":

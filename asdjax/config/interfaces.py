@@ -293,11 +293,16 @@ class Backend(Choice):
 
     @abc.abstractmethod
     def fitted(self, points: Float[np.ndarray, "N D"], is_target: Bool[np.ndarray, " N"]) -> Any:
-        """The backend fitted to one machine and section (`asdjax.scoring.backends.Fitted`).
+        """The backend fitted to one machine and section: a class that extends `backends.Fitted`.
+
+        `asdjax.scoring.backends.fit` calls this, and checks what it is given.
 
         Args:
-            points: embeddings, finite and, for the cosine, of unit length.
+            points: embeddings of normal training clips, finite and, for the cosine, of unit length.
             is_target: which clips are of the target domain.
+
+        Raises:
+            AsdjaxError: the backend cannot be fitted to these clips.
         """
 
     @abc.abstractmethod
@@ -309,7 +314,7 @@ class Backend(Choice):
         return None
 
     def training_scores(self) -> str:
-        """What the training clips' scores are called."""
+        """What meta.yaml calls the training clips' scores; these are by refits."""
         return f"{self.folds}-fold scores"
 
 

@@ -25,7 +25,7 @@ from asdjax.config.architectures import (
     Positive,
     Probability,
 )
-from asdjax.config.interfaces import Threshold
+from asdjax.config.interfaces import Backend, Threshold
 from asdjax.config.registry import default
 from asdjax.config.schema import Range, to_tree
 from asdjax.errors import AsdjaxError
@@ -226,43 +226,6 @@ class ExtractConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SmoteConfig:
-    """Synthetic minority oversampling of the target domain's reference embeddings."""
-
-    ratio: Annotated[float, Range(low=0, high=1)] = 0.1
-    """Target points as a share of the source clips, rounded down; 0 turns SMOTE off."""
-    neighbours: Count = 2
-    """Neighbours between which synthetic points are drawn (fewer when there are fewer clips)."""
-    seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
-    """Seed of the draws."""
-
-
-@dataclasses.dataclass(frozen=True)
-class BackendConfig:
-    """How an embedding's anomaly score follows from the normal training clips' embeddings."""
-
-    name: Literal["nearest_neighbours", "kmeans", "rescaled", "mahalanobis"] = "nearest_neighbours"
-    metric: Literal["cosine", "euclidean"] = "cosine"
-    """cosine: unit-length embeddings, Euclidean distance / 2; euclidean: as they are."""
-    source_neighbours: Count = 1
-    """Neighbours averaged in the source pool (nearest_neighbours, rescaled)."""
-    target_neighbours: Annotated[int, Range(low=0)] = 1
-    """Neighbours averaged in the target pool; 0 leaves the target pool out."""
-    smote: SmoteConfig = SmoteConfig()
-    kmeans_clusters: Count = 16
-    """Centres that stand for the source pool (kmeans)."""
-    kmeans_seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
-    """Seed of k-means."""
-    rescale_neighbours: Count = 4
-    """Neighbours that measure the density around a reference (rescaled)."""
-    combine_views: Literal["mean", "z_score", "embeddings"] = "mean"
-    """How views become one score: the mean of their scores; of their scores standardised by the
-    leave-one-out scores (z_score); or the score of the mean of their embeddings (embeddings)."""
-    folds: Annotated[int, Range(low=2)] = 10
-    """Refits that give k-means' and Mahalanobis' training scores."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Config:
     """A whole recipe."""
 
@@ -276,7 +239,7 @@ class Config:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     extract: ExtractConfig = ExtractConfig()
-    backend: BackendConfig = BackendConfig()
+    backend: Backend = dataclasses.field(default_factory=partial(default, "backend"))
     decision: Threshold = dataclasses.field(default_factory=partial(default, "threshold"))
 
 

@@ -21,6 +21,12 @@ from asdjax.errors import AsdjaxError
 from asdjax.files import user_files
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
+    "backend": {
+        "nearest_neighbours": "asdjax.scoring.nearest_neighbours",
+        "kmeans": "asdjax.scoring.kmeans",
+        "rescaled": "asdjax.scoring.rescaled",
+        "mahalanobis": "asdjax.scoring.mahalanobis",
+    },
     "threshold": {
         "quantile": "asdjax.scoring.thresholds",
         "gamma": "asdjax.scoring.thresholds",
