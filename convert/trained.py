@@ -23,7 +23,8 @@ from asdjax.models.parameters import Tree
 from asdjax.store import checkpoint, converted_weights
 from asdjax.store.checkpoint import Checkpoints
 from asdjax.store.runs import Run
-from asdjax.training import losses, weights
+from asdjax.training import weights
+from asdjax.training.adacos import SubClusterAdaCos
 from asdjax.training.learner import Learner
 
 BatchNormStatistics = Literal["fresh"] | None
@@ -258,9 +259,9 @@ def _weights(
     state: Mapping[str, np.ndarray], source: Path, config: Config
 ) -> tuple[Tree, Tree, int, int]:
     """A run's weights, those it leaves as they are, the number of classes and of samples."""
-    sub_clusters = config.loss.sub_clusters
-    if config.loss.name != "sub_cluster_adacos":
+    if not isinstance(config.loss, SubClusterAdaCos):
         raise AsdjaxError(f"{source}: trained with sub-cluster AdaCos: name another --config")
+    sub_clusters = config.loss.sub_clusters
     centres = state.get(f"{asdkit.HEAD}W", np.zeros((0, sub_clusters)))
     columns = centres.shape[-1] if centres.ndim else 0
     if columns % sub_clusters or not columns:
@@ -275,7 +276,7 @@ def _weights(
     names = asdkit.table(config.model, like)
     scale = f"{asdkit.HEAD}s"
     if scale not in state:  # a buffer: not saved beside adapters, and ASDKit starts it anew
-        _, start = losses.init(config.loss, n_classes, 1, jax.random.key(0))
+        _, start = config.loss.init(n_classes, 1, jax.random.key(0))
         state = {**state, scale: np.asarray(start["scale"])}
     frozen: Tree = {}
     wrong: list[str] = []

@@ -135,6 +135,7 @@ def test_a_run_and_its_data_are_apart(tmp_path):
     [
         (["check", TINY, "--data", "d", "--train.epochs", "0"], 2),
         (["check", TINY, "--data", "d", "--loss.dynamic", "--loss.name", "arcface"], 2),
+        (["check", TINY, "--data", "d", "--loss.name", "nope"], 2),
         (["check", "{}", "--data", "d"], 1),
         (["check", "{}", "--data", "d", "--train.epochs", "0"], 1),  # the file's fault comes first
     ],
@@ -150,7 +151,6 @@ def test_a_faulty_override_is_wrong_usage_and_a_faulty_recipe_is_not(args, code,
     [
         ["check", TINY, "--nope", "--data", "d"],
         ["check", TINY],
-        ["check", TINY, "--data", "d", "--loss.name", "nope"],
         ["check", TINY, "--data", "d", "--backend.kmeans-clusters", "8"],  # of another one
         ["check", TINY, "--data", "d", "--backend", "kmeans", "--backend.smote.ratio", "0.2"],
         ["embed", "r", "a.wav", "--out", "e.npz", "--pool", "nope"],

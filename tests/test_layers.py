@@ -121,7 +121,7 @@ def test_public_names_are_lazy_and_exist():
 
 def test_light_modules_stay_light():
     """The command's help must not wait for numerical libraries."""
-    for name in ("cli", "arguments", "config/recipe", "config/architectures", "config/schema"):
+    for name in ("cli", "arguments", "config/recipe", "config/interfaces", "config/schema"):
         top = [
             n
             for n in SOURCES[f"asdjax/{name}.py"].body

@@ -1,26 +1,33 @@
 import functools
+import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import FLOAT64, LAYER, relative, relative_l2
+from support import plugins
 
-from asdjax.config.recipe import LossConfig
+from asdjax.cli import main
+from asdjax.config import recipe as configs
 from asdjax.errors import AsdjaxError
-from asdjax.training import losses
+from asdjax.training import cosine_losses
+from asdjax.training.adacos import AdaCos, SubClusterAdaCos
+from asdjax.training.arcface import ArcFace
 
-SUB_CLUSTER = LossConfig()
-DYNAMIC = LossConfig(dynamic=True)
-ADACOS = LossConfig(name="adacos")
-ARCFACE = LossConfig(name="arcface")
+HERE = Path(__file__).parent
+SUB_CLUSTER = SubClusterAdaCos()
+DYNAMIC = SubClusterAdaCos(dynamic=True)
+ADACOS = AdaCos()
+ARCFACE = ArcFace()
 
 
 @functools.cache
 def differentiated(config, train):
     def mean(x, centres, stats, y):
-        parts = losses.apply(config, {"centres": centres}, stats, x, y, train=train)
+        parts = config.apply({"centres": centres}, stats, x, y, train=train)
         return jnp.mean(parts[0]), parts
 
     return jax.jit(jax.value_and_grad(mean, argnums=(0, 1), has_aux=True))
@@ -81,7 +88,7 @@ def numpy_arcface(x, w, y, scale, margin):
 def test_sub_cluster_golden(golden, kind):
     g = golden("scadacos")
     y = g["y_soft" if kind == "soft" else "y_onehot"]
-    _, stats = losses.init(SUB_CLUSTER, 5, 48, jax.random.key(0))
+    _, stats = SUB_CLUSTER.init(5, 48, jax.random.key(0))
     (mean, (loss, logits, _)), (gx, gw) = loss_and_gradients(SUB_CLUSTER, g["W"], stats, g["x"], y)
     assert relative(mean, g[f"{kind}/loss"]) < LAYER
     assert relative(loss, g[f"{kind}/loss_per_sample"]) < LAYER
@@ -96,7 +103,7 @@ def test_sub_cluster_golden(golden, kind):
 def test_sub_cluster_golden_float64(golden, float64, kind):
     g = {k: v.astype(np.float64) for k, v in golden("scadacos").items()}
     y = g["y_soft" if kind == "soft" else "y_onehot"]
-    _, stats = losses.init(SUB_CLUSTER, 5, 48, jax.random.key(0))
+    _, stats = SUB_CLUSTER.init(5, 48, jax.random.key(0))
     assert relative(stats["scale"], g["s_fixed"]) < FLOAT64
     (mean, (loss, logits, _)), (gx, gw) = loss_and_gradients(SUB_CLUSTER, g["W"], stats, g["x"], y)
     assert mean.dtype == gx.dtype == np.float64
@@ -142,8 +149,8 @@ def test_dynamic_golden(golden):
 def test_dynamic_golden_one_sub_cluster(golden):
     """The cosine of the median angle decides here."""
     g = golden("scadacos")
-    config = LossConfig(sub_clusters=1, dynamic=True)
-    _, stats = losses.init(config, 5, 48, jax.random.key(0))
+    config = SubClusterAdaCos(sub_clusters=1, dynamic=True)
+    _, stats = config.init(5, 48, jax.random.key(0))
     assert relative(stats["scale"], g["dyn1/s_trace"][0]) < LAYER
     for i in range(3):
         (mean, (_, _, stats)), _ = loss_and_gradients(
@@ -159,14 +166,14 @@ def test_other_shapes(rng, float64, shape, soft):
     n_clips, size, n_classes, k = shape
     x, w = rng.normal(size=(n_clips, size)), rng.normal(size=(size, n_classes * k))
     y = labels(rng, n_clips, n_classes, soft)
-    config = LossConfig(sub_clusters=k)
-    _, stats = losses.init(config, n_classes, size, jax.random.key(0))
+    config = SubClusterAdaCos(sub_clusters=k)
+    _, stats = config.init(n_classes, size, jax.random.key(0))
     (_, (loss, log_probabilities, same)), _ = loss_and_gradients(config, w, stats, x, y)
     expected, expected_log = numpy_loss(x, w, y, math.sqrt(2) * math.log(n_classes * k - 1))
     np.testing.assert_allclose(loss, expected, rtol=FLOAT64, atol=1e-12)
     np.testing.assert_allclose(log_probabilities, expected_log, rtol=FLOAT64, atol=1e-12)
     assert same["scale"] == stats["scale"]
-    config = LossConfig(sub_clusters=k, dynamic=True)
+    config = SubClusterAdaCos(sub_clusters=k, dynamic=True)
     (_, (loss, _, new)), _ = loss_and_gradients(config, w, stats, x, y)
     scale = numpy_dynamic(x, w, y, float(stats["scale"]), without_label=False)
     assert relative(new["scale"], scale) < FLOAT64
@@ -178,14 +185,14 @@ def test_adacos(rng, float64, soft):
     w = rng.normal(size=(8, 6))
     y = labels(rng, 10, 6, soft)
     x = 3 * w.T[np.argmax(y, axis=1)] + rng.normal(size=(10, 8))  # small angles to the label
-    params, stats = losses.init(ADACOS, 6, 8, jax.random.key(0))
+    params, stats = ADACOS.init(6, 8, jax.random.key(0))
     assert params["centres"].shape == (8, 6)
     assert relative(stats["scale"], math.sqrt(2) * math.log(5)) < FLOAT64
     (_, (loss, log_probabilities, _)), _ = loss_and_gradients(ADACOS, w, stats, x, y)
     expected, expected_log = numpy_loss(x, w, y, math.sqrt(2) * math.log(5))
     assert relative(loss, expected) < FLOAT64
     assert relative(log_probabilities, expected_log) < FLOAT64
-    config = LossConfig(name="adacos", dynamic=True)
+    config = AdaCos(dynamic=True)
     (_, (loss, _, new)), _ = loss_and_gradients(config, w, stats, x, y)
     scale = numpy_dynamic(x, w, y, float(stats["scale"]), without_label=True)
     assert relative(new["scale"], scale) < FLOAT64
@@ -198,8 +205,8 @@ def test_arcface(rng, float64, soft, margin):
     x, w, y = rng.normal(size=(30, 3)), rng.normal(size=(3, 4)), labels(rng, 30, 4, soft)
     widest = np.where(y > 0, np.arccos(numpy_cosine(x, w)), 0).max()
     assert margin == 0 or widest + margin > np.pi  # both branches are visited
-    config = LossConfig(name="arcface", margin=margin)
-    _, stats = losses.init(config, 4, 3, jax.random.key(0))
+    config = ArcFace(margin=margin)
+    _, stats = config.init(4, 3, jax.random.key(0))
     assert stats["scale"] == 64
     (_, (loss, log_probabilities, _)), _ = loss_and_gradients(config, w, stats, x, y)
     np.testing.assert_allclose(loss, numpy_arcface(x, w, y, 64, margin), rtol=FLOAT64, atol=1e-12)
@@ -217,12 +224,16 @@ def test_arcface_falls_from_0_to_pi(float64):
     assert all(np.isfinite(g).all() for g in gradients)  # also at exactly 0 and pi
 
 
-@pytest.mark.parametrize("config", [SUB_CLUSTER, DYNAMIC, ADACOS, ARCFACE], ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [SubClusterAdaCos(sub_clusters=2), SubClusterAdaCos(sub_clusters=2, dynamic=True), ADACOS,
+     ARCFACE],
+    ids=str,
+)  # fmt: skip
 @pytest.mark.parametrize("scale", [1.0, 64.0, 1e4])
 def test_extremes_stay_finite(rng, config, scale):
     """Clips on, opposite and far from centres, a zero row, probabilities that underflow."""
     k = 2 if config.name == "sub_cluster_adacos" else 1
-    config = LossConfig(name=config.name, dynamic=config.dynamic, sub_clusters=2)
     w = np.float32(rng.normal(size=(6, 4 * k)))
     w[:, -k:] = -w[:, :1]
     x = np.stack([w[:, 0], w[:, 0], -w[:, 0], 1e6 * w[:, 0], 1e-6 * w[:, 1], 0 * w[:, 0]])
@@ -243,17 +254,15 @@ def test_dynamic_scale_does_not_overflow(golden):
     """Clips on their centres multiply the scale by up to sqrt(2) per step, without end."""
     g = golden("scadacos")
     x, y = g["W"].T[::16], np.eye(5, dtype=np.float32)
-    step = jax.jit(
-        lambda stats: losses.apply(DYNAMIC, {"centres": g["W"]}, stats, x, y, train=True)
-    )
+    step = jax.jit(lambda stats: DYNAMIC.apply({"centres": g["W"]}, stats, x, y, train=True))
     stats = scale_only(20)
     for _ in range(60):
         loss, _, stats = step(stats)
-    assert stats["scale"] == losses.LARGEST_SCALE
+    assert stats["scale"] == cosine_losses.LARGEST_SCALE
     assert np.isfinite(loss).all()
 
 
-@pytest.mark.parametrize("config", [DYNAMIC, LossConfig(name="adacos", dynamic=True)], ids=str)
+@pytest.mark.parametrize("config", [DYNAMIC, AdaCos(dynamic=True)], ids=str)
 def test_dynamic_scale_on_eight_devices(rng, config):
     n_classes, k = 5, 16 if config.name == "sub_cluster_adacos" else 1
     w = np.float32(rng.normal(size=(12, n_classes * k)))
@@ -262,7 +271,7 @@ def test_dynamic_scale_on_eight_devices(rng, config):
     stats = scale_only(4)
 
     def shard(x, y, axis_name=None):
-        return losses.apply(config, {"centres": w}, stats, x, y, train=True, axis_name=axis_name)
+        return config.apply({"centres": w}, stats, x, y, train=True, axis_name=axis_name)
 
     one_loss, _, one = jax.jit(shard)(x, y)
     sharded = jax.pmap(functools.partial(shard, axis_name="data"), axis_name="data")
@@ -275,15 +284,15 @@ def test_dynamic_scale_on_eight_devices(rng, config):
 
 def test_no_gradient_through_the_scale(rng, float64):
     x, w, y = rng.normal(size=(6, 5)), rng.normal(size=(5, 8)), labels(rng, 6, 4, True)
-    config = LossConfig(sub_clusters=2, dynamic=True)
+    config = SubClusterAdaCos(sub_clusters=2, dynamic=True)
     (_, (_, _, new)), dynamic = loss_and_gradients(config, w, scale_only(3), x, y)
-    _, fixed = loss_and_gradients(LossConfig(sub_clusters=2), w, new, x, y)
+    _, fixed = loss_and_gradients(SubClusterAdaCos(sub_clusters=2), w, new, x, y)
     for a, b in zip(dynamic, fixed, strict=True):
         assert relative(a, b) < FLOAT64
 
 
 def test_init():
-    params, stats = losses.init(SUB_CLUSTER, 7, 512, jax.random.key(3))
+    params, stats = SUB_CLUSTER.init(7, 512, jax.random.key(3))
     centres = np.asarray(params["centres"])
     bound = math.sqrt(6 / (512 + 112))
     assert centres.shape == (512, 112) and centres.dtype == np.float32
@@ -291,30 +300,30 @@ def test_init():
     np.testing.assert_allclose(centres.std(), bound / math.sqrt(3), rtol=0.01)
     assert list(stats) == ["scale"] and stats["scale"].shape == ()
     assert relative(stats["scale"], 6.6602815) < LAYER
-    other, _ = losses.init(SUB_CLUSTER, 7, 512, jax.random.key(4))
+    other, _ = SUB_CLUSTER.init(7, 512, jax.random.key(4))
     assert not np.array_equal(centres, other["centres"])
     with jax.enable_x64(True):
-        double, _ = losses.init(SUB_CLUSTER, 7, 512, jax.random.key(3))
+        double, _ = SUB_CLUSTER.init(7, 512, jax.random.key(3))
         assert double["centres"].dtype == np.float64
         np.testing.assert_array_equal(double["centres"], centres)
-    assert losses.init(LossConfig(scale=30.0), 2, 8, jax.random.key(0))[1]["scale"] == 30
+    assert SubClusterAdaCos(scale=30.0).init(2, 8, jax.random.key(0))[1]["scale"] == 30
 
 
 def test_centres_that_are_not_trained(rng):
-    config = LossConfig(trainable_centres=False)
-    params, stats = losses.init(config, 5, 8, jax.random.key(0))
-    trained, _ = losses.init(SUB_CLUSTER, 5, 8, jax.random.key(0))
+    config = SubClusterAdaCos(trainable_centres=False)
+    params, stats = config.init(5, 8, jax.random.key(0))
+    trained, _ = SUB_CLUSTER.init(5, 8, jax.random.key(0))
     assert params == {}
     np.testing.assert_array_equal(stats["centres"], trained["centres"])
     x, y = np.float32(rng.normal(size=(3, 8))), np.eye(5, dtype=np.float32)[:3]
-    loss, _, new = losses.apply(config, params, stats, x, y, train=True)
-    expected, _, _ = losses.apply(SUB_CLUSTER, trained, stats, x, y, train=True)
+    loss, _, new = config.apply(params, stats, x, y, train=True)
+    expected, _, _ = SUB_CLUSTER.apply(trained, stats, x, y, train=True)
     np.testing.assert_array_equal(loss, expected)
     np.testing.assert_array_equal(new["centres"], stats["centres"])
 
 
 def test_one_class_with_sub_clusters(rng):
-    params, stats = losses.init(SUB_CLUSTER, 1, 8, jax.random.key(0))
+    params, stats = SUB_CLUSTER.init(1, 8, jax.random.key(0))
     x, y = np.float32(rng.normal(size=(3, 8))), np.ones((3, 1), np.float32)
     (mean, _), gradients = loss_and_gradients(SUB_CLUSTER, params["centres"], stats, x, y)
     assert abs(mean) < 1e-6
@@ -324,12 +333,78 @@ def test_one_class_with_sub_clusters(rng):
 @pytest.mark.parametrize(
     "config, n_classes",
     [
-        (LossConfig(sub_clusters=1), 1),
-        (LossConfig(sub_clusters=2), 1),
-        (LossConfig(sub_clusters=1, dynamic=True, scale=10.0), 2),
+        (SubClusterAdaCos(sub_clusters=1), 1),
+        (SubClusterAdaCos(sub_clusters=2), 1),
+        (SubClusterAdaCos(sub_clusters=1, dynamic=True, scale=10.0), 2),
         (ADACOS, 2),
     ],
 )
 def test_too_few_centres(config, n_classes):
     with pytest.raises(AsdjaxError, match="loss.scale.*at least 3.*sub_cluster"):
-        losses.init(config, n_classes, 8, jax.random.key(0))
+        config.init(n_classes, 8, jax.random.key(0))
+
+
+def test_settings_of_other_losses_are_passed_over():
+    """A run's config.yaml of earlier versions holds the settings of all losses."""
+    tree = "{sub_clusters: 3, trainable_centres: false, scale: 20, dynamic: false, margin: 0.3"
+    for name, expected in (
+        (
+            "sub_cluster_adacos",
+            SubClusterAdaCos(trainable_centres=False, scale=20.0, sub_clusters=3),
+        ),
+        ("adacos", AdaCos(trainable_centres=False, scale=20.0)),
+        ("arcface", ArcFace(trainable_centres=False, scale=20.0, margin=0.3)),
+    ):
+        assert configs.parse(f"loss: {tree}, name: {name}}}", "x").loss == expected
+
+
+CROSS_ENTROPY = '''
+import dataclasses
+
+import jax
+
+from asdjax.config.interfaces import Loss
+from asdjax.config.registry import register
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """Cross-entropy on a linear layer."""
+
+    name: str = "cross_entropy"
+    initial_deviation: float = 0.1
+    """Standard deviation of the initial weights."""
+
+    def init(self, n_classes, embedding_size, key):
+        weights = self.initial_deviation * jax.random.normal(key, (embedding_size, n_classes))
+        return {"weights": weights}, {}
+
+    def apply(self, params, stats, embedding, target, *, train, axis_name=None):
+        log_probabilities = jax.nn.log_softmax(embedding @ params["weights"])
+        return -(target * log_probabilities).sum(axis=1), log_probabilities, stats
+
+    def sentence(self):
+        return "cross-entropy"
+'''
+
+
+@pytest.mark.usefixtures("compiled_fast_here")
+def test_a_plugins_loss_from_training_to_submission(corpus_root, tmp_path, monkeypatch):
+    plugins.load(tmp_path, CROSS_ENTROPY, monkeypatch)
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    tiny = (HERE / "tiny.yaml").read_text()
+    recipe.write_text(f"{tiny}loss: {{name: cross_entropy, initial_deviation: 0.2}}\n")
+    options = ["--loss.initial-deviation", "0.3"]
+    assert main(["run", str(recipe), "--data", str(corpus_root), "--run", str(run), *options]) == 0
+    assert configs.load(str(run / "config.yaml")).loss.initial_deviation == 0.3
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["loss"] < log[0]["loss"]
+    package = tmp_path / "package"
+    assert (
+        main(["submit", str(run), "--info", str(HERE / "submission.yaml"), "--out", str(package)])
+        == 0
+    )
+    assert main(["submit", "--verify", str(package)]) == 0
+    (meta,) = package.rglob("*.meta.yaml")
+    assert "MultiResNet classifier with cross-entropy loss" in meta.read_text()

@@ -14,11 +14,6 @@ from asdjax.errors import AsdjaxError
 from asdjax.store.runs import Run
 
 _LONGEST_PART = 64  # a label names files, of at most 255 bytes
-_LOSSES = {
-    "sub_cluster_adacos": "sub-cluster AdaCos",
-    "adacos": "AdaCos",
-    "arcface": "ArcFace",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +199,7 @@ def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, A
 
 def _embedder(config: Config) -> tuple[str, str, str]:
     """The model's features, its embedding and how it was trained, in words."""
-    model, loss = config.model, _LOSSES[config.loss.name]
+    model, loss = config.model, config.loss.sentence()
     if isinstance(model, BEATsConfig):
         features, embedding = _beats(model)
         if model.adaptation == "frozen":

@@ -25,7 +25,7 @@ from asdjax.config.architectures import (
     Positive,
     Probability,
 )
-from asdjax.config.interfaces import Backend, Threshold
+from asdjax.config.interfaces import Backend, Loss, Threshold
 from asdjax.config.registry import default
 from asdjax.config.schema import Range, to_tree
 from asdjax.errors import AsdjaxError
@@ -136,23 +136,6 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """Classification loss on the cosine to trainable class centres."""
-
-    name: Literal["sub_cluster_adacos", "adacos", "arcface"] = "sub_cluster_adacos"
-    sub_clusters: Count = 16
-    """Centres per class (sub-cluster AdaCos only)."""
-    trainable_centres: bool = True
-    """Train the centres; false keeps their random start."""
-    scale: Positive | Literal["auto"] = "auto"
-    """Factor on the cosine; auto: each loss's own (AdaCos: from the number of centres; 64)."""
-    dynamic: bool = False
-    """Re-estimate the scale from each training batch (AdaCos and sub-cluster AdaCos)."""
-    margin: NonNegative = 0.5
-    """Angle added to the label's class, radians (ArcFace only)."""
-
-
-@dataclasses.dataclass(frozen=True)
 class OptimConfig:
     """AdamW with decoupled weight decay on every trainable array."""
 
@@ -235,7 +218,7 @@ class Config:
     audio: AudioConfig = AudioConfig()
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = MultiResNetConfig()
-    loss: LossConfig = LossConfig()
+    loss: Loss = dataclasses.field(default_factory=partial(default, "loss"))
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     extract: ExtractConfig = ExtractConfig()
@@ -327,11 +310,7 @@ def validate(config: Config, source: str) -> None:
     schema.check(Config, config, "", source)
     checks = [
         *architectures.checks(config.model, config.audio.sample_rate),
-        (
-            not (config.loss.name == "arcface" and config.loss.dynamic),
-            "loss.dynamic",
-            "only adacos and sub_cluster_adacos re-estimate their scale",
-        ),
+        *config.loss.checks(),
         (max(config.optim.betas) < 1, "optim.betas", "must be below 1"),
         (config.extract.views, "extract.views", "name at least one view"),
         (

@@ -27,6 +27,11 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "rescaled": "asdjax.scoring.rescaled",
         "mahalanobis": "asdjax.scoring.mahalanobis",
     },
+    "loss": {
+        "sub_cluster_adacos": "asdjax.training.adacos",
+        "adacos": "asdjax.training.adacos",
+        "arcface": "asdjax.training.arcface",
+    },
     "threshold": {
         "quantile": "asdjax.scoring.thresholds",
         "gamma": "asdjax.scoring.thresholds",

@@ -23,7 +23,7 @@ from asdjax.runtime import parallel
 from asdjax.signal import spec_augment
 from asdjax.store.checkpoint import load_pretrained
 from asdjax.store.converted_weights import Pretrained
-from asdjax.training import losses, mixup, optim
+from asdjax.training import mixup, optim
 
 State = dict[str, Any]
 Batch = dict[str, Array]
@@ -107,9 +107,7 @@ class Learner:
     def _beside(self, seed: UInt32[Array, ""], trained: parameters.Tree) -> tuple[Any, Any, Any]:
         """The head's weights and statistics, and the optimiser's state, before the first step."""
         key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # no step's number
-        head_params, head_stats = losses.init(
-            self.config.loss, self.n_classes, self._embedding_size, key
-        )
+        head_params, head_stats = self.config.loss.init(self.n_classes, self._embedding_size, key)
         moments = self.optimiser.init({"model": trained, "head": head_params})
         return head_params, head_stats, moments
 
@@ -168,8 +166,7 @@ class Learner:
             axis_name=parallel.AXIS,
             **more,
         )
-        per_clip, log_probability, head_stats = losses.apply(
-            self.config.loss,
+        per_clip, log_probability, head_stats = self.config.loss.apply(
             params["head"],
             stats["head"],
             embedding,

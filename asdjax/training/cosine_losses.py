@@ -1,9 +1,8 @@
-"""Classification losses on the cosine between an embedding and trainable class centres.
+"""What losses on the cosine between an embedding and class centres are made of.
 
-Sub-cluster AdaCos (Wilkinghoff, IJCNN 2021) gives every class K centres and sums their softmax
-probabilities; AdaCos (Zhang et al., CVPR 2019) is the same loss with one centre; ArcFace (Deng et
-al., CVPR 2019) has one centre and adds an angular margin to the label's class. `init` makes two
-plain dictionaries: what the optimiser trains, and what it does not.
+Every class has K centres. Everything is computed in float64 for float64 embeddings, else in
+float32. Vectors shorter than 1e-12 are divided by 1e-12. Probabilities exist only as differences of
+log-sum-exps, so that none can underflow.
 """
 
 import math
@@ -13,9 +12,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from asdjax.config.recipe import LossConfig
-from asdjax.errors import AsdjaxError
-
 NORM_FLOOR = 1e-12  # shortest vector that is brought to unit length
 COSINE_LIMIT = 1 - 1e-7  # largest cosine whose angle the dynamic scale looks at
 COSINE_EPS = 1e-7  # added to the dynamic scale's denominator
@@ -23,107 +19,46 @@ LARGEST_SCALE = 1e6  # float32 still tells s * cos apart here
 
 
 def init(
-    config: LossConfig, n_classes: int, embedding_size: int, key: PRNGKeyArray
+    n_centres: int, embedding_size: int, key: PRNGKeyArray, *, scale: float, trainable: bool
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Draw the class centres and set the starting scale.
 
     Args:
-      config: the loss.
-      n_classes: C, classes.
+      n_centres: C*K, classes times centres of each.
       embedding_size: D, values in an embedding.
       key: random key; the draws are the same in single and double precision.
+      scale: factor on the cosine.
+      trainable: whether the centres are trained.
 
     Returns:
       `(params, stats)` in the default float dtype. `params` holds what is trained: `centres`
       [D, C*K], Xavier-uniform, class-major (columns c*K to c*K+K-1 belong to class c). `stats`
       holds `scale` [], and `centres` in place of `params` when they are not trained.
-
-    Raises:
-      AsdjaxError: the scale is to follow from the number of centres, and these are too few.
     """
-    n_centres = n_classes * _sub_clusters(config)
-    scale = _initial_scale(config, n_classes)
     draw = jax.nn.initializers.glorot_uniform()
     centres = {"centres": draw(key, (embedding_size, n_centres), jnp.float32).astype(float)}
     stats = {"scale": jnp.asarray(scale, dtype=float)}
-    return (centres, stats) if config.trainable_centres else ({}, centres | stats)
+    return (centres, stats) if trainable else ({}, centres | stats)
 
 
-def apply(
-    config: LossConfig,
-    params: dict[str, Array],
-    stats: dict[str, Array],
-    embedding: Float[Array, "B D"],
-    target: Float[Array, "B C"],
-    *,
-    train: bool,
-    axis_name: str | None = None,
-) -> tuple[Float[Array, " B"], Float[Array, "B C"], dict[str, Array]]:
-    """Evaluate the loss of each clip.
-
-    Everything is computed in float64 for float64 embeddings, else in float32. Vectors shorter
-    than 1e-12 are divided by 1e-12. Probabilities exist only as differences of log-sum-exps, so
-    that none can underflow. A soft label weights the hard labels' losses; for ArcFace each of
-    these has the margin at its own class.
+def cosines(
+    arrays: dict[str, Array], embedding: Float[Array, "B D"], target: Float[Array, "B C"]
+) -> tuple[Float[Array, "B C K"], Float[Array, "B C"], Float[Array, ""]]:
+    """The cosines to all centres, the label weights and the scale, of one dtype.
 
     Args:
-      config: the loss that `init` was given.
-      params: trained arrays.
-      stats: arrays that are not trained.
+      arrays: `params` and `stats` together.
       embedding: one vector per clip, of any length.
-      target: label weights, each row summing to 1.
-      train: re-estimate the scale where `config.dynamic` asks for it, and use it at once; without
-        gradient.
-      axis_name: mapped axis over which the batch is spread in equal parts; None: `embedding` is
-        the whole batch. Only the dynamic scale looks at the other parts.
-
-    Returns:
-      `(loss, log_probabilities, stats)`: one loss per clip, the logarithms of the class
-      probabilities (ArcFace: without margin) and the statistics to carry on.
+      target: label weights.
     """
     dtype = jnp.float64 if embedding.dtype == jnp.float64 else jnp.float32
-    centres = (params | stats)["centres"].astype(dtype)
-    target = target.astype(dtype)
+    centres = arrays["centres"].astype(dtype)
     cosine = jnp.matmul(
         _unit_length(embedding.astype(dtype), axis=1),
         _unit_length(centres, axis=0),
         precision=lax.Precision.HIGHEST,
-    ).reshape(*target.shape, _sub_clusters(config))  # [B, C, K]
-    scale = stats["scale"].astype(dtype)
-    if config.dynamic and train:
-        scale = _dynamic_scale(config, scale, *lax.stop_gradient((cosine, target)), axis_name)
-        stats = stats | {"scale": scale.astype(stats["scale"].dtype)}
-    class_logits = jax.nn.logsumexp(scale * cosine, axis=2)  # [B, C]
-    log_probabilities = jax.nn.log_softmax(class_logits, axis=1)
-    if config.name == "arcface":
-        label_log_probabilities = _with_margin(config.margin, scale, cosine[:, :, 0])
-    else:
-        label_log_probabilities = log_probabilities
-    loss = -jnp.sum(target * label_log_probabilities, axis=1)
-    return loss, log_probabilities, stats
-
-
-def _sub_clusters(config: LossConfig) -> int:
-    return config.sub_clusters if config.name == "sub_cluster_adacos" else 1
-
-
-def _initial_scale(config: LossConfig, n_classes: int) -> float:
-    n_centres = n_classes * _sub_clusters(config)
-    follows_count = config.name != "arcface" and (config.scale == "auto" or config.dynamic)
-    if follows_count and n_centres < 3:
-        remedy = (
-            "raise loss.sub_clusters"
-            if config.name == "sub_cluster_adacos"
-            else "set loss.name to sub_cluster_adacos"
-        )
-        raise AsdjaxError(
-            f"loss.scale: {config.name} with {n_classes} class(es) has {n_centres} centre(s), and "
-            f"a scale that follows from them needs at least 3: {remedy}, choose a finer "
-            "dataset.label, or give loss.scale a number with loss.dynamic false"
-        )
-    if config.scale != "auto":
-        return config.scale
-    return 64.0 if config.name == "arcface" else math.sqrt(2) * math.log(n_centres - 1)
+    ).reshape(*target.shape, centres.shape[1] // target.shape[1])
+    return cosine, target.astype(dtype), arrays["scale"].astype(dtype)
 
 
 def _unit_length(x: Float[Array, "M N"], axis: int) -> Float[Array, "M N"]:
@@ -131,12 +66,20 @@ def _unit_length(x: Float[Array, "M N"], axis: int) -> Float[Array, "M N"]:
     return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=axis, keepdims=True), NORM_FLOOR**2))
 
 
-def _dynamic_scale(
-    config: LossConfig,
+def log_probabilities(
+    scale: Float[Array, ""], cosine: Float[Array, "B C K"]
+) -> Float[Array, "B C"]:
+    """Logarithm of each class's probability: the sum of its centres' softmax probabilities."""
+    return jax.nn.log_softmax(jax.nn.logsumexp(scale * cosine, axis=2), axis=1)
+
+
+def dynamic_scale(
     scale: Float[Array, ""],
     cosine: Float[Array, "B C K"],
     target: Float[Array, "B C"],
     axis_name: str | None,
+    *,
+    with_label: bool,
 ) -> Float[Array, ""]:
     """Estimate the scale from the global batch (Zhang et al., section 4.2; Wilkinghoff 2021).
 
@@ -148,8 +91,15 @@ def _dynamic_scale(
     Where the label's own column is in the sum, a clip on its centre multiplies the scale by up
     to sqrt(2) per step, which would be infinite in float32 after some hundred steps:
     hence `LARGEST_SCALE`.
+
+    Args:
+      scale: the scale before.
+      cosine: of this device's clips.
+      target: label weights.
+      axis_name: mapped axis over which the batch is spread in equal parts; None: it is whole.
+      with_label: whether the label's columns are in the sum.
     """
-    weight = 1 - target if config.name == "adacos" else jnp.ones_like(target)
+    weight = jnp.ones_like(target) if with_label else 1 - target
     log_sum = jax.nn.logsumexp(scale * cosine, axis=(1, 2), b=weight[:, :, None])
     angle = jnp.arccos(jnp.clip(cosine, -COSINE_LIMIT, COSINE_LIMIT))
     label_angle = jnp.sum(target * jnp.sum(angle, axis=2), axis=1)
@@ -163,7 +113,7 @@ def _dynamic_scale(
     return jnp.minimum(estimate, LARGEST_SCALE)
 
 
-def _with_margin(
+def log_probabilities_with_margin(
     margin: float, scale: Float[Array, ""], cosine: Float[Array, "B C"]
 ) -> Float[Array, "B C"]:
     """Log probability of each class if it were the label, its angle widened by `margin`.
@@ -182,3 +132,10 @@ def _with_margin(
     is_label = jnp.eye(cosine.shape[1], dtype=bool)[None]  # [1, C, C]: row = assumed label
     logits = scale * jnp.where(is_label, label_cosine[:, None, :], cosine[:, None, :])
     return jnp.diagonal(jax.nn.log_softmax(logits, axis=2), axis1=1, axis2=2)
+
+
+def mean_over_labels(
+    log_probability: Float[Array, "B C"], target: Float[Array, "B C"]
+) -> Float[Array, " B"]:
+    """The loss of each clip: a soft label weights the hard labels' losses."""
+    return -jnp.sum(target * log_probability, axis=1)
