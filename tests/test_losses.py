@@ -1,5 +1,4 @@
 import functools
-import json
 import math
 from pathlib import Path
 
@@ -8,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import FLOAT64, LAYER, relative, relative_l2
-from support import plugins
 
-from asdjax.cli import main
 from asdjax.config import recipe as configs
 from asdjax.errors import AsdjaxError
 from asdjax.training import cosine_losses
@@ -356,55 +353,3 @@ def test_settings_of_other_losses_are_passed_over():
         ("arcface", ArcFace(trainable_centres=False, scale=20.0, margin=0.3)),
     ):
         assert configs.parse(f"loss: {tree}, name: {name}}}", "x").loss == expected
-
-
-CROSS_ENTROPY = '''
-import dataclasses
-
-import jax
-
-from asdjax.config.interfaces import Loss
-from asdjax.config.registry import register
-
-
-@register
-@dataclasses.dataclass(frozen=True)
-class CrossEntropy(Loss):
-    """Cross-entropy on a linear layer."""
-
-    name: str = "cross_entropy"
-    initial_deviation: float = 0.1
-    """Standard deviation of the initial weights."""
-
-    def init(self, n_classes, embedding_size, key):
-        weights = self.initial_deviation * jax.random.normal(key, (embedding_size, n_classes))
-        return {"weights": weights}, {}
-
-    def apply(self, params, stats, embedding, target, *, train, axis_name=None):
-        log_probabilities = jax.nn.log_softmax(embedding @ params["weights"])
-        return -(target * log_probabilities).sum(axis=1), log_probabilities, stats
-
-    def sentence(self):
-        return "cross-entropy"
-'''
-
-
-@pytest.mark.usefixtures("compiled_fast_here")
-def test_a_plugins_loss_from_training_to_submission(corpus_root, tmp_path, monkeypatch):
-    plugins.load(tmp_path, CROSS_ENTROPY, monkeypatch)
-    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
-    tiny = (HERE / "tiny.yaml").read_text()
-    recipe.write_text(f"{tiny}loss: {{name: cross_entropy, initial_deviation: 0.2}}\n")
-    options = ["--loss.initial-deviation", "0.3"]
-    assert main(["run", str(recipe), "--data", str(corpus_root), "--run", str(run), *options]) == 0
-    assert configs.load(str(run / "config.yaml")).loss.initial_deviation == 0.3
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert log[-1]["loss"] < log[0]["loss"]
-    package = tmp_path / "package"
-    assert (
-        main(["submit", str(run), "--info", str(HERE / "submission.yaml"), "--out", str(package)])
-        == 0
-    )
-    assert main(["submit", "--verify", str(package)]) == 0
-    (meta,) = package.rglob("*.meta.yaml")
-    assert "MultiResNet classifier with cross-entropy loss" in meta.read_text()

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -13,39 +14,65 @@ from asdjax import cli
 from asdjax.config import recipe, registry
 from asdjax.errors import AsdjaxError
 
-THRESHOLD = '''
-import dataclasses
-import asdjax
+PAGE = (resources.files("asdjax") / "docs" / "plugins.md").read_text("utf-8")
+EXAMPLES = dict(re.findall(r"## (?:A|An) (\w+).*?```python\n(.*?)```", PAGE, re.DOTALL))
+THRESHOLD = EXAMPLES["threshold"]
+HERE = Path(__file__).parent
+VIEWS = "extract: {views: [{name: mine, method: subtracted, share: 0.25}]}\n"
+USES = {
+    "threshold": ("tiny.yaml", "--decision", "largest", "--decision.factor", "0.5"),
+    "backend": ("tiny.yaml", "--backend", "distance_to_mean", "--backend.power", "2"),
+    "view": ("views.yaml",),
+    "loss": ("tiny.yaml", "--loss", "cross_entropy", "--loss.smoothing", "0.1"),
+    "encoder": ("tiny.yaml", "--model", "mean_spectrum", "--model.size", "8"),
+    "pooling": ("tiny_beats.yaml", "--model.pooling", "maximum"),
+    "edition": ("tiny.yaml", "--dataset.edition", "my_plant"),
+}
+"""By example of the page: the recipe and the options that use it."""
+SENTENCES = {
+    "threshold": "0.5 times the largest",
+    "backend": "to the power of 2",
+    "view": "channel 1 less 0.25 of channel 2",
+    "loss": "cross-entropy",
+    "encoder": "linear map, 8 values",
+    "pooling": "maximum over the tokens",
+}
+"""What meta.yaml says."""
 
-@asdjax.register
-@dataclasses.dataclass(frozen=True)
-class Largest(asdjax.Threshold):
-    """Some factor on the largest training score."""
 
-    method: str = "largest"
-    factor: float = 1.0
-    """Factor on the largest score."""
+pytestmark = pytest.mark.usefixtures("compiled_fast_here")
 
-    def fit(self, scores):
-        return self.factor * float(scores.max())
 
-    def sentence(self, scores):
-        return f"{self.factor:g} times the largest of the normal training clips' {scores}"
-'''
+def forget():
+    """Only what comes with asdjax is registered, as in a new process."""
+    for kind, name in list(registry._ENTRIES):
+        if name not in registry.BUILT_IN[kind]:
+            del registry._ENTRIES[kind, name]
+    registry.changes += 1
 
 
 @pytest.fixture(autouse=True)
-def restored_registry(monkeypatch):
+def plugins_of_the_test():
     """What a test registers is gone after it."""
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    yield
+    forget()
 
 
 @pytest.fixture(scope="module")
 def scored_run(corpus_root, tmp_path_factory):
     path = tmp_path_factory.mktemp("plugins") / "run"
-    tiny = Path(__file__).with_name("tiny.yaml")
-    assert cli.main(["run", str(tiny), "--data", str(corpus_root), "--run", str(path)]) == 0
+    recipe = HERE / "tiny.yaml"
+    assert cli.main(["run", str(recipe), "--data", str(corpus_root), "--run", str(path)]) == 0
     return path
+
+
+@pytest.fixture(scope="module")
+def plant(corpus_root, tmp_path_factory):
+    """The corpus with the machines of the page's edition."""
+    root = tmp_path_factory.mktemp("plant")
+    for machine, name in {"fan": "fan", "bearingEmu": "pump", "ToothBrush": "mixer"}.items():
+        shutil.copytree(corpus_root / machine, root / name)
+    return root
 
 
 @pytest.fixture
@@ -66,6 +93,40 @@ def refused(capsys, *args):
     return said.err
 
 
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_the_pages_examples_from_training_to_submission(kind, corpus_root, plant, capsys, tmp_path):
+    assert len(EXAMPLES[kind].splitlines()) < 40
+    plugin, path, out = tmp_path / f"{kind}.py", tmp_path / "run", tmp_path / "out"
+    plugin.write_text(EXAMPLES[kind])
+    name, *options = USES[kind]
+    recipe = HERE / name
+    if kind == "view":
+        recipe = tmp_path / name
+        recipe.write_text((HERE / "tiny.yaml").read_text() + VIEWS)
+    data = plant if kind == "edition" else corpus_root
+    plugged = ["--plugin", plugin]
+    args = ["run", recipe, "--data", data, "--run", path, *options]
+    assert run(capsys, *args)[0] in (1, 2)  # without it
+    assert not path.exists()
+    assert run(capsys, *args, *plugged)[0] == 0
+    code, said = run(capsys, *args, *plugged)  # a second time
+    assert code == 0 and "training has finished" in said.err
+    assert (
+        run(capsys, "submit", path, "--info", HERE / "submission.yaml", "--out", out, *plugged)[0]
+        == 0
+    )
+    meta = next(out.glob("task2/*/*.meta.yaml")).read_text()
+    assert SENTENCES.get(kind, "") in " ".join(meta.split())
+    if kind == "edition":
+        verify = ["submit", "--verify", out, "--edition", "my_plant", "--data", data]
+        assert run(capsys, *verify, *plugged)[0] == 0
+    # the run says which plugin is missing
+    forget()
+    if kind != "edition":
+        assert f"{kind}.py" in refused(capsys, "score", path)
+    assert "my_plant" in refused(capsys, "score", path) or kind != "edition"
+
+
 def test_score_to_submission_with_a_threshold_of_ones_own(plugin, scored_run, capsys, tmp_path):
     path = tmp_path / "run"
     shutil.copytree(scored_run, path)
@@ -78,8 +139,7 @@ def test_score_to_submission_with_a_threshold_of_ones_own(plugin, scored_run, ca
     assert re.search(r"plugin: largest.py [0-9a-f]{16}\n", saved) and "factor: 2.0" in saved
     assert run(capsys, "evaluate", path, *option)[0] == 0
     # without the plugin the run says which is missing
-    registry._ENTRIES.pop(("threshold", "largest"))
-    registry.changes += 1
+    forget()
     for verb in "score", "evaluate", "extract":
         err = refused(capsys, verb, path)
         assert "decision.method" in err and "largest.py" in err and "--plugin" in err
