@@ -16,10 +16,11 @@ from sklearn.neighbors import NearestNeighbors
 
 from asdjax.config import recipe as configs
 from asdjax.config.architectures import BEATsConfig
+from asdjax.config.interfaces import View
 from asdjax.config.recipe import Config, SynthConfig
 from asdjax.data import audio, batches
 from asdjax.embedder import Embedder, extraction
-from asdjax.embedder.extraction import RAW, ClipFiles
+from asdjax.embedder.extraction import ClipFiles
 from asdjax.embedder.network import AT_ONCE
 from asdjax.models import parameters, registry
 from asdjax.runtime import parallel
@@ -27,6 +28,7 @@ from asdjax.scoring.backends import Fitted, fit
 from asdjax.scoring.nearest_neighbours import NearestNeighbours
 from asdjax.signal import fbank, stft
 from asdjax.signal import views as signal_views
+from asdjax.signal.view_raw import RAW
 from asdjax.synth import corpus as synth
 from asdjax.training.learner import Learner, to_float
 
@@ -367,7 +369,7 @@ def views(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Cas
 
                 return jax.lax.fori_loop(1, rounds, again, make(jnp.int16(0), pcm))
 
-            def extraction(chosen: tuple[configs.ViewConfig, ...], e=embedder, f=files) -> None:
+            def extraction(chosen: tuple[View, ...], e=embedder, f=files) -> None:
                 for _ in extraction.stream(e.network, f, chosen):
                     pass
 

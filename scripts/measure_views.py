@@ -15,23 +15,29 @@ from pathlib import Path
 import driver
 import numpy as np
 
-from asdjax.config.recipe import ViewConfig
+from asdjax.config.interfaces import View
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic, documents, user_files
 from asdjax.runtime import console
 from asdjax.scoring import averages, metrics
+from asdjax.signal.view_calibrated import Calibrated
+from asdjax.signal.view_cancel import Cancel
+from asdjax.signal.view_difference import Difference
+from asdjax.signal.view_far import Far
+from asdjax.signal.view_raw import RAW
+from asdjax.signal.view_wiener import Wiener
 from asdjax.store.runs import Run
 
 CORPUS = ("--train-source", "118", "--seconds", "5")
 VIEWS = (
-    ViewConfig("raw", "raw"),
-    ViewConfig("mild", "wiener", alpha=0.5, beta=0.05),
-    ViewConfig("strong", "wiener", alpha=1.0, beta=0.01),
-    ViewConfig("cancel", "cancel"),
-    ViewConfig("calibrated", "calibrated"),
-    ViewConfig("calibrated24", "calibrated", context=24),
-    ViewConfig("far", "far"),
-    ViewConfig("difference", "difference"),
+    RAW,
+    Wiener("mild", alpha=0.5, beta=0.05),
+    Wiener("strong", alpha=1.0, beta=0.01),
+    Cancel("cancel"),
+    Calibrated("calibrated"),
+    Calibrated("calibrated24", context=24),
+    Far("far"),
+    Difference("difference"),
 )
 SETS = {  # the mean of the views' scores
     "system1 (raw + mild + strong)": ("raw", "mild", "strong"),
@@ -117,12 +123,7 @@ def _measure(argv: Sequence[str]) -> None:
             "",
             "Per cent; mean ± standard deviation over seeds. The within-domain AUC is the plain "
             "mean over machines and domains. Several views: the mean of their scores.",
-            "; ".join(
-                f"{view.name}: {view.method}, alpha {view.alpha:g}, beta {view.beta:g}"
-                + (f", context {view.context}" if view.method == "calibrated" else "")
-                for view in views
-                if view.method in ("wiener", "calibrated")
-            ),
+            "; ".join(f"{view.name}: {view.sentence('channel 1')}" for view in views),
             *(line for i in range(len(TABLES)) for line in _table(i, list(sets), columns)),
             "",
         ]
@@ -143,7 +144,7 @@ def _asdjax(*arguments: object) -> None:
         )
 
 
-def _copy(trained: Path, run: Path, views: tuple[ViewConfig, ...]) -> None:
+def _copy(trained: Path, run: Path, views: tuple[View, ...]) -> None:
     """Make a run of the trained one's weights with other views, unless it is there."""
     if not _is_copy(run, trained):
 

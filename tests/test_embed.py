@@ -24,13 +24,15 @@ import asdjax
 from asdjax.cli import main
 from asdjax.commands import embed_files
 from asdjax.config.architectures import BEATsConfig
-from asdjax.config.recipe import ViewConfig, load
+from asdjax.config.recipe import load
 from asdjax.config.schema import to_tree
 from asdjax.data import audio, sound_files
 from asdjax.embedder import Embedder, network
 from asdjax.embedder.network import in_groups, rounded_up
 from asdjax.errors import AsdjaxError
 from asdjax.models import parameters, registry
+from asdjax.signal.view_raw import RAW
+from asdjax.signal.view_wiener import Wiener
 from asdjax.store import converted_weights
 from asdjax.store.checkpoint import digest, save_weights
 from asdjax.store.runs import Run
@@ -232,7 +234,7 @@ def test_pooling_of_a_run(run_path, corpus_root, tmp_path, capsys):
 
 @pytest.mark.parametrize("run_path", ["tiny"], indirect=True)
 def test_what_a_run_leaves_out_is_said(run_path, rng, tmp_path, capsys):
-    views = (ViewConfig("mild", "wiener"), ViewConfig("raw", "raw"))
+    views = (Wiener("mild"), RAW)
     samples = np.stack([noise(rng, 9000), noise(rng, 9000)], axis=1)
     file = write(tmp_path / "long.wav", samples, subtype="FLOAT")
     expected = asdjax.load(run_path)(samples.T[:, :6400])

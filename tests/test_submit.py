@@ -15,18 +15,21 @@ from asdjax.challenge import submission, verification
 from asdjax.challenge.meta_yaml import describe, read_info
 from asdjax.commands.submit import submit
 from asdjax.config import recipe as configs
-from asdjax.config.recipe import Config, ViewConfig
+from asdjax.config import registry
+from asdjax.config.recipe import Config
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic
 from asdjax.scoring import metrics
+from asdjax.signal.view_raw import RAW
+from asdjax.signal.view_wiener import Wiener
 from asdjax.store.runs import Run
 
 INFO = Path(__file__).parent / "submission.yaml"
 CELLS = list(product(("source", "target"), ("normal", "anomaly")))
 THREE_VIEWS = (
-    ViewConfig("raw", "raw"),
-    ViewConfig("mild", "wiener", alpha=0.5, beta=0.05),
-    ViewConfig("strong", "wiener", alpha=1.0, beta=0.01),
+    RAW,
+    Wiener("mild", alpha=0.5, beta=0.05),
+    Wiener("strong", alpha=1.0, beta=0.01),
 )
 
 
@@ -316,7 +319,7 @@ def test_description_of_views():
 
 @pytest.mark.parametrize("method", ["raw", "wiener", "cancel", "calibrated", "far", "difference"])
 def test_every_view_has_its_words(method):
-    views = (ViewConfig("x", method),)
+    views = (registry.find("view", method)("x"),)
     config = dataclasses.replace(
         Config(), extract=dataclasses.replace(Config().extract, views=views)
     )

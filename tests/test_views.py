@@ -10,23 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.view_oracle import Clip, inverse, mirrored, spectrum
 
-from asdjax.config.recipe import ViewConfig
+from asdjax.config.interfaces import View
 from asdjax.signal import views
 from asdjax.signal.stft import istft, stft
+from asdjax.signal.view_cancel import Cancel
+from asdjax.signal.view_difference import Difference
+from asdjax.signal.view_far import Far
+from asdjax.signal.view_raw import RAW
+from asdjax.signal.view_wiener import Wiener
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 DOUBLE = 1e-10  # float64 against the float64 oracle
-MILD = ViewConfig("mild", "wiener", alpha=0.5, beta=0.05)
-STRONG = ViewConfig("strong", "wiener", alpha=1.0, beta=0.01)
-CANCEL = ViewConfig("cancel", "cancel")
-FAR = ViewConfig("far", "far")
-DIFFERENCE = ViewConfig("difference", "difference")
-RAW = ViewConfig("raw", "raw")
-NONE = ViewConfig("none", "wiener", alpha=0.0)
-FLOORED = ViewConfig("floored", "wiener", alpha=1000.0, beta=0.2)
-CLOSED = ViewConfig("closed", "wiener", alpha=1000.0, beta=0.0)
-OPEN = ViewConfig("open", "wiener", alpha=1.0, beta=1.0)
+MILD = Wiener("mild", alpha=0.5, beta=0.05)
+STRONG = Wiener("strong", alpha=1.0, beta=0.01)
+CANCEL = Cancel("cancel")
+FAR = Far("far")
+DIFFERENCE = Difference("difference")
+NONE = Wiener("none", alpha=0.0)
+FLOORED = Wiener("floored", alpha=1000.0, beta=0.2)
+CLOSED = Wiener("closed", alpha=1000.0, beta=0.0)
+OPEN = Wiener("open", alpha=1.0, beta=1.0)
 SIX = (RAW, MILD, STRONG, CANCEL, FAR, DIFFERENCE)
 ALL = (*SIX, NONE, FLOORED, CLOSED, OPEN)
 LENGTHS = (1, 2, 3, 100, 511, 512, 513, 1023, 1024, 1025, 1536, 5000, 16000, 16001, 48017, 80000)
@@ -89,7 +93,7 @@ def clips(sounds: np.ndarray, length: np.ndarray) -> list[Clip]:
     return [Clip(*sound[:, :end]) for sound, end in zip(sounds, length, strict=True)]
 
 
-def conditioned(config: ViewConfig, length: np.ndarray) -> np.ndarray:
+def conditioned(config: View, length: np.ndarray) -> np.ndarray:
     """Which clips single precision can tell the view of.
 
     A clip much shorter than a window has a line spectrum once it is reflected: between the lines
@@ -228,8 +232,8 @@ def test_views_in_float64(kind, rng, float64):
 @pytest.mark.parametrize("n_fft, hop", [(256, 64), (512, 128), (1000, 300), (255, 100)])
 def test_other_frames(n_fft, hop, rng, float64):
     configs = (
-        ViewConfig("mild", "wiener", 0.5, 0.05, n_fft, hop),
-        ViewConfig("cancel", "cancel", n_fft=n_fft, hop=hop),
+        Wiener("mild", alpha=0.5, beta=0.05, n_fft=n_fft, hop=hop),
+        Cancel("cancel", n_fft=n_fft, hop=hop),
     )
     length = np.array([1, 2, hop - 1, hop, hop + 1, n_fft, n_fft + 1, 2999, 3000, 3001], np.int32)
     sounds = channels("machine", (len(length), 3100), rng).astype(np.float64)
@@ -239,8 +243,8 @@ def test_other_frames(n_fft, hop, rng, float64):
 def test_views_with_different_frames_together(rng):
     configs = (
         STRONG,
-        ViewConfig("short", "wiener", 1.0, 0.01, 256, 64),
-        ViewConfig("long", "cancel", n_fft=4096, hop=1000),
+        Wiener("short", n_fft=256, hop=64),
+        Cancel("long", n_fft=4096, hop=1000),
         RAW,
     )
     length = np.array([5, 2500, 5000], np.int32)
@@ -271,7 +275,7 @@ batch = st.tuples(
 ).map(lambda t: (channels(t[0], (4, SAMPLES), np.random.default_rng(t[1])), t[2]))
 
 
-def view(made, config: ViewConfig) -> np.ndarray:
+def view(made, config: View) -> np.ndarray:
     return np.asarray(made)[ALL.index(config)]
 
 

@@ -1,18 +1,28 @@
 """The calibrated gain: against a float64 oracle, and what it is for."""
 
+import dataclasses
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
 from conftest import STFT, relative
 from support.view_oracle import inverse, spectrum
 
-from asdjax.config.recipe import ViewConfig
 from asdjax.signal import views, wiener
+from asdjax.signal.channels import Channels
+from asdjax.signal.view_calibrated import Calibrated
+from asdjax.signal.view_far import Far
+from asdjax.signal.view_wiener import Wiener
 
-VIEW = ViewConfig("calibrated", "calibrated", alpha=0.8, beta=0.05, n_fft=256, hop=128, context=5)
+VIEW = Calibrated("calibrated", alpha=0.8, beta=0.05, n_fft=256, hop=128, context=5)
 make = jax.jit(views.make, static_argnums=0)
-ratios = jax.jit(views.ratios, static_argnums=0)
 RATE = 16000
+
+
+@partial(jax.jit, static_argnums=0)
+def ratios(view, waveform, length):
+    return view.observe(Channels(waveform, length))
 
 
 def batch(clips):
@@ -78,8 +88,8 @@ def test_gain_is_bounded_and_alpha_0_is_the_identity(clips):
     waveform, length = batch(clips)
     calibration = np.stack([np.full(129, 0.9, np.float32), np.full(129, 0.9001, np.float32)])
     for alpha in (0.0, 1.0, 100.0):
-        view = ViewConfig("v", "calibrated", alpha, 0.3, 256, 128, 5)
-        sounds, facts = make((view,), waveform, length, {"v": calibration})
+        view = dataclasses.replace(VIEW, alpha=alpha, beta=0.3)
+        sounds, facts = make((view,), waveform, length, {"calibrated": calibration})
         assert np.all(facts["gain"] >= 0.3) and np.all(facts["gain"] <= 1)
         if alpha == 0:
             assert relative(sounds[0], waveform[:, 0]) < STFT
@@ -111,11 +121,11 @@ def machine_in_noise(rng, seconds=4):
 
 
 def test_a_line_that_leaks_is_kept_where_the_wiener_gain_removes_it(rng):
-    view = ViewConfig("calibrated", "calibrated", beta=0.05)
-    strong = ViewConfig("strong", "wiener")
+    view = Calibrated("calibrated", beta=0.05)
+    strong = Wiener("strong")
     training = batch([machine_in_noise(rng) for _ in range(12)])
     values, valid = map(np.asarray, ratios(view, *training))
-    calibration = wiener.calibrate(values[valid])
+    calibration = view.learned(values[valid])
     bin_1k = 1000 * 1024 // RATE
     assert calibration[0][bin_1k] == pytest.approx(1.5**2, rel=0.1)
     test = batch([machine_in_noise(rng) for _ in range(4)])
@@ -145,7 +155,7 @@ def test_calibration_of_a_machine_that_never_pauses(rng):
     assert np.all(high[200:203] > 3)
 
 
-FAR = (ViewConfig("far", "far"),)
+FAR = (Far("far"),)
 
 
 def facts(waveform):
@@ -179,7 +189,7 @@ def test_a_lag_is_told_only_where_it_stands_out(rng):
 
 @pytest.mark.parametrize("silent", [[0], [1], [0, 1]])
 def test_frames_of_digital_silence_do_not_calibrate(rng, silent):
-    view, t = ViewConfig("c", "calibrated"), 64000
+    view, t = Calibrated("c"), 64000
     environment, machine = 0.05 * rng.standard_normal((2, 8, t))
     machine = machine * (np.arange(t) // 8000 % 2)
     sounds = [machine + 0.5 * environment, 0.2 * machine + environment]
@@ -187,7 +197,7 @@ def test_frames_of_digital_silence_do_not_calibrate(rng, silent):
 
     def calibration():
         values, valid = map(np.asarray, ratios(view, waveform, length))
-        return wiener.calibrate(values[valid])
+        return view.learned(values[valid])
 
     expected = np.median(calibration(), axis=1)
     waveform[:, silent, : t // 5] = 0

@@ -7,10 +7,11 @@ from typing import Any
 
 from asdjax.config import schema, strict_yaml
 from asdjax.config.architectures import BEATsConfig, MultiResNetConfig
-from asdjax.config.recipe import Config, ViewConfig
+from asdjax.config.recipe import Config
 from asdjax.config.schema import digits
 from asdjax.data import dcase
 from asdjax.errors import AsdjaxError
+from asdjax.signal.view_raw import of_mono
 from asdjax.store.runs import Run
 
 _LONGEST_PART = 64  # a label names files, of at most 255 bytes
@@ -177,7 +178,7 @@ def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, A
     return {
         "input_sampling_rate": f"{digits(config.audio.sample_rate / 1000)} kHz",
         "data_augmentation": _augmentation(config),
-        "front_end": "; ".join(dict.fromkeys(_view(view, config, mono) for view in views)),
+        "front_end": _front_end(config, mono),
         "acoustic_features": features,
         "embeddings": embedding,
         "machine_learning_method": f"{method}; {config.backend.sentence()}",
@@ -254,23 +255,12 @@ def _augmentation(config: Config) -> str | None:
     return ", ".join(used) or None
 
 
-def _view(view: ViewConfig, config: Config, mono: bool) -> str:
+def _front_end(config: Config, mono: bool) -> str:
+    channel = {"near": "channel 1 (near)", "far": "channel 2 (far)"}[config.audio.channel]
     if mono:
-        return "the only channel as it is"
-    if view.method == "raw":
-        channel = {"near": "channel 1 (near)", "far": "channel 2 (far)"}[config.audio.channel]
-        return f"{channel} as it is"
-    sizes = f"window/hop {view.n_fft}/{view.hop}"
-    gain = f"alpha {digits(view.alpha)}, beta {digits(view.beta)}, {sizes}"
-    return {
-        "wiener": f"Wiener gain on channel 1 with channel 2 as the noise ({gain})",
-        "calibrated": "gain on channel 1 from its power ratio to channel 2, calibrated on the "
-        f"machine's normal training clips ({gain}, context {view.context} frames)",
-        "cancel": "channel 1 less the least-squares share of channel 2 in each frequency "
-        f"({sizes})",
-        "far": "channel 2 at the level of channel 1",
-        "difference": "channel 1 less channel 2 at its level",
-    }[view.method]
+        channel = "the only channel"
+    views = (of_mono(view) if mono else view for view in config.extract.views)
+    return "; ".join(dict.fromkeys(view.sentence(channel) for view in views))
 
 
 def _decision(config: Config) -> str:

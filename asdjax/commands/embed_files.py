@@ -251,7 +251,7 @@ def _say(
             f"{longer} of {len(files)} files are longer than this run's clips: their first "
             f"{seconds:g} s are embedded"
         )
-    if any(view.method != "raw" for view in embedder.config.extract.views):
+    if not all(view.is_raw for view in embedder.config.extract.views):
         console.say(f"{weights}: of this run's views ({', '.join(views)}) the raw one is embedded")
 
 

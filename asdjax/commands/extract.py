@@ -7,18 +7,19 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from asdjax.config.recipe import ViewConfig
+from asdjax.config.interfaces import View
 from asdjax.data import audio, channel_diagnostics, dcase
 from asdjax.data.corpus import Corpus
 from asdjax.embedder import Embedder, extraction
-from asdjax.embedder.extraction import RAW, ClipFiles, use_channel_2
+from asdjax.embedder.extraction import ClipFiles
 from asdjax.embedder.network import rounded_up
 from asdjax.errors import AsdjaxError
 from asdjax.runtime import console
+from asdjax.signal.view_raw import of_mono
 from asdjax.store import runs
 from asdjax.store.runs import Embeddings, Run
 
-_NONE = np.empty((2, 0), np.float32)  # the calibration of views that need none
+_NONE = np.empty((2, 0), np.float32)  # what views have learned that learn nothing
 
 LIKE = 1.5
 """Clips up to so many times as long as each other share the shape of a batch."""
@@ -27,15 +28,19 @@ LIKE = 1.5
 def extract(run: Run, corpus: Corpus) -> None:
     """Write the embeddings of every scored machine's training and test clips under every view.
 
-    A file is kept when weights, clips, view and clip length are those it was made from. A machine
-    of mono files has the raw view alone: it stands for every view. What a machine's two channels
-    tell is written under diagnostics/, and said where it looks wrong.
+    A file is kept when weights, clips, view and clip length are those it was made from. Of a
+    machine of mono files the raw view stands for every view that needs channel 2. What a machine's
+    two channels tell is written under diagnostics/, and said where it looks wrong.
     """
     with run.lock(existing=True):
         machines = dcase.scored_machines(corpus.dataset, run.config().dataset)
         mono = {m for m, s in machines.items() if corpus.headers[s.test[0].path].channels == 1}
-        if mono and use_channel_2(run.config().extract.views):
-            console.say(f"mono files, so that every view is the raw one: {', '.join(sorted(mono))}")
+        views = run.config().extract.views
+        of_two = [view.name for view in views if view.uses_channel_2]
+        if mono and of_two:
+            every = all(of_mono(view).is_raw for view in views)
+            which = "every view" if every else f"each of the views {', '.join(of_two)}"
+            console.say(f"mono files, so that {which} is the raw one: {', '.join(sorted(mono))}")
         due = _due(run, corpus, machines)
         if due:
             _embed(run, corpus, machines, mono, due)
@@ -47,10 +52,10 @@ def extract(run: Run, corpus: Corpus) -> None:
 
 def _due(
     run: Run, corpus: Corpus, machines: Mapping[str, dcase.ScoredMachine]
-) -> dict[str, dict[ViewConfig, str]]:
+) -> dict[str, dict[View, str]]:
     """The views of each machine that have to be made, and what from; all others are current."""
     expected: dict[Path, str] = {}
-    due: dict[str, dict[ViewConfig, str]] = {}
+    due: dict[str, dict[View, str]] = {}
     recipes = run.embedding_recipes()
     for machine, scored in machines.items():
         paths = [corpus.root / clip.path for clip in _clips(scored)]
@@ -77,7 +82,7 @@ def _embed(
     corpus: Corpus,
     machines: Mapping[str, dcase.ScoredMachine],
     mono: Collection[str],
-    due: Mapping[str, Mapping[ViewConfig, str]],
+    due: Mapping[str, Mapping[View, str]],
 ) -> None:
     network = Embedder.load(run).network
     # of all machines, not only those due: an interrupted extraction goes on with the same shapes
@@ -85,14 +90,15 @@ def _embed(
     total = sum(len(_clips(machines[machine])) for machine in due)
     with console.progress("extracting", total, "clips") as advance:
         for machine, stale in due.items():
-            views = (RAW,) if machine in mono else tuple(stale)
+            made = {view: of_mono(view) if machine in mono else view for view in stale}
+            views = tuple(dict.fromkeys(made.values()))
             train = [group for _, group in shapes.groups(machines[machine].train)]
-            calibration = extraction.calibrate(network, train, views)
+            learned = extraction.learn(network, train, views)
             clips = _clips(machines[machine])
             whole: dict[str, np.ndarray] = {}
             for places, group in shapes.groups(clips):
                 done = 0
-                for part in extraction.stream(network, group, views, calibration):
+                for part in extraction.stream(network, group, views, learned):
                     size = len(part["embedding"])
                     for name, values in part.items():
                         if name not in whole:
@@ -101,11 +107,11 @@ def _embed(
                     done += size
                     advance(size, machine)
             tables = {}
-            for i, (view, made_from) in enumerate(stale.items()):
+            for view, made_from in stale.items():
                 path = run.embeddings_path(view.name, machine)
-                table = _table(clips, whole, 0 if machine in mono else i)
+                table = _table(clips, whole, views.index(made[view]))
                 _check_finite(table.embedding, clips, path)
-                table = dataclasses.replace(table, calibration=calibration.get(view.name, _NONE))
+                table = dataclasses.replace(table, calibration=learned.get(view.name, _NONE))
                 tables[path] = table, made_from
             run.write_embeddings(tables)
 

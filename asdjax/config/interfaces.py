@@ -226,12 +226,16 @@ class Loss(Choice):
 
 @dataclasses.dataclass(frozen=True)
 class View(Choice):
-    """A view of a clip: channel 1 as it is, or changed with the help of channel 2."""
+    """A view of a clip: channel 1 as it is, or changed, with the help of channel 2 or alone."""
 
     kind = "view"
     tag = "method"
     required = ("name", "method")
     uses_channel_2: ClassVar[bool] = True
+    """Whether it needs channel 2; the raw view stands for it where there is none. A view that does
+    not need it is also made of the only channel."""
+    is_raw: ClassVar[bool] = False
+    """Whether it is the channel as it is, of which no more is read than is embedded."""
     learns: ClassVar[bool] = False
     """Whether it must know a machine's normal training clips: `observe` and `learned` are then
     defined, and `make` is given what was learned."""
@@ -245,7 +249,9 @@ class View(Choice):
     def make(
         self, clips: Any, learned: Array | None
     ) -> tuple[Float[Array, "B T"], Float[Array, " B"] | None]:
-        """The view of a batch of clips, zero beyond their ends, and the mean gain, if it has one.
+        """The view of a batch of clips, and the mean gain of each, if it has one.
+
+        What lies beyond the end of a clip does not matter.
 
         Args:
             clips: both channels and their spectra (`asdjax.signal.channels.Channels`).
@@ -253,8 +259,8 @@ class View(Choice):
         """
 
     @abc.abstractmethod
-    def sentence(self) -> str:
-        """What meta.yaml says."""
+    def sentence(self, channel: str) -> str:
+        """What meta.yaml says, given words for the signal ("channel 1 (near)")."""
 
     def observe(self, clips: Any) -> tuple[Float[Array, "B N F"], Bool[Array, "B N"]]:
         """What a batch of training clips contributes, and which of these rows count."""
@@ -271,6 +277,20 @@ class View(Choice):
     def checks(self) -> list[Check]:
         """What must hold of the settings, besides types and bounds; keys are those of the view."""
         return []
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectralView(View):
+    """A view that is made of short-time spectra."""
+
+    n_fft: Annotated[int, Range(low=2, high=2**16)] = 1024
+    """Window and transform length, samples."""
+    hop: Annotated[int, Range(low=1, high=2**20)] = 512
+    """Step between frames, samples; at most half of n_fft."""
+
+    def checks(self) -> list[Check]:
+        """Frames overlap by half at least, so that the spectra can be inverted."""
+        return [(self.hop <= self.n_fft // 2, "hop", "must be at most half of n_fft")]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ from asdjax.config.architectures import (
     Positive,
     Probability,
 )
-from asdjax.config.interfaces import Backend, Loss, Threshold
+from asdjax.config.interfaces import Backend, Loss, Threshold, View
 from asdjax.config.registry import default
 from asdjax.config.schema import Range, to_tree
 from asdjax.errors import AsdjaxError
@@ -174,32 +174,14 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ViewConfig:
-    """One view of a clip: channel 1 as it is, or cleaned with the help of channel 2."""
-
-    name: str
-    """Names the view's embeddings folder and its column of scores."""
-    method: Literal["raw", "wiener", "cancel", "calibrated", "far", "difference"]
-    """What is done to the clip (signal/views.py)."""
-    alpha: Annotated[float, Range(low=0, high=1000)] = 1.0
-    """How much of the noise is taken away (wiener, calibrated)."""
-    beta: Probability = 0.01
-    """Smallest gain (wiener, calibrated)."""
-    n_fft: Annotated[int, Range(low=2, high=2**16)] = 1024
-    """Window and transform length, samples."""
-    hop: Count = 512
-    """Step between frames, samples; at most half of n_fft."""
-    context: Annotated[int, Range(low=1, high=64)] = 8
-    """Frames over which the channels' powers are summed before they are compared (calibrated)."""
-
-
-@dataclasses.dataclass(frozen=True)
 class ExtractConfig:
     """Embedding extraction."""
 
     batch_size: Count = 64
     """Clips per compiled call, over all devices."""
-    views: tuple[ViewConfig, ...] = (ViewConfig("raw", "raw"),)
+    views: tuple[View, ...] = dataclasses.field(
+        default_factory=lambda: (default("view", name="raw"),)
+    )
     """Views of each clip; each has its own reference bank, backend.combine_views joins them."""
 
     @property
@@ -221,7 +203,7 @@ class Config:
     loss: Loss = dataclasses.field(default_factory=partial(default, "loss"))
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
-    extract: ExtractConfig = ExtractConfig()
+    extract: ExtractConfig = dataclasses.field(default_factory=ExtractConfig)
     backend: Backend = dataclasses.field(default_factory=partial(default, "backend"))
     decision: Threshold = dataclasses.field(default_factory=partial(default, "threshold"))
 
@@ -328,9 +310,9 @@ def validate(config: Config, source: str) -> None:
                 f"{schema.shown(view.name)} must be letters, digits, - or _, at most 40, and none "
                 f"of {', '.join(SCORE_COLUMNS)}",
             ),
-            (view.hop <= view.n_fft // 2, f"{key}.hop", "must be at most half of n_fft"),
+            *((good, f"{key}.{setting}", what) for good, setting, what in view.checks()),
             (
-                view.method == "raw" or config.audio.channel == "near",
+                config.audio.channel == "near" or not view.uses_channel_2,
                 f"{key}.method",
                 f"{view.method} takes channel 1 as the signal: set audio.channel to near",
             ),

@@ -21,6 +21,14 @@ from asdjax.errors import AsdjaxError
 from asdjax.files import user_files
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
+    "view": {
+        "raw": "asdjax.signal.view_raw",
+        "wiener": "asdjax.signal.view_wiener",
+        "cancel": "asdjax.signal.view_cancel",
+        "calibrated": "asdjax.signal.view_calibrated",
+        "far": "asdjax.signal.view_far",
+        "difference": "asdjax.signal.view_difference",
+    },
     "backend": {
         "nearest_neighbours": "asdjax.scoring.nearest_neighbours",
         "kmeans": "asdjax.scoring.kmeans",
@@ -162,9 +170,9 @@ def find(kind: str, name: str) -> Any:
     return _ENTRIES[kind, name].thing
 
 
-def default(kind: str) -> Any:
-    """An instance of a kind's default class, with its default settings."""
-    return find(kind, names(kind)[0])()
+def default(kind: str, **required: Any) -> Any:
+    """An instance of a kind's default class, with its default settings and the required ones."""
+    return find(kind, names(kind)[0])(**required)
 
 
 def plugin_of(kind: str, name: str) -> str | None:

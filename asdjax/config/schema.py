@@ -199,7 +199,7 @@ def _chosen(
 ) -> tuple[type[Choice], dict[str, Any]]:
     """The class that a section names, and its settings without those of the other classes."""
     tag = kind.tag
-    if isinstance(tree, str):  # the name alone
+    if isinstance(tree, str) and not kind.required:  # the name alone
         tree = {tag: tree}
     if not isinstance(tree, Mapping):
         raise AsdjaxError(f"{source}: {key}: expected keys and values, found {shown(tree)}")

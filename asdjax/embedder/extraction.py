@@ -10,17 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from asdjax.config.recipe import ViewConfig
+from asdjax.config.interfaces import View
 from asdjax.data import batches
 from asdjax.embedder.network import Network
 from asdjax.errors import AsdjaxError
 from asdjax.models.parameters import Tree
 from asdjax.runtime import parallel
 from asdjax.signal import views as signal
-from asdjax.signal import wiener
+from asdjax.signal.channels import Channels
 from asdjax.training.learner import to_float
-
-RAW = ViewConfig("raw", "raw")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,73 +38,68 @@ class ClipFiles:
     """Clips per compiled call, a multiple of the devices; the last is padded and un-padded."""
 
 
-def use_channel_2(views: Sequence[ViewConfig]) -> bool:
-    """Whether any view needs more than channel 1."""
-    return any(view.method != "raw" for view in views)
-
-
-def calibrate(
-    network: Network, groups: Sequence[ClipFiles], views: tuple[ViewConfig, ...]
-) -> dict[str, Float32[np.ndarray, "2 F"]]:
-    """What the calibrated ones among the views need to know of a machine, by view.
+def learn(
+    network: Network, groups: Sequence[ClipFiles], views: tuple[View, ...]
+) -> dict[str, Float32[np.ndarray, "K F"]]:
+    """What those of the views that learn need to know of a machine, by view.
 
     Args:
         network: of `Embedder`.
-        groups: the machine's normal training clips, of two channels; they are read once more.
+        groups: the machine's normal training clips, with the channels that the views use; they are
+            read once more for each view that learns.
         views: any views.
 
     Raises:
-        AsdjaxError: no clip is long enough, with two channels that sound.
+        AsdjaxError: there is nothing to learn from in the clips.
     """
-    calibration = {}
+    learned = {}
     for view in views:
-        if view.method != "calibrated":
+        if not view.learns:
             continue
-        ratios = [
-            values[valid]
+        rows = [
+            values[counts]
             for clips in groups
-            for values, valid in network.run(
-                _ratios, (view,), network.weights, _read(network, clips, clips.row_length, True)
+            for values, counts in network.run(
+                _observe,
+                (view,),
+                network.weights,
+                _read(network, clips, clips.row_length, view.uses_channel_2),
             )
         ]
-        together = np.concatenate(ratios)
-        if not len(together):
-            raise AsdjaxError(
-                f"{groups[0].paths[0].parent}: no clip has two channels that sound for longer "
-                f"than {view.context // 2 * view.hop} samples, which the view {view.name} "
-                "needs: leave it out of extract.views"
-            )
-        calibration[view.name] = wiener.calibrate(together)
-    return calibration
+        try:
+            learned[view.name] = view.learned(np.concatenate(rows))
+        except AsdjaxError as error:
+            raise AsdjaxError(f"{groups[0].paths[0].parent}: {error}") from error
+    return learned
 
 
 def stream(
     network: Network,
     clips: ClipFiles,
-    views: tuple[ViewConfig, ...],
-    calibration: Mapping[str, np.ndarray] = MappingProxyType({}),
+    views: tuple[View, ...],
+    learned: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Iterator[dict[str, np.ndarray]]:
     """Embeddings of clips, in order, batch by batch; a clip is read once for all its views.
 
     Args:
         network: of `Embedder`, for clips of one length.
-        clips: what to embed; of two channels unless all views are raw.
+        clips: what to embed; of two channels if any view uses channel 2.
         views: how.
-        calibration: from `calibrate`.
+        learned: from `learn`.
 
     Returns:
         Of each batch "embedding" float32 [b, V, D]; of two channels also the facts of
         `signal.views.make`, "gain" [b, V], "level_db", "correlation" and "lag" [b], "silent"
         [b, 2].
     """
-    two_channels = use_channel_2(views)
+    two_channels = any(view.uses_channel_2 for view in views)
     row_length, shortest = clips.row_length, clips.shortest
-    if not two_channels:
+    if all(view.is_raw for view in views):
         row_length = min(row_length, network.n_samples)
         shortest = min(shortest, network.n_samples)
     state = network.weights
-    if calibration:
-        state = {**state, "calibration": parallel.replicate(dict(calibration), network.devices)}
+    if learned:
+        state = {**state, "learned": parallel.replicate(dict(learned), network.devices)}
     read = _read(network, clips, row_length, two_channels)
     return network.run(_embed, (views, shortest), state, read)
 
@@ -127,14 +120,12 @@ def _read(
 
 
 def _embed(
-    network: Network, views: tuple[ViewConfig, ...], shortest: int, state: Tree, batch: Tree
+    network: Network, views: tuple[View, ...], shortest: int, state: Tree, batch: Tree
 ) -> Tree:
     """The step of `stream`."""
     waveform, length = to_float(batch["waveform"], network.dtype), batch["length"]
-    sounds, facts = jnp.stack([waveform[:, 0]] * len(views)), {}
-    if use_channel_2(views):
-        calibration = state.get("calibration", {})
-        sounds, facts = signal.make(views, waveform, length, calibration)
+    sounds, facts = signal.make(views, waveform, length, state.get("learned", {}))
+    if facts:
         facts["gain"] = facts["gain"].T
     fitted = signal.fit_length(sounds, length, network.n_samples, shortest)
 
@@ -145,6 +136,6 @@ def _embed(
     return {"embedding": jnp.swapaxes(embedding, 0, 1), **facts}
 
 
-def _ratios(network: Network, view: ViewConfig, state: Tree, batch: Tree) -> Tree:
-    """The step of `calibrate`."""
-    return signal.ratios(view, to_float(batch["waveform"], network.dtype), batch["length"])
+def _observe(network: Network, view: View, state: Tree, batch: Tree) -> Tree:
+    """The step of `learn`."""
+    return view.observe(Channels(to_float(batch["waveform"], network.dtype), batch["length"]))

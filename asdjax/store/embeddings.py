@@ -35,7 +35,7 @@ class Embeddings:
     silent: np.ndarray
     """bool [N, 2]: whether a channel has no sound; false without channel 2."""
     calibration: np.ndarray
-    """float32 [2, F] of a calibrated view, see signal/wiener.py; [2, 0] of any other."""
+    """float32 [K, F]: what the view learned of the machine; [2, 0] of one that learns nothing."""
 
     def rows(self, keep: np.ndarray) -> "Embeddings":
         """The clips selected by a boolean or index array."""
@@ -69,7 +69,7 @@ def _is_consistent(table: Embeddings) -> bool:
     shapes = {
         "embedding": (n, *table.embedding.shape[1:2]),
         "silent": (n, 2),
-        "calibration": (2, *table.calibration.shape[1:2]),
+        "calibration": table.calibration.shape,
     }
     return all(
         array.dtype.kind == _KINDS[name]

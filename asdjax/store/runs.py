@@ -30,7 +30,8 @@ from typing import Any
 from asdjax._version import __version__
 from asdjax.config import recipe as configs
 from asdjax.config import strict_yaml
-from asdjax.config.recipe import Config, ViewConfig
+from asdjax.config.interfaces import View
+from asdjax.config.recipe import Config
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic, user_files
 from asdjax.files.documents import (
@@ -273,7 +274,7 @@ class Run:
         """The file of a machine's anomaly scores."""
         return self.path / "scores" / f"{_plain(machine)}.csv"
 
-    def embedding_recipes(self) -> dict[ViewConfig, str]:
+    def embedding_recipes(self) -> dict[View, str]:
         """Fingerprints of everything but the clips that each view's embeddings depend on."""
         config, training = self.config(), self.finished_training()
         digests = training["digest"], training.get("frozen")

@@ -4,8 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from asdjax.config.recipe import Config, ViewConfig, to_tree
+from asdjax.config.recipe import Config, to_tree
 from asdjax.scoring import false_alarms
+from asdjax.signal.view_raw import RAW
+from asdjax.signal.view_wiener import Wiener
 from asdjax.store.runs import Run
 
 CELLS = [(d, label) for d in ("source", "target") for label in ("normal", "anomaly")]
@@ -42,7 +44,7 @@ def score_rows(rng, machine, per_cell=6, named=True, lift=1.0, sections=("00",))
 
 def make_run(path, machines, seed=0):
     """A run directory whose scores are the given rows."""
-    views = (ViewConfig("raw", "raw"), ViewConfig("mild", "wiener"))
+    views = (RAW, Wiener("mild"))
     config = dataclasses.replace(
         Config(), seed=seed, extract=dataclasses.replace(Config().extract, views=views)
     )

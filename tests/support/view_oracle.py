@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import scipy.signal
 
-from asdjax.config.recipe import ViewConfig
+from asdjax.config.interfaces import View
 
 
 def mirrored(signal: np.ndarray, before: int, after: int) -> np.ndarray:
@@ -58,19 +58,19 @@ class Clip:
     def correlation(self) -> float:
         return float(np.corrcoef(self.near, self.far)[0, 1])
 
-    def spectra(self, config: ViewConfig) -> tuple[np.ndarray, np.ndarray, float]:
+    def spectra(self, config: View) -> tuple[np.ndarray, np.ndarray, float]:
         """STFTs of channel 1 and of the matched channel 2, and what keeps divisors from zero."""
         first = spectrum(self.near, config.n_fft, config.hop)
         second = spectrum(self.matched, config.n_fft, config.hop)
         return first, second, max(1e-8 * np.mean(np.abs(first) ** 2), 1e-20)
 
-    def gain(self, config: ViewConfig) -> np.ndarray:
+    def gain(self, config: View) -> np.ndarray:
         """Wiener gain [F, L]."""
         first, second, eps = self.spectra(config)
         ratio = np.abs(second) ** 2 / (np.abs(first) ** 2 + eps)
         return np.clip(1 - config.alpha * ratio, config.beta, 1)
 
-    def view(self, config: ViewConfig) -> np.ndarray:
+    def view(self, config: View) -> np.ndarray:
         """The view's sound, as long as the clip."""
         if config.method == "raw":
             return self.near
