@@ -12,6 +12,7 @@ _PUBLIC = {
     "AsdjaxError": "errors",
     "Backend": "config.interfaces",
     "Config": "config.recipe",
+    "Edition": "data.editions",
     "Embedder": "embedder",
     "Encoder": "config.interfaces",
     "Loss": "config.interfaces",

@@ -336,7 +336,7 @@ class Submit:
     """Verify this package (folder or zip) instead of making one; faults give exit code 1."""
     data: Folder = None
     """With --verify: root of the data set, whose test clips are then the ones expected."""
-    edition: Literal["dcase2022", "dcase2023", "dcase2024", "dcase2025", "dcase2026"] = "dcase2026"
+    edition: Annotated[str, registry.Name("edition")] = DatasetConfig.edition
     """With --verify: edition of the challenge."""
 
     def __call__(self) -> int:

@@ -6,7 +6,6 @@ import pytest
 
 from asdjax.config.recipe import DatasetConfig
 from asdjax.data.dcase import (
-    EDITIONS,
     Dataset,
     Problem,
     class_name,
@@ -17,6 +16,7 @@ from asdjax.data.dcase import (
     scored_machines,
     training_clips,
 )
+from asdjax.data.editions import find_edition
 from asdjax.errors import AsdjaxError
 
 TRAIN = "section_00_source_train_normal_0000_noAttribute.wav"
@@ -209,7 +209,7 @@ def real_shape() -> list[str]:
     """
     counts = {"ToyCarEmu": 12, "gearboxEmu": 12, "BlowerDustCollector": 13, "Sander": 12}
     counts |= {"ToyDrone": 13, "fan": 3}
-    edition, paths = EDITIONS["dcase2026"], []
+    edition, paths = find_edition("dcase2026"), []
     for machine in (*edition.development, *edition.evaluation):
         for i in range(26):
             n = counts.get(machine, 0)
@@ -237,7 +237,7 @@ def test_classes_of_the_twelve_machines(label, classes):
 def test_development_only_has_seven_classes():
     config = DatasetConfig(train_subsets=("development",))
     names = class_names(training_clips(dataset_of(*real_shape()), config), config.label)
-    assert names == tuple(sorted(f"{m}/00" for m in EDITIONS["dcase2026"].development))
+    assert names == tuple(sorted(f"{m}/00" for m in find_edition("dcase2026").development))
 
 
 def test_class_names_are_the_names_parts():

@@ -255,7 +255,6 @@ def document(**changes):
         "NaN",
         "{",
         document(edition=["dcase2026"]),
-        document(edition="dcase1999"),
         document(edition=None),
         document(machines=[]),
         document(machines={"fan": []}),
@@ -271,6 +270,13 @@ def test_hostile_expected(system, tmp_path, text):
     (tmp_path / "expected.json").write_text(text)
     with pytest.raises(AsdjaxError, match=r"expected\.json: not as asdjax submit writes it"):
         faults(tmp_path)
+
+
+def test_an_expected_json_of_an_unknown_edition(system, tmp_path):
+    (tmp_path / "expected.json").write_text(document(edition="dcase1999" + "9" * 10**5))
+    with pytest.raises(AsdjaxError, match=r"expected\.json: .*'dcase1999.*--plugin") as refusal:
+        faults(tmp_path)
+    assert len(str(refusal.value)) < 500
 
 
 def test_an_expected_json_that_is_too_large_or_no_text(system, tmp_path):

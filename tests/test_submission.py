@@ -23,6 +23,7 @@ from support.packages import (
 from support.packages import system as system  # a fixture
 
 from asdjax.challenge import submission, verification
+from asdjax.data.editions import find_edition
 from asdjax.errors import AsdjaxError
 
 
@@ -239,7 +240,7 @@ def test_decisions_must_follow_from_one_threshold(system):
 
 def test_scores_of_another_machine_or_decisions_in_their_place(tmp_path):
     """Every name is right: nothing but the values tells."""
-    evaluation = verification.EDITIONS["dcase2026"].evaluation
+    evaluation = find_edition("dcase2026").evaluation
     system = write_system(tmp_path / LABEL, ruled(evaluation))
     first, second, third = (submission.score_file((m, "00")) for m in evaluation[:3])
     for name in (submission.score_file, submission.decision_file):
@@ -254,7 +255,7 @@ def test_scores_of_another_machine_or_decisions_in_their_place(tmp_path):
 
 
 def test_constant_scores_of_two_machines_are_no_copy(tmp_path):
-    evaluation = verification.EDITIONS["dcase2026"].evaluation
+    evaluation = find_edition("dcase2026").evaluation
     system = write_system(tmp_path / LABEL, ruled(evaluation))
     for machine in evaluation[:2]:
         names = sorted(ruled([machine])[machine, "00"])
@@ -472,12 +473,12 @@ def ruled(machines):
         f"section_00_{d}_test_{x}_{i:04d}_noAttribute.wav" for d, x in CELLS for i in range(50)
     ]
     evaluation = [f"section_00_{i:04d}.wav" for i in range(200)]
-    facts = verification.EDITIONS["dcase2026"]
+    facts = find_edition("dcase2026")
     return {(m, "00"): evaluation if m in facts.evaluation else development for m in machines}
 
 
 def test_checked_against_the_rules(tmp_path):
-    facts = verification.EDITIONS["dcase2026"]
+    facts = find_edition("dcase2026")
     path = write_system(tmp_path / "a" / LABEL, ruled(facts.evaluation))
     what, found = verification.verify(path)
     assert what.endswith("against the rules of dcase2026") and found == []
@@ -494,7 +495,7 @@ def test_checked_against_the_rules(tmp_path):
 
 
 def test_right_for_its_own_clips_but_not_for_the_challenge(tmp_path):
-    evaluation = verification.EDITIONS["dcase2026"].evaluation
+    evaluation = find_edition("dcase2026").evaluation
     clips = ruled(evaluation)
     for clean in (True, False):
         folder = tmp_path / str(clean)
@@ -509,7 +510,7 @@ def test_right_for_its_own_clips_but_not_for_the_challenge(tmp_path):
 
 
 def test_rows_against_the_rules(tmp_path):
-    facts = verification.EDITIONS["dcase2026"]
+    facts = find_edition("dcase2026")
     clips = ruled((*facts.evaluation, "fan"))
     clips[BRUSH] = [*clips[BRUSH][:199], "section_00_0200.wav"]
     clips[FAN] = [*clips[FAN][1:], "section_00_0007.wav"]

@@ -6,7 +6,7 @@ from typing import Any
 from asdjax.challenge.submission import System
 from asdjax.config import strict_yaml
 from asdjax.config.schema import cut, found, shown, similar
-from asdjax.data.editions import EDITIONS
+from asdjax.data.editions import find_edition
 from asdjax.errors import AsdjaxError
 
 FIGURES = ("auc_source", "auc_target", "pauc")
@@ -26,7 +26,7 @@ def meta_faults(system: System, edition: str, machines: Collection[str]) -> list
 
     Args:
         system: whose meta.yaml is read; that it is missing is a fault, if no other says why.
-        edition: a key of `editions.EDITIONS`.
+        edition: name of the edition.
         machines: all machines that may have tables, evaluation machines too.
     """
     file = f"{system.folder}/{system.label}.meta.yaml"
@@ -97,7 +97,7 @@ def _content_faults(
             need(external, key, f"system.external_datasets[{i}].", str | None, "text")
     if "results" in tree:  # absent where no development machine was scored
         results = need(tree, "results.development_dataset", "", Mapping, "machines") or {}
-        facts = EDITIONS[edition]
+        facts = find_edition(edition)
         choices = {*facts.development, *machines} - ({*facts.evaluation} - {*facts.development})
         for machine in few("results.development_dataset", [*results]):
             name = cut(str(machine))

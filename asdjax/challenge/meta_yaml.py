@@ -9,7 +9,7 @@ from asdjax.config import schema, strict_yaml
 from asdjax.config.architectures import BEATsConfig, MultiResNetConfig
 from asdjax.config.recipe import Config
 from asdjax.config.schema import digits
-from asdjax.data import dcase
+from asdjax.data.editions import find_edition
 from asdjax.errors import AsdjaxError
 from asdjax.signal.view_raw import of_mono
 from asdjax.store.runs import Run
@@ -162,7 +162,7 @@ def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, A
         classes: the classes it was trained on, each `<machine>/<section>...`.
         about: what its authors say.
     """
-    mono = dcase.EDITIONS[config.dataset.edition].channels == 1
+    mono = find_edition(config.dataset.edition).channels == 1
     views = config.extract.views
     combined = {
         "mean": "mean of the views' scores",

@@ -42,9 +42,11 @@ from asdjax.challenge.submission import (
     read_system,
     score_file,
 )
-from asdjax.config.schema import similar
+from asdjax.config import registry
+from asdjax.config.recipe import DatasetConfig
+from asdjax.config.schema import shown, similar
 from asdjax.data import dcase
-from asdjax.data.editions import EDITIONS
+from asdjax.data.editions import find_edition
 from asdjax.errors import AsdjaxError
 from asdjax.files import user_files
 
@@ -53,10 +55,7 @@ Expected = Mapping[Key, frozenset[str] | None]
 
 EXPECTED_SCHEMA = "asdjax.expected/1"
 EXPECTED_FILE = "expected.json"
-RULED_EDITION = "dcase2026"
-"""The edition whose test clips are known without its data."""
 _CELLS = tuple(product(("source", "target"), ("normal", "anomaly")))
-_CLIPS_PER_CELL = 50
 _SHOWN = 5  # names listed in one sentence
 _MOST_HINTS = 20  # names for which a similar one is looked for
 _MOST_SYSTEMS_READ = MAX_SYSTEMS + 2
@@ -149,6 +148,11 @@ def reference_of_package(path: Path) -> Reference:
             "give the data set's root to check against"
         )
     edition = document["edition"]
+    if edition not in registry.names("edition"):
+        raise AsdjaxError(
+            f"{path}: of an edition {shown(edition)}, which is not known: name the plugin that has "
+            "it with --plugin"
+        )
     return Reference(str(path), edition, _rules(edition) | names, frozenset(names))
 
 
@@ -157,7 +161,7 @@ def _expected_names(document: Any) -> dict[Key, frozenset[str]] | None:
     if not isinstance(document, dict) or document.get("schema") != EXPECTED_SCHEMA:
         return None
     edition, machines = document.get("edition"), document.get("machines")
-    if not isinstance(edition, str) or edition not in EDITIONS or not isinstance(machines, dict):
+    if not isinstance(edition, str) or not isinstance(machines, dict):
         return None
     names: dict[Key, frozenset[str]] = {}
     for machine, sections in machines.items():
@@ -187,7 +191,7 @@ def reference_of_rules(edition: str) -> Reference:
             f"{edition}: the number of its test clips is known from the data alone: give the data "
             "set's root to check against"
         )
-    evaluated = frozenset(key for key in names if EDITIONS[edition].is_evaluation(*key))
+    evaluated = frozenset(key for key in names if find_edition(edition).is_evaluation(*key))
     return Reference(
         f"the rules of {edition}", edition, names, evaluated, frozenset(names) - evaluated
     )
@@ -254,7 +258,7 @@ def against_rules(systems: Sequence[System], edition: str) -> str | None:
 
 
 def verify(
-    path: Path, *, data: Path | None = None, edition: str = "dcase2026"
+    path: Path, *, data: Path | None = None, edition: str = DatasetConfig.edition
 ) -> tuple[str, list[str]]:
     """Check a package: its zip file, a system's folder, the task2 folder or the folder above it.
 
@@ -262,7 +266,7 @@ def verify(
         path: what to check.
         data: root of the data set that it is about; without it, an expected.json in the folder or
             up to two above it, else the edition's rules.
-        edition: a key of `editions.EDITIONS`; an expected.json states its own.
+        edition: name of the edition; an expected.json states its own.
 
     Returns:
         What was checked and against what, and all faults. Where there is none, the first tells too
@@ -306,13 +310,13 @@ def verify(
 
 def _rules(edition: str) -> dict[Key, frozenset[str] | None]:
     """Test clips by the edition's rules; empty where these are not known."""
-    facts = EDITIONS[edition]
-    if edition != RULED_EDITION:
+    facts = find_edition(edition)
+    if not facts.clips_per_cell:
         return {}
     development = product(facts.development, facts.development_sections)
     names: dict[Key, frozenset[str] | None] = dict.fromkeys(development)
     for machine, section in product(facts.evaluation, facts.evaluation_sections):
-        count = range(_CLIPS_PER_CELL * len(_CELLS))
+        count = range(facts.clips_per_cell * len(_CELLS))
         names[machine, section] = frozenset(f"section_{section}_{i:04d}.wav" for i in count)
     return names
 
@@ -357,6 +361,7 @@ def _names_faults(table: Table, key: Key, reference: Reference) -> Iterator[str]
     """A table's names and numbers of rows against the section's test clips."""
     machine, section = key
     expected = reference.names[key]
+    each = find_edition(reference.edition).clips_per_cell
     cells: Counter[tuple[str | None, str]] = Counter()
     for name, row in table.rows.items():
         if expected is not None and name in expected:
@@ -375,12 +380,12 @@ def _names_faults(table: Table, key: Key, reference: Reference) -> Iterator[str]
             cells[clip.domain, clip.label] += 1
     if expected is None:
         for cell in _CELLS:
-            if cells[cell] != _CLIPS_PER_CELL:
-                counts = f"{cells[cell]}, expected {_CLIPS_PER_CELL}"
+            if cells[cell] != each:
+                counts = f"{cells[cell]}, expected {each}"
                 yield f"{table.file}: {' '.join(cell)} clips: {counts}"
     elif missing := expected - set(table.rows):
         yield f"{table.file}: clips without a row ({len(missing)}): {_listed(missing)}"
-    count = _CLIPS_PER_CELL * len(_CELLS) if expected is None else len(expected)
+    count = each * len(_CELLS) if expected is None else len(expected)
     if table.count != count:
         yield f"{table.file}: rows: {table.count}, expected {count}"
 

@@ -15,7 +15,7 @@ from asdjax.data.dcase import (
     scored_machines,
     training_clips,
 )
-from asdjax.data.editions import EDITIONS
+from asdjax.data.editions import find_edition
 from asdjax.errors import AsdjaxError
 from asdjax.runtime.console import printable
 
@@ -57,7 +57,7 @@ def describe(
     machines = {
         name: _machine([c for c in dataset.clips if c.machine == name], headers) for name in names
     }
-    if EDITIONS[dataset.edition].channels == 2:
+    if find_edition(dataset.edition).channels > 1:
         mono = [name for name in names if machines[name]["channels"] == [1]]
         if mono:
             notes.append(f"mono files, so that every view is the raw one: {', '.join(mono)}")

@@ -26,7 +26,7 @@ from asdjax.config.architectures import (
     Probability,
 )
 from asdjax.config.interfaces import Backend, Loss, Threshold, View
-from asdjax.config.registry import default
+from asdjax.config.registry import Name, default
 from asdjax.config.schema import Range, to_tree
 from asdjax.errors import AsdjaxError
 from asdjax.files import user_files
@@ -71,7 +71,7 @@ these themselves.
 class DatasetConfig:
     """Which clips train, which are scored, and what a class is."""
 
-    edition: Literal["dcase2022", "dcase2023", "dcase2024", "dcase2025", "dcase2026"] = "dcase2026"
+    edition: Annotated[str, Name("edition")] = "dcase2026"
     """Edition of the challenge: its machines, sections, channels and rate."""
     train_subsets: tuple[Literal["development", "additional"], ...] = ("development", "additional")
     """Subsets that train the embedder; those absent from the data are passed over."""

@@ -35,6 +35,13 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "rescaled": "asdjax.scoring.rescaled",
         "mahalanobis": "asdjax.scoring.mahalanobis",
     },
+    "edition": {
+        "dcase2022": "asdjax.data.editions",
+        "dcase2023": "asdjax.data.editions",
+        "dcase2024": "asdjax.data.editions",
+        "dcase2025": "asdjax.data.editions",
+        "dcase2026": "asdjax.data.editions",
+    },
     "loss": {
         "sub_cluster_adacos": "asdjax.training.adacos",
         "adacos": "asdjax.training.adacos",
@@ -47,7 +54,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "in_sample": "asdjax.scoring.thresholds",
     },
 }
-"""Module by kind and name. The first of a kind is its default."""
+"""Module by kind and name. The first class of a kind is its default."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 _LARGEST_PLUGIN = 2**20  # bytes
@@ -114,7 +121,7 @@ def register(thing: Thing) -> Thing:
     owner = listed or (present.source if present else source)
     if owner != source:
         raise AsdjaxError(
-            f"{source}: the name {name!r} is taken, by a {kind} of {owner}: choose another one"
+            f"{source}: the name {name!r} is taken, by the {kind} of {owner}: choose another one"
         )
     _ENTRIES[kind, name] = _Entry(thing, source, plugin)
     global changes
@@ -126,6 +133,8 @@ def _module(thing: Any) -> str:
     """Where a thing is registered from, outside of a plugin."""
     if isinstance(thing, type):
         return thing.__module__
+    if (thing.kind, thing.name) in _ENTRIES:  # the module of the built-in ones comes first
+        return "this program"
     return BUILT_IN[thing.kind].get(thing.name, "this program")
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float32, Int16
 
 from asdjax.config.recipe import AudioConfig
-from asdjax.data.dcase import EDITIONS, Clip, Dataset, FaultyFile, Problem
+from asdjax.data.dcase import Clip, Dataset, FaultyFile, Problem
+from asdjax.data.editions import find_edition
 from asdjax.data.resampling import resample
 from asdjax.data.sound_files import (
     FAR_BEYOND_1,
@@ -215,7 +216,7 @@ def words_on_loudness(peaks: Mapping[str, float]) -> str:
 def _wrong_channels(
     dataset: Dataset, headers: dict[str, Header], channel: Literal["near", "far"]
 ) -> list[Problem]:
-    expected = EDITIONS[dataset.edition].channels
+    expected = find_edition(dataset.edition).channels
     counts: dict[str, set[int]] = {}
     for clip in dataset.clips:
         if clip.path in headers:

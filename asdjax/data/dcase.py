@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from asdjax.config.recipe import DatasetConfig, ProblemKind, Subset
-from asdjax.data.editions import EDITIONS, too_old
+from asdjax.data.editions import find_edition, too_old
 from asdjax.data.folders import SPLITS, Unused, machine_folders, unused
 from asdjax.errors import AsdjaxError
 
@@ -98,7 +98,7 @@ def parse_clip(path: str, edition: str) -> Clip:
 
     Args:
         path: path relative to the data set's root, with forward slashes.
-        edition: a key of `editions.EDITIONS`.
+        edition: name of the edition.
 
     Raises:
         FaultyFile: the name does not follow the edition's grammar or contradicts its folder.
@@ -132,12 +132,13 @@ def parse_clip(path: str, edition: str) -> Clip:
         raise misnamed("spaces, brackets and ~ are no part of a clip's name: remove it if a copy")
     if attributes.startswith(_HIDDEN) and attributes != _HIDDEN:
         raise misnamed(f"nothing follows {_HIDDEN}: remove the file if it is a copy")
-    sections = EDITIONS[edition].sections
+    facts = find_edition(edition)
+    sections = facts.sections
     if words["section"] not in sections:
         raise misnamed(
             f"section {words['section']} is none of {edition}'s sections ({', '.join(sections)})"
         )
-    known = EDITIONS[edition].is_evaluation(machine, words["section"])
+    known = facts.is_evaluation(machine, words["section"])
     if above[:1] in (["dev_data"], ["eval_data"]):
         evaluation = above[0] == "eval_data"
     elif known is not None:
@@ -351,7 +352,7 @@ def _scan_machine(root: Path, folder: Path, edition: str) -> tuple[list[Clip], l
             seen[stem] = name
             clips.append(clip)
     name = unicodedata.normalize("NFC", folder.name)
-    if folder.parent == root and name not in EDITIONS[edition].machines:
+    if folder.parent == root and name not in find_edition(edition).machines:
         # All clips of an unknown machine follow its test clips: evaluation if none has a label.
         labels = [c.label for c in clips if c.split == "test"]
         evaluation = bool(labels) and not any(labels)

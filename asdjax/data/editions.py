@@ -1,24 +1,49 @@
 """The DCASE Challenge's editions of Task 2: what each year fixes about its data."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from types import MappingProxyType
+from typing import Annotated, ClassVar, get_type_hints
 
+from asdjax.config import registry, schema
+from asdjax.config.architectures import Count
+from asdjax.config.registry import register
+from asdjax.config.schema import Range
 from asdjax.errors import AsdjaxError
 
 
 @dataclasses.dataclass(frozen=True)
 class Edition:
-    """What one year's challenge fixes about its data."""
+    """What one year's challenge fixes about its data.
 
+    Raises:
+        AsdjaxError: a value is of the wrong type.
+
+    Example:
+        >>> asdjax.register(asdjax.Edition("dcase2027", ("fan", "valve"), ("Sander",), channels=2))
+    """
+
+    kind: ClassVar[str] = "edition"
+
+    name: str
+    """What `dataset.edition` calls it."""
     development: tuple[str, ...]
     """Machines whose test clips carry domain and label in their names."""
     evaluation: tuple[str, ...]
     """Machines whose training clips are the additional subset, their test clips unlabelled."""
     development_sections: tuple[str, ...] = ("00",)
     evaluation_sections: tuple[str, ...] = ("00",)
-    channels: int = 1
+    channels: Count = 1
+    clips_per_cell: Annotated[int, Range(low=0, high=2500)] = 0
+    """Test clips of each domain and label, per machine and section; 0: known from the data alone.
+    Those without a label in their names are numbered from 0."""
+
+    def __post_init__(self) -> None:
+        hints, where = get_type_hints(type(self), include_extras=True), f"edition {self.name}"
+        for field in dataclasses.fields(self):
+            value = schema.read(hints[field.name], getattr(self, field.name), field.name, where)
+            object.__setattr__(self, field.name, value)  # lists become tuples
+        schema.check(type(self), self, "", where)
 
     @property
     def machines(self) -> frozenset[str]:
@@ -41,33 +66,48 @@ class Edition:
 
 _SEVEN = tuple("ToyCar ToyTrain bearing fan gearbox slider valve".split())
 
-EDITIONS: Mapping[str, Edition] = MappingProxyType(
-    {
-        "dcase2022": Edition(_SEVEN, _SEVEN, ("00", "01", "02"), ("03", "04", "05")),
-        "dcase2023": Edition(
-            _SEVEN, tuple("ToyDrone ToyNscale ToyTank Vacuum bandsaw grinder shaker".split())
-        ),
-        "dcase2024": Edition(
-            _SEVEN,
-            tuple(
-                "3DPrinter AirCompressor BrushlessMotor HairDryer HoveringDrone RoboticArm "
-                "Scanner ToothBrush ToyCircuit".split()
-            ),
-        ),
-        "dcase2025": Edition(
-            _SEVEN,
-            tuple(
-                "AutoTrash BandSealer CoffeeGrinder HomeCamera Polisher ScrewFeeder ToyPet "
-                "ToyRCCar".split()
-            ),
-        ),
-        "dcase2026": Edition(
-            tuple("ToyCar ToyCarEmu bearingEmu fan gearboxEmu sliderEmu valveEmu".split()),
-            tuple("BlowerDustCollector Sander SewingMachine ToothBrush ToyDrone".split()),
-            channels=2,
-        ),
-    }
+register(Edition("dcase2022", _SEVEN, _SEVEN, ("00", "01", "02"), ("03", "04", "05")))
+register(
+    Edition(
+        "dcase2023",
+        _SEVEN,
+        tuple("ToyDrone ToyNscale ToyTank Vacuum bandsaw grinder shaker".split()),
+    )
 )
+register(
+    Edition(
+        "dcase2024",
+        _SEVEN,
+        tuple(
+            "3DPrinter AirCompressor BrushlessMotor HairDryer HoveringDrone RoboticArm Scanner "
+            "ToothBrush ToyCircuit".split()
+        ),
+    )
+)
+register(
+    Edition(
+        "dcase2025",
+        _SEVEN,
+        tuple(
+            "AutoTrash BandSealer CoffeeGrinder HomeCamera Polisher ScrewFeeder ToyPet "
+            "ToyRCCar".split()
+        ),
+    )
+)
+register(
+    Edition(
+        "dcase2026",
+        tuple("ToyCar ToyCarEmu bearingEmu fan gearboxEmu sliderEmu valveEmu".split()),
+        tuple("BlowerDustCollector Sander SewingMachine ToothBrush ToyDrone".split()),
+        channels=2,
+        clips_per_cell=50,
+    )
+)
+
+
+def find_edition(name: str) -> Edition:
+    """The edition that is registered under a name."""
+    return registry.find("edition", name)
 
 
 def better_edition(edition: str, machines: Collection[str], *, mono: bool) -> str | None:
@@ -77,19 +117,20 @@ def better_edition(edition: str, machines: Collection[str], *, mono: bool) -> st
     channels.
 
     Args:
-        edition: the key of `EDITIONS` that the data set is read as.
+        edition: the name of the edition that the data set is read as.
         machines: the data set's machines.
         mono: whether all its files have one channel.
     """
 
     def fit(name: str) -> tuple[int, bool]:
-        known = EDITIONS[name].machines & set(machines)
-        return len(known), mono == (EDITIONS[name].channels == 1)
+        known = find_edition(name).machines & set(machines)
+        return len(known), mono == (find_edition(name).channels == 1)
 
-    best = max(map(fit, EDITIONS))
+    names = registry.names("edition")
+    best = max(map(fit, names))
     if best[0] == 0 or fit(edition) == best:
         return None
-    likely = [name for name in EDITIONS if fit(name) == best]
+    likely = [name for name in names if fit(name) == best]
     return (
         f"read as {edition}, but its machines and channels are those of {' or '.join(likely)}: "
         f"name the right one with --dataset.edition"
