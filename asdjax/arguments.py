@@ -18,7 +18,6 @@ from tyro.constructors import (
 
 from asdjax.config import recipe as configs
 from asdjax.config import registry
-from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import Config
 from asdjax.config.schema import Choice, shown
 from asdjax.config.strict_yaml import MOST_DIGITS
@@ -197,10 +196,10 @@ def check_overrides(config: Config) -> Config:
 
 def locate_weights(config: Config) -> Config:
     """A configuration whose only path, that of the weights, is as the user means it."""
-    if not isinstance(config.model, BEATsConfig) or config.model.weights is None:
+    folder = config.model.weights_folder
+    if folder is None:
         return config
-    weights = path_text(config.model.weights)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, weights=weights))
+    return dataclasses.replace(config, model=config.model.with_weights_folder(path_text(folder)))
 
 
 def parse(verb: str, kind: type[Any], args: Sequence[str]) -> Any:

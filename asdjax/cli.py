@@ -33,8 +33,7 @@ from asdjax.arguments import (
 )
 from asdjax.config import recipe as configs
 from asdjax.config import registry
-from asdjax.config.architectures import ComputeDtype
-from asdjax.config.interfaces import Backend, Threshold
+from asdjax.config.interfaces import Backend, ComputeDtype, Threshold
 from asdjax.config.recipe import (
     AudioConfig,
     Config,

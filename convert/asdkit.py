@@ -8,11 +8,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from asdjax.config.architectures import BEATsConfig, ModelConfig, MultiResNetConfig
+from asdjax.config.interfaces import Encoder
 from asdjax.convert import beats, state_dict
 from asdjax.convert.state_dict import POINTWISE, SAME, Place, Table
 from asdjax.errors import AsdjaxError
-from asdjax.models import parameters, registry
+from asdjax.models import building, parameters
+from asdjax.models.beats_encoder import BEATsConfig
+from asdjax.models.multiresnet_encoder import MultiResNetConfig
 from asdjax.models.parameters import Tree
 from asdjax.signal.stft import hann
 
@@ -31,18 +33,25 @@ _POOL = {
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
-def table(model: ModelConfig, weights: Tree) -> Table:
+def table(model: Encoder, weights: Tree) -> Table:
     """The names of everything that a run trains.
 
     Args:
         model: the embedder.
         weights: {"params", "stats"} of {"model", "head"} (`asdjax.training.learner`), or
             their shapes.
+
+    Raises:
+        AsdjaxError: ASDKit has no such network.
     """
     if isinstance(model, BEATsConfig):
         result = _beats_table(model, weights)
-    else:
+    elif isinstance(model, MultiResNetConfig):
         result = {EXTRACTOR + name: _in_run(path) for name, path in _table(model).items()}
+    else:
+        raise AsdjaxError(
+            f"model.name: ASDKit has no {model.name}: convert runs of multiresnet or beats"
+        )
     for kind in ("params", "stats"):
         theirs = {"centres": "W", "scale": "s"}
         for name in weights[kind]["head"]:
@@ -84,7 +93,7 @@ def _beats_table(model: BEATsConfig, weights: Tree) -> Table:
             place = state_dict.place(f"{prefix}pool.{path}")
             pointwise = layer.startswith("attention_") and leaf == "kernel"
             result[name] = place._replace(axes=POINTWISE) if pointwise else place
-        linear = f"{PROJECTION}1." if model.pooling == "attentive_statistics" else PROJECTION
+        linear = f"{PROJECTION}1." if "pool" in mine else PROJECTION
         for leaf in mine.get("projection", {}):
             path = f"{prefix}projection.{leaf}"
             result[linear + _LEAVES.get(leaf, leaf)] = state_dict.place(path)
@@ -115,7 +124,7 @@ def multiresnet_from_torch(
         AsdjaxError: arrays are missing, unexpected, of another shape or not finite, or a window is
             not Hann's (all such arrays are named), or the clips are too short for the network.
     """
-    _, params, stats = parameters.split(registry.skeleton(config, n_samples, sample_rate))
+    _, params, stats = parameters.split(building.skeleton(config, n_samples, sample_rate))
     names = {name: state_dict.place(path) for name, path in _table(config).items()}
     given = state_dict.parameters(state)
     like = {"params": params, "stats": stats}

@@ -10,14 +10,16 @@ import numpy as np
 from jaxtyping import Float32
 
 from asdjax._version import __version__
-from asdjax.config import architectures, schema
-from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig
+from asdjax.config import schema
+from asdjax.config.beats_architecture import BEATsEncoderConfig
 from asdjax.convert import state_dict, torch_file
 from asdjax.convert.state_dict import Place, Table
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic, documents
-from asdjax.models import beats_embedder, parameters, registry
+from asdjax.models import beats_embedder, building, parameters
+from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.models.parameters import Tree
+from asdjax.models.poolings import Mean
 from asdjax.store import checkpoint, converted_weights
 from asdjax.store.converted_weights import Pretrained
 
@@ -179,7 +181,7 @@ class _Network:
 
     def __init__(self, encoder: BEATsEncoderConfig):
         self._encoder = encoder
-        module = registry.skeleton(_model(encoder), None, _RATE)
+        module = building.skeleton(_model(encoder), None, _RATE)
         self._graphdef, self.like, _ = parameters.split(module)
 
     def probe(self, weights: Tree) -> Float32[np.ndarray, " D"]:
@@ -273,7 +275,7 @@ def _configuration(
         schema.check(BEATsEncoderConfig, encoder, "cfg", str(source))
     except AsdjaxError as error:
         raise AsdjaxError(f"{error}: asdjax has no such BEATs: name another checkpoint") from error
-    for possible, key, what in architectures.checks(_model(encoder), _RATE):
+    for possible, key, what in encoder.checks():
         if not possible:
             key = key.replace("model.encoder.", "cfg.")
             raise AsdjaxError(f"{source}: {key}: {what}: name another checkpoint")
@@ -301,7 +303,7 @@ def _is_converted(folder: Path) -> bool:
 
 def _model(encoder: BEATsEncoderConfig) -> BEATsConfig:
     return BEATsConfig(
-        encoder=encoder, random_init=True, adaptation="frozen", pooling="mean", embedding_size=0
+        encoder=encoder, random_init=True, adaptation="frozen", pooling=Mean(), embedding_size=0
     )
 
 

@@ -12,14 +12,16 @@ import numpy as np
 
 from asdjax._version import __version__
 from asdjax.config import recipe as configs
-from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig, MultiResNetConfig
+from asdjax.config.beats_architecture import BEATsEncoderConfig
 from asdjax.config.recipe import Config
 from asdjax.convert import asdkit, beats, state_dict, torch_file
 from asdjax.data import audio
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic, documents
-from asdjax.models import registry
+from asdjax.models.beats_encoder import BEATsConfig
+from asdjax.models.multiresnet_encoder import MultiResNetConfig
 from asdjax.models.parameters import Tree
+from asdjax.models.poolings import AttentiveStatistics, Mean
 from asdjax.store import checkpoint, converted_weights
 from asdjax.store.checkpoint import Checkpoints
 from asdjax.store.runs import Run
@@ -143,7 +145,7 @@ def _is_converted(folder: Path) -> bool:
 def _run_state(run: Run) -> dict[str, np.ndarray]:
     model, (trained, frozen) = run.config().model, weights.parts(run)
     state = {}
-    if not registry.is_frozen(model):
+    if not model.trains_nothing:
         state = state_dict.to_torch(asdkit.table(model, trained), trained)
     if isinstance(model, BEATsConfig) and frozen:
         state |= state_dict.to_torch(asdkit.base_table(model, frozen["encoder"]), frozen)
@@ -190,7 +192,7 @@ def _configuration(
         )
     model = config.model
     if isinstance(model, BEATsConfig):
-        model, _ = converted_weights.resolve(_adapted(model, state, adapters, pretrained_weights))
+        model, _ = _adapted(model, state, adapters, pretrained_weights).resolved()
     sound = config.audio
     if clip_seconds is not None:
         sound = dataclasses.replace(sound, clip_seconds=clip_seconds)
@@ -223,7 +225,7 @@ def _adapted(
         encoder=BEATsEncoderConfig(),
         adaptation="lora",
         lora=lora,
-        pooling="attentive_statistics" if pooled else "mean",
+        pooling=AttentiveStatistics() if pooled else Mean(),
         embedding_size=model.embedding_size if projection is None else (*projection.shape, 0)[0],
     )
 

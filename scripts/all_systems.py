@@ -122,7 +122,7 @@ def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
         console.say(f"{title}: started")
         began = time.monotonic()
         named = ["--data", str(arguments.data), "--run", str(run), "--seed", str(seed)]
-        if arguments.beats is not None and _is_beats(recipe):
+        if arguments.beats is not None and _takes_weights(recipe):
             named += ["--model.weights", str(arguments.beats)]
         failure = _run(["run", recipe, *named, *extra], run.with_name(f"{run.name}.log"))
         seconds = time.monotonic() - began
@@ -154,9 +154,9 @@ def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     return int(bool(failures))
 
 
-def _is_beats(recipe: str) -> bool:
+def _takes_weights(recipe: str) -> bool:
     try:
-        return configs.load(recipe).model.name == "beats"
+        return hasattr(configs.load(recipe).model, "weights")
     except AsdjaxError:
         return False  # the run itself says what is wrong with its recipe
 

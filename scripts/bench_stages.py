@@ -15,14 +15,13 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from asdjax.config import recipe as configs
-from asdjax.config.architectures import BEATsConfig
 from asdjax.config.interfaces import View
 from asdjax.config.recipe import Config, SynthConfig
 from asdjax.data import audio, batches
 from asdjax.embedder import Embedder, extraction
 from asdjax.embedder.extraction import ClipFiles
 from asdjax.embedder.network import AT_ONCE
-from asdjax.models import parameters, registry
+from asdjax.models import building, parameters
 from asdjax.runtime import parallel
 from asdjax.scoring.backends import Fitted, fit
 from asdjax.scoring.nearest_neighbours import NearestNeighbours
@@ -101,14 +100,12 @@ def embedder_and_work(
 ) -> tuple[Embedder, Callable[..., float]]:
     """An embedder with random weights, and what counts its operations for waveforms [B, T]."""
     n_samples = length and round(length * RATE)
-    module = registry.build(recipe.model, n_samples, RATE, seed=0)
+    module = building.build(recipe.model, n_samples, RATE, seed=0)
     _, params, stats = parameters.split(module)
     weights = {"params": {"model": params}, "stats": {"model": stats}}
     weights = jax.tree.map(np.asarray, weights)
-    plain = recipe.model
-    if isinstance(plain, BEATsConfig):  # without kernels that CPUs lack
-        plain = dataclasses.replace(plain, fused_attention=False)
-    graphdef, _, _ = parameters.split(registry.skeleton(plain, n_samples, RATE))
+    plain = recipe.model.on_platform("cpu")
+    graphdef, _, _ = parameters.split(building.skeleton(plain, n_samples, RATE))
 
     def embed(params: Any, stats: Any, waves: jax.Array) -> jax.Array:
         return parameters.apply(graphdef, params, stats, waves, train=False)[0]
@@ -318,7 +315,7 @@ def streaming(options: argparse.Namespace, rng: np.random.Generator) -> Iterator
             count = options.clips or count
             paths = sorted(small_corpus(Path(folder) / name, count, length).rglob("*.wav"))[:count]
             recipe = configs.load(name)
-            if isinstance(recipe.model, BEATsConfig):
+            if hasattr(recipe.model, "random_init"):
                 model = dataclasses.replace(recipe.model, random_init=True)
                 recipe = dataclasses.replace(recipe, model=model)
             embedder, work = embedder_and_work(recipe, length)

@@ -31,7 +31,7 @@ from support.reference_beats import (
     take_apart,
 )
 
-from asdjax.config.architectures import BEATsEncoderConfig, LoRAConfig
+from asdjax.config.beats_architecture import BEATsEncoderConfig, LoRAConfig
 from asdjax.convert import torch_file
 from asdjax.errors import AsdjaxError
 from asdjax.models.attention import fused_attention

@@ -16,11 +16,13 @@ from support.training_steps import embedded, in_float64, kill_at_step, noise, ru
 from asdjax.cli import main
 from asdjax.commands.train import Plan, plan, train
 from asdjax.config import recipe as configs
-from asdjax.config.architectures import BEATsConfig, LoRAConfig
+from asdjax.config.beats_architecture import LoRAConfig
 from asdjax.data.corpus import open_corpus
 from asdjax.embedder import Embedder
 from asdjax.errors import AsdjaxError
-from asdjax.models import parameters, registry
+from asdjax.models import building, parameters
+from asdjax.models.beats_encoder import BEATsConfig
+from asdjax.models.poolings import Mean
 from asdjax.store import converted_weights
 from asdjax.store.checkpoint import Checkpoints, digest
 from asdjax.store.runs import Run
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 TINY = Path(__file__).parent / "tiny_beats.yaml"
 LORA = LoRAConfig(rank=4, dropout=0.1)
-FROZEN = {"pooling": "mean", "embedding_size": 0}
+FROZEN = {"pooling": Mean(), "embedding_size": 0}
 
 
 def tiny(**model):
@@ -46,9 +48,9 @@ def leaves(tree):
 
 
 def parts(adaptation, **model):
-    module = registry.skeleton(tiny(adaptation=adaptation, **model).model, 6400, 16000)
+    module = building.skeleton(tiny(adaptation=adaptation, **model).model, 6400, 16000)
     _, params, _ = parameters.split(module)
-    trained, frozen = registry.partition(tiny(adaptation=adaptation, **model).model, params)
+    trained, frozen = building.partition(tiny(adaptation=adaptation, **model).model, params)
     return leaves(params), leaves(trained), leaves(frozen)
 
 
@@ -70,7 +72,7 @@ def test_the_devices_in_use_choose_the_kernels_of_embedding(rng):
     found = []
     for fused in False, True:
         config = tiny(compute_dtype="bfloat16", fused_attention=fused)
-        _, params, stats = parameters.split(registry.build(config.model, 6400, 16000, seed=0))
+        _, params, stats = parameters.split(building.build(config.model, 6400, 16000, seed=0))
         weights = {"params": {"model": params}, "stats": {"model": stats}}
         embedder = Embedder(config, 6400, jax.tree.map(np.asarray, weights))
         assert embedder.config == config
@@ -100,8 +102,8 @@ def test_full_size_numbers():
     counts = {}
     for name in ("system2", "system4"):
         model = configs.load(name).model
-        _, params, _ = parameters.split(registry.skeleton(model, 160000, 16000))
-        trained, frozen = registry.partition(model, params)
+        _, params, _ = parameters.split(building.skeleton(model, 160000, 16000))
+        trained, frozen = building.partition(model, params)
         counts[name] = [sum(x.size for x in jax.tree.leaves(t)) for t in (trained, frozen)]
         encoder = sum(x.size for x in jax.tree.leaves(params["encoder"]))
         if name == "system2":
@@ -187,8 +189,7 @@ def test_a_lora_checkpoint_holds_what_trains_and_the_hash_of_the_rest(
     with Checkpoints(run.checkpoints) as checkpoints:
         state = checkpoints.restore(training["step"], {"weights": learner.shapes()["weights"]})
     embedder = Embedder.load(run)
-    model, params = registry.for_inference(
-        run.config().model,
+    model, params = run.config().model.for_inference(
         parameters.join(
             state["weights"]["params"]["model"], learner.frozen(converted_weights.read(path))
         ),

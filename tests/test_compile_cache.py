@@ -24,7 +24,7 @@ from asdjax.commands.extract import LIKE
 from asdjax.config import recipe as configs
 from asdjax.embedder import Embedder
 from asdjax.errors import AsdjaxError
-from asdjax.models import parameters, registry
+from asdjax.models import building, parameters
 from asdjax.runtime import compile_cache, parallel
 from asdjax.training.learner import Learner
 
@@ -409,7 +409,7 @@ def test_clips_that_keep_their_lengths_need_two_programs_a_class(programs, rng):
     frozen = {"adaptation": "frozen", "pooling": "mean", "embedding_size": 0}
     model = dataclasses.replace(recipe.model, **frozen)
     extract = dataclasses.replace(recipe.extract, batch_size=8)
-    _, params, stats = parameters.split(registry.build(model, None, 16000, seed=0))
+    _, params, stats = parameters.split(building.build(model, None, 16000, seed=0))
     weights = {"params": {"model": params}, "stats": {"model": stats}}
     weights = jax.tree.map(np.asarray, weights)
     embedder = Embedder(dataclasses.replace(recipe, model=model, extract=extract), None, weights)

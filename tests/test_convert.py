@@ -19,11 +19,13 @@ from support.conversions import tiny as tiny
 from support.torch_writer import parameter, write
 
 from asdjax.cli import main
-from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig
+from asdjax.config.beats_architecture import BEATsEncoderConfig
 from asdjax.convert import beats, state_dict, torch_file
 from asdjax.embedder import load as load_embedder
 from asdjax.errors import AsdjaxError
-from asdjax.models import parameters, registry
+from asdjax.models import building, parameters
+from asdjax.models.beats_encoder import BEATsConfig
+from asdjax.models.poolings import Mean
 from asdjax.store import checkpoint, converted_weights
 from asdjax.store.checkpoint import digest
 
@@ -98,7 +100,7 @@ def test_a_fine_tuned_checkpoint_keeps_its_classifier(tmp_path, golden, capsys):
     np.testing.assert_allclose(tokens, io["hidden"], rtol=0, atol=5e-4)
     np.testing.assert_allclose(embedder.embed(waves, "head"), io["probs"], rtol=0, atol=1e-5)
     # a recipe takes the encoder alone
-    model, found = converted_weights.resolve(BEATsConfig(weights=str(folder)))
+    model, found = BEATsConfig(weights=str(folder)).resolved()
     assert not model.encoder.finetuned_model and found.digest == document["digest"]
     assert main(["convert", "verify", str(folder)]) == 0
     loaded = checkpoint.load_weights(
@@ -314,9 +316,9 @@ def test_names_and_axes_are_a_bijection(data):
         finetuned_model=choose(True, False), predictor_class=3,
     )  # fmt: skip
     model = BEATsConfig(
-        encoder=encoder, adaptation="frozen", pooling="mean", embedding_size=0, random_init=True
+        encoder=encoder, adaptation="frozen", pooling=Mean(), embedding_size=0, random_init=True
     )
-    _, tree, _ = parameters.split(registry.build(model, 16000, 16000, seed=choose(0, 1)))
+    _, tree, _ = parameters.split(building.build(model, 16000, 16000, seed=choose(0, 1)))
     tree = jax.tree.map(np.asarray, tree)
     table = beats.table(tree["encoder"])
     state = state_dict.to_torch(table, tree)
@@ -432,8 +434,8 @@ def test_help_of_each_command(command, capsys):
 
 @pytest.mark.slow
 def test_full_size_in_time_and_memory(tmp_path, rng):
-    model = BEATsConfig(random_init=True, adaptation="frozen", pooling="mean", embedding_size=0)
-    _, like, _ = parameters.split(registry.skeleton(model, None, 16000))
+    model = BEATsConfig(random_init=True, adaptation="frozen", pooling=Mean(), embedding_size=0)
+    _, like, _ = parameters.split(building.skeleton(model, None, 16000))
     table = beats.table(like["encoder"])
     tree = jax.tree.map(lambda a: rng.normal(0, 0.02, a.shape).astype(np.float32), like)
     state = state_dict.to_torch(table, tree)

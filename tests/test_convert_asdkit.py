@@ -18,8 +18,7 @@ from asdjax.config import recipe as configs
 from asdjax.convert import asdkit, state_dict, torch_file, trained
 from asdjax.embedder import Embedder
 from asdjax.errors import AsdjaxError
-from asdjax.models import registry
-from asdjax.store import converted_weights
+from asdjax.models.poolings import Mean
 from asdjax.store.checkpoint import Checkpoints, digest
 from asdjax.store.runs import Run
 from asdjax.training.learner import Learner
@@ -191,7 +190,7 @@ def test_adapters_give_the_references_embeddings(linear, tiny, golden, tmp_path)
     assert main([*map(str, arguments)]) == 0
     config, training = Run(run).config(), Run(run).finished_training()
     assert config.model.lora.rank == 64 and config.model.lora.targets == ("q_proj", "v_proj")
-    assert config.model.pooling == "mean" and config.model.embedding_size == 32
+    assert config.model.pooling == Mean() and config.model.embedding_size == 32
     assert config.loss.sub_clusters * len(training["classes"]) == 48
     assert training["frozen"] == tiny[1]["digest"]
     lora = golden("lora_tiny")
@@ -290,7 +289,7 @@ def finished_run(path, config, weights=None):
     run.path.mkdir()
     run.write_config(config)
     frozen = state["frozen"]
-    if not registry.is_frozen(config.model):
+    if not config.model.trains_nothing:
         with Checkpoints(run.checkpoints, keep=1) as checkpoints:
             checkpoints.save(0, state, {})
     run.write_training(
@@ -308,7 +307,7 @@ def test_a_run_of_the_whole_encoder_in_pytorchs_names(adaptation, tiny, tmp_path
     text = f"model: {{name: beats, weights: {tiny[0]}, adaptation: {adaptation}"
     text += ", pooling: mean, embedding_size: 0}" if adaptation == "frozen" else "}"
     config = configs.parse("audio: {clip_seconds: 0.4}\n" + text, "test")
-    model, weights = converted_weights.resolve(config.model)
+    model, weights = config.model.resolved()
     config = dataclasses.replace(config, model=model)
     run = finished_run(tmp_path / "run", config, weights)
     assert main(["convert", "torch", str(run.path), str(tmp_path / "out.npz")]) == 0

@@ -9,9 +9,9 @@ import pytest
 from asdjax.challenge import meta_yaml
 from asdjax.cli import VERBS, main
 from asdjax.config import recipe
-from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import Config
 from asdjax.convert import __main__ as convert
+from asdjax.models.beats_encoder import BEATsConfig
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "asdjax" / "docs"

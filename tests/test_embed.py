@@ -23,14 +23,15 @@ from support.permissions import permissions
 import asdjax
 from asdjax.cli import main
 from asdjax.commands import embed_files
-from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import load
 from asdjax.config.schema import to_tree
 from asdjax.data import audio, sound_files
 from asdjax.embedder import Embedder, network
 from asdjax.embedder.network import in_groups, rounded_up
 from asdjax.errors import AsdjaxError
-from asdjax.models import parameters, registry
+from asdjax.models import building, parameters
+from asdjax.models.beats_encoder import BEATsConfig
+from asdjax.models.poolings import Mean
 from asdjax.signal.view_raw import RAW
 from asdjax.signal.view_wiener import Wiener
 from asdjax.store import converted_weights
@@ -51,7 +52,7 @@ def convert(path, **changes):
     """Random weights of a small encoder, as conversion leaves them; and all its weights."""
     encoder = dataclasses.replace(ENCODER, **changes)
     model = BEATsConfig(encoder=encoder, random_init=True)
-    _, params, _ = parameters.split(registry.build(model, 16000, 16000, seed=0))
+    _, params, _ = parameters.split(building.build(model, 16000, 16000, seed=0))
     whole = jax.tree.map(np.asarray, params["encoder"])
     weights = {"encoder": {k: v for k, v in whole.items() if k != "predictor"}}
     path.mkdir()
@@ -96,9 +97,9 @@ def alone(whole, waveform, layers=(), **changes):
     """The tokens [L, D] of one clip on one device, without rows, padding or masks."""
     encoder = dataclasses.replace(ENCODER, **changes)
     model = BEATsConfig(
-        encoder=encoder, random_init=True, layers=layers, pooling="mean", embedding_size=0
+        encoder=encoder, random_init=True, layers=layers, pooling=Mean(), embedding_size=0
     )
-    graphdef, params, _ = parameters.split(registry.build(model, 16000, 16000, seed=0))
+    graphdef, params, _ = parameters.split(building.build(model, 16000, 16000, seed=0))
     module = parameters.merged(graphdef, {**params, "encoder": whole}, {})
     if waveform.dtype == np.int16:
         waveform = waveform / np.float32(32768)
@@ -632,7 +633,7 @@ def test_bfloat16_differs_by_rounding_alone(model, rng):
     found = {}
     for dtype in "float32", "bfloat16":
         model = dataclasses.replace(model, compute_dtype=dtype)
-        graphdef, params, stats = parameters.split(registry.build(model, 16000, 16000, seed=0))
+        graphdef, params, stats = parameters.split(building.build(model, 16000, 16000, seed=0))
         state = {"params": {"model": params}, "stats": {"model": stats}}
         config = dataclasses.replace(load(HERE / "tiny_beats.yaml"), model=model)
         found[dtype] = Embedder(config, 16000, jax.tree.map(np.asarray, state))(waves)

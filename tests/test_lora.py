@@ -20,7 +20,7 @@ from support.reference_beats import (
     run,
 )
 
-from asdjax.config.architectures import LoRAConfig
+from asdjax.config.beats_architecture import LoRAConfig
 from asdjax.convert import torch_file
 from asdjax.models.lora import LoRALinear, is_adapter, merge
 from asdjax.models.mixed_precision import Projection, einsum

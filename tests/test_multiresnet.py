@@ -21,16 +21,16 @@ from conftest import (
 )
 from flax import nnx
 
-from asdjax.config.architectures import (
+from asdjax.convert.asdkit import multiresnet_from_torch, multiresnet_to_torch
+from asdjax.errors import AsdjaxError
+from asdjax.models.building import build, skeleton
+from asdjax.models.multiresnet import flatten, shortest
+from asdjax.models.multiresnet_encoder import (
     MultiResNetConfig,
     SpectrogramConfig,
     StridedConvConfig,
 )
-from asdjax.convert.asdkit import multiresnet_from_torch, multiresnet_to_torch
-from asdjax.errors import AsdjaxError
-from asdjax.models.multiresnet import flatten, shortest
 from asdjax.models.parameters import apply, split
-from asdjax.models.registry import build, skeleton
 from asdjax.signal.stft import magnitude_spectrum
 
 CONFIG, RATE, SHORTEST = MultiResNetConfig(), 16000, 71680

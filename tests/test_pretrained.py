@@ -10,17 +10,17 @@ from support.converted_beats import SMALL
 from support.converted_beats import folder as folder  # a fixture
 
 from asdjax.config import recipe as configs
-from asdjax.config.architectures import BEATsConfig
 from asdjax.errors import AsdjaxError
+from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.store import converted_weights
 from asdjax.store.checkpoint import digest, load_pretrained
 
 
 def test_a_recipe_takes_architecture_and_weights(folder):
     path, weights = folder
-    model, found = converted_weights.resolve(BEATsConfig(weights=str(path)))
+    model, found = BEATsConfig(weights=str(path)).resolved()
     assert model.encoder == SMALL and found.digest == digest(weights)
-    assert converted_weights.resolve(model)[0] == model  # again, from the stored configuration
+    assert model.resolved()[0] == model  # again, from the stored configuration
     loaded = load_pretrained(found, weights)
     jax.tree.map(np.testing.assert_array_equal, loaded, weights)
 
@@ -28,14 +28,14 @@ def test_a_recipe_takes_architecture_and_weights(folder):
 def test_another_architecture_is_refused(folder):
     wanted = BEATsConfig(weights=str(folder[0]), encoder=dataclasses.replace(SMALL, conv_pos=8))
     with pytest.raises(AsdjaxError, match=r"model\.encoder: not the architecture of .*converted"):
-        converted_weights.resolve(wanted)
+        wanted.resolved()
 
 
 def test_weights_are_needed_unless_random_ones_are_asked_for():
     with pytest.raises(AsdjaxError, match="asdjax convert beats"):
-        converted_weights.resolve(BEATsConfig())
+        BEATsConfig().resolved()
     model = BEATsConfig(encoder=SMALL, random_init=True)
-    assert converted_weights.resolve(model) == (model, None)
+    assert model.resolved() == (model, None)
     both = dataclasses.replace(configs.Config(), model=BEATsConfig(weights="x", random_init=True))
     with pytest.raises(AsdjaxError, match=r"model\.random_init"):
         configs.validate(both, "here")

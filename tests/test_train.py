@@ -28,11 +28,11 @@ from support.training_steps import (
 
 from asdjax.commands.train import train
 from asdjax.config import recipe as configs
-from asdjax.config.architectures import MultiResNetConfig, SpectrogramConfig
 from asdjax.config.recipe import Config
 from asdjax.convert import asdkit
 from asdjax.data.corpus import open_corpus
 from asdjax.errors import AsdjaxError
+from asdjax.models.multiresnet_encoder import MultiResNetConfig, SpectrogramConfig
 from asdjax.store.runs import Run
 from asdjax.training import mixup
 from asdjax.training.learner import Learner

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from asdjax.config import schema, strict_yaml
-from asdjax.config.architectures import BEATsConfig, MultiResNetConfig
 from asdjax.config.recipe import Config
 from asdjax.config.schema import digits
 from asdjax.data.editions import find_edition
@@ -171,9 +170,11 @@ def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, A
     }[config.backend.combine_views]
     averages_scores = len(views) > 1 and config.backend.combine_views != "embeddings"
     machines = sorted({name.partition("/")[0] for name in classes})
-    features, embedding, method = _embedder(config)
-    frozen = isinstance(config.model, BEATsConfig) and config.model.adaptation == "frozen"
-    trains = [] if frozen else [f"training clips of {', '.join(machines)} train the embedder"]
+    features, embedding, network = config.model.sentences()
+    method, trains = f"{network} without further training", []
+    if not config.model.trains_nothing:
+        method = f"{network} classifier with {_LOSSES[config.loss.name]} loss"
+        trains = [f"training clips of {', '.join(machines)} train the embedder"]
     references = "each machine's own training clips are the references of its scores"
     return {
         "input_sampling_rate": f"{digits(config.audio.sample_rate / 1000)} kHz",
@@ -198,60 +199,15 @@ def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, A
     }
 
 
-def _embedder(config: Config) -> tuple[str, str, str]:
-    """The model's features, its embedding and how it was trained, in words."""
-    model, loss = config.model, config.loss.sentence()
-    if isinstance(model, BEATsConfig):
-        features, embedding = _beats(model)
-        if model.adaptation == "frozen":
-            return features, embedding, "BEATs without further training"
-        return features, embedding, f"BEATs classifier with {loss} loss"
-    return *_multiresnet(model), f"MultiResNet classifier with {loss} loss"
-
-
-def _beats(model: BEATsConfig) -> tuple[str, str]:
-    lora = model.lora
-    targets = ", ".join(lora.targets)
-    adapted = {
-        "full": "all weights fine-tuned",
-        "lora": f"low-rank adaptation of {targets} (rank {lora.rank}, alpha {digits(lora.alpha)})",
-        "frozen": "weights as they come",
-    }[model.adaptation]
-    start = "random initial weights, for tests only" if model.random_init else "pretrained"
-    layers = f"layers {', '.join(map(str, model.layers))}" if model.layers else "the last layer"
-    width = model.encoder.encoder_embed_dim * max(1, len(model.layers))
-    pooling = {"attentive_statistics": "attentive statistics pooling", "mean": "mean"}
-    return (
-        "log mel filterbank (Kaldi), 128 bands, 25 ms frames every 10 ms",
-        f"BEATs ({start}; {adapted}), {pooling[model.pooling]} over the tokens of {layers}, "
-        f"{model.embedding_size or width} values",
-    )
-
-
-def _multiresnet(model: MultiResNetConfig) -> tuple[str, str]:
-    features = ["magnitude spectrum of the whole clip"] if model.fft_branch else []
-    if model.spectrograms:
-        sizes = ", ".join(f"{s.n_fft}/{s.hop}" for s in model.spectrograms)
-        features.append(
-            f"magnitude spectrograms, {digits(model.low_hz)} to {digits(model.high_hz)} Hz "
-            f"(window/hop in samples: {sizes})"
-        )
-    branches = model.fft_branch + len(model.spectrograms)
-    size = branches * model.branch_size
-    return "; ".join(features), f"MultiResNet, {size} values, trained from scratch"
-
-
 def _augmentation(config: Config) -> str | None:
     used = []
-    if isinstance(config.model, BEATsConfig) and config.model.adaptation == "frozen":
+    if config.model.trains_nothing:
         return None
     if config.augment.mixup.probability > 0:
         used.append(f"mixup of waveforms (probability {digits(config.augment.mixup.probability)})")
     if config.audio.train_crop == "random" and config.audio.clip_seconds != "auto":
         used.append(f"random crop of clips longer than {digits(config.audio.clip_seconds)} s")
-    masks = config.augment.spec_augment
-    if isinstance(config.model, BEATsConfig) and masks.probability > 0:
-        used.append(f"SpecAugment (probability {digits(masks.probability)})")
+    used += config.model.augmentations(config.augment)
     return ", ".join(used) or None
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from asdjax._version import __version__
-from asdjax.config.architectures import ComputeDtype
+from asdjax.config.interfaces import ComputeDtype
 from asdjax.data import audio
 from asdjax.data.audio import Header
 from asdjax.data.folders import is_folder
@@ -263,12 +263,12 @@ def _about(embedder: Embedder, weights: Path, pool: Pool) -> dict[str, Any]:
         training = Run(weights).finished_training()
         about |= {name: training[name] for name in ("digest", "frozen") if training.get(name)}
     model = embedder.config.model
-    if getattr(model, "random_init", False):
+    if model.for_tests_only:
         about["random_init"] = True
     return about | {
         "pool": pool,
         "compute_dtype": model.compute_dtype,
-        "layers": list(getattr(model, "layers", ())),
+        "layers": list(model.layers),
         "sample_rate": embedder.config.audio.sample_rate,
     }
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import jax
 import numpy as np
 
-from asdjax.config.architectures import BEATsConfig
+from asdjax.config.interfaces import Weights
 from asdjax.config.recipe import (
     Config,
     DatasetConfig,
@@ -24,11 +24,9 @@ from asdjax.config.recipe import (
 from asdjax.data import audio, batches, dcase
 from asdjax.data.corpus import Corpus
 from asdjax.errors import AsdjaxError
-from asdjax.models import registry
 from asdjax.runtime import compile_cache, console, host_memory, parallel
-from asdjax.store import converted_weights, runs
+from asdjax.store import runs
 from asdjax.store.checkpoint import ITEMS, Checkpoints, Tree, digest
-from asdjax.store.converted_weights import Pretrained
 from asdjax.store.runs import TRAINING_SECTIONS, Run
 from asdjax.training.learner import Learner, State
 
@@ -46,7 +44,7 @@ class Plan:
     n_samples: int
     devices: list[jax.Device]
     epoch: batches.EpochPlan
-    pretrained: Pretrained | None
+    pretrained: Weights | None
     """The weights to start from, if any."""
     notes: tuple[str, ...]
     """What a user should know before training."""
@@ -54,13 +52,13 @@ class Plan:
     @property
     def steps(self) -> int:
         """Updates in the whole training."""
-        if registry.is_frozen(self.config.model):
+        if self.config.model.trains_nothing:
             return 0
         return self.epoch.steps * self.config.train.epochs
 
     def learner(self) -> Learner:
         """The learner that trains on `devices`."""
-        model = registry.on_platform(self.config.model, self.devices[0].platform)
+        model = self.config.model.on_platform(self.devices[0].platform)
         config = dataclasses.replace(self.config, model=model)
         return Learner(config, n_classes=len(self.classes), n_samples=self.n_samples)
 
@@ -95,7 +93,7 @@ def plan(config: Config, corpus: Corpus) -> Plan:
         len(clips), config.train.batch_size, everywhere, config.train.drop_last
     )
     notes = list(epoch.notes)
-    if len(classes) == 1 and not registry.is_frozen(config.model):
+    if len(classes) == 1 and not config.model.trains_nothing:
         if not config.train.allow_one_class:
             raise AsdjaxError(_one_class(clips, classes[0]))
         notes.append(f"all training clips are of one class ({classes[0]}): nothing is learned")
@@ -107,7 +105,7 @@ def plan(config: Config, corpus: Corpus) -> Plan:
             f"training ends after {work.steps} updates, before the warm-up of {warmup}: the "
             "learning rate never reaches optim.learning_rate"
         )
-    if getattr(config.model, "random_init", False):
+    if config.model.for_tests_only:
         notes.append(
             "model.random_init: the encoder starts from random weights, not from pretrained ones: "
             "for tests only"
@@ -150,11 +148,9 @@ def _far_lengths(
     ]
 
 
-def _resolve(config: Config) -> tuple[Config, Pretrained | None]:
+def _resolve(config: Config) -> tuple[Config, Weights | None]:
     """A recipe with the architecture of its pretrained weights, and these."""
-    if not isinstance(config.model, BEATsConfig):
-        return config, None
-    model, weights = converted_weights.resolve(config.model)
+    model, weights = config.model.resolved()
     resolved = dataclasses.replace(config, model=model)
     validate(resolved, "model.weights")
     return resolved, weights
@@ -185,7 +181,7 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
         _check_same_settings(run, config)
         if finished := run.training():
             last = run.checkpoints / str(finished["step"])
-            if not (last.is_dir() or registry.is_frozen(config.model)):
+            if not (last.is_dir() or config.model.trains_nothing):
                 console.say(f"{last}: this checkpoint is gone: training goes on from an older one")
                 finished = None
     if finished:
@@ -193,7 +189,7 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
         run.write_config(config)  # the later steps' sections may differ
         console.say(f"{run.path}: training has finished ({finished['step']} steps)")
         return
-    nothing_trains = registry.is_frozen(config.model)
+    nothing_trains = config.model.trains_nothing
     frozen = learner.frozen(work.pretrained) if nothing_trains else {}
     start = [] if nothing_trains else [learner.start(work.pretrained)]  # _loop takes it out
     if not resume:

@@ -9,22 +9,45 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from asdjax.config.schema import Check, Choice, Range
+from asdjax.errors import AsdjaxError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from flax import nnx
     from jaxtyping import Array, Bool, Float, Float64, PRNGKeyArray
 
+ComputeDtype = Literal["float32", "bfloat16"]
+"""What the operands of large products are rounded to."""
+
+
+class Weights(Protocol):
+    """Pretrained weights: a folder, and a digest of its arrays."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+
+    @property
+    def digest(self) -> str:
+        """Equal only for equal weights."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Encoder(Choice):
-    """The network that turns waveforms into embeddings, one vector per clip."""
+    """The network that turns waveforms into embeddings, one vector per clip.
+
+    `build` and `sentences` make an encoder that is trained from scratch; all else has a default.
+    """
 
     kind = "encoder"
+    passes_over = False
+    neutral: ClassVar[tuple[str, ...]] = ()
+    """Settings that may change while a run goes on."""
 
     name: str
     """The network."""
@@ -33,14 +56,16 @@ class Encoder(Choice):
     def build(self, n_samples: int | None, sample_rate: int, rng: Any) -> nnx.Module:
         """The network with weights drawn from `rng`.
 
-        It has an attribute `embedding_size` and is called with waveforms [B, T], `train`,
-        `axis_name` and what `draws` returns; it returns embeddings [B, D].
+        It has an attribute `embedding_size` and is called with waveforms [B, T] in [-1, 1], `train`
+        and, in training, `axis_name` and what `draws` returns; it returns embeddings [B, D].
+        Its weights are `nnx.Param`, running statistics `asdjax.models.layers.BatchStat`.
 
         Args:
             n_samples: length of every clip, samples; None: they differ, which only an encoder with
-                `takes_any_length` is asked for.
+                `has_tokens` is asked for.
             sample_rate: hertz.
-            rng: `uniform(low, high, size)` and `normal(mean, deviation, size)`.
+            rng: a NumPy generator, or what stands for it where only shapes matter:
+                `uniform(low, high, size)`, `normal(mean, deviation, size)` and `integers(high)`.
 
         Raises:
             AsdjaxError: the network cannot process clips of this length.
@@ -58,6 +83,20 @@ class Encoder(Choice):
         """The settings without what devices of this platform ("cpu", "gpu", "tpu") lack."""
         return self
 
+    @property
+    def compute_dtype(self) -> ComputeDtype:
+        """What the operands of large products are rounded to; a setting where it can be chosen."""
+        return "float32"
+
+    def computing_in(self, compute_dtype: ComputeDtype) -> Encoder:
+        """The settings with another `compute_dtype`; `AsdjaxError` if it cannot be chosen."""
+        if compute_dtype != self.compute_dtype:
+            raise AsdjaxError(
+                f"compute_dtype {compute_dtype}: {self.name} computes in {self.compute_dtype} "
+                "alone: leave the choice out"
+            )
+        return self
+
     # training
 
     @property
@@ -70,14 +109,14 @@ class Encoder(Choice):
         return True
 
     def draws(
-        self, key: PRNGKeyArray, rows: Array, everyone: Array, n_samples: int, augment: Any
+        self, key: PRNGKeyArray, rows: Array, everyone: int, n_samples: int, augment: Any
     ) -> dict[str, Any]:
         """What the network draws at random in a training step, by the argument that takes it.
 
         Args:
-            key: of the step.
+            key: of the step, which mixup uses too: fold a number into it.
             rows: the places of this device's clips in the global batch.
-            everyone: the places of all clips.
+            everyone: clips in the global batch.
             n_samples: length of the clips.
             augment: section `augment` of the configuration.
         """
@@ -87,11 +126,21 @@ class Encoder(Choice):
         """What meta.yaml says of augmentation inside of the network."""
         return []
 
-    # weights
+    # pretrained weights
+
+    @classmethod
+    def of_weights(cls, weights: Any, layers: tuple[int, ...]) -> Encoder:
+        """The encoder for pretrained weights alone, untrained.
+
+        Args:
+            weights: as of `resolved`.
+            layers: whose tokens, side by side, are pooled; none: the last's.
+        """
+        raise NotImplementedError
 
     @property
     def weights_folder(self) -> str | None:
-        """The folder of converted weights to start from."""
+        """The folder of pretrained weights to start from."""
         return None
 
     def with_weights_folder(self, folder: str) -> Encoder:
@@ -103,20 +152,27 @@ class Encoder(Choice):
         """Whether random weights stand for pretrained ones, which every result then states."""
         return False
 
-    def resolved(self) -> tuple[Encoder, Any]:
-        """The settings with the architecture of the pretrained weights, and these weights or None.
+    def resolved(self) -> tuple[Encoder, Weights | None]:
+        """The settings with the architecture of the pretrained weights, and these weights, if any.
 
         Raises:
             AsdjaxError: there are no weights, or they are of another architecture.
         """
         return self, None
 
-    def pretrained(self, weights: Any, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The part of the weights, as nested as in `params`, that comes from pretrained ones.
+    def pretrained(self, weights: Any, params: dict[str, Any]) -> dict[str, Any]:
+        """The pretrained ones among the network's weights, as NumPy arrays nested as in `params`.
 
         Args:
             weights: from `resolved`.
             params: all weights, or their shapes.
+        """
+        raise NotImplementedError
+
+    def require_classifier(self) -> None:
+        """Refuse pretrained weights without a classifier; `AsdjaxError` says so.
+
+        With one, the network has a method `probabilities(tokens, valid)`.
         """
         raise NotImplementedError
 
@@ -126,15 +182,20 @@ class Encoder(Choice):
         """Settings and weights that give the same embeddings with less work."""
         return self, params
 
-    def folded(self, module: nnx.Module, params: dict[str, Any]) -> dict[str, Any]:
+    def folded(self, module: Any, params: dict[str, Any]) -> dict[str, Any]:
         """Weights with what every batch would compute again computed once; `module` may change."""
         return params
 
-    takes_any_length: ClassVar[bool] = False
-    """Whether clips may keep their own lengths; then `shortest` and `row_length` are defined, and
-    the network has a method `tokens(waveform, length=)`."""
     memory_is_quadratic: ClassVar[bool] = False
     """Whether memory grows with the square of a clip's length."""
+    has_tokens: ClassVar[bool] = False
+    """Whether the network has a method `tokens(waveform, length=)`, which returns tokens [B, L, C]
+    and which of them are valid, and takes clips of any length: the following are then defined."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers, from 1, whose tokens are pooled side by side; empty: the last."""
+        return ()
 
     @property
     def shortest(self) -> int:
@@ -151,6 +212,7 @@ class Pooling(Choice):
     """How the tokens of a clip become one vector."""
 
     kind = "pooling"
+    passes_over = False
     trains: ClassVar[bool] = False
     """Whether it has weights."""
 

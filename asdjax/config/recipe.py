@@ -16,18 +16,10 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
-from asdjax.config import architectures, registry, schema, strict_yaml
-from asdjax.config.architectures import (
-    Count,
-    ModelConfig,
-    MultiResNetConfig,
-    NonNegative,
-    Positive,
-    Probability,
-)
-from asdjax.config.interfaces import Backend, Loss, Threshold, View
+from asdjax.config import registry, schema, strict_yaml
+from asdjax.config.interfaces import Backend, Encoder, Loss, Threshold, View
 from asdjax.config.registry import Name, default
-from asdjax.config.schema import Range, to_tree
+from asdjax.config.schema import Count, NonNegative, Positive, Probability, Range, to_tree
 from asdjax.errors import AsdjaxError
 from asdjax.files import user_files
 
@@ -51,8 +43,6 @@ NEUTRAL_KEYS = frozenset(
         "dataset.skip",
         "audio.read_threads",
         "audio.prefetch_batches",
-        "model.weights",
-        "model.remat",
         "train.devices",
         "train.log_every",
         "train.checkpoint_every",
@@ -61,6 +51,7 @@ NEUTRAL_KEYS = frozenset(
     }
 )
 """Keys that may change while a run goes on: how it is carried out, and what is scored at its end.
+Those of the encoder are in `Encoder.neutral`.
 
 A change that alters the training clips, their batches or the pretrained weights is noticed by
 these themselves.
@@ -199,7 +190,7 @@ class Config:
     dataset: DatasetConfig = DatasetConfig()
     audio: AudioConfig = AudioConfig()
     augment: AugmentConfig = AugmentConfig()
-    model: ModelConfig = MultiResNetConfig()
+    model: Encoder = dataclasses.field(default_factory=partial(default, "encoder"))
     loss: Loss = dataclasses.field(default_factory=partial(default, "loss"))
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
@@ -291,7 +282,7 @@ def validate(config: Config, source: str) -> None:
     """Refuse impossible values and combinations (after overrides too)."""
     schema.check(Config, config, "", source)
     checks = [
-        *architectures.checks(config.model, config.audio.sample_rate),
+        *config.model.checks(config.audio.sample_rate),
         *config.loss.checks(),
         (max(config.optim.betas) < 1, "optim.betas", "must be below 1"),
         (config.extract.views, "extract.views", "name at least one view"),
@@ -325,12 +316,13 @@ def validate(config: Config, source: str) -> None:
 def settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
     """Values by dotted key of the keys in `sections` that results depend on.
 
-    Lists of sections (`model.spectrograms`) are values. `NEUTRAL_KEYS` are left out.
+    Lists of sections (`model.spectrograms`) are values. Neutral keys are left out.
     """
+    neutral = {*NEUTRAL_KEYS, *(f"model.{name}" for name in config.model.neutral)}
 
     def walk(value: Any, key: str) -> dict[str, Any]:
         if not isinstance(value, dict):
-            return {} if key in NEUTRAL_KEYS else {key: value}
+            return {} if key in neutral else {key: value}
         return {k: v for name, sub in value.items() for k, v in walk(sub, f"{key}.{name}").items()}
 
     tree = to_tree(config)

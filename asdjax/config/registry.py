@@ -47,6 +47,14 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "adacos": "asdjax.training.adacos",
         "arcface": "asdjax.training.arcface",
     },
+    "encoder": {
+        "multiresnet": "asdjax.models.multiresnet_encoder",
+        "beats": "asdjax.models.beats_encoder",
+    },
+    "pooling": {
+        "attentive_statistics": "asdjax.models.poolings",
+        "mean": "asdjax.models.poolings",
+    },
     "threshold": {
         "quantile": "asdjax.scoring.thresholds",
         "gamma": "asdjax.scoring.thresholds",

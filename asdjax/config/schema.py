@@ -48,6 +48,12 @@ class Range:
         return " and ".join(words) or "finite"
 
 
+Count = Annotated[int, Range(low=1, high=2**20)]
+NonNegative = Annotated[float, Range(low=0)]
+Positive = Annotated[float, Range(low=0, above=True)]
+Probability = Annotated[float, Range(low=0, high=1)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice(abc.ABC):
     """A section of a recipe that one of several registered classes fills.
@@ -56,11 +62,14 @@ class Choice(abc.ABC):
         kind: the kind of thing, as in `registry.BUILT_IN`.
         tag: the setting that names the class.
         required: the settings that every recipe must state.
+        passes_over: whether settings of the kind's other classes are passed over on reading, which
+            a run's config.yaml of an earlier version may hold.
     """
 
     kind: ClassVar[str]
     tag: ClassVar[str] = "name"
     required: ClassVar[tuple[str, ...]] = ()
+    passes_over: ClassVar[bool] = True
 
 
 def digits(number: float) -> str:
@@ -214,11 +223,11 @@ def _chosen(
         raise AsdjaxError(f"{source}: {hint}")
     chosen = registry.find(kind.kind, name)
     settings = {field.name for field in dataclasses.fields(chosen)}
-    if not {*tree} <= settings:  # a recipe may hold the settings of several, and name one of them
+    unused = {PLUGIN}
+    if kind.passes_over and not {*tree} <= settings:
         others = (registry.find(kind.kind, other) for other in choices)
-        unused = {field.name for other in others for field in dataclasses.fields(other)} - settings
-        tree = {k: v for k, v in tree.items() if k not in unused and k != PLUGIN}
-    return chosen, dict(tree)
+        unused |= {field.name for other in others for field in dataclasses.fields(other)} - settings
+    return chosen, {k: v for k, v in tree.items() if k not in unused}
 
 
 def _not_among(kind: str, name: Any) -> str:

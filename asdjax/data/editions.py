@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated, ClassVar, get_type_hints
 
 from asdjax.config import registry, schema
-from asdjax.config.architectures import Count
 from asdjax.config.registry import register
-from asdjax.config.schema import Range
+from asdjax.config.schema import Count, Range
 from asdjax.errors import AsdjaxError
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from asdjax.data import audio
 from asdjax.embedder.network import LONG, Network, rounded_up
 from asdjax.errors import AsdjaxError
-from asdjax.models import beats_embedder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +34,13 @@ class Batching:
         """Samples of the shortest clip that can be embedded."""
         if self.network.n_samples is not None:
             return 1
-        return beats_embedder.shortest(self.network.config.model.encoder)
+        return self.network.config.model.shortest
 
     def row_length(self, samples: int) -> int:
         """The length of the rows in which a clip of so many samples is embedded."""
         if self.network.n_samples is not None:
             return self.network.n_samples
-        return beats_embedder.length_class(self.network.config.model.encoder, samples)
+        return self.network.config.model.row_length(samples)
 
     def groups(self, lengths: Sequence[int]) -> list[Group]:
         """Clips of these lengths in groups: equal rows together, at most a batch of them."""

@@ -10,15 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import Config
 from asdjax.data import audio
 from asdjax.data.batches import Waveforms
 from asdjax.embedder.batching import Batching
 from asdjax.embedder.network import Network
 from asdjax.errors import AsdjaxError
-from asdjax.models.beats_embedder import token_mean
 from asdjax.models.parameters import Tree
+from asdjax.models.pooling import token_mean
 from asdjax.store.runs import Run
 from asdjax.training import weights
 from asdjax.training.learner import to_float
@@ -128,23 +127,12 @@ class Embedder:
         if pool not in (None, *get_args(Pool)):
             raise AsdjaxError(f"pooling {pool!r}: choose one of {', '.join(get_args(Pool))}")
         model, of_run = self.config.model, self.n_samples is not None
-        if not isinstance(model, BEATsConfig):
-            if pool not in (None, "head"):
-                raise AsdjaxError(
-                    f"pooling {pool!r} is of the tokens of BEATs, and {model.name} has none: leave "
-                    "the choice out"
-                )
-        elif pool == "head" and not of_run:
-            if not model.encoder.finetuned_model:
-                raise AsdjaxError(
-                    f"{model.weights}: no classifier to pool with ('head'): convert a fine-tuned "
-                    "checkpoint, or take the mean"
-                )
-            if model.layers not in ((), (model.encoder.encoder_layers,)):
-                raise AsdjaxError(
-                    f"{model.weights}: the classifier ('head') hears the last layer alone: leave "
-                    "the choice of layers out"
-                )
+        if not model.has_tokens and pool not in (None, "head"):
+            raise AsdjaxError(
+                f"pooling {pool!r} is of tokens, and {model.name} has none: leave the choice out"
+            )
+        if pool == "head" and not of_run:
+            model.require_classifier()
         return pool or ("head" if of_run else "mean")
 
 
@@ -161,7 +149,7 @@ def _pooled(network: Network, pool: Pool, state: Tree, batch: Tree) -> Tree:
         count = one * tokens.shape[1] if valid is None else jnp.sum(valid, axis=1)
         return {"embedding": tokens, "tokens": count.astype(jnp.int32)}
     if pool == "head":
-        return {"embedding": module.encoder.probabilities(tokens, valid), "tokens": one}
+        return {"embedding": module.probabilities(tokens, valid), "tokens": one}
     return {"embedding": token_mean(tokens, valid), "tokens": one}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from asdjax.config.architectures import BEATsConfig, ComputeDtype
+from asdjax.config.interfaces import ComputeDtype
 from asdjax.config.recipe import Config
 from asdjax.embedder.embedding import Embedder
 from asdjax.errors import AsdjaxError
@@ -57,7 +57,4 @@ def _computing_in(compute_dtype: ComputeDtype | None, config: Config) -> Config:
     if compute_dtype not in get_args(ComputeDtype):
         choices = ", ".join(get_args(ComputeDtype))
         raise AsdjaxError(f"compute_dtype {compute_dtype!r}: choose one of {choices}")
-    model = dataclasses.replace(config.model, compute_dtype=compute_dtype)
-    if isinstance(model, BEATsConfig) and compute_dtype == "float32":
-        model = dataclasses.replace(model, fused_attention=False)  # which rounds to bfloat16
-    return dataclasses.replace(config, model=model)
+    return dataclasses.replace(config, model=config.model.computing_in(compute_dtype))

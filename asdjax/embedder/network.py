@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from asdjax.config.architectures import BEATsConfig
 from asdjax.config.recipe import Config
-from asdjax.models import parameters, registry
+from asdjax.models import building, parameters
 from asdjax.models.parameters import Tree
 from asdjax.runtime import compile_cache, parallel
 
@@ -42,9 +41,9 @@ class Network:
         """Place {"params": {"model"}, "stats": {"model"}}, NumPy arrays, on the devices."""
         self.config, self.n_samples = config, n_samples
         self.devices = parallel.local_devices(config.train.devices, at_most=True)
-        model = registry.on_platform(config.model, self.devices[0].platform)
-        module = registry.skeleton(model, n_samples, config.audio.sample_rate)
-        params = registry.folded(module, weights["params"]["model"])
+        model = config.model.on_platform(self.devices[0].platform)
+        module = building.skeleton(model, n_samples, config.audio.sample_rate)
+        params = building.folded(model, module, weights["params"]["model"])
         self._graphdef, _, _ = parameters.split(module)
         self.dtype = jax.tree.leaves(weights["params"]["model"])[0].dtype  # before any is rounded
         placed = {"params": params, "stats": weights["stats"]["model"]}
@@ -105,7 +104,7 @@ class Network:
     def at_once(self, samples: int) -> int | None:
         """Of rows of so many samples, how many go through the model at once; None: all."""
         most = AT_ONCE.get(self.devices[0].platform)
-        if most is None or not isinstance(self.config.model, BEATsConfig):
+        if most is None or not self.config.model.memory_is_quadratic:
             return most
         longer = max(1, (self.n_samples or samples) / LONG)
         return 1 << max(0, math.floor(math.log2(most / longer**2)))

@@ -10,7 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from asdjax.config.architectures import BEATsEncoderConfig, ComputeDtype
+from asdjax.config.beats_architecture import BEATsEncoderConfig
+from asdjax.config.interfaces import ComputeDtype
 from asdjax.models.dropout import Draws, at, dropout
 from asdjax.models.layers import Rng
 from asdjax.models.mixed_precision import Projection, einsum

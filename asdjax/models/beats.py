@@ -18,7 +18,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from asdjax.config.architectures import BEATsEncoderConfig, ComputeDtype, LoRAConfig
+from asdjax.config.beats_architecture import BEATsEncoderConfig, LoRAConfig
+from asdjax.config.interfaces import ComputeDtype
 from asdjax.errors import AsdjaxError
 from asdjax.models import operations
 from asdjax.models.attention import Bias, MultiheadAttention, Tokens, Valid

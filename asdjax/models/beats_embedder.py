@@ -7,14 +7,14 @@ import dataclasses
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig
+from asdjax.config.beats_architecture import BEATsEncoderConfig
 from asdjax.errors import AsdjaxError
 from asdjax.models.beats import BEATs, own_patch_mask
+from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.models.dropout import Draws
 from asdjax.models.layers import Linear, Rng
-from asdjax.models.pooling import AttnStatPool
 from asdjax.signal import fbank
 from asdjax.signal.spec_augment import SpecAugmentDraws, spec_augment
 
@@ -54,16 +54,6 @@ def length_class(encoder: BEATsEncoderConfig, samples: int) -> int:
     return fbank.FRAME + fbank.HOP * (size * patches - 1)
 
 
-def token_mean(
-    tokens: Float[Array, "B N D"], valid: Bool[Array, "B N"] | None
-) -> Float[Array, "B D"]:
-    """The mean over (valid) tokens."""
-    if valid is None:
-        return jnp.mean(tokens, axis=1)
-    own = valid.astype(tokens.dtype)[:, :, None]
-    return jnp.sum(tokens * own, axis=1) / jnp.sum(own, axis=1)
-
-
 class BEATsEmbedder(nnx.Module):
     """Waveforms of 16 kHz to one vector per clip.
 
@@ -86,8 +76,7 @@ class BEATsEmbedder(nnx.Module):
         self.layers = config.layers
         features = config.encoder.encoder_embed_dim * max(1, len(config.layers))
         hidden = max(1, features // config.pooling_ratio)
-        attentive = config.pooling == "attentive_statistics"
-        self.pool = AttnStatPool(features, hidden, rng=rng) if attentive else None
+        self.pool = config.pooling.build(features, hidden, rng)
         size = config.embedding_size
         self.projection = Linear(features, size, bias=True, rng=rng) if size else None
         self.embedding_size = config.embedding_size or features
@@ -114,10 +103,7 @@ class BEATsEmbedder(nnx.Module):
             masks: SpecAugment's.
         """
         tokens, valid = self.tokens(waveform, train=train, length=length, draws=draws, masks=masks)
-        if self.pool is not None:
-            pooled = self.pool(tokens, train=train, axis_name=axis_name, valid=valid)
-        else:
-            pooled = token_mean(tokens, valid)
+        pooled = self.pool(tokens, train=train, axis_name=axis_name, valid=valid)
         return pooled if self.projection is None else self.projection(pooled)
 
     def tokens(
@@ -139,3 +125,9 @@ class BEATsEmbedder(nnx.Module):
             valid = own_patch_mask(fbank.frames(length), features.shape[1], self.encoder.config)
         hidden = self.encoder(features, valid=valid, layers=self.layers, train=train, draws=draws)
         return jnp.concatenate(hidden, axis=-1), valid
+
+    def probabilities(
+        self, tokens: Float[Array, "B N D"], valid: Array | None
+    ) -> Float[Array, "B classes"]:
+        """Each class's probability, from the last layer's tokens (fine-tuned models only)."""
+        return self.encoder.probabilities(tokens, valid)

@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from asdjax.config.architectures import ComputeDtype
+from asdjax.config.interfaces import ComputeDtype
 from asdjax.errors import AsdjaxError
 from asdjax.models import operations
 from asdjax.models.operations import per_channel

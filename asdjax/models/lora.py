@@ -9,7 +9,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from asdjax.config.architectures import ComputeDtype, LoRAConfig
+from asdjax.config.beats_architecture import LoRAConfig
+from asdjax.config.interfaces import ComputeDtype
 from asdjax.models.dropout import Draws, dropout
 from asdjax.models.layers import Linear, Rng
 from asdjax.models.mixed_precision import Projection

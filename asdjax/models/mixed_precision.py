@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from asdjax.config.architectures import ComputeDtype
+from asdjax.config.interfaces import ComputeDtype
 from asdjax.models.dropout import Draws
 from asdjax.models.layers import Linear, Rng
 

@@ -13,11 +13,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from asdjax.config.architectures import (
-    MultiResNetConfig,
-    SpectrogramConfig,
-    StridedConvConfig,
-)
 from asdjax.errors import AsdjaxError
 from asdjax.models.layers import (
     BatchNorm,
@@ -26,6 +21,11 @@ from asdjax.models.layers import (
     Linear,
     Rng,
     SqueezeExcitation,
+)
+from asdjax.models.multiresnet_encoder import (
+    MultiResNetConfig,
+    SpectrogramConfig,
+    StridedConvConfig,
 )
 from asdjax.models.operations import max_pool
 from asdjax.signal.stft import bins, hann, magnitude_spectrogram, magnitude_spectrum

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Complex, Float
 
-from asdjax.config.architectures import ComputeDtype
+from asdjax.config.interfaces import ComputeDtype
 
 CPU_CLIPS = 8
 """Clips in one convolution of a backward pass on a CPU; other devices take all at once. XLA's time

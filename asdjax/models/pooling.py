@@ -1,7 +1,7 @@
-"""Attentive statistics pooling: a sequence of tokens becomes one vector.
+"""A sequence of tokens becomes one vector: by their mean, or by attentive statistics pooling.
 
-Okabe et al., Interspeech 2018, with the global context of ECAPA-TDNN (Desplanques et al.,
-Interspeech 2020) and the layout of ASDKit's AttnStatPool.
+Attentive statistics: Okabe et al., Interspeech 2018, with the global context of ECAPA-TDNN
+(Desplanques et al., Interspeech 2020) and the layout of ASDKit's AttnStatPool.
 """
 
 import jax
@@ -13,6 +13,31 @@ from asdjax.errors import AsdjaxError
 from asdjax.models.layers import BatchNorm, Linear, Rng
 
 _LEAST_VARIANCE = 1e-4
+
+
+class TokenMean(nnx.Module):
+    """The mean over tokens, without weights."""
+
+    def __call__(
+        self,
+        x: Float[Array, "B L C"],
+        *,
+        train: bool,
+        axis_name: str | None = None,
+        valid: Bool[Array, "B L"] | None = None,
+    ) -> Float[Array, "B C"]:
+        """Pool the tokens, or the valid ones."""
+        return token_mean(x, valid)
+
+
+def token_mean(
+    tokens: Float[Array, "B N D"], valid: Bool[Array, "B N"] | None
+) -> Float[Array, "B D"]:
+    """The mean over (valid) tokens."""
+    if valid is None:
+        return jnp.mean(tokens, axis=1)
+    own = valid.astype(tokens.dtype)[:, :, None]
+    return jnp.sum(tokens * own, axis=1) / jnp.sum(own, axis=1)
 
 
 class AttnStatPool(nnx.Module):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
-from asdjax.config.architectures import Count
 from asdjax.config.interfaces import Backend
 from asdjax.config.registry import register
-from asdjax.config.schema import Range
+from asdjax.config.schema import Count, Range
 from asdjax.scoring.backends import Fitted, nearer_domain
 
 if TYPE_CHECKING:

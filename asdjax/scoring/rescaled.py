@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from asdjax.config.architectures import Count
 from asdjax.config.interfaces import Backend
 from asdjax.config.registry import register
+from asdjax.config.schema import Count
 from asdjax.scoring.backends import Fitted
 
 if TYPE_CHECKING:

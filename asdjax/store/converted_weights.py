@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from asdjax.config import schema
-from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig, checks
+from asdjax.config.beats_architecture import BEATsEncoderConfig
 from asdjax.errors import AsdjaxError
 from asdjax.files import documents
 
 SCHEMA = "asdjax.beats/1"
+ENCODER = "beats"
+"""The encoder that these weights are for."""
 DOCUMENT, WEIGHTS, PREDICTOR = "beats.json", "weights", "predictor"
-_HOW = "asdjax convert beats BEATs_iter3.pt FOLDER"
+HOW = "asdjax convert beats BEATs_iter3.pt FOLDER"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ def read(path: Path) -> Pretrained:
     file = path / DOCUMENT
     if not documents.present(file):
         raise AsdjaxError(
-            f"{path}: not a folder of converted weights (no {DOCUMENT}): create one with {_HOW}"
+            f"{path}: not a folder of converted weights (no {DOCUMENT}): create one with {HOW}"
         )
     document = documents.read_json(file)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
@@ -52,33 +54,7 @@ def read(path: Path) -> Pretrained:
         raise AsdjaxError(f"{file}: no digest of the weights: convert again")
     encoder = schema.read(BEATsEncoderConfig, document.get("encoder"), "encoder", str(file))
     schema.check(BEATsEncoderConfig, encoder, "encoder", str(file))
-    for possible, key, what in checks(BEATsConfig(encoder=encoder), 16000):
+    for possible, key, what in encoder.checks():
         if not possible:
             raise AsdjaxError(f"{file}: {key}: {what}: convert again")
     return Pretrained(path, encoder, document["digest"], document)
-
-
-def resolve(model: BEATsConfig) -> tuple[BEATsConfig, Pretrained | None]:
-    """The settings with the architecture of the pretrained weights, and these weights.
-
-    Raises:
-        AsdjaxError: there are no weights and random ones are not allowed, or the settings state
-            another architecture.
-    """
-    if model.weights is None:
-        if not model.random_init:
-            raise AsdjaxError(
-                "model.weights: this system starts from pretrained weights: download "
-                f"BEATs_iter3.pt from the BEATs authors, convert it with {_HOW}, and give "
-                "--model.weights FOLDER (for tests, model.random_init true uses random weights)"
-            )
-        return model, None
-    weights = read(Path(model.weights))
-    encoder = dataclasses.replace(weights.encoder, finetuned_model=False)
-    if model.encoder not in (BEATsEncoderConfig(), encoder):
-        raise AsdjaxError(
-            f"model.encoder: not the architecture of {model.weights}: omit model.encoder, it is "
-            "read from there"
-        )
-    absolute = str(Path(model.weights).absolute())
-    return dataclasses.replace(model, weights=absolute, encoder=encoder), weights

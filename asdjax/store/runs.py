@@ -169,7 +169,7 @@ class Run:
 
     def marks(self) -> dict[str, bool]:
         """Flags for all results of the run: {"random_init": True} without pretrained weights."""
-        return {"random_init": True} if getattr(self.config().model, "random_init", False) else {}
+        return {"random_init": True} if self.config().model.for_tests_only else {}
 
     def write_config(self, config: Config) -> None:
         """Store the resolved configuration."""

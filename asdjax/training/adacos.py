@@ -10,9 +10,9 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Literal
 
-from asdjax.config.architectures import Count, Positive
 from asdjax.config.interfaces import Loss
 from asdjax.config.registry import register
+from asdjax.config.schema import Count, Positive
 from asdjax.errors import AsdjaxError
 
 if TYPE_CHECKING:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from asdjax.config.architectures import NonNegative, Positive
 from asdjax.config.interfaces import Loss
 from asdjax.config.registry import register
-from asdjax.config.schema import Check
+from asdjax.config.schema import Check, NonNegative, Positive
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray

@@ -16,13 +16,10 @@ import optax
 from flax import serialization
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
-from asdjax.config.architectures import BEATsConfig
+from asdjax.config.interfaces import Weights
 from asdjax.config.recipe import Config
-from asdjax.models import dropout, lora, parameters, registry
+from asdjax.models import building, parameters
 from asdjax.runtime import parallel
-from asdjax.signal import spec_augment
-from asdjax.store.checkpoint import load_pretrained
-from asdjax.store.converted_weights import Pretrained
 from asdjax.training import mixup, optim
 
 State = dict[str, Any]
@@ -36,9 +33,6 @@ def to_float(waveform: Float[Array, "B T"] | Int[Array, "B T"], dtype: Any) -> F
     return waveform.astype(dtype)
 
 
-_DROPOUT, _SPEC_AUGMENT = 1000, 1001  # streams of random numbers beside mixup's
-
-
 class Learner:
     """What is trained and how, with no state of its own."""
 
@@ -48,44 +42,43 @@ class Learner:
         self.n_classes = n_classes
         self.n_samples = n_samples
         self.optimiser = optim.build(config.optim)
-        module = registry.skeleton(config.model, n_samples, config.audio.sample_rate)
+        module = building.skeleton(config.model, n_samples, config.audio.sample_rate)
         self.graphdef, self._params, self._stats = parameters.split(module)
         self._embedding_size = module.embedding_size
 
-    def start(self, weights: Pretrained | None = None) -> State:
+    def start(self, weights: Weights | None = None) -> State:
         """The state before the first step, as NumPy arrays.
 
         Args:
-            weights: the encoder's, to start from instead of drawn ones.
+            weights: pretrained ones to start from instead of drawn ones.
         """
         config = self.config
-        module = registry.build(config.model, self.n_samples, config.audio.sample_rate, config.seed)
+        module = building.build(config.model, self.n_samples, config.audio.sample_rate, config.seed)
         _, params, stats = parameters.split(module)
         if weights is not None:
-            params = parameters.replace(params, self._encoder(weights))
+            params = parameters.replace(params, config.model.pretrained(weights, self._params))
         return jax.tree.map(np.asarray, self._state(params, stats))
 
     @property
     def freezes(self) -> bool:
         """Whether some of the model's weights stay as they are."""
-        return bool(registry.partition(self.config.model, self._params)[1])
+        return bool(building.partition(self.config.model, self._params)[1])
 
-    def frozen(self, weights: Pretrained | None) -> parameters.Tree:
-        """What `start` puts under "frozen", without the rest."""
-        if weights is None:
-            return self.start()["frozen"]
-        return self._encoder(weights)  # all of it is frozen, and nothing else
-
-    def _encoder(self, weights: Pretrained) -> parameters.Tree:
-        _, base = parameters.divided(self._params["encoder"], lora.is_adapter)
-        return load_pretrained(weights, {"encoder": base})
+    def frozen(self, weights: Weights | None) -> parameters.Tree:
+        """What `start` puts under "frozen"."""
+        if weights is not None:
+            _, wanted = building.partition(self.config.model, self._params)
+            loaded = self.config.model.pretrained(weights, self._params)
+            if jax.tree.structure(loaded) == jax.tree.structure(wanted):
+                return loaded  # without drawing the rest
+        return self.start(weights)["frozen"]
 
     def shapes(self) -> State:
         """The same with `jax.ShapeDtypeStruct` for arrays; nothing is computed."""
         return jax.eval_shape(self._state, self._params, self._stats)
 
     def _state(self, params: parameters.Tree, stats: parameters.Tree) -> State:
-        trained, frozen = registry.partition(self.config.model, params)
+        trained, frozen = building.partition(self.config.model, params)
         parts = [len(jax.tree.leaves(part)) for part in (trained, frozen)]
         assert sum(parts) == len(jax.tree.leaves(params)), "each weight is in one part"
         seed = np.uint32(self.config.seed)
@@ -127,7 +120,13 @@ class Learner:
         dtype = jax.tree.leaves(params)[0].dtype
         key = mixup.step_key(state["seed"], step)
         waveform, target = self._mixed(batch, key, dtype)
-        more = self._randomness(key, len(waveform))
+        more = self.config.model.draws(
+            key,
+            parallel.my_rows(len(waveform)),
+            parallel.everyone(len(waveform)),
+            self.n_samples,
+            self.config.augment,
+        )
 
         def objective(params: Any) -> tuple[Array, tuple[Any, dict[str, Array]]]:
             return self.loss(params, stats, waveform, target, state["frozen"], **more)
@@ -178,23 +177,6 @@ class Learner:
         loss = per_clip.mean()
         metrics = {"loss": loss, "accuracy": right.astype(loss.dtype).mean()}
         return loss, ({"model": model_stats, "head": head_stats}, metrics)
-
-    def _randomness(self, key: PRNGKeyArray, clips: int) -> dict[str, Any]:
-        """What the model draws in training: a function of the step's key and each clip's place."""
-        if not isinstance(self.config.model, BEATsConfig):
-            return {}
-        mine = parallel.my_rows(clips)
-        more = {"draws": dropout.Draws(jax.random.fold_in(key, _DROPOUT), mine)}
-        wanted = self.config.augment.spec_augment
-        if wanted.probability:
-            masks = spec_augment.spec_augment_draws(
-                jax.random.fold_in(key, _SPEC_AUGMENT),
-                parallel.everyone(clips),
-                self.n_samples,
-                wanted,
-            )
-            more["masks"] = jax.tree.map(lambda a: a[mine], masks)
-        return more
 
     def _mixed(
         self, batch: Batch, key: PRNGKeyArray, dtype: jnp.dtype

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asdjax.config.architectures import BEATsConfig
+from asdjax.config import registry
+from asdjax.config.interfaces import Weights
 from asdjax.config.recipe import Config, ExtractConfig, validate
 from asdjax.errors import AsdjaxError
-from asdjax.models import parameters, registry
+from asdjax.models import building, parameters
 from asdjax.store import converted_weights
-from asdjax.store.checkpoint import Checkpoints, Tree, digest, load_pretrained
+from asdjax.store.checkpoint import Checkpoints, Tree, digest
 from asdjax.store.converted_weights import Pretrained
 from asdjax.store.runs import Run
 from asdjax.training.learner import Learner
@@ -28,9 +29,7 @@ def of_run(run: Run) -> tuple[Config, int, Tree]:
     """
     config, n_samples = run.config(), run.finished_training()["n_samples"]
     trained, frozen = parts(run)
-    model, params = registry.for_inference(
-        config.model, parameters.join(trained["params"]["model"], frozen)
-    )
+    model, params = config.model.for_inference(parameters.join(trained["params"]["model"], frozen))
     whole = {"params": {"model": params}, "stats": {"model": trained["stats"]["model"]}}
     return dataclasses.replace(config, model=model), n_samples, whole
 
@@ -44,7 +43,7 @@ def parts(run: Run) -> tuple[Tree, Tree]:
     config, training = run.config(), run.finished_training()
     learner = Learner(config, n_classes=len(training["classes"]), n_samples=training["n_samples"])
     trained: Tree = {"params": {"model": {}}, "stats": {"model": {}}}
-    if not registry.is_frozen(config.model):
+    if not config.model.trains_nothing:
         trained = _trained(run, training, learner.shapes()["weights"])
     frozen = learner.frozen(_pretrained(config)) if learner.freezes else {}
     if training.get("frozen") != (digest(frozen) if frozen else None):
@@ -58,18 +57,11 @@ def parts(run: Run) -> tuple[Tree, Tree]:
 
 def of_folder(folder: Pretrained, layers: tuple[int, ...]) -> tuple[Config, None, Tree]:
     """The same of converted weights: the mean over the tokens of `layers`, any clip length."""
-    model = BEATsConfig(
-        weights=str(folder.path),
-        encoder=folder.encoder,
-        adaptation="frozen",
-        layers=layers,
-        pooling="mean",
-        embedding_size=0,
-    )
+    model = registry.find("encoder", converted_weights.ENCODER).of_weights(folder, layers)
     config = Config(model=model, extract=ExtractConfig(batch_size=16))
     validate(config, str(folder.path))
-    _, params, _ = parameters.split(registry.skeleton(model, None, config.audio.sample_rate))
-    loaded = load_pretrained(folder, params)
+    _, params, _ = parameters.split(building.skeleton(model, None, config.audio.sample_rate))
+    loaded = model.pretrained(folder, params)
     return config, None, {"params": {"model": loaded}, "stats": {"model": {}}}
 
 
@@ -90,13 +82,15 @@ def _trained(run: Run, training: Mapping[str, Any], like: Tree) -> Tree:
     return weights
 
 
-def _pretrained(config: Config) -> Pretrained | None:
+def _pretrained(config: Config) -> Weights | None:
     """The converted weights that a run's model starts from, if any."""
-    path = getattr(config.model, "weights", None)
-    if path is not None and not Path(path).is_dir():
+    path = config.model.weights_folder
+    if path is None:
+        return None
+    if not Path(path).is_dir():
         raise AsdjaxError(
             f"{path}: the converted weights that this run starts from are gone: restore the "
             "folder, or give the run's training command again with --model.weights and its new "
             "place"
         )
-    return None if path is None else converted_weights.read(Path(path))
+    return config.model.resolved()[1]

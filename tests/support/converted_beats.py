@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from asdjax.config.architectures import BEATsConfig, BEATsEncoderConfig
+from asdjax.config.beats_architecture import BEATsEncoderConfig
 from asdjax.config.schema import to_tree
-from asdjax.models import parameters, registry
+from asdjax.models import building, parameters
+from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.store import converted_weights
 from asdjax.store.checkpoint import digest, save_weights
 
@@ -23,7 +24,7 @@ SMALL = BEATsEncoderConfig(
 def folder(tmp_path):
     """Random weights of a small encoder, as conversion leaves them."""
     model = BEATsConfig(encoder=SMALL, random_init=True)
-    _, params, _ = parameters.split(registry.build(model, 16000, 16000, seed=0))
+    _, params, _ = parameters.split(building.build(model, 16000, 16000, seed=0))
     weights = jax.tree.map(np.asarray, {"encoder": params["encoder"]})
     path = tmp_path / "converted"
     path.mkdir()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from asdjax.config.architectures import BEATsEncoderConfig
+from asdjax.config.beats_architecture import BEATsEncoderConfig
 from asdjax.models.beats import BEATs
 from asdjax.models.dropout import Draws
 from asdjax.signal.fbank import fbank, normalised

@@ -1,0 +1,261 @@
+"""BEATs as an encoder that recipes name; its network is in `beats_embedder`."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from asdjax.config.beats_architecture import BEATsEncoderConfig, LoRAConfig
+from asdjax.config.interfaces import ComputeDtype, Encoder, Pooling
+from asdjax.config.registry import default, register
+from asdjax.config.schema import Check, Count, Probability, Range, digits
+from asdjax.errors import AsdjaxError
+from asdjax.models.poolings import Mean
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, PRNGKeyArray
+
+    from asdjax.models.beats_embedder import BEATsEmbedder
+    from asdjax.store.converted_weights import Pretrained
+
+_DROPOUT, _SPEC_AUGMENT = 1000, 1001  # streams of random numbers besides mixup's
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class BEATsConfig(Encoder):
+    """BEATs (Chen et al., ICML 2023): a pretrained transformer on filterbank patches."""
+
+    neutral = ("weights", "remat")
+    has_tokens = True
+    memory_is_quadratic = True
+
+    name: str = "beats"
+    weights: str | None = None
+    """Folder that `asdjax convert beats` wrote."""
+    random_init: bool = False
+    """Start from random weights instead: for tests only, and said in every artefact."""
+    encoder: BEATsEncoderConfig = BEATsEncoderConfig()
+    """The architecture; with weights it is theirs and need not be stated."""
+    adaptation: Literal["full", "lora", "frozen"] = "full"
+    """What trains: everything; adapters, pooling and projection; or nothing."""
+    lora: LoRAConfig = LoRAConfig()
+    layers: tuple[Count, ...] = ()
+    """Layers, from 1, whose tokens are pooled side by side; empty: the last."""
+    pooling: Pooling = dataclasses.field(default_factory=partial(default, "pooling"))
+    pooling_ratio: Count = 16
+    """Channels per hidden unit in attentive statistics pooling."""
+    embedding_size: Annotated[int, Range(low=0, high=2**20)] = 256
+    """Values in the embedding, a linear map of the pooled vector; 0: the pooled vector itself."""
+    dropout: Probability | None = None
+    """Instead of the encoder's own; so the following five."""
+    attention_dropout: Probability | None = None
+    activation_dropout: Probability | None = None
+    dropout_input: Probability | None = None
+    encoder_layerdrop: Probability | None = None
+    layer_wise_gradient_decay_ratio: Probability | None = None
+    compute_dtype: ComputeDtype = "float32"
+    """Type of the large products; weights, softmax, norms and the loss stay float32."""
+    fused_attention: bool = False
+    """On NVIDIA GPUs, with bfloat16: attention in one kernel, cuDNN's, unless training drops some
+    of its weights. Elsewhere it is computed step by step, as without."""
+    remat: Literal["none", "attention", "full"] = "none"
+    """What training computes again instead of keeping: attention, or all inside each layer."""
+
+    def build(self, n_samples: int | None, sample_rate: int, rng: Any) -> BEATsEmbedder:
+        from asdjax.models.beats_embedder import BEATsEmbedder, check_length
+
+        if n_samples is not None:
+            check_length(self.encoder, n_samples)
+        return BEATsEmbedder(self, rng=rng)
+
+    def sentences(self) -> tuple[str, str, str]:
+        lora, targets = self.lora, ", ".join(self.lora.targets)
+        scale = f"rank {lora.rank}, alpha {digits(lora.alpha)}"
+        adapted = {
+            "full": "all weights fine-tuned",
+            "lora": f"low-rank adaptation of {targets} ({scale})",
+            "frozen": "weights as they come",
+        }[self.adaptation]
+        start = "random initial weights, for tests only" if self.random_init else "pretrained"
+        layers = f"layers {', '.join(map(str, self.layers))}" if self.layers else "the last layer"
+        width = self.encoder.encoder_embed_dim * max(1, len(self.layers))
+        return (
+            "log mel filterbank (Kaldi), 128 bands, 25 ms frames every 10 ms",
+            f"BEATs ({start}; {adapted}), {self.pooling.sentence()} over the tokens of {layers}, "
+            f"{self.embedding_size or width} values",
+            "BEATs",
+        )
+
+    def checks(self, sample_rate: int) -> list[Check]:
+        return [
+            (sample_rate == 16000, "audio.sample_rate", "BEATs hears 16000 Hz alone"),
+            (
+                not (self.weights and self.random_init),
+                "model.random_init",
+                "cannot be true where model.weights names pretrained weights",
+            ),
+            *self.encoder.checks(),
+            (
+                max(self.layers, default=1) <= self.encoder.encoder_layers,
+                "model.layers",
+                f"the encoder has layers 1 to {self.encoder.encoder_layers}: choose among them",
+            ),
+            (
+                tuple(sorted(set(self.layers))) == self.layers,
+                "model.layers",
+                "name each layer once, in rising order",
+            ),
+            (
+                not self.fused_attention or self.compute_dtype == "bfloat16",
+                "model.fused_attention",
+                "needs model.compute_dtype bfloat16",
+            ),
+            (
+                self.adaptation != "lora" or self.lora.targets,
+                "model.lora.targets",
+                "name at least one projection",
+            ),
+            (
+                self.adaptation != "frozen" or not (self.pooling.trains or self.embedding_size),
+                "model.adaptation",
+                "frozen trains nothing: set model.pooling to mean and model.embedding_size to 0",
+            ),
+        ]
+
+    def on_platform(self, platform: str) -> BEATsConfig:
+        fused = self.fused_attention and platform == "gpu"  # cuDNN's
+        return dataclasses.replace(self, fused_attention=fused)
+
+    def computing_in(self, compute_dtype: ComputeDtype) -> BEATsConfig:
+        fused = self.fused_attention and compute_dtype != "float32"  # it rounds to bfloat16
+        return dataclasses.replace(self, compute_dtype=compute_dtype, fused_attention=fused)
+
+    # training
+
+    @property
+    def trains_nothing(self) -> bool:
+        return self.adaptation == "frozen"
+
+    def trains(self, path: tuple[str, ...]) -> bool:
+        from asdjax.models.lora import is_adapter
+
+        if self.adaptation == "lora":
+            return path[0] != "encoder" or is_adapter(path)
+        return not self.trains_nothing
+
+    def draws(
+        self, key: PRNGKeyArray, rows: Array, everyone: int, n_samples: int, augment: Any
+    ) -> dict[str, Any]:
+        import jax
+
+        from asdjax.models import lora
+        from asdjax.signal import spec_augment
+
+        draws: dict[str, Any] = {"draws": lora.Draws(jax.random.fold_in(key, _DROPOUT), rows)}
+        wanted = augment.spec_augment
+        if wanted.probability:
+            masks = spec_augment.spec_augment_draws(
+                jax.random.fold_in(key, _SPEC_AUGMENT), everyone, n_samples, wanted
+            )
+            draws["masks"] = jax.tree.map(lambda a: a[rows], masks)
+        return draws
+
+    def augmentations(self, augment: Any) -> list[str]:
+        probability = augment.spec_augment.probability
+        return [f"SpecAugment (probability {digits(probability)})"] if probability > 0 else []
+
+    # weights
+
+    @classmethod
+    def of_weights(cls, weights: Pretrained, layers: tuple[int, ...]) -> BEATsConfig:
+        return cls(
+            weights=str(weights.path),
+            encoder=weights.encoder,
+            adaptation="frozen",
+            layers=layers,
+            pooling=Mean(),
+            embedding_size=0,
+        )
+
+    @property
+    def weights_folder(self) -> str | None:
+        return self.weights
+
+    def with_weights_folder(self, folder: str) -> BEATsConfig:
+        return dataclasses.replace(self, weights=folder)
+
+    @property
+    def for_tests_only(self) -> bool:
+        return self.random_init
+
+    def resolved(self) -> tuple[BEATsConfig, Pretrained | None]:
+        from asdjax.store import converted_weights
+
+        if self.weights is None:
+            if not self.random_init:
+                raise AsdjaxError(
+                    "model.weights: this system starts from pretrained weights: download "
+                    "BEATs_iter3.pt from the BEATs authors, convert it with "
+                    f"{converted_weights.HOW}, and give --model.weights FOLDER (for tests, "
+                    "model.random_init true uses random weights)"
+                )
+            return self, None
+        weights = converted_weights.read(Path(self.weights))
+        encoder = dataclasses.replace(weights.encoder, finetuned_model=False)
+        if self.encoder not in (BEATsEncoderConfig(), encoder):
+            raise AsdjaxError(
+                f"model.encoder: not the architecture of {self.weights}: omit model.encoder, it is "
+                "read from there"
+            )
+        absolute = str(Path(self.weights).absolute())
+        return dataclasses.replace(self, weights=absolute, encoder=encoder), weights
+
+    def pretrained(self, weights: Pretrained, params: dict[str, Any]) -> dict[str, Any]:
+        from asdjax.models import lora, parameters
+        from asdjax.store.checkpoint import load_pretrained
+
+        _, base = parameters.divided(params["encoder"], lora.is_adapter)
+        return load_pretrained(weights, {"encoder": base})
+
+    def require_classifier(self) -> None:
+        if not self.encoder.finetuned_model:
+            raise AsdjaxError(
+                f"{self.weights}: no classifier to pool with ('head'): convert a fine-tuned "
+                "checkpoint, or take the mean"
+            )
+        if self.layers not in ((), (self.encoder.encoder_layers,)):
+            raise AsdjaxError(
+                f"{self.weights}: the classifier ('head') hears the last layer alone: leave the "
+                "choice of layers out"
+            )
+
+    # inference
+
+    def for_inference(self, params: dict[str, Any]) -> tuple[BEATsConfig, dict[str, Any]]:
+        from asdjax.models.lora import merge
+
+        if self.adaptation != "lora":
+            return self, params
+        encoder = merge(params["encoder"], self.lora.alpha / self.lora.rank)
+        return dataclasses.replace(self, adaptation="full"), {**params, "encoder": encoder}
+
+    def folded(self, module: BEATsEmbedder, params: dict[str, Any]) -> dict[str, Any]:
+        outer = params["encoder"]
+        inner = outer["encoder"]
+        # it learns its weight's norm and direction; folded, it holds the spectrum of the weight
+        own = module.encoder.encoder.pos_conv.fold(inner["pos_conv"])
+        return {**params, "encoder": {**outer, "encoder": {**inner, "pos_conv": own}}}
+
+    @property
+    def shortest(self) -> int:
+        from asdjax.models import beats_embedder
+
+        return beats_embedder.shortest(self.encoder)
+
+    def row_length(self, samples: int) -> int:
+        from asdjax.models import beats_embedder
+
+        return beats_embedder.length_class(self.encoder, samples)

@@ -1,0 +1,75 @@
+"""Making an encoder's network, and its weights' division and preparation."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from asdjax.config.interfaces import Encoder
+from asdjax.models.parameters import Tree, divided
+
+
+def build(encoder: Encoder, n_samples: int | None, sample_rate: int, seed: int) -> nnx.Module:
+    """Make an encoder's network, with initial weights drawn from `seed`.
+
+    Args:
+        encoder: the `model` section of the configuration.
+        n_samples: length of every clip, samples; None: they differ (see `Encoder.has_tokens`).
+        sample_rate: hertz.
+        seed: of the initial weights, which are float32.
+
+    Raises:
+        AsdjaxError: the network cannot process clips of this length.
+    """
+    return encoder.build(n_samples, sample_rate, np.random.default_rng(seed))
+
+
+def skeleton(encoder: Encoder, n_samples: int | None, sample_rate: int) -> nnx.Module:
+    """What `build` makes, with `jax.ShapeDtypeStruct` for arrays; nothing is computed.
+
+    For weights that come from elsewhere: a checkpoint, another toolkit.
+    """
+    return nnx.eval_shape(lambda: encoder.build(n_samples, sample_rate, _NoDraws()))
+
+
+class _NoDraws:
+    """Stands in for a generator where only shapes matter: millions of draws take a second."""
+
+    def uniform(self, low: float, high: float, size: tuple[int, ...]) -> Array:
+        return jnp.zeros(size, jnp.float32)
+
+    normal = uniform  # of a mean and a deviation
+
+    def integers(self, high: int) -> int:
+        return 0
+
+
+def partition(encoder: Encoder, params: Tree) -> tuple[Tree, Tree]:
+    """Weights that train and weights that stay as they are: each is in exactly one of the two."""
+    return divided(params, encoder.trains)
+
+
+def folded(encoder: Encoder, module: nnx.Module, params: Tree) -> Tree:
+    """Compute once what inference would compute in every batch.
+
+    Weights that are only ever multiplied in bfloat16 are rounded to it; then `Encoder.folded`.
+
+    Args:
+        encoder: the `model` section of the configuration.
+        module: from `skeleton`; changed in place.
+        params: its weights, which are left as they are.
+
+    Returns:
+        The weights of the changed module.
+    """
+    for path, part in nnx.iter_modules(module):
+        if getattr(part, "compute_dtype", None) == "bfloat16" and hasattr(part, "kernel"):
+            params = _rounded(params, tuple(map(str, path)))
+    return encoder.folded(module, params)
+
+
+def _rounded(params: Tree, path: tuple[str, ...]) -> Tree:
+    """The weights with the kernel of the module at `path` in bfloat16."""
+    if not path:
+        return {**params, "kernel": params["kernel"].astype(jnp.bfloat16)}
+    return {**params, path[0]: _rounded(params[path[0]], path[1:])}
