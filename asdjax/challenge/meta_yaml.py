@@ -173,7 +173,7 @@ def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, A
     features, embedding, network = config.model.sentences()
     method, trains = f"{network} without further training", []
     if not config.model.trains_nothing:
-        method = f"{network} classifier with {_LOSSES[config.loss.name]} loss"
+        method = f"{network} classifier with {config.loss.sentence()} loss"
         trains = [f"training clips of {', '.join(machines)} train the embedder"]
     references = "each machine's own training clips are the references of its scores"
     return {
