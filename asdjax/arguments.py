@@ -17,7 +17,7 @@ from tyro.constructors import (
 )
 
 from asdjax.config import recipe as configs
-from asdjax.config import registry
+from asdjax.config import registry, schema
 from asdjax.config.recipe import Config
 from asdjax.config.schema import Choice, shown
 from asdjax.config.strict_yaml import MOST_DIGITS
@@ -122,14 +122,7 @@ def _open_choices(info: StructTypeInfo) -> StructConstructorSpec | None:
     spec = ConstructorRegistry.get_struct_spec(marked)
     if not isinstance(spec, StructConstructorSpec):
         return None
-    kinds = {
-        field.name: bound.kind
-        for field in spec.fields
-        for bound in getattr(field.type, "__metadata__", ())
-        if isinstance(bound, registry.Name)
-    }
-    if issubclass(info.type, Choice):
-        kinds[info.type.tag] = info.type.kind
+    kinds = schema.named_things(info.type)
     fields = [
         dataclasses.replace(field, type=Literal[registry.names(kinds[field.name])])
         if field.name in kinds

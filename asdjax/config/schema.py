@@ -116,8 +116,6 @@ def read(kind: Any, tree: Any, key: str, source: str) -> Any:
         return _section(*_chosen(kind, tree, key, source), key, source)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _section(kind, tree, key, source)
-    if all(map(dataclasses.is_dataclass, _options(kind))):
-        return _section(_named(_options(kind), tree, key, source), tree, key, source)
     if origin is tuple:
         if not isinstance(tree, list | tuple):
             raise AsdjaxError(f"{source}: {key}: expected a list, found {shown(tree)}")
@@ -164,12 +162,11 @@ def to_tree(value: Any) -> dict[str, Any]:
         if not dataclasses.is_dataclass(value):
             return [plain(v) for v in value] if isinstance(value, tuple) else value
         tree = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        if not isinstance(value, Choice):
-            return tree
-        plugin = registry.plugin_of(value.kind, tree[value.tag])
-        if plugin is not None:
-            return {value.tag: tree[value.tag], PLUGIN: plugin, **tree}
-        return tree if len(tree) > 1 else tree[value.tag]
+        for name, kind in named_things(type(value)).items():
+            if (plugin := registry.plugin_of(kind, tree[name])) is not None:
+                return {name: tree[name], PLUGIN: plugin, **tree}
+        alone = isinstance(value, Choice) and len(tree) == 1
+        return tree[value.tag] if alone else tree
 
     return plain(value)
 
@@ -179,6 +176,12 @@ def _section(kind: type, tree: Any, key: str, source: str) -> Any:
         where = key or "the file"
         raise AsdjaxError(f"{source}: {where}: expected keys and values, found {shown(tree)}")
     hints = _settings(kind)
+    tree = dict(tree)
+    plugin = tree.pop(PLUGIN, None) if named_things(kind) else None
+    for name, thing in named_things(kind).items():
+        if isinstance(plugin, str) and tree.get(name) not in registry.names(thing):
+            where = f"{_join(key, name)}: {_not_among(thing, tree.get(name))}"
+            raise AsdjaxError(f"{source}: {where}{_missing(plugin)}")
     for name in tree:
         if name not in hints:
             close = difflib.get_close_matches(cut(str(name)), hints, n=1)
@@ -195,6 +198,17 @@ def _section(kind: type, tree: Any, key: str, source: str) -> Any:
     if required:
         raise AsdjaxError(f"{source}: {_join(key, required[0])}: this key is missing")
     return kind(**{name: read(hints[name], tree[name], _join(key, name), source) for name in tree})
+
+
+def named_things(kind: type) -> dict[str, str]:
+    """The fields of a dataclass that name a registered thing, with its kind."""
+    bounds = {n: getattr(hint, "__metadata__", ()) for n, hint in _settings(kind).items()}
+    named = {n: b.kind for n, of in bounds.items() for b in of if isinstance(b, registry.Name)}
+    return named | ({kind.tag: kind.kind} if issubclass(kind, Choice) else {})
+
+
+def _missing(plugin: str) -> str:
+    return f", which is in the plugin {cut(plugin)}: name its file with --plugin"
 
 
 def _settings(kind: type) -> dict[str, Any]:
@@ -217,10 +231,10 @@ def _chosen(
     choices = registry.names(kind.kind)
     name = tree.get(tag, choices[0])
     if not isinstance(name, str) or name not in choices:
-        hint = f"{_join(key, tag)}: {_not_among(kind.kind, name)}"
-        if isinstance(plugin := tree.get(PLUGIN), str):
-            hint += f", which is in the plugin {cut(plugin)}: name its file with --plugin"
-        raise AsdjaxError(f"{source}: {hint}")
+        plugin = tree.get(PLUGIN)
+        hint = _missing(plugin) if isinstance(plugin, str) else ""
+        where = f"{_join(key, tag)}: {_not_among(kind.kind, name)}"
+        raise AsdjaxError(f"{source}: {where}{hint}")
     chosen = registry.find(kind.kind, name)
     settings = {field.name for field in dataclasses.fields(chosen)}
     unused = {PLUGIN}
@@ -233,16 +247,6 @@ def _chosen(
 def _not_among(kind: str, name: Any) -> str:
     """That a name is not registered, and the names that are."""
     return f"expected one of {', '.join(registry.names(kind))}, {found(name)}"
-
-
-def _named(kinds: tuple[Any, ...], tree: Any, key: str, source: str) -> Any:
-    """Which of several sections a tree's `name` asks for; without a name the first."""
-    choices = {kind.name: kind for kind in kinds}  # each one's default is its only name
-    name = tree.get("name", kinds[0].name) if isinstance(tree, Mapping) else kinds[0].name
-    if not isinstance(name, str) or name not in choices:
-        where = _join(key, "name")
-        raise AsdjaxError(f"{source}: {where}: expected one of {', '.join(choices)}, {found(name)}")
-    return choices[name]
 
 
 def _options(kind: Any) -> tuple[Any, ...]:
