@@ -169,6 +169,21 @@ def test_a_module_is_imported_whole(tmp_path):
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "whole\n", SENTENCE)
 
 
+@pytest.mark.parametrize("event", ["call", "return"])
+def test_a_line_is_said_once(event):
+    """A signal right before or after the operating system has it."""
+    command = (
+        "from asdjax.runtime import console\n"
+        "def trace(frame, event, _):\n"
+        f"    if frame.f_code.co_name == 'write' and event == {event!r}: send()\n"
+        "    return trace\n"
+        "def command():\n"
+        "    sys.settrace(trace); console.say('started'); sys.settrace(None); time.sleep(60)"
+    )
+    ended = start(START + command + FINISH)
+    assert (ended.returncode, ended.stderr) == (130, "started\n" + SENTENCE)
+
+
 @pytest.mark.parametrize(
     "program",
     [

@@ -59,6 +59,7 @@ class _StandardOutput(io.FileIO):
 class _StandardError(io.FileIO):
     """Standard error; when nobody can read it any more, work goes on."""
 
+    @interruption.uninterrupted  # or what was written would be written once more
     def write(self, content: "ReadableBuffer", /) -> int:
         try:
             return super().write(content)

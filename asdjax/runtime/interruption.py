@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
-from typing import Any, NoReturn
+from types import CodeType, FrameType
+from typing import Any, NoReturn, TypeVar
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 10
 """Seconds after which a command that was told to end is ended."""
 _AGAIN = 0.25  # seconds after which a lost exception is raised anew
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Interrupted(KeyboardInterrupt):
@@ -33,6 +34,7 @@ _signals: int | None = None  # a pipe that says which came, also while the main 
 _came: int | None = None  # the first signal's number
 _raised = -math.inf  # when it was last raised
 _over = False  # the command has ended: nothing is raised any more
+_uninterrupted: set[CodeType] = set()  # of the functions that run to their end
 
 
 def handle() -> None:
@@ -53,6 +55,12 @@ def watch() -> None:
     if _signals is not None:  # `handle` was called: this process is ours
         args = _signals, threading.get_ident()
         threading.Thread(target=_insist, args=args, daemon=True).start()
+
+
+def uninterrupted(function: _Function) -> _Function:
+    """A function that returns before a signal raises anything: what it has done is not lost."""
+    _uninterrupted.add(function.__code__)
+    return function
 
 
 def over() -> None:
@@ -82,7 +90,7 @@ def leave() -> NoReturn:
 def _raise(number: int, frame: FrameType | None) -> None:
     global _came, _raised
     _came = _came or number
-    if _over or _importing(frame) or _on_its_way() or time.monotonic() < _raised + _AGAIN:
+    if _over or _has_to_end(frame) or _on_its_way() or time.monotonic() < _raised + _AGAIN:
         return
     _raised = time.monotonic()
     raise Interrupted
@@ -98,11 +106,18 @@ def _unless_interrupted(show: Callable[[Any], object]) -> Callable[[Any], None]:
     return hook
 
 
-def _importing(frame: FrameType | None) -> bool:
-    """Whether a module is being imported: an exception there makes some libraries abort."""
-    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+def _has_to_end(frame: FrameType | None) -> bool:
+    """Whether what is at work must not be interrupted.
+
+    That is an `uninterrupted` function, or a module that is being imported: an exception there
+    makes some libraries abort.
+    """
+    while frame is not None:
+        code = frame.f_code
+        if code in _uninterrupted or code.co_filename == "<frozen importlib._bootstrap>":
+            return True
         frame = frame.f_back
-    return frame is not None
+    return False
 
 
 def _on_its_way() -> bool:
