@@ -3,13 +3,14 @@
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from asdjax.arguments import path_text
 from asdjax.errors import AsdjaxError
+from asdjax.runtime import interruption
 
 ASDJAX = (sys.executable, "-m", "asdjax")
 
@@ -25,9 +26,20 @@ def path(given: str) -> Path:
 @contextmanager
 def started(arguments: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """An asdjax command at work, which an exception in the block ends; it can be continued."""
-    with subprocess.Popen([*ASDJAX, *arguments], **options) as process:
-        try:
-            yield process
-        except BaseException:
+    with ExitStack() as ending:
+        yield _start(ending, arguments, options)
+
+
+@interruption.uninterrupted
+def _start(
+    ending: ExitStack, arguments: Sequence[str], options: Mapping[str, Any]
+) -> subprocess.Popen[bytes]:
+    """Start a command that `ending` waits for, and tells to end where an exception came."""
+    process = ending.enter_context(subprocess.Popen([*ASDJAX, *arguments], **options))
+
+    def terminate(kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
             process.terminate()
-            raise
+
+    ending.push(terminate)
+    return process

@@ -1,0 +1,62 @@
+"""What the scripts that run asdjax commands share: their start, and the commands' processes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+AIMED = """
+import contextlib, os, select, signal, subprocess, sys, threading, time
+from asdjax import __main__
+from asdjax.runtime import interruption
+import driver
+
+driver.ASDJAX = "sleep", "60"
+interruption._AGAIN = 0.01
+FILES = {contextlib.__file__, driver.__file__, subprocess.__file__}
+lines = 0
+
+
+def script():
+    def trace(frame, event, _):
+        global lines
+        if frame.f_code.co_filename not in FILES:
+            return None
+        lines += event == "line"
+        if event == "line" and lines == aim:
+            signal.raise_signal(signal.SIGTERM)
+        return trace
+
+    interruption.watch()
+    sys.settrace(trace)
+    with driver.started([], pass_fds=[writing]):
+        sys.settrace(None)
+        if lines < aim:
+            os.write(writing, b"every line was aimed at")
+            signal.raise_signal(signal.SIGTERM)
+        time.sleep(60)
+
+
+aim, said = 0, b""
+while not said:
+    aim += 1
+    reading, writing = os.pipe()
+    if not os.fork():
+        __main__.start(script, "nothing was done")
+    os.close(writing)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 143
+    assert select.select([reading], [], [], 5)[0], f"a process is left, at line {aim}"
+    said = os.read(reading, 100)  # nothing, once all that could write have ended
+    os.close(reading)
+print(aim)
+"""
+
+
+def test_a_signal_while_a_command_starts_leaves_no_process():
+    """At every line of Python from the call to the block."""
+    done = subprocess.run(
+        [sys.executable, "-c", AIMED], cwd=SCRIPTS, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100
