@@ -1,5 +1,11 @@
 """The command `asdjax`: it listens to signals before it imports anything large."""
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `handle`: an end without a traceback
+
+# ruff: noqa: E402 (what follows takes a moment)
 import sys
 from collections.abc import Callable
 

@@ -1,5 +1,6 @@
 """Processes that are really killed, and the same command again."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -182,6 +183,49 @@ def test_a_line_is_said_once(event):
     )
     ended = start(START + command + FINISH)
     assert (ended.returncode, ended.stderr) == (130, "started\n" + SENTENCE)
+
+
+EARLY = """
+import os, runpy, signal, sys
+import asdjax
+
+sys.argv = ["asdjax", "--version"]
+HERE = os.path.dirname(asdjax.__file__)
+
+
+def trace(frame, event, _):
+    global lines
+    if not frame.f_code.co_filename.startswith(HERE):
+        return None
+    if event == "line":
+        lines += signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        before.append(lines == 0)
+        if lines == aim:
+            signal.raise_signal(signal.SIGINT)
+    return trace
+
+
+aim, codes, before = 1, set(), []
+while 0 not in codes:
+    lines = 0
+    if not os.fork():
+        sys.settrace(trace)
+        try:
+            runpy.run_module("asdjax", run_name="__main__")
+        finally:
+            assert sum(before) <= 4
+    codes.add(os.waitstatus_to_exitcode(os.wait()[1]))
+    aim += 1
+print(aim, *sorted(codes))
+"""
+
+
+def test_ctrl_c_at_the_very_start_shows_no_traceback():
+    """At every line of ours but the first four."""
+    done = start(EARLY)
+    aim, *codes = map(int, done.stdout.splitlines()[-1].split())
+    assert aim > 30 and codes == [-signal.SIGINT, 0, 130], done.stderr
+    assert set(done.stderr.splitlines()) == {SENTENCE.strip()}
 
 
 @pytest.mark.parametrize(
