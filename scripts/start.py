@@ -8,12 +8,20 @@ import importlib
 import sys
 
 from asdjax.__main__ import start
+from asdjax.errors import UsageError
 from asdjax.runtime import interruption
+
+SCRIPTS = "all_systems", "measure_views"
 
 
 def script() -> int:
     """Carry out the script that the command line names."""
     interruption.watch()
+    if len(sys.argv) < 2 or sys.argv[1] not in SCRIPTS:
+        found = f", found {sys.argv[1]!r}" if len(sys.argv) > 1 else ""
+        raise UsageError(
+            f"python scripts/start.py NAME ARGUMENTS: NAME is {' or '.join(SCRIPTS)}{found}"
+        )
     name, *arguments = sys.argv[1:]
     return importlib.import_module(name).main(arguments)
 

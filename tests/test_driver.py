@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 AIMED = """
@@ -60,3 +62,12 @@ def test_a_signal_while_a_command_starts_leaves_no_process():
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 100
+
+
+@pytest.mark.parametrize("given", [[], ["cat"], ["driver"], ["--help"]])
+def test_only_scripts_can_be_started(given):
+    command = [sys.executable, SCRIPTS / "start.py", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("asdjax: python scripts/start.py NAME ARGUMENTS: NAME is all_systems")
