@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     for recipe in arguments.systems:
         for seed in arguments.seeds:
             require_apart(_place(arguments.out, recipe, seed), arguments.data, option="--out")
+            driver.checked(*_command(arguments, recipe, seed, extra))
     return _all(arguments, extra)
 
 
@@ -116,15 +117,12 @@ def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     finished: dict[str, dict[int, Path]] = {_name(recipe): {} for recipe in arguments.systems}
     failures = {}
     for i, (recipe, seed) in enumerate(planned, start=1):
-        name = _name(recipe)
-        run = _place(arguments.out, recipe, seed)
+        name, run = _name(recipe), _place(arguments.out, recipe, seed)
         title = f"[{i}/{len(planned)}] {name} seed {seed}"
         console.say(f"{title}: started")
         began = time.monotonic()
-        named = ["--data", str(arguments.data), "--run", str(run), "--seed", str(seed)]
-        if arguments.beats is not None and _takes_weights(recipe):
-            named += ["--model.weights", str(arguments.beats)]
-        failure = _run(["run", recipe, *named, *extra], run.with_name(f"{run.name}.log"))
+        command = _command(arguments, recipe, seed, extra)
+        failure = _run(command, run.with_name(f"{run.name}.log"))
         seconds = time.monotonic() - began
         if failure is None:
             finished[name][seed] = run
@@ -154,11 +152,15 @@ def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     return int(bool(failures))
 
 
-def _takes_weights(recipe: str) -> bool:
-    try:
-        return hasattr(configs.load(recipe).model, "weights")
-    except AsdjaxError:
-        return False  # the run itself says what is wrong with its recipe
+def _command(
+    arguments: argparse.Namespace, recipe: str, seed: int, extra: Sequence[str]
+) -> list[str]:
+    """What asdjax is told."""
+    run = _place(arguments.out, recipe, seed)
+    named = ["--data", str(arguments.data), "--run", str(run), "--seed", str(seed)]
+    if arguments.beats is not None and hasattr(configs.load(recipe).model, "weights"):
+        named += ["--model.weights", str(arguments.beats)]
+    return ["run", recipe, *named, *extra]
 
 
 def _run(arguments: Sequence[str], log_path: Path) -> str | None:

@@ -8,9 +8,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from asdjax import arguments, cli
 from asdjax.arguments import path_text
+from asdjax.config.architectures import BEATsConfig
 from asdjax.errors import AsdjaxError
 from asdjax.runtime import interruption
+from asdjax.store import converted_weights
 
 ASDJAX = (sys.executable, "-m", "asdjax")
 
@@ -23,19 +26,37 @@ def path(given: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def checked(verb: str, *given: object) -> Any:
+    """A command as asdjax itself parses it, before anything is done.
+
+    Raises:
+        AsdjaxError: it can never be carried out; where the parser itself refuses it, SystemExit.
+    """
+    words = [str(argument) for argument in given if argument != cli.NO_CACHE]
+    command = arguments.parse(verb, cli.VERBS[verb], words)
+    if isinstance(command, cli.Train):
+        config = arguments.check_overrides(command.config)
+        if isinstance(config.model, BEATsConfig):
+            try:
+                converted_weights.resolve(config.model)
+            except AsdjaxError as error:
+                raise AsdjaxError(f"{command.recipe}: {error}") from error
+    return command
+
+
 @contextmanager
-def started(arguments: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """An asdjax command at work, which an exception in the block ends; it can be continued."""
     with ExitStack() as ending:
-        yield _start(ending, arguments, options)
+        yield _start(ending, command, options)
 
 
 @interruption.uninterrupted
 def _start(
-    ending: ExitStack, arguments: Sequence[str], options: Mapping[str, Any]
+    ending: ExitStack, command: Sequence[str], options: Mapping[str, Any]
 ) -> subprocess.Popen[bytes]:
     """Start a command that `ending` waits for, and tells to end where an exception came."""
-    process = ending.enter_context(subprocess.Popen([*ASDJAX, *arguments], **options))
+    process = ending.enter_context(subprocess.Popen([*ASDJAX, *command], **options))
 
     def terminate(kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:

@@ -7,6 +7,7 @@ process of its own, which repeats nothing that is finished.
 
 import argparse
 import dataclasses
+import itertools
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 import driver
 import numpy as np
 
+from asdjax.config import recipe as configs
 from asdjax.config.interfaces import View
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic, documents, user_files
@@ -27,6 +29,7 @@ from asdjax.signal.view_far import Far
 from asdjax.signal.view_raw import RAW
 from asdjax.signal.view_wiener import Wiener
 from asdjax.store.runs import Run
+from asdjax.synth import corpus
 
 CORPUS = ("--train-source", "118", "--seconds", "5")
 VIEWS = (
@@ -45,7 +48,7 @@ SETS = {  # the mean of the views' scores
     "raw + calibrated": ("raw", "calibrated"),
     "system1 + calibrated": ("raw", "mild", "strong", "calibrated"),
 }
-TRAINING = "training.json"
+TRAINING, TABLE = "training.json", "views.md"
 TABLES = ("Official score", "Mean within-domain AUC")
 
 Figures = Mapping[str, tuple[float, float]]
@@ -54,7 +57,10 @@ Figures = Mapping[str, tuple[float, float]]
 
 def main(argv: Sequence[str]) -> int:
     """Measure everything; 0 done, 2 wrong usage; `AsdjaxError` where a command fails."""
-    _measure(argv)
+    arguments, corpus_options = _arguments(argv)
+    views = tuple(view for view in VIEWS if view.name in arguments.views)
+    _check(arguments, corpus_options, views)
+    _measure(argv, arguments, corpus_options, views)
     return 0
 
 
@@ -86,9 +92,35 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return arguments, extra or list(CORPUS)
 
 
-def _measure(argv: Sequence[str]) -> None:
-    arguments, corpus_options = _arguments(argv)
-    views = tuple(view for view in VIEWS if view.name in arguments.views)
+def _check(
+    arguments: argparse.Namespace, corpus_options: Sequence[str], views: tuple[ViewConfig, ...]
+) -> None:
+    """Refuse what a later step would refuse, before the first takes its time."""
+    out = arguments.out
+    atomic.require_free(out / TABLE, overwrite=True)
+    for noise, seed, leakage in itertools.product(
+        arguments.noise, arguments.seeds, arguments.leakage
+    ):
+        levels = _levels(noise, leakage, seed)
+        corpus.clips(driver.checked("synth", out, *corpus_options, *levels).corpus)
+    for seed in arguments.seeds:
+        place = ["--data", out, "--run", out, "--seed", seed]
+        config = driver.checked("train", arguments.recipe, *place).config
+        extract = dataclasses.replace(config.extract, views=views)
+        configs.validate(dataclasses.replace(config, extract=extract), arguments.recipe)
+
+
+def _levels(noise: float, leakage: float, seed: int) -> list[object]:
+    """The options of `asdjax synth` that the script sets."""
+    return ["--noise-db", f"{noise:g}", "--leakage-db", f"{leakage:g}", "--seed", seed]
+
+
+def _measure(
+    argv: Sequence[str],
+    arguments: argparse.Namespace,
+    corpus_options: Sequence[str],
+    views: tuple[ViewConfig, ...],
+) -> None:
     sets = {view.name: (view.name,) for view in views} | {
         name: members for name, members in SETS.items() if set(members) <= set(arguments.views)
     }
@@ -97,17 +129,16 @@ def _measure(argv: Sequence[str]) -> None:
         for seed in arguments.seeds:
             here = arguments.out / f"noise{noise:g}" / f"seed{seed}"
             corpora = {level: here / f"leakage{level:g}" for level in arguments.leakage}
-            for leakage, corpus in corpora.items():
-                levels = ["--noise-db", f"{noise:g}", "--leakage-db", f"{leakage:g}"]
-                _asdjax("synth", corpus, *corpus_options, *levels, "--seed", seed)
+            for leakage, root in corpora.items():
+                _asdjax("synth", root, *corpus_options, *_levels(noise, leakage, seed))
             lowest = min(corpora)  # a run stays with its corpus, whatever the order of the levels
             trained = here / f"trained_leakage{lowest:g}"
             place = ["--data", corpora[lowest], "--run", trained]
             _asdjax("train", arguments.recipe, *place, "--seed", seed)
-            for leakage, corpus in corpora.items():
+            for leakage, root in corpora.items():
                 run = here / f"run_leakage{leakage:g}"
                 _copy(trained, run, views)
-                _asdjax("extract", run, "--data", corpus)
+                _asdjax("extract", run, "--data", root)
                 _asdjax("score", run)
                 title = f"noise {noise:g} dB, leakage {leakage:g} dB"
                 columns.setdefault(title, []).append(_figures(Run(run), sets))
@@ -128,7 +159,7 @@ def _measure(argv: Sequence[str]) -> None:
             "",
         ]
     )
-    atomic.write_bytes(arguments.out / "views.md", text.encode())
+    atomic.write_bytes(arguments.out / TABLE, text.encode())
     print(text)
 
 

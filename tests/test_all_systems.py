@@ -114,20 +114,23 @@ def test_goes_on_after_a_failure_and_resumes_after_its_repair(start, tmp_path):
     obstacle = tmp_path / "tiny" / "seed1"
     obstacle.parent.mkdir()
     obstacle.write_text("in the way")
-    process = start(tmp_path, [1, 0], TINY, "9")
+    other = tmp_path / "other.yaml"  # whose machine the corpus does not have
+    other.write_text(Path(TINY).read_text() + "dataset: {train_machines: [ToyCar]}\n")
+    process = start(tmp_path, [1, 0], TINY, str(other))
     out, errors = process.communicate()
     assert process.returncode == 1
     lines = errors.splitlines()
-    assert lines[0].startswith("[1/4] tiny seed 1: started, failed after ")
-    assert lines[1].startswith("[2/4] tiny seed 0: started, finished in "), errors
+    assert lines[0] == "[1/4] tiny seed 1: started"
+    assert lines[1].startswith("[1/4] tiny seed 1: failed after ")
+    assert lines[3].startswith("[2/4] tiny seed 0: finished in "), errors
     failed = [line for line in lines if line.startswith("failed: ")]
     assert [line.split(": ")[1] for line in failed] == [
-        "tiny seed 1", "system9 seed 1", "system9 seed 0",
+        "tiny seed 1", "other seed 1", "other seed 0",
     ]  # fmt: skip
-    assert str(obstacle) in failed[0] and "no configuration 'system9'" in failed[1]
+    assert str(obstacle) in failed[0] and "ToyCar" in failed[1]
     assert str(obstacle) in (tmp_path / "tiny" / "seed1.log").read_text()
     assert check_table(tmp_path, [0]) == out.removesuffix("\n")
-    assert "* tiny: 1 of 2 seeds; failed: 1\n" in out and "* system9: 0 of 2 seeds" in out
+    assert "* tiny: 1 of 2 seeds; failed: 1\n" in out and "* other: 0 of 2 seeds" in out
     assert "Warning: the report's AUCs are within-domain" in out
 
     finished = tmp_path / "tiny" / "seed0" / "training.json"
@@ -241,13 +244,32 @@ def test_the_report_stands_beside_the_same_machines_only(script):
         (["--systems", "1", "elsewhere/system1.yaml"], "named twice"),
         (["--seeds", "-1"], "0 or more"),
         (["--", "--seed=3"], "--seed cannot stand after --"),
+        (["--systems", "1", "--", "--train.epoch", "3"], "Unrecognized options"),
     ],
 )
 def test_wrong_use(script, arguments, words, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        script.main(["--data", str(tmp_path), "--out", str(tmp_path / "out"), *arguments])
+        script.main(["--data", str(tmp_path / "a"), "--out", str(tmp_path / "out"), *arguments])
     assert stop.value.code == 2 and words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--systems", "1", "9"], "no recipe or file 'system9'"),
+        (["--systems", "1", "2"], "^system2: model.weights: this system starts from pretrained"),
+        (
+            ["--systems", "1", "4", "--beats", "nowhere"],
+            "^system4: nowhere: not a folder of converted weights",
+        ),
+        (["--systems", "1", "--", "--train.epochs", "0"], "train.epochs: must be at least 1"),
+    ],
+)
+def test_what_a_later_run_would_refuse_is_said_before_the_first(script, arguments, words, tmp_path):
+    with pytest.raises(AsdjaxError, match=words):
+        script.main(["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), *arguments])
+    assert not list(tmp_path.iterdir())
 
 
 def test_impossible_places(script, tmp_path, monkeypatch):
@@ -310,7 +332,7 @@ def test_signals_at_the_start_are_one_sentence(name, tmp_path):
     for delay in (0.15, 0.4, 0.8):
         process = subprocess.Popen(
             [sys.executable, SCRIPT.with_name("start.py"), name, "--data", "nowhere",
-             "--out", str(tmp_path / "out")],
+             "--out", str(tmp_path / "out"), "--systems", "1"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         time.sleep(delay)

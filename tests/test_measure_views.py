@@ -161,6 +161,7 @@ def test_a_run_follows_its_training(script, tmp_path):
         (["--noise", "0", "0"], "named twice"),
         (["--views", "wet"], "invalid choice"),
         (["--", "--leakage-db", "-3"], "--leakage-db cannot stand after --"),
+        (["--", "--second", "3"], "Unrecognized options"),
     ],
 )
 def test_wrong_use(script, arguments, words, tmp_path, capsys):
@@ -168,6 +169,36 @@ def test_wrong_use(script, arguments, words, tmp_path, capsys):
         script.main(["--out", str(tmp_path / "out"), *arguments])
     assert stop.value.code == 2 and words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--recipe", "nowhere"], "no recipe or file 'nowhere'"),
+        (["--recipe", "system3"], "^system3: model.weights: this system starts from pretrained"),
+        (["--recipe", "far.yaml"], "far.yaml: .*: wiener takes channel 1 as the signal"),
+        (["--seeds", "0", "-1"], "seed: must be at least 0, found -1"),
+        (["--noise", "-8", "30"], "noise_db: must be .* at most 6, found 30"),
+        (["--leakage", "0", "nan"], "leakage_db: must be .* found nan"),
+        (["--", "--machines", "fan", "cat"], "no machine 'cat'"),
+        (["--", "--seconds", "0"], "seconds: must be at least 0.5"),
+    ],
+)
+def test_what_a_later_step_would_refuse_is_said_before_the_first(
+    script, arguments, words, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("far.yaml").write_text("audio: {channel: far}\n")
+    with pytest.raises(AsdjaxError, match=words):
+        script.main(["--out", "out", *arguments])
+    assert not Path("out").exists()
+
+
+def test_a_table_that_could_not_be_written_at_the_end(script, tmp_path):
+    (tmp_path / "views.md").mkdir()
+    with pytest.raises(AsdjaxError, match="views.md: is not a regular file"):
+        script.main(["--out", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["views.md"]
 
 
 def test_a_failed_step_is_one_sentence(tmp_path):
