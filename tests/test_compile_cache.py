@@ -41,8 +41,8 @@ def nothing_chosen(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which `use` replaces
-    yield tmp_path / "cache"
+    with warnings.catch_warnings():  # `use` changes how they are shown
+        yield tmp_path / "cache"
     jax.config.update("jax_compilation_cache_dir", before)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -269,6 +269,23 @@ def test_warnings_about_a_directory_of_the_users_choice(nothing_chosen, tmp_path
     (line,) = capsys.readouterr().err.splitlines()
     where = f"JAX_COMPILATION_CACHE_DIR ({tmp_path / 'file'})"
     assert line.startswith(f"{where}: a compiled program cannot be read: compiled anew")
+
+
+@pytest.mark.parametrize("policy", ["default", "error"])
+def test_a_damaged_entry_of_the_users_directory_is_named(policy, nothing_chosen, tmp_path, capsys):
+    """It stays, and what is to be done is said, whatever Python does with warnings."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    names = ["one-0-cache", "two-1-cache", "two-2-cache"]
+    for name in names:
+        (tmp_path / name).touch()
+    for program, damaged in ("one", names[0]), ("two", "two-*-cache"):
+        warnings.simplefilter(policy)
+        compile_cache.use()
+        text = f"Error reading persistent compilation cache entry for {program!r}: cut off"
+        warnings.warn(text, stacklevel=1)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith(f"cut off): delete {damaged} there, or all of it")
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 @pytest.mark.parametrize("act", ["reading", "writing"])

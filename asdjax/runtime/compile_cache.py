@@ -64,7 +64,7 @@ def use() -> Path | None:
     if not jax.config.jax_enable_compilation_cache:
         return None
     if chosen is not None:
-        _explain_warnings(f"JAX_COMPILATION_CACHE_DIR ({chosen})", own=None)
+        _explain_warnings(chosen, ours=False)
         return None
     try:
         cache = Path(platformdirs.user_cache_dir("asdjax", appauthor=False))
@@ -84,7 +84,7 @@ def use() -> Path | None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
-    _explain_warnings(str(folder), own=folder)
+    _explain_warnings(str(folder), ours=True)
     return folder
 
 
@@ -164,28 +164,38 @@ def _digest(path: Path) -> bytes:
     return digest.hexdigest().encode()
 
 
-def _explain_warnings(where: str, own: Path | None) -> None:
+def _explain_warnings(place: str, ours: bool) -> None:
     """Say it once in a sentence when JAX warns that it cannot read or write an entry.
 
     JAX compiles anew, but never replaces an entry: what has no digest, and may be cut off, is
-    removed from our own directory, or every later start would find the same damage. The warning
-    names the program, which may have several entries.
+    removed from our own directory, or every later start would find the same damage. In a directory
+    of the user's choice that is left to the user. The warning names the program, which may have
+    several entries.
     """
     show, said = warnings.showwarning, set()
+    # whatever the user has told Python to do with warnings: an error would end the command
+    warnings.filterwarnings("always", _WARNING.pattern, UserWarning)
 
     def explain(message: Warning | str, *about: Any, **more: Any) -> None:
         found = _WARNING.match(str(message))
         if not found:
             show(message, *about, **more)
             return
-        for path in own.glob(f"{glob.escape(found['program'])}-*{_ENTRY}") if own else ():
+        pattern = f"{glob.escape(found['program'])}-*{_ENTRY}"
+        entries = list(Path(place).glob(pattern))
+        for path in entries if ours else ():
             if not _is_sealed(path):
                 with contextlib.suppress(OSError):  # a directory that may only be read
                     _delete(path)
         if found["act"] not in said:
-            why = " ".join(str(message).split())[:300]
+            where = place if ours else f"JAX_COMPILATION_CACHE_DIR ({place})"
             what = "read: compiled anew" if found["act"] == "reading" else "kept"
-            console.say(f"{where}: a compiled program cannot be {what} ({why})")
+            why = " ".join(str(message).split())[:300]
+            remedy = ""
+            if not ours and entries and found["act"] == "reading":
+                damaged = entries[0].name if len(entries) == 1 else pattern
+                remedy = f": delete {damaged} there, or all of it"
+            console.say(f"{where}: a compiled program cannot be {what} ({why}){remedy}")
         said.add(found["act"])
 
     warnings.showwarning = explain
