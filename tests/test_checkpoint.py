@@ -3,6 +3,7 @@
 import _thread
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -211,23 +212,30 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from asdjax.store import checkpoint
-tree = {f"a{i}": np.random.default_rng(i).normal(size=(50, 50)) for i in range(40)}
-for i in range(12):
-    most = (0, 100, 500, 2000)[i % 4]
+root, count, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+tree = {f"a{i}": np.random.default_rng(i).normal(size=(size, size)) for i in range(count)}
+state = {"weights": tree, "progress": {"step": np.zeros(3)}}
+for i in range(18):
+    most = (0, 100, 500, 2000, 20_000, 100_000)[i % 6]
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
     try:
-        checkpoint.save_weights(Path(sys.argv[1]) / str(i), tree)
+        with checkpoint.Checkpoints(root, keep=1) as checkpoints:
+            checkpoints.save(1, state, {})
     except checkpoint.AsdjaxError as error:
         print(error)
+    print(*root.iterdir())
 """
 
 
-def test_many_arrays_and_a_full_disk_make_one_sentence(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=300
-    )
+@pytest.mark.parametrize("count, size", [(3, 200), (40, 200), (200, 100)])
+def test_many_arrays_and_a_full_disk_make_one_sentence_and_leave_nothing(count, size, tmp_path):
+    """Also none of the writers that were at work when the first failed, once all is over."""
+    program = [sys.executable, "-c", FULL, str(tmp_path), str(count), str(size)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("cannot be written (File too large)") == 12, done.stdout
+    sentence = r".*/1/weights: cannot be written \(File too large\): .*\n\n"
+    assert re.fullmatch(f"({sentence}){{18}}", done.stdout), done.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def test_reading_makes_nothing(tmp_path):

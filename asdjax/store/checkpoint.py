@@ -9,13 +9,13 @@ interrupted save leaves, and the next save deletes it. Digests are compared befo
 anything: an exception of orbax after that is a bug, not a damaged file.
 """
 
+import asyncio
 import functools
 import hashlib
 import logging
 import os
 import re
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -187,10 +187,8 @@ def _orbax(method: str, directory: Path, **arguments: Any) -> Any:
     The interrupt is raised afterwards: inside of orbax it would leave writers running in a folder
     that is being deleted.
     """
-    # The first error is reported to the user; orbax and its event loop would also log the errors of
-    # all other arrays.
-    for name in "absl", "asyncio":
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # The first error is reported to the user; orbax would also log those of all other arrays.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
     with ThreadPoolExecutor(1) as thread:
         call = functools.partial(getattr(checkpointer, method), directory.absolute(), **arguments)
@@ -198,8 +196,8 @@ def _orbax(method: str, directory: Path, **arguments: Any) -> Any:
 
 
 def _write_arrays(directory: Path, tree: Tree) -> None:
-    show = sys.unraisablehook
-    sys.unraisablehook = _unless_late(show)
+    policy = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(_WaitingPolicy())
     with atomic.writing(directory):
         try:
             _orbax("save", directory, args=ocp.args.StandardSave(tree))
@@ -208,22 +206,26 @@ def _write_arrays(directory: Path, tree: Tree) -> None:
             if not code:
                 raise
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-    sys.unraisablehook = show  # only on success: after an error other writers are still running
+        finally:
+            asyncio.set_event_loop_policy(policy)
 
 
-def _unless_late(show: Callable[[Any], object]) -> Callable[[Any], None]:
-    """A hook that ignores errors of writers that end after orbax has failed.
+class _WaitingLoop(asyncio.SelectorEventLoop):
+    """An event loop that is closed when all of its tasks have ended.
 
-    On a full disk the first failing array closes orbax's event loop. Each of the other writers then
-    raises an error, which Python would print with a traceback.
+    On a full disk orbax closes its loop at the first array that fails, and the writers of the
+    others would go on in a folder that is being deleted.
     """
 
-    def hook(event: Any) -> None:
-        late = isinstance(event.exc_value, RuntimeError)
-        if not (late and str(event.exc_value) == "Event loop is closed"):
-            show(event)
+    def close(self) -> None:
+        while not self.is_closed() and (tasks := asyncio.all_tasks(self)):
+            self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        super().close()
 
-    return hook
+
+class _WaitingPolicy(asyncio.DefaultEventLoopPolicy):
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        return _WaitingLoop()
 
 
 def _stored(directory: Path) -> Tree:
