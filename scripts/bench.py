@@ -17,10 +17,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from asdjax.__main__ import start
 from asdjax.runtime import host_memory
 
 if __name__ == "__main__":
@@ -28,14 +30,16 @@ if __name__ == "__main__":
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs room, too
 
 # ruff: noqa: E402 (what follows starts those threads)
+import driver
 import jax
 import jax.numpy as jnp
 import numpy as np
 from bench_commands import COMMANDS
 from bench_stages import ON_DEVICE, ON_HOST, Case
 
+from asdjax.config import recipe as configs
 from asdjax.errors import AsdjaxError
-from asdjax.runtime import compile_cache
+from asdjax.runtime import compile_cache, interruption
 
 HERE = Path(__file__).parent
 STAGES = ON_DEVICE | ON_HOST | COMMANDS
@@ -52,19 +56,35 @@ class Torch:
     """The other side: a Python with PyTorch, which answers requests one by one."""
 
     def __init__(self, python: str):
-        self._process = subprocess.Popen(
-            [python, str(HERE / "bench_torch.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [python, str(HERE / "bench_torch.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        except OSError as error:
+            raise AsdjaxError(
+                f"--torch-python {python}: cannot be run ({error.strerror}): name a Python that "
+                "has PyTorch"
+            ) from error
+        try:
+            self.ask("drop", {})
+        except TorchError as error:
+            raise AsdjaxError(
+                f"--torch-python {python}: answers nothing, see above: name a Python that has "
+                "PyTorch and NumPy"
+            ) from error
 
     def ask(self, stage: str, options: dict[str, Any], repeat: int = 1) -> dict[str, Any]:
         """The answer to one request; `TorchError` where there is none."""
         request = {"stage": stage, "options": options, "repeat": repeat}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
         answer = json.loads(line) if line else {"error": "the process ended"}
         if "error" in answer:
             raise TorchError(f"{stage}: {answer['error']}")
@@ -198,7 +218,8 @@ def _rounded(value: float) -> float:
 
 def _stage(stage: str, rest: list[str]) -> int:
     """Measure a stage in a process of its own; how it ended. Wrong usage ends this one, too."""
-    status = subprocess.run([sys.executable, __file__, stage, *rest]).returncode
+    with driver.running([sys.executable, __file__, stage, *rest]) as process:
+        status = process.wait()
     if status == 2:
         sys.exit(status)
     if status:
@@ -208,6 +229,7 @@ def _stage(stage: str, rest: list[str]) -> int:
 
 def main(argv: list[str]) -> None:
     """Measure the stages that were asked for, each in a process of its own if they are several."""
+    interruption.watch()
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument(
         "stages",
@@ -216,20 +238,24 @@ def main(argv: list[str]) -> None:
         f"{len(ON_DEVICE)}, which use it",
     )
     parser.add_argument("--torch-python", help="a Python that has PyTorch, to compare with")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, nargs="*", help="batch sizes instead of the stage's")
-    parser.add_argument("--seconds", type=float, help="length of the clips")
+    parser.add_argument("--rounds", type=driver.count, default=5)
+    parser.add_argument(
+        "--batch", type=driver.count, nargs="*", help="batch sizes instead of the stage's"
+    )
+    parser.add_argument("--seconds", type=driver.seconds, help="length of the clips")
     parser.add_argument("--dtype", nargs="*", choices=["float32", "bfloat16"])
     parser.add_argument("--remat", nargs="*", choices=["none", "attention", "full"])
     parser.add_argument("--recipe", nargs="*", help="of streaming and views")
-    parser.add_argument("--clips", type=int, help="of streaming and views")
-    parser.add_argument("--devices", type=int, help="simulated devices, on a CPU")
+    parser.add_argument("--clips", type=driver.count, help="of streaming and views")
+    parser.add_argument("--devices", type=driver.count, help="simulated devices, on a CPU")
     parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="instead of JAX's choice")
     parser.add_argument("--no-compile-cache", action="store_true", help="compile everything anew")
     options = parser.parse_args(argv)
     unknown = set(options.stages) - set(STAGES)
     if unknown:
         parser.error(f"no stage {', '.join(sorted(unknown))}: choose from {', '.join(STAGES)}")
+    for recipe in options.recipe or ():
+        configs.load(recipe)
     stages = options.stages or list(ON_DEVICE if options.device in ("gpu", "tpu") else STAGES)
     if len(stages) > 1:
         rest = [argument for argument in argv if argument not in STAGES]
@@ -270,9 +296,11 @@ def main(argv: list[str]) -> None:
                 torch.ask("drop", {})
     except AsdjaxError as error:  # such as a batch of one in training
         sys.exit(f"bench: {stages[0]}: {error}")
+    finally:
+        compile_cache.seal()
     if torch:
         torch.close()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(start(partial(main, sys.argv[1:]), "the figures above stand"))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import driver
 import numpy as np
 from bench_stages import Case, embedder_and_work, small_corpus, sound, training_case
 
@@ -70,24 +71,23 @@ def start(*_: object) -> Iterator[Case]:
         own = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
         environment = {**own, "XDG_CACHE_HOME": str(root / "cache")}
 
-        def process(*arguments: str) -> subprocess.Popen:
-            command = [sys.executable, "-m", "asdjax", *arguments]
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            return subprocess.Popen(command, env=environment, **quiet)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        started = partial(driver.started, env=environment, **quiet)
 
         def command(*arguments: str) -> None:
-            if process(*arguments).wait():
+            with started(arguments) as process:
+                code = process.wait()
+            if code:
                 sys.exit(f"asdjax {' '.join(arguments)} failed")
 
         def first_loss(*train: str) -> None:
             shutil.rmtree(run, ignore_errors=True)
-            training = process(*train)
-            while not (log.is_file() and log.stat().st_size):
-                if training.poll() is not None:
-                    sys.exit(f"asdjax {' '.join(train)} failed")
-                time.sleep(0.01)
-            training.kill()
-            training.wait()
+            with started(train) as training:
+                while not (log.is_file() and log.stat().st_size):
+                    if training.poll() is not None:
+                        sys.exit(f"asdjax {' '.join(train)} failed")
+                    time.sleep(0.01)
+                training.kill()
 
         def embedding() -> None:
             out = str(root / "out.npz")

@@ -18,8 +18,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import driver
+
 from asdjax.config import recipe as configs
 from asdjax.config.recipe import SynthConfig
+from asdjax.errors import UsageError
 from asdjax.synth import corpus as synth
 
 INFO = Path(__file__).parent.parent / "tests" / "submission.yaml"
@@ -28,12 +31,21 @@ INFO = Path(__file__).parent.parent / "tests" / "submission.yaml"
 def main(argv: list[str]) -> None:
     """Measure every verb, then extraction of few and of many clips."""
     parser = argparse.ArgumentParser(prog="bench_memory", description=__doc__)
-    parser.add_argument("--clips", type=int, default=128, help="of the corpus, about")
-    parser.add_argument("--seconds", type=float, default=12.0, help="length of every clip")
-    parser.add_argument("--many", type=int, default=10000, help="clips of the last extraction")
-    parser.add_argument("--beats", type=Path, help="BEATs_iter3.pt, to convert and embed with")
+    parser.add_argument("--clips", type=driver.count, default=128, help="of the corpus, about")
+    parser.add_argument("--seconds", type=driver.seconds, default=12.0, help="length of every clip")
+    parser.add_argument(
+        "--many", type=driver.count, default=10000, help="clips of the last extraction"
+    )
+    parser.add_argument(
+        "--beats", type=driver.path, help="BEATs_iter3.pt, to convert and embed with"
+    )
     options = parser.parse_args(argv)
     beats = options.beats and options.beats.absolute()
+    if options.many < 20:
+        parser.error("--many: at least 20, of which a twentieth is extracted as well")
+    if beats and not beats.is_file():
+        raise UsageError(f"--beats {beats}: there is no such file")
+    synth.clips(driver.checked("synth", "data", *corpus(options.clips, options.seconds)).corpus)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # the commands below name what lies here
         verbs(options.clips, options.seconds)
@@ -47,9 +59,7 @@ def main(argv: list[str]) -> None:
 
 def verbs(clips: int, seconds: float) -> None:
     """Two runs of System 1, verb by verb and by `run`, to a package; training cut to an epoch."""
-    machines = "--machines", "fan", "bearingEmu"
-    size = "--train-source", f"{clips // 2 - 2}", "--train-target", "2", "--test-per-cell", "4"
-    measure("synth", "data", *machines, *size, "--seconds", f"{seconds:g}")
+    measure("synth", "data", *corpus(clips, seconds))
     measure("data", "data")
     few = "--train.epochs", "1", "--audio.clip-seconds", f"{seconds:g}"
     measure("check", "system1", "--data", "data", *few)
@@ -61,6 +71,12 @@ def verbs(clips: int, seconds: float) -> None:
     measure("compare", "a", "b")
     measure("submit", "a", "--info", str(INFO), "--out", "package", "--subsets", "development")
     measure("embed", "a", "data", "--out", "embeddings.npz")
+
+
+def corpus(clips: int, seconds: float) -> list[str]:
+    """Options of `asdjax synth`: two machines, about as many clips of training."""
+    size = f"--train-source {clips // 2 - 2} --train-target 2 --test-per-cell 4"
+    return f"--machines fan bearingEmu {size} --seconds {seconds:g}".split()
 
 
 def flat(many: int) -> None:
@@ -91,10 +107,11 @@ def flat(many: int) -> None:
 def measure(verb: str, *arguments: str, **about: Any) -> None:
     """Run a verb and print its figures, and what is said `about` it."""
     began = time.perf_counter()
-    command = [sys.executable, "-m", "asdjax", verb, *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    said = process.stderr.read().decode()
-    _, status, used = os.wait4(process.pid, 0)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with driver.started([verb, *arguments], **pipes) as process:
+        said = process.stderr.read().decode()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     if status:
         sys.exit(f"asdjax {verb} failed:\n{said}")
     line = {
@@ -108,7 +125,3 @@ def measure(verb: str, *arguments: str, **about: Any) -> None:
         **{name: metadata.version(name) for name in ("asdjax", "jax", "jaxlib")},
     }
     print(json.dumps(line), flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

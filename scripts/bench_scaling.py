@@ -14,7 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import driver
 import matplotlib
+
+from asdjax.errors import AsdjaxError
+from asdjax.files import atomic, user_files
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -74,21 +78,24 @@ CURVES = [
 def main(argv: list[str]) -> None:
     """Measure and plot."""
     parser = argparse.ArgumentParser(prog="bench_scaling", description=__doc__)
-    parser.add_argument("out", type=Path, metavar="OUT", help="path without its suffix")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("out", type=driver.path, metavar="OUT", help="path without its suffix")
+    parser.add_argument("--rounds", type=driver.count, default=3)
     parser.add_argument("--device", choices=["cpu", "gpu", "tpu"])
     parser.add_argument("--plot-only", action="store_true", help="of the figures in OUT.jsonl")
     options = parser.parse_args(argv)
     figures = options.out.with_suffix(".jsonl")
+    atomic.require_free(options.out.with_suffix(".png"), overwrite=True)
     if not options.plot_only:
-        figures.write_text("")
+        atomic.write_bytes(figures, b"")
         for curve in CURVES:
             for value in curve.values:
                 line = measure(curve, value, options)
-                with figures.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                atomic.append(figures, f"{json.dumps(line)}\n".encode())
                 print(f"{curve.name}, {curve.axis} {value:g}: {line['seconds']:.4g} s", flush=True)
-    plot([json.loads(line) for line in figures.read_text().splitlines()], options.out)
+    points = user_files.read_text(figures, most=2**24).splitlines()
+    if not points:
+        raise AsdjaxError(f"{figures}: holds no figures: measure them without --plot-only")
+    plot([json.loads(line) for line in points], options.out)
 
 
 def measure(curve: Curve, value: float, options: argparse.Namespace) -> dict:
@@ -96,10 +103,13 @@ def measure(curve: Curve, value: float, options: argparse.Namespace) -> dict:
     command = ["--rounds", str(options.rounds), *curve.command(value)]
     if options.device and curve.option != "--devices":
         command += ["--device", options.device]
-    done = subprocess.run(
-        [sys.executable, str(BENCH), *command], stdout=subprocess.PIPE, text=True, check=True
-    )
-    (line,) = done.stdout.splitlines()
+    program = [sys.executable, str(BENCH), *command]
+    with driver.running(program, stdout=subprocess.PIPE, text=True) as process:
+        lines = process.stdout.read().splitlines()
+        code = process.wait()
+    if code:
+        raise AsdjaxError(f"bench {' '.join(command)}: ended with {code}, see above")
+    (line,) = lines
     found = json.loads(line)
     counts = {"scoring": 200, "leave_one_out": found.get("reference_bank")}
     clips = counts.get(curve.stage) or found.get("clips") or found["batch"]
@@ -136,8 +146,5 @@ def plot(points: list[dict], out: Path) -> None:
     about = points[0]
     figure.suptitle(f"{about['device']}, jax {about['jax']}", fontsize=9)
     figure.tight_layout()
-    figure.savefig(out.with_suffix(".png"), dpi=120)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    with atomic.writing(out.with_suffix(".png")):
+        figure.savefig(out.with_suffix(".png"), dpi=120)

@@ -1,10 +1,10 @@
-"""What the scripts that run asdjax commands share: paths, and the commands' processes."""
+"""What the scripts share: types of arguments, and the processes that they start."""
 
 import argparse
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,30 @@ def checked(verb: str, *given: object) -> Any:
     return command
 
 
-@contextmanager
-def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def count(given: str) -> int:
+    """The type of argparse arguments that are a number of things, at least one."""
+    number = int(given)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, found {given}")
+    return number
+
+
+def seconds(given: str) -> float:
+    """The type of argparse arguments that are lengths of clips, as the recipes allow them."""
+    number = float(given)
+    if not 0 < number <= 3600:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 3600, found {given}")
+    return number
+
+
+def started(command: Sequence[str], **options: Any) -> AbstractContextManager[subprocess.Popen]:
     """An asdjax command at work, which an exception in the block ends; it can be continued."""
+    return running([*ASDJAX, *command], **options)
+
+
+@contextmanager
+def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
+    """A process at work, which an exception in the block ends."""
     with ExitStack() as ending:
         yield _start(ending, command, options)
 
@@ -54,9 +75,9 @@ def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
 @interruption.uninterrupted
 def _start(
     ending: ExitStack, command: Sequence[str], options: Mapping[str, Any]
-) -> subprocess.Popen[bytes]:
-    """Start a command that `ending` waits for, and tells to end where an exception came."""
-    process = ending.enter_context(subprocess.Popen([*ASDJAX, *command], **options))
+) -> subprocess.Popen:
+    """Start a process that `ending` waits for, and tells to end where an exception came."""
+    process = ending.enter_context(subprocess.Popen(command, **options))
 
     def terminate(kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:

@@ -1,4 +1,4 @@
-"""Starts a script that runs asdjax commands: `python scripts/start.py NAME ARGUMENTS`.
+"""Starts a script: `python scripts/start.py NAME ARGUMENTS`.
 
 As the command asdjax itself, it listens to signals before it imports anything large, and ends in
 one sentence.
@@ -11,20 +11,26 @@ from asdjax.__main__ import start
 from asdjax.errors import UsageError
 from asdjax.runtime import interruption
 
-SCRIPTS = "all_systems", "measure_views"
+_CONTINUES = "the same command continues where it stopped"
+SCRIPTS = {  # and what an interruption costs
+    "all_systems": _CONTINUES,
+    "measure_views": _CONTINUES,
+    "bench_memory": "the figures above stand",
+    "bench_scaling": "the figures measured before are in OUT.jsonl",
+}
 
 
-def script() -> int:
+def script() -> int | None:
     """Carry out the script that the command line names."""
     interruption.watch()
     if len(sys.argv) < 2 or sys.argv[1] not in SCRIPTS:
         found = f", found {sys.argv[1]!r}" if len(sys.argv) > 1 else ""
         raise UsageError(
-            f"python scripts/start.py NAME ARGUMENTS: NAME is {' or '.join(SCRIPTS)}{found}"
+            f"python scripts/start.py NAME ARGUMENTS: NAME is one of {', '.join(SCRIPTS)}{found}"
         )
     name, *arguments = sys.argv[1:]
     return importlib.import_module(name).main(arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(start(script, "the same command continues where it stopped"))
+    sys.exit(start(script, SCRIPTS.get(sys.argv[1] if sys.argv[1:] else "", "nothing was done")))

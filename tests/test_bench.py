@@ -1,7 +1,9 @@
 """The benchmark script: its lines, and the two sides' turns."""
 
+import contextlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.converted_beats import SMALL
+
+from asdjax.errors import AsdjaxError
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -107,10 +111,11 @@ def test_how_several_stages_end(bench, monkeypatch, statuses, code, begun):
     """A stage that was killed fails the whole; wrong usage ends it at once."""
     ends = list(statuses)
 
-    def run(*_):
-        return subprocess.CompletedProcess([], ends.pop(0))
+    def running(_):
+        ended = SimpleNamespace(wait=lambda: ends.pop(0))
+        return contextlib.nullcontext(ended)
 
-    monkeypatch.setattr(bench.subprocess, "run", run)
+    monkeypatch.setattr(bench.driver, "running", running)
     with pytest.raises(SystemExit) as end:
         bench.main(["reading", "scoring"])
     assert end.value.code == code
@@ -189,3 +194,32 @@ def test_no_such_stage(bench, capsys):
     with pytest.raises(SystemExit):
         bench.main(["nothing"])
     assert "no stage nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--rounds", "0"], ["--batch", "4", "-1"], ["--seconds", "nan"], ["--devices", "0"]],
+)
+def test_impossible_numbers(bench, arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        bench.main(["filterbank", *arguments])
+    assert end.value.code == 2 and f"argument {arguments[0]}: must be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("python", ["/nowhere/python", "/bin/true"])
+def test_a_python_without_torch(bench, python):
+    with pytest.raises(AsdjaxError, match=f"^--torch-python {python}: .*: name a Python that has"):
+        bench.main(["filterbank", "--no-compile-cache", "--torch-python", python])
+
+
+def test_programs_are_kept_for_the_next_start(tmp_path):
+    command = [sys.executable, SCRIPTS / "bench.py", "filterbank", "--batch", "1"]
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
+    kept |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    for i in range(2):
+        done = subprocess.run(
+            [*command, "--seconds", "0.5", "--rounds", "1"],
+            capture_output=True, text=True, env=kept,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (json.loads(done.stdout)["programs_kept"] > 0) == bool(i)

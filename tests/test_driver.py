@@ -70,4 +70,6 @@ def test_only_scripts_can_be_started(given):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("asdjax: python scripts/start.py NAME ARGUMENTS: NAME is all_systems")
+    assert line.startswith(
+        "asdjax: python scripts/start.py NAME ARGUMENTS: NAME is one of all_systems, "
+    )
