@@ -93,7 +93,7 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _check(
-    arguments: argparse.Namespace, corpus_options: Sequence[str], views: tuple[ViewConfig, ...]
+    arguments: argparse.Namespace, corpus_options: Sequence[str], views: tuple[View, ...]
 ) -> None:
     """Refuse what a later step would refuse, before the first takes its time."""
     out = arguments.out
@@ -119,7 +119,7 @@ def _measure(
     argv: Sequence[str],
     arguments: argparse.Namespace,
     corpus_options: Sequence[str],
-    views: tuple[ViewConfig, ...],
+    views: tuple[View, ...],
 ) -> None:
     sets = {view.name: (view.name,) for view in views} | {
         name: members for name, members in SETS.items() if set(members) <= set(arguments.views)
