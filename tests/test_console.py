@@ -1,5 +1,7 @@
 """What is printed: names from outside do not reach the terminal as they are."""
 
+import logging
+
 import pytest
 
 from asdjax.errors import AsdjaxError, UsageError
@@ -42,6 +44,21 @@ def failing(error):
 def test_what_went_wrong_is_one_sentence(error, code, words, capsys):
     assert console.finish(failing(error), "all is lost") == code
     assert capsys.readouterr().err == words
+
+
+def test_a_command_prints_the_warnings_of_the_package_once(capsys, caplog):
+    logger = logging.getLogger("asdjax.data.corpus")
+
+    def command():
+        logger.info("not this")
+        logger.warning("fan\x1b[31m: 2 clips, 10 %")
+
+    for _ in range(2):
+        assert console.finish(lambda: console.finish(command, ""), "") == 0
+        assert capsys.readouterr().err == "fan\\x1b[31m: 2 clips, 10 %\n"
+        assert caplog.messages == []  # which a handler of the root logger collects
+    logger.warning("outside of a command")
+    assert (caplog.messages, capsys.readouterr().err) == (["outside of a command"], "")
 
 
 def test_no_memory_on_the_device(capsys):

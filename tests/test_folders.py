@@ -270,7 +270,7 @@ def test_a_folder_that_may_not_be_listed_or_entered_is_named(open_folder, name, 
     assert "cannot be listed (Permission denied)" in said and (root / name).name in said
 
 
-def test_training_names_what_it_does_not_use(corpus_root, tmp_path, capsys):
+def test_training_names_what_it_does_not_use(corpus_root, tmp_path, caplog):
     root = tmp_path / "data"
     root.mkdir()
     (root / "fan").symlink_to(corpus_root / "fan")
@@ -278,10 +278,8 @@ def test_training_names_what_it_does_not_use(corpus_root, tmp_path, capsys):
     with pytest.raises(AsdjaxError, match=r"\(1 unused\): ToyCar/Train: unused: 1 audio file"):
         open_corpus(root, Config())
     open_corpus(root, Config(dataset=DatasetConfig(skip=("unused",))))
-    lines = capsys.readouterr().err.splitlines()
+    lines = caplog.messages
     assert len(lines) == 7
     assert lines[0].startswith(f"{root}/ToyCar/Train: not used: 1 audio file is not read: if")
-    assert lines[5:] == [
-        f"{root}: and 3 more folders not used (asdjax data names them)",
-        f"{root}: left out by dataset.skip: 1 unused",
-    ]
+    assert lines[5].startswith(f"{root}: 3 more folders") and "asdjax data" in lines[5]
+    assert lines[6].startswith(f"{root}: ") and "dataset.skip: 1 unused" in lines[6]

@@ -112,18 +112,22 @@ def write(path: Path, rng, channels: int) -> None:
         soundfile.write(file, samples, 16000, "PCM_16", format="WAV")
 
 
-def test_data_of_another_edition_are_recognised(tmp_path, rng, capsys):
+def test_data_of_another_edition_are_recognised(tmp_path, rng, capsys, caplog):
     for machine in ("bearing", "fan"):
         write(tmp_path / machine / "train" / Path(PATHS[6]).name, rng, 1)
     hint = "read as dcase2026, but its machines and channels are those of dcase2022 or dcase2023"
     assert main(["data", str(tmp_path)]) == 0
     assert f"note: {hint}" in capsys.readouterr().out
     open_corpus(tmp_path, Config())
-    assert f"{tmp_path}: {hint}" in capsys.readouterr().err
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{tmp_path}: {hint}")
     for path in tmp_path.rglob("*.wav"):  # sections that 2026 does not have
         path.rename(path.with_name(path.name.replace("section_00", "section_03")))
     assert main(["data", str(tmp_path)]) == 1
     assert f"note: {hint}" in capsys.readouterr().out
+    assert main(["check", "system1", "--data", str(tmp_path)]) == 1
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[0] == warning and printed[1].startswith("asdjax: ")
     assert main(["data", str(tmp_path), "--dataset.edition", "dcase2022"]) == 0
     assert "read as" not in capsys.readouterr().out
 

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import sys
 import time
@@ -35,6 +36,25 @@ def printable(text: str) -> str:
 def say(line: str) -> None:
     """Print one line on standard error."""
     print(printable(line), file=sys.stderr, flush=True)
+
+
+class _Say(logging.Handler):
+    """Prints log messages with `say`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+@contextmanager
+def _warnings_printed() -> Iterator[None]:
+    """Print what asdjax logs, once: some libraries add a handler to the root logger."""
+    logger = logging.getLogger("asdjax")
+    before = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [_Say(logging.WARNING)], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before
 
 
 class _OutputClosed(Exception):
@@ -88,6 +108,7 @@ def _stream(stream: TextIO, kind: type[io.FileIO], line_buffering: bool) -> Text
     )
 
 
+@_warnings_printed()
 def finish(command: Callable[[], int | None], lost: str) -> int:
     """Carry out a command and return its exit code; what went wrong is one sentence.
 
