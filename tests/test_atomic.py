@@ -42,7 +42,7 @@ def test_a_file_is_made_with_its_folders_and_replaced(tmp_path):
     atomic.write_bytes(path, b"2")
     assert path.read_bytes() == b"2" and not hidden(tmp_path)
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
-    with pytest.raises(AsdjaxError, match="x: exists already"):
+    with pytest.raises(AsdjaxError, match="x: .*--overwrite"):
         atomic.write_bytes(path, b"3", overwrite=False)
     assert path.read_bytes() == b"2"
 
@@ -60,7 +60,7 @@ def test_a_link_in_the_place_is_replaced_not_followed(tmp_path):
     atomic.write_bytes(tmp_path / "x", b"new")
     assert victim.read_text() == "precious" and (tmp_path / "x").read_bytes() == b"new"
     (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
-    with pytest.raises(AsdjaxError, match="exists already"):
+    with pytest.raises(AsdjaxError, match="dangling: .*--overwrite"):
         atomic.write_bytes(tmp_path / "dangling", b"new", overwrite=False)
     assert not (tmp_path / "nothing").exists()
 
@@ -69,7 +69,7 @@ def test_only_files_are_replaced(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()
     for name in ("fifo", "folder"):
-        with pytest.raises(AsdjaxError, match=f"{name}: is not a regular file"):
+        with pytest.raises(AsdjaxError, match=f"{name}: .*regular file"):
             atomic.write_bytes(tmp_path / name, b"new")
 
 
@@ -89,16 +89,20 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch, error, momen
 @pytest.mark.parametrize(
     ("code", "remedy"),
     [
-        (errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EROFS, "right to write"),
-        (errno.EACCES, "right to write"), (errno.EFBIG, "ulimit"), (errno.EIO, "another place"),
+        (errno.ENOSPC, "space"),
+        (errno.EDQUOT, "space"),
+        (errno.EROFS, "permission"),
+        (errno.EACCES, "permission"),
+        (errno.EFBIG, "ulimit"),
+        (errno.EIO, "another path"),
     ],
-)  # fmt: skip
+)
 def test_every_failure_names_the_place_and_a_remedy(tmp_path, monkeypatch, code, remedy):
     def fail(_):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(AsdjaxError, match=f"x: cannot be written .*{remedy}"):
+    with pytest.raises(AsdjaxError, match=f"x: .*{os.strerror(code)}.*{remedy}"):
         atomic.write_bytes(tmp_path / "x", b"content")
     assert not list(tmp_path.iterdir())
 
@@ -106,9 +110,10 @@ def test_every_failure_names_the_place_and_a_remedy(tmp_path, monkeypatch, code,
 def test_places_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file" / "x", tmp_path / ("n" * 300), tmp_path / ("d" * 300) / "x"):
-        with pytest.raises(AsdjaxError, match="cannot be written"):
+        reason = f"^{path}: .*(Not a directory|File name too long)"
+        with pytest.raises(AsdjaxError, match=reason):
             atomic.write_bytes(path, b"content")
-        with pytest.raises(AsdjaxError, match="cannot be written"):
+        with pytest.raises(AsdjaxError, match=reason):
             replaced(path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -124,7 +129,7 @@ def test_a_full_disk_in_earnest(tmp_path):
     path = tmp_path / "made" / "x"
     command = [sys.executable, "-c", program, str(path)]
     said = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert said.stdout.startswith(f"{path}: cannot be written (File too large)")
+    assert said.stdout.startswith(f"{path}: ") and "File too large" in said.stdout
     assert not list(tmp_path.iterdir())
 
 
@@ -135,7 +140,7 @@ def test_without_hard_links_one_still_wins(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", unsupported)
     atomic.write_bytes(tmp_path / "x", b"1", overwrite=False)
     monkeypatch.setattr(atomic, "require_free", lambda *_: None)  # as if it had come meanwhile
-    with pytest.raises(AsdjaxError, match="exists already"):
+    with pytest.raises(AsdjaxError, match="--overwrite"):
         atomic.write_bytes(tmp_path / "x", b"2", overwrite=False)
     assert (tmp_path / "x").read_bytes() == b"1" and not hidden(tmp_path)
 
@@ -163,14 +168,14 @@ def test_a_folder_is_whole_or_absent(tmp_path):
     replaced(folder, a="1")
     replaced(folder, b="2")
     assert [path.name for path in folder.iterdir()] == ["b"] and not hidden(tmp_path)
-    with pytest.raises(AsdjaxError, match="out: exists already"):
+    with pytest.raises(AsdjaxError, match="out: .*--overwrite"):
         replaced(folder, occupied(folder), c="3")
     assert (folder / "b").read_text() == "2" and not hidden(tmp_path)
 
 
 def test_what_appears_meanwhile_is_not_replaced(tmp_path):
     folder = tmp_path / "out"
-    with pytest.raises(AsdjaxError, match="exists already"):
+    with pytest.raises(AsdjaxError, match="--overwrite"):
         with atomic.whole_folder(folder, occupied(folder)):
             folder.mkdir()
             (folder / "mine").write_text("precious")
@@ -199,7 +204,7 @@ def test_what_a_kill_leaves_is_repaired_by_the_next_command(tmp_path):
     for left in ("made", "earlier"):
         (work / left).mkdir(parents=True)
         (work / left / "sign").write_text(left)
-    with pytest.raises(AsdjaxError, match="exists already"):
+    with pytest.raises(AsdjaxError, match="--overwrite"):
         replaced(folder, occupied(folder))
     assert (folder / "sign").read_text() == "earlier" and not hidden(tmp_path)
     (work / "made").mkdir(parents=True)
@@ -216,7 +221,7 @@ def test_a_link_to_a_folder_stays_one_and_links_in_the_way_are_refused(tmp_path)
     replaced(link, a="1")
     assert link.is_symlink() and (real / "a").read_text() == "1"
     (tmp_path / ".out.asdjax-partial").symlink_to(victim)
-    with pytest.raises(AsdjaxError, match="is in the way: delete it"):
+    with pytest.raises(AsdjaxError, match=r"\.out\.asdjax-partial: .*delete it"):
         replaced(tmp_path / "out", a="1")
     assert (victim / "precious").exists()
 
@@ -262,9 +267,10 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, code):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    with pytest.raises(AsdjaxError, match="cannot lock"), atomic.locked(tmp_path / "x", "busy"):
+    reason = f"{os.strerror(code)}.*local disk"
+    with pytest.raises(AsdjaxError, match=f"x: .*{reason}"), atomic.locked(tmp_path / "x", "busy"):
         pass
-    with pytest.raises(AsdjaxError, match="out: its file system cannot lock"):
+    with pytest.raises(AsdjaxError, match=f"out: .*{reason}"):
         replaced(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     atomic.write_bytes(tmp_path / "y", b"files need none")
@@ -308,7 +314,7 @@ def test_of_two_processes_one_wins_and_the_other_says_so(tmp_path, kind):
     said = [process.communicate(timeout=60)[0].strip() for process in both]
     assert [process.returncode for process in both] == [0, 0] and said.count("won") == 1
     (lost,) = [line for line in said if line != "won"]
-    assert "exists already" in lost or "another process is making it" in lost
+    assert str(place) in lost and ("--overwrite" in lost or "another process" in lost)
     winner = "ab"[said.index("won")]
     contents = [place.read_text()] if kind == "file" else [p.read_text() for p in place.iterdir()]
     assert {content[:1] for content in contents} == {winner}
@@ -328,7 +334,7 @@ def test_a_second_process_waits_for_none_and_takes_over_from_a_killed_one(tmp_pa
     other = context.Process(target=_make_for_ever, args=(tmp_path / "out", begun))
     other.start()
     assert begun.wait(60)
-    with pytest.raises(AsdjaxError, match="out: another process is making it"):
+    with pytest.raises(AsdjaxError, match="out: another process"):
         replaced(tmp_path / "out", a="1")
     os.kill(other.pid, signal.SIGKILL)
     other.join()

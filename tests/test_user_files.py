@@ -30,17 +30,17 @@ def test_others_are_refused(tmp_path, monkeypatch):
         Path("/dev/zero"): "a device",
     }
     for path, kind in cases.items():
-        with pytest.raises(AsdjaxError, match=f"{path}: is {kind}: name a regular file"):
+        with pytest.raises(AsdjaxError, match=f"^{path}: .*{kind}.*regular file"):
             user_files.open_regular(path)
 
 
 def test_what_cannot_be_read_is_said(tmp_path):
     (tmp_path / "file").write_bytes(b"\xff" * 8)
-    with pytest.raises(AsdjaxError, match="gone: cannot be read .No such file"):
+    with pytest.raises(AsdjaxError, match="gone: .*No such file"):
         user_files.open_regular(tmp_path / "gone")
-    with pytest.raises(AsdjaxError, match="cannot be read .*null byte"):
+    with pytest.raises(AsdjaxError, match="null byte"):
         user_files.open_regular(Path("a\0b"))
-    with pytest.raises(AsdjaxError, match="larger than 7 bytes"):
+    with pytest.raises(AsdjaxError, match="file: .*7 bytes"):
         user_files.read_bytes(tmp_path / "file", most=7)
-    with pytest.raises(AsdjaxError, match="not UTF-8 text"):
+    with pytest.raises(AsdjaxError, match="file: .*UTF-8"):
         user_files.read_text(tmp_path / "file", most=8)

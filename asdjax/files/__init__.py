@@ -1,1 +1,1 @@
-"""Reading and writing files: whole or not at all, and regular files alone."""
+"""Reading of regular files, atomic writing, and locks."""

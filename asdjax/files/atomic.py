@@ -1,9 +1,9 @@
-"""Writing: files and folders that appear whole or not at all, and locks.
+"""Atomic writing of files and folders, and locks.
 
-What is being made stands under a hidden name beside its place, `.asdjax-….partial` for a file and
-`.NAME.asdjax-partial` for a folder, and its process holds a lock on it. So a command can tell what
-a killed process left behind, which it clears, from what another process is making. Nothing is ever
-written through a link, and every failure of the file system is a sentence that names the place.
+A file is written as `.asdjax-….partial` in its destination's folder, a folder as
+`.NAME.asdjax-partial`, and renamed when complete. The writing process holds a lock on the temporary
+file or folder: those of killed processes, which have no lock, are deleted by the next command.
+Nothing is written through a symbolic link. Every OSError becomes an `AsdjaxError` with the path.
 """
 
 import contextlib
@@ -24,87 +24,91 @@ _HIDDEN_FILE = re.compile(r"\.asdjax-[0-9a-f]{16}\.partial")
 _HIDDEN_FOLDER = re.compile(r"\..+\.(asdjax-partial|discarded)")
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _REMEDIES: dict[int | None, str] = {
-    errno.ENOSPC: "make room, and give the same command again",
-    errno.EDQUOT: "make room, and give the same command again",
-    errno.EFBIG: "allow larger files (ulimit -f), and give the same command again",
+    errno.ENOSPC: "free some disk space and run the same command again",
+    errno.EDQUOT: "free some disk space and run the same command again",
+    errno.EFBIG: "allow larger files (ulimit -f) and run the same command again",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EACCES: "ask for the right to write there, or use a place of yours",
-    errno.EPERM: "ask for the right to write there, or use a place of yours",
-    errno.EROFS: "ask for the right to write there, or use a place of yours",
+    errno.EACCES: "get write permission, or choose another path",
+    errno.EPERM: "get write permission, or choose another path",
+    errno.EROFS: "get write permission, or choose another path",
 }
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say an OSError in the block as a sentence that names `path` and what to do."""
+    """Turn an OSError in the block into an `AsdjaxError` with `path` and what to do."""
     try:
         yield
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno, "name another place")
+        remedy = _REMEDIES.get(error.errno, "choose another path")
         why = error.strerror or str(error)
         raise AsdjaxError(f"{path}: cannot be written ({why}): {remedy}") from error
 
 
 def taken(path: Path) -> AsdjaxError:
-    """The error of a place that holds something that may not be replaced."""
-    return AsdjaxError(f"{path}: exists already: name another place, or give --overwrite")
+    """The error for a path that exists and must not be replaced."""
+    return AsdjaxError(f"{path}: exists already: choose another path, or use --overwrite")
 
 
 # files
 
 
 def write_bytes(path: Path, content: bytes | memoryview, *, overwrite: bool = True) -> None:
-    """Write a file whole or not at all, flushed to disk; folders above it are made.
+    """Write a file atomically and flush it to disk; missing parent folders are created.
 
     Args:
-        path: the file; a link of this name is replaced, not followed.
+        path: the file; a symbolic link of this name is replaced, not followed.
         content: its bytes.
-        overwrite: whether an earlier file may be replaced. Of two processes that may not, one wins.
+        overwrite: whether an existing file may be replaced. If not, only one of several processes
+            that write the same file succeeds.
 
     Raises:
-        AsdjaxError: the place is taken, or cannot be written; it is then as it was.
+        AsdjaxError: the path exists or cannot be written; nothing has changed then.
+
+    Example:
+        >>> write_bytes(Path("out/scores.csv"), b"path,score\\n", overwrite=False)
     """
     with writing(path), _parents(path):
         require_free(path, overwrite)
-        _sweep(path.parent)
-        beside = path.with_name(f".asdjax-{secrets.token_hex(8)}.partial")
+        _delete_leftovers(path.parent)
+        temporary = path.with_name(f".asdjax-{secrets.token_hex(8)}.partial")
         try:
-            with open(_open_hidden(beside), "wb") as file:
+            with open(_open_temporary(temporary), "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
                 if overwrite:
-                    beside.replace(path)
+                    temporary.replace(path)
                 else:
-                    _put_new(beside, path)
+                    _rename_to_new(temporary, path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def append(path: Path, content: bytes) -> None:
-    """Append to a file, which is made when absent; a link is refused."""
+    """Append to a file, which is created if missing; a link is an `AsdjaxError`."""
     with writing(path), open_to_append(path) as file:
         file.write(content)
 
 
 def open_to_append(path: Path) -> BinaryIO:
-    """Open a file to append to it, which is made when absent; a link is refused."""
+    """Open a file for appending; otherwise like `append`."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with writing(path):
         return open(os.open(path, flags, 0o666), "wb")
 
 
 def delete(path: Path) -> None:
-    """Delete a file if it is there."""
+    """Delete a file if it exists."""
     with writing(path):
         path.unlink(missing_ok=True)
 
 
 def require_free(path: Path, overwrite: bool) -> None:
-    """Refuse a place for a file that is taken.
+    """Check that a file may be written to `path`.
 
     Raises:
-        AsdjaxError: a file is there that may not be replaced, or something else than a file.
+        AsdjaxError: it exists and is not a regular file, or must not be replaced.
     """
     with writing(path):
         if not os.path.lexists(path):
@@ -112,47 +116,47 @@ def require_free(path: Path, overwrite: bool) -> None:
         if not overwrite:
             raise taken(path)
         if path.exists() and not path.is_file():
-            raise AsdjaxError(f"{path}: is not a regular file: name another place")
+            raise AsdjaxError(f"{path}: is not a regular file: choose another path")
 
 
-def _open_hidden(beside: Path) -> int:
-    """Make a hidden file and return its descriptor, which holds a lock on it."""
+def _open_temporary(path: Path) -> int:
+    """Create and lock a temporary file, and return its descriptor."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
-        descriptor = os.open(beside, flags, 0o666)
-        with contextlib.suppress(OSError):  # without locks nobody clears what is left either
+        descriptor = os.open(path, flags, 0o666)
+        with contextlib.suppress(OSError):  # without locks, leftovers are not deleted either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
             return descriptor
-        os.close(descriptor)  # cleared by another process before it was locked
+        os.close(descriptor)  # another process deleted it before it was locked
 
 
-def _put_new(beside: Path, path: Path) -> None:
-    """Give a finished file its name, unless something has it."""
+def _rename_to_new(temporary: Path, path: Path) -> None:
+    """Rename a finished file; `AsdjaxError` if the new name exists."""
     try:
-        os.link(beside, path)
+        os.link(temporary, path)
         return
     except FileExistsError as error:
         raise taken(path) from error
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-    try:  # an empty file holds the place until the whole one replaces it
+    try:  # an empty file reserves the name
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     except FileExistsError as error:
         raise taken(path) from error
     try:
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
 
 
-def _sweep(folder: Path) -> None:
-    """Delete the hidden files that killed processes left in a folder."""
-    with contextlib.suppress(PermissionError):  # a folder may be written to and not be read
+def _delete_leftovers(folder: Path) -> None:
+    """Delete the temporary files of killed processes in a folder."""
+    with contextlib.suppress(PermissionError):  # a folder may be writable but not readable
         for name in filter(_HIDDEN_FILE.fullmatch, os.listdir(folder)):
-            with contextlib.suppress(OSError):  # gone, in use, or no file: not what was left
+            with contextlib.suppress(OSError):  # deleted meanwhile, locked, or not a file
                 _delete_abandoned(folder / name)
 
 
@@ -173,20 +177,24 @@ def _delete_abandoned(hidden: Path) -> None:
 
 @contextlib.contextmanager
 def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
-    """An empty folder that takes the place of `folder` unless an exception leaves the block.
+    """A temporary empty folder, which replaces `folder` unless the block raises an exception.
 
     Args:
-        folder: where the result is to be; of a link, what it names is replaced.
-        check: raises `AsdjaxError` where what stands in the place may not be replaced; called
-            before the block and again after it.
+        folder: destination; if it is a symbolic link, its target is replaced.
+        check: raises `AsdjaxError` if the existing folder must not be replaced; called before and
+            after the block.
 
     Raises:
-        AsdjaxError: of `check`; another process is making this folder; or it cannot be written. One
-            that the block raises names `folder` in place of the hidden one.
+        AsdjaxError: from `check`; another process is writing this folder; or it cannot be written.
+            In errors that the block raises, `folder` replaces the temporary folder's name.
+
+    Example:
+        >>> with whole_folder(Path("weights"), check) as partial:
+        ...     (partial / "config.json").write_text("{}")
     """
     place = Path(os.path.realpath(folder))
     if not place.name:
-        raise AsdjaxError(f"{folder}: name a folder to make")
+        raise AsdjaxError(f"{folder}: cannot be replaced: name a folder to create")
     work = place.with_name(f".{place.name}.asdjax-partial")
     made, earlier = work / "made", work / "earlier"
 
@@ -196,7 +204,7 @@ def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
 
     with _parents(place), _claimed(work, folder):
         with writing(folder):
-            restore()  # of a process that was killed between the two renames
+            restore()  # after a process was killed between the two renames
             for leftover in work.iterdir():
                 shutil.rmtree(leftover)
             made.mkdir()
@@ -219,12 +227,12 @@ def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
 
 
 def require_result(folder: Path, overwrite: bool, ours: Callable[[Path], bool]) -> None:
-    """Refuse a place that is taken, unless by an earlier result that may be replaced.
+    """Check that a result may be written to `folder`; `AsdjaxError` if not.
 
     Args:
-        folder: the place.
+        folder: destination.
         overwrite: whether an earlier result may be replaced.
-        ours: whether a folder is such a result: no other is ever replaced.
+        ours: tells whether a folder is an earlier result; other folders are never replaced.
     """
     with writing(folder):
         if not folder.exists():
@@ -233,21 +241,21 @@ def require_result(folder: Path, overwrite: bool, ours: Callable[[Path], bool]) 
         raise taken(folder)
     if not ours(folder):
         raise AsdjaxError(
-            f"{folder}: not a result of this command, and --overwrite replaces no other: name "
-            "another place"
+            f"{folder}: not a result of this command, so that --overwrite does not replace it: "
+            "choose another path"
         )
 
 
 def discarded(folder: Path) -> Path:
-    """Where `discard` moves a folder before it deletes it."""
+    """The name that `discard` gives a folder before it deletes it."""
     return folder.with_name(f".{folder.name}.discarded")
 
 
 def discard(folder: Path) -> None:
-    """Delete a folder so that no part of it is ever taken for the whole."""
+    """Rename a folder, then delete it, so that no part of it remains under its name."""
     gone = discarded(folder)
     with writing(folder):
-        if gone.exists():  # of a deletion that was interrupted
+        if gone.exists():  # after an interrupted deletion
             shutil.rmtree(gone)
         if folder.exists():
             folder.rename(gone)
@@ -255,11 +263,12 @@ def discard(folder: Path) -> None:
 
 
 def clear(folder: Path, names: Sequence[str] | None = None) -> None:
-    """Delete the hidden folders that killed processes left; the caller holds a lock on it.
+    """Delete the temporary folders of killed processes in `folder`, which the caller has locked.
 
     Args:
-        folder: where they are.
-        names: of the folders that were being deleted; None: whatever was made or deleted there.
+        folder: the folder to clear.
+        names: folders whose interrupted deletion is completed; None: all temporary folders of
+            asdjax are deleted.
     """
     hidden = None if names is None else {discarded(folder / name).name for name in names}
     with writing(folder):
@@ -271,17 +280,17 @@ def clear(folder: Path, names: Sequence[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def _claimed(work: Path, place: Path) -> Iterator[None]:
-    """Hold a hidden folder as the only process that does; afterwards it is gone."""
-    busy = f"{place}: another process is making it: wait for it, or name another place"
+    """Create or take over a temporary folder and lock it; it is deleted afterwards."""
+    busy = f"{place}: another process is writing it: wait for it, or choose another path"
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor, fresh, held = None, False, False
     try:
         while not held:
             if descriptor is not None:
-                os.close(descriptor)  # of a folder that is no longer there
+                os.close(descriptor)  # the folder was deleted meanwhile
                 descriptor = None
             with writing(place):
-                fresh = True  # beforehand: a signal's exception comes right after the call
+                fresh = True  # set first: a signal may raise right after mkdir
                 try:
                     work.mkdir()
                 except FileExistsError:
@@ -289,17 +298,17 @@ def _claimed(work: Path, place: Path) -> Iterator[None]:
                 try:
                     descriptor = os.open(work, flags)
                 except FileNotFoundError:
-                    continue  # another process has just finished with it
+                    continue  # another process has just deleted it
                 except OSError as error:
                     if error.errno not in (errno.ELOOP, errno.ENOTDIR):
                         raise
-                    raise AsdjaxError(f"{work}: is in the way: delete it") from error
+                    raise AsdjaxError(f"{work}: not a folder of asdjax: delete it") from error
             if os.fstat(descriptor).st_uid != os.geteuid():
-                raise AsdjaxError(f"{work}: was left by another user: name another place")
+                raise AsdjaxError(f"{work}: belongs to another user: choose another path")
             try:
                 held = _lock(descriptor, place, busy, work)
             except _Busy:
-                fresh = False  # it belongs to the process that holds it
+                fresh = False  # another process uses it
                 raise
         yield
     finally:
@@ -314,7 +323,7 @@ def _claimed(work: Path, place: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _parents(path: Path) -> Iterator[None]:
-    """Make the folders above a place; those still empty are removed if an exception is raised."""
+    """Create missing parent folders; after an exception, those still empty are deleted."""
     made = []
     try:
         with writing(path):
@@ -329,7 +338,7 @@ def _parents(path: Path) -> Iterator[None]:
         raise
 
 
-# what may not be a link, and locks
+# links and locks
 
 
 class _Busy(AsdjaxError):
@@ -337,10 +346,10 @@ class _Busy(AsdjaxError):
 
 
 def refuse_links(path: Path) -> None:
-    """Refuse anything but regular files and folders at a path and below it.
+    """Check that a path and everything in it are regular files and folders.
 
     Raises:
-        AsdjaxError: a link, a FIFO, a device or a socket is there.
+        AsdjaxError: it is or contains a symbolic link, a FIFO, a device or a socket.
     """
     waiting = [path]
     while waiting:
@@ -356,8 +365,8 @@ def refuse_links(path: Path) -> None:
             raise AsdjaxError(f"{place}: cannot be read ({error.strerror})") from error
         if stat.S_ISLNK(mode):
             raise AsdjaxError(
-                f"{place}: is a link, and nothing is written through links here: delete it, or put "
-                "what it names in its place"
+                f"{place}: is a link, through which asdjax does not write: delete it, or replace "
+                "it by its target"
             )
         if not stat.S_ISREG(mode):
             raise AsdjaxError(f"{place}: is neither a file nor a folder: delete it")
@@ -365,14 +374,15 @@ def refuse_links(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock that a file stands for, until the block ends or the process does.
+    """Lock a file until the block or the process ends.
 
     Args:
-        path: a regular file, made when absent; never followed, never changed.
-        busy: the sentence when another process holds it.
+        path: a regular file, created if missing; its content is not changed.
+        busy: error message if another process holds the lock.
 
     Raises:
-        AsdjaxError: another process holds it, or it cannot be had here.
+        AsdjaxError: another process holds the lock; the path is not a regular file; or its file
+            system has no locks.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     refuse_links(path)
@@ -380,22 +390,22 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         descriptor = os.open(path, flags, 0o666)
     try:
         if not (stat.S_ISREG(os.fstat(descriptor).st_mode) and _lock(descriptor, path, busy, path)):
-            raise AsdjaxError(f"{path}: was replaced at this moment: give the same command again")
+            raise AsdjaxError(f"{path}: was replaced meanwhile: run the same command again")
         yield
     finally:
         os.close(descriptor)
 
 
 def _lock(descriptor: int, path: Path, busy: str, name: Path) -> bool:
-    """Lock an open file or folder; false where `name` no longer means it."""
+    """Lock an open file or folder; False if `name` is now another one."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise _Busy(busy) from error
     except OSError as error:
         raise AsdjaxError(
-            f"{path}: its file system cannot lock ({error.strerror}): choose a place on a local "
-            "disk"
+            f"{path}: its file system does not support locks ({error.strerror}): choose a path on "
+            "a local disk"
         ) from error
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(name))

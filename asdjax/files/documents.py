@@ -1,4 +1,4 @@
-"""Small documents that a command leaves: JSON and CSV files, their digests and fingerprints."""
+"""JSON and CSV files, and digests of files and values."""
 
 import csv
 import hashlib
@@ -11,28 +11,28 @@ from typing import Any
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic, user_files
 
-_MOST_JSON, _DEEPEST = 2**26, 64  # bytes of a document, and levels
+_MOST_JSON, _DEEPEST = 2**26, 64  # bytes, and nesting levels
 _MOST_DIGITS = 100  # of a whole number
 
 
 def fingerprint(*parts: Any) -> str:
-    """A short digest of JSON-able values: equal parts, equal text."""
+    """A digest of values that JSON can represent, as 32 hexadecimal digits."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write a JSON document, whole or not at all."""
+    """Write a JSON file atomically."""
     atomic.write_bytes(path, json_bytes(document))
 
 
 def json_bytes(document: Any) -> bytes:
-    """A JSON document as the content of a file; `ValueError` where it holds NaN or infinity."""
+    """A document as the content of a JSON file; `ValueError` for NaN or infinity."""
     return json.dumps(document, indent=1, allow_nan=False).encode() + b"\n"
 
 
 def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows that share their keys, as CSV with a header; floats keep all their digits."""
+    """Rows with equal keys as CSV with a header; floats are written with all their digits."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -41,16 +41,17 @@ def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON document; `AsdjaxError` when it is not one."""
-    text, deep = user_files.read_text(path, most=_MOST_JSON), False
+    """Read a JSON file; `AsdjaxError` if it is not valid JSON or nested too deeply."""
+    text = user_files.read_text(path, most=_MOST_JSON)
     try:
         document = json.loads(text, parse_int=_whole_number)
+        deep = _is_deep(document)
     except ValueError as error:
         raise AsdjaxError(f"{path}: cannot be read as JSON ({error})") from error
     except RecursionError:
         deep = True
-    if deep or _is_deep(document):
-        raise AsdjaxError(f"{path}: nested too deeply for a document of asdjax: restore it")
+    if deep:
+        raise AsdjaxError(f"{path}: more than {_DEEPEST} levels of nesting: restore the file")
     return document
 
 
@@ -69,7 +70,7 @@ def _is_deep(document: Any) -> bool:
 
 
 def present(path: Path) -> bool:
-    """Whether there is a regular file; `AsdjaxError` where that cannot be told."""
+    """Whether `path` is a regular file; `AsdjaxError` if it cannot be accessed."""
     try:
         return path.is_file()
     except OSError as error:
@@ -77,7 +78,7 @@ def present(path: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    """The digest of a file's content, as artefacts.json states it."""
+    """The digest of a file's content, as in artefacts.json."""
     with user_files.open_regular(path) as file:
         return hashlib.file_digest(file, _hash).hexdigest()
 
@@ -87,5 +88,5 @@ def _hash(content: bytes = b"") -> Any:
 
 
 def content_digest(content: bytes) -> str:
-    """The digest of a file with this content."""
+    """The digest of a file with this content; see `digest`."""
     return _hash(content).hexdigest()

@@ -1,4 +1,4 @@
-"""Reading files that a user names: only regular files are opened, and never more than expected."""
+"""Reading of files that a user names: only regular files, and only up to a maximum size."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ _KINDS = {
 def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading bytes; links are followed.
 
-    Opening a FIFO waits for its other end, and opening a device may start it: neither is opened.
+    FIFOs and devices are not opened: a FIFO waits for a writer, a device may have side effects.
 
     Raises:
         AsdjaxError: the file is missing, not a regular file, or cannot be opened.
@@ -30,7 +30,7 @@ def open_regular(path: Path) -> BufferedReader:
     """
     try:
         _require_regular(path, os.stat(path))
-        # Without O_NONBLOCK a FIFO that has just taken the file's place would block here.
+        # O_NONBLOCK: the file may have been replaced by a FIFO, which would block here
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         file = open(descriptor, "rb")
         try:
@@ -45,7 +45,7 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_bytes(path: Path, *, most: int) -> bytes:
-    """Read a whole regular file of at most `most` bytes.
+    """The content of a regular file of at most `most` bytes.
 
     Raises:
         AsdjaxError: as for `open_regular`, or the file is larger.
@@ -56,12 +56,12 @@ def read_bytes(path: Path, *, most: int) -> bytes:
         except OSError as error:
             raise AsdjaxError(f"{path}: cannot be read ({error.strerror})") from error
     if len(content) > most:
-        raise AsdjaxError(f"{path}: larger than {most:,} bytes, too large for such a file")
+        raise AsdjaxError(f"{path}: larger than {most:,} bytes, the maximum for this kind of file")
     return content
 
 
 def read_text(path: Path, *, most: int) -> str:
-    """Read a whole regular file of at most `most` bytes as UTF-8 text.
+    """The content of a regular file of at most `most` bytes as UTF-8 text.
 
     Raises:
         AsdjaxError: as for `read_bytes`, or the file is not UTF-8 text.
