@@ -1,4 +1,4 @@
-"""What is printed: names from outside do not reach the terminal as they are."""
+"""What commands print: names with unprintable characters, errors, warnings; exit codes."""
 
 import logging
 
@@ -41,7 +41,7 @@ def failing(error):
         (KeyboardInterrupt(), 130, "asdjax: interrupted: all is lost\n"),
     ],
 )
-def test_what_went_wrong_is_one_sentence(error, code, words, capsys):
+def test_an_error_is_one_line(error, code, words, capsys):
     assert console.finish(failing(error), "all is lost") == code
     assert capsys.readouterr().err == words
 
@@ -64,8 +64,9 @@ def test_a_command_prints_the_warnings_of_the_package_once(capsys, caplog):
 def test_no_memory_on_the_device(capsys):
     error = RuntimeError("RESOURCE_EXHAUSTED: 9 GiB\nat ...")
     assert console.finish(failing(error), "") == 1
-    words = capsys.readouterr().err
-    assert "out of memory on the device (RESOURCE_EXHAUSTED: 9 GiB)" in words
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("asdjax: ") and "RESOURCE_EXHAUSTED: 9 GiB" in line
+    assert "batch_size" in line
 
 
 @pytest.mark.parametrize(

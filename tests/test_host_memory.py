@@ -1,4 +1,4 @@
-"""Memory that is let go of stays with the process, which is another one here, as far as needed."""
+"""Freed memory stays with the process as far as needed; in processes started for the test."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ import concurrent.futures, resource, threading, time
 from asdjax.runtime import host_memory
 
 kept = host_memory.keep()
-look = lambda: time.sleep(3 * host_memory._EVERY)
+look = lambda: time.sleep(3 * host_memory._INTERVAL)
 pages = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 together = threading.Barrier(4)
 one_by_one = threading.Lock()

@@ -1,4 +1,4 @@
-"""What a person at the terminal sees, and the exit code that a command ends with."""
+"""Terminal output and progress of commands, and their exit codes."""
 
 import errno
 import io
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def printable(text: str) -> str:
-    """Text that may hold a name from outside, safe on a terminal and always one line.
+    """A text as one line that is safe to print, whatever file names it contains.
 
-    Control characters (ESC, newlines), surrogates (bytes that are not UTF-8) and other characters
-    that do not print become Python's escapes.
+    Control characters (ESC, newlines), surrogates (bytes that are not UTF-8) and other unprintable
+    characters are replaced by Python escapes.
 
     Example:
         >>> printable("fan\\x1b[31m")
@@ -34,7 +34,7 @@ def printable(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print one line on standard error."""
+    """Print one line on standard error, as `printable` returns it."""
     print(printable(line), file=sys.stderr, flush=True)
 
 
@@ -58,41 +58,41 @@ def _warnings_printed() -> Iterator[None]:
 
 
 class _OutputClosed(Exception):
-    """Whoever read standard output has seen enough."""
+    """The reader of standard output has closed the pipe."""
 
 
 class _StandardOutput(io.FileIO):
-    """Standard output, whose errors are told from those of all other files."""
+    """Standard output; its write errors can be told from those of other files."""
 
     def write(self, content: "ReadableBuffer", /) -> int:
         try:
             return super().write(content)
         except OSError as error:
-            _discard(self.fileno())  # and what still waits to be written
+            _discard(self.fileno())  # also what is still buffered
             if error.errno == errno.EPIPE:
                 raise _OutputClosed from error
             raise AsdjaxError(
-                f"standard output: cannot be written ({error.strerror}): give it another place"
+                f"standard output: cannot be written ({error.strerror}): redirect it elsewhere"
             ) from error
 
 
 class _StandardError(io.FileIO):
-    """Standard error; when nobody can read it any more, work goes on."""
+    """Standard error; the command continues if it cannot be written any more."""
 
     @interruption.uninterrupted  # or what was written would be written once more
     def write(self, content: "ReadableBuffer", /) -> int:
         try:
             return super().write(content)
-        except OSError:  # the terminal was closed, or the pipe's reader has gone
+        except OSError:  # the terminal or the reader of the pipe was closed
             _discard(self.fileno())
             return memoryview(content).nbytes
 
 
 def prepare() -> None:
-    """Make the process's standard output and error fit for every text and every reader."""
+    """Set up standard output and error: encodings without some characters, closed readers."""
     if sys.stdout is not None:
         sys.stdout = _stream(sys.stdout, _StandardOutput, bool(sys.stdout.line_buffering))
-    if sys.stderr is None:  # closed: print would take standard output instead
+    if sys.stderr is None:  # closed: print would write to standard output instead
         sys.stderr = open(os.devnull, "w")
     else:
         sys.stderr = _stream(sys.stderr, _StandardError, True)
@@ -103,21 +103,21 @@ def _stream(stream: TextIO, kind: type[io.FileIO], line_buffering: bool) -> Text
     return io.TextIOWrapper(
         io.BufferedWriter(kind(stream.fileno(), "wb", closefd=False)),
         encoding=stream.encoding,
-        errors="backslashreplace",  # for what the terminal's encoding lacks
+        errors="backslashreplace",  # for characters that the terminal's encoding lacks
         line_buffering=line_buffering or unbuffered,
     )
 
 
 @_warnings_printed()
 def finish(command: Callable[[], int | None], lost: str) -> int:
-    """Carry out a command and return its exit code; what went wrong is one sentence.
+    """Run a command and return its exit code; errors and warnings are printed as one line each.
 
-    0 done; 1 bad input, no memory or no room; 2 wrong usage; 128 and its number after a signal.
-    Any other exception is a defect and leaves with its traceback.
+    0: done. 1: bad input, out of memory or disk space. 2: wrong usage. 128 + n: signal n.
+    Other exceptions are bugs and are raised again.
 
     Args:
-        command: what to do; may return an exit code.
-        lost: what an interruption costs, in words for the user.
+        command: the command; it may return an exit code.
+        lost: what an interruption loses, as told to the user.
     """
     interruption.lost = lost
     try:
@@ -126,9 +126,9 @@ def finish(command: Callable[[], int | None], lost: str) -> int:
             sys.stdout.flush()
         interruption.over()
         return code
-    except BaseException as error:  # all but the known ones are raised again
+    except BaseException as error:  # unknown exceptions are raised again
         interruption.over()
-        # A library may have made any exception of an interruption.
+        # a library may turn an interruption into any other exception
         if isinstance(error, KeyboardInterrupt) or interruption.code():
             say(f"asdjax: interrupted: {lost}")
             return interruption.code() or 130
@@ -142,39 +142,44 @@ def finish(command: Callable[[], int | None], lost: str) -> int:
 
 
 def _sentence(error: BaseException) -> str | None:
-    """What to tell the user; None of a defect."""
+    """The message for the user; None for a bug."""
     if isinstance(error, AsdjaxError):
         return str(error)
     if isinstance(error, MemoryError):
         return f"out of memory ({error})" if str(error) else "out of memory"
-    if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):  # in XLA's words
+    if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):  # from XLA
         return (
-            f"out of memory on the device ({str(error).splitlines()[0][:200]}): give shorter "
+            f"out of memory on the device ({str(error).splitlines()[0][:200]}): use shorter "
             "clips or a smaller batch_size, or set model.remat in training"
         )
     return None
 
 
 def _discard(descriptor: int) -> None:
-    """Let what is written there go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+    """Redirect a descriptor to the null device."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
 
 
 Advance = Callable[[int, str], None]
-"""Called with the number of units finished and a few words on how it goes."""
+"""Called with the number of units just finished and a short status text."""
 
 
 @contextmanager
 def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
-    """Show progress: a bar with rate and time left on a terminal, plain lines otherwise.
+    """Show progress with rate and time left: a bar on a terminal, a line per 10 s otherwise.
 
     Args:
-        title: what is going on.
-        total: units in all.
-        unit: what is counted, for the rate.
-        done: units finished before (a resumed run).
+        title: the task.
+        total: total number of units.
+        unit: name of the units, in the plural.
+        done: units finished earlier, by a run that is resumed.
+
+    Example:
+        >>> with progress("embedding", len(clips), "clips") as advance:
+        ...     for clip in clips:
+        ...         advance(1, "")
     """
     began, first = time.monotonic(), done
 

@@ -1,4 +1,4 @@
-"""The start of JAX, where what its environment variables ask for may turn out impossible."""
+"""Initialisation of JAX, with clear errors for impossible environment variables."""
 
 import os
 
@@ -10,17 +10,17 @@ _CHOOSING = (
 
 
 def start() -> None:
-    """Import JAX and find its devices, before anything else does.
+    """Import JAX and initialise its devices; call it before anything else uses JAX.
 
     Raises:
-        AsdjaxError: JAX cannot do what its environment variables ask for, or finds no device.
+        AsdjaxError: JAX rejects a setting in its environment variables, or finds no device.
     """
     try:
         import jax  # reads most variables
 
         jax.local_devices()  # reads those that choose devices
         default = jax.config.jax_default_device
-        if isinstance(default, str):  # which JAX would look for at the first operation
+        if isinstance(default, str):  # JAX itself checks this at the first operation
             jax.devices(default)
     except (RuntimeError, ValueError, AssertionError) as error:
         why = str(error).split("\n")[0].split(" (")[0][:200] or "no such device"
@@ -28,14 +28,13 @@ def start() -> None:
         named = [name for name in chosen if name.lower() in why.lower()]  # JAX_X or its flag, jax_x
         named = named or [name for name in _CHOOSING if os.environ.get(name)]
         if named:
-            told = " ".join(f"{name}={os.environ[name]}" for name in named)
-            install = ", or install what it asks for (pip install 'asdjax[cuda]' or 'asdjax[tpu]')"
-            raise AsdjaxError(
-                f"{told}: JAX cannot start with this ({why}): unset {' or '.join(named)}"
-                + install * ("JAX_PLATFORMS" in named)
-            ) from error
+            settings = " ".join(f"{name}={os.environ[name]}" for name in named)
+            remedy = f"unset {' or '.join(named)}"
+            if "JAX_PLATFORMS" in named:
+                remedy += ", or install its support (pip install 'asdjax[cuda]' or 'asdjax[tpu]')"
+            raise AsdjaxError(f"{settings}: JAX cannot start ({why}): {remedy}") from error
         if not isinstance(error, RuntimeError):
             raise
         raise AsdjaxError(
-            f"JAX finds no device that works ({why}): JAX_PLATFORMS=cpu computes on the processors"
+            f"JAX finds no working device ({why}): set JAX_PLATFORMS=cpu to compute on the CPU"
         ) from error

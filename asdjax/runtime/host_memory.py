@@ -1,9 +1,9 @@
-"""What the C library does with memory that this process has let go of.
+"""Reuse of freed memory by this process, and how much memory there is.
 
-On a CPU, XLA asks for all the scratch memory of a program at every call and lets go of it at the
-end; the kernel would clear every page of it anew, a quarter of the time of a training step of
-MultiResNet. So the process keeps what it has had. Since other allocations make the scratch memory
-move, which leaves an unused twin behind, a thread gives back what is not needed.
+On a CPU, XLA allocates a program's scratch memory at every call and frees it afterwards. If glibc
+returned it to the kernel, the kernel would have to clear all its pages again: a quarter of the time
+of MultiResNet's training step. Therefore glibc is told to keep freed memory. Other allocations can
+move the scratch memory, which leaves an unused copy, so that a thread returns unneeded memory.
 """
 
 import ctypes
@@ -13,9 +13,9 @@ import threading
 import time
 from pathlib import Path
 
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of malloc.h
-_SLACK = 1 << 27
-_EVERY = 0.1  # seconds between two looks
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # from malloc.h
+_SLACK = 1 << 27  # bytes
+_INTERVAL = 0.1  # seconds between two measurements
 _STATM = Path("/proc/self/statm")
 _GROUP_LIMITS = (  # of control groups, versions 2 and 1
     Path("/sys/fs/cgroup/memory.max"),
@@ -24,13 +24,13 @@ _GROUP_LIMITS = (  # of control groups, versions 2 and 1
 
 
 def keep() -> bool:
-    """Keep freed memory for the next call; to be called once, before any thread starts.
+    """Make glibc keep freed memory; call it once, before any thread starts.
 
-    The process then holds about as much as the most that was in use at one of the thread's looks.
+    The process then holds about as much memory as was in use at its measured peak.
 
     Returns:
-        Whether the C library is one that can (glibc, on Linux), and the user's environment neither
-        sets its allocator (GLIBC_TUNABLES, MALLOC_...) nor preloads another, which would stand.
+        Whether glibc now does. It is left as it is if the user configures the allocator
+        (GLIBC_TUNABLES, MALLOC_...) or preloads another one; other C libraries cannot.
     """
     chosen = [n for n in os.environ if n == "GLIBC_TUNABLES" or n.startswith("MALLOC_")]
     if chosen or "malloc" in os.environ.get("LD_PRELOAD", ""):  # jemalloc, tcmalloc, mimalloc
@@ -38,32 +38,32 @@ def keep() -> bool:
     if platform.libc_ver()[0] != "glibc" or not _STATM.exists():
         return False
     library = ctypes.CDLL(None)
-    # One heap for all threads, also for large arrays, whose end is never given back: other heaps
-    # are small, and what does not fit into them would be mapped and unmapped at every call.
+    # One heap for all threads and for large arrays, whose end is never trimmed: the heaps of other
+    # threads are small, and larger blocks would be mapped and unmapped at every call.
     settings = (_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)
     if not all(library.mallopt(*setting) == 1 for setting in settings):
         return False
-    threading.Thread(target=_give_back, args=(library,), daemon=True).start()
+    threading.Thread(target=_trim, args=(library,), daemon=True).start()
     return True
 
 
-def _give_back(library: ctypes.CDLL) -> None:
-    """Whenever more is resident than was in use at any look before, give back what is free."""
+def _trim(library: ctypes.CDLL) -> None:
+    """Return free memory to the kernel whenever the resident size exceeds the peak in use."""
     most = 0
     while True:
         try:
             if _resident() > most:
                 library.malloc_trim(0)
                 most = max(most, _resident() + _SLACK)
-        except OSError:  # no file can be opened just now
+        except OSError:  # no file descriptor is free at the moment
             pass
-        time.sleep(_EVERY)
+        time.sleep(_INTERVAL)
 
 
 def total() -> int | None:
-    """Bytes of memory that this process may use: the machine's or its control group's.
+    """Bytes of memory that this process may use: physical memory, or its control group's limit.
 
-    None on a system that does not tell.
+    None if the system does not report it.
     """
     names = os.sysconf_names if hasattr(os, "sysconf") else {}
     if "SC_PHYS_PAGES" not in names:
@@ -76,7 +76,7 @@ def total() -> int | None:
 
 
 def resident() -> int:
-    """Bytes of this process in memory; 0 on a system that does not tell."""
+    """Resident bytes of this process; 0 if the system does not report it."""
     return _resident() if _STATM.exists() else 0
 
 

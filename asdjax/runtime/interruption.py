@@ -1,9 +1,9 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the command ends soon, with one sentence and the signal's exit code.
+"""Ctrl-C, SIGTERM and SIGHUP: the command ends soon, with a message and the signal's exit code.
 
-The first signal raises `Interrupted` in the main thread, so that every `with` and `finally` tidies
-up; later ones change nothing. Where a library loses that exception (in a callback or destructor) a
-thread raises it anew, and where nothing helps (long work in C, a library's thread that is waited
-for) it ends the process. A signal that was ignored from the start (nohup) stays ignored.
+The first signal raises `Interrupted` in the main thread, so that `with` and `finally` blocks clean
+up; later signals have no effect. A thread raises the exception again if a library swallows it (in a
+callback or destructor), and ends the process if that does not help (long computations in C, joins
+of a library's threads). A signal that was ignored from the start (nohup) stays ignored.
 """
 
 import math
@@ -18,27 +18,27 @@ from typing import Any, NoReturn, TypeVar
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 10
-"""Seconds after which a command that was told to end is ended."""
-_AGAIN = 0.25  # seconds after which a lost exception is raised anew
+"""Seconds after a signal until the process is ended."""
+_AGAIN = 0.25  # seconds until the exception is raised again
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asks this process to end."""
+    """A signal told this process to end."""
 
 
 lost = "nothing was done"
-"""What an interruption costs at present, in words for the user."""
+"""What an interruption loses now, as told to the user."""
 
-_signals: int | None = None  # a pipe that says which came, also while the main thread is in C
-_came: int | None = None  # the first signal's number
-_raised = -math.inf  # when it was last raised
-_over = False  # the command has ended: nothing is raised any more
+_signals: int | None = None  # pipe of the signals' numbers, written even while C code runs
+_first: int | None = None  # the first signal's number
+_raised = -math.inf  # time of the last exception
+_over = False  # whether the command has ended, so that nothing is raised any more
 _uninterrupted: set[CodeType] = set()  # of the functions that run to their end
 
 
 def handle() -> None:
-    """Let signals raise `Interrupted`; the command's very first act."""
+    """Let signals raise `Interrupted`; called first of all by a command."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _raise)
@@ -51,8 +51,11 @@ def handle() -> None:
 
 
 def watch() -> None:
-    """Start the thread that ends the process; from the main thread, after `host_memory.keep`."""
-    if _signals is not None:  # `handle` was called: this process is ours
+    """Start the thread that ends the process.
+
+    Call it from the main thread, after `host_memory.keep`; without `handle` it does nothing.
+    """
+    if _signals is not None:
         args = _signals, threading.get_ident()
         threading.Thread(target=_insist, args=args, daemon=True).start()
 
@@ -64,7 +67,7 @@ def uninterrupted(function: _Function) -> _Function:
 
 
 def over() -> None:
-    """The command has ended: from here on, to the end of the interpreter, signals do nothing."""
+    """Ignore signals from now on: the command has ended."""
     global _over
     _over = True
     for number in SIGNALS:
@@ -73,44 +76,42 @@ def over() -> None:
 
 
 def code() -> int | None:
-    """The exit code of the signal that came, 128 and its number; None where none came."""
-    return None if _came is None else 128 + _came
+    """128 + the number of the first signal; None without a signal."""
+    return None if _first is None else 128 + _first
 
 
 def leave() -> NoReturn:
     """End the process at once, with the signal's exit code.
 
-    The interpreter's own end would wait for the libraries' threads, which may be reading or
-    computing for long, and show what their destructors raise. What standard output has not
-    passed on yet is of an unfinished command.
+    A normal exit would wait for threads of libraries, which may read or compute for long, and print
+    exceptions of destructors. Buffered standard output is lost; the command is unfinished anyway.
     """
     os._exit(code() or 130)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    global _came, _raised
-    _came = _came or number
-    if _over or _has_to_end(frame) or _on_its_way() or time.monotonic() < _raised + _AGAIN:
+    global _first, _raised
+    _first = _first or number
+    if _over or _must_end(frame) or _is_handled() or time.monotonic() < _raised + _AGAIN:
         return
     _raised = time.monotonic()
     raise Interrupted
 
 
 def _unless_interrupted(show: Callable[[Any], object]) -> Callable[[Any], None]:
-    """A hook that is silent about exceptions which nobody catches, once a signal has come."""
+    """A hook for uncaught exceptions that does nothing after a signal."""
 
     def hook(exception: Any) -> None:
-        if _came is None:
+        if _first is None:
             show(exception)
 
     return hook
 
 
-def _has_to_end(frame: FrameType | None) -> bool:
-    """Whether what is at work must not be interrupted.
+def _must_end(frame: FrameType | None) -> bool:
+    """Whether an `uninterrupted` function is running, or a module is being imported.
 
-    That is an `uninterrupted` function, or a module that is being imported: an exception there
-    makes some libraries abort.
+    Some libraries abort if an exception is raised while they are imported.
     """
     while frame is not None:
         code = frame.f_code
@@ -120,8 +121,8 @@ def _has_to_end(frame: FrameType | None) -> bool:
     return False
 
 
-def _on_its_way() -> bool:
-    """Whether the exception that is being handled is, or came of, an interruption."""
+def _is_handled() -> bool:
+    """Whether the exception that is being handled is `Interrupted` or followed from it."""
     error = sys.exc_info()[1]
     while error is not None and not isinstance(error, Interrupted):
         error = error.__context__
@@ -129,7 +130,7 @@ def _on_its_way() -> bool:
 
 
 def _insist(signals: int, main: int) -> None:
-    """Wait for a signal; then see that thread `main` does not lose its exception, and leave."""
+    """Wait for a signal, repeat it in thread `main` for a while, then end the process."""
     number = os.read(signals, 1)[0]
     while number not in SIGNALS:
         number = os.read(signals, 1)[0]
@@ -140,5 +141,5 @@ def _insist(signals: int, main: int) -> None:
         if os.isatty(2):
             os.write(2, b"\x1b[?25h\n")  # a progress bar hides the cursor
         os.write(2, f"asdjax: interrupted: {lost}\n".encode())
-    finally:  # also where nobody can read standard error any more
+    finally:  # also if standard error is closed
         os._exit(128 + number)

@@ -1,9 +1,9 @@
-"""Data parallelism: the only file that names jax.pmap and multi-process JAX.
+"""Data parallelism: the only file that uses jax.pmap and multi-process JAX.
 
-The state is replicated without a leading device axis (`in_axes=None`, `out_axes=None`): every
-leaf keeps its logical shape, and checkpoints and inference use it as it is. Whatever a step
-returns must therefore be equal on all devices; gradients and metrics become so through
-`mean_over_devices`, batch statistics through the layers' own collectives over `AXIS`.
+The state is replicated without a leading device axis (`in_axes=None`, `out_axes=None`): every leaf
+has its logical shape, also in checkpoints and in inference. The results of a step must therefore be
+equal on all devices: gradients and metrics are averaged by `mean_over_devices`, batch statistics by
+collectives over `AXIS` in the layers.
 """
 
 from collections.abc import Callable
@@ -23,29 +23,29 @@ def local_devices(count: int, *, at_most: bool = False) -> list[jax.Device]:
     """The first `count` devices of this process; 0 means all.
 
     Raises:
-        AsdjaxError: there are fewer, unless the count is a maximum (`at_most`).
+        AsdjaxError: there are fewer devices, unless `at_most`.
     """
     devices = jax.local_devices()
     if count > len(devices) and not at_most:
         raise AsdjaxError(
-            f"train.devices: {count} devices asked for, this machine has {len(devices)}"
+            f"train.devices: {count} devices requested, but this machine has {len(devices)}"
         )
     return devices[: count or len(devices)]
 
 
 def memory_limit(device: jax.Device) -> int | None:
-    """Bytes that programs on a device may use; None where it does not tell (a CPU)."""
+    """Bytes that programs on a device may use; None if it does not report them (a CPU)."""
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def check_batch(batch_size: int, devices: int) -> None:
-    """Refuse a global batch that the devices of all processes cannot share evenly."""
+    """Raise `AsdjaxError` unless the global batch is a multiple of the devices of all processes."""
     if batch_size % devices:
         below, above = batch_size // devices * devices, -(-batch_size // devices) * devices
         nearest = f"{below} or {above}" if below else f"{above}"
         raise AsdjaxError(
-            f"train.batch_size: {batch_size} clips cannot be shared by {devices} devices: "
-            f"the nearest batch sizes are {nearest} (or set train.devices)"
+            f"train.batch_size: {batch_size} clips cannot be split evenly over {devices} devices: "
+            f"the nearest batch sizes are {nearest} (or change train.devices)"
         )
 
 
@@ -57,8 +57,8 @@ def process() -> tuple[int, int]:
 def replicate(tree: Any, devices: list[jax.Device]) -> Any:
     """Copy a tree of NumPy arrays to every device.
 
-    The leaves must be NumPy arrays: a jax array would share its buffer with the copy on its own
-    device, and donating the copy would delete the original.
+    The leaves must be NumPy arrays: a jax array may share its buffer with its copy, and donating
+    the copy would delete it.
     """
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -67,7 +67,7 @@ def replicate(tree: Any, devices: list[jax.Device]) -> Any:
 
 
 def split_batch(batch: Any, devices: list[jax.Device]) -> Any:
-    """Give arrays [B, ...] a leading device axis: [devices, B / devices, ...]."""
+    """Split arrays [B, ...] into [devices, B / devices, ...]."""
     n = len(devices)
     return jax.tree.map(lambda a: a.reshape(n, a.shape[0] // n, *a.shape[1:]), batch)
 
@@ -85,12 +85,12 @@ def training_step(step: Callable, devices: list[jax.Device]) -> jax.stages.Wrapp
 
 
 def inference_step(step: Callable, devices: list[jax.Device]) -> Callable:
-    """Compile `step(state, batch)`, whose result [devices, B / devices, ...] stays split."""
+    """Compile `step(state, batch)`; its results are split: [devices, B / devices, ...]."""
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=devices)
 
 
 def mean_over_devices(tree: Any) -> Any:
-    """The mean of every leaf over all devices, as one collective on one flat vector."""
+    """The mean of every leaf over all devices, by one collective on a flat vector."""
     if jax.lax.axis_size(AXIS) == 1:
         return tree
     flat, unflatten = ravel_pytree(tree)
@@ -98,15 +98,15 @@ def mean_over_devices(tree: Any) -> Any:
 
 
 def gather(tree: Any) -> Any:
-    """Arrays [b, ...] of every device joined to the global batch [B, ...], on every device."""
+    """Concatenate the arrays [b, ...] of all devices to [B, ...], on every device."""
     return jax.tree.map(lambda a: jax.lax.all_gather(a, AXIS, tiled=True), tree)
 
 
 def everyone(size: int) -> int:
-    """The clips of the global batch, of which this device has `size`."""
+    """The size of the global batch, if each device has `size` clips."""
     return size * jax.lax.axis_size(AXIS)
 
 
 def my_rows(size: int) -> jax.Array:
-    """The places [b] of this device's `size` clips in the global batch."""
+    """The indices [b] of this device's `size` clips in the global batch."""
     return jax.lax.axis_index(AXIS) * size + jax.numpy.arange(size, dtype=jax.numpy.int32)
