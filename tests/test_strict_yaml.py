@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 import time
 from pathlib import Path
 
@@ -64,71 +65,72 @@ def test_not_a_number_is_read_as_such():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        # numbers that programs read differently
-        ("seed: 010", "column 7 ('seed: 010'): programs read '010' differently: write 8 or 10,"),
-        ("a: -0777", "write -511 or -777"),
-        ("a: 1_000", "'1_000' differently"),
-        ("a: 1:30", "'1:30' differently"),
-        ("a: 190:20:30.15", "differently"),
-        ("a: 0x10", "'0x10' differently"),
-        ("a: 0b1", "'0b1' differently"),
-        ("a: 0.0_1", "'0.0_1' differently"),
-        ("a: " + "9" * 5000, "column 4"),
-        ("a: " + "9" * 5000 + ".5", "more than 100 characters"),
-        ("a: " + "1:" * 5000 + "1", "more than 100 characters"),
+        # ambiguous numbers
+        ("seed: 010", "column 7 ('seed: 010'): '010' .* 8 or 10,"),
+        ("a: -0777", "'-0777' .* -511 or -777,"),
+        ("a: 1_000", ": '1_000' .*digits"),
+        ("a: 1:30", ": '1:30' .*digits"),
+        ("a: 190:20:30.15", ": '190:20:30.15' .*digits"),
+        ("a: 0x10", ": '0x10' .*digits"),
+        ("a: 0b1", ": '0b1' .*digits"),
+        ("a: 0.0_1", ": '0.0_1' .*digits"),
+        ("a: " + "9" * 5000, "column 4 .*100 characters"),
+        ("a: " + "9" * 5000 + ".5", "column 4 .*100 characters"),
+        ("a: " + "1:" * 5000 + "1", "column 4 .*100 characters"),
         # tags, keys, documents
-        ("a: !!int abc", "the tag !!int is not read"),
-        ("a: !!float x", "the tag !!float"),
-        ("a: !!binary x", "the tag !!binary"),
-        ("a: !!timestamp 2001-99-99", "the tag !!timestamp"),
-        ("!!set {a}", "the tag !!set"),
-        ("a: !!python/object/apply:os.system [x]", "the tag !!python/object/apply:os.system"),
-        ("a: !" + "x" * 5000 + " b", "the tag !xxx"),
-        ("<<: {a: 1}", "a merge key (<<)"),
-        ("a: 1\nb: 2\na: 3", "line 3, column 1 ('a: 3'): the key 'a' stands twice"),
-        ("{1: a, true: b}", "stands twice"),
-        ("? [a]\n: b", "a list or mapping as a key"),
-        ("? {a: b}\n: c", "a list or mapping as a key"),
-        ("a: 1\n---\nb: 2", "line 2, column 1 ('---'): a second document"),
+        ("a: !!int abc", "column 4 .*tag !!int "),
+        ("a: !!float x", "tag !!float "),
+        ("a: !!binary x", "tag !!binary "),
+        ("a: !!timestamp 2001-99-99", "tag !!timestamp "),
+        ("!!set {a}", "tag !!set "),
+        ("a: !!python/object/apply:os.system [x]", "tag !!python/object/apply:os.system "),
+        ("a: !" + "x" * 5000 + " b", "tag !xxx"),
+        ("<<: {a: 1}", "column 1 .*merge key"),
+        ("a: 1\nb: 2\na: 3", "line 3, column 1 ('a: 3'): .*'a' .*twice"),
+        ("{1: a, true: b}", "True .*twice"),
+        ("? [a]\n: b", "as a key"),
+        ("? {a: b}\n: c", "as a key"),
+        ("a: 1\n---\nb: 2", "line 2, column 1 ('---'): .*document"),
         # aliases and depth
-        ("&a [*a]", "*a names nothing that ends before it"),
-        ("a: &a {b: *a}", "*a names nothing that ends before it"),
-        ("a: *nowhere", "*nowhere names nothing"),
-        (deepest(strict_yaml.MOST_DEPTH + 1), "more than 32 levels"),
-        ("[" * 5000, "more than 32 levels"),
-        ("- " * 5000, "more than 32 levels"),
-        ("{a: " * 5000, "more than 32 levels"),
+        ("&a [*a]", "column 5 .*: *a "),
+        ("a: &a {b: *a}", "column 11 .*: *a "),
+        ("a: *nowhere", "column 4 .*: *nowhere "),
+        (deepest(strict_yaml.MOST_DEPTH + 1), "32 levels"),
+        ("[" * 5000, "32 levels"),
+        ("- " * 5000, "32 levels"),
+        ("{a: " * 5000, "32 levels"),
         ("x0: &x0 [y]\n" + "".join(f"x{i}: &x{i} [*x{i - 1}]\n" for i in range(1, 40)), "levels"),
-        ("a: &a " + "x" * 50000 + "\nb: [" + "*a, " * 1000 + "]", "aliases (*) make it too large"),
+        ("a: &a " + "x" * 50000 + "\nb: [" + "*a, " * 1000 + "]", "large .*aliases (*)"),
         # characters
-        ("a: \0", "line 1, column 4 ('a: \\x00'): not valid YAML: a character that does not print"),
-        ("b: 1\na: \x1b[31m", "line 2, column 4"),
-        ('a: "\\ud800"', "'\\ud800' in a text"),
-        ('a: "\\0"', "'\\x00' in a text"),
-        ('a: "\\e[31m"', "'\\x1b' in a text"),
-        ('a: "\\U00110000"', "a number that is too large"),
-        ('a: "\\UFFFFFFFF"', "a number that is too large"),
-        ("%YAML 1." + "9" * 5000 + "\n---\na", "a number that is too large"),
-        ('a: "\\q"', "a backslash in double quotes"),
+        ("a: \0", "line 1, column 4 ('a: \\x00'): not valid YAML: .*character"),
+        ("b: 1\na: \x1b[31m", "line 2, column 4 .*character"),
+        ('a: "\\ud800"', "column 4 .*: '\\ud800' "),
+        ('a: "\\0"', "column 4 .*: '\\x00' "),
+        ('a: "\\e[31m"', "column 4 .*: '\\x1b' "),
+        ('a: "\\U00110000"', "not valid YAML: .*number"),
+        ('a: "\\UFFFFFFFF"', "not valid YAML: .*number"),
+        ("%YAML 1." + "9" * 5000 + "\n---\na", "not valid YAML: .*number"),
+        ('a: "\\q"', "not valid YAML: .*backslash"),
         # slips
-        ("b: 1\na: [1, 2", "line 2, column 4 ('a: [1, 2'): not valid YAML: a list in [ ] without"),
-        ("a: {b: 1", "keys in { } without"),
-        ("a: 'x\nb: 1", "line 1, column 4 (\"a: 'x\"): not valid YAML: a quotation mark without"),
-        ("a: b: c", "line 1, column 5 ('a: b: c'): not valid YAML: a colon where no key can stand"),
-        ("a: 1\n b: 2", "line 2, column 3 ('b: 2'): not valid YAML: a colon"),
-        ("a: - b", "a hyphen where no list can stand"),
-        ("a:\n  b: 1\n c: 2", "line 3, column 2 ('c: 2'): not valid YAML: not in line with"),
-        ("a:\n\tb: 1", "line 2, column 1 ('b: 1'): not valid YAML: a tab"),
-        ("a: @x", "needs quotes"),
-        ("a\nb: c", "a colon where no key can stand"),
-        ("a: b\nc\nd: e", "line 2, column 1 ('c'): not valid YAML: a key without a colon"),
-        ("...", "a value is missing"),
-        ("%YAML 2.0\n---\na", "not valid YAML: cannot be understood here"),
-        ("x" * 2000 + ": 1", "column 2001"),
+        ("b: 1\na: [1, 2", "line 2, column 4 ('a: [1, 2'): not valid YAML: .*[ ]"),
+        ("a: {b: 1", "not valid YAML: .*{ }"),
+        ("a: 'x\nb: 1", "line 1, column 4 (\"a: 'x\"): not valid YAML: .*quotation mark"),
+        ("a: b: c", "line 1, column 5 ('a: b: c'): not valid YAML: .*colon"),
+        ("a: 1\n b: 2", "line 2, column 3 ('b: 2'): not valid YAML: .*colon"),
+        ("a: - b", "not valid YAML: .*hyphen"),
+        ("a:\n  b: 1\n c: 2", "line 3, column 2 ('c: 2'): not valid YAML: .*indentation"),
+        ("a:\n\tb: 1", "line 2, column 1 ('b: 1'): not valid YAML: .*tab"),
+        ("a: @x", "not valid YAML: .*quotes"),
+        ("a\nb: c", "not valid YAML: .*colon"),
+        ("a: b\nc\nd: e", "line 2, column 1 ('c'): not valid YAML: .*colon"),
+        ("...", "not valid YAML: .*value"),
+        ("%YAML 2.0\n---\na", "line 1, column 1 ('%YAML 2.0'): not valid YAML"),
+        ("x" * 2000 + ": 1", "column 2001 .*not valid YAML"),
     ],
 )  # fmt: skip
 def test_what_is_refused(text, words):
-    assert words in refusal(text)
+    """`.*` in `words` is any text, all else is literal."""
+    assert re.search(".*".join(map(re.escape, words.split(".*"))), refusal(text))
 
 
 def laughs():
@@ -161,10 +163,10 @@ def test_no_text_takes_long(text):
 
 
 def test_texts_that_are_too_long(tmp_path):
-    assert "larger than 65,536 characters" in refusal("#" * (strict_yaml.MOST_CHARACTERS + 1))
+    assert "65,536 characters" in refusal("#" * (strict_yaml.MOST_CHARACTERS + 1))
     file = tmp_path / "a.yaml"
     file.write_bytes(b"#" * (strict_yaml.MOST_BYTES + 1))
-    with pytest.raises(AsdjaxError, match=r"a\.yaml: larger than 262,144 bytes"):
+    with pytest.raises(AsdjaxError, match=r"a\.yaml: .*262,144 bytes"):
         strict_yaml.read(file)
 
 
@@ -172,7 +174,7 @@ def test_texts_that_are_too_long(tmp_path):
 def test_files_in_other_encodings(tmp_path, content):
     file = tmp_path / "a.yaml"
     file.write_bytes(content)
-    with pytest.raises(AsdjaxError, match=r"a\.yaml: not UTF-8 text"):
+    with pytest.raises(AsdjaxError, match=r"a\.yaml: .*UTF-8"):
         strict_yaml.read(file)
 
 
