@@ -1,3 +1,4 @@
+import re
 import struct
 from pathlib import Path
 
@@ -170,7 +171,8 @@ def test_every_problem_is_reported_with_its_path(tmp_path, rng):
     assert list(headers) == paths[4:6] + paths[8:]
     assert list(dataset.problems) == sorted(dataset.problems)
     reasons = {p.kind: p.reason for p in dataset.problems}
-    assert reasons["wrong_rate"] == "8000 Hz where audio.sample_rate asks for 16000 Hz"
+    for word in ("8000 Hz", "audio.sample_rate", "16000 Hz"):
+        assert word in reasons["wrong_rate"]
     assert reasons["truncated"].startswith("the header promises 640 bytes of samples, the file")
 
 
@@ -197,7 +199,7 @@ def test_earlier_editions_are_mono(tmp_path, rng):
     machine(tmp_path, rng, 2, name="valve", clips=1)
     dataset, _ = checked(tmp_path, "dcase2023")
     assert kinds(dataset) == {f"valve/train/{NAME.format(0)}": "wrong_channels"}
-    assert "2 channels where dcase2023 has 1" in dataset.problems[0].reason
+    assert re.search("^2 channels.*dcase2023 has 1", dataset.problems[0].reason)
 
 
 # samples
@@ -226,7 +228,7 @@ def test_other_formats_become_float(tmp_path, rng, subtype):
 def test_a_file_that_cannot_be_read_is_named(tmp_path, rng):
     mono = write(tmp_path / "mono.wav", noise(rng, 10))
     assert read(mono, channel="near").shape == (10,)
-    with pytest.raises(AsdjaxError, match="mono.wav: .*no far channel"):
+    with pytest.raises(AsdjaxError, match="mono.wav: .*far channel.*audio.channel"):
         read(mono, channel="far")
     (tmp_path / "text.wav").write_text("only text")
     for name in ["text.wav", "absent.wav"]:
@@ -251,7 +253,7 @@ def test_longer_clips_are_cut_from_start():
     for start in range(7):
         np.testing.assert_array_equal(fit_length(wave, 4, start), wave[start : start + 4])
     for bad in [(wave, 4, 7), (wave, 4, -1), (wave, 12, 1), (wave[:0], 4, 0)]:
-        with pytest.raises(ValueError, match="no crop"):
+        with pytest.raises(ValueError, match="samples at"):
             fit_length(*bad)
 
 

@@ -120,14 +120,14 @@ def test_plan(clips, batch, devices, drop, steps, tail):
     used = (plan.steps - (tail > 0)) * batch + tail
     assert bool(plan.notes) == (used < clips)
     if plan.notes:
-        assert f"leaves out {clips - used} of {clips}" in plan.notes[0]
+        assert f" {clips - used} of {clips} clips" in plan.notes[0]
 
 
 @pytest.mark.parametrize(
     ("clips", "devices", "drop"), [(1, 1, False), (7, 8, False), (63, 1, True)]
 )
 def test_plan_without_a_step_is_refused(clips, devices, drop):
-    with pytest.raises(AsdjaxError, match="train.batch_size"):
+    with pytest.raises(AsdjaxError, match=f"train.batch_size: {clips} .*64.*at most {clips}"):
         batches.plan_epoch(clips, 64, devices, drop)
 
 
@@ -172,5 +172,5 @@ def test_float_files_become_float_batches(tmp_path, rng):
 def test_a_file_that_changed_while_in_use_is_refused(clips):
     found = pipeline(clips, read_threads=0)
     soundfile.write(clips[4], np.zeros((7, 2), np.int16), 16000, "PCM_16")
-    with pytest.raises(AsdjaxError, match="4.wav: 7 samples where its header said 50"):
+    with pytest.raises(AsdjaxError, match=r"4\.wav: 7 samples.* 50 "):
         list(found)

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_a_training_clip_that_is_a_test_clip_is_an_error(root, machine, caplog):
     shutil.copy(root / TEST.format("fan", "normal", 0), root / TRAIN.format(machine, 8))
     shutil.copy(root / TEST.format("fan", "normal", 0), root / TRAIN.format(machine, 9))
     assert problems(root) == dict.fromkeys([TRAIN.format(machine, n) for n in (8, 9)], "shared")
-    with pytest.raises(AsdjaxError, match=r"\(2 shared\).*0008.*same sound as fan/test/.*0000"):
+    with pytest.raises(AsdjaxError, match=r"\(2 shared\).*0008.*fan/test/.*0000"):
         open_corpus(root, Config())
     skipping = Config(dataset=DatasetConfig(skip=("shared",)))
     assert open_corpus(root, skipping).dataset == clean
@@ -149,7 +150,7 @@ def test_unreadable_files_are_not_compared(root):
 def test_a_file_that_vanishes_is_named(root):
     dataset, headers = check(scan(root, "dcase2026"), AudioConfig())
     (root / TRAIN.format("fan", 1)).unlink()
-    with pytest.raises(AsdjaxError, match="fan/train/.*0001.*cannot be read"):
+    with pytest.raises(AsdjaxError, match="fan/train/.*0001.*No such file"):
         find(dataset, headers)
 
 
@@ -163,5 +164,5 @@ def test_a_copy_by_any_name_stops_data_and_training(root, name, capsys):
     shutil.copy(first, first.with_name(f"{first.stem}{name}.wav"))
     assert main(["data", str(root)]) == 1
     assert "problems: 1 " in capsys.readouterr().out
-    with pytest.raises(AsdjaxError, match="faulty files"):
+    with pytest.raises(AsdjaxError, match=rf"copy.*{re.escape(first.stem)}"):
         open_corpus(root, Config())

@@ -1,7 +1,7 @@
-"""Audio files of a data set: what is wrong with them, their samples, and clips of one length.
+"""Audio files of a data set: their problems, their samples, and clips of a fixed length.
 
-Waveforms stay as stored, int16 for the challenge's PCM 16-bit files: half the transfer; the device
-scales them by 1/32768.
+Samples of 16-bit PCM files, as in the challenge, remain int16 to halve the transfer to the device,
+where they are scaled by 1/32768.
 """
 
 import dataclasses
@@ -53,12 +53,13 @@ _CHANNEL = {"near": 0, "far": 1}
 SUFFIXES = frozenset(
     ".aif .aifc .aiff .au .caf .flac .mp3 .oga .ogg .opus .rf64 .snd .w64 .wav .wave".split()
 )
-"""How the names of audio files end, in lower case."""
+"""Suffixes of audio files, in lower case."""
 
 
 def fingerprint(path: Path) -> str:
-    """A digest of a file's size and of its first, middle and last 4 KiB: quick, and enough to tell
-    other sound under the same name.
+    """A digest of a file's size and of its first, middle and last 4 KiB.
+
+    It is fast to compute, and differs if another recording was stored under the same name.
 
     Raises:
         AsdjaxError: the file is missing or cannot be read.
@@ -77,19 +78,19 @@ def fingerprint(path: Path) -> str:
 
 
 def check(dataset: Dataset, audio: AudioConfig) -> tuple[Dataset, dict[str, Header]]:
-    """Open every clip and add what is wrong to the data set's problems.
+    """Open every clip and add its problems to those of the data set.
 
-    Headers tell all but NaN, infinity and samples far beyond 1, for which the files with float
-    samples are read. The number of channels is the edition's, with one exception: in a two-channel
-    edition a machine whose files are all mono passes (its views fall back to raw) while
-    audio.channel is near.
+    Only headers are read, except that files with float samples are read for NaN, infinity and
+    values far above 1. The number of channels must be the edition's, with one exception: in a
+    two-channel edition, all files of a machine may be mono if audio.channel is near; its views are
+    then raw.
 
     Args:
-        dataset: as `dcase.scan` found it.
-        audio: its `sample_rate` and `channel` are what the files must have.
+        dataset: from `dcase.scan`.
+        audio: the files must have its `sample_rate` and `channel`.
 
     Returns:
-        The data set with its problems sorted by path, and the readable files' headers by path.
+        The data set with its problems sorted by path, and the headers of readable files by path.
     """
 
     def open_clip(clip: Clip) -> Header | Problem:
@@ -112,12 +113,12 @@ def check(dataset: Dataset, audio: AudioConfig) -> tuple[Dataset, dict[str, Head
     for path, header in headers.items():
         if not header.stated:
             reason = (
-                f"the header states no length (a streaming recorder's); {header.frames} samples "
-                "follow: store the file again"
+                f"the header states no length, as streaming recorders write it; {header.frames} "
+                "samples follow: save the file again"
             )
             problems.append(Problem(path, "unstated_length", reason))
         if header.rate != audio.sample_rate:
-            reason = f"{header.rate} Hz where audio.sample_rate asks for {audio.sample_rate} Hz"
+            reason = f"{header.rate} Hz, but audio.sample_rate is {audio.sample_rate} Hz"
             problems.append(Problem(path, "wrong_rate", reason))
     problems += _wrong_channels(dataset, headers, audio.channel)
     return dataclasses.replace(dataset, problems=tuple(sorted(problems))), headers
@@ -126,15 +127,15 @@ def check(dataset: Dataset, audio: AudioConfig) -> tuple[Dataset, dict[str, Head
 def read(
     path: Path, *, channel: Literal["near", "far"] | None
 ) -> Int16[np.ndarray, "T *channels"] | Float32[np.ndarray, "T *channels"]:
-    """Read a file's samples.
+    """The samples of a file.
 
     Args:
         path: a WAV file.
-        channel: near is the file's first channel, far its second; None reads all.
+        channel: near for the first channel, far for the second, None for all.
 
     Returns:
-        [T], or [T, channels] where `channel` is None; int16 as stored for PCM 16-bit files, else
-        float32 (integers scaled to [-1, 1)).
+        [T], or [T, channels] if `channel` is None: int16 for 16-bit PCM files, otherwise float32,
+        with integers scaled to [-1, 1).
 
     Raises:
         FaultyFile: the file cannot be read or has no such channel.
@@ -148,39 +149,40 @@ def read(
 
 
 def clip_samples(audio: AudioConfig, headers: Iterable[Header]) -> int:
-    """Samples of every waveform: `clip_seconds`, or the longest of the clips where it is auto.
+    """The number of samples of a waveform: `clip_seconds`, or the longest clip's if it is auto.
 
     Raises:
-        AsdjaxError: that is no sample at all.
+        AsdjaxError: the number is 0.
     """
     if audio.clip_seconds == "auto":
         samples = max((h.frames for h in headers), default=0)
     else:
         samples = round(audio.clip_seconds * audio.sample_rate)
     if samples < 1:
-        raise AsdjaxError(f"audio.clip_seconds: {audio.clip_seconds} gives clips without a sample")
+        raise AsdjaxError(f"audio.clip_seconds: {audio.clip_seconds} gives clips of 0 samples")
     return samples
 
 
 def crop_start(n_frames: int, n_samples: int, u: float) -> int:
-    """Where a crop starts: uniform over the n_frames - n_samples + 1 places it fits.
+    """The first sample of a crop, uniform over its n_frames - n_samples + 1 possible positions.
 
     Args:
         n_frames: length of the clip.
-        n_samples: length of the crop; a clip that is no longer starts at 0.
-        u: uniform draw from [0, 1).
+        n_samples: length of the crop; if the clip is not longer, the result is 0.
+        u: uniform random number in [0, 1).
     """
-    places = max(n_frames - n_samples, 0) + 1
-    return (int(u * 2**53) * places) >> 53  # u is a multiple of 2^-53: exact, never `places`
+    positions = max(n_frames - n_samples, 0) + 1
+    # floor(u * positions), exact as u is a multiple of 2^-53: rounding could give `positions`
+    return (int(u * 2**53) * positions) >> 53
 
 
 def fit_length(
     waveform: Int16[np.ndarray, "T"] | Float32[np.ndarray, "T"], n_samples: int, start: int = 0
 ) -> Int16[np.ndarray, "n_samples"] | Float32[np.ndarray, "n_samples"]:
-    """Repeat a shorter waveform, then cut it; cut a longer one from `start`.
+    """A waveform of exactly n_samples: a longer one is cut from `start`, a shorter one repeated.
 
     Raises:
-        ValueError: an empty waveform, or a crop that leaves it.
+        ValueError: the waveform is empty, or the crop is not inside it.
     """
     if len(waveform) == 0 or not 0 <= start <= max(len(waveform) - n_samples, 0):
         raise ValueError(f"no crop of {n_samples} samples at {start} from {len(waveform)} samples")
@@ -199,18 +201,16 @@ def _require_in_range(path: Path) -> None:
 
 
 _OF_INTEGERS = (
-    "where full scale is 1: if integers were stored as floats, divide them by their full scale "
-    "(32768 for 16 bits)"
+    "where full scale is 1: divide integers stored as floats by their full scale (32768 for 16 "
+    "bits)"
 )
 
 
 def words_on_loudness(peaks: Mapping[str, float]) -> str:
-    """A warning of recordings far beyond full scale, whose peaks are given by name."""
+    """A warning about recordings far above full scale, whose peaks are given by name."""
     name, peak = max(peaks.items(), key=lambda item: item[1])
     several = f" (the loudest of {len(peaks)} such recordings)" if len(peaks) > 1 else ""
-    return (
-        f"{name}{several}: the peak is {peak:g}, {_OF_INTEGERS}; such embeddings may mean nothing"
-    )
+    return f"{name}{several}: the peak is {peak:g}, {_OF_INTEGERS}; the embeddings may be useless"
 
 
 def _wrong_channels(
@@ -227,13 +227,13 @@ def _wrong_channels(
             continue
         found = headers[clip.path].channels
         if found <= _CHANNEL[channel]:
-            reason = f"{found} channels, but audio.channel asks for {channel}"
+            reason = f"{found} channels, but audio.channel is {channel}"
         elif found == expected or (found == 1 and counts[clip.machine] == {1}):
             continue
         else:
             mixed = len(counts[clip.machine]) > 1
-            others = ", and this machine's clips differ among themselves" if mixed else ""
+            others = "; other clips of this machine have another number" if mixed else ""
             has = f"{found} channel{'' if found == 1 else 's'}"
-            reason = f"{has} where {dataset.edition} has {expected}{others}"
+            reason = f"{has}, but {dataset.edition} has {expected}{others}"
         problems.append(Problem(clip.path, "wrong_channels", reason))
     return problems

@@ -1,8 +1,8 @@
-"""Batches of waveforms: the grain pipelines that feed training and extraction.
+"""Batches of waveforms for training and extraction, from grain pipelines.
 
-Order and crops depend on the seed, the epoch and the clip's place in the epoch alone, so every
-number of devices and processes sees the same global batches, and a pipeline resumed at a step
-continues exactly as the uninterrupted one. Audio stays 16-bit until it is on the device.
+Order and crops depend only on the seed, the epoch and the clip's position in the epoch. Global
+batches are therefore the same for any number of devices and processes, and a resumed pipeline
+continues exactly. 16-bit audio remains int16 until it is on the device.
 """
 
 import dataclasses
@@ -19,17 +19,17 @@ from asdjax.data import audio
 from asdjax.errors import AsdjaxError
 
 Waveforms = Int16[np.ndarray, "B T"] | Float32[np.ndarray, "B T"]
-Clips = dict[str, np.ndarray]  # "waveform" [B, channels, T] and each clip's "length" [B]
+Clips = dict[str, np.ndarray]  # "waveform" [B, channels, T] and "length" [B]
 
 
 @dataclasses.dataclass(frozen=True)
 class EpochPlan:
-    """How one epoch's clips fall into global batches."""
+    """How the clips of an epoch are divided into global batches."""
 
     clips: int
     batch_size: int
     tail: int
-    """Clips in the last, shorter batch; 0 when there is none."""
+    """Clips in the last, shorter batch; 0 without one."""
     notes: tuple[str, ...]
 
     @property
@@ -39,17 +39,24 @@ class EpochPlan:
 
 
 def plan_epoch(clips: int, batch_size: int, devices: int, drop_last: bool) -> EpochPlan:
-    """Decide what becomes of the clips that do not fill a whole batch.
+    """Divide an epoch into batches; the last one may be shorter.
 
-    They make a shorter batch, cut to a multiple of the devices. One clip alone has no batch
-    statistics and is left out.
+    The last batch is cut to a multiple of the devices, and left out if it has a single clip, for
+    which batch statistics are undefined.
+
+    Raises:
+        AsdjaxError: there are too few clips for one batch.
+
+    Example:
+        >>> plan_epoch(11, batch_size=4, devices=2, drop_last=False).tail
+        2
     """
     left = clips % batch_size
     cut = left - left % devices
     tail = 0 if drop_last or cut < 2 else cut
     if clips < batch_size and not tail:
         raise AsdjaxError(
-            f"train.batch_size: {clips} training clips give no batch of {batch_size}"
+            f"train.batch_size: {clips} training clips are too few for a batch of {batch_size}"
             + (" with train.drop_last" if drop_last else f" on {devices} devices")
             + f": set train.batch_size to at most {clips}"
         )
@@ -65,7 +72,7 @@ def plan_epoch(clips: int, batch_size: int, devices: int, drop_last: bool) -> Ep
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Reads clips as they are stored, int16 or float32."""
+    """Reads clips by index, as int16 if `pcm16`, otherwise as float32."""
 
     paths: Sequence[Path]
     frames: Sequence[int]
@@ -73,12 +80,12 @@ class _Reader:
     pcm16: bool
 
     def __call__(self, clip: int) -> np.ndarray:
-        """Samples [T], or [T, channels] where `channel` is None."""
+        """Samples [T], or [T, channels] if `channel` is None."""
         wave = audio.read(self.paths[clip], channel=self.channel)
         if len(wave) != self.frames[clip]:
             raise AsdjaxError(
-                f"{self.paths[clip]}: {len(wave)} samples where its header said "
-                f"{self.frames[clip]} before: the file was changed while it was in use"
+                f"{self.paths[clip]}: {len(wave)} samples, but {self.frames[clip]} when the data "
+                "set was checked: do not change files while they are in use"
             )
         if not self.pcm16 and wave.dtype == np.int16:
             wave = wave.astype(np.float32) / np.float32(32768)
@@ -90,10 +97,10 @@ class _Reader:
 
 
 class TrainingBatches:
-    """An iterator of {"waveform": [b, T], "label": int32 [b]}, this process's share of each batch.
+    """An iterator over {"waveform": [b, T], "label": int32 [b]}: this process's part of a batch.
 
     Attributes:
-        plan: the epoch's division into batches.
+        plan: how an epoch is divided into batches.
     """
 
     def __init__(
@@ -114,14 +121,14 @@ class TrainingBatches:
 
         Args:
             paths: the training clips.
-            frames: their lengths in samples, which the files must still have when they are read.
-            labels: each clip's class.
-            config: channel, crop and reading ahead.
+            frames: their lengths in samples; a file with another length is an `AsdjaxError`.
+            labels: their classes.
+            config: channel, crop and prefetching.
             plan: from `plan_epoch`.
             n_samples: T.
-            pcm16: all clips are 16-bit, so waveforms are int16; otherwise float32 in [-1, 1].
+            pcm16: whether all clips are 16-bit PCM: waveforms are int16, otherwise float32.
             epochs: passes over the clips.
-            seed: of the order and the crops.
+            seed: for the order and the crops.
             process: this process's index and the number of processes.
         """
         self.plan = plan
@@ -155,11 +162,11 @@ class TrainingBatches:
         return next(self._iterator)
 
     def state(self) -> dict[str, int]:
-        """Where the iterator stands, as JSON."""
+        """The iterator's position, as a JSON document."""
         return self._iterator.get_state()
 
     def restore(self, state: dict[str, int]) -> None:
-        """Continue from a stored state."""
+        """Continue from a state that `state` returned."""
         self._iterator.set_state(state)
 
 
@@ -173,20 +180,20 @@ def inference_batches(
     two_channels: bool,
     pcm16: bool,
 ) -> Iterator[tuple[Clips, int]]:
-    """The clips in order and at their own lengths, as batches of one fixed shape.
+    """Clips in order, zero-padded to batches of a fixed shape.
 
     Args:
         paths: the clips.
         frames: as for `TrainingBatches`.
-        config: channel and reading ahead.
-        batch_size: rows of every batch.
-        room: samples of every row; what a longer clip holds beyond them is left out.
-        two_channels: read both channels, near then far, instead of `config.channel` alone.
+        config: channel and prefetching.
+        batch_size: rows of a batch.
+        room: samples of a row; longer clips are cut.
+        two_channels: read both channels, near then far, instead of only `config.channel`.
         pcm16: as for `TrainingBatches`.
 
     Yields:
-        {"waveform": [batch_size, channels, room], "length": int32 [batch_size]}, zeros beyond a
-        clip's length, and how many of the rows are clips; the others are silence.
+        {"waveform": [batch_size, channels, room], "length": int32 [batch_size]}, and the number of
+        clips in the batch; further rows are silent.
     """
     reader = _Reader(paths, frames, None if two_channels else config.channel, pcm16)
 

@@ -1,6 +1,6 @@
-"""What a machine's clips tell about its two microphones: diagnostics for people, never for scores.
+"""Diagnostics of a machine's two channels, for users; scores do not depend on them.
 
-Channel 1 is the near microphone, so that the machine's sound reaches it first.
+Channel 1 is the microphone near the machine: the machine's sound reaches it first.
 """
 
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ import numpy as np
 from asdjax.store.runs import CLIP_COLUMNS, Embeddings
 
 _IDENTICAL = 0.9999  # correlation
-_FEWEST, _MOSTLY = 5, 2 / 3  # clips with a clear delay, and the share of them that looks swapped
+_MIN_CLIPS, _MIN_SHARE = 5, 2 / 3  # clips with a clear delay; share that suggests a swap
 
 
 def faults(table: Embeddings) -> list[str]:
-    """Sentences on what looks wrong with a machine's channels; empty in the ordinary case."""
+    """Sentences on faults of a machine's channels: silent, identical or swapped; usually none."""
     clips = len(table.path)
     found = []
     for channel, silent in ((1, table.silent[:, 0]), (2, table.silent[:, 1])):
@@ -23,33 +23,33 @@ def faults(table: Embeddings) -> list[str]:
     identical = np.abs(table.correlation) > _IDENTICAL
     if identical.any():
         found.append(
-            f"the channels are identical in {identical.sum()} of {clips} clips: channel 2 would "
-            "take the machine away with the noise; check the recordings"
+            f"the channels are identical in {identical.sum()} of {clips} clips: noise reduction "
+            "with channel 2 would remove the machine's sound; check the recordings"
         )
     lag = table.lag[~np.isnan(table.lag) & ~identical]
     first = np.count_nonzero(lag < 0)
-    if len(lag) >= _FEWEST and first > _MOSTLY * len(lag):
+    if len(lag) >= _MIN_CLIPS and first > _MIN_SHARE * len(lag):
         found.append(
-            f"the channels look swapped: channel 2 hears the sound first in {first} of {len(lag)} "
-            f"clips with a clear delay (median level {np.median(table.level_db):+.1f} dB against "
-            "channel 1); channel 1 must be the microphone near the machine: check the recordings, "
-            "unless a louder source is nearer to the far one"
+            f"the channels look swapped: sound reaches channel 2 first in {first} of {len(lag)} "
+            f"clips with a clear delay (median level {np.median(table.level_db):+.1f} dB relative "
+            "to channel 1); channel 1 must be the microphone near the machine: check the "
+            "recordings, unless a louder source is closer to the far microphone"
         )
     return found
 
 
 def rows(table: Embeddings, by_view: Mapping[str, Embeddings], rate: int) -> list[dict[str, str]]:
-    """Diagnostics of a machine, a row per clip: how its channels compare, and each view's gain.
+    """Diagnostics of a machine, one row per clip: comparison of the channels, gain of each view.
 
     Args:
-        table: the machine's embeddings under a view that was made from two channels.
-        by_view: its embeddings under each view.
-        rate: hertz.
+        table: the machine's embeddings of a view that uses both channels.
+        by_view: its embeddings of each view.
+        rate: sample rate in Hz.
 
     Returns:
         Rows with columns path, split, section, domain, label, level_db, correlation, lag_ms (empty
-        where no delay stands out) and gain_<view> for each view: its mean gain, empty where it was
-        made without channel 2.
+        without a clear delay), and gain_<view> for each view: its mean gain (empty if channel 2 was
+        not used).
     """
 
     def text(value: float, places: int) -> str:

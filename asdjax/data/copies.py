@@ -1,4 +1,4 @@
-"""Files of one sound under two names, which would count as two clips."""
+"""Detection of clips with the same sound under different names."""
 
 import hashlib
 from collections import defaultdict
@@ -11,28 +11,27 @@ from asdjax.data import sound_files
 from asdjax.data.dcase import Clip, Dataset, Problem
 from asdjax.data.sound_files import Header, Samples
 
-_BLOCK = 1024  # samples of a channel
-_AT_ONCE = 2**20  # likewise: of a long recording
+_BLOCK = 1024  # samples per channel that are compared first
+_AT_ONCE = 2**20  # samples per channel that are read at a time
 
 
 def find(dataset: Dataset, headers: Mapping[str, Header]) -> list[Problem]:
-    """The problems of clips whose sound is that of another clip, in whatever format it is stored.
+    """The problems of clips that have the same sound as another clip.
 
-    A training clip that is also a test clip, of whichever machine, is `shared`. Of other equal
-    clips all but the one with the shortest path are a `copy`. Links are copies too.
-
-    A short block of every file is compared first, and whole files only where these are equal.
+    Samples are compared, not bytes: the file formats may differ. A training clip that equals a test
+    clip of any machine is `shared`. Of other equal clips, all but the one with the shortest path
+    are a `copy`, links included. Whole files are compared only if a short block of them is equal.
 
     Args:
-        dataset: as `audio.check` returns it.
-        headers: the readable files' headers by path; the other clips are not looked at.
+        dataset: from `audio.check`.
+        headers: headers of the readable files by path; other clips are ignored.
 
     Raises:
         AsdjaxError: a file can no longer be read.
     """
 
     def key(clip: Clip, most: int) -> Hashable:
-        """What clips of the same sound share: length, form, and so many samples of the middle."""
+        """Equal for equal clips: length, rate, channels, and a digest of the middle samples."""
         header, digest = headers[clip.path], hashlib.blake2b()
         first = max(header.frames - most, 0) // 2
         for start in range(first, min(first + most, header.frames), _AT_ONCE):
@@ -54,16 +53,16 @@ def find(dataset: Dataset, headers: Mapping[str, Header]) -> list[Problem]:
 
 
 def _values(samples: Samples) -> np.ndarray:
-    """The values as float32, so that 16-bit integers equal the floats that they become."""
+    """The samples as float32, so that int16 samples equal the same sound stored as floats."""
     values = samples.astype(np.float32)
     if samples.dtype == np.int16:
         values /= 32768
-    values += 0.0  # makes -0 the 0 that it equals
+    values += 0.0  # turns -0 into 0
     return values
 
 
 def _groups(clips: Sequence[Clip], keys: Iterable[Hashable]) -> list[list[Clip]]:
-    """The clips that share a key with another, by key."""
+    """Groups of two or more clips with the same key."""
     groups = defaultdict(list)
     for clip, key in zip(clips, keys, strict=True):
         groups[key].append(clip)
@@ -71,15 +70,15 @@ def _groups(clips: Sequence[Clip], keys: Iterable[Hashable]) -> list[list[Clip]]
 
 
 def _problems(group: Sequence[Clip]) -> list[Problem]:
-    """The problems of clips that are all the same sound."""
+    """The problems of a group of clips with the same sound."""
     tests, trains = (
         sorted((c.path for c in group if c.split == split), key=lambda path: (len(path), path))
         for split in ("test", "train")
     )
     problems = []
     if tests:
-        reason = f"the same sound as {tests[0]}: a test clip must not train: remove one of them"
+        reason = f"same sound as {tests[0]}: a test clip must not be trained on: remove one of them"
         problems = [Problem(path, "shared", reason) for path in trains]
     first, *rest = tests or trains
-    reason = f"the same sound as {first}: remove it"
+    reason = f"same sound as {first}: remove it"
     return problems + [Problem(path, "copy", reason) for path in rest]
