@@ -190,17 +190,17 @@ def test_ground_truth_of_evaluation_machines(tmp_path):
 def test_a_finished_corpus_is_kept_and_another_refused(small, tmp_path):
     assert synth.write(small, SMALL).kept == SMALL.machines
     louder = dataclasses.replace(SMALL, noise_db=0.0)
-    with pytest.raises(AsdjaxError, match="other settings.*overwrite"):
+    with pytest.raises(AsdjaxError, match="fan: .*settings.*--overwrite"):
         synth.write(small, louder)
     synth.write(tmp_path, louder)
     assert synth.write(tmp_path, dataclasses.replace(SMALL, overwrite=True)).kept == ()
     assert contents(tmp_path) == contents(small)
     (tmp_path / "fan" / "test" / "mine.wav").write_bytes(b"x")
-    with pytest.raises(AsdjaxError, match="files missing or added"):
+    with pytest.raises(AsdjaxError, match="fan: .*files.*--overwrite"):
         synth.write(tmp_path, SMALL)
     (tmp_path / "mine" / "fan").mkdir(parents=True)
     (tmp_path / "mine" / "fan" / "precious.txt").write_text("x")
-    with pytest.raises(AsdjaxError, match="not made by asdjax synth"):
+    with pytest.raises(AsdjaxError, match="mine/fan: .*not made by asdjax"):
         synth.write(tmp_path / "mine", dataclasses.replace(SMALL, overwrite=True))
     for document in ("[1]", '{"made_by": "another synth"}'):
         (tmp_path / "mine" / "fan" / "synth.json").write_text(document)
@@ -231,8 +231,8 @@ def test_an_interrupted_machine_leaves_nothing(tmp_path, monkeypatch, error, see
     assert not list(tmp_path.iterdir())
     if seen is AsdjaxError:
         machine = tmp_path / "new" / SMALL.machines[0]
-        expected = f"{machine}: cannot be written (No space left on device): make room"
-        assert str(caught.value).startswith(expected)
+        assert str(caught.value).startswith(f"{machine}: ")
+        assert "No space left on device" in str(caught.value)
 
 
 def test_a_defect_is_no_full_disk(tmp_path, monkeypatch):
@@ -275,11 +275,11 @@ def test_two_processes_make_one_corpus(small, tmp_path):
     ("change", "words"),
     [
         ({"machines": ("pump",)}, "pump.*fan"),
-        ({"machines": ()}, "at least one"),
-        ({"machines": ("fan", "fan")}, "once"),
-        ({"seconds": 0.1}, "seconds: must be at least"),
-        ({"train_source": 0}, "train_source"),
-        ({"leakage_db": 3.0}, "leakage_db"),
+        ({"machines": ()}, "machines: "),
+        ({"machines": ("fan", "fan")}, "machines: .*once"),
+        ({"seconds": 0.1}, "seconds: .*0.5"),
+        ({"train_source": 0}, "train_source: .*1"),
+        ({"leakage_db": 3.0}, "leakage_db: .*3.0"),
     ],
 )
 def test_refusals(tmp_path, change, words):

@@ -1,1 +1,1 @@
-"""Synthetic machines and corpora of their sound."""
+"""Synthetic machine sounds and corpora."""

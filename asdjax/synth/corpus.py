@@ -1,9 +1,8 @@
-"""A synthetic two-channel machine-sound corpus in the layout and naming of DCASE 2026 Task 2.
+"""A synthetic two-channel corpus of machine sounds with the layout and names of DCASE 2026 Task 2.
 
-The corpus is the same, byte for byte, whenever it is made from the same settings (across
-processors at most one 16-bit step apart), and every clip draws from a stream of its own, which
-hangs on the seed and on what the clip is: more clips or more machines leave the others as they
-were. What it sounds like is in machinery.py.
+The same settings give the same bytes (samples may differ by one 16-bit step between processors).
+Each clip has its own random stream, seeded by the corpus seed and the clip's identity: adding clips
+or machines does not change the others. The sounds are made in machine.py.
 """
 
 import dataclasses
@@ -36,37 +35,37 @@ from asdjax.synth.machine import (
     stream,
 )
 
-_IDENTITY = "synth.json"  # in each machine's folder: the settings it was made with
+_IDENTITY = "synth.json"  # in each machine's folder: the settings of its corpus
 _GROUND_TRUTH = "ground_truth_{}_section_00_test.csv"
-_RECIPE = 1  # raised whenever the same settings give other sound
+_RECIPE = 1  # version: incremented if the same settings give other sounds
 
 
 @dataclasses.dataclass(frozen=True)
 class SynthClip:
-    """One clip of the corpus: what it is, and the file that holds it."""
+    """One clip of the corpus, and its file."""
 
     machine: str
     split: Split
     domain: Domain
     label: Label
     index: int
-    """Count within split, domain and label."""
+    """Number within split, domain and label, from 0."""
     path: Path
     """<machine>/<split>/<name>.wav, relative to the root."""
     attributes: tuple[tuple[str, str], ...]
-    """Key and value pairs in the order of the name; empty where they are hidden."""
+    """Key and value pairs in the order of the file name; empty if the name hides them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SynthSummary:
-    """What `write` did."""
+    """The result of `write`."""
 
     written: tuple[str, ...]
-    """Machines whose folders were made or replaced."""
+    """Machines whose folders were created or replaced."""
     kept: tuple[str, ...]
-    """Machines whose folders held the same corpus already."""
+    """Machines whose folders already contained the same corpus."""
     clips: int
-    """Clips in the corpus, written and kept."""
+    """Number of clips in the corpus, written and kept."""
 
 
 def clips(config: SynthConfig) -> list[SynthClip]:
@@ -82,27 +81,32 @@ def clips(config: SynthConfig) -> list[SynthClip]:
 def components(
     config: SynthConfig, clip: SynthClip
 ) -> tuple[Float64[np.ndarray, "2 T"], Float64[np.ndarray, "2 T"]]:
-    """The machine's and the environment's part of a clip, near then far, full scale 1.
+    """The sounds of the machine and of the environment in a clip, near then far, full scale 1.
 
-    Their sum is the clip before rounding to 16 bits: a measure of noise suppression can compare
-    both parts before and after.
+    The clip is their sum, rounded to 16 bits. With both parts, noise reduction can be evaluated.
+
+    Example:
+        >>> machine, environment = components(SynthConfig(), clips(SynthConfig())[0])
     """
     machine = _machine(clip.machine, config)
-    own, environment = machine.spectra(clip.split, clip.domain, clip.label, clip.index)
-    return machine.waveform(own), machine.waveform(environment)
+    spectra = machine.spectra(clip.split, clip.domain, clip.label, clip.index)
+    return machine.waveform(spectra[0]), machine.waveform(spectra[1])
 
 
 def write(root: Path, config: SynthConfig) -> SynthSummary:
     """Write the corpus as <root>/<machine>/{train,test}/*.wav, PCM 16 bit, 16 kHz, near and far.
 
-    A machine's folder is made whole under a hidden name and then renamed, so that no part of a
-    corpus is ever taken for the whole; a folder that holds the same corpus already is kept.
-    Labels of evaluation machines, where asked for, are <root>/supplemental/ground_truth_data and
-    ground_truth_domain/ground_truth_<machine>_section_00_test.csv.
+    Each machine's folder is written atomically; a folder that already has the same corpus is kept.
+    With `config.ground_truth`, the labels of evaluation machines are written to
+    <root>/supplemental/ground_truth_{data,domain}/ground_truth_<machine>_section_00_test.csv.
 
     Raises:
-        AsdjaxError: a setting is wrong, a machine folder holds something else (and
-            `config.overwrite` is false), or a file cannot be written.
+        AsdjaxError: a setting is invalid, a machine's folder has other content (without
+            `config.overwrite`, or not from this command), or a file cannot be written.
+
+    Example:
+        >>> write(Path("data"), SynthConfig(machines=("fan",))).clips
+        210
     """
     _validate(config)
     kept = tuple(name for name in config.machines if _holds_same(root / name, config))
@@ -132,9 +136,9 @@ def _validate(config: SynthConfig) -> None:
         raise UsageError(str(error)) from error
     for name in config.machines:
         if name not in PROFILES:
-            raise UsageError(f"synth: no machine {name!r}: choose from {', '.join(PROFILES)}")
+            raise UsageError(f"synth: unknown machine {name!r}: choose from {', '.join(PROFILES)}")
     if not config.machines or len(set(config.machines)) < len(config.machines):
-        raise UsageError("synth: machines: name at least one machine, and each of them once")
+        raise UsageError("synth: machines: give at least one machine, and each only once")
 
 
 def _machine_clips(name: str, config: SynthConfig) -> Iterator[SynthClip]:
@@ -145,11 +149,11 @@ def _machine_clips(name: str, config: SynthConfig) -> Iterator[SynthClip]:
             yield _clip(name, "train", domain, "normal", index, f"{index:04d}")
     cells = list(itertools.product(get_args(Domain), get_args(Label)))
     for index in range(config.test_per_cell):
-        # Numbers across cells come in blocks of four, one of each cell, in an order of their own.
-        place = stream(config.seed, name, "order", index).permutation(4)
+        # consecutive numbers across cells: blocks of four, one per cell in random order
+        order = stream(config.seed, name, "order", index).permutation(4)
         for cell, (domain, label) in enumerate(cells):
             across = profile.numbered_across or profile.evaluation
-            number = 4 * index + place[cell] if across else index
+            number = 4 * index + order[cell] if across else index
             yield _clip(name, "test", domain, label, index, f"{number:04d}")
 
 
@@ -159,7 +163,7 @@ def _clip(
     profile = PROFILES[name]
     text = profile.attribute_text(domain, index)
     if (name, split, domain, label) == ("gearboxEmu", "test", "target", "normal"):
-        text = text.replace("pro_Y", "pro_y")  # as in the real list
+        text = text.replace("pro_Y", "pro_y")  # as in the real data set
     words = text.split("_") if text else []
     stem = f"section_00_{domain}_{split}_{label}_{number}_{text or 'noAttribute'}"
     if profile.evaluation and split == "test":
@@ -171,17 +175,17 @@ def _clip(
 
 
 def _write_machine(root: Path, name: str, config: SynthConfig) -> None:
-    """Make a machine's folder beside its place and move it there."""
+    """Write a machine's folder atomically."""
     place = root / name
     machine, todo = _machine(name, config), list(_machine_clips(name, config))
 
     def check() -> None:
         if _holds_same(place, config):
-            raise AsdjaxError(f"{place}: another process has just made it: give the command again")
+            raise AsdjaxError(f"{place}: another process just wrote it: run the command again")
 
     def write_clip(made: Path, clip: SynthClip) -> None:
-        own, environment = machine.spectra(clip.split, clip.domain, clip.label, clip.index)
-        sound = machine.waveform(own + environment)
+        spectra = machine.spectra(clip.split, clip.domain, clip.label, clip.index)
+        sound = machine.waveform(spectra[0] + spectra[1])
         pcm = np.clip(np.rint(32768 * sound), -32768, 32767).astype("<i2")
         path = made / clip.path.relative_to(name)
         with atomic.writing(place), wave.open(str(path), "wb") as file:
@@ -198,12 +202,12 @@ def _write_machine(root: Path, name: str, config: SynthConfig) -> None:
         atomic.write_bytes(made / "attributes_00.csv", _attributes_csv(todo).encode())
         atomic.write_bytes(made / _IDENTITY, json.dumps(_identity(config), indent=1).encode())
         if place.is_dir():
-            for path in _ground_truth(root, name).values():  # it would not fit the new clips
+            for path in _ground_truth(root, name).values():  # labels of the replaced clips
                 atomic.delete(path)
 
 
 def _identity(config: SynthConfig) -> dict[str, Any]:
-    """What decides a machine's files: of the settings, all but those about other files."""
+    """The settings that a machine's files depend on."""
     settings = dataclasses.asdict(config)
     for key in ("machines", "ground_truth", "overwrite"):
         del settings[key]
@@ -211,7 +215,11 @@ def _identity(config: SynthConfig) -> dict[str, Any]:
 
 
 def _holds_same(place: Path, config: SynthConfig) -> bool:
-    """Whether the machine's folder holds this very corpus; false where it may be written."""
+    """Whether a machine's folder has the same corpus; False if it may be written.
+
+    Raises:
+        AsdjaxError: the folder has other content that must not be replaced.
+    """
     with atomic.writing(place):
         if not place.exists() or (place.is_dir() and not any(place.iterdir())):
             return False
@@ -222,20 +230,20 @@ def _holds_same(place: Path, config: SynthConfig) -> bool:
         raise AsdjaxError(f"{place}: exists and was not made by asdjax synth: give another folder")
     size = 44 + 4 * round(config.seconds * SAMPLE_RATE)
     expected = {place.parent / clip.path: size for clip in _machine_clips(place.name, config)}
-    with atomic.writing(place):  # another process may replace it meanwhile
+    with atomic.writing(place):  # another process may be replacing it
         found = {path: path.stat().st_size for path in place.glob("*/*.wav")}
     if identity == _identity(config) and found == expected:
         return True
     if config.overwrite:
         return False
     raise AsdjaxError(
-        f"{place}: holds a corpus of other settings, or with files missing or added: give another "
-        "folder, or --overwrite to replace it"
+        f"{place}: has a corpus with other settings, or with missing or added files: choose "
+        "another folder, or use --overwrite to replace it"
     )
 
 
 def _attributes_csv(todo: list[SynthClip]) -> str:
-    """Attributes of the clips that tell their domain and label, as the organisers list them."""
+    """The content of attributes_00.csv: the clips whose names state domain and label."""
     named = [clip for clip in todo if clip.path.stem.count("_") > 2]
     width = max(len(clip.attributes) for clip in named)
     header = ["file_name", *(f"d{i + 1}{kind}" for i in range(width) for kind in "pv")]
@@ -244,7 +252,7 @@ def _attributes_csv(todo: list[SynthClip]) -> str:
 
 
 def _write_ground_truth(root: Path, name: str, config: SynthConfig) -> None:
-    """Labels and domains of an evaluation machine's test clips: file name, 0 or 1."""
+    """Write the labels and domains of an evaluation machine's test clips: file name, 0 or 1."""
     tested = sorted(
         (clip for clip in _machine_clips(name, config) if clip.split == "test"),
         key=lambda clip: clip.path,
@@ -259,7 +267,7 @@ def _write_ground_truth(root: Path, name: str, config: SynthConfig) -> None:
 
 
 def _ground_truth(root: Path, name: str) -> dict[str, Path]:
-    """Where the labels (data) and the domains (domain) of an evaluation machine are written."""
+    """The files of an evaluation machine's labels (data) and domains (domain)."""
     return {
         kind: root / "supplemental" / f"ground_truth_{kind}" / _GROUND_TRUTH.format(name)
         for kind in ("data", "domain")

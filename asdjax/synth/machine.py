@@ -1,17 +1,17 @@
-"""The sound of synthetic machines, and of their surroundings, at two microphones.
+"""Sounds of synthetic machines and their environment at two microphones.
 
-A machine is a mechanism (harmonics of a shaft, noise and strikes, all through the resonances of a
-body) that turns at an operating point. It is heard together with an environment of two sources,
-every path through its own short room response:
+A machine produces harmonics of its shaft, noise and impacts, filtered by the resonances of its
+body, at an operating point. The environment has two sources, an air flow and another machine. Each
+path from a source to a microphone has its own short room response:
 
-    near = machine + environment        far = leaked machine + the environment, louder and later
+    near = machine + environment        far = attenuated machine + environment, louder and delayed
 
-Faults (worn-bearing impulses, changed harmonics, a broken rhythm, a whine, a rub) have a severity
-from plain to subtle. The machine's level at the near microphone follows from its load alone, so
-that loudness gives no fault away.
+Faults (impulses of a worn bearing, changed harmonics, an irregular rhythm, a whine, a rub) have a
+severity from subtle to obvious. The level at the near microphone depends only on the machine's
+load, so that anomalies cannot be detected by loudness.
 
-Shapes: T samples of a clip, n samples made, F = n // 2 + 1 frequencies. Everything is computed in
-float64 and in one fixed order; nothing is added up by threads.
+Shapes: T samples of a clip, n samples computed, F = n // 2 + 1 frequencies. All computations are in
+float64 and in a fixed order, so that results are reproducible.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ Domain = Literal["source", "target"]
 Label = Literal["normal", "anomaly"]
 Fault = Literal["impulses", "harmonic", "rhythm", "whine", "rub"]
 
-_LEAD = 2400  # samples made and thrown away: the rooms and bodies are in full swing at the start
-_MACHINE_RMS = 0.008  # of full scale, at the near microphone
-_FAR_GAIN_DB = 6.0  # the environment at the far microphone over that at the near one
-_SENSOR_DB = -30.0  # each microphone's own noise over the machine at the near microphone
-_OPENING = 0.05  # of a cycle: where a valve opens, a slider starts
-_FAULT_DB: dict[Fault, tuple[float, float]] = {  # over the healthy machine, subtle and plain
+_LEAD = 2400  # samples discarded at the start, while resonances and reverberation build up
+_MACHINE_RMS = 0.008  # at the near microphone, full scale 1
+_FAR_GAIN_DB = 6.0  # level of the environment: far relative to near microphone
+_SENSOR_DB = -30.0  # level of microphone noise relative to the machine at the near microphone
+_OPENING = 0.05  # fraction of the cycle at which a valve opens or a slider starts
+_FAULT_DB: dict[Fault, tuple[float, float]] = {  # relative to the healthy machine: subtle, obvious
     "impulses": (-14.0, 3.0),
     "whine": (-24.0, 0.0),
     "rub": (-16.0, 3.0),
@@ -42,19 +42,21 @@ _FAULT_DB: dict[Fault, tuple[float, float]] = {  # over the healthy machine, sub
 
 @dataclasses.dataclass(frozen=True)
 class _Mechanism:
-    """How a sort of machine sounds."""
+    """Sound properties of a type of machine."""
 
     faults: tuple[Fault, ...]
     tonal: float
-    """Share of the power in harmonics of the shaft."""
+    """Fraction of the power in harmonics of the shaft."""
     noise: float
+    """Fraction of the power in noise."""
     strikes: float
+    """Fraction of the power in impacts."""
     shaft_ratio: float = 1.0
-    """Turns of the shaft per cycle (stroke, opening) of the machine."""
+    """Shaft revolutions per machine cycle (stroke, opening)."""
     teeth: tuple[int, int] = (0, 0)
-    """Bounds of the order that a gear or the blades stress, with sidebands; 0: none."""
+    """Range of the number of teeth or blades, whose harmonics have sidebands; 0: none."""
     fault_db: float = 0.0
-    """Added to the level of faults: less will do where the machine pauses in every cycle."""
+    """Added to the level of faults: lower for machines with pauses, where faults are audible."""
 
 
 _MECHANISMS = {
@@ -70,25 +72,25 @@ _MECHANISMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """One machine's place in the corpus."""
+    """Properties of one machine of the corpus."""
 
     mechanism: str
     cycle_hz: float
-    """Turns, strokes or openings per second at speed 1."""
+    """Revolutions, strokes or openings per second at speed 1."""
     speeds: dict[Domain, tuple[float, ...]]
-    """Operating points. Equal in both domains: these then differ in their environment."""
+    """Operating points. If both domains have the same, their environments differ."""
     attributes: str = ""
-    """Attribute text with {letter} and {rpm} of the operating point; empty: hidden."""
+    """Template of the attributes, with {letter} and {rpm} of the operating point; empty: hidden."""
     evaluation: bool = False
     numbered_across: bool = False
-    """Number test clips across the four cells, not within each."""
+    """Whether test clips are numbered across domains and labels, not within each."""
 
     def speed(self, domain: Domain, index: int) -> float:
-        """Operating point of a clip: a domain's points take turns."""
+        """The operating point of a clip; clips cycle through those of the domain."""
         return self.speeds[domain][index % len(self.speeds[domain])]
 
     def attribute_text(self, domain: Domain, index: int) -> str:
-        """Attributes of a clip as its name writes them; empty where they are hidden."""
+        """The attributes of a clip as in its file name; empty if hidden."""
         everywhere = sorted({*self.speeds["source"], *self.speeds["target"]})
         speed = self.speed(domain, index)
         return self.attributes.format(
@@ -121,16 +123,16 @@ PROFILES = {
 
 
 def stream(seed: int, *words: str | int) -> np.random.Generator:
-    """The random stream that belongs to the words alone."""
+    """A random generator that depends only on the seed and the words."""
     digest = hashlib.sha256("/".join(map(str, (seed, *words))).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
 class Machine:
-    """A machine with its rooms and environments: constants from the machine's own stream."""
+    """A machine with its room responses and environments, drawn from its own random stream."""
 
     def __init__(self, name: str, *, seed: int, seconds: float, noise_db: float, leakage_db: float):
-        """Draw the constants of `name`, a key of PROFILES; the levels are those of SynthConfig."""
+        """Draw the constants of machine `name` (a key of PROFILES); levels as in SynthConfig."""
         self.name, self.seed, self.profile = name, seed, PROFILES[name]
         self.noise_db, self.leakage_db = noise_db, leakage_db
         self.mechanism = mechanism = _MECHANISMS[self.profile.mechanism]
@@ -146,8 +148,8 @@ class Machine:
         other = _environment(rng, self.hz)
         same_speeds = self.profile.speeds["source"] == self.profile.speeds["target"]
         self.environments["target"] = other if same_speeds else self.environments["source"]
-        # Scale partials, noise and strikes to their shares of the power behind the body, all at
-        # speed 1: another operating point meets the resonances elsewhere.
+        # Scale partials, noise and impacts to their fractions of the power after the body's filter,
+        # at speed 1. At another speed the partials meet other resonances.
         shaft_hz = self.profile.cycle_hz * mechanism.shaft_ratio
         power = np.abs(self.body) ** 2
         gate = np.mean(self.gate(np.arange(1000) / 1000) ** 2)
@@ -160,18 +162,18 @@ class Machine:
         self.strike = np.sqrt(mechanism.strikes * SAMPLE_RATE / (strikes_hz * np.mean(power)))
 
     def gate(self, cycle: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
-        """Amplitude over the machine's cycle (0 to 1) of its harmonics and noise."""
-        if self.profile.mechanism == "valve":  # hisses from opening to closing
+        """Amplitude of harmonics and noise at a position in the machine's cycle (0 to 1)."""
+        if self.profile.mechanism == "valve":  # hisses while it is open
             ramps = np.minimum(cycle - _OPENING, _OPENING + self.open_share - cycle)
             return np.clip(50 * ramps, 0, 1)
-        if self.profile.mechanism == "slider":  # as the carriage's speed
+        if self.profile.mechanism == "slider":  # proportional to the carriage's speed
             return np.abs(np.sin(2 * np.pi * cycle))
         return 1 + 0.2 * np.cos(2 * np.pi * cycle)
 
     def spectra(
         self, split: Split, domain: Domain, label: Label, index: int
     ) -> tuple[Complex128[np.ndarray, "2 F"], Complex128[np.ndarray, "2 F"]]:
-        """Spectra of the machine and of the environment of one clip, near then far."""
+        """Spectra of the machine and of the environment in one clip, near then far."""
         rng = stream(self.seed, self.name, split, domain, label, index)
         machine = self.rooms[0] * self._machine(rng, self.profile.speed(domain, index), label)
         level = 10 ** (0.05 * rng.normal(0, 1.0)) * _MACHINE_RMS  # the load
@@ -183,23 +185,23 @@ class Machine:
         level = 10 ** (0.05 * (self.noise_db + rng.normal(0, 1.0))) * _MACHINE_RMS
         environment *= level / self._rms(environment[0])
         environment[1] *= 10 ** (_FAR_GAIN_DB / 20)
-        sensor = rng.standard_normal((2, 2, len(self.hz)))  # white, its own at each microphone
+        sensor = rng.standard_normal((2, 2, len(self.hz)))  # white noise of each microphone
         sensor *= 10 ** (_SENSOR_DB / 20) * _MACHINE_RMS * np.sqrt(self.n / 2)
         environment += sensor[0] + 1j * sensor[1]
         return machine, environment
 
     def waveform(self, spectra: Complex128[np.ndarray, "2 F"]) -> Float64[np.ndarray, "2 T"]:
-        """The sound of two spectra, without the lead-in."""
+        """The waveforms of two spectra, without the discarded start."""
         return fft.irfft(spectra, self.n)[:, _LEAD : _LEAD + self.samples]
 
     def _rms(self, spectrum: Complex128[np.ndarray, "F"]) -> float:
-        """Root mean square of the sound of a spectrum (to 1/n: the ends count twice)."""
+        """RMS of a spectrum's waveform, up to O(1/n): DC and Nyquist are counted twice."""
         return np.sqrt(2 * np.sum(spectrum.real**2 + spectrum.imag**2)) / self.n
 
     def _machine(
         self, rng: np.random.Generator, speed: float, label: Label
     ) -> Complex128[np.ndarray, "F"]:
-        """Spectrum of the machine at its place."""
+        """Spectrum of the machine, before the room responses."""
         hz = self.profile.cycle_hz * speed * (1 + rng.normal(0, 0.004))
         drift = 1 + 0.003 * _wander(rng, self.n)
         turns = rng.uniform(0, 1) + np.cumsum(hz * drift) / SAMPLE_RATE  # cycles since the start
@@ -211,16 +213,16 @@ class Machine:
         if fault == "harmonic":
             partials = _changed_partials(rng, partials, severity)
 
-        late, kept = np.zeros(int(turns[-1]) + 1), np.ones(int(turns[-1]) + 1)  # per cycle
+        late, strength = np.zeros(int(turns[-1]) + 1), np.ones(int(turns[-1]) + 1)  # per cycle
         if fault == "rhythm":
             broken = rng.uniform(0, 1, len(late)) < 0.25 + 0.65 * severity
             broken[rng.integers(len(broken))] = True
             dropped = rng.uniform(0, 1, len(late)) < 0.5
-            kept[broken & dropped] = 0.1
+            strength[broken & dropped] = 0.1
             late = np.where(broken & ~dropped, rng.uniform(0.15, 0.4, len(late)), late)
         late += rng.normal(0, 0.004, len(late))
         cycle = turns.astype(int)
-        gate = self.gate(np.clip(turns - cycle - late[cycle], 0, 1)) * kept[cycle]
+        gate = self.gate(np.clip(turns - cycle - late[cycle], 0, 1)) * strength[cycle]
 
         balance = np.exp(rng.normal(0, 0.08, 3))
         noise = rng.standard_normal(self.n) * (1 + 0.1 * _wander(rng, self.n))
@@ -228,7 +230,7 @@ class Machine:
         sound = (sound + balance[1] * self.noise * noise) * gate
         if self.mechanism.strikes:
             begin = np.arange(len(late)) + late + _OPENING
-            force = balance[2] * self.strike * kept * np.exp(rng.normal(0, 0.1, len(late)))
+            force = balance[2] * self.strike * strength * np.exp(rng.normal(0, 0.1, len(late)))
             sound += _impulses(turns, begin, force)
             sound += _impulses(turns, begin + self.open_share, self.close_strike * force)
         spectrum = fft.rfft(sound) * self.body
@@ -246,31 +248,31 @@ class Machine:
         turns: Float64[np.ndarray, "n"],
         gate: Float64[np.ndarray, "n"],
     ) -> Complex128[np.ndarray, "F"]:
-        """Spectrum of what a fault adds, at any level."""
+        """Spectrum of the sound that a fault adds; its level is arbitrary."""
         shaft = turns * self.mechanism.shaft_ratio
-        if fault == "impulses":  # a worn bearing: each pass rings the body, above all high up
+        if fault == "impulses":  # a worn bearing excites the body, mostly at high frequencies
             events = np.arange(int(shaft[-1] * self.fault_order)) + rng.uniform(0, 1)
             events = (events + rng.normal(0, 0.02, len(events))) / self.fault_order
             force = (1 + 0.6 * np.cos(2 * np.pi * events)) * np.exp(rng.normal(0, 0.2, len(events)))
             return fft.rfft(_impulses(shaft, events, force)) * self.body * (self.hz / 8000)
-        if fault == "whine":  # tied to the shaft, between its harmonics
+        if fault == "whine":  # follows the shaft's speed, between its harmonics
             shaft_hz = shaft[-1] * SAMPLE_RATE / self.n
             order = np.floor(rng.uniform(900, 3400) / shaft_hz) + 0.37
             whine = np.sin(2 * np.pi * order * shaft) + 0.4 * np.sin(4 * np.pi * order * shaft)
             return fft.rfft(whine * gate)
-        centre = rng.uniform(1200, 5000)  # a rub: once per cycle, in a wide band
+        centre = rng.uniform(1200, 5000)  # a rub: wide-band noise once per cycle
         touch = np.maximum(0, np.cos(2 * np.pi * (turns - rng.uniform(0, 1)))) ** 2
         return fft.rfft(touch * rng.standard_normal(self.n)) * _resonance(self.hz, centre, 2.0)
 
     def _environment(
         self, rng: np.random.Generator, domain: Domain
     ) -> tuple[Complex128[np.ndarray, "F"], Complex128[np.ndarray, "F"]]:
-        """Spectra of the air flow and of a neighbouring machine, at their places."""
+        """Spectra of the air flow and of a neighbouring machine, before the room responses."""
         colours, hum_hz, hum = self.environments[domain]
         noise = rng.standard_normal((2, self.n))
         flow = noise[0] * (1 + 0.15 * _wander(rng, self.n))
         clanks = rng.uniform(0, hum_hz * self.n / SAMPLE_RATE, rng.poisson(self.n / 100000))
-        time = rng.uniform(0, 1) + hum_hz * np.arange(self.n) / SAMPLE_RATE  # in turns
+        time = rng.uniform(0, 1) + hum_hz * np.arange(self.n) / SAMPLE_RATE  # in revolutions
         neighbour = noise[1] * (1 + 0.3 * np.cos(2 * np.pi * time / 8)) + _periodic(hum, time)
         neighbour += _impulses(time, clanks, rng.exponential(5, len(clanks)))
         return fft.rfft(flow) * colours[0], fft.rfft(neighbour) * colours[1]
@@ -279,13 +281,13 @@ class Machine:
 def _resonance(
     hz: Float64[np.ndarray, "F"], centre: float, quality: float
 ) -> Complex128[np.ndarray, "F"]:
-    """Band-pass of second order with gain 1 at its centre."""
+    """Frequency response of a second-order band-pass with gain 1 at its centre."""
     width = 1j * hz / (quality * centre)
     return width / (1 - (hz / centre) ** 2 + width)
 
 
 def _body(rng: np.random.Generator, hz: Float64[np.ndarray, "F"]) -> Complex128[np.ndarray, "F"]:
-    """A machine's response: a falling floor and six resonances."""
+    """Frequency response of a machine's body: a low-pass and six resonances."""
     response = 0.3 / (1 + 1j * hz / 700)
     for centre in np.exp(rng.uniform(np.log(250), np.log(6500), 6)):
         gain = rng.uniform(0.3, 1) * (centre / 250) ** -0.4
@@ -294,7 +296,7 @@ def _body(rng: np.random.Generator, hz: Float64[np.ndarray, "F"]) -> Complex128[
 
 
 def _rooms(rng: np.random.Generator, n: int) -> Complex128[np.ndarray, "3 2 F"]:
-    """Room responses of unit energy from machine, flow and neighbour to near and far."""
+    """Room responses of unit energy, from machine, flow and neighbour to near and far."""
     taps = np.arange(1024)
     responses = np.zeros((3, 2, len(taps)))
     for source in range(3):
@@ -312,7 +314,7 @@ def _rooms(rng: np.random.Generator, n: int) -> Complex128[np.ndarray, "3 2 F"]:
 def _environment(
     rng: np.random.Generator, hz: Float64[np.ndarray, "F"]
 ) -> tuple[list[Complex128[np.ndarray, "F"]], float, Complex128[np.ndarray, "orders"]]:
-    """Colours of flow and neighbour, and the neighbour's hum: its hertz and partials."""
+    """Filters of flow and neighbour, and the neighbour's hum: frequency in Hz and partials."""
     flow = (1 + (hz / rng.uniform(150, 500)) ** 2) ** -rng.uniform(0.3, 0.6) + 0j
     neighbour = 0.5 * _body(rng, hz)
     hum = np.zeros(41, complex)
@@ -323,7 +325,7 @@ def _environment(
 def _partials(
     rng: np.random.Generator, mechanism: _Mechanism, shaft_hz: float
 ) -> Complex128[np.ndarray, "orders"]:
-    """Amplitudes of the shaft's half orders: harmonics, and teeth or blades with sidebands."""
+    """Complex amplitudes of the shaft's half orders, with sidebands of teeth or blades."""
     orders = min(96, int(5000 / (1.5 * shaft_hz)))
     k = np.arange(1, orders + 1)
     amplitude = np.exp(rng.normal(0, 0.5, orders)) * k**-0.8
@@ -339,25 +341,25 @@ def _partials(
 def _changed_partials(
     rng: np.random.Generator, partials: Complex128[np.ndarray, "orders"], severity: float
 ) -> Complex128[np.ndarray, "orders"]:
-    """One of: the strongest harmonics fade, move half an order up, or half orders appear."""
-    partials, strength = partials.copy(), np.sqrt(np.sum(np.abs(partials) ** 2))
+    """Harmonics of a fault: the strongest fade or move up half an order, or half orders appear."""
+    partials, norm = partials.copy(), np.sqrt(np.sum(np.abs(partials) ** 2))
     strongest = np.argsort(np.abs(partials))[-3:]
-    sort = rng.integers(3)
-    if sort == 0:
+    kind = rng.integers(3)
+    if kind == 0:
         partials[strongest] *= 10 ** (-(3 + 24 * severity) / 20)
-    elif sort == 1:
+    elif kind == 1:
         moved = (0.2 + 0.8 * severity) * partials[strongest]
         partials[strongest] -= moved
         partials[np.minimum(strongest + 1, len(partials) - 1)] += moved
     else:
-        partials[1:16:2] += strength * 10 ** ((-24 + 22 * severity) / 20)
+        partials[1:16:2] += norm * 10 ** ((-24 + 22 * severity) / 20)
     return partials
 
 
 def _periodic(
     partials: Complex128[np.ndarray, "orders"], turns: Float64[np.ndarray, "n"]
 ) -> Float64[np.ndarray, "n"]:
-    """Sum of half orders of a shaft, read from a table of two turns."""
+    """Sum of a shaft's half orders, interpolated in a table of their period, two revolutions."""
     size = 16384
     table = fft.irfft(partials, size) * (size / 2)
     place = (turns / 2 % 1) * size
@@ -371,7 +373,7 @@ def _impulses(
     events: Float64[np.ndarray, "events"],
     force: Float64[np.ndarray, "events"],
 ) -> Float64[np.ndarray, "n"]:
-    """Impulses where `turns` passes the events, each shared by the two samples around it."""
+    """Impulses where `turns` reaches the events, split linearly over the two nearest samples."""
     n = len(turns)
     inside = (events > turns[0]) & (events < turns[-2])
     place = np.interp(events[inside], turns, np.arange(n))
@@ -381,7 +383,7 @@ def _impulses(
 
 
 def _wander(rng: np.random.Generator, n: int) -> Float64[np.ndarray, "n"]:
-    """A slow random course of unit variance at its knots, two a second."""
+    """Slow random variation: linear interpolation of two standard normal values per second."""
     step = SAMPLE_RATE // 2
     knots = rng.standard_normal(n // step + 2)
     return np.interp(np.arange(n) / step, np.arange(len(knots)), knots)
