@@ -57,9 +57,7 @@ SUFFIXES = frozenset(
 
 
 def fingerprint(path: Path) -> str:
-    """A digest of a file's size and of its first, middle and last 4 KiB.
-
-    It is fast to compute, and differs if another recording was stored under the same name.
+    """A fast digest, of a file's size and of its first, middle and last 4 KiB.
 
     Raises:
         AsdjaxError: the file is missing or cannot be read.

@@ -41,11 +41,8 @@ class EpochPlan:
 def plan_epoch(clips: int, batch_size: int, devices: int, drop_last: bool) -> EpochPlan:
     """Divide an epoch into batches; the last one may be shorter.
 
-    The last batch is cut to a multiple of the devices, and left out if it has a single clip, for
-    which batch statistics are undefined.
-
-    Raises:
-        AsdjaxError: there are too few clips for one batch.
+    The last batch is cut to a multiple of the devices. A single clip is left out: it has no batch
+    statistics. Too few clips for one batch are an `AsdjaxError`.
 
     Example:
         >>> plan_epoch(11, batch_size=4, devices=2, drop_last=False).tail

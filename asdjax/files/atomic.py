@@ -59,8 +59,7 @@ def write_bytes(path: Path, content: bytes | memoryview, *, overwrite: bool = Tr
     Args:
         path: the file; a symbolic link of this name is replaced, not followed.
         content: its bytes.
-        overwrite: whether an existing file may be replaced. If not, only one of several processes
-            that write the same file succeeds.
+        overwrite: whether an existing file may be replaced; if not, one of two processes fails.
 
     Raises:
         AsdjaxError: the path exists or cannot be written; nothing has changed then.
@@ -187,10 +186,6 @@ def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
     Raises:
         AsdjaxError: from `check`; another process is writing this folder; or it cannot be written.
             In errors that the block raises, `folder` replaces the temporary folder's name.
-
-    Example:
-        >>> with whole_folder(Path("weights"), check) as partial:
-        ...     (partial / "config.json").write_text("{}")
     """
     place = Path(os.path.realpath(folder))
     if not place.name:

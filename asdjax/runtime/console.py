@@ -175,11 +175,6 @@ def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Advan
         total: total number of units.
         unit: name of the units, in the plural.
         done: units finished earlier, by a run that is resumed.
-
-    Example:
-        >>> with progress("embedding", len(clips), "clips") as advance:
-        ...     for clip in clips:
-        ...         advance(1, "")
     """
     began, first = time.monotonic(), done
 

@@ -84,9 +84,6 @@ def components(
     """The sounds of the machine and of the environment in a clip, near then far, full scale 1.
 
     The clip is their sum, rounded to 16 bits. With both parts, noise reduction can be evaluated.
-
-    Example:
-        >>> machine, environment = components(SynthConfig(), clips(SynthConfig())[0])
     """
     machine = _machine(clip.machine, config)
     spectra = machine.spectra(clip.split, clip.domain, clip.label, clip.index)
@@ -215,11 +212,7 @@ def _identity(config: SynthConfig) -> dict[str, Any]:
 
 
 def _holds_same(place: Path, config: SynthConfig) -> bool:
-    """Whether a machine's folder has the same corpus; False if it may be written.
-
-    Raises:
-        AsdjaxError: the folder has other content that must not be replaced.
-    """
+    """Whether a machine's folder has this corpus; `AsdjaxError` if it must not be replaced."""
     with atomic.writing(place):
         if not place.exists() or (place.is_dir() and not any(place.iterdir())):
             return False
