@@ -76,7 +76,7 @@ def test_large_folders(system, tmp_path):
         faults(tmp_path)
     for i in range(9):
         (tmp_path / "many" / "task2" / f"s{i}").mkdir(parents=True)
-    assert "9 systems' folders, at most 4" in error(tmp_path / "many")
+    assert error(tmp_path / "many").startswith(f"{tmp_path / 'many'}: 9 folders")
 
 
 def test_names_with_control_characters_are_escaped(system, tmp_path, capsys):
@@ -150,11 +150,11 @@ def test_only_the_first_faults_are_printed(system, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\n" * 2**20, "row 301: not read, nor what follows: too many faults before it"),
-        (b"a;1\n" * 2**18, "row 301: not read, nor what follows"),
+        (b"\n" * 2**20, "row 301: this and the following rows were not read"),
+        (b"a;1\n" * 2**18, "row 301: this and the following rows were not read"),
         (b"x" * 10**6, "field larger than field limit"),
         (b'"' + b"x" * 10**6, "row 1: not a comma-separated row"),
-        (b"x" * 100000 + b".wav,1\n", "(100,006 characters) is longer than a file's name can be"),
+        (b"x" * 100000 + b".wav,1\n", "(100,006 characters) is longer than 255"),
         (b"a.wav," + b"x" * 100000, "(100,002 characters) is not a number"),
         # a pattern that goes back through the digits would need hours
         (b"a.wav," + b"0" * 120000 + b" ", "(120,003 characters) is not a plain number"),
@@ -190,8 +190,7 @@ def test_all_tables_together_are_bounded(system, tmp_path, monkeypatch):
 def test_all_rows_together_are_bounded(system, tmp_path, monkeypatch):
     assert faults(tmp_path) == []  # 24 rows
     monkeypatch.setattr(package_files, "MOST_ROWS", 20)
-    words = f"{DECISIONS}: row 5: not read, nor what follows: the package's tables have more than"
-    assert any(words in fault for fault in faults(tmp_path))
+    assert any(f"{DECISIONS}: row 5: " in f and "rows in total" in f for f in faults(tmp_path))
 
 
 # meta.yaml
@@ -268,7 +267,7 @@ def document(**changes):
 )
 def test_hostile_expected(system, tmp_path, text):
     (tmp_path / "expected.json").write_text(text)
-    with pytest.raises(AsdjaxError, match=r"expected\.json: not as asdjax submit writes it"):
+    with pytest.raises(AsdjaxError, match=r"expected\.json: .*asdjax\.expected/1"):
         faults(tmp_path)
 
 

@@ -84,7 +84,7 @@ def test_no_table_holds_what_is_not_finite(value):
 def test_labels():
     assert submission.label("Doe", "ABC", 4) == "Doe_ABC_task2_4"
     for parts in (("O'Doe", "ABC", 1), ("Doe", "A_B", 1), ("Doe", "ABC", 5), ("Dö", "ABC", 1)):
-        with pytest.raises(AsdjaxError, match="is no label"):
+        with pytest.raises(AsdjaxError, match=f"{parts[0]}_{parts[1]}_task2_{parts[2]}. .*label"):
             submission.label(*parts)
 
 
@@ -117,7 +117,7 @@ def test_crlf_is_accepted_and_a_byte_order_mark_refused(system):
     assert faults(system) == []
     path = system / SCORES
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert "row 1: begins with a byte-order mark" in only(system)
+    assert f"{SCORES}: row 1: " in only(system) and "byte-order mark" in only(system)
 
 
 def test_quoted_fields_and_a_report_are_accepted(system):
@@ -138,13 +138,13 @@ NAME = sorted(CLIPS[FAN])[2]  # of row 3
         (NAME, f"fan/test/{NAME}", "is a path"),
         (NAME, f"fan\\test\\{NAME}", "is a path"),
         (".wav", "", "lacks the extension .wav"),
-        (NAME, f" {NAME}", "has stray blanks"),
-        (",", " ,", "has stray blanks"),
-        (",0.", ", 0.", "stray blanks"),
+        (NAME, f" {NAME}", "spaces"),
+        (",", " ,", "spaces"),
+        (",0.", ", 0.", "not a plain number"),
         (",0.", ",nan#", "is not a number"),
         (",0.", ",1_", "not a plain number"),
-        (",0.", ",,0.", "columns: 3, expected 2"),
-        (",0.", ";0.", "columns: 1, expected 2"),
+        (",0.", ",,0.", "3 columns"),
+        (",0.", ";0.", "1 columns"),
     ],
 )
 def test_one_faulty_score_row_is_one_fault(system, old, new, words):
@@ -185,13 +185,13 @@ def test_missing_doubled_and_unknown_rows(system):
 
     (system / SCORES).write_text("".join([*rows, rows[2]]))
     found = faults(system)
-    assert any(f"row 9: {NAME} is doubled, row 3 has it too" in f for f in found)
+    assert any("row 9: " in f and NAME in f and "row 3" in f for f in found)
     assert any("rows: 9, expected 8" in f for f in found) and len(found) == 2
 
     new = NAME.replace("_0000_", "_0077_")
     (system / SCORES).write_text("".join(rows).replace(NAME, new))
     found = faults(system)
-    assert any(f"row 3: {new!r} is no test clip of fan section 00" in f for f in found)
+    assert any(f"row 3: {new!r} " in f and "fan section 00" in f for f in found)
     (system / SCORES).write_text("".join(rows).replace(NAME, "clip3.wav"))
     assert any("row 3: 'clip3.wav': expected section_NN_" in f for f in faults(system))
 
@@ -202,7 +202,7 @@ def test_a_doubled_row_in_place_of_another_is_seen(system):
     rows[3] = rows[2]
     (system / SCORES).write_text("".join(rows))
     found = faults(system)
-    assert any("row 4" in f and "doubled" in f for f in found)
+    assert any("row 4: " in f and "row 3" in f for f in found)
     assert any("clips without a row (1)" in f for f in found)
     assert not any("expected 8" in f for f in found)
 
@@ -235,7 +235,8 @@ def test_decisions_must_follow_from_one_threshold(system):
     assert rows[0].endswith(",0\n")
     rows[0] = rows[0].replace(",0\n", ",1\n")
     (system / DECISIONS).write_text("".join(rows))
-    assert "row 1: 1 at the score 0, but row 3 is 0 at 0.28" in only(system)
+    fault = only(system)
+    assert f"{DECISIONS}: row 1: " in fault and "row 3" in fault and "0.28" in fault
 
 
 def test_scores_of_another_machine_or_decisions_in_their_place(tmp_path):
@@ -247,11 +248,11 @@ def test_scores_of_another_machine_or_decisions_in_their_place(tmp_path):
         rows = lines(system / name((evaluation[0], "00")))
         (system / name((evaluation[1], "00"))).write_text("".join(reversed(rows)))
     copy = only(system)
-    assert copy.startswith(f"{system / second}: the same scores as in {system / first}")
+    assert copy.startswith(f"{system / second}: ") and str(system / first) in copy
     decisions = (system / submission.decision_file((evaluation[2], "00"))).read_text()
     (system / third).write_text(decisions)
-    found = faults(system)
-    assert len(found) == 2 and f"{system / third}: holds the decisions, 0 and 1" in found[0]
+    fault, _ = faults(system)
+    assert fault.startswith(f"{system / third}: ") and "decisions" in fault
 
 
 def test_constant_scores_of_two_machines_are_no_copy(tmp_path):
@@ -268,7 +269,7 @@ def test_a_table_without_a_readable_row_does_not_blame_the_other(system):
     text = (system / SCORES).read_text()
     (system / SCORES).write_text(text.replace(",", ";"))
     found = faults(system)
-    assert sum("columns: 1, expected 2" in f for f in found) == 8
+    assert sum("1 columns" in f for f in found) == 8
     assert len(found) == 9 and "clips without a row (8)" in found[-1]
 
 
@@ -286,7 +287,7 @@ def test_all_faults_are_reported_together(system):
 def test_wrong_files_and_machines_get_a_suggestion(system):
     (system / SCORES).rename(system / SCORES.replace("fan", "FAN"))
     found = faults(system)
-    assert any("no machine 'FAN': did you mean 'fan'?" in f for f in found)
+    assert any("'FAN': did you mean 'fan'?" in f for f in found)
     assert any(f"{SCORES}: this file is missing" in f for f in found)
     (system / SCORES.replace("fan", "FAN")).rename(system / "anomaly_score_fan_section_00.csv")
     found = faults(system)
@@ -301,7 +302,7 @@ def test_wrong_section(system):
     for name in (SCORES, DECISIONS):
         (system / name).rename(system / name.replace("_00_", "_03_"))
     found = faults(system)
-    assert sum("section 03 is none of fan's (00)" in f for f in found) == 2
+    assert sum("fan has no section 03" in f for f in found) == 2
     assert any("fan section 00 is missing: add anomaly_score_fan" in f for f in found)
 
 
@@ -324,8 +325,8 @@ def test_labels_of_a_package(tmp_path):
     for label in (LABEL, "Doe_ABC_task2_5", "Doe_XY_task2_1", "Doe_ABC_task2_2", "Doe_ABC_task2_3"):
         write_system(tmp_path / "task2" / label, CLIPS)
     found = faults(tmp_path)
-    assert any("'Doe_ABC_task2_5' is no label" in f for f in found)
-    assert any(f"{LABEL} and Doe_XY_task2_1 are both system 1" in f for f in found)
+    assert any("'Doe_ABC_task2_5'" in f and "label" in f for f in found)
+    assert any(f"{tmp_path}: {LABEL} and Doe_XY_task2_1 " in f for f in found)
     assert any("5 systems, at most 4" in f for f in found)
     assert len(found) == 3
 
@@ -335,11 +336,11 @@ def test_stray_files_and_other_places(system, tmp_path):
     assert "readme.txt: only the systems' folders belong here" in only(tmp_path)
     (system.parent / "readme.txt").unlink()
     system.parent.rename(tmp_path / "mine")
-    assert "must lie in a folder named task2" in only(tmp_path / "mine")
+    assert "folder named task2" in only(tmp_path / "mine")
     (tmp_path / "empty" / "task2").mkdir(parents=True)
     assert "no system's folder" in only(tmp_path / "empty")
     (tmp_path / "other").mkdir()
-    for path, words in ((tmp_path / "other", "no submission here"), (tmp_path / "x", "no such")):
+    for path, words in ((tmp_path / "other", "other: no sub"), (tmp_path / "x", "x: no such")):
         with pytest.raises(AsdjaxError, match=words):
             verification.verify(path)
 
@@ -351,7 +352,7 @@ def test_faulty_archives(system, tmp_path):
     flat = zipped(tmp_path / "task2", tmp_path / "flat.zip")
     found = faults(flat)
     assert any(f"{LABEL}/: only the folder task2 belongs here" in f for f in found)
-    assert any("no folder task2 in it" in f for f in found)
+    assert any(f.startswith(f"{flat}") and f.endswith("no folder task2") for f in found)
     package = tmp_path / "twice.zip"
     with zipfile.ZipFile(package, "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
         for file in [*system.iterdir(), system / SCORES]:
@@ -399,7 +400,7 @@ def changed(path, tree, value):
         ("submission.authors", "Jo", "submission.authors: expected a list"),
         ("submission.authors.0.email", None, "submission.authors[0].email is missing"),
         ("submission.authors.0.affiliation", None, "authors[0].affiliation.department is missing"),
-        ("submission.authors.0.corresponding", False, "corresponding: 0, expected 1"),
+        ("submission.authors.0.corresponding", False, "submission.authors: 0 corresponding"),
         ("system.description.front_end", None, "system.description.front_end is missing"),
         ("system.complexity.total_parameters", "many", "expected a whole number"),
         ("system.complexity.total_parameters", True, "expected a whole number"),
@@ -407,8 +408,8 @@ def changed(path, tree, value):
         ("system.external_datasets", "X", "expected a list"),
         ("system.external_datasets.0.url", None, "external_datasets[0].url is missing"),
         ("results.development_dataset", None, "results.development_dataset is missing"),
-        ("results.development_dataset.Fan", {}, "no development machine: did you mean 'fan'?"),
-        ("results.development_dataset.ToothBrush", {}, "ToothBrush: no development machine"),
+        ("results.development_dataset.Fan", {}, "dataset.Fan: not a development machine"),
+        ("results.development_dataset.ToothBrush", {}, "ToothBrush: not a development machine"),
         ("results.development_dataset.fan.pauc", None, "fan.pauc is missing"),
         ("results.development_dataset.fan.pauc", 101, "fan.pauc: expected a percentage, found 101"),
         ("results.development_dataset.fan.pauc", float("nan"), "found nan"),
@@ -519,21 +520,21 @@ def test_rows_against_the_rules(tmp_path):
         mine = [f for f in found if name(BRUSH) in f]
         assert len(mine) == 2
         assert any(
-            "row 200: 'section_00_0200.wav' is no test clip of ToothBrush" in f for f in mine
+            "row 200: 'section_00_0200.wav' " in f and "ToothBrush section 00" in f for f in mine
         )
         assert any("clips without a row (1): section_00_0199.wav" in f for f in mine)
         mine = [f for f in found if name(FAN) in f]
         assert len(mine) == 2
         assert any("source normal clips: 49, expected 50" in f for f in mine)
-        assert any("'section_00_0007.wav' is no test clip of fan" in f for f in mine)
-    with pytest.raises(AsdjaxError, match="dcase2024: the number of its test clips"):
+        assert any("'section_00_0007.wav' " in f and "fan section 00" in f for f in mine)
+    with pytest.raises(AsdjaxError, match="dcase2024: .*--data"):
         verification.verify(tmp_path / LABEL, edition="dcase2024")
 
 
 def test_another_program_s_expected_json_is_not_trusted(system, tmp_path):
     for text in ('{"schema": "other/1"}', "[]", '{"schema": "asdjax.expected/1"}'):
         (tmp_path / "expected.json").write_text(text)
-        with pytest.raises(AsdjaxError, match=r"expected\.json: not as asdjax submit writes it"):
+        with pytest.raises(AsdjaxError, match=r"expected\.json: .*asdjax\.expected/1"):
             verification.verify(system)
 
 
@@ -635,12 +636,12 @@ def test_two_tables_whose_names_print_as_one(truth):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("a.wav,1\na.wav,1\nb.wav,0\n", "row 2: a.wav is doubled"),
+        ("a.wav,1\na.wav,1\nb.wav,0\n", "row 2: a.wav .*row 1"),
         ("a.wav,1\nb.wav,2\n", "row 2: '2' is neither 0 nor 1"),
         ("a.wav,1\nb.wav,0\nc.wav,0\n", "row 3: c.wav is not in"),
         ("a.wav,1\n", "row 1: b.wav is not in"),
         ("", "empty"),
-        ("a.wav,1,\nb.wav,0\n", "row 1: columns: 3"),
+        ("a.wav,1,\nb.wav,0\n", "row 1: 3 columns"),
     ],
 )
 def test_faulty_truth(truth, text, words):

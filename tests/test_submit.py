@@ -415,7 +415,7 @@ def test_training_of_an_older_version(run, tmp_path):
 
 def test_scores_that_are_not_finite(run, tmp_path):
     run.rows["ToothBrush"][-1]["score"] = "nan"
-    with pytest.raises(AsdjaxError, match="ToothBrush: section_00_0007.wav: its score is nan"):
+    with pytest.raises(AsdjaxError, match="ToothBrush: section_00_0007.wav: .* nan"):
         submit([run], INFO, tmp_path / "out")
 
 
@@ -442,7 +442,7 @@ def test_clips_of_one_name(run, tmp_path):
 def test_decisions_of_no_single_threshold(run, tmp_path):
     rows = sorted((r for r in run.rows["fan"] if r["split"] == "test"), key=lambda r: r["score"])
     rows[0]["decision"] = "1"
-    with pytest.raises(AsdjaxError, match="no one threshold .* nothing was written") as caught:
+    with pytest.raises(AsdjaxError, match=r"decision_result_fan_.*: row .* threshold") as caught:
         submit([run], INFO, tmp_path / "out")
     assert "partial" not in str(caught.value)
     assert not list(tmp_path.glob("*out*"))

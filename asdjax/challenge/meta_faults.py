@@ -1,4 +1,4 @@
-"""Verification of a submission's meta.yaml, whoever wrote it."""
+"""Verification of any submission's meta.yaml."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -22,12 +22,12 @@ _ABSENT = object()
 
 
 def meta_faults(system: System, edition: str, machines: Collection[str]) -> list[str]:
-    """What is wrong with a system's meta.yaml: sentences that begin with the file's name.
+    """All faults of a system's meta.yaml: one sentence each, which starts with the file name.
 
     Args:
-        system: whose meta.yaml is read; that it is missing is a fault, if no other says why.
+        system: the system; if `system.faults` is empty, a missing meta.yaml is a fault.
         edition: name of the edition.
-        machines: all machines that may have tables, evaluation machines too.
+        machines: all machines that may have tables, including evaluation machines.
     """
     file = f"{system.folder}/{system.label}.meta.yaml"
     if system.meta is None:
@@ -49,7 +49,7 @@ def _content_faults(
     faults = []
 
     def need(where: Any, key: str, prefix: str, kind: Any = object, words: str = "a value") -> Any:
-        """The value of a dotted key, or None with a fault if it is absent or of another kind."""
+        """The value of a dotted key; None, and a fault, if it is absent or has another type."""
         value = where
         for part in key.split("."):
             value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
@@ -67,14 +67,14 @@ def _content_faults(
         return None
 
     def few(key: str, items: list[Any]) -> list[Any]:
-        """The items of a list, as far as they are looked at."""
+        """The first items of a list; a fault if there are too many."""
         if len(items) > _MOST_LISTED:
             faults.append(f"{key}: {len(items)} entries, more than {_MOST_LISTED}")
         return items[:_MOST_LISTED]
 
-    own = need(tree, "submission.label", "", str, "text")
-    if own is not None and own != system.label:
-        faults.append(f"submission.label is {shown(own)}, but the folder is {system.label!r}")
+    label = need(tree, "submission.label", "", str, "text")
+    if label is not None and label != system.label:
+        faults.append(f"submission.label is {shown(label)}, but the folder is {system.label!r}")
     for key in ("name", "abbreviation"):
         need(tree, f"submission.{key}", "", str, "text")
     authors = few("submission.authors", need(tree, "submission.authors", "", list, "a list") or [])
@@ -86,7 +86,7 @@ def _content_faults(
         a for a in authors if isinstance(a, Mapping) and a.get("corresponding") is True
     ]
     if len(corresponding) != 1:
-        faults.append(f"submission.authors: corresponding: {len(corresponding)}, expected 1")
+        faults.append(f"submission.authors: {len(corresponding)} corresponding, expected 1")
     for key in DESCRIPTION:
         need(tree, f"system.description.{key}", "")
     need(tree, "system.complexity.total_parameters", "", int, "a whole number")
@@ -95,7 +95,7 @@ def _content_faults(
     for i, external in enumerate(few("system.external_datasets", sets or [])):
         for key in ("name", "url"):
             need(external, key, f"system.external_datasets[{i}].", str | None, "text")
-    if "results" in tree:  # absent where no development machine was scored
+    if "results" in tree:  # absent if no development machine was scored
         results = need(tree, "results.development_dataset", "", Mapping, "machines") or {}
         facts = find_edition(edition)
         choices = {*facts.development, *machines} - ({*facts.evaluation} - {*facts.development})
@@ -103,7 +103,7 @@ def _content_faults(
             name = cut(str(machine))
             here = f"results.development_dataset.{name}"
             if machine not in choices:
-                faults.append(f"{here}: no development machine{similar(name, choices)}")
+                faults.append(f"{here}: not a development machine{similar(name, choices)}")
             for figure in FIGURES:
                 value = need(results[machine], figure, f"{here}.", int | float, "a percentage")
                 if value is not None and not 0 <= value <= 100:

@@ -1,4 +1,4 @@
-"""The challenge's submission package: format, reading, validation.
+"""The challenge's submission package: its format, writing and reading tables.
 
     task2/<label>/anomaly_score_<machine>_section_<NN>_test.csv     name, score
     task2/<label>/decision_result_<machine>_section_<NN>_test.csv   name, 0 or 1
@@ -7,14 +7,14 @@
 A label is `<Lastname>_<Institute>_task2_<1..4>`; a package holds at most four systems.
 
 Conventions
-* The official evaluator pairs rows by their sorted position and checks no name, so that one missing
-  row corrupts a figure in silence. Hence every row is checked here, and every fault is reported, as
-  a sentence with its file and row; rows count from 1.
+* The official evaluator pairs rows by their position after sorting and does not compare names, so
+  that a missing row silently gives wrong figures. Therefore every row is checked here. A fault is
+  one sentence with its file and row, counted from 1.
 * Tables are UTF-8, without a header. Rows may end in LF or CRLF. A byte-order mark is a fault: it
-  would become part of the first name, which then sorts last.
-* A row whose name is only misspelt (a path, stray blanks, no extension) counts as its clip's row,
-  so that one mistake is one fault.
-* `*.technical_report.pdf` may lie beside the tables.
+  would become part of the first name, which would then be sorted last.
+* A row whose name is only misspelt (a path, extra spaces, no extension) is assigned to its clip, so
+  that one mistake gives one fault.
+* `*.technical_report.pdf` is allowed next to the tables.
 """
 
 import csv
@@ -38,7 +38,7 @@ Key = tuple[str, str]
 
 MAX_SYSTEMS = 4
 MOST_FAULTS = 300
-"""Faults of one kind that are looked for in one file."""
+"""Most faults of one kind that are reported per file."""
 
 _SCORE, _DECISION = "anomaly_score", "decision_result"
 TABLE = re.compile(
@@ -47,43 +47,43 @@ TABLE = re.compile(
 )
 LABEL = re.compile(r"[A-Za-z0-9]+_[A-Za-z0-9]+_task2_(?P<number>[1-4])")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_LONGEST_NAME = 255  # what file systems take
+_LONGEST_NAME = 255  # the limit of most file systems
 
 
 def label(lastname: str, institute: str, number: int) -> str:
     """A system's label.
 
     Raises:
-        AsdjaxError: a part holds other characters than A-Z, a-z and 0-9, or more than four systems.
+        AsdjaxError: a part has other characters than A-Z, a-z and 0-9, or the number is not 1 to 4.
     """
     made = f"{lastname}_{institute}_task2_{number}"
     if not LABEL.fullmatch(made):
         raise AsdjaxError(
-            f"{made!r} is no label: last name and institute need letters A-Z, a-z and digits alone,"
-            f" and the number is 1 to {MAX_SYSTEMS}"
+            f"{made!r} is not a valid label: use only letters A-Z, a-z and digits in last name and "
+            f"institute, and a number from 1 to {MAX_SYSTEMS}"
         )
     return made
 
 
 def score_file(key: Key) -> str:
-    """Name of the table of a section's anomaly scores."""
+    """File name of a section's anomaly scores."""
     return f"{_SCORE}_{key[0]}_section_{key[1]}_test.csv"
 
 
 def decision_file(key: Key) -> str:
-    """Name of the table of a section's decisions."""
+    """File name of a section's decisions."""
     return f"{_DECISION}_{key[0]}_section_{key[1]}_test.csv"
 
 
 def score_bytes(values: Mapping[str, float]) -> bytes:
-    """Scores by base name as a table: exact, with at least 8 significant digits, sorted by name.
+    """A table of scores by base name: exact, at least 8 significant digits, sorted by name.
 
     Raises:
         AsdjaxError: a score is not finite.
     """
     for name, value in values.items():
         if not math.isfinite(value):
-            raise AsdjaxError(f"{name}: its score is {value}, which no package may hold")
+            raise AsdjaxError(f"{name}: the score is {value}, but must be finite")
 
     def text(value: float) -> str:
         padded = f"{value:#.8g}"
@@ -93,7 +93,7 @@ def score_bytes(values: Mapping[str, float]) -> bytes:
 
 
 def decision_bytes(values: Mapping[str, int]) -> bytes:
-    """Decisions (0 or 1) by base name as a table, sorted by name."""
+    """A table of decisions (0 or 1) by base name, sorted by name."""
     return _table_bytes({name: str(int(value)) for name, value in values.items()})
 
 
@@ -102,20 +102,20 @@ class Row:
     """One row of a table."""
 
     number: int
-    """From 1."""
+    """Counted from 1."""
     value: float | None
-    """None where the text is no valid value."""
+    """None if the text is not a valid value."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """One table as it was read."""
+    """The content of one file of scores, decisions or ground truth."""
 
     file: str
     count: int
-    """Rows but for a header and empty ones; 0 where the file could not be read at all."""
+    """Number of rows without a header and empty rows; 0 if the file could not be read."""
     rows: Mapping[str, Row]
-    """By the base name that each row means; of doubled rows the first."""
+    """By base name, with misspellings corrected; the first of duplicate rows."""
     faults: tuple[str, ...]
 
     @property
@@ -127,7 +127,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """One system's folder as it was read."""
+    """The content of one system's folder."""
 
     folder: str
     label: str
@@ -143,24 +143,24 @@ class System:
 
     @property
     def keys(self) -> set[Key]:
-        """Machines and sections of which there is a table."""
+        """The machines and sections that have a table."""
         return {*self.scores, *self.decisions}
 
 
 def read_system(folder: Traversable, allowance: Allowance | None = None) -> System:
-    """Read a system's folder, faults and all; `validate` and the tables' `faults` report them.
+    """Read a system's folder; faults are stored in the result (see `verification.validate`).
 
     Args:
         folder: the system's folder.
-        allowance: what may be read of the whole package; None: as much as of one package.
+        allowance: limits of the package that the folder belongs to; None: new limits.
 
     Raises:
-        AsdjaxError: no such folder, or one that holds too many files.
+        AsdjaxError: the folder does not exist or contains too many files.
     """
     if not is_folder(folder):
         raise AsdjaxError(f"{folder}: no such folder: give a system's folder with its tables")
     allowance = allowance or Allowance()
-    own = folder_name(folder)
+    label = folder_name(folder)
     scores: dict[Key, Table] = {}
     decisions: dict[Key, Table] = {}
     others, meta = [], None
@@ -173,7 +173,7 @@ def read_system(folder: Traversable, allowance: Allowance | None = None) -> Syst
             _add(scores, match, _read_table(file, _score, allowance))
         elif match and match["kind"] == _DECISION:
             _add(decisions, match, _read_table(file, _flag, allowance))
-        elif file.name == f"{own}.meta.yaml":
+        elif file.name == f"{label}.meta.yaml":
             try:
                 meta = allowance.read(file)
             except AsdjaxError as error:
@@ -181,19 +181,19 @@ def read_system(folder: Traversable, allowance: Allowance | None = None) -> Syst
         elif not file.name.endswith(".technical_report.pdf"):
             others.append(file.name)
     name = str(folder).rstrip("/")
-    return System(name, own, scores, decisions, meta, tuple(others), faults)
+    return System(name, label, scores, decisions, meta, tuple(others), faults)
 
 
 def scores(folder: Path) -> dict[Key, list[tuple[str, float, int | None]]]:
-    """Anybody's scores and, where there are any, decisions, for evaluation.
+    """The scores and decisions in a system's folder, for evaluation.
 
     Returns:
-        By machine and section, per clip its base name, score and decision (None without a table
-        of decisions), sorted by name.
+        For each machine and section a list of (base name, score, decision), sorted by name. The
+        decision is None if there is no table of decisions.
 
     Raises:
-        AsdjaxError: a system's folder is not there, or its tables are faulty: the first fault and
-            the number of others.
+        AsdjaxError: the folder does not exist, or tables are faulty. The message has the first
+            fault and the number of the others.
     """
     system = read_system(folder)
     faults = [
@@ -223,23 +223,22 @@ def scores(folder: Path) -> dict[Key, list[tuple[str, float, int | None]]]:
 
 
 def read_truth(folder: Path) -> dict[Key, dict[str, tuple[bool, bool]]]:
-    """Labels and domains in the organisers' layout: ground_truth_data/ and ground_truth_domain/.
+    """Labels and domains from a folder with ground_truth_data/ and ground_truth_domain/.
 
     Returns:
-        By machine and section, by base name: whether the clip is anomalous, whether it is of the
-        target domain.
+        For each machine and section, by base name: (is anomalous, is target domain).
 
     Raises:
-        AsdjaxError: a folder, file or row is missing, doubled or no 0 or 1: the first fault and
-            the number of others.
+        AsdjaxError: a folder, file or row is missing or duplicate, or a value is not 0 or 1. The
+            message has the first fault and the number of the others.
     """
-    halves: list[dict[Key, Table]] = []
+    both: list[dict[Key, Table]] = []
     faults: list[str] = []
     allowance = Allowance()
     for place in (folder / "ground_truth_data", folder / "ground_truth_domain"):
         if not is_folder(place):
             raise AsdjaxError(
-                f"{place}: no such folder: give the folder that holds ground_truth_data and "
+                f"{place}: no such folder: give the folder that contains ground_truth_data and "
                 "ground_truth_domain"
             )
         tables: dict[Key, Table] = {}
@@ -251,18 +250,18 @@ def read_truth(folder: Path) -> dict[Key, dict[str, tuple[bool, bool]]]:
                 _add(tables, match, _read_table(file, _flag, allowance))
             else:
                 faults.append(f"{file}: expected ground_truth_<machine>_section_<NN>_test.csv")
-        halves.append(tables)
+        both.append(tables)
         faults += [fault for table in tables.values() for fault in table.faults]
-    labels, domains = halves
+    labels, domains = both
     if not labels and not domains and not faults:
-        faults = [f"{folder}: no ground_truth_<machine>_section_<NN>_test.csv in its folders"]
+        faults = [f"{folder}: contains no ground_truth_<machine>_section_<NN>_test.csv"]
     for key in sorted({*labels, *domains}):
         if key in labels and key in domains:
-            faults += first_faults(_one_sided(labels[key], domains[key]))
+            faults += first_faults(_unpaired_rows(labels[key], domains[key]))
         else:
-            lone = (labels if key in labels else domains)[key].file
+            file = (labels if key in labels else domains)[key].file
             other = "ground_truth_domain" if key in labels else "ground_truth_data"
-            faults.append(f"{lone}: the file of the same name in {other} is missing")
+            faults.append(f"{file}: the file with the same name in {other} is missing")
     _raise_first(faults)
     return {
         key: {
@@ -274,22 +273,22 @@ def read_truth(folder: Path) -> dict[Key, dict[str, tuple[bool, bool]]]:
 
 
 def folder_name(folder: Traversable) -> str:
-    """A folder's name, of "." too; a link's own, for that is what a package calls it."""
+    """The name of a folder, also if given as "."; of a link its own name, not its target's."""
     return os.path.basename(os.path.abspath(folder)) if isinstance(folder, Path) else folder.name
 
 
 def brief(faults: Sequence[str]) -> str:
-    """The first of some faults, and how many others there are."""
+    """The first fault and the number of the others."""
     return f"{faults[0]} (and {len(faults) - 1} more)" if len(faults) > 1 else faults[0]
 
 
 def first_faults(faults: Iterable[str]) -> list[str]:
-    """The first faults of a file, at most `MOST_FAULTS`; no more are looked for."""
+    """At most `MOST_FAULTS` faults; the iterable is not read further."""
     return list(itertools.islice(faults, MOST_FAULTS))
 
 
 def _table_name(name: str) -> re.Match[str] | None:
-    """The parts of a table's name; a machine whose name does not print is no machine."""
+    """The parts of a table's file name; None if it is not a table's or not printable."""
     return TABLE.fullmatch(name) if name.isprintable() else None
 
 
@@ -309,7 +308,7 @@ def _table_bytes(values: Mapping[str, str]) -> bytes:
 
 
 def _read_table(file: Traversable, parse: Callable[[str], float], allowance: Allowance) -> Table:
-    """Read a table; a row's faults are found here, those against the clips by `validate`."""
+    """Read a table and check each row; `verification.validate` compares the names to the clips."""
     faults: list[str] = []
     rows: dict[str, Row] = {}
     try:
@@ -322,7 +321,7 @@ def _read_table(file: Traversable, parse: Callable[[str], float], allowance: All
         number = content[: error.start].count(b"\n") + 1
         return Table(str(file), 0, {}, (f"{file}: row {number}: not UTF-8 text",))
     if text.startswith("\ufeff"):
-        faults.append(f"{file}: row 1: begins with a byte-order mark: save it as UTF-8 without one")
+        faults.append(f"{file}: row 1: starts with a byte-order mark: save it as UTF-8 without one")
         text = text[1:]
     count = number = 0
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -331,10 +330,10 @@ def _read_table(file: Traversable, parse: Callable[[str], float], allowance: All
             where = f"{file}: row {number}"
             allowance.rows -= 1
             if allowance.rows < 0 or len(faults) >= MOST_FAULTS:
-                why = "too many faults before it"
+                why = "too many faults"
                 if allowance.rows < 0:
-                    why = f"the package's tables have more than {MOST_ROWS:,} rows together"
-                faults.append(f"{where}: not read, nor what follows: {why}")
+                    why = f"the tables of the package have more than {MOST_ROWS:,} rows in total"
+                faults.append(f"{where}: this and the following rows were not read: {why}")
                 return Table(str(file), 0, {}, tuple(faults))
             if number == 1 and _is_header(fields):
                 faults.append(f"{where}: a header line ({cut(','.join(fields))}): delete it")
@@ -344,22 +343,22 @@ def _read_table(file: Traversable, parse: Callable[[str], float], allowance: All
                 continue
             count += 1
             if len(fields) != 2:
-                faults.append(f"{where}: columns: {len(fields)}, expected 2 with a comma between")
+                faults.append(f"{where}: {len(fields)} columns, expected 2 separated by a comma")
                 continue
-            name, wrong = _meant_name(fields[0])
-            faults += [f"{where}: {shown(fields[0])} {fault}" for fault in wrong]
+            name, misspellings = _base_name(fields[0])
+            faults += [f"{where}: {shown(fields[0])} {fault}" for fault in misspellings]
             value = None
             try:
                 value = parse(fields[1])
             except ValueError as error:
                 faults.append(f"{where}: {error}")
             if name in rows:
-                faults.append(f"{where}: {name} is doubled, row {rows[name].number} has it too")
+                faults.append(f"{where}: {name} is a duplicate of row {rows[name].number}")
             elif name:
                 rows[name] = Row(number, value)
     except csv.Error as error:
-        broken = f"{file}: row {number + 1}: not a comma-separated row ({error})"
-        return Table(str(file), 0, {}, (*faults, broken))
+        fault = f"{file}: row {number + 1}: not a comma-separated row ({error})"
+        return Table(str(file), 0, {}, (*faults, fault))
     if not count:
         faults.append(f"{file}: empty: expected one row per test clip")
     return Table(str(file), count, rows, tuple(faults))
@@ -375,22 +374,22 @@ def _is_header(fields: list[str]) -> bool:
     return False
 
 
-def _meant_name(text: str) -> tuple[str, list[str]]:
-    """The base name that a row means, and what is wrong with its spelling."""
-    name, wrong = text.strip(), []
+def _base_name(text: str) -> tuple[str, list[str]]:
+    """The base name in a row with misspellings corrected, and a fault for each of these."""
+    name, faults = text.strip(), []
     if name != text:
-        wrong.append("has stray blanks")
+        faults.append("has extra spaces")
     if "/" in name or "\\" in name:
         name = re.split(r"[/\\]", name)[-1]
-        wrong.append("is a path: give the file's name alone")
+        faults.append("is a path: give the file name only")
     if not name:
-        return name, ["names no file"]
+        return name, ["contains no file name"]
     if not name.lower().endswith(".wav"):
         name += ".wav"
-        wrong.append("lacks the extension .wav")
+        faults.append("lacks the extension .wav")
     if len(name) > _LONGEST_NAME:
-        return "", ["is longer than a file's name can be"]
-    return name, wrong
+        return "", [f"is longer than {_LONGEST_NAME} characters"]
+    return name, faults
 
 
 def _score(text: str) -> float:
@@ -401,8 +400,8 @@ def _score(text: str) -> float:
     if not math.isfinite(value):
         kind = "NaN" if math.isnan(value) else "infinite"
         raise ValueError(f"the score {shown(text)} is {kind}")
-    if not _NUMBER.fullmatch(text):  # Python's own spellings: blanks, 1_000
-        raise ValueError(f"{shown(text)} is not a plain number: stray blanks or other characters")
+    if not _NUMBER.fullmatch(text):  # spaces and 1_000, which float() accepts
+        raise ValueError(f"{shown(text)} is not a plain number such as 0.5 or 1e-3")
     return value
 
 
@@ -412,8 +411,8 @@ def _flag(text: str) -> float:
     return float(text)
 
 
-def _one_sided(first: Table, second: Table) -> Iterator[str]:
-    """Names that only one of two tables has, where both have any."""
+def _unpaired_rows(first: Table, second: Table) -> Iterator[str]:
+    """Faults for names that are in only one of two tables; none if one table has no names."""
     if first.rows and second.rows:
         for a, b in ((first, second), (second, first)):
             for name, row in a.rows.items():
@@ -427,10 +426,11 @@ def _raise_first(faults: list[str]) -> None:
 
 
 def pair_faults(scores: Table, decisions: Table, *, threshold: bool = True) -> list[str]:
-    """Names of one table only; of a submission (`threshold`) also decisions that follow from no
-    single threshold, or that stand in the place of the scores.
+    """Faults of a table of scores and its table of decisions: names that only one of them has.
+
+    With `threshold`, also decisions that no single threshold gives, and scores that are decisions.
     """
-    faults = first_faults(_one_sided(scores, decisions))
+    faults = first_faults(_unpaired_rows(scores, decisions))
     decided: dict[float, list[tuple[float, int]]] = {0.0: [], 1.0: []}
     for name, row in decisions.rows.items():
         value = scores.rows[name].value if name in scores.rows else None
@@ -438,23 +438,23 @@ def pair_faults(scores: Table, decisions: Table, *, threshold: bool = True) -> l
             decided[row.value].append((value, row.number))
     if threshold and all(decided.values()):
         if all(value == flag for flag, pairs in decided.items() for value, _ in pairs):
-            faults.append(f"{scores.file}: holds the decisions, 0 and 1: give the anomaly scores")
+            faults.append(f"{scores.file}: the scores are the decisions: give the anomaly scores")
         (highest, low_row), (lowest, high_row) = max(decided[0.0]), min(decided[1.0])
         if lowest < highest:
             faults.append(
-                f"{decisions.file}: row {high_row}: 1 at the score {digits(lowest)}, but row "
-                f"{low_row} is 0 at {digits(highest)}: no one threshold gives these decisions"
+                f"{decisions.file}: row {high_row}: 1 for the score {digits(lowest)}, but row "
+                f"{low_row} is 0 for {digits(highest)}: no single threshold gives these decisions"
             )
     return faults
 
 
 def copy_faults(scores: Mapping[Key, Table]) -> list[str]:
-    """Tables with another machine's scores: evaluation machines share the names of their clips."""
+    """Faults of tables that repeat another machine's scores; machines may share clip names."""
     first: dict[frozenset[tuple[str, float | None]], Table] = {}
     faults = []
     for _, table in sorted(scores.items()):
         values = frozenset((name, row.value) for name, row in table.rows.items())
-        if len({value for _, value in values}) < 2:  # a constant is a poor score, but no copy
+        if len({value for _, value in values}) < 2:  # a constant score is poor but not a copy
             continue
         if (other := first.setdefault(values, table)) is not table:
             faults.append(f"{table.file}: the same scores as in {other.file}: one is a copy")

@@ -1,7 +1,7 @@
-"""Verification of a submission package, ours or anyone's: every fault by file and row.
+"""Verification of any submission package: every fault is reported with its file and row.
 
-What the names of the test clips are follows from the data set, from the expected.json that
-`asdjax submit` leaves beside its packages, or from the edition's rules.
+The expected test clips come from the data set, from the expected.json that `asdjax submit` writes
+next to its packages, or from the edition's rules.
 """
 
 import dataclasses
@@ -51,41 +51,41 @@ from asdjax.errors import AsdjaxError
 from asdjax.files import user_files
 
 Expected = Mapping[Key, frozenset[str] | None]
-"""The base names of each section's test clips; None where only their grammar is known."""
+"""The base names of each section's test clips; None if only their naming scheme is known."""
 
 EXPECTED_SCHEMA = "asdjax.expected/1"
 EXPECTED_FILE = "expected.json"
 _CELLS = tuple(product(("source", "target"), ("normal", "anomaly")))
-_SHOWN = 5  # names listed in one sentence
-_MOST_HINTS = 20  # names for which a similar one is looked for
+_SHOWN = 5  # names listed in one fault
+_MOST_HINTS = 20  # searches for a similar name, which are slow
 _MOST_SYSTEMS_READ = MAX_SYSTEMS + 2
 _MOST_EXPECTED = 2**24  # bytes of an expected.json
-_MOST_SECTIONS = 200  # in it
+_MOST_SECTIONS = 200  # of an expected.json
 _LONGEST_NAME = 255
 _MOST_PRINTED = 200  # faults
-_LONGEST_FAULT = 2000  # characters: a few paths
+_LONGEST_FAULT = 2000  # characters
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """What a package is checked against."""
+    """The test clips that a package is checked against, and where they come from."""
 
     origin: str
     edition: str
     names: Expected
     required: frozenset[Key]
     alternative: frozenset[Key] = frozenset()
-    """Required instead of a folder that holds nothing else."""
+    """Required instead of `required` if a system has no other machines."""
 
     def missing(self, present: Collection[Key]) -> list[Key]:
-        """The required machines and sections that are not present, sorted."""
+        """The required machines and sections that are not in `present`, sorted."""
         known = {key for key in present if key in self.names}
         only = bool(known) and known <= self.alternative
         return sorted((self.alternative if only else self.required) - set(present))
 
 
 def expected_document(expected: Mapping[Key, Collection[str]], edition: str) -> dict[str, Any]:
-    """What expected.json says beside a package, so that it can be verified without the data."""
+    """The content of expected.json, with which a package can be verified without the data."""
     machines: dict[str, dict[str, list[str]]] = {}
     for (machine, section), names in sorted(expected.items()):
         machines.setdefault(machine, {})[section] = sorted(names)
@@ -93,31 +93,31 @@ def expected_document(expected: Mapping[Key, Collection[str]], edition: str) -> 
 
 
 def find_reference(folder: Path, data: Path | None, edition: str) -> Reference:
-    """The data set if given, else an expected.json in or up to two above the folder, else rules."""
+    """The clips to check a folder against; the order of the sources is as in `verify`."""
     if data is not None:
         return reference_of_data(data, edition)
-    own = Path(os.path.realpath(folder))
-    for place in (own, *own.parents[:2]):
-        if os.path.isfile(place / EXPECTED_FILE):
-            return reference_of_package(place / EXPECTED_FILE)
+    real = Path(os.path.realpath(folder))
+    for parent in (real, *real.parents[:2]):
+        if os.path.isfile(parent / EXPECTED_FILE):
+            return reference_of_package(parent / EXPECTED_FILE)
     return reference_of_rules(edition)
 
 
 def reference_of_data(root: Path, edition: str) -> Reference:
-    """The test clips of a data set; its evaluation machines are required, else all.
+    """The test clips of a data set; all machines are required if none is for evaluation.
 
     Raises:
-        AsdjaxError: no data set with test clips there, or a misnamed file in it.
+        AsdjaxError: the data set has no test clips, or a misnamed file.
     """
     dataset = dcase.scan(root, edition)
     if dataset.problems:
         raise AsdjaxError(
-            f"{root}: {len(dataset.problems)} misnamed files, the first: {dataset.problems[0]}: "
-            "repair the data set before checking against it"
+            f"{root}: {len(dataset.problems)} misnamed files, the first is "
+            f"{dataset.problems[0]}: repair the data set before checking against it"
         )
     test = [clip for clip in dataset.clips if clip.split == "test"]
     if not test:
-        raise AsdjaxError(f"{root}: no test clips to check against: give the data set's root")
+        raise AsdjaxError(f"{root}: no test clips found: give the root of the data set")
     names: dict[Key, set[str]] = {}
     for clip in test:
         names.setdefault((clip.machine, clip.section), set()).add(clip.name)
@@ -131,10 +131,10 @@ def reference_of_data(root: Path, edition: str) -> Reference:
 
 
 def reference_of_package(path: Path) -> Reference:
-    """The clips that an expected.json states; all are required.
+    """The clips listed in an expected.json; all are required.
 
     Raises:
-        AsdjaxError: not a document of `expected_document`.
+        AsdjaxError: the file is not an `expected_document`.
     """
     text = user_files.read_text(path, most=_MOST_EXPECTED)
     try:
@@ -144,8 +144,8 @@ def reference_of_package(path: Path) -> Reference:
     names = _expected_names(document)
     if names is None:
         raise AsdjaxError(
-            f"{path}: not as asdjax submit writes it (schema {EXPECTED_SCHEMA}): move it away, or "
-            "give the data set's root to check against"
+            f"{path}: not written by asdjax submit (schema {EXPECTED_SCHEMA}): move it away, or "
+            "give the data set with --data"
         )
     edition = document["edition"]
     if edition not in registry.names("edition"):
@@ -157,7 +157,7 @@ def reference_of_package(path: Path) -> Reference:
 
 
 def _expected_names(document: Any) -> dict[Key, frozenset[str]] | None:
-    """The names that a document of `expected_document` states; None: it is no such document."""
+    """The names in an `expected_document`; None if the document is not valid."""
     if not isinstance(document, dict) or document.get("schema") != EXPECTED_SCHEMA:
         return None
     edition, machines = document.get("edition"), document.get("machines")
@@ -178,18 +178,18 @@ def _expected_names(document: Any) -> dict[Key, frozenset[str]] | None:
 
 
 def reference_of_rules(edition: str) -> Reference:
-    """What the edition itself fixes; its evaluation machines are required.
+    """The test clips by the edition's rules; its evaluation machines are required.
 
-    A folder of development machines alone must hold all of these instead.
+    A system with development machines only must have all of those instead.
 
     Raises:
-        AsdjaxError: an edition whose numbers are not known.
+        AsdjaxError: the edition's rules are not known.
     """
     names = _rules(edition)
     if not names:
         raise AsdjaxError(
-            f"{edition}: the number of its test clips is known from the data alone: give the data "
-            "set's root to check against"
+            f"{edition}: the number of test clips is not known without the data: give the data "
+            "set with --data"
         )
     evaluated = frozenset(key for key in names if find_edition(edition).is_evaluation(*key))
     return Reference(
@@ -198,7 +198,7 @@ def reference_of_rules(edition: str) -> Reference:
 
 
 def validate(system: System, reference: Reference) -> list[str]:
-    """All faults of a system: sentences that name the file and, where there is one, the row."""
+    """All faults of a system: one sentence each, with the file and, if there is one, the row."""
     faults = list(system.faults)
     hints = iter(range(_MOST_HINTS))
 
@@ -207,8 +207,8 @@ def validate(system: System, reference: Reference) -> list[str]:
 
     if not LABEL.fullmatch(system.label):
         faults.append(
-            f"{system.folder}: {system.label!r} is no label: expected "
-            f"<Lastname>_<Institute>_task2_<1..{MAX_SYSTEMS}> of letters A-Z, a-z and digits"
+            f"{system.folder}: {system.label!r} is not a valid label: expected "
+            f"<Lastname>_<Institute>_task2_<1..{MAX_SYSTEMS}> with letters A-Z, a-z and digits"
         )
     meta_file = f"{system.label}.meta.yaml"
     known = [name(key) for key in reference.names for name in (score_file, decision_file)]
@@ -229,10 +229,11 @@ def validate(system: System, reference: Reference) -> list[str]:
                     faults += first_faults(_names_faults(tables[key], key, reference))
                 continue
             sections = sorted(s for m, s in reference.names if m == machine)
-            wrong = f"section {section} is none of {machine}'s ({', '.join(sections)})"
+            fault = f"{machine} has no section {section}, only {', '.join(sections)}"
             if not sections:
-                wrong = f"no machine {machine!r}{hint(machine, {m for m, _ in reference.names})}"
-            faults.append(f"{tables[key].file}: {wrong}")
+                similar_name = hint(machine, {m for m, _ in reference.names})
+                fault = f"unknown machine {machine!r}{similar_name}"
+            faults.append(f"{tables[key].file}: {fault}")
         if key in system.scores and key in system.decisions:
             faults += pair_faults(system.scores[key], system.decisions[key])
     faults += copy_faults(system.scores)
@@ -246,9 +247,9 @@ def validate(system: System, reference: Reference) -> list[str]:
 
 
 def against_rules(systems: Sequence[System], edition: str) -> str | None:
-    """Why the challenge would refuse systems that are right for their own data; None: it would not.
+    """Why the challenge would refuse systems that match their own data; None if it would not.
 
-    None too where an edition's rules are not known. Development machines alone are no entry.
+    Also None if the edition's rules are not known. The challenge needs the evaluation machines.
     """
     if not _rules(edition):
         return None
@@ -260,20 +261,20 @@ def against_rules(systems: Sequence[System], edition: str) -> str | None:
 def verify(
     path: Path, *, data: Path | None = None, edition: str = DatasetConfig.edition
 ) -> tuple[str, list[str]]:
-    """Check a package: its zip file, a system's folder, the task2 folder or the folder above it.
+    """Check a submission package.
 
     Args:
-        path: what to check.
-        data: root of the data set that it is about; without it, an expected.json in the folder or
-            up to two above it, else the edition's rules.
-        edition: name of the edition; an expected.json states its own.
+        path: the zip file, a system's folder, the folder task2 or the folder that contains it.
+        data: root of the data set that it is checked against. Default: an expected.json in the
+            folder or one of the two above it, else the edition's rules.
+        edition: name of the edition; an expected.json overrides it.
 
     Returns:
-        What was checked and against what, and all faults. Where there is none, the first tells too
-        what the challenge's own rules would find.
+        A sentence on what was checked against what, and all faults. If there are none, the sentence
+        also says what the challenge's rules would find.
 
     Raises:
-        AsdjaxError: there is no submission here, or nothing to check it against.
+        AsdjaxError: there is no submission, or nothing to check it against.
     """
     if not os.path.lexists(path):
         raise AsdjaxError(f"{path}: no such file or folder: give a submission's folder or zip file")
@@ -283,7 +284,7 @@ def verify(
         faults = [*faults, *misplaced]
         if len(folders) > _MOST_SYSTEMS_READ:
             raise AsdjaxError(
-                f"{path}: {len(folders)} systems' folders, at most {MAX_SYSTEMS} may be submitted"
+                f"{path}: {len(folders)} folders of systems, at most {MAX_SYSTEMS} are allowed"
             )
         allowance = Allowance()
         systems = [read_system(folder, allowance) for folder in folders]
@@ -296,20 +297,20 @@ def verify(
         first = numbers.setdefault(match["number"], system.label)
         if first != system.label:
             faults.append(
-                f"{path}: {first} and {system.label} are both system {match['number']}: number the "
-                "systems from 1"
+                f"{path}: {first} and {system.label} have the same number: number the systems "
+                "from 1"
             )
     if len(systems) > MAX_SYSTEMS:
-        faults.append(f"{path}: {len(systems)} systems, at most {MAX_SYSTEMS} may be submitted")
+        faults.append(f"{path}: {len(systems)} systems, at most {MAX_SYSTEMS} are allowed")
     machines = {machine for system in systems for machine, _ in system.keys}
     labels = ", ".join(system.label for system in systems) or "no system"
-    what = f"{path}: {labels}; {len(machines)} machines; against {reference.origin}"
-    unruled = None if faults else against_rules(systems, reference.edition)
-    return f"{what}; but {unruled}" if unruled else what, faults
+    what = f"{path}: {labels}; {len(machines)} machines; checked against {reference.origin}"
+    refusal = None if faults else against_rules(systems, reference.edition)
+    return f"{what}; but {refusal}" if refusal else what, faults
 
 
 def _rules(edition: str) -> dict[Key, frozenset[str] | None]:
-    """Test clips by the edition's rules; empty where these are not known."""
+    """The test clips by the edition's rules; empty if these are not known."""
     facts = find_edition(edition)
     if not facts.clips_per_cell:
         return {}
@@ -322,31 +323,31 @@ def _rules(edition: str) -> dict[Key, frozenset[str] | None]:
 
 
 def _opened(path: Path) -> AbstractContextManager[tuple[Traversable, list[str]]]:
-    """A folder, or the inside of a zip file with the faults of the archive itself."""
+    """The root of a folder or zip file, and the faults of the archive itself."""
     return nullcontext((path, [])) if is_folder(path) else open_zip(path)
 
 
 def _system_folders(root: Traversable, *, is_archive: bool) -> tuple[list[Traversable], list[str]]:
-    """The systems' folders, and what lies where it should not."""
+    """The systems' folders, and faults of what is in the wrong place."""
     base, faults = root / "task2", []
     if is_archive:
-        strangers = [e for e in entries(root) if e.name != "task2" and not _is_report(e.name)]
-        faults = [f"{e}: only the folder task2 belongs here" for e in strangers]
+        others = [e for e in entries(root) if e.name != "task2" and not _is_report(e.name)]
+        faults = [f"{e}: only the folder task2 belongs here" for e in others]
     if not is_folder(base):
         if is_archive:
-            return [], [*faults, f"{root}: no folder task2 in it"]
-        own, inside = folder_name(root), entries(root)
+            return [], [*faults, f"{root}: contains no folder task2"]
+        name, inside = folder_name(root), entries(root)
         tables = any(TABLE.fullmatch(e.name) or e.name.endswith(".meta.yaml") for e in inside)
-        if tables or LABEL.fullmatch(own):
+        if tables or LABEL.fullmatch(name):
             return [root], faults
         base = root
-        if own != "task2":
+        if name != "task2":
             if not any(LABEL.fullmatch(entry.name) for entry in inside):
                 raise AsdjaxError(
-                    f"{root}: no submission here: give a system's folder, the folder task2, the "
-                    "folder that holds it, or the zip file"
+                    f"{root}: no submission found: give a system's folder, the folder task2, the "
+                    "folder that contains it, or the zip file"
                 )
-            faults.append(f"{root}: the systems' folders must lie in a folder named task2")
+            faults.append(f"{root}: the systems' folders must be in a folder named task2")
     inside = entries(base)
     folders = [entry for entry in inside if is_folder(entry)]
     faults += [
@@ -354,11 +355,11 @@ def _system_folders(root: Traversable, *, is_archive: bool) -> tuple[list[Traver
         for entry in inside
         if not is_folder(entry) and not _is_report(entry.name)
     ]
-    return folders, faults if folders else [*faults, f"{base}: no system's folder in it"]
+    return folders, faults if folders else [*faults, f"{base}: contains no system's folder"]
 
 
 def _names_faults(table: Table, key: Key, reference: Reference) -> Iterator[str]:
-    """A table's names and numbers of rows against the section's test clips."""
+    """Faults of a table's names and number of rows, given the section's test clips."""
     machine, section = key
     expected = reference.names[key]
     each = find_edition(reference.edition).clips_per_cell
@@ -373,8 +374,8 @@ def _names_faults(table: Table, key: Key, reference: Reference) -> Iterator[str]
             continue
         if expected is not None or clip.section != section or clip.label is None:
             yield (
-                f"{table.file}: row {row.number}: {name!r} is no test clip of {machine} section "
-                f"{section}"
+                f"{table.file}: row {row.number}: {name!r} is not a test clip of {machine} "
+                f"section {section}"
             )
         else:
             cells[clip.domain, clip.label] += 1
@@ -391,7 +392,7 @@ def _names_faults(table: Table, key: Key, reference: Reference) -> Iterator[str]
 
 
 def lines(faults: Sequence[str]) -> list[str]:
-    """What is printed of some faults: the first ones, and how many others there are."""
+    """The faults to print: the first ones, cut if long, and the number of the others."""
     others = len(faults) - _MOST_PRINTED
     first = [fault[:_LONGEST_FAULT] for fault in faults[:_MOST_PRINTED]]
     return [*first, f"and {others} more faults"] if others > 0 else first
