@@ -162,7 +162,7 @@ def test_labels_may_come_from_the_ground_truth(rng, tmp_path, capsys):
     rows = {"Sander": score_rows(rng, "Sander", named=False)}
     a = make_run(tmp_path / "a", rows)
     b = make_run(tmp_path / "b", {"Sander": shifted(rng, rows["Sander"], 0.5)})
-    with pytest.raises(AsdjaxError, match="no scored clip has a label: name a ground truth"):
+    with pytest.raises(AsdjaxError, match="no scored clip has a label"):
         compare(a, b)
     document = compare(a, b, resamples=100, truth=write_truth(tmp_path / "truth", rows))
     assert document["machines"]["Sander"]["official"]["pauc"]["a"] > 0
@@ -182,7 +182,7 @@ def test_printed_tables(pair):
     assert f"{difference} [{low}, {high}] {share} |" in markdown(document)
     for text in (markdown(document), console.export_text()):
         words = " ".join(text.split())
-        assert "the seed of the training is not" in words and "F1" in words
+        assert document["scope"] in words and "F1" in words
         assert f"[{low}, {high}]" in words and str(pair[0].path.name) in words
 
 

@@ -1,7 +1,7 @@
-"""Comparison of two runs over the same clips: a paired bootstrap; no jax.
+"""Comparison of two runs on the same clips by a paired bootstrap; no jax.
 
-Both runs' figures are taken from the same resamples of the clips, so that what makes a clip hard
-for both cancels in the difference.
+Both runs' figures are computed from the same resamples of the clips, so that the difficulty of a
+clip for both runs cancels in the difference.
 """
 
 from collections.abc import Mapping
@@ -20,39 +20,38 @@ from asdjax.store.runs import Run
 
 SCHEMA = "asdjax.compare/1"
 _SCOPE = (
-    "Of these two runs on these clips: how far a figure moves with the seed of the training is not "
-    "covered."
+    "Valid for these two runs on these clips: the variation between training seeds is not included."
 )
 
 
 def compare(
     run_a: Run, run_b: Run, *, resamples: int = bootstrap.RESAMPLES, truth: Path | None = None
 ) -> dict[str, Any]:
-    """How far two runs' figures differ, and how sure that is.
+    """The differences of two runs' figures, with bootstrap intervals.
 
     Args:
-        run_a: with scores.
-        run_b: with scores of the same labelled clips.
-        resamples: of the bootstrap.
-        truth: folder with ground_truth_data and ground_truth_domain, for clips whose names tell
+        run_a: a scored run.
+        run_b: a run that scored the same labelled clips.
+        resamples: number of bootstrap resamples.
+        truth: folder with ground_truth_data and ground_truth_domain, for clips whose names state
             neither label nor domain.
 
     Returns:
-        `schema`; `a` and `b`, each the run's `run` (its path) and `seed`; `resamples`, `level`,
-        `single_clip_strata` and `scope`; and the nesting of `averages.means` with, in the place of
-        each figure, None where it has no clips, else `a`, `b`, `difference` (a - b), its `interval`
-        [low, high] (None where neither figure has one), and `probability`: the share of resamples
-        in which A is better, ties counting half.
+        `schema`; `a` and `b`, each with `run` (the path) and `seed`; `resamples`, `level`,
+        `single_clip_strata` and `scope`; and the nesting of `averages.means`, where each figure is
+        replaced by `a`, `b`, `difference` (a - b), its `interval` [low, high] (None if neither
+        figure has one) and `probability`, or by None if it has no clips. `probability` is the share
+        of resamples in which A is better; ties count half.
 
     Raises:
-        AsdjaxError: the runs scored different clips or none that has a label; or as
+        AsdjaxError: the runs scored different clips or no labelled ones; or as in
             `evaluate.evaluate`.
     """
     known = None if truth is None else submission.read_truth(truth)
     a, b = _labelled(run_a, known), _labelled(run_b, known)
     _require_same_clips((run_a, a), (run_b, b))
     for note in bootstrap.describe(a, resamples)["single_clip_strata"]:
-        console.say(f"{note}: a single clip, which no resample varies: intervals too narrow")
+        console.say(f"{note}: a single clip, which resampling cannot vary: intervals too narrow")
     return {
         "schema": SCHEMA,
         "a": {"run": str(run_a.path), "seed": run_a.config().seed},
@@ -67,11 +66,11 @@ def compare(
 
 
 def printed(document: Mapping[str, Any], *, intervals: bool = True) -> list[Table]:
-    """The printed tables, per cent.
+    """The printed tables, in per cent.
 
-    The first has a row for each figure over all machines, the others a row per machine and a column
-    per figure; further lines of a cell are the interval, unless `intervals` are not wanted, and the
-    probability that A is better.
+    The first table has one row per figure, over all machines. The others have one row per machine
+    and one column per figure. A cell has the difference, with `intervals` its interval, and the
+    probability that A is better, one per line.
     """
     over_all = layout.overall(document)
     columns = layout.COLUMNS + layout.DECISION_COLUMNS[1:]
@@ -118,7 +117,7 @@ def _labelled(run: Run, truth: labels.Truth | None) -> Machines:
         console.say(f"{run.path}: {note}")
     if not machines:
         raise AsdjaxError(
-            f"{run.path}: no scored clip has a label: name a ground truth for them, or compare "
+            f"{run.path}: no scored clip has a label: give a ground truth with --truth, or compare "
             "runs that scored labelled clips"
         )
     return machines
@@ -147,7 +146,7 @@ def _figures(machines: Machines) -> dict[str, Any]:
 
 
 def _difference(a: tuple[Any, Any], b: tuple[Any, Any]) -> Any:
-    """Compare two nestings of figures, each with its nesting of resampled figures."""
+    """Compare two nested dictionaries of figures, each given with its resampled figures."""
     (value_a, drawn_a), (value_b, drawn_b) = a, b
     if isinstance(drawn_a, Mapping):
         return {
@@ -158,7 +157,7 @@ def _difference(a: tuple[Any, Any], b: tuple[Any, Any]) -> Any:
         return None
     difference = drawn_a - drawn_b
     varied = any(map(bootstrap.interval, (drawn_a, drawn_b)))
-    better = np.sign(np.round(difference, 12))  # equal figures may differ in their last bits
+    better = np.sign(np.round(difference, 12))  # rounding errors are no difference
     return {
         "a": value_a,
         "b": value_b,
@@ -169,11 +168,11 @@ def _difference(a: tuple[Any, Any], b: tuple[Any, Any]) -> Any:
 
 
 def _parts(value: Mapping[str, Any], intervals: bool) -> list[str]:
-    """Difference, interval where wanted and probability of one figure as they are printed."""
+    """The printed difference, interval (if `intervals`) and probability of one figure."""
     ends = ", ".join(map(_signed, value["interval"] or ())) or "-"
     interval = [f"[{ends}]"] * intervals
     return [_signed(value["difference"]), *interval, f"{100 * value['probability']:.0f}"]
 
 
 def _signed(difference: float) -> str:
-    return f"{round(100 * difference, 2) + 0.0:+.2f}"  # + 0.0: no difference is +0.00, never -0.00
+    return f"{round(100 * difference, 2) + 0.0:+.2f}"  # + 0.0 turns -0.0 into 0.0

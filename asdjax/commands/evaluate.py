@@ -1,6 +1,6 @@
 """Evaluation: scores and labels in, metrics and tables out; no jax.
 
-Labels and domains stand in the clips' names, or in a ground truth in the organisers' layout.
+Labels and domains come from the clips' names, or from a ground truth in the organisers' layout.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,18 +29,18 @@ def evaluate(
     """Compute a run's metrics and write metrics/metrics.json and metrics/metrics.csv.
 
     Args:
-        run: with scores.
-        resamples: of the bootstrap intervals.
-        truth: folder with ground_truth_data and ground_truth_domain, for clips whose names tell
+        run: a scored run.
+        resamples: number of bootstrap resamples.
+        truth: folder with ground_truth_data and ground_truth_domain, for clips whose names state
             neither label nor domain.
 
     Returns:
-        the document of `averages.summary` with that of `bootstrap.intervals` and the `seed`, or
-        None when no scored clip has a label.
+        The document of `averages.summary` with the results of `bootstrap.intervals` and
+        `bootstrap.false_alarms`, and the `seed`. None if no scored clip has a label.
 
     Raises:
-        AsdjaxError: scores that are not current, a faulty ground truth, or one that contradicts a
-            clip's name or lacks a clip.
+        AsdjaxError: the scores are outdated, or the ground truth is faulty, contradicts a clip's
+            name or lacks a clip.
     """
     machines = _labelled(run, truth)
     paths = [run.metrics / "metrics.json", run.metrics / "metrics.csv"]
@@ -60,25 +60,26 @@ def evaluate(
 def evaluate_submission(
     scores: Path, truth: Path, *, resamples: int = bootstrap.RESAMPLES
 ) -> dict[str, Any]:
-    """Metrics of a folder of a submission, made with asdjax or not.
+    """Metrics of a system's folder in any submission.
 
     Args:
-        scores: folder with anomaly_score_<machine>_section_<NN>_test.csv; decisions are evaluated
-            when every machine of the ground truth has its file of them.
-        truth: folder with ground_truth_data and ground_truth_domain; machines that only the
-            submission has are left out.
-        resamples: of the bootstrap intervals.
+        scores: folder with anomaly_score_<machine>_section_<NN>_test.csv. Decisions are evaluated
+            if there is a file of decisions for every machine of the ground truth.
+        truth: folder with ground_truth_data and ground_truth_domain. Machines without ground truth
+            are left out.
+        resamples: number of bootstrap resamples.
 
     Returns:
-        the document of `evaluate`, with `seed` None.
+        The document of `evaluate`, with `seed` None.
 
     Raises:
-        AsdjaxError: faulty files, a machine without scores, or other clips than the ground truth's.
+        AsdjaxError: a file is faulty, a machine has no scores, or its clips are not those of the
+            ground truth.
     """
     known, submitted = submission.read_truth(truth), submission.scores(scores)
     for machine, section in sorted(known.keys() - submitted.keys()):
         raise AsdjaxError(
-            f"{scores}: no scores of {machine} section {section}, which {truth} tells of: add "
+            f"{scores}: no scores of {machine} section {section}, which is in {truth}: add "
             f"{submission.score_file((machine, section))}"
         )
     for machine, section in sorted(submitted.keys() - known.keys()):
@@ -86,7 +87,7 @@ def evaluate_submission(
     undecided = [key for key in known if any(row[2] is None for row in submitted[key])]
     if undecided and len(undecided) < len(known):
         first = labels.first_of(submission.decision_file(key) for key in undecided)
-        console.say(f"{scores}: no decisions are evaluated, for there is no {first}")
+        console.say(f"{scores}: decisions are not evaluated: there is no {first}")
     machines: Machines = {}
     for (machine, section), label_of in sorted(known.items()):
         rows = submitted[machine, section]
@@ -114,17 +115,18 @@ def by_view(
     """Metrics of each view's scores alone and of the run's combination of them.
 
     Args:
-        run: with scores.
-        resamples: of the bootstrap intervals; all views share them.
-        truth: as for `evaluate`.
+        run: a scored run.
+        resamples: number of bootstrap resamples, the same ones for all views.
+        truth: as in `evaluate`.
 
     Returns:
-        `schema`; `views`: by name the document of `averages.summary` without its schema, with its
-        `intervals`; `combination`: the run's own scores' with `name`, how they are combined; what
-        `bootstrap.describe` gives; and `seed`. None when no scored clip has a label.
+        `schema`; `views`: for each view the document of `averages.summary` without its schema, with
+        its `intervals`; `combination`: the same for the run's scores, with `name`, the way in which
+        the views are combined; the result of `bootstrap.describe`; and `seed`. None if no scored
+        clip has a label.
 
     Raises:
-        AsdjaxError: as for `evaluate`.
+        AsdjaxError: as in `evaluate`.
     """
     combined = _labelled(run, truth)
     if not combined:
@@ -148,7 +150,9 @@ def by_view(
 def evaluate_runs(
     all_runs: Sequence[Run], *, resamples: int = bootstrap.RESAMPLES, truth: Path | None = None
 ) -> dict[str, Any]:
-    """Evaluate runs that differ in their seed: mean and standard deviation of every figure.
+    """Mean and standard deviation of every figure over runs that differ in their seed only.
+
+    Evaluates each run as in `evaluate`. Returns the document of `averages.spread` with the `seed`s.
 
     Raises:
         AsdjaxError: the runs differ in more than the seed, two have the same seed, or one has no
@@ -160,13 +164,13 @@ def evaluate_runs(
         changed = configs.differences(first, run.config(), sections)
         if changed:
             raise AsdjaxError(
-                f"{run.path}: not the recipe of {all_runs[0].path} ({'; '.join(changed)}): a mean "
-                "is over runs that differ in their seed alone"
+                f"{run.path}: not the recipe of {all_runs[0].path} ({'; '.join(changed)}): average "
+                "runs that differ in their seed only"
             )
     if len(set(seeds)) < len(seeds):
         raise AsdjaxError(
-            f"the runs' seeds are {', '.join(map(str, seeds))}: a mean is over runs of different "
-            "seeds, each named once"
+            f"the runs' seeds are {', '.join(map(str, seeds))}: average runs with different seeds, "
+            "each named once"
         )
     documents = []
     for run in all_runs:
@@ -177,14 +181,14 @@ def evaluate_runs(
     for run, document in zip(all_runs, documents, strict=True):
         if document["machines"].keys() != documents[0]["machines"].keys():
             raise AsdjaxError(
-                f"{run.path}: scored {', '.join(document['machines'])}, and {all_runs[0].path} "
+                f"{run.path}: scored {', '.join(document['machines'])}, but {all_runs[0].path} "
                 f"{', '.join(documents[0]['machines'])}: average runs that scored the same machines"
             )
     return {**averages.spread(documents), "seed": seeds, **all_runs[0].marks()}
 
 
 def _labelled(run: Run, truth: Path | None, column: str = "score") -> Machines:
-    """A run's labelled test clips; what is left out is said, once for all columns."""
+    """A run's labelled test clips; notes on the others are printed for the column `score` only."""
     known = None if truth is None else submission.read_truth(truth)
     rows = {machine: run.read_scores(machine) for machine in run.scored_machines()}
     machines, notes = labels.labelled(rows, known, column)
@@ -210,29 +214,29 @@ def _document(machines: Machines, resamples: int, seed: int | None) -> dict[str,
         for section, rates in sections.items():
             clips = machines[machine][section].strata()
             bounds = document["false_alarm_interval"][machine][section]
-            said = [
+            parts = [
                 f"{domain} {100 * rate:.1f} % of {clips[f'{domain}_normal'].sum()} "
                 f"{_bracket(bounds[domain], digits=1)}"
                 for domain, rate in rates.items()
                 if rate is not None
             ]
-            if said:
+            if parts:
                 console.say(
                     f"{machine} section {section}: false alarms among normal test clips: "
-                    f"{', '.join(said)}"
+                    f"{', '.join(parts)}"
                 )
     for figure in document["missing"]:
         console.say(f"{figure}: no clips, left out of every mean")
     for stratum in document["single_clip_strata"]:
-        console.say(f"{stratum}: a single clip, which no resample varies: intervals too narrow")
+        console.say(f"{stratum}: a single clip, which resampling cannot vary: intervals too narrow")
     return document
 
 
 def printed(document: Mapping[str, Any], *, intervals: bool = True) -> list[Table]:
-    """The printed tables of a document of this module, per cent.
+    """The printed tables of a document of this module, in per cent.
 
-    A row per machine (and section) or view, and the row over all; a figure's interval is a second
-    line of its cell, unless `intervals` are not wanted.
+    One row per machine (and section) or view, and a last row over all. With `intervals`, a figure's
+    interval is the second line of its cell.
     """
     if document["schema"] == VIEWS_SCHEMA:
         combination = document["combination"]
@@ -270,8 +274,8 @@ _FAMILIES = (
     "official: each domain's normal clips against the anomalies of both domains; within: against "
     "the same domain's anomalies. The pAUC covers both domains."
 )
-_DECISIONS = "Decisions inside each domain, beside the official score; per cent."
-_RANDOM = "model.random_init: the encoder never saw pretraining; these figures are for tests only."
+_DECISIONS = "Decisions in each domain, with the official score; per cent."
+_RANDOM = "model.random_init: the encoder was not pretrained; these figures are for tests only."
 _INVERTED = "! AUC below chance (50 %): the ranking is inverted there."
 
 
