@@ -1,4 +1,4 @@
-"""What the program understood of a data set, as a document for scripts and a table for people."""
+"""An overview of a data set, as a JSON document for scripts and as a table."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -29,16 +29,15 @@ def describe(
     """The data set as a JSON document.
 
     Args:
-        dataset: with all its problems, as `corpus.survey` returns it.
-        headers: the readable files' headers by path.
-        config: which machines train and are scored. Where it selects nothing, the document says so
-            in its notes.
+        dataset: the data set with all its problems, as `corpus.survey` returns it.
+        headers: headers of the readable files, by path.
+        config: selects the machines to train on and to score. If it selects none, a note is added.
 
     Returns:
-        Counts by section, split, domain and label ("unknown" for evaluation test clips), seconds,
-        channels, rates and the training clips' attributes for each machine; the classes of each
-        kind of label over the clips that train; the problems; folders with audio that is not read;
-        notes. Names are as `console.printable` returns them.
+        For each machine: counts by section, split, domain and label ("unknown" for evaluation test
+        clips), seconds, channels, sample rates and the attributes of the training clips. Then the
+        number of classes for each kind of label, the problems, folders with audio that is not read,
+        and notes. Names are passed through `console.printable`.
     """
     notes = []
     if note := edition_note(dataset, headers):
@@ -91,10 +90,10 @@ def describe(
 
 
 def render(document: Mapping[str, Any]) -> str:
-    """The document of `describe` as text: a line per machine and section, then the rest.
+    """The document of `describe` as text: one line per machine and section, then the rest.
 
-    Columns give source/target counts; test counts are normal+anomaly, or one number where the names
-    carry no label.
+    Counts are given as source/target; test counts as normal+anomaly, or as one number if the names
+    have no label.
     """
     head = ["machine", "section", "subset", "train", "test", "seconds", "channels", "Hz"]
     rows = [[*head, "attributes"]]
@@ -123,7 +122,7 @@ def render(document: Mapping[str, Any]) -> str:
     problems = document["problems"]
     kinds = Counter(problem["kind"] for problem in problems)
     lines.append("problems: " + (", ".join(f"{n} {k}" for k, n in sorted(kinds.items())) or "none"))
-    # Folders with a problem of this kind are listed with the others that are not used.
+    # Folders of this kind are listed below, with the other unused folders.
     listed = [problem for problem in problems if problem["kind"] != "unused"]
     lines += _first(f"{p['path']}: {p['kind']}: {p['reason']}" for p in listed)
     if document["unused"]:
@@ -138,7 +137,7 @@ def _machine(clips: list[Clip], headers: Mapping[str, Header]) -> dict[str, Any]
     seconds = [h.seconds for h in found]
     attributes: dict[str, set[str]] = {}
     for clip in clips:
-        if clip.split == "train":  # a test clip's attribute text may give its label away
+        if clip.split == "train":  # a test clip's attributes may reveal its label
             for key, value in attribute_pairs(clip.attributes):
                 attributes.setdefault(key, set()).add(value)
     sections = sorted({c.section for c in clips})
@@ -152,7 +151,7 @@ def _machine(clips: list[Clip], headers: Mapping[str, Header]) -> dict[str, Any]
 
 
 def _section(clips: list[Clip]) -> dict[str, Any]:
-    """Counts by split, domain and label, beside the subsets."""
+    """The subsets of a section, and counts of its clips by split, domain and label."""
     counts: dict[str, Any] = {"subsets": sorted({c.subset for c in clips}), "train": {}, "test": {}}
     cells = Counter((c.split, c.domain or "unknown", c.label or "unknown") for c in clips)
     for (split, domain, label), n in sorted(cells.items()):
@@ -167,7 +166,7 @@ def _cell(domains: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def _first(lines: Iterable[str]) -> list[str]:
-    """The first lines, indented, and how many more there are."""
+    """The first lines, indented, and the number of the others."""
     all_lines = [f"  {line}" for line in lines]
     rest = len(all_lines) - _MOST_LINES
     more = [f"  and {rest} more (--json lists all)"] if rest > 0 else []
