@@ -176,7 +176,7 @@ def test_the_challenge_s_own_package_gets_no_note(tmp_path, rng, capsys):
         ]
     submit([FakeRun(tmp_path / "run", rows)], INFO, tmp_path / "out")
     said = capsys.readouterr().err
-    assert "refuse" not in said and "states no results" in said
+    assert "refuse" not in said and "no results" in said
     assert "results" not in meta_of(tmp_path / "out")
 
 
@@ -215,7 +215,7 @@ def test_meta(run, tmp_path):
 def test_a_machine_without_normal_clips_states_no_results(run, tmp_path, capsys):
     run.rows["fan"] = [row for row in run.rows["fan"] if row["label"] != "anomaly"]
     submit([run], INFO, tmp_path / "out")
-    assert "fan: too few labelled clips for its results" in capsys.readouterr().err
+    assert "fan: too few labelled clips" in capsys.readouterr().err
     assert "results" not in meta_of(tmp_path / "out")
 
 
@@ -424,7 +424,7 @@ def test_runs_of_other_clips_or_editions(run, other, tmp_path):
     with pytest.raises(AsdjaxError, match=f"other: not the clips of .*{Path(gone['path']).name}"):
         submit([run, other], INFO, tmp_path / "out")
     del other.rows["fan"]
-    with pytest.raises(AsdjaxError, match="of fan .and 19 others"):
+    with pytest.raises(AsdjaxError, match="other: .* of fan .*19"):
         submit([run, other], INFO, tmp_path / "out")
     other._own = configs.from_tree({"dataset": {"edition": "dcase2025"}}, "test")
     with pytest.raises(AsdjaxError, match="dcase2025 and dcase2026"):
@@ -435,7 +435,7 @@ def test_clips_of_one_name(run, tmp_path):
     run.rows["fan"].append(
         run.rows["fan"][-1] | {"path": "eval_data/" + run.rows["fan"][-1]["path"]}
     )
-    with pytest.raises(AsdjaxError, match=r"fan\.csv: two clips are named section_00_target"):
+    with pytest.raises(AsdjaxError, match=r"fan\.csv: .* section_00_target"):
         submit([run], INFO, tmp_path / "out")
 
 
@@ -465,7 +465,7 @@ def test_a_folder_with_anything_else_is_refused(run, tmp_path, name):
     out = tmp_path / "out"
     submit([run], INFO, out)
     (out / name).write_text("precious")
-    with pytest.raises(AsdjaxError, match=f"{name}: not as asdjax submit wrote it"):
+    with pytest.raises(AsdjaxError, match=f"{name}: not from asdjax submit"):
         submit([run], INFO, out)
     assert (out / name).read_text() == "precious" and len(list(out.iterdir())) >= 3
 
@@ -474,7 +474,7 @@ def test_a_package_edited_by_hand_is_refused(run, tmp_path):
     submit([run], INFO, tmp_path / "out")
     meta = tmp_path / "out" / "task2" / "Doe_ABC_task2_1" / "Doe_ABC_task2_1.meta.yaml"
     meta.write_text(meta.read_text() + "# mine\n")
-    with pytest.raises(AsdjaxError, match=r"meta\.yaml: not as asdjax submit wrote it"):
+    with pytest.raises(AsdjaxError, match=r"meta\.yaml: not from asdjax submit"):
         submit([run], INFO, tmp_path / "out")
     assert meta.read_text().endswith("# mine\n")
 
@@ -488,7 +488,7 @@ def test_places_of_others(run, tmp_path):
     (tmp_path / "folder").mkdir()
     for text in ("[1]", json.dumps({"schema": "x", "files": [1]})):
         (tmp_path / "folder" / "expected.json").write_text(text)
-        with pytest.raises(AsdjaxError, match=r"expected\.json: not as asdjax submit wrote it"):
+        with pytest.raises(AsdjaxError, match=r"expected\.json: not from asdjax submit"):
             submit([run], INFO, tmp_path / "folder")
 
 

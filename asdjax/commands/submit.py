@@ -1,8 +1,8 @@
 """Submission: scores and decisions of up to four runs in, the challenge's package out; no jax.
 
 OUT/task2/<label>/...                       one folder per run, see submission.py
-OUT/<Lastname>_<Institute>_task2.zip        the same, to be uploaded
-OUT/expected.json                           the clips it is about, for a later verification
+OUT/<Lastname>_<Institute>_task2.zip        the same files, for upload
+OUT/expected.json                           the names of the test clips, for verification
 """
 
 import dataclasses
@@ -38,38 +38,38 @@ class _Section:
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
     decisions: dict[str, int] = dataclasses.field(default_factory=dict)
     truth: dict[str, tuple[bool, bool]] = dataclasses.field(default_factory=dict)
-    """Whether anomalous, whether of the target domain, for the clips whose names say it."""
+    """(is anomalous, is target domain) of the clips whose names state it."""
 
 
 def submit(
     all_runs: Sequence[Run], info: Path, out: Path, subsets: tuple[str, ...] = SUBSETS
 ) -> Path:
-    """Package the scores and decisions of runs: the systems 1, 2, ... in the order given.
+    """Package the scores and decisions of runs as systems 1, 2, ... in the given order.
 
     Args:
-        all_runs: up to four scored runs, which scored the same clips.
-        info: YAML file of `description.Info`.
-        out: folder to make; an earlier package there is replaced, nothing else is.
-        subsets: whose machines to include; the challenge itself takes the evaluation machines.
+        all_runs: up to four runs that scored the same clips.
+        info: YAML file with the fields of `meta_yaml.Info`.
+        out: folder to create. An earlier package is replaced, any other content is refused.
+        subsets: the subsets whose machines are included; the challenge requires `evaluation`.
 
     Returns:
         The zip file.
 
     Raises:
-        AsdjaxError: something is missing or impossible; `out` is then as it was.
+        AsdjaxError: a run or `info` is incomplete or invalid; `out` is then unchanged.
     """
     if not 1 <= len(all_runs) <= submission.MAX_SYSTEMS:
         raise AsdjaxError(f"{len(all_runs)} runs: submit 1 to {submission.MAX_SYSTEMS} of them")
     places = [run.path.resolve() for run in all_runs]
     for run, place in zip(all_runs, places, strict=True):
         if places.count(place) > 1:
-            raise AsdjaxError(f"{run.path}: named twice: a run makes one system")
+            raise AsdjaxError(f"{run.path}: named twice: name each run once")
     about = meta_yaml.read_info(info, len(all_runs))
     corresponding = next(author for author in about.authors if author.corresponding)
     lastname = about.label_lastname or corresponding.lastname
     editions = {run.config().dataset.edition for run in all_runs}
     if len(editions) > 1:
-        raise AsdjaxError(f"the runs are of {' and '.join(sorted(editions))}: submit one edition")
+        raise AsdjaxError(f"the runs use {' and '.join(sorted(editions))}: submit one edition")
     files: dict[str, bytes] = {}
     expected: dict[Key, set[str]] = {}
     for i, run in enumerate(all_runs):
@@ -126,7 +126,7 @@ def _sections(run: Run) -> dict[Key, _Section]:
             section = sections.setdefault((machine, row["section"]), _Section())
             if clip.name in section.scores:
                 raise AsdjaxError(
-                    f"{file}: two clips are named {clip.name}, which no package can tell apart"
+                    f"{file}: two clips are named {clip.name}: a package needs unique names"
                 )
             section.scores[clip.name] = float(row["score"])
             section.decisions[clip.name] = int(row["decision"])
@@ -139,21 +139,21 @@ def _sections(run: Run) -> dict[Key, _Section]:
 def _same_clips(
     first: Run, expected: Mapping[Key, set[str]], run: Run, chosen: Mapping[Key, _Section]
 ) -> None:
-    """Refuse a run that scored other clips than the first one."""
+    """Refuse a run that did not score the same clips as the first one."""
     if not expected:
         return
     for key in sorted({*expected, *chosen}):
-        mine = set(chosen[key].scores) if key in chosen else set()
-        different = sorted(mine ^ expected.get(key, set()))
+        names = set(chosen[key].scores) if key in chosen else set()
+        different = sorted(names ^ expected.get(key, set()))
         if different:
             raise AsdjaxError(
                 f"{run.path}: not the clips of {first.path}: {different[0]} of {key[0]} (and "
-                f"{len(different) - 1} others) are in one of them only: score the same machines"
+                f"{len(different) - 1} others) are in only one of them: score the same machines"
             )
 
 
 def _results(scored: Mapping[Key, _Section], run: Run) -> dict[str, dict[str, float]]:
-    """Official figures of the development machines, per cent with two decimals."""
+    """Official figures of the development machines, in per cent with two decimals."""
     results: dict[str, dict[str, float]] = {}
     for machine in sorted({m for (m, _), s in scored.items() if not s.evaluation}):
         tables = []
@@ -167,16 +167,16 @@ def _results(scored: Mapping[Key, _Section], run: Run) -> dict[str, dict[str, fl
             for figure in verification.FIGURES
         }
         if None in means.values():
-            console.say(f"{run.path}: {machine}: too few labelled clips for its results: left out")
+            console.say(f"{run.path}: {machine}: too few labelled clips, left out of the results")
         else:
             results[machine] = {figure: round(100 * v, 2) for figure, v in means.items()}
     if not results:
-        console.say(f"{run.path}: no labelled development machine: meta.yaml states no results")
+        console.say(f"{run.path}: no labelled development machine: meta.yaml has no results")
     return results
 
 
 def _zip_bytes(files: Mapping[str, bytes]) -> bytes:
-    """The files as a zip; equal files, equal bytes: stored, for zlibs compress differently."""
+    """A reproducible zip file: fixed times, and uncompressed because zlib versions differ."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, content in sorted(files.items()):
@@ -187,7 +187,7 @@ def _zip_bytes(files: Mapping[str, bytes]) -> bytes:
 
 
 def _place(out: Path, files: Mapping[str, bytes], document: dict[str, Any], archive: str) -> None:
-    """Write and verify everything under a hidden name, then put it in the place of `out`."""
+    """Write and verify everything under a hidden name, then rename it to `out`."""
     digests = {name: _digest(content) for name, content in files.items()}
     with atomic.whole_folder(out, lambda: _refuse_foreign(out)) as made:
         for name, content in files.items():
@@ -200,19 +200,19 @@ def _place(out: Path, files: Mapping[str, bytes], document: dict[str, Any], arch
 
 
 def _compare_with_rules(out: Path, edition: str) -> None:
-    """Say it where a package is right for its own data but not for the challenge."""
+    """Print why the challenge would refuse the package, if it would."""
     systems = [submission.read_system(path) for path in sorted((out / "task2").iterdir())]
-    unruled = verification.against_rules(systems, edition)
-    if unruled:
-        console.say(f"{out}: right for its own data, but {unruled}")
+    refusal = verification.against_rules(systems, edition)
+    if refusal:
+        console.say(f"{out}: matches its own data, but {refusal}")
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Refuse to replace anything but an earlier package as it was written."""
+    """Refuse to replace anything but an unchanged earlier package."""
     if not os.path.lexists(out):
         return
     if not out.is_dir():
-        raise AsdjaxError(f"{out}: is a file: name a folder to make")
+        raise AsdjaxError(f"{out}: is a file: name a folder to create")
     out = Path(os.path.realpath(out))
     atomic.refuse_links(out)
     record = out / verification.EXPECTED_FILE
@@ -226,7 +226,8 @@ def _refuse_foreign(out: Path) -> None:
             continue
         if written.get(name) != runs.digest(path):
             raise AsdjaxError(
-                f"{path}: not as asdjax submit wrote it: name another folder or move this one away"
+                f"{path}: not from asdjax submit, or changed since: name another folder, or move "
+                "this one away"
             )
 
 
