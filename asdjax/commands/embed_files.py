@@ -1,4 +1,4 @@
-"""Embedding: any audio files and a trained embedder in, one file of embeddings out."""
+"""Embedding: audio files and a trained embedder in, one file of embeddings out."""
 
 import dataclasses
 import importlib.util
@@ -32,9 +32,8 @@ Format = Literal["npz", "parquet"]
 Channel = int | Literal["each"]
 
 _BLOCK_ROWS, _BLOCK_SAMPLES = 256, 2**25
-"""Waveforms among which those of like lengths are batched: so many, or of so many samples. The next
-as many are read meanwhile."""
-_KINDS_SAID = 8  # endings of files that are passed over, in one line
+"""Size of a block: waveforms of similar length are batched within it, while the next is read."""
+_MOST_KINDS = 8  # endings of skipped files that are listed in a note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +41,11 @@ class _File:
     """An audio file to embed."""
 
     name: str
-    """As the table calls it."""
+    """The path as written to the output."""
     path: Path
     header: Header
     channels: range
-    """Its channels that are embedded, from zero."""
+    """The channels to embed, counted from 0."""
 
 
 def embed(
@@ -61,42 +60,42 @@ def embed(
     format: Format | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write the embeddings of audio files, of any lengths and sample rates, in input order.
+    """Write the embeddings of audio files with any lengths and sample rates to one file.
 
-    Rows come in the order of the inputs, those of a directory sorted by path; what is named twice
-    has two rows. The file holds the arrays `path` [N] (text, as given), `channel` [N] int32 (from
-    one), `embedding` [N, D] float32 and `about`, a JSON text that says how they were made. Without
-    pooling `embedding` is [sum of tokens, D], and row i's tokens are its rows start[i] to
-    start[i + 1], with `start` [N + 1] int64. A Parquet file has the columns path, channel and
-    embedding, and `about` in its metadata under "asdjax".
+    There is one row per embedded channel, in the order of the inputs; the files of a directory are
+    sorted by path, and a file named twice has two rows. The arrays are `path` [N] (text, as given),
+    `channel` [N] int32 (counted from 1), `embedding` [N, D] float32 and `about`, a JSON text that
+    describes how they were made. Without pooling, `embedding` is [sum of tokens, D], and the tokens
+    of row i are `embedding[start[i]:start[i + 1]]`, with `start` [N + 1] int64. A Parquet file has
+    the columns path, channel and embedding, and `about` in its metadata under "asdjax".
 
     Args:
         weights: a run directory or a folder of converted weights.
-        inputs: audio files, and directories that are searched for them to the bottom, linked
-            folders included; hidden files and folders are passed over.
+        inputs: audio files, and directories to search for them, with subfolders and links to
+            folders but without hidden files and folders.
         out: the file to write.
-        layers: of converted weights: whose tokens, side by side, are embedded; none: the last's.
-        pool: see `inference.Pool`; None: "head" of a run, "mean" of converted weights.
-        compute_dtype: see `inference.load`.
-        channel: the channel to embed, from one, or each; None: the run's, or the first.
-        format: None: by the ending of `out`.
-        overwrite: whether a file that is there may be replaced.
+        layers: for converted weights: the layers whose tokens are concatenated; default: the last.
+        pool: see `embedder.Pool`; None: "head" for a run, "mean" for converted weights.
+        compute_dtype: see `embedder.load`.
+        channel: the channel to embed, counted from 1, or "each"; None: the run's, or the first.
+        format: None: given by the ending of `out`.
+        overwrite: whether to replace an existing file.
 
     Returns:
-        What `about` says.
+        The content of `about`.
 
     Raises:
-        AsdjaxError: an input is missing or faulty, the model does not pool so, or `out` cannot be
-            written.
+        AsdjaxError: an input is missing or faulty, the model does not support `pool`, or `out`
+            cannot be written.
     """
     format = _format(out, format, overwrite)
     found = _find(inputs)
     embedder = load(weights, layers=layers, compute_dtype=compute_dtype)
     pool = embedder.pooling(pool)
-    own = {"near": 1, "far": 2}[embedder.config.audio.channel]
-    files = _headers(found, own if channel is None else channel)
+    default = {"near": 1, "far": 2}[embedder.config.audio.channel]
+    files = _headers(found, default if channel is None else channel)
     _check_lengths(embedder, files)
-    _say(embedder, weights, files, channel)
+    _say_conversions(embedder, weights, files, channel)
     about = _about(embedder, weights, pool)
 
     arrays = [array for block in _embeddings(embedder, files, pool) for array in block]
@@ -117,11 +116,11 @@ def embed(
     return about
 
 
-# what is embedded
+# input files
 
 
 def _find(inputs: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Each file's name for the table and its place, in order."""
+    """The name in the output and the path of each file, in order."""
     found = []
     for given in inputs:
         try:
@@ -142,11 +141,12 @@ def _find(inputs: Sequence[Path]) -> list[tuple[str, Path]]:
 
 
 def _search(root: Path) -> list[Path]:
-    """The audio files below a directory, sorted; says how many other files it passes over.
+    """The audio files below a directory, sorted; prints how many other files are skipped.
 
-    Each folder is searched once, however many links lead to it; its own place comes before them.
+    Each folder is searched once, even if several links lead to it. Links are followed last, so that
+    a folder is found under its real path if that is below the directory.
     """
-    sound: list[Path] = []
+    found: list[Path] = []
     others: Counter[str] = Counter()
     folders, seen = [root], set()
     links: list[Path] = []
@@ -166,22 +166,22 @@ def _search(root: Path) -> list[Path]:
                 elif is_folder(entry):
                     (links if entry.is_symlink() else folders).append(path)
                 elif path.suffix.lower() in audio.SUFFIXES:
-                    sound.append(path)
+                    found.append(path)
                 else:
                     others[path.suffix.lower() or "without ending"] += 1
         except OSError as error:
             raise AsdjaxError(f"{folder}: cannot be read ({error.strerror})") from error
-    if not sound:
+    if not found:
         endings = ", ".join(sorted(audio.SUFFIXES))
-        raise AsdjaxError(f"{root}: no audio file is in this directory ({endings})")
+        raise AsdjaxError(f"{root}: contains no audio file ({endings})")
     if others:
         ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
-        kinds = [f"{count} {kind}" for kind, count in ranked[:_KINDS_SAID]]
-        if rest := sum(count for _, count in ranked[_KINDS_SAID:]):
+        kinds = [f"{count} {kind}" for kind, count in ranked[:_MOST_KINDS]]
+        if rest := sum(count for _, count in ranked[_MOST_KINDS:]):
             kinds.append(f"{rest} of other endings")
         noun = "entry" if others.total() == 1 else "entries"
-        console.say(f"{root}: {others.total()} {noun} passed over: {', '.join(kinds)}")
-    return sorted(sound)
+        console.say(f"{root}: {others.total()} {noun} skipped: {', '.join(kinds)}")
+    return sorted(found)
 
 
 def _headers(found: Sequence[tuple[str, Path]], wanted: Channel) -> list[_File]:
@@ -213,19 +213,16 @@ def _check_lengths(embedder: Embedder, files: Sequence[_File]) -> None:
             )
 
 
-# what is said
-
-
-def _say(
+def _say_conversions(
     embedder: Embedder, weights: Path, files: Sequence[_File], channel: Channel | None
 ) -> None:
-    """Say once what is done to the files that a user might not expect."""
+    """Print once how files are resampled and cut, and which channel and view is embedded."""
     audio_config, views = embedder.config.audio, embedder.config.extract.view_names
     endless = [file for file in files if not file.header.stated]
     if endless:
         console.say(
-            f"{len(endless)} of {len(files)} files state no length, as streaming recorders write "
-            f"them, and are read to their ends: {endless[0].path}"
+            f"{len(endless)} of {len(files)} files state no length (streaming recorders write such "
+            f"files) and are read to the end: {endless[0].path}"
             + (", ..." if len(endless) > 1 else "")
         )
     rates = Counter(file.header.rate for file in files)
@@ -240,7 +237,7 @@ def _say(
     if channel is None and several:
         console.say(
             f"{several} of {len(files)} files have more than one channel: channel "
-            f"{files[0].channels[0] + 1} is embedded (all of them: --channel each)"
+            f"{files[0].channels[0] + 1} is embedded (for all channels: --channel each)"
         )
     if embedder.n_samples is None:
         return
@@ -338,32 +335,30 @@ def _read(embedder: Embedder, file: _File) -> np.ndarray:
     if samples.shape != (_length(embedder, file), file.header.channels):
         raise AsdjaxError(f"{file.path}: the file was changed while it was in use")
     wanted = samples[:, file.channels.start : file.channels.stop]
-    return wanted.copy("F")  # what is not embedded need not stay in memory
+    return wanted.copy("F")  # releases the memory of the other channels
 
 
 def _length(embedder: Embedder, file: _File) -> int:
-    """Samples that are embedded, at the model's sample rate."""
-    whole = math.ceil(file.header.frames * embedder.config.audio.sample_rate / file.header.rate)
-    return whole if embedder.n_samples is None else min(whole, embedder.n_samples)
+    """Number of samples to embed, at the model's sample rate."""
+    length = math.ceil(file.header.frames * embedder.config.audio.sample_rate / file.header.rate)
+    return length if embedder.n_samples is None else min(length, embedder.n_samples)
 
 
-# the file
+# output file
 
 
 def _format(out: Path, format: Format | None, overwrite: bool) -> Format:
-    """The format to write; `AsdjaxError` when `out` could not be written in the end."""
+    """The format to write; `AsdjaxError` if `out` cannot be written, before anything is read."""
     formats: dict[str, Format] = {".npz": "npz", ".parquet": "parquet"}
     found = formats.get(out.suffix.lower())
     if found is None or format not in (None, found):
-        raise UsageError(
-            f"{out}: the name of the file must end in "
-            + (f".{format}" if format else ".npz or .parquet")
-        )
+        endings = f".{format}" if format else ".npz or .parquet"
+        raise UsageError(f"{out}: the file name must end in {endings}")
     if out.is_dir() or out.exists() and not overwrite:
-        raise AsdjaxError(f"{out}: is there already: name another file, or add --overwrite")
+        raise AsdjaxError(f"{out}: exists already: name another file, or add --overwrite")
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise AsdjaxError(f"{out}: cannot be written in {folder}: name another place")
+        raise AsdjaxError(f"{out}: {folder} is not a writable folder: name another file")
     if found == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise AsdjaxError(
             f"{out}: Parquet files need pyarrow: pip install 'asdjax[parquet]', or write .npz"
