@@ -1,8 +1,8 @@
-"""PyTorch checkpoints as NumPy arrays, without PyTorch and without running anything in them.
+"""Reading PyTorch checkpoints as NumPy arrays, without PyTorch and without executing anything.
 
-Both containers that `torch.save` has written: zip (PyTorch 1.6 and later; the layout of
-torch/serialization.py and caffe2/serialize) and the five pickles of earlier versions with the
-storages behind them. The bytes of the tensors stay in the file, which is mapped.
+Both formats of `torch.save` are read: zip files (PyTorch 1.6 and later; see torch/serialization.py
+and caffe2/serialize), and the older format of five pickles followed by the storages. The file is
+memory-mapped, and arrays are views of it.
 """
 
 import hashlib
@@ -22,33 +22,32 @@ import numpy as np
 from asdjax.convert.torch_pickle import WORK, Placeholder, Storage, Tensor, damaged, load
 from asdjax.errors import AsdjaxError
 
-_MAX_PICKLE = 2**24  # bytes; a checkpoint of BEATs has 3e4
+_MAX_PICKLE = 2**24  # bytes; that of a BEATs checkpoint has 3e4
 _MAX_DEPTH = 100
-_RECORD = b"PK\3\4"  # begins each record of a zip file, and so the file
+_RECORD = b"PK\3\4"  # starts each record of a zip file, and thus the file
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the old format
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _PLAIN = frozenset({str, bytes, int, float, bool, complex, type(None)})
 
 
 def read(path: Path, *, placeholders_outside: str | None = None) -> Any:
-    """Read what `torch.save` wrote.
+    """Read a file written by `torch.save`.
 
     Args:
         path: the checkpoint.
-        placeholders_outside: for checkpoints that hold objects of other libraries beside their
-            weights: a key of the outermost dict. Objects of unknown classes become inert
-            `torch_pickle.Placeholder`s, but nothing under this key may be or hold one.
+        placeholders_outside: the key of the weights in the outermost dict, for checkpoints that
+            also contain objects of other libraries. Objects of unknown classes become
+            `torch_pickle.Placeholder`s, but are refused under this key.
 
     Returns:
-        Nested dicts, lists, tuples and scalars as they were saved. Tensors and parameters are
-        arrays of their own dtype (bfloat16 and float8 are ml_dtypes'), read-only views of the
-        mapped file, which must stay unchanged meanwhile; tensors that share a storage are views
-        of one buffer. OrderedDict becomes dict in the same order, torch.Size a tuple; dtypes,
-        devices and layouts become text.
+        Nested dicts, lists, tuples and scalars as saved. Tensors and parameters become arrays of
+        the same dtype (bfloat16 and float8 from ml_dtypes): read-only views of the mapped file,
+        which must not change while they are used. Tensors that share a storage share memory.
+        OrderedDict becomes dict, torch.Size a tuple; dtypes, devices and layouts become text.
 
     Raises:
-        AsdjaxError: the file cannot be read, is no checkpoint, is damaged or cut short, asks for
-            anything that weights do not need, or lacks the key `placeholders_outside`.
+        AsdjaxError: the file cannot be read, is not a checkpoint, is damaged or truncated, contains
+            objects that weights do not need, or lacks the key `placeholders_outside`.
     """
     placeholders = placeholders_outside is not None
     try:
@@ -95,11 +94,11 @@ def _mapped(file: BinaryIO) -> memoryview:
 def _read_zip(
     file: BinaryIO, data: memoryview, placeholders: bool
 ) -> tuple[Any, dict[str, memoryview]]:
-    """The pickle's tree and its storages' bytes from a zip file."""
+    """The unpickled tree and the bytes of each storage of a zip file."""
     archive = _Zip(file, data)
     roots = [name for name in archive.names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
-        raise AsdjaxError(f"a zip file with {len(roots)} data.pkl: name a PyTorch checkpoint")
+        raise AsdjaxError(f"a zip file with {len(roots)} files data.pkl: name a PyTorch checkpoint")
     folder = roots[0].removesuffix("data.pkl")
     if f"{folder}byteorder" in archive.names:
         if bytes(archive.record(f"{folder}byteorder", 16)) != b"little":
@@ -117,7 +116,7 @@ def _read_zip(
 
 
 class _Zip:
-    """A zip file's records: where they are stored plainly, as views of the mapped file."""
+    """The records of a zip file; uncompressed ones are views of the mapped file."""
 
     def __init__(self, file: BinaryIO, data: memoryview) -> None:
         try:
@@ -125,32 +124,32 @@ class _Zip:
                 self.names = archive.NameToInfo
                 total = sum(info.compress_size for info in archive.infolist())
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            # beside its own class zipfile raises these two for fields that make no sense to it
-            raise damaged("no directory of the zip file") from error
+            # zipfile raises the last two for invalid fields
+            raise damaged("the zip directory cannot be read") from error
         if total > len(data):
-            raise damaged("records that overlap")
+            raise damaged("records overlap")
         self._data = data
-        # Deflate can shrink a thousandfold; weights it hardly shrinks, unless they are zeros.
+        # Deflate can compress up to 1000:1, but weights hardly at all, unless they are zeros.
         self._inflatable = max(8 * len(data), 2**28)
 
     def record(self, name: str, limit: int) -> memoryview:
-        """A record's bytes, of which there may be at most `limit`, after checking their CRC-32."""
+        """The bytes of a record, at most `limit`; the CRC-32 is checked."""
         if name not in self.names:
             raise damaged(f"record {name!a:.100} is missing")
         info = self.names[name]
         header = bytes(self._data[info.header_offset : info.header_offset + 30])
         if len(header) < 30 or not header.startswith(_RECORD):
-            raise damaged(f"record {name!a:.100} is not where it should be")
+            raise damaged(f"record {name!a:.100} is not at its offset")
         start = info.header_offset + 30 + sum(struct.unpack_from("<HH", header, 26))
         body = self._data[start : start + info.compress_size]
         if info.file_size > limit:
             raise damaged(f"record {name!a:.100} has {info.file_size} bytes, more than {limit}")
         if info.flag_bits & 1 or info.compress_type not in _METHODS:
-            raise AsdjaxError("an encrypted or unusually compressed zip file: save it anew")
+            raise AsdjaxError("an encrypted zip file, or unsupported compression: save it again")
         if info.compress_type == zipfile.ZIP_DEFLATED:
             self._inflatable -= info.file_size
             if self._inflatable < 0:
-                raise AsdjaxError("unpacks to far more than its size: do not trust this file")
+                raise AsdjaxError("unpacks to far more than its size: do not use this file")
             try:
                 body = memoryview(zlib.decompressobj(-15).decompress(body, info.file_size + 1))
             except zlib.error as error:
@@ -161,9 +160,9 @@ class _Zip:
 
 
 def _read_old(data: memoryview, placeholders: bool) -> tuple[Any, dict[str, memoryview]]:
-    """The tree and its storages' bytes from five pickles with the storages behind them."""
-    if data[0] != 0x80:  # every pickle of protocol 2 or later begins so
-        raise AsdjaxError("not a PyTorch checkpoint (a web page in its place?): download it again")
+    """The unpickled tree and the bytes of each storage of a file in the older format."""
+    if data[0] != 0x80:  # starts every pickle of protocol 2 or later
+        raise AsdjaxError("not a PyTorch checkpoint (perhaps a web page): download it again")
     position = 0
 
     def next_pickle(placeholders: bool = False) -> tuple[Any, dict[str, Storage]]:
@@ -176,56 +175,56 @@ def _read_old(data: memoryview, placeholders: bool) -> tuple[Any, dict[str, memo
     if next_pickle()[0] != _MAGIC:
         raise AsdjaxError("a pickle, but not a PyTorch checkpoint: name another file")
     if next_pickle()[0] != _VERSION:
-        raise AsdjaxError("not a version of PyTorch's format that exists: download it again")
+        raise AsdjaxError("an unknown version of PyTorch's format: download it again")
     system, _ = next_pickle()
     if type(system) is not dict or system.get("little_endian") is not True:
         raise _big_endian()
     tree, storages = next_pickle(placeholders)
     keys, _ = next_pickle()
     if type(keys) is not list or not all(type(key) is str for key in keys):
-        raise damaged("no list of storages")
+        raise damaged("the list of storages is missing")
     buffers = {}
     for key in keys:
         if key not in storages or key in buffers:
-            raise damaged(f"storage {key!a:.50} is not used, or there twice")
+            raise damaged(f"storage {key!a:.50} is unused or listed twice")
         start, storage = position + 8, storages[key]
         position = start + storage.nbytes
         if position > len(data):
-            raise damaged("its end is missing")
+            raise damaged("the end is missing")
         if struct.unpack("<q", data[start - 8 : start]) != (storage.elements,):
-            raise damaged(f"storage {key!a:.50} has another length")
+            raise damaged(f"storage {key!a:.50} has the wrong length")
         buffers[key] = _buffer(storage, data[start:position])
     if buffers.keys() != storages.keys():
-        raise damaged("storages are missing")
+        raise damaged("storages are not listed")
     return tree, buffers
 
 
 def _big_endian() -> AsdjaxError:
-    return AsdjaxError("written on a big-endian machine: load and save it on another one")
+    return AsdjaxError("written on a big-endian machine: save it again on a little-endian one")
 
 
 def _buffer(storage: Storage, data: memoryview) -> memoryview:
-    """The bytes as they may be viewed; NumPy relies on booleans being 0 or 1, a file need not."""
+    """The bytes of a storage; booleans are copied as 0 or 1, which NumPy assumes."""
     if storage.dtype != bool:
         return data
     return memoryview(np.frombuffer(data, np.uint8) != 0).toreadonly()
 
 
 class _Builder:
-    """Makes the tree of arrays from the tree of descriptions, counting what it hands out."""
+    """Builds the tree of arrays from the tree of descriptions, with limits on its size."""
 
     def __init__(self, buffers: Mapping[str, memoryview]) -> None:
         self._buffers = buffers
         self._arrays: dict[int, np.ndarray] = {}
         self._nodes = WORK
-        # Views may overlap or repeat; what they come to if copied stays near what is stored.
+        # Views may overlap or repeat. This limits their total size as copies.
         self._nbytes = 4 * sum(buffer.nbytes for buffer in buffers.values()) + 2**26
 
     def build(self, value: Any, *, placeholders: bool = False, depth: int = 0) -> Any:
-        """A part of the tree, anew; one that stands in two places is made twice."""
+        """Build a part of the tree; a part that occurs twice is built twice."""
         self._nodes -= 1
         if self._nodes < 0 or depth > _MAX_DEPTH:
-            raise AsdjaxError("nested deeper or wider than weights are: do not trust this file")
+            raise AsdjaxError("nested too deeply, or too many items: do not use this file")
 
         def inner(part: Any) -> Any:
             return self.build(part, placeholders=placeholders, depth=depth + 1)
@@ -241,19 +240,19 @@ class _Builder:
             return self._array(value)
         if kind is Placeholder:
             raise AsdjaxError(
-                f"holds {f'{value.module}.{value.name}'!a:.100} among its weights: "
-                "do not trust this file"
+                f"contains {f'{value.module}.{value.name}'!a:.100} among its weights: "
+                "do not use this file"
             )
-        raise damaged("a function or a bare storage in place of data")
+        raise damaged("a function or storage in place of data")
 
     def _array(self, tensor: Tensor) -> np.ndarray:
         buffer, itemsize = self._buffers[tensor.storage.key], tensor.dtype.itemsize
         self._nbytes -= math.prod(max(size, 1) for size in tensor.shape) * itemsize
         if self._nbytes < 0:
-            raise AsdjaxError("expands what is stored to many times over: do not trust this file")
+            raise AsdjaxError("expands to many times the stored data: do not use this file")
         if id(tensor) in self._arrays:
             return self._arrays[id(tensor)]
-        # Whatever stands for a stride that is never taken must not overflow.
+        # Strides of axes of length 0 or 1 are not used, and may be so large that they overflow.
         steps = [s if n > 1 else 0 for n, s in zip(tensor.shape, tensor.strides, strict=True)]
         last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, steps, strict=True))
         if 0 in tensor.shape:

@@ -1,11 +1,10 @@
-"""Data-only unpickling of what `torch.save` writes.
+"""Data-only unpickling of files written by `torch.save`.
 
-A `pickle.Unpickler` with an allow-list would still call what it allows with arguments of the
-file's choosing, and nothing would bound it. This interpreter only moves data. `pickletools` decodes
-the arguments of opcodes, running nothing. The globals that weights need are names, exact to the
-letter, to which one function here gives a meaning; they are never imported. Tensors come out as
-descriptions, whose bytes `torch_file` finds afterwards. There is no recursion, sizes stand for
-nothing until they are compared with the bytes that exist, and work is counted.
+A `pickle.Unpickler` with an allow-list would still call the allowed functions with arguments from
+the file, without any limits. This interpreter executes nothing from the file. `pickletools` decodes
+the arguments of opcodes. The globals that weights need are compared as text and interpreted in
+`_Machine._call`; they are never imported. Tensors become descriptions, whose bytes `torch_file`
+reads. There is no recursion, no memory is allocated for stated sizes, and operations are counted.
 """
 
 import dataclasses
@@ -19,9 +18,9 @@ import numpy as np
 from asdjax.errors import AsdjaxError
 
 WORK = 1_000_000
-"""Opcodes and copied items that a pickle may ask for; a checkpoint of BEATs needs 7000."""
+"""Limit on the opcodes and copied items of a pickle; a BEATs checkpoint needs 7000."""
 
-_MAX_RANK = 64  # PyTorch's and NumPy's
+_MAX_RANK = 64  # the limit of PyTorch and NumPy
 _NAMES = (
     "float64 float32 float16 bfloat16 complex64 complex128 int64 int32 int16 int8 uint8 bool "
     "uint16 uint32 uint64 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu"
@@ -30,7 +29,7 @@ _DTYPES = {
     name: np.dtype(getattr(ml_dtypes if name.startswith(("bfloat", "float8")) else np, name))
     for name in _NAMES
 }
-_CLASSES = (  # of storages: of the first dtypes, in the order of _NAMES
+_CLASSES = (  # of storages, for the first dtypes in _NAMES
     "Double Float Half BFloat16 ComplexFloat ComplexDouble Long Int Short Char Byte Bool"
 ).split()
 _STORAGES = {
@@ -58,7 +57,7 @@ _CALLED = _REBUILD | {
 }
 _GLOBALS = _CALLED | _STORAGES.keys() | {"torch Tensor"}
 
-# Opcodes of protocols 2 to 4, by what they do; LONG4 is left out: no number needs 256 bytes.
+# Opcodes of protocols 2 to 4 by their effect, without LONG4: no number needs 256 bytes.
 _LITERALS = frozenset(
     "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
     "BINBYTES SHORT_BINBYTES BINBYTES8 BINSTRING SHORT_BINSTRING".split()
@@ -77,7 +76,7 @@ _SCALARS = (str, bytes, int, float, bool, type(None))
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Storage:
-    """Bytes that tensors share: the record `key`, `elements` of `dtype` long."""
+    """The memory of one or more tensors: the record `key` with `elements` values of `dtype`."""
 
     key: str
     dtype: np.dtype
@@ -85,13 +84,13 @@ class Storage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return self.elements * self.dtype.itemsize
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
-    """A view of a storage; offset and strides in elements, none negative, bounds unchecked."""
+    """A view of a storage, bounds unchecked; offset and strides >= 0, in elements."""
 
     storage: Storage
     dtype: np.dtype
@@ -102,15 +101,15 @@ class Tensor:
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Placeholder:
-    """An object of a class that is not on the allow-list: what the file says of it, inert."""
+    """The description of an object of an unknown class, which is not created."""
 
     module: str
     name: str
     args: Any = None
-    """What it would have been called with; None for the class or function itself."""
+    """Arguments of the call that would create it; None for the class or function itself."""
     state: Any = None
     items: list[Any] = dataclasses.field(default_factory=list)
-    """What would have been appended or set: values, or keys and values in turn."""
+    """Items that would be added: values, or keys and values alternately."""
 
     def __repr__(self) -> str:
         return f"Placeholder({self.module}.{self.name})"
@@ -118,53 +117,53 @@ class Placeholder:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Global:
-    name: str  # module and name with a space between, as the pickle spells it
+    name: str  # module and name, separated by a space
 
 
 def load(stream: BinaryIO, *, placeholders: bool = False) -> tuple[Any, dict[str, Storage]]:
     """Interpret one pickle, up to its STOP.
 
     Args:
-        stream: stands at the pickle, and afterwards behind it.
+        stream: positioned at the pickle; afterwards positioned at its end.
         placeholders: unknown globals become `Placeholder`s instead of being refused.
 
     Returns:
-        What it holds: dicts (also for OrderedDict, whose attributes are dropped), lists, tuples
+        The unpickled tree: dicts (also for OrderedDict, without its attributes), lists, tuples
         (also for torch.Size), scalars, text for torch's dtypes, devices and layouts, `Tensor`s,
-        placeholders, and perhaps things with no place among data; and its storages by key.
+        placeholders, and possibly functions and storages; and the storages by key.
 
     Raises:
-        AsdjaxError: it is damaged, asks for a global that is not allowed, or for too much work;
-            the sentence lacks the file, which the caller knows.
+        AsdjaxError: the pickle is damaged, refers to a global that is not allowed, or needs too
+            many operations. The caller adds the file name to the message.
     """
     machine = _Machine(placeholders)
     return machine.run(stream), machine.storages
 
 
 def damaged(what: str) -> AsdjaxError:
-    """The error of a file that is not as it was written."""
+    """The error for a damaged or truncated file."""
     return AsdjaxError(f"damaged or cut short ({what}): download it again")
 
 
 def _operations(stream: BinaryIO) -> Iterator[tuple[str, Any]]:
-    """Opcodes' names and arguments; what is not allowed is not even decoded."""
+    """The name and argument of each opcode; opcodes that are not allowed are not decoded."""
     while (code := stream.read(1)) in _OPCODES:
         opcode = _OPCODES[code]
         if opcode.name not in _ALLOWED:
-            raise damaged(f"the pickle operation {opcode.name}, which no weights need")
+            raise damaged(f"the pickle operation {opcode.name}, which weights do not need")
         try:
-            if opcode.name == "GLOBAL":  # whose lines pickletools would take for escaped text
+            if opcode.name == "GLOBAL":  # pickletools would interpret escapes
                 argument: Any = [line.decode() for line in (stream.readline(), stream.readline())]
             else:
                 argument = opcode.arg.reader(stream) if opcode.arg else None
             yield opcode.name, argument
-        except ValueError as error:  # what pickletools raises for what it cannot decode
-            raise damaged("no whole pickle") from error
-    raise damaged("no whole pickle")
+        except ValueError as error:  # from pickletools, if it cannot decode the argument
+            raise damaged("incomplete pickle") from error
+    raise damaged("incomplete pickle")
 
 
 class _Machine:
-    """Pickle's stack machine. What stands below a mark is out of reach until the mark is gone."""
+    """Pickle's stack machine. Items below a mark are not accessible until the mark is removed."""
 
     def __init__(self, placeholders: bool) -> None:
         self.storages: dict[str, Storage] = {}
@@ -200,7 +199,7 @@ class _Machine:
                 self._memo[len(self._memo)] = self._top()
             case "BINGET" | "LONG_BINGET":
                 if argument not in self._memo:
-                    raise damaged("a reference to nothing")
+                    raise damaged("a reference to an undefined object")
                 self._stack.append(self._memo[argument])
             case "MARK":
                 self._below.append(self._stack)
@@ -240,25 +239,25 @@ class _Machine:
                 self._stack.append(self._call(function, args))
             case "NEWOBJ":
                 args, cls = self._pop(), self._pop()
-                self._stack.append(_held(cls, args))
+                self._stack.append(_placeholder(cls, args))
             case "NEWOBJ_EX":
                 options, args, cls = self._pop(), self._pop(), self._pop()
-                self._stack.append(_held(cls, (args, options)))
+                self._stack.append(_placeholder(cls, (args, options)))
             case "BUILD":
                 state, top = self._pop(), self._top()
                 if type(top) is Placeholder:
                     top.state = state
                 elif type(top) is not dict or type(state) is not dict:
-                    raise damaged("attributes of something that has none")
+                    raise damaged("attributes of an object that has none")
 
     def _charge(self, work: int) -> None:
         self._work -= work
         if self._work < 0:
-            raise AsdjaxError("asks for far more work than weights need: do not trust this file")
+            raise AsdjaxError("needs far more operations than weights do: do not use this file")
 
     def _top(self) -> Any:
         if not self._stack:
-            raise damaged("a pickle that takes what is not there")
+            raise damaged("an operation on an empty stack")
         return self._stack[-1]
 
     def _pop(self) -> Any:
@@ -267,7 +266,7 @@ class _Machine:
 
     def _since_mark(self) -> list[Any]:
         if not self._below:
-            raise damaged("a pickle that takes what is not there")
+            raise damaged("an operation on an empty stack")
         items, self._stack = self._stack, self._below.pop()
         return items
 
@@ -276,7 +275,7 @@ class _Machine:
         if type(top) is Placeholder:
             top = top.items
         if type(top) is not list:
-            raise damaged("items of something that is no list")
+            raise damaged("items of an object that is not a list")
         top.extend(items)
 
     def _set_items(self, items: list[Any]) -> None:
@@ -286,16 +285,16 @@ class _Machine:
         elif type(top) is dict and len(items) % 2 == 0:
             self._update(top, zip(items[::2], items[1::2], strict=True))
         else:
-            raise damaged("keys of something that is no dict")
+            raise damaged("keys of an object that is not a dict")
 
     def _update(self, target: dict, pairs: Iterator[tuple[Any, Any]]) -> None:
         for key, value in pairs:
-            # Deep tuples would overflow the C stack where they are hashed, and each time takes.
+            # Hashing deeply nested tuples would overflow the C stack. It also costs time.
             parts = key if type(key) is tuple else (key,)
             self._charge(len(parts))
             for part in parts:
                 if type(part) not in _SCALARS and type(part) is not Placeholder:
-                    raise damaged("a key that is neither text nor number")
+                    raise damaged("a key that is neither a text nor a number")
             target[key] = value
 
     def _global(self, module: str, name: str) -> None:
@@ -308,29 +307,29 @@ class _Machine:
             self._stack.append(Placeholder(module, name))
         else:
             raise AsdjaxError(
-                f"asks for {f'{module}.{name}'!a:.100}, which no weights need: "
-                "do not trust this file"
+                f"refers to {f'{module}.{name}'!a:.100}, which weights do not need: "
+                "do not use this file"
             )
 
     def _storage(self, identity: Any) -> Storage:
         match identity:
-            # The location (cpu, cuda:0) is of no interest. A sixth entry has the old format.
+            # The location (cpu, cuda:0) is not used. The older format has a sixth entry.
             case ("storage", _Global(cls), str(key), str(), int(elements), *rest):
                 if cls in _STORAGES and _is_size(elements) and rest in ([], [None]):
                     storage = Storage(key, _STORAGES[cls], elements)
                     if self.storages.setdefault(key, storage) == storage:
                         return self.storages[key]
-        raise damaged("a storage that is not described as torch.save does")
+        raise damaged("a storage that torch.save does not write like this")
 
     def _call(self, function: Any, args: Any) -> Any:
         if type(function) is Placeholder:
-            return _held(function, args)
+            return _placeholder(function, args)
         if type(function) is not _Global or type(args) is not tuple:
-            raise damaged("a call of something that is no function")
+            raise damaged("a call of an object that is not a function")
         match function.name, args:
             case "collections OrderedDict", ():
                 return {}
-            case "collections OrderedDict", (list(pairs),):  # as Python 2 wrote it
+            case "collections OrderedDict", (list(pairs),):  # written by Python 2
                 if all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs):
                     result: dict[Any, Any] = {}
                     self._update(result, iter(pairs))
@@ -364,7 +363,7 @@ class _Machine:
                     return ":".join([kind, *map(str, index)])
             case "torch.serialization _get_layout", (str(layout),):
                 return layout
-            case "_codecs encode", (str(text), "latin1"):  # bytes, as protocol 2 has them
+            case "_codecs encode", (str(text), "latin1"):  # bytes in protocol 2
                 self._charge(len(text))
                 if all(ord(character) < 256 for character in text):
                     return text.encode("latin1")
@@ -372,12 +371,12 @@ class _Machine:
                 return b""
             case (("__builtin__ complex" | "builtins complex"), (float(real), float(imaginary))):
                 return complex(real, imaginary)
-        raise damaged(f"{function.name.replace(' ', '.')} called as torch.save never does")
+        raise damaged(f"{function.name.replace(' ', '.')} called with unexpected arguments")
 
 
-def _held(cls: Any, args: Any) -> Placeholder:
+def _placeholder(cls: Any, args: Any) -> Placeholder:
     if type(cls) is not Placeholder:
-        raise damaged("an object of something that is no class")
+        raise damaged("an instance of an object that is not a class")
     return Placeholder(cls.module, cls.name, args=args)
 
 
@@ -391,5 +390,5 @@ def _tensor(storage: Storage, dtype: np.dtype, offset: Any, shape: Any, strides:
     if len(shape) != len(strides) or len(shape) > _MAX_RANK:
         raise damaged(f"a tensor of {len(shape)} dimensions with {len(strides)} strides")
     if not all(map(_is_size, (offset, *shape, *strides))):
-        raise damaged("a tensor whose offset, size or stride is no natural number")
+        raise damaged("a tensor whose offset, size or stride is negative or not a whole number")
     return Tensor(storage, dtype, offset, shape, strides)

@@ -35,10 +35,10 @@ REASONS = {  # what a refusal must name, where it is not "damaged or cut short"
     "mal_torch_load_from_bytes.pt": "'torch.storage._load_from_bytes'",
     "mal_legacy_first_pickle.pt": "'posix.system'",
     "foreign_namespace_cfg.pt": "'argparse.Namespace'",
-    "huge_expand.pt": "expands what is stored",
+    "huge_expand.pt": "expands",
     "empty.pt": "empty: download it again",
     "html_error_page.pt": "a web page",
-    "short_record.pt": "has 32760 bytes, not 32768",
+    "short_record.pt": "32760 bytes, not 32768",
     "missing_record.pt": "data/5' is missing",
     "bitflip.pt": "checksum of record 'nano_zip/data/5'",
 }
@@ -226,14 +226,14 @@ def test_containers_refused(tmp_path):
         rezip(good, bad, method)
         assert np.array_equal(read(bad)["w"], np.zeros(2**20))
     rezip(good, bad, zipfile.ZIP_BZIP2)
-    assert "unusually compressed" in refusal(bad)
+    assert "compression" in refusal(bad)
     rezip(good, bad, byteorder=b"big")
     assert "big-endian" in refusal(bad)
     rezip(good, bad, **{"data.pkl": None})
-    assert "a zip file with 0 data.pkl" in refusal(bad)
+    assert "0 files data.pkl" in refusal(bad)
     with zipfile.ZipFile(good, "a") as archive:
         archive.writestr("other/data.pkl", b"N.")
-    assert "a zip file with 2 data.pkl" in refusal(good)
+    assert "2 files data.pkl" in refusal(good)
     write_pickle(bad, b"\x80\x02" + b"N0" * 2**23 + b"N.")
     assert "more than 16777216" in refusal(bad)
 
@@ -244,7 +244,7 @@ def test_deflated_bomb(tmp_path):
     write(path, [np.zeros(size, np.uint8) for _ in range(100)], deflate=True)
     assert path.stat().st_size < 2**20
     tracemalloc.start()
-    assert "unpacks to far more than its size" in refusal(path)
+    assert "unpacks" in refusal(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**28 + 2**25
@@ -271,7 +271,7 @@ def test_overlapping_records(tmp_path):
     big = content.rindex(b"some/data/0") - 46
     content = content[: big + 20] + struct.pack("<I", len(content)) + content[big + 24 :]
     path.write_bytes(content)
-    assert "records that overlap" in refusal(path)
+    assert "overlap" in refusal(path)
 
 
 def legacy(tmp_path: Path, *parts: object, tail: bytes = b"") -> Path:
@@ -289,17 +289,17 @@ def test_old_containers_refused(tmp_path):
     )
     for parts, tail, reason in [
         ((7,), b"", "not a PyTorch checkpoint"),
-        ((magic, 7), b"", "not a version"),
+        ((magic, 7), b"", "version"),
         ((magic, 1001, {"little_endian": False}), b"", "big-endian"),
         ((magic, 1001, 7), b"", "big-endian"),
-        ((*head, array), b"", "no whole pickle"),
-        ((*head, array, "0"), b"", "no list of storages"),
-        ((*head, array, []), b"", "storages are missing"),
-        ((*head, array, ["1"]), size + b"\1\2", "storage '1' is not used"),
-        ((*head, array, ["0", "0"]), (size + b"\1\2") * 2, "there twice"),
-        ((*head, array, ["0"]), struct.pack("<q", 3) + b"\1\2\3", "another length"),
-        ((*head, array, ["0"]), size + b"\1", "its end is missing"),
-        ((*head, array, ["0"]), size[:5], "its end is missing"),
+        ((*head, array), b"", "incomplete pickle"),
+        ((*head, array, "0"), b"", "the list of storages"),
+        ((*head, array, []), b"", "storages are not listed"),
+        ((*head, array, ["1"]), size + b"\1\2", "storage '1' is unused"),
+        ((*head, array, ["0", "0"]), (size + b"\1\2") * 2, "storage '0' is unused or listed twice"),
+        ((*head, array, ["0"]), struct.pack("<q", 3) + b"\1\2\3", "wrong length"),
+        ((*head, array, ["0"]), size + b"\1", "the end is missing"),
+        ((*head, array, ["0"]), size[:5], "the end is missing"),
     ]:
         assert reason in refusal(legacy(tmp_path, *parts, tail=tail))
 
