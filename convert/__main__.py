@@ -29,62 +29,62 @@ class Beats:
     """Replace an earlier conversion."""
 
     def __call__(self) -> None:
-        """Carry it out and say what came of it."""
+        """Run the command and print the result."""
         from asdjax.convert import beats
 
         found = beats.convert(self.source, self.folder, dtype=self.dtype, overwrite=self.overwrite)
         print(
             f"recognised: {found['recognised']}"
             if found["recognised"]
-            else f"not a file we know: SHA-256 {found['sha256']}"
+            else f"not a known file: SHA-256 {found['sha256']}"
         )
         if found["cfg_assumed"]:
             words = ", ".join(f"{key} {value}" for key, value in found["cfg_assumed"].items())
-            print(f"its cfg does not state, and the reference takes: {words}")
+            print(f"missing in its cfg, set to the reference's defaults: {words}")
         if found["cfg_ignored"]:
-            print(f"its cfg states, and no BEATs reads: {', '.join(found['cfg_ignored'])}")
+            print(f"unknown keys in its cfg, ignored: {', '.join(found['cfg_ignored'])}")
         print(f"{self.folder}: {found['parameters']:,} parameters, {found['dtype']}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Verify:
-    """Check a folder of converted weights: its digest, and the embedding of a fixed sound."""
+    """Check a folder of converted weights by its digest and the embedding of a fixed sound."""
 
     folder: Positional[
-        Annotated[UserPath, arg(metavar="DST", help="What asdjax convert beats made.")]
+        Annotated[UserPath, arg(metavar="DST", help="A folder of converted weights.")]
     ]
 
     def __call__(self) -> None:
-        """Carry it out and say what came of it."""
+        """Run the command and print the result."""
         from asdjax.convert import beats
 
         difference = beats.verify(self.folder)
         print(
-            f"{self.folder}: the weights are those that were converted; the probe's embedding "
-            f"differs by {difference:.1e} of its largest value (allowed: {beats.TOLERANCE:g})"
+            f"{self.folder}: the weights are unchanged; the embedding of the probe differs by "
+            f"{difference:.1e} of its largest value (allowed: {beats.TOLERANCE:g})"
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Asdkit:
-    """Make a run of a trained ASDKit checkpoint: MultiResNet, or BEATs with adapters."""
+    """Convert a trained ASDKit checkpoint (MultiResNet, or BEATs with adapters) into a run."""
 
     source: Source
     folder: Positional[Annotated[UserPath, arg(metavar="DST", help="The run directory to make.")]]
     bn_stats: Literal["fresh"] | None = None
-    """Running statistics of the pooling's BatchNorm where the file has none: 0 and 1, with which
-    ASDKit computes too."""
+    """If the file lacks the running statistics of the pooling's BatchNorm: use 0 and 1, as ASDKit
+    does."""
     beats: Annotated[UserPath | None, arg(metavar="CONVERTED")] = None
-    """The weights that adapters belong to, from asdjax convert beats."""
+    """For adapters: their base weights, made by asdjax convert beats."""
     config: Annotated[ConfigName | None, arg(metavar="RECIPE")] = None
     """A recipe's name or the path of a YAML file; default: system1, or asdkit_lora."""
     clip_seconds: Annotated[float | None, arg(metavar="S")] = None
-    """Length of the clips that it was trained on; default: the recipe's."""
+    """Length of the training clips; default: the recipe's."""
     overwrite: bool = False
-    """Replace an earlier run of such a checkpoint."""
+    """Replace an earlier run made by this command."""
 
     def __call__(self) -> None:
-        """Carry it out and say what came of it."""
+        """Run the command and print the result."""
         from asdjax.convert import trained
 
         training = trained.from_asdkit(
@@ -97,7 +97,7 @@ class Asdkit:
             overwrite=self.overwrite,
         )
         if training["converted_from"]["batch_norm"] == "fresh":
-            print("BatchNorm's running statistics are fresh ones (0 and 1): the file has none")
+            print("BatchNorm's running statistics are set to 0 and 1: the file has none")
         print(
             f"{self.folder}: {training['parameters']:,} parameters, {len(training['classes'])} "
             f"classes, clips of {training['n_samples']} samples; next: asdjax extract "
@@ -107,17 +107,17 @@ class Asdkit:
 
 @dataclasses.dataclass(frozen=True)
 class Torch:
-    """Write a run's or converted weights under PyTorch's names and shapes, as an .npz."""
+    """Write the weights of a run, or converted weights, with PyTorch's names and shapes (.npz)."""
 
     source: Positional[
         Annotated[UserPath, arg(metavar="RUN", help="Run directory, or converted weights.")]
     ]
     file: Positional[Annotated[UserPath, arg(metavar="DST.npz", help="The file to write.")]]
     overwrite: bool = False
-    """Replace the file if it is there."""
+    """Replace an existing file."""
 
     def __call__(self) -> None:
-        """Carry it out and say what came of it."""
+        """Run the command and print the result."""
         from asdjax.convert import trained
 
         arrays = trained.to_torch(self.source, self.file, overwrite=self.overwrite)
@@ -128,7 +128,7 @@ COMMANDS: dict[str, Any] = {"beats": Beats, "verify": Verify, "asdkit": Asdkit, 
 
 
 def carry_out(args: Sequence[str]) -> None:
-    """Run a converter."""
+    """Run the converter that the arguments name."""
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="asdjax convert",

@@ -1,7 +1,6 @@
-"""ASDKit's names of its networks' arrays: MultiResNet, and BEATs with adapters and a pooling.
+"""ASDKit's array names: MultiResNet, and BEATs with adapters and a pooling.
 
-An embedder stands under `extractor.` and the loss under `head_dict.main.`, as in the checkpoints
-of its trainings.
+In ASDKit's checkpoints the embedder has the prefix `extractor.`, the loss `head_dict.main.`.
 """
 
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from asdjax.signal.stft import hann
 
 EXTRACTOR, HEAD = "extractor.", "head_dict.main."
 ADAPTED = f"{EXTRACTOR}model.base_model.model."
-"""Before the names of an encoder with adapters; without them the last two words are missing."""
+"""Prefix of an encoder with adapters; without adapters it is `extractor.model.`."""
 PROJECTION = f"{EXTRACTOR}projection_net."
 _POOL = {
     "attention_in": "attention.0",
@@ -34,7 +33,7 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var":
 
 
 def table(model: Encoder, weights: Tree) -> Table:
-    """The names of everything that a run trains.
+    """The table of all arrays that a run trains.
 
     Args:
         model: the embedder.
@@ -53,14 +52,14 @@ def table(model: Encoder, weights: Tree) -> Table:
             f"model.name: ASDKit has no {model.name}: convert runs of multiresnet or beats"
         )
     for kind in ("params", "stats"):
-        theirs = {"centres": "W", "scale": "s"}
+        names = {"centres": "W", "scale": "s"}
         for name in weights[kind]["head"]:
-            result[HEAD + theirs[name]] = Place(f"{kind}.head.{name}", SAME)
+            result[HEAD + names[name]] = Place(f"{kind}.head.{name}", SAME)
     return result
 
 
 def base_table(model: BEATsConfig, encoder: Tree) -> Table:
-    """The names of the arrays of a pretrained encoder that stay as they are.
+    """The table of the arrays of a pretrained encoder that are not trained.
 
     Args:
         model: the embedder.
@@ -72,7 +71,7 @@ def base_table(model: BEATsConfig, encoder: Tree) -> Table:
 
 
 def wrong_windows(state: Mapping[str, np.ndarray]) -> list[str]:
-    """In words, which windows are not the ones that MultiResNet's spectra are made with."""
+    """A message for each window that differs from the window of MultiResNet's spectra."""
     return [
         f"{name} is not the periodic Hann window"
         for name, array in state.items()
@@ -84,24 +83,24 @@ def wrong_windows(state: Mapping[str, np.ndarray]) -> list[str]:
 def _beats_table(model: BEATsConfig, weights: Tree) -> Table:
     result: Table = {}
     for kind in ("params", "stats"):
-        mine, prefix = weights[kind]["model"], f"{kind}.model."
-        if "encoder" in mine:
-            result |= beats.prefixed(base_table(model, mine["encoder"]), prefix)
-        for path in state_dict.flatten(mine.get("pool", {})):
+        arrays, prefix = weights[kind]["model"], f"{kind}.model."
+        if "encoder" in arrays:
+            result |= beats.prefixed(base_table(model, arrays["encoder"]), prefix)
+        for path in state_dict.flatten(arrays.get("pool", {})):
             layer, leaf = path.split(".")
             name = f"{PROJECTION}0.{_POOL[layer]}.{_LEAVES.get(leaf, leaf)}"
             place = state_dict.place(f"{prefix}pool.{path}")
             pointwise = layer.startswith("attention_") and leaf == "kernel"
             result[name] = place._replace(axes=POINTWISE) if pointwise else place
-        linear = f"{PROJECTION}1." if "pool" in mine else PROJECTION
-        for leaf in mine.get("projection", {}):
+        linear = f"{PROJECTION}1." if "pool" in arrays else PROJECTION
+        for leaf in arrays.get("projection", {}):
             path = f"{prefix}projection.{leaf}"
             result[linear + _LEAVES.get(leaf, leaf)] = state_dict.place(path)
     return result
 
 
 def _in_run(path: str) -> Place:
-    """The place in a run's weights of what `_table` names."""
+    """The place in a run's weights of a path in `_table`."""
     kind, rest = path.split(".", 1)
     return state_dict.place(f"{kind}.model.{rest}")
 
@@ -109,20 +108,20 @@ def _in_run(path: str) -> Place:
 def multiresnet_from_torch(
     state: Mapping[str, np.ndarray], config: MultiResNetConfig, n_samples: int, sample_rate: int
 ) -> tuple[Tree, Tree]:
-    """Convert a PyTorch state dict; every array must find its place and every place its array.
+    """Convert a PyTorch state dict, whose arrays must match the model's parameters one to one.
 
     Args:
-        state: arrays by their names in ASDKit's module; `num_batches_tracked` are ignored.
+        state: arrays by their names in ASDKit's module; `num_batches_tracked` is ignored.
         config: the architecture.
-        n_samples: length of every clip, samples.
-        sample_rate: hertz.
+        n_samples: length of every clip in samples.
+        sample_rate: in hertz.
 
     Returns:
-        Trainable arrays and statistics, nested as `parameters.split` gives them, float32.
+        Trainable arrays and statistics, float32, nested as returned by `parameters.split`.
 
     Raises:
-        AsdjaxError: arrays are missing, unexpected, of another shape or not finite, or a window is
-            not Hann's (all such arrays are named), or the clips are too short for the network.
+        AsdjaxError: arrays are missing, unexpected, not finite or have another shape, or a window
+            is not a Hann window (all of these are named), or the clips are too short.
     """
     _, params, stats = parameters.split(building.skeleton(config, n_samples, sample_rate))
     names = {name: state_dict.place(path) for name, path in _table(config).items()}
@@ -131,8 +130,8 @@ def multiresnet_from_torch(
     problems = state_dict.mismatches(names, given, like) + wrong_windows(given)
     if problems:
         raise AsdjaxError(
-            f"the weights do not fit this MultiResNet ({'; '.join(sorted(problems))}): correct "
-            "the model section and audio.clip_seconds to those that they were trained with"
+            f"the weights do not fit this MultiResNet ({'; '.join(sorted(problems))}): set "
+            "the model section and audio.clip_seconds as in the training"
         )
     trees = state_dict.from_torch(names, given, like)
     return trees["params"], trees["stats"]
@@ -144,15 +143,15 @@ def multiresnet_to_torch(
     """Convert to a state dict for ASDKit's module: the inverse of `multiresnet_from_torch`.
 
     Args:
-        params: trainable arrays, nested as `parameters.split` gives them.
+        params: trainable arrays, nested as returned by `parameters.split`.
         stats: statistics, likewise.
         config: the architecture.
 
     Returns:
-        Arrays by their names in ASDKit's module, of their own dtypes; `num_batches_tracked` are 0.
+        Arrays by their names in ASDKit's module, dtypes unchanged; `num_batches_tracked` is 0.
 
     Raises:
-        AsdjaxError: the arrays are not those of this architecture (all that differ are named).
+        AsdjaxError: arrays are missing or unexpected (all of these are named).
     """
     tree = {"params": params, "stats": stats}
     names = {name: state_dict.place(path) for name, path in _table(config).items()}
@@ -160,47 +159,47 @@ def multiresnet_to_torch(
     problems = state_dict.unmatched(paths, state_dict.flatten(tree))
     if problems:
         raise AsdjaxError(
-            f"the arrays do not fit this MultiResNet ({'; '.join(problems)}): correct "
-            "the model section to the one that they were trained with"
+            f"the arrays do not fit this MultiResNet ({'; '.join(problems)}): set the model "
+            "section as in the training"
         )
     return state_dict.to_torch(names, tree)
 
 
 def _table(config: MultiResNetConfig) -> dict[str, str]:
-    """ASDKit's name of every array that both networks hold, and its place in ours."""
+    """The dotted path of every array in MultiResNet, by ASDKit's name."""
     table = {}
 
-    def weight(theirs: str, ours: str) -> None:
-        table[f"{theirs}.weight"] = f"params.{ours}.kernel"
+    def weight(name: str, path: str) -> None:
+        table[f"{name}.weight"] = f"params.{path}.kernel"
 
-    def norm(theirs: str, ours: str) -> None:
-        table[f"{theirs}.running_mean"] = f"stats.{ours}.mean"
-        table[f"{theirs}.running_var"] = f"stats.{ours}.var"
+    def norm(name: str, path: str) -> None:
+        table[f"{name}.running_mean"] = f"stats.{path}.mean"
+        table[f"{name}.running_var"] = f"stats.{path}.var"
 
-    def gate(theirs: str, ours: str) -> None:
-        weight(f"{theirs}.layer1.0", f"{ours}.squeeze")
-        weight(f"{theirs}.layer2.0", f"{ours}.excite")
+    def gate(name: str, path: str) -> None:
+        weight(f"{name}.layer1.0", f"{path}.squeeze")
+        weight(f"{name}.layer2.0", f"{path}.excite")
 
     if config.fft_branch:
-        theirs = "fft_layer.layer"
+        name = "fft_layer.layer"
         for i in range(len(config.fft_convs)):  # convolution, ReLU, gate
-            weight(f"{theirs}.conv1d_layer.{3 * i}", f"fft.convs.{i}.conv")
-            gate(f"{theirs}.conv1d_layer.{3 * i + 2}", f"fft.convs.{i}.se")
-        weight(f"{theirs}.aggregate_layer.1", "fft.hidden.0.linear")
-        norm(f"{theirs}.aggregate_layer.2", "fft.hidden.0.norm")
+            weight(f"{name}.conv1d_layer.{3 * i}", f"fft.convs.{i}.conv")
+            gate(f"{name}.conv1d_layer.{3 * i + 2}", f"fft.convs.{i}.se")
+        weight(f"{name}.aggregate_layer.1", "fft.hidden.0.linear")
+        norm(f"{name}.aggregate_layer.2", "fft.hidden.0.norm")
         for i in range(config.fft_hidden_layers - 1):  # linear, norm, ReLU
-            weight(f"{theirs}.last_layer.{3 * i}", f"fft.hidden.{i + 1}.linear")
-            norm(f"{theirs}.last_layer.{3 * i + 1}", f"fft.hidden.{i + 1}.norm")
-        weight(f"{theirs}.last_layer.{3 * (config.fft_hidden_layers - 1)}", "fft.out")
+            weight(f"{name}.last_layer.{3 * i}", f"fft.hidden.{i + 1}.linear")
+            norm(f"{name}.last_layer.{3 * i + 1}", f"fft.hidden.{i + 1}.norm")
+        weight(f"{name}.last_layer.{3 * (config.fft_hidden_layers - 1)}", "fft.out")
 
     for branch in range(len(config.spectrograms)):
-        theirs, ours = f"stft_layer_list.{branch}.layer", f"stft.{branch}"
-        table[f"stft_layer_list.{branch}.stft.stft.window"] = f"stats.{ours}.window"
-        norm(f"{theirs}.bn_freq", f"{ours}.norm_freq")
-        weight(f"{theirs}.layers.0.layer.0", f"{ours}.stem.conv")
-        norm(f"{theirs}.layers.0.layer.1", f"{ours}.stem.norm")
+        name, path = f"stft_layer_list.{branch}.layer", f"stft.{branch}"
+        table[f"stft_layer_list.{branch}.stft.stft.window"] = f"stats.{path}.window"
+        norm(f"{name}.bn_freq", f"{path}.norm_freq")
+        weight(f"{name}.layers.0.layer.0", f"{path}.stem.conv")
+        norm(f"{name}.layers.0.layer.1", f"{path}.stem.norm")
         for i in range(2 * len(config.stage_channels)):
-            block, here = f"{theirs}.layers.{i // 2 + 1}.{i % 2}", f"{ours}.blocks.{i}"
+            block, here = f"{name}.layers.{i // 2 + 1}.{i % 2}", f"{path}.blocks.{i}"
             norm(f"{block}.bn", f"{here}.norm1")
             weight(f"{block}.layer.1", f"{here}.conv1")
             norm(f"{block}.layer.2", f"{here}.norm2")
@@ -208,6 +207,6 @@ def _table(config: MultiResNetConfig) -> dict[str, str]:
             gate(f"{block}.additional_layer", f"{here}.se")
             if i >= 2 and i % 2 == 0:
                 weight(f"{block}.skip_connect.1", f"{here}.projection")
-        norm(f"{theirs}.aggregate_layer.1", f"{ours}.norm_out")
-        weight(f"{theirs}.aggregate_layer.2", f"{ours}.out")
+        norm(f"{name}.aggregate_layer.1", f"{path}.norm_out")
+        weight(f"{name}.aggregate_layer.2", f"{path}.out")
     return table

@@ -1,4 +1,4 @@
-"""BEATs checkpoints (Chen et al., ICML 2023) to folders of converted weights, and their check."""
+"""Conversion of BEATs checkpoints (Chen et al., ICML 2023), and its verification."""
 
 import dataclasses
 from pathlib import Path
@@ -26,10 +26,11 @@ from asdjax.store.converted_weights import Pretrained
 KNOWN = {"8d1b234032a9ccff353612dc6c20982346dc2968b205b79d97303eb5e77bfb34": "BEATs_iter3.pt"}
 """Published checkpoints by their SHA-256."""
 TOLERANCE = 1e-4
-"""Of the largest value of the probe's embedding: what another version or device may differ by."""
+"""Allowed difference of the probe's embedding on another version or device, relative to its largest
+value."""
 
-# What the reference takes where cfg is silent. All act in training alone, but for the first, which
-# the names of the arrays confirm.
+# The reference's defaults for keys that cfg may lack. They matter in training only, except for the
+# first, which must agree with the names of the arrays.
 _OPTIONAL = {
     "finetuned_model": False,
     "dropout": 0.1,
@@ -39,8 +40,8 @@ _OPTIONAL = {
     "encoder_layerdrop": 0.0,
     "layer_wise_gradient_decay_ratio": 1.0,
 }
-_CLASSIFIER = {"predictor_class", "predictor_dropout"}  # of fine-tuned checkpoints alone
-_TABLE = "relative_attention_bias"  # held once, listed under every layer
+_CLASSIFIER = {"predictor_class", "predictor_dropout"}  # in fine-tuned checkpoints only
+_TABLE = "relative_attention_bias"  # one array, listed under every layer
 _RATE = 16000
 
 
@@ -51,21 +52,21 @@ def convert(
     dtype: Literal["float32", "bfloat16"] = "float32",
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Convert a checkpoint of the BEATs authors; `asdjax.store.converted_weights` reads the result.
+    """Convert a checkpoint of BEATs; `asdjax.store.converted_weights` reads the result.
 
     Args:
-        source: the checkpoint, plain or fine-tuned.
-        folder: what to make.
-        dtype: of the stored arrays; bfloat16 rounds them to half the size.
+        source: the checkpoint, pretrained or fine-tuned.
+        folder: the folder to create.
+        dtype: type of the stored arrays; bfloat16 rounds them to half the size.
         overwrite: whether to replace an earlier conversion.
 
     Returns:
-        The folder's description (schema asdjax.beats/1).
+        The content of beats.json (schema asdjax.beats/1).
 
     Raises:
-        AsdjaxError: the file is no such checkpoint, states no or an unknown architecture, or its
-            arrays are not exactly those of its architecture (all that differ are named); or the
-            folder exists or cannot be written.
+        AsdjaxError: the file is not a BEATs checkpoint, its architecture is missing or unknown, or
+            its arrays do not match the architecture (all that differ are named); or the folder
+            exists or cannot be written.
     """
     sha256 = torch_file.sha256(source)
 
@@ -74,7 +75,7 @@ def convert(
 
     with atomic.whole_folder(folder, check) as partial:
         network, weights, document = _read(source, dtype)
-        weights = jax.device_put(weights)  # on a CPU no copy, where the probe would make its own
+        weights = jax.device_put(weights)  # no copy on a CPU; the probe would copy NumPy arrays
         values = network.probe(weights)
         if not np.isfinite(values).all():
             raise AsdjaxError(f"{source}: its embeddings are not finite: download it again")
@@ -99,14 +100,14 @@ def convert(
 
 
 def verify(folder: Path) -> float:
-    """Load a folder of converted weights and embed the probe anew.
+    """Load a folder of converted weights and compare the embedding of the probe.
 
     Returns:
-        The largest difference from the stored embedding, over its largest value.
+        The largest difference from the stored embedding, relative to its largest value.
 
     Raises:
-        AsdjaxError: the folder is damaged, its weights are not those that were converted, or the
-            embedding differs by more than `TOLERANCE`.
+        AsdjaxError: the folder is damaged, its weights have changed, or the embedding differs by
+            more than `TOLERANCE`.
     """
     weights = converted_weights.read(folder)
     network = _Network(weights.encoder)
@@ -115,32 +116,31 @@ def verify(folder: Path) -> float:
     expected = np.array(stored if numbers else [], np.float32)
     values = network.probe(checkpoint.load_pretrained(weights, network.like))
     if expected.shape != values.shape or not expected.any():
-        raise AsdjaxError(f"{folder}: states no embedding of the probe: convert again")
+        raise AsdjaxError(f"{folder}: beats.json has no embedding of the probe: convert again")
     difference = float(np.max(np.abs(values - expected)) / np.max(np.abs(expected)))
     if not difference <= TOLERANCE:
         raise AsdjaxError(
             f"{folder}: the probe's embedding differs by {difference:.1e} of its largest value, "
-            f"more than {TOLERANCE:g}: convert again, with the installed version of jax"
+            f"more than {TOLERANCE:g}: convert again with the installed version of jax"
         )
     return difference
 
 
 def load(weights: Pretrained) -> Tree:
-    """All arrays {"encoder"} of a folder of converted weights, as float32, verified by digest."""
+    """All arrays, {"encoder": ...}, of a folder of converted weights: float32, digest verified."""
     return checkpoint.load_pretrained(weights, _Network(weights.encoder).like)
 
 
 def table(encoder: Tree, *, prefix: str = "", adapted: tuple[str, ...] = ()) -> Table:
-    """The reference's names of the arrays of an encoder.
+    """The table of an encoder's arrays, by the reference's names.
 
     Args:
-        encoder: the arrays or their shapes, nested as in "encoder" of `parameters.split`; any part
-            of them.
-        prefix: before every name.
-        adapted: projections with an adapter, whose arrays bear the peft library's names.
+        encoder: the arrays or their shapes, or some of them, nested as in `parameters.split`.
+        prefix: prefix of every name.
+        adapted: projections with an adapter, whose arrays are named as in the peft library.
 
     Returns:
-        Places from "encoder" on.
+        The table; its paths start with "encoder.".
     """
     result: Table = {}
     for path in state_dict.flatten(encoder):
@@ -154,7 +154,7 @@ def table(encoder: Tree, *, prefix: str = "", adapted: tuple[str, ...] = ()) -> 
 
 
 def prefixed(table: Table, prefix: str) -> Table:
-    """A table of the same arrays in a larger tree."""
+    """The table with a prefix before every path, for a larger tree."""
     return {name: Place(f"{prefix}{path}", axes) for name, (path, axes) in table.items()}
 
 
@@ -173,10 +173,10 @@ def _reference_name(path: str, adapted: tuple[str, ...]) -> str:
 
 
 class _Network:
-    """An architecture as an embedder: the mean over tokens of its last layer.
+    """A BEATs encoder followed by the mean over the tokens of its last layer.
 
     Attributes:
-        like: names and shapes of its arrays.
+        like: names and shapes of the encoder's arrays.
     """
 
     def __init__(self, encoder: BEATsEncoderConfig):
@@ -185,9 +185,9 @@ class _Network:
         self._graphdef, self.like, _ = parameters.split(module)
 
     def probe(self, weights: Tree) -> Float32[np.ndarray, " D"]:
-        """The embedding of a fixed sound of ten seconds, or of a patch if that is longer.
+        """The embedding of a fixed sound of 10 s, or of one patch if that is longer.
 
-        Ten seconds have distances between tokens in most of the published buckets.
+        In 10 s, distances between tokens fall into most of the relative-position buckets.
         """
         i = np.arange(max(10 * _RATE, beats_embedder.shortest(self._encoder)))
         chirp = np.sin(2 * np.pi * (100 / _RATE * i + 300 / _RATE**2 * i**2))  # 100 to 6100 Hz
@@ -202,14 +202,14 @@ class _Network:
 
 
 def _read(source: Path, dtype: str) -> tuple[_Network, Tree, dict[str, Any]]:
-    """A checkpoint's architecture and arrays, already rounded, and what is to be said of them."""
+    """The architecture, the arrays (rounded to `dtype`) and the description of a checkpoint."""
     content = torch_file.read(source)
     if type(content) is not dict or not all(
         type(content.get(key)) is dict for key in ("cfg", "model")
     ):
         raise AsdjaxError(
-            f"{source}: has no cfg beside its weights, and the architecture is never guessed: "
-            "name a checkpoint as the BEATs authors publish it, with cfg and model"
+            f"{source}: has no cfg, which states the architecture: name a checkpoint with cfg and "
+            "model, as published by the BEATs authors"
         )
     encoder, assumed, ignored = _configuration(content["cfg"], source)
     state = content["model"]
@@ -222,7 +222,7 @@ def _read(source: Path, dtype: str) -> tuple[_Network, Tree, dict[str, Any]]:
             wrong.insert(0, "a classifier, but cfg.finetuned_model is not true")
     if wrong:
         raise AsdjaxError(
-            f"{source}: its arrays are not those of the architecture in its cfg "
+            f"{source}: its arrays do not match the architecture in its cfg "
             f"({'; '.join(wrong)}): download it again, or name another checkpoint"
         )
     weights = state_dict.from_torch(names, state, network.like)
@@ -241,14 +241,14 @@ def _read(source: Path, dtype: str) -> tuple[_Network, Tree, dict[str, Any]]:
 
 
 def _oversized(encoder: BEATsEncoderConfig, state: dict[str, np.ndarray]) -> list[str]:
-    """In words, sizes that the arrays cannot have, before anything of such a size is made."""
+    """A message for each size in cfg that is larger than any axis, checked before allocation."""
     most = max([len(state), *(size for array in state.values() for size in array.shape)])
     names = (
         "encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "embed_dim", "conv_pos",
         "input_patch_size",
     )  # fmt: skip
     return [
-        f"cfg.{name} is {getattr(encoder, name)}, and no axis is longer than {most}"
+        f"cfg.{name} is {getattr(encoder, name)}, but no axis is longer than {most}"
         for name in names
         if getattr(encoder, name) > most
     ]
@@ -257,7 +257,7 @@ def _oversized(encoder: BEATsEncoderConfig, state: dict[str, np.ndarray]) -> lis
 def _configuration(
     cfg: dict[str, Any], source: Path
 ) -> tuple[BEATsEncoderConfig, dict[str, Any], list[str]]:
-    """The architecture that a checkpoint states; what it left open; which keys have no meaning."""
+    """The architecture of a cfg, the defaults used for missing keys, and the unknown keys."""
     known = {field.name for field in dataclasses.fields(BEATsEncoderConfig)}
     required = known - _OPTIONAL.keys() - _CLASSIFIER
     if cfg.get("finetuned_model"):
@@ -265,8 +265,8 @@ def _configuration(
     missing = sorted(required - cfg.keys())
     if missing:
         raise AsdjaxError(
-            f"{source}: its cfg lacks {', '.join(missing)}, and the architecture is never guessed: "
-            "name a checkpoint as the BEATs authors publish it"
+            f"{source}: its cfg lacks {', '.join(missing)}: name a checkpoint as published by the "
+            "BEATs authors"
         )
     assumed = {key: value for key, value in _OPTIONAL.items() if key not in cfg}
     stated = {key: value for key, value in cfg.items() if key in known}
@@ -274,7 +274,7 @@ def _configuration(
         encoder = schema.read(BEATsEncoderConfig, stated | assumed, "cfg", str(source))
         schema.check(BEATsEncoderConfig, encoder, "cfg", str(source))
     except AsdjaxError as error:
-        raise AsdjaxError(f"{error}: asdjax has no such BEATs: name another checkpoint") from error
+        raise AsdjaxError(f"{error}: unsupported architecture: name another checkpoint") from error
     for possible, key, what in encoder.checks():
         if not possible:
             key = key.replace("model.encoder.", "cfg.")
@@ -283,15 +283,15 @@ def _configuration(
 
 
 def _report(names: Table, state: dict[str, np.ndarray], like: Tree) -> list[dict[str, Any]]:
-    """Each array as it was in the checkpoint, and what it is called here."""
-    ours = state_dict.flatten(like)
+    """Name, shape and dtype of each array in the checkpoint, and its name and shape here."""
+    shapes = state_dict.flatten(like)
     return [
         {
             "name": name,
             "shape": list(state[name].shape),
             "dtype": state[name].dtype.name,
             "place": path,
-            "place_shape": list(ours[path].shape),
+            "place_shape": list(shapes[path].shape),
         }
         for name, (path, _) in names.items()
     ]

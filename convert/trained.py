@@ -1,4 +1,4 @@
-"""Run directories from ASDKit's trained checkpoints, and PyTorch state dicts from ours."""
+"""Conversion of ASDKit's trained checkpoints into runs, and of runs into PyTorch state dicts."""
 
 import dataclasses
 import io
@@ -45,25 +45,25 @@ def from_asdkit(
     clip_seconds: float | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Make a run of a trained checkpoint of ASDKit, as if its training had finished here.
+    """Convert a trained ASDKit checkpoint into a run whose training has finished.
 
     Args:
         source: a Lightning file with MultiResNet, or BEATs with adapters.
-        folder: the run directory to make.
-        bn_stats: "fresh" starts BatchNorm's running statistics at 0 and 1 where the file has none,
-            which is what ASDKit computes with after it has read such a file.
-        pretrained_weights: the converted weights that the adapters belong to.
+        folder: the run directory to create.
+        bn_stats: "fresh" sets the running statistics of BatchNorm to 0 and 1 if the file has none,
+            as ASDKit does when it reads such a file.
+        pretrained_weights: the converted base weights of the adapters.
         recipe: name or path of the configuration; None: system1 or asdkit_lora. Rank and targets
             of the adapters, pooling and embedding size are taken from the file instead.
-        clip_seconds: length of the clips that it was trained on; None: the recipe's.
-        overwrite: whether to replace an earlier run of such a checkpoint.
+        clip_seconds: length of the training clips; None: the recipe's.
+        overwrite: whether to replace an earlier run that was converted.
 
     Returns:
-        What training.json says.
+        The content of training.json.
 
     Raises:
-        AsdjaxError: the file is no such checkpoint, does not fit the configuration or the
-            pretrained weights (all arrays that differ are named), lacks statistics; or the folder
+        AsdjaxError: the file is not an ASDKit checkpoint, does not fit the configuration or the
+            pretrained weights (all arrays that differ are named) or lacks statistics; or the folder
             exists.
     """
 
@@ -107,25 +107,25 @@ def from_asdkit(
 
 
 def to_torch(source: Path, file: Path, *, overwrite: bool = False) -> int:
-    """Write the weights of a run, or of converted weights, under PyTorch's names and shapes.
+    """Write the weights of a run, or converted weights, with PyTorch's names and shapes.
 
-    Those of a run are named as in ASDKit's checkpoints, with `extractor.` and `head_dict.main.`
-    before them, all the encoder's included; those of converted weights as BEATs's authors do.
+    Arrays of a run are named as in ASDKit's checkpoints, with the prefixes `extractor.` and
+    `head_dict.main.`; base weights are included. Converted weights are named as in BEATs.
 
     Args:
         source: a run directory, or a folder of converted weights.
-        file: the .npz to write.
-        overwrite: whether to replace it.
+        file: the .npz file to write.
+        overwrite: whether to replace an existing file.
 
     Returns:
         The number of arrays.
 
     Raises:
-        AsdjaxError: neither of both, training has not finished, other weights than it ended with;
-            or the file exists or is not named .npz.
+        AsdjaxError: `source` is neither of both, its training has not finished or its weights have
+            changed since; or the file exists or is not named .npz.
     """
     if file.suffix != ".npz":
-        raise AsdjaxError(f"{file}: not the name of an .npz file: name one")
+        raise AsdjaxError(f"{file}: the file name must end in .npz")
     atomic.require_free(file, overwrite)
     if documents.present(source / converted_weights.DOCUMENT):
         tree = beats.load(converted_weights.read(source))
@@ -153,9 +153,9 @@ def _run_state(run: Run) -> dict[str, np.ndarray]:
 
 
 def _trained_state(source: Path) -> dict[str, np.ndarray]:
-    """The arrays of a Lightning file."""
+    """The arrays of a Lightning file, without BatchNorm's counters."""
     state = torch_file.read(source, placeholders_outside="state_dict")["state_dict"]
-    wrong = state_dict.no_arrays(state) if type(state) is dict else ["no state dict"]
+    wrong = state_dict.no_arrays(state) if type(state) is dict else ["state_dict is not a dict"]
     if wrong:
         raise AsdjaxError(f"{source}: {'; '.join(wrong)}: choose a checkpoint of ASDKit")
     return state_dict.parameters(state)
@@ -168,27 +168,27 @@ def _configuration(
     clip_seconds: float | None,
     pretrained_weights: Path | None,
 ) -> Config:
-    """The recipe, with what the file itself tells."""
+    """The recipe, changed to the settings that the file determines."""
     adapters = [match for name in state if (match := _FIRST_ADAPTER.fullmatch(name))]
     multiresnet = (f"{asdkit.EXTRACTOR}fft_layer.", f"{asdkit.EXTRACTOR}stft_layer_list.")
     if not adapters and not any(name.startswith(multiresnet) for name in state):
         raise AsdjaxError(
-            f"{source}: holds neither ASDKit's MultiResNet nor its BEATs with adapters: choose "
+            f"{source}: contains neither ASDKit's MultiResNet nor its BEATs with adapters: choose "
             "another checkpoint"
         )
     config = configs.load(recipe or ("asdkit_lora" if adapters else "system1"))
     kind = BEATsConfig if adapters else MultiResNetConfig
     if not isinstance(config.model, kind):
         raise AsdjaxError(
-            f"{source}: holds {kind.name}, and model.name of {recipe} is {config.model.name}: "
+            f"{source}: contains {kind.name}, but model.name of {recipe} is {config.model.name}: "
             "name another --config"
         )
     if bool(adapters) != (pretrained_weights is not None):
         raise AsdjaxError(
-            f"{source}: holds adapters without the weights that they belong to: name these, "
-            "converted, with --beats"
+            f"{source}: contains adapters without their base weights: give the converted weights "
+            "with --beats"
             if adapters
-            else f"{source}: holds MultiResNet, which has no pretrained weights: leave --beats out"
+            else f"{source}: contains MultiResNet, which has no pretrained weights: omit --beats"
         )
     model = config.model
     if isinstance(model, BEATsConfig):
@@ -197,7 +197,7 @@ def _configuration(
     if clip_seconds is not None:
         sound = dataclasses.replace(sound, clip_seconds=clip_seconds)
     if sound.clip_seconds == "auto":
-        raise AsdjaxError(f"{source}: the recipe does not state the clips' length: --clip-seconds")
+        raise AsdjaxError(f"{source}: the recipe has no clip length: give --clip-seconds")
     config = dataclasses.replace(config, audio=sound, model=model)
     configs.validate(config, str(source))
     return config
@@ -233,7 +233,7 @@ def _adapted(
 def _with_statistics(
     state: Mapping[str, np.ndarray], source: Path, bn_stats: BatchNormStatistics
 ) -> tuple[dict[str, np.ndarray], bool]:
-    """The state with BatchNorm's running statistics, and whether they are fresh ones."""
+    """The state with BatchNorm's running statistics, and whether they were set to 0 and 1."""
     pools = [
         (name.removesuffix(".weight"), array.shape)
         for name, array in state.items()
@@ -241,14 +241,13 @@ def _with_statistics(
     ]
     stored = any(name.endswith(_STATISTICS) for name in state)
     if stored and bn_stats == "fresh":
-        raise AsdjaxError(f"{source}: holds BatchNorm's running statistics: leave --bn-stats out")
+        raise AsdjaxError(f"{source}: contains running statistics of BatchNorm: omit --bn-stats")
     if stored or not pools:
         return dict(state), False
     if bn_stats is None:
         raise AsdjaxError(
-            f"{source}: lacks the running statistics of the pooling's BatchNorm, which ASDKit did "
-            "not save: give --bn-stats fresh for those that ASDKit itself computes with after "
-            "reading this file (0 and 1)"
+            f"{source}: lacks the running statistics of the pooling's BatchNorm, which ASDKit does "
+            "not save: give --bn-stats fresh to use 0 and 1, as ASDKit does after loading this file"
         )
     fresh = dict(state)
     for name, shape in pools:
@@ -260,16 +259,16 @@ def _with_statistics(
 def _weights(
     state: Mapping[str, np.ndarray], source: Path, config: Config
 ) -> tuple[Tree, Tree, int, int]:
-    """A run's weights, those it leaves as they are, the number of classes and of samples."""
+    """The trained weights, the frozen weights, the number of classes and samples per clip."""
     if not isinstance(config.loss, SubClusterAdaCos):
-        raise AsdjaxError(f"{source}: trained with sub-cluster AdaCos: name another --config")
+        raise AsdjaxError(f"{source}: needs a --config with the loss sub_cluster_adacos: name one")
     sub_clusters = config.loss.sub_clusters
     centres = state.get(f"{asdkit.HEAD}W", np.zeros((0, sub_clusters)))
     columns = centres.shape[-1] if centres.ndim else 0
     if columns % sub_clusters or not columns:
         raise AsdjaxError(
             f"{source}: {columns} class centres are not {sub_clusters} for each class: name a "
-            "--config with the loss.sub_clusters that it was trained with"
+            "--config with the loss.sub_clusters of the training"
         )
     n_classes = columns // sub_clusters
     n_samples = audio.clip_samples(config.audio, ())
@@ -277,7 +276,7 @@ def _weights(
     like = learner.shapes()["weights"]
     names = asdkit.table(config.model, like)
     scale = f"{asdkit.HEAD}s"
-    if scale not in state:  # a buffer: not saved beside adapters, and ASDKit starts it anew
+    if scale not in state:  # a buffer, not saved with adapters; ASDKit initialises it
         _, start = config.loss.init(n_classes, 1, jax.random.key(0))
         state = {**state, scale: np.asarray(start["scale"])}
     frozen: Tree = {}
@@ -295,8 +294,8 @@ def _weights(
     wrong += state_dict.mismatches(names, trained, like) + asdkit.wrong_windows(trained)
     if wrong:
         raise AsdjaxError(
-            f"{source}: its arrays do not fit ({'; '.join(wrong)}): correct --clip-seconds, "
-            "--config or --beats to those that it was trained with"
+            f"{source}: its arrays do not fit ({'; '.join(wrong)}): set --clip-seconds, --config "
+            "and --beats as in the training"
         )
     return state_dict.from_torch(names, trained, like), frozen, n_classes, n_samples
 

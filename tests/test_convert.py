@@ -83,7 +83,7 @@ def test_a_published_file_is_recognised(tmp_path, monkeypatch, capsys):
     }
     source = VARIANTS / "nano_zip.pt"
     _, document = converted(source, tmp_path / "unknown")
-    assert f"not a file we know: SHA-256 {document['sha256']}" in capsys.readouterr().out
+    assert f"not a known file: SHA-256 {document['sha256']}" in capsys.readouterr().out
     monkeypatch.setitem(beats.KNOWN, document["sha256"], "BEATs_iter3.pt")
     _, document = converted(source, tmp_path / "known")
     assert document["recognised"] == "BEATs_iter3.pt"
@@ -129,7 +129,7 @@ def test_verify_hears_another_scale_of_distances(tmp_path, capsys):
     document["encoder"]["max_distance"] = distance
     for probe in (["a"], [[0.5]], [0.0] * len(document["probe"])):
         file.write_text(json.dumps(document | {"probe": probe}))
-        assert "states no embedding of the probe" in refused(capsys, "verify", folder)
+        assert "no embedding of the probe" in refused(capsys, "verify", folder)
 
 
 def test_a_link_leads_to_what_is_replaced(tmp_path):
@@ -212,7 +212,7 @@ def test_verify_finds_what_was_changed(tiny, tmp_path, capsys):
     assert "the probe's embedding differs by" in refused(capsys, "verify", folder)
     for probe in ([], None, [0.5], "x"):
         file.write_text(json.dumps(document | {"probe": probe}))
-        assert "states no embedding of the probe" in refused(capsys, "verify", folder)
+        assert "no embedding of the probe" in refused(capsys, "verify", folder)
     assert "not a folder of converted weights" in refused(capsys, "verify", tmp_path)
 
 
@@ -225,7 +225,7 @@ def test_the_configuration_is_the_files_own(nano, tmp_path, capsys):
     assert document["cfg_ignored"] == ["expand_attention_head_size"]
     assert document["cfg_assumed"] == {"finetuned_model": False, "dropout_input": 0.0}
     out = capsys.readouterr().out
-    assert "no BEATs reads: expand_attention_head_size" in out and "dropout_input 0.0" in out
+    assert "ignored: expand_attention_head_size" in out and "dropout_input 0.0" in out
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_the_configuration_is_the_files_own(nano, tmp_path, capsys):
         ({"encoder_layers": 3}, f"missing {BIAS.format(2)}"),
         ({"embed_dim": 32}, "unexpected post_extract_proj.bias"),
         ({"conv_bias": True}, "missing patch_embedding.bias"),
-        ({"encoder_layers": 2**20}, "cfg.encoder_layers is 1048576, and no axis is longer than"),
+        ({"encoder_layers": 2**20}, "cfg.encoder_layers is 1048576"),
         ({"encoder_embed_dim": 2**20}, "cfg.encoder_embed_dim is 1048576"),
         ({"finetuned_model": True, "predictor_class": 5}, "missing predictor.weight"),
     ],
@@ -280,13 +280,13 @@ def test_all_mismatches_are_named_together(nano, tmp_path, capsys):
         "layer_norm.bias has type int64, which is not floating point",
         "encoder.layer_norm.bias holds values that are not finite",
         "encoder.layer_norm.weight holds values that are not finite",
-        f"{BIAS.format(1)} differs from {BIAS.format(0)}, with which it is one array",
+        f"{BIAS.format(1)} differs from {BIAS.format(0)}",
         "encoder.layers.1.self_attn.grep_a has shape (2,), not (1, 2, 1, 1)",
     ):
         assert words in err
     state[BIAS.format(1)] = "text"
     err = refused(capsys, "beats", written(tmp_path, nano), tmp_path / "out")
-    assert f"'{BIAS.format(1)}' is no array" in err
+    assert f"'{BIAS.format(1)}' is not an array" in err
 
 
 def test_weights_that_overflow(nano, tmp_path, capsys):
