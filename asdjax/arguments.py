@@ -21,7 +21,7 @@ from asdjax.config import registry, schema
 from asdjax.config.recipe import Config
 from asdjax.config.schema import Choice, shown
 from asdjax.config.strict_yaml import MOST_DIGITS
-from asdjax.errors import AsdjaxError, UsageError
+from asdjax.errors import ArtifactError, AsdjaxError, UsageError
 
 if TYPE_CHECKING:
     from asdjax.store.runs import Run
@@ -54,7 +54,7 @@ def path_text(given: str) -> str:
     if "\0" in given:
         raise UsageError(f"{given}: no path has a NUL byte in it")
     if given != given.encode(errors="replace").decode():
-        raise AsdjaxError(f"{given}: the name is not UTF-8 text: rename it (or set PYTHONUTF8=1)")
+        raise ArtifactError(f"{given}: the name is not UTF-8 text: rename it (or set PYTHONUTF8=1)")
     found = os.path.expanduser(given)
     if given.startswith("~") and found == given:
         raise UsageError(f"{given}: no such user: where a name begins with ~, write ./{given}")
@@ -168,7 +168,7 @@ def require_folder(path: Path, what: str, made_by: str = "train") -> None:
         os.scandir(path).close()
     except OSError as error:
         why = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror})"
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{path}: there is no such {what}{why}: name one that asdjax {made_by} has made"
         ) from error
 

@@ -40,7 +40,7 @@ from asdjax.config.recipe import (
     DatasetConfig,
     SynthConfig,
 )
-from asdjax.errors import AsdjaxError, UsageError
+from asdjax.errors import AsdjaxError, ConfigError, DataError, UsageError
 from asdjax.runtime import console, devices, host_memory, interruption
 
 Recipe = Annotated[
@@ -113,7 +113,7 @@ class Check:
         try:
             return {"recipe": recipe, "config": locate_weights(configs.load(recipe))}
         except UsageError as error:  # no fault of the command line
-            raise AsdjaxError(f"{recipe}: model.weights: {error}") from error
+            raise ConfigError(f"{recipe}: model.weights: {error}") from error
 
     def __call__(self) -> int:
         from asdjax.commands import score, train
@@ -170,7 +170,7 @@ class Extract:
         root = self.data or Path(run.finished_training()["data"])
         require_apart(self.run, root)
         if self.data is None and not os.path.isdir(root):
-            raise AsdjaxError(f"{root}: the data set is no longer here: name its root with --data")
+            raise DataError(f"{root}: the data set is no longer here: name its root with --data")
         extract.extract(run, open_corpus(root, run.config()))
 
 

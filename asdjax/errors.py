@@ -9,6 +9,18 @@ class AsdjaxError(Exception):
     """
 
 
+class ConfigError(AsdjaxError):
+    """A setting, a recipe, a plugin or the environment is wrong."""
+
+
+class DataError(AsdjaxError):
+    """Recordings, a data set, labels, embeddings or scores cannot be used."""
+
+
+class ArtifactError(AsdjaxError):
+    """A file or folder cannot be read or written, or is not what asdjax wrote."""
+
+
 class UsageError(AsdjaxError):
     """A wrong command line; exit status 2.
 

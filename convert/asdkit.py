@@ -10,7 +10,7 @@ import numpy as np
 from asdjax.config.interfaces import Encoder
 from asdjax.convert import beats, state_dict
 from asdjax.convert.state_dict import POINTWISE, SAME, Place, Table
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError
 from asdjax.models import building, parameters
 from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.models.multiresnet_encoder import MultiResNetConfig
@@ -48,7 +48,7 @@ def table(model: Encoder, weights: Tree) -> Table:
     elif isinstance(model, MultiResNetConfig):
         result = {EXTRACTOR + name: _in_run(path) for name, path in _table(model).items()}
     else:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"model.name: ASDKit has no {model.name}: convert runs of multiresnet or beats"
         )
     for kind in ("params", "stats"):
@@ -129,7 +129,7 @@ def multiresnet_from_torch(
     like = {"params": params, "stats": stats}
     problems = state_dict.mismatches(names, given, like) + wrong_windows(given)
     if problems:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"the weights do not fit this MultiResNet ({'; '.join(sorted(problems))}): set "
             "the model section and audio.clip_seconds as in the training"
         )
@@ -158,7 +158,7 @@ def multiresnet_to_torch(
     paths = [place.path for place in names.values()]
     problems = state_dict.unmatched(paths, state_dict.flatten(tree))
     if problems:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"the arrays do not fit this MultiResNet ({'; '.join(problems)}): set the model "
             "section as in the training"
         )

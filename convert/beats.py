@@ -14,7 +14,7 @@ from asdjax.config import schema
 from asdjax.config.beats_architecture import BEATsEncoderConfig
 from asdjax.convert import state_dict, torch_file
 from asdjax.convert.state_dict import Place, Table
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.files import atomic, documents
 from asdjax.models import beats_embedder, building, parameters
 from asdjax.models.beats_encoder import BEATsConfig
@@ -78,7 +78,7 @@ def convert(
         weights = jax.device_put(weights)  # no copy on a CPU; the probe would copy NumPy arrays
         values = network.probe(weights)
         if not np.isfinite(values).all():
-            raise AsdjaxError(f"{source}: its embeddings are not finite: download it again")
+            raise ArtifactError(f"{source}: its embeddings are not finite: download it again")
         predictor = weights["encoder"].pop("predictor", None)
         _save(partial / converted_weights.WEIGHTS, weights, dtype)
         if predictor is not None:
@@ -116,10 +116,10 @@ def verify(folder: Path) -> float:
     expected = np.array(stored if numbers else [], np.float32)
     values = network.probe(checkpoint.load_pretrained(weights, network.like))
     if expected.shape != values.shape or not expected.any():
-        raise AsdjaxError(f"{folder}: beats.json has no embedding of the probe: convert again")
+        raise ArtifactError(f"{folder}: beats.json has no embedding of the probe: convert again")
     difference = float(np.max(np.abs(values - expected)) / np.max(np.abs(expected)))
     if not difference <= TOLERANCE:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{folder}: the probe's embedding differs by {difference:.1e} of its largest value, "
             f"more than {TOLERANCE:g}: convert again with the installed version of jax"
         )
@@ -207,7 +207,7 @@ def _read(source: Path, dtype: str) -> tuple[_Network, Tree, dict[str, Any]]:
     if type(content) is not dict or not all(
         type(content.get(key)) is dict for key in ("cfg", "model")
     ):
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{source}: has no cfg, which states the architecture: name a checkpoint with cfg and "
             "model, as published by the BEATs authors"
         )
@@ -221,7 +221,7 @@ def _read(source: Path, dtype: str) -> tuple[_Network, Tree, dict[str, Any]]:
         if wrong and "predictor.weight" in state and not encoder.finetuned_model:
             wrong.insert(0, "a classifier, but cfg.finetuned_model is not true")
     if wrong:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{source}: its arrays do not match the architecture in its cfg "
             f"({'; '.join(wrong)}): download it again, or name another checkpoint"
         )
@@ -264,7 +264,7 @@ def _configuration(
         required |= {"predictor_class"}
     missing = sorted(required - cfg.keys())
     if missing:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{source}: its cfg lacks {', '.join(missing)}: name a checkpoint as published by the "
             "BEATs authors"
         )
@@ -274,11 +274,13 @@ def _configuration(
         encoder = schema.read(BEATsEncoderConfig, stated | assumed, "cfg", str(source))
         schema.check(BEATsEncoderConfig, encoder, "cfg", str(source))
     except AsdjaxError as error:
-        raise AsdjaxError(f"{error}: unsupported architecture: name another checkpoint") from error
+        raise ArtifactError(
+            f"{error}: unsupported architecture: name another checkpoint"
+        ) from error
     for possible, key, what in encoder.checks():
         if not possible:
             key = key.replace("model.encoder.", "cfg.")
-            raise AsdjaxError(f"{source}: {key}: {what}: name another checkpoint")
+            raise ArtifactError(f"{source}: {key}: {what}: name another checkpoint")
     return encoder, assumed, sorted(str(key) for key in cfg.keys() - known)
 
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from asdjax.convert.torch_pickle import WORK, Placeholder, Storage, Tensor, damaged, load
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError, AsdjaxError
 
 _MAX_PICKLE = 2**24  # bytes; that of a BEATs checkpoint has 3e4
 _MAX_DEPTH = 100
@@ -61,7 +61,7 @@ def read(path: Path, *, placeholders_outside: str | None = None) -> Any:
         if not placeholders:
             return builder.build(tree)
         if type(tree) is not dict or placeholders_outside not in tree:
-            raise AsdjaxError(f"has no {placeholders_outside}: choose another checkpoint")
+            raise ArtifactError(f"has no {placeholders_outside}: choose another checkpoint")
         return {
             builder.build(key): builder.build(value, placeholders=key != placeholders_outside)
             for key, value in tree.items()
@@ -69,7 +69,7 @@ def read(path: Path, *, placeholders_outside: str | None = None) -> Any:
     except OSError as error:
         raise _unreadable(path, error) from error
     except AsdjaxError as error:
-        raise AsdjaxError(f"{path}: {error}") from error
+        raise ArtifactError(f"{path}: {error}") from error
 
 
 def sha256(path: Path) -> str:
@@ -82,12 +82,12 @@ def sha256(path: Path) -> str:
 
 
 def _unreadable(path: Path, error: OSError) -> AsdjaxError:
-    return AsdjaxError(f"{path}: cannot be read ({error.strerror}): name a readable file")
+    return ArtifactError(f"{path}: cannot be read ({error.strerror}): name a readable file")
 
 
 def _mapped(file: BinaryIO) -> memoryview:
     if os.fstat(file.fileno()).st_size == 0:
-        raise AsdjaxError("empty: download it again")
+        raise ArtifactError("empty: download it again")
     return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
@@ -98,7 +98,9 @@ def _read_zip(
     archive = _Zip(file, data)
     roots = [name for name in archive.names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
-        raise AsdjaxError(f"a zip file with {len(roots)} files data.pkl: name a PyTorch checkpoint")
+        raise ArtifactError(
+            f"a zip file with {len(roots)} files data.pkl: name a PyTorch checkpoint"
+        )
     folder = roots[0].removesuffix("data.pkl")
     if f"{folder}byteorder" in archive.names:
         if bytes(archive.record(f"{folder}byteorder", 16)) != b"little":
@@ -145,11 +147,11 @@ class _Zip:
         if info.file_size > limit:
             raise damaged(f"record {name!a:.100} has {info.file_size} bytes, more than {limit}")
         if info.flag_bits & 1 or info.compress_type not in _METHODS:
-            raise AsdjaxError("an encrypted zip file, or unsupported compression: save it again")
+            raise ArtifactError("an encrypted zip file, or unsupported compression: save it again")
         if info.compress_type == zipfile.ZIP_DEFLATED:
             self._inflatable -= info.file_size
             if self._inflatable < 0:
-                raise AsdjaxError("unpacks to far more than its size: do not use this file")
+                raise ArtifactError("unpacks to far more than its size: do not use this file")
             try:
                 body = memoryview(zlib.decompressobj(-15).decompress(body, info.file_size + 1))
             except zlib.error as error:
@@ -162,7 +164,7 @@ class _Zip:
 def _read_old(data: memoryview, placeholders: bool) -> tuple[Any, dict[str, memoryview]]:
     """The unpickled tree and the bytes of each storage of a file in the older format."""
     if data[0] != 0x80:  # starts every pickle of protocol 2 or later
-        raise AsdjaxError("not a PyTorch checkpoint (perhaps a web page): download it again")
+        raise ArtifactError("not a PyTorch checkpoint (perhaps a web page): download it again")
     position = 0
 
     def next_pickle(placeholders: bool = False) -> tuple[Any, dict[str, Storage]]:
@@ -173,9 +175,9 @@ def _read_old(data: memoryview, placeholders: bool) -> tuple[Any, dict[str, memo
         return loaded
 
     if next_pickle()[0] != _MAGIC:
-        raise AsdjaxError("a pickle, but not a PyTorch checkpoint: name another file")
+        raise ArtifactError("a pickle, but not a PyTorch checkpoint: name another file")
     if next_pickle()[0] != _VERSION:
-        raise AsdjaxError("an unknown version of PyTorch's format: download it again")
+        raise ArtifactError("an unknown version of PyTorch's format: download it again")
     system, _ = next_pickle()
     if type(system) is not dict or system.get("little_endian") is not True:
         raise _big_endian()
@@ -200,7 +202,7 @@ def _read_old(data: memoryview, placeholders: bool) -> tuple[Any, dict[str, memo
 
 
 def _big_endian() -> AsdjaxError:
-    return AsdjaxError("written on a big-endian machine: save it again on a little-endian one")
+    return ArtifactError("written on a big-endian machine: save it again on a little-endian one")
 
 
 def _buffer(storage: Storage, data: memoryview) -> memoryview:
@@ -224,7 +226,7 @@ class _Builder:
         """Build a part of the tree; a part that occurs twice is built twice."""
         self._nodes -= 1
         if self._nodes < 0 or depth > _MAX_DEPTH:
-            raise AsdjaxError("nested too deeply, or too many items: do not use this file")
+            raise ArtifactError("nested too deeply, or too many items: do not use this file")
 
         def inner(part: Any) -> Any:
             return self.build(part, placeholders=placeholders, depth=depth + 1)
@@ -239,7 +241,7 @@ class _Builder:
         if kind is Tensor:
             return self._array(value)
         if kind is Placeholder:
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"contains {f'{value.module}.{value.name}'!a:.100} among its weights: "
                 "do not use this file"
             )
@@ -249,7 +251,7 @@ class _Builder:
         buffer, itemsize = self._buffers[tensor.storage.key], tensor.dtype.itemsize
         self._nbytes -= math.prod(max(size, 1) for size in tensor.shape) * itemsize
         if self._nbytes < 0:
-            raise AsdjaxError("expands to many times the stored data: do not use this file")
+            raise ArtifactError("expands to many times the stored data: do not use this file")
         if id(tensor) in self._arrays:
             return self._arrays[id(tensor)]
         # Strides of axes of length 0 or 1 are not used, and may be so large that they overflow.

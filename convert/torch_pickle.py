@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError, AsdjaxError
 
 WORK = 1_000_000
 """Limit on the opcodes and copied items of a pickle; a BEATs checkpoint needs 7000."""
@@ -142,7 +142,7 @@ def load(stream: BinaryIO, *, placeholders: bool = False) -> tuple[Any, dict[str
 
 def damaged(what: str) -> AsdjaxError:
     """The error for a damaged or truncated file."""
-    return AsdjaxError(f"damaged or cut short ({what}): download it again")
+    return ArtifactError(f"damaged or cut short ({what}): download it again")
 
 
 def _operations(stream: BinaryIO) -> Iterator[tuple[str, Any]]:
@@ -253,7 +253,7 @@ class _Machine:
     def _charge(self, work: int) -> None:
         self._work -= work
         if self._work < 0:
-            raise AsdjaxError("needs far more operations than weights do: do not use this file")
+            raise ArtifactError("needs far more operations than weights do: do not use this file")
 
     def _top(self) -> Any:
         if not self._stack:
@@ -306,7 +306,7 @@ class _Machine:
         elif self._placeholders:
             self._stack.append(Placeholder(module, name))
         else:
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"refers to {f'{module}.{name}'!a:.100}, which weights do not need: "
                 "do not use this file"
             )

@@ -16,7 +16,7 @@ from asdjax.config.beats_architecture import BEATsEncoderConfig
 from asdjax.config.recipe import Config
 from asdjax.convert import asdkit, beats, state_dict, torch_file
 from asdjax.data import audio
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError
 from asdjax.files import atomic, documents
 from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.models.multiresnet_encoder import MultiResNetConfig
@@ -125,7 +125,7 @@ def to_torch(source: Path, file: Path, *, overwrite: bool = False) -> int:
             changed since; or the file exists or is not named .npz.
     """
     if file.suffix != ".npz":
-        raise AsdjaxError(f"{file}: the file name must end in .npz")
+        raise ArtifactError(f"{file}: the file name must end in .npz")
     atomic.require_free(file, overwrite)
     if documents.present(source / converted_weights.DOCUMENT):
         tree = beats.load(converted_weights.read(source))
@@ -157,7 +157,7 @@ def _trained_state(source: Path) -> dict[str, np.ndarray]:
     state = torch_file.read(source, placeholders_outside="state_dict")["state_dict"]
     wrong = state_dict.no_arrays(state) if type(state) is dict else ["state_dict is not a dict"]
     if wrong:
-        raise AsdjaxError(f"{source}: {'; '.join(wrong)}: choose a checkpoint of ASDKit")
+        raise ArtifactError(f"{source}: {'; '.join(wrong)}: choose a checkpoint of ASDKit")
     return state_dict.parameters(state)
 
 
@@ -172,19 +172,19 @@ def _configuration(
     adapters = [match for name in state if (match := _FIRST_ADAPTER.fullmatch(name))]
     multiresnet = (f"{asdkit.EXTRACTOR}fft_layer.", f"{asdkit.EXTRACTOR}stft_layer_list.")
     if not adapters and not any(name.startswith(multiresnet) for name in state):
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{source}: contains neither ASDKit's MultiResNet nor its BEATs with adapters: choose "
             "another checkpoint"
         )
     config = configs.load(recipe or ("asdkit_lora" if adapters else "system1"))
     kind = BEATsConfig if adapters else MultiResNetConfig
     if not isinstance(config.model, kind):
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{source}: contains {kind.name}, but model.name of {recipe} is {config.model.name}: "
             "name another --config"
         )
     if bool(adapters) != (pretrained_weights is not None):
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{source}: contains adapters without their base weights: give the converted weights "
             "with --beats"
             if adapters
@@ -197,7 +197,7 @@ def _configuration(
     if clip_seconds is not None:
         sound = dataclasses.replace(sound, clip_seconds=clip_seconds)
     if sound.clip_seconds == "auto":
-        raise AsdjaxError(f"{source}: the recipe has no clip length: give --clip-seconds")
+        raise ArtifactError(f"{source}: the recipe has no clip length: give --clip-seconds")
     config = dataclasses.replace(config, audio=sound, model=model)
     configs.validate(config, str(source))
     return config
@@ -241,11 +241,11 @@ def _with_statistics(
     ]
     stored = any(name.endswith(_STATISTICS) for name in state)
     if stored and bn_stats == "fresh":
-        raise AsdjaxError(f"{source}: contains running statistics of BatchNorm: omit --bn-stats")
+        raise ArtifactError(f"{source}: contains running statistics of BatchNorm: omit --bn-stats")
     if stored or not pools:
         return dict(state), False
     if bn_stats is None:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{source}: lacks the running statistics of the pooling's BatchNorm, which ASDKit does "
             "not save: give --bn-stats fresh to use 0 and 1, as ASDKit does after loading this file"
         )
@@ -261,12 +261,14 @@ def _weights(
 ) -> tuple[Tree, Tree, int, int]:
     """The trained weights, the frozen weights, the number of classes and samples per clip."""
     if not isinstance(config.loss, SubClusterAdaCos):
-        raise AsdjaxError(f"{source}: needs a --config with the loss sub_cluster_adacos: name one")
+        raise ArtifactError(
+            f"{source}: needs a --config with the loss sub_cluster_adacos: name one"
+        )
     sub_clusters = config.loss.sub_clusters
     centres = state.get(f"{asdkit.HEAD}W", np.zeros((0, sub_clusters)))
     columns = centres.shape[-1] if centres.ndim else 0
     if columns % sub_clusters or not columns:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{source}: {columns} class centres are not {sub_clusters} for each class: name a "
             "--config with the loss.sub_clusters of the training"
         )
@@ -293,7 +295,7 @@ def _weights(
         ]
     wrong += state_dict.mismatches(names, trained, like) + asdkit.wrong_windows(trained)
     if wrong:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{source}: its arrays do not fit ({'; '.join(wrong)}): set --clip-seconds, --config "
             "and --beats as in the training"
         )

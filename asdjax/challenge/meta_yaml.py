@@ -9,7 +9,7 @@ from asdjax.config import schema, strict_yaml
 from asdjax.config.recipe import Config
 from asdjax.config.schema import digits
 from asdjax.data.editions import find_edition
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError
 from asdjax.signal.view_raw import of_mono
 from asdjax.store.runs import Run
 
@@ -77,12 +77,12 @@ def read_info(path: Path, systems: int) -> Info:
     for key in ("name", "abbreviation"):
         given = len(getattr(info, key))
         if given not in (1, systems):
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{path}: {key}: {given} values for {systems} runs: give 1 or one each"
             )
     corresponding = [author for author in info.authors if author.corresponding]
     if len(corresponding) != 1:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{path}: authors: {len(corresponding)} have corresponding: true, exactly one must"
         )
     parts = {
@@ -91,7 +91,7 @@ def read_info(path: Path, systems: int) -> Info:
     }
     for key, part in parts.items():
         if not (part.isascii() and part.isalnum() and len(part) <= _LONGEST_PART):
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{path}: {schema.shown(part)} cannot stand in a label (A-Z, a-z and 0-9 alone, "
                 f"at most {_LONGEST_PART}): set {key} to its spelling with these"
             )
@@ -106,7 +106,7 @@ def _refuse_blank(tree: Any, key: str, path: Path) -> None:
         for i, value in enumerate(tree):
             _refuse_blank(value, f"{key}[{i}]", path)
     elif isinstance(tree, str) and not tree.strip():
-        raise AsdjaxError(f"{path}: {key}: empty: fill it in")
+        raise ArtifactError(f"{path}: {key}: empty: fill it in")
 
 
 def meta(
@@ -126,7 +126,7 @@ def meta(
     """
     training = run.finished_training()
     if "parameters" not in training:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{run.path}: training.json states no number of parameters: train again with "
             "--no-resume"
         )

@@ -17,7 +17,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from asdjax.config.schema import shown
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.files import user_files
 
 MOST_ENTRIES = 400
@@ -59,9 +59,9 @@ def entries(folder: Traversable) -> list[Traversable]:
     try:
         found = list(itertools.islice(folder.iterdir(), MOST_ENTRIES + 1))
     except OSError as error:
-        raise AsdjaxError(f"{folder}: cannot be read ({error.strerror})") from error
+        raise ArtifactError(f"{folder}: cannot be read ({error.strerror})") from error
     if len(found) > MOST_ENTRIES:
-        raise AsdjaxError(f"{folder}: more than {MOST_ENTRIES} files and folders: no submission")
+        raise ArtifactError(f"{folder}: more than {MOST_ENTRIES} files and folders: no submission")
     return sorted(found, key=lambda entry: entry.name)
 
 
@@ -74,7 +74,7 @@ def is_folder(entry: Traversable) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        raise AsdjaxError(f"{entry}: cannot be read ({error.strerror})") from error
+        raise ArtifactError(f"{entry}: cannot be read ({error.strerror})") from error
 
 
 class Allowance:
@@ -96,12 +96,12 @@ class Allowance:
             with opened:
                 content = opened.read(self.left + 1)
         except OSError as error:
-            raise AsdjaxError(f"{file}: cannot be read ({error.strerror})") from error
+            raise ArtifactError(f"{file}: cannot be read ({error.strerror})") from error
         except zlib.error as error:  # behind the size that an archive states
-            raise AsdjaxError(f"{file}: cannot be read (damaged in the archive)") from error
+            raise ArtifactError(f"{file}: cannot be read (damaged in the archive)") from error
         if len(content) > self.left:
             self.left = 0
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{file}: not read: the tables are larger than {MOST_TABLES:,} bytes together"
             )
         self.left -= len(content)
@@ -125,14 +125,14 @@ def open_zip(path: Path) -> Iterator[tuple[Traversable, list[str]]]:
     with archive:
         members = archive.infolist()
         if len(members) > MOST_MEMBERS:
-            raise AsdjaxError(f"{path}: more than {MOST_MEMBERS} files in it: no submission")
+            raise ArtifactError(f"{path}: more than {MOST_MEMBERS} files in it: no submission")
         if counts != (0, 0, len(members), len(members)):
             raise _no_zip(path, "its end does not count the files that its list names")
         for member in members:
             if why := _refusal(member):
-                raise AsdjaxError(f"{path}: {shown(member.orig_filename)} in it {why}")
+                raise ArtifactError(f"{path}: {shown(member.orig_filename)} in it {why}")
         if sum(member.file_size for member in members) > MOST_ARCHIVE:
-            raise AsdjaxError(f"{path}: more than {MOST_ARCHIVE:,} bytes when unpacked")
+            raise ArtifactError(f"{path}: more than {MOST_ARCHIVE:,} bytes when unpacked")
         _check_records(content, archive, path)
         for member in members:
             _check_content(archive, member, path)
@@ -147,7 +147,7 @@ def open_zip(path: Path) -> Iterator[tuple[Traversable, list[str]]]:
 
 
 def _no_zip(path: Path, why: str) -> AsdjaxError:
-    return AsdjaxError(f"{path}: cannot be read as a zip file ({why})")
+    return ArtifactError(f"{path}: cannot be read as a zip file ({why})")
 
 
 def _check_end(content: bytes, path: Path) -> tuple[int, ...]:
@@ -172,7 +172,7 @@ def _check_end(content: bytes, path: Path) -> tuple[int, ...]:
     if content[max(0, at - 20) : at].startswith(b"PK\6\7"):
         raise _no_zip(path, "it is of the kind zip64, which a submission does not need")
     if size > _MOST_DIRECTORY:
-        raise AsdjaxError(f"{path}: more than {MOST_MEMBERS} files in it: no submission")
+        raise ArtifactError(f"{path}: more than {MOST_MEMBERS} files in it: no submission")
     return counts
 
 
@@ -259,7 +259,7 @@ def _check_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path
             while opened.read(2**20):
                 pass
     except _UNREADABLE as error:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{path}: {shown(member.orig_filename)} in the archive is damaged: make it again"
         ) from error
 

@@ -31,7 +31,7 @@ from pathlib import Path
 
 from asdjax.challenge.package_files import MOST_ROWS, Allowance, entries, is_folder
 from asdjax.config.schema import cut, digits, shown
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError, AsdjaxError
 
 Key = tuple[str, str]
 """Machine and section."""
@@ -58,7 +58,7 @@ def label(lastname: str, institute: str, number: int) -> str:
     """
     made = f"{lastname}_{institute}_task2_{number}"
     if not LABEL.fullmatch(made):
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{made!r} is not a valid label: use only letters A-Z, a-z and digits in last name and "
             f"institute, and a number from 1 to {MAX_SYSTEMS}"
         )
@@ -83,7 +83,7 @@ def score_bytes(values: Mapping[str, float]) -> bytes:
     """
     for name, value in values.items():
         if not math.isfinite(value):
-            raise AsdjaxError(f"{name}: the score is {value}, but must be finite")
+            raise ArtifactError(f"{name}: the score is {value}, but must be finite")
 
     def text(value: float) -> str:
         padded = f"{value:#.8g}"
@@ -158,7 +158,7 @@ def read_system(folder: Traversable, allowance: Allowance | None = None) -> Syst
         AsdjaxError: the folder does not exist or contains too many files.
     """
     if not is_folder(folder):
-        raise AsdjaxError(f"{folder}: no such folder: give a system's folder with its tables")
+        raise ArtifactError(f"{folder}: no such folder: give a system's folder with its tables")
     allowance = allowance or Allowance()
     label = folder_name(folder)
     scores: dict[Key, Table] = {}
@@ -237,7 +237,7 @@ def read_truth(folder: Path) -> dict[Key, dict[str, tuple[bool, bool]]]:
     allowance = Allowance()
     for place in (folder / "ground_truth_data", folder / "ground_truth_domain"):
         if not is_folder(place):
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{place}: no such folder: give the folder that contains ground_truth_data and "
                 "ground_truth_domain"
             )
@@ -422,7 +422,7 @@ def _unpaired_rows(first: Table, second: Table) -> Iterator[str]:
 
 def _raise_first(faults: list[str]) -> None:
     if faults:
-        raise AsdjaxError(brief(faults))
+        raise ArtifactError(brief(faults))
 
 
 def pair_faults(scores: Table, decisions: Table, *, threshold: bool = True) -> list[str]:

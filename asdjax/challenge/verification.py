@@ -47,7 +47,7 @@ from asdjax.config.recipe import DatasetConfig
 from asdjax.config.schema import shown, similar
 from asdjax.data import dcase
 from asdjax.data.editions import find_edition
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError
 from asdjax.files import user_files
 
 Expected = Mapping[Key, frozenset[str] | None]
@@ -111,13 +111,13 @@ def reference_of_data(root: Path, edition: str) -> Reference:
     """
     dataset = dcase.scan(root, edition)
     if dataset.problems:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{root}: {len(dataset.problems)} misnamed files, the first is "
             f"{dataset.problems[0]}: repair the data set before checking against it"
         )
     test = [clip for clip in dataset.clips if clip.split == "test"]
     if not test:
-        raise AsdjaxError(f"{root}: no test clips found: give the root of the data set")
+        raise ArtifactError(f"{root}: no test clips found: give the root of the data set")
     names: dict[Key, set[str]] = {}
     for clip in test:
         names.setdefault((clip.machine, clip.section), set()).add(clip.name)
@@ -143,13 +143,13 @@ def reference_of_package(path: Path) -> Reference:
         document = None
     names = _expected_names(document)
     if names is None:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{path}: not written by asdjax submit (schema {EXPECTED_SCHEMA}): move it away, or "
             "give the data set with --data"
         )
     edition = document["edition"]
     if edition not in registry.names("edition"):
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{path}: of an edition {shown(edition)}, which is not known: name the plugin that has "
             "it with --plugin"
         )
@@ -187,7 +187,7 @@ def reference_of_rules(edition: str) -> Reference:
     """
     names = _rules(edition)
     if not names:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{edition}: the number of test clips is not known without the data: give the data "
             "set with --data"
         )
@@ -277,13 +277,15 @@ def verify(
         AsdjaxError: there is no submission, or nothing to check it against.
     """
     if not os.path.lexists(path):
-        raise AsdjaxError(f"{path}: no such file or folder: give a submission's folder or zip file")
+        raise ArtifactError(
+            f"{path}: no such file or folder: give a submission's folder or zip file"
+        )
     reference = find_reference(path, data, edition)
     with _opened(path) as (root, faults):
         folders, misplaced = _system_folders(root, is_archive=not is_folder(path))
         faults = [*faults, *misplaced]
         if len(folders) > _MOST_SYSTEMS_READ:
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{path}: {len(folders)} folders of systems, at most {MAX_SYSTEMS} are allowed"
             )
         allowance = Allowance()
@@ -343,7 +345,7 @@ def _system_folders(root: Traversable, *, is_archive: bool) -> tuple[list[Traver
         base = root
         if name != "task2":
             if not any(LABEL.fullmatch(entry.name) for entry in inside):
-                raise AsdjaxError(
+                raise ArtifactError(
                     f"{root}: no submission found: give a system's folder, the folder task2, the "
                     "folder that contains it, or the zip file"
                 )

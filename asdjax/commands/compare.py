@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from asdjax.challenge import submission
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 from asdjax.runtime import console
 from asdjax.scoring import averages, bootstrap, labels, layout, tables
 from asdjax.scoring.labels import Machines
@@ -116,7 +116,7 @@ def _labelled(run: Run, truth: labels.Truth | None) -> Machines:
     for note in notes:
         console.say(f"{run.path}: {note}")
     if not machines:
-        raise AsdjaxError(
+        raise DataError(
             f"{run.path}: no scored clip has a label: give a ground truth with --truth, or compare "
             "runs that scored labelled clips"
         )
@@ -133,7 +133,7 @@ def _require_same_clips(*both: tuple[Run, Machines]) -> None:
     )
     for run, other, alone in ((run_a, run_b, a - b), (run_b, run_a, b - a)):
         if alone:
-            raise AsdjaxError(
+            raise DataError(
                 f"{run.path}: scored {labels.first_of(alone)}, which {other.path} did not: "
                 "compare runs that scored the same clips"
             )

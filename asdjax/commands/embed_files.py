@@ -21,7 +21,7 @@ from asdjax.data import audio
 from asdjax.data.audio import Header
 from asdjax.data.folders import is_folder
 from asdjax.embedder import Embedder, Pool, load
-from asdjax.errors import AsdjaxError, UsageError
+from asdjax.errors import ArtifactError, DataError, UsageError
 from asdjax.files import atomic
 from asdjax.runtime import console
 from asdjax.store import converted_weights
@@ -126,17 +126,17 @@ def _find(inputs: Sequence[Path]) -> list[tuple[str, Path]]:
         try:
             folder = stat.S_ISDIR(os.stat(given).st_mode)
         except FileNotFoundError:
-            raise AsdjaxError(f"{given}: no such file or directory") from None
+            raise DataError(f"{given}: no such file or directory") from None
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
             why = getattr(error, "strerror", None) or str(error)
-            raise AsdjaxError(f"{given}: cannot be read ({why})") from error
+            raise DataError(f"{given}: cannot be read ({why})") from error
         paths = _search(given) if folder else [given]
         found += [(path.as_posix(), path) for path in paths]
     if not found:
         raise UsageError("nothing to embed: name audio files or directories")
     for name, _ in found:
         if not name.isascii() and name != name.encode(errors="replace").decode():
-            raise AsdjaxError(f"{name!r}: the name is not UTF-8 text: rename the file")
+            raise DataError(f"{name!r}: the name is not UTF-8 text: rename the file")
     return found
 
 
@@ -170,10 +170,10 @@ def _search(root: Path) -> list[Path]:
                 else:
                     others[path.suffix.lower() or "without ending"] += 1
         except OSError as error:
-            raise AsdjaxError(f"{folder}: cannot be read ({error.strerror})") from error
+            raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
     if not found:
         endings = ", ".join(sorted(audio.SUFFIXES))
-        raise AsdjaxError(f"{root}: contains no audio file ({endings})")
+        raise DataError(f"{root}: contains no audio file ({endings})")
     if others:
         ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
         kinds = [f"{count} {kind}" for kind, count in ranked[:_MOST_KINDS]]
@@ -195,7 +195,7 @@ def _headers(found: Sequence[tuple[str, Path]], wanted: Channel) -> list[_File]:
             if wanted != "each":
                 channels = channels[wanted - 1 : wanted]
             if not channels:
-                raise AsdjaxError(
+                raise DataError(
                     f"{path}: no channel {wanted}, the file has {header.channels}: choose another "
                     "with --channel, or each"
                 )
@@ -207,7 +207,7 @@ def _check_lengths(embedder: Embedder, files: Sequence[_File]) -> None:
     for file in files:
         samples = _length(embedder, file)
         if samples < embedder.shortest:
-            raise AsdjaxError(
+            raise DataError(
                 f"{file.path}: {samples} samples at {embedder.config.audio.sample_rate} Hz are too "
                 f"short for this model, which needs {embedder.shortest}: leave the file out"
             )
@@ -333,7 +333,7 @@ def _read_ahead(embedder: Embedder, files: Sequence[_File]) -> Iterator[np.ndarr
 def _read(embedder: Embedder, file: _File) -> np.ndarray:
     samples = audio.read_any(file.path, embedder.config.audio.sample_rate, most=embedder.n_samples)
     if samples.shape != (_length(embedder, file), file.header.channels):
-        raise AsdjaxError(f"{file.path}: the file was changed while it was in use")
+        raise DataError(f"{file.path}: the file was changed while it was in use")
     wanted = samples[:, file.channels.start : file.channels.stop]
     return wanted.copy("F")  # releases the memory of the other channels
 
@@ -355,12 +355,12 @@ def _format(out: Path, format: Format | None, overwrite: bool) -> Format:
         endings = f".{format}" if format else ".npz or .parquet"
         raise UsageError(f"{out}: the file name must end in {endings}")
     if out.is_dir() or out.exists() and not overwrite:
-        raise AsdjaxError(f"{out}: exists already: name another file, or add --overwrite")
+        raise ArtifactError(f"{out}: exists already: name another file, or add --overwrite")
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise AsdjaxError(f"{out}: {folder} is not a writable folder: name another file")
+        raise ArtifactError(f"{out}: {folder} is not a writable folder: name another file")
     if found == "parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{out}: Parquet files need pyarrow: pip install 'asdjax[parquet]', or write .npz"
         )
     return found

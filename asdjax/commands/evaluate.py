@@ -11,7 +11,7 @@ import numpy as np
 
 from asdjax.challenge import submission
 from asdjax.config import recipe as configs
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 from asdjax.files import atomic
 from asdjax.runtime import console
 from asdjax.scoring import averages, bootstrap, labels, layout, tables
@@ -78,7 +78,7 @@ def evaluate_submission(
     """
     known, submitted = submission.read_truth(truth), submission.scores(scores)
     for machine, section in sorted(known.keys() - submitted.keys()):
-        raise AsdjaxError(
+        raise DataError(
             f"{scores}: no scores of {machine} section {section}, which is in {truth}: add "
             f"{submission.score_file((machine, section))}"
         )
@@ -94,9 +94,9 @@ def evaluate_submission(
         names = {name for name, _, _ in rows}
         file = scores / submission.score_file((machine, section))
         if label_of.keys() - names:
-            raise AsdjaxError(f"{file}: no row for {labels.first_of(label_of.keys() - names)}")
+            raise DataError(f"{file}: no row for {labels.first_of(label_of.keys() - names)}")
         if names - label_of.keys():
-            raise AsdjaxError(
+            raise DataError(
                 f"{file}: not in the ground truth: {labels.first_of(names - label_of.keys())}"
             )
         machines.setdefault(machine, {})[section] = Clips(
@@ -163,12 +163,12 @@ def evaluate_runs(
     for run in all_runs[1:]:
         changed = configs.differences(first, run.config(), sections)
         if changed:
-            raise AsdjaxError(
+            raise DataError(
                 f"{run.path}: not the recipe of {all_runs[0].path} ({'; '.join(changed)}): average "
                 "runs that differ in their seed only"
             )
     if len(set(seeds)) < len(seeds):
-        raise AsdjaxError(
+        raise DataError(
             f"the runs' seeds are {', '.join(map(str, seeds))}: average runs with different seeds, "
             "each named once"
         )
@@ -176,11 +176,11 @@ def evaluate_runs(
     for run in all_runs:
         document = evaluate(run, resamples=resamples, truth=truth)
         if document is None:
-            raise AsdjaxError(f"{run.path}: no scored clip has a label: leave this run out")
+            raise DataError(f"{run.path}: no scored clip has a label: leave this run out")
         documents.append(document)
     for run, document in zip(all_runs, documents, strict=True):
         if document["machines"].keys() != documents[0]["machines"].keys():
-            raise AsdjaxError(
+            raise DataError(
                 f"{run.path}: scored {', '.join(document['machines'])}, but {all_runs[0].path} "
                 f"{', '.join(documents[0]['machines'])}: average runs that scored the same machines"
             )

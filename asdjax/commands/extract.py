@@ -13,7 +13,7 @@ from asdjax.data.corpus import Corpus
 from asdjax.embedder import Embedder, extraction
 from asdjax.embedder.extraction import ClipFiles
 from asdjax.embedder.network import rounded_up
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 from asdjax.runtime import console
 from asdjax.signal.view_raw import of_mono
 from asdjax.store import runs
@@ -189,7 +189,7 @@ def _table(clips: Sequence[dcase.Clip], whole: dict[str, np.ndarray], view: int)
 def _check_finite(embedding: np.ndarray, clips: Sequence[dcase.Clip], path: Path) -> None:
     bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
     if bad.size:
-        raise AsdjaxError(
+        raise DataError(
             f"{path}: the embedding of {clips[bad[0]].path} is not finite "
             f"({bad.size} of {len(clips)} clips): the weights or the clip are faulty"
         )

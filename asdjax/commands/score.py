@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from asdjax.config.interfaces import Backend
 from asdjax.config.recipe import Config
 from asdjax.data.dcase import ScoredMachine
-from asdjax.errors import AsdjaxError
+from asdjax.errors import AsdjaxError, DataError
 from asdjax.runtime import console
 from asdjax.scoring import backends, false_alarms, thresholds
 from asdjax.store import runs
@@ -58,7 +58,7 @@ def _score(run: Run, config: Config) -> None:
             continue
         tables = [run.read_embeddings(view, machine) for view in views]
         if any(not np.array_equal(table.path, tables[0].path) for table in tables):
-            raise AsdjaxError(
+            raise DataError(
                 f"{run.path}: the views of {machine} hold different clips: "
                 f"run asdjax extract {run.path} again"
             )
@@ -130,7 +130,7 @@ def _rows(
         try:
             chosen = thresholds.fit(config.decision, training[here & (clips.split == "train")])
         except AsdjaxError as error:
-            raise AsdjaxError(f"{machine} section {section}: {error}") from error
+            raise type(error)(f"{machine} section {section}: {error}") from error
         threshold[here] = chosen
     return [
         {
@@ -168,7 +168,7 @@ def _scores(
             if config.decision.in_sample:
                 thresholding[train] = backend.score(references.embedding)
         except AsdjaxError as error:
-            raise AsdjaxError(f"{machine} section {section}: {error}") from error
+            raise type(error)(f"{machine} section {section}: {error}") from error
     return scores, thresholding
 
 
@@ -195,7 +195,7 @@ def _combined(
             train = standard[:, here & (clips.split == "train")]
             spread = train.std(axis=1, keepdims=True)
             if not (spread > 1e-9 * np.abs(train).max(axis=1, keepdims=True)).all():
-                raise AsdjaxError(
+                raise DataError(
                     f"section {section}: all leave-one-out scores of a view are equal: set "
                     "backend.combine_views to mean"
                 )

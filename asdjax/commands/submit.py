@@ -20,7 +20,7 @@ import yaml
 from asdjax.challenge import meta_yaml, submission, verification
 from asdjax.challenge.submission import Key
 from asdjax.data import dcase
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.files import atomic
 from asdjax.runtime import console
 from asdjax.scoring import averages, metrics
@@ -59,17 +59,17 @@ def submit(
         AsdjaxError: a run or `info` is incomplete or invalid; `out` is then unchanged.
     """
     if not 1 <= len(all_runs) <= submission.MAX_SYSTEMS:
-        raise AsdjaxError(f"{len(all_runs)} runs: submit 1 to {submission.MAX_SYSTEMS} of them")
+        raise ArtifactError(f"{len(all_runs)} runs: submit 1 to {submission.MAX_SYSTEMS} of them")
     places = [run.path.resolve() for run in all_runs]
     for run, place in zip(all_runs, places, strict=True):
         if places.count(place) > 1:
-            raise AsdjaxError(f"{run.path}: named twice: name each run once")
+            raise ArtifactError(f"{run.path}: named twice: name each run once")
     about = meta_yaml.read_info(info, len(all_runs))
     corresponding = next(author for author in about.authors if author.corresponding)
     lastname = about.label_lastname or corresponding.lastname
     editions = {run.config().dataset.edition for run in all_runs}
     if len(editions) > 1:
-        raise AsdjaxError(f"the runs use {' and '.join(sorted(editions))}: submit one edition")
+        raise ArtifactError(f"the runs use {' and '.join(sorted(editions))}: submit one edition")
     files: dict[str, bytes] = {}
     expected: dict[Key, set[str]] = {}
     for i, run in enumerate(all_runs):
@@ -82,7 +82,7 @@ def submit(
         }
         if not chosen:
             other = " ".join({"development", "evaluation"} - set(subsets))
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{run.path}: none of its scored machines belongs to {' or '.join(subsets)}: "
                 f"score such machines, or give --subsets {other}"
             )
@@ -93,7 +93,7 @@ def submit(
             try:
                 scores = submission.score_bytes(section.scores)
             except AsdjaxError as error:
-                raise AsdjaxError(f"{run.path}: {key[0]}: {error}: score it again") from error
+                raise ArtifactError(f"{run.path}: {key[0]}: {error}: score it again") from error
             files[f"{folder}/{submission.score_file(key)}"] = scores
             decisions = submission.decision_bytes(section.decisions)
             files[f"{folder}/{submission.decision_file(key)}"] = decisions
@@ -119,13 +119,13 @@ def _sections(run: Run) -> dict[Key, _Section]:
                 continue
             file = run.scores_path(machine)
             if row.get("decision") not in ("0", "1") or "threshold" not in row:
-                raise AsdjaxError(
+                raise ArtifactError(
                     f"{file}: no thresholds and decisions: run asdjax score {run.path} again"
                 )
             clip = dcase.parse_clip(row["path"], edition)
             section = sections.setdefault((machine, row["section"]), _Section())
             if clip.name in section.scores:
-                raise AsdjaxError(
+                raise ArtifactError(
                     f"{file}: two clips are named {clip.name}: a package needs unique names"
                 )
             section.scores[clip.name] = float(row["score"])
@@ -146,7 +146,7 @@ def _same_clips(
         names = set(chosen[key].scores) if key in chosen else set()
         different = sorted(names ^ expected.get(key, set()))
         if different:
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{run.path}: not the clips of {first.path}: {different[0]} of {key[0]} (and "
                 f"{len(different) - 1} others) are in only one of them: score the same machines"
             )
@@ -196,7 +196,7 @@ def _place(out: Path, files: Mapping[str, bytes], document: dict[str, Any], arch
         for path in (made, made / archive):
             _, faults = verification.verify(path)
             if faults:
-                raise AsdjaxError(f"{faults[0]}: nothing was written")
+                raise ArtifactError(f"{faults[0]}: nothing was written")
 
 
 def _compare_with_rules(out: Path, edition: str) -> None:
@@ -212,7 +212,7 @@ def _refuse_foreign(out: Path) -> None:
     if not os.path.lexists(out):
         return
     if not out.is_dir():
-        raise AsdjaxError(f"{out}: is a file: name a folder to create")
+        raise ArtifactError(f"{out}: is a file: name a folder to create")
     out = Path(os.path.realpath(out))
     atomic.refuse_links(out)
     record = out / verification.EXPECTED_FILE
@@ -225,7 +225,7 @@ def _refuse_foreign(out: Path) -> None:
         if path == record and written or path.is_dir():
             continue
         if written.get(name) != runs.digest(path):
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{path}: not from asdjax submit, or changed since: name another folder, or move "
                 "this one away"
             )

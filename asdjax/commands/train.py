@@ -23,7 +23,7 @@ from asdjax.config.recipe import (
 )
 from asdjax.data import audio, batches, dcase
 from asdjax.data.corpus import Corpus
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError, ConfigError, DataError
 from asdjax.runtime import compile_cache, console, host_memory, parallel
 from asdjax.store import runs
 from asdjax.store.checkpoint import ITEMS, Checkpoints, Tree, digest
@@ -95,7 +95,7 @@ def plan(config: Config, corpus: Corpus) -> Plan:
     notes = list(epoch.notes)
     if len(classes) == 1 and not config.model.trains_nothing:
         if not config.train.allow_one_class:
-            raise AsdjaxError(_one_class(clips, classes[0]))
+            raise ConfigError(_one_class(clips, classes[0]))
         notes.append(f"all training clips are of one class ({classes[0]}): nothing is learned")
     notes += _far_lengths(clips, corpus, n_samples, config)
     work = Plan(config, corpus, clips, classes, labels, n_samples, devices, epoch, pretrained, ())
@@ -228,7 +228,7 @@ def _loop(
         _check_same_work(run, meta, work)
         place = meta.get("iterator")
         if not isinstance(place, dict) or type(place.get("next_index")) is not int:
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{run.checkpoints / str(begun)}: does not say where in the data it was saved: "
                 "delete it and train again, or start over with --no-resume"
             )
@@ -347,7 +347,7 @@ class _Log:
             if good is not None
             else "there is no checkpoint yet"
         )
-        raise AsdjaxError(
+        raise DataError(
             f"{self._run.path}: {why} at step {step}; {where}: lower "
             "optim.learning_rate or look for faulty clips with asdjax data"
         )
@@ -375,7 +375,7 @@ def _meta(work: Plan, step: int, iterator: dict[str, int] | None) -> dict[str, A
 def _check_same_settings(run: Run, config: Config) -> None:
     changed = differences(run.config(), config, TRAINING_SECTIONS)
     if changed:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{run.path}: this run was begun with other settings ({'; '.join(changed)}): "
             "choose another --run, or --no-resume to begin again"
         )
@@ -385,18 +385,18 @@ def _check_same_work(run: Run, stored: Mapping[str, Any], work: Plan) -> None:
     now = work.identity()
     changed = [key for key, value in now.items() if stored.get(key) != value]
     if changed == ["pretrained"]:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{run.path}: this run was begun with other weights than those of "
             f"{work.pretrained and work.pretrained.path}: name the same with --model.weights, or "
             "choose another --run"
         )
     if changed == ["settings"]:  # though all that its config.yaml says are equal
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{run.path}: this run was begun by another version of asdjax or of a plugin, "
             "which had other settings: choose another --run, or --no-resume to begin again"
         )
     if changed:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{run.path}: the training clips or their batches changed since this run was begun "
             f"({', '.join(changed)}): choose another --run, or --no-resume to begin again"
         )
@@ -429,7 +429,7 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
     console.say("compiling the training step, which tells how much memory it needs")
     memory = step.lower(state, split).compile().memory_analysis()
     if memory is None:
-        raise AsdjaxError("the device's compiler does not tell how much memory training needs")
+        raise ConfigError("the device's compiler does not tell how much memory training needs")
     step_memory = memory.temp_size_in_bytes + memory.argument_size_in_bytes
     audio_buffer = batch["waveform"].nbytes * config.audio.prefetch_batches
     needed, available = step_memory, parallel.memory_limit(work.devices[0])

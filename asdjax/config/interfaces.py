@@ -12,7 +12,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from asdjax.config.schema import Check, Choice, Range
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +91,7 @@ class Encoder(Choice):
     def computing_in(self, compute_dtype: ComputeDtype) -> Encoder:
         """The settings with another `compute_dtype`; `AsdjaxError` if it cannot be chosen."""
         if compute_dtype != self.compute_dtype:
-            raise AsdjaxError(
+            raise ConfigError(
                 f"compute_dtype {compute_dtype}: {self.name} computes in {self.compute_dtype} "
                 "alone: leave the choice out"
             )

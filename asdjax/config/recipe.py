@@ -20,7 +20,7 @@ from asdjax.config import registry, schema, strict_yaml
 from asdjax.config.interfaces import Backend, Encoder, Loss, Threshold, View
 from asdjax.config.registry import Name, default
 from asdjax.config.schema import Count, NonNegative, Positive, Probability, Range, to_tree
-from asdjax.errors import AsdjaxError
+from asdjax.errors import AsdjaxError, ConfigError
 from asdjax.files import user_files
 
 Subset = Literal["development", "additional", "evaluation"]
@@ -248,7 +248,7 @@ def load(name_or_path: str) -> Config:
             raise
         close = difflib.get_close_matches(path.stem.lower(), names(), n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise AsdjaxError(
+        raise ConfigError(
             f"no recipe or file {name_or_path!r}: {hint}give the path of a YAML file or one of the "
             f"recipes {', '.join(names())}"
         ) from error
@@ -310,7 +310,7 @@ def validate(config: Config, source: str) -> None:
         ]
     for good, key, what in checks:
         if not good:
-            raise AsdjaxError(f"{source}: {key}: {what}")
+            raise ConfigError(f"{source}: {key}: {what}")
 
 
 def settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import AsdjaxError, ConfigError
 from asdjax.files import user_files
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
@@ -122,13 +122,13 @@ def register(thing: Thing) -> Thing:
     name = _checked_name(thing, source)
     listed, present = BUILT_IN[kind].get(name), _ENTRIES.get((kind, name))
     if source.startswith("asdjax.") and listed is None:
-        raise AsdjaxError(
+        raise ConfigError(
             f"{source}: {kind} {name!r} is not listed: add it to BUILT_IN in "
             "asdjax/config/registry.py"
         )
     owner = listed or (present.source if present else source)
     if owner != source:
-        raise AsdjaxError(
+        raise ConfigError(
             f"{source}: the name {name!r} is taken, by the {kind} of {owner}: choose another one"
         )
     _ENTRIES[kind, name] = _Entry(thing, source, plugin)
@@ -154,16 +154,16 @@ def _checked_name(thing: Any, source: str) -> str:
         where = f"{source}: {thing.__qualname__}"
         if inspect.isabstract(thing):
             missing = ", ".join(sorted(thing.__abstractmethods__))
-            raise AsdjaxError(f"{where}: a {thing.kind} needs {missing}: define it")
+            raise ConfigError(f"{where}: a {thing.kind} needs {missing}: define it")
         if "__dataclass_fields__" not in vars(thing) or not thing.__dataclass_params__.frozen:
-            raise AsdjaxError(f"{where}: not a frozen dataclass: add dataclass(frozen=True)")
+            raise ConfigError(f"{where}: not a frozen dataclass: add dataclass(frozen=True)")
         for field in dataclasses.fields(thing):
             no_default = field.default is field.default_factory is dataclasses.MISSING
             if no_default and field.name not in thing.required:
-                raise AsdjaxError(f"{where}: setting {field.name!r} has no default: give it one")
+                raise ConfigError(f"{where}: setting {field.name!r} has no default: give it one")
         name = thing.__dataclass_fields__[thing.tag].default
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise AsdjaxError(
+        raise ConfigError(
             f"{where}: {name!r} is no name: begin with a letter, then letters, digits and _, at "
             "most 40"
         )
@@ -208,7 +208,7 @@ def load_plugin(path: Path) -> None:
         AsdjaxError: the file cannot be read, is not Python, or registers nothing.
     """
     if path.suffix != ".py":
-        raise AsdjaxError(f"{path}: a plugin is a file of Python: its name must end in .py")
+        raise ConfigError(f"{path}: a plugin is a file of Python: its name must end in .py")
     content = user_files.read_bytes(path, most=_LARGEST_PLUGIN)
     digest = hashlib.sha256(content).hexdigest()[:16]
     source, label = str(path), f"{path.name} {digest}"
@@ -225,11 +225,11 @@ def load_plugin(path: Path) -> None:
     except AsdjaxError:
         raise
     except Exception as error:  # whatever the user's code raises is the user's to repair
-        raise AsdjaxError(f"{path}: {_place(error, path)}: repair the plugin") from error
+        raise ConfigError(f"{path}: {_place(error, path)}: repair the plugin") from error
     finally:
         _loading.pop()
     if all(entry.source != source for entry in _ENTRIES.values()):
-        raise AsdjaxError(f"{path}: registers nothing: call asdjax.register in it")
+        raise ConfigError(f"{path}: registers nothing: call asdjax.register in it")
 
 
 def _place(error: Exception, path: Path) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from asdjax.config import registry
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ConfigError
 
 PLUGIN = "plugin"
 """The key of a section that names the plugin that its class comes from."""
@@ -118,11 +118,11 @@ def read(kind: Any, tree: Any, key: str, source: str) -> Any:
         return _section(kind, tree, key, source)
     if origin is tuple:
         if not isinstance(tree, list | tuple):
-            raise AsdjaxError(f"{source}: {key}: expected a list, found {shown(tree)}")
+            raise ConfigError(f"{source}: {key}: expected a list, found {shown(tree)}")
         kinds = [args[0]] * len(tree) if args[-1] is Ellipsis else list(args)
         if len(kinds) != len(tree):
             what = f"expected {len(kinds)} values, found {len(tree)}"
-            raise AsdjaxError(f"{source}: {key}: {what}")
+            raise ConfigError(f"{source}: {key}: {what}")
         pairs = enumerate(zip(kinds, tree, strict=True))
         return tuple(read(k, v, f"{key}[{i}]", source) for i, (k, v) in pairs)
     for option in _options(kind):
@@ -130,7 +130,7 @@ def read(kind: Any, tree: Any, key: str, source: str) -> Any:
         if fits:
             return value
     what = found(tree) if _is_text(kind) else f"found {shown(tree)}"
-    raise AsdjaxError(f"{source}: {key}: expected {_words(kind)}, {what}")
+    raise ConfigError(f"{source}: {key}: expected {_words(kind)}, {what}")
 
 
 def check(kind: Any, value: Any, key: str, source: str) -> None:
@@ -147,9 +147,9 @@ def check(kind: Any, value: Any, key: str, source: str) -> None:
         for member in get_args(kind) if is_union else (kind,):
             for bound in getattr(member, "__metadata__", ()):
                 if isinstance(bound, registry.Name) and value not in bound:
-                    raise AsdjaxError(f"{source}: {key}: {_not_among(bound.kind, value)}")
+                    raise ConfigError(f"{source}: {key}: {_not_among(bound.kind, value)}")
                 if isinstance(value, int | float) and value not in bound:
-                    raise AsdjaxError(f"{source}: {key}: must be {bound}, found {shown(value)}")
+                    raise ConfigError(f"{source}: {key}: must be {bound}, found {shown(value)}")
 
 
 def to_tree(value: Any) -> dict[str, Any]:
@@ -174,19 +174,19 @@ def to_tree(value: Any) -> dict[str, Any]:
 def _section(kind: type, tree: Any, key: str, source: str) -> Any:
     if not isinstance(tree, Mapping):
         where = key or "the file"
-        raise AsdjaxError(f"{source}: {where}: expected keys and values, found {shown(tree)}")
+        raise ConfigError(f"{source}: {where}: expected keys and values, found {shown(tree)}")
     hints = _settings(kind)
     tree = dict(tree)
     plugin = tree.pop(PLUGIN, None) if named_things(kind) else None
     for name, thing in named_things(kind).items():
         if isinstance(plugin, str) and tree.get(name) not in registry.names(thing):
             where = f"{_join(key, name)}: {_not_among(thing, tree.get(name))}"
-            raise AsdjaxError(f"{source}: {where}{_missing(plugin)}")
+            raise ConfigError(f"{source}: {where}{_missing(plugin)}")
     for name in tree:
         if name not in hints:
             close = difflib.get_close_matches(cut(str(name)), hints, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise AsdjaxError(
+            raise ConfigError(
                 f"{source}: unknown key {_join(key, cut(str(name)))!r}: {hint}valid keys: "
                 f"{', '.join(hints)}"
             )
@@ -196,7 +196,7 @@ def _section(kind: type, tree: Any, key: str, source: str) -> Any:
         if field.default is field.default_factory is dataclasses.MISSING and field.name not in tree
     ]
     if required:
-        raise AsdjaxError(f"{source}: {_join(key, required[0])}: this key is missing")
+        raise ConfigError(f"{source}: {_join(key, required[0])}: this key is missing")
     return kind(**{name: read(hints[name], tree[name], _join(key, name), source) for name in tree})
 
 
@@ -225,16 +225,16 @@ def _chosen(
     if isinstance(tree, str) and not kind.required:  # the name alone
         tree = {tag: tree}
     if not isinstance(tree, Mapping):
-        raise AsdjaxError(f"{source}: {key}: expected keys and values, found {shown(tree)}")
+        raise ConfigError(f"{source}: {key}: expected keys and values, found {shown(tree)}")
     if tag not in tree and tag in kind.required:
-        raise AsdjaxError(f"{source}: {_join(key, tag)}: this key is missing")
+        raise ConfigError(f"{source}: {_join(key, tag)}: this key is missing")
     choices = registry.names(kind.kind)
     name = tree.get(tag, choices[0])
     if not isinstance(name, str) or name not in choices:
         plugin = tree.get(PLUGIN)
         hint = _missing(plugin) if isinstance(plugin, str) else ""
         where = f"{_join(key, tag)}: {_not_among(kind.kind, name)}"
-        raise AsdjaxError(f"{source}: {where}{hint}")
+        raise ConfigError(f"{source}: {where}{hint}")
     chosen = registry.find(kind.kind, name)
     settings = {field.name for field in dataclasses.fields(chosen)}
     unused = {PLUGIN}

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from asdjax.config.schema import cut, shown
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ConfigError
 from asdjax.files import user_files
 
 MOST_CHARACTERS = 2**16
@@ -86,7 +86,7 @@ def parse(text: str, source: str) -> Any:
         {'views': [{'name': 'raw'}, {'name': 'far'}]}
     """
     if len(text) > MOST_CHARACTERS:
-        raise AsdjaxError(f"{source}: larger than {MOST_CHARACTERS:,} characters")
+        raise ConfigError(f"{source}: larger than {MOST_CHARACTERS:,} characters")
     try:
         document = _Document()
         for event in _events(text, source):
@@ -102,14 +102,14 @@ def parse(text: str, source: str) -> Any:
         mark = (late and error.context_mark) or error.problem_mark
         known = (words for part, words in _WORDS if part in error.problem)
         why, index = f"not valid YAML: {next(known, 'a syntax error')}", mark.index
-    raise AsdjaxError(f"{source}: {_position(text, index)}: {why}") from None
+    raise ConfigError(f"{source}: {_position(text, index)}: {why}") from None
 
 
 def _events(text: str, source: str) -> Iterator[yaml.Event]:
     try:
         yield from yaml.parse(text, Loader=yaml.SafeLoader)
     except (ValueError, OverflowError):  # for "\U00110000" and %YAML 1.999... (5000 digits)
-        raise AsdjaxError(
+        raise ConfigError(
             f"{source}: not valid YAML: an escape (backslash) or a directive (%) with too large a "
             "number"
         ) from None

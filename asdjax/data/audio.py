@@ -28,7 +28,7 @@ from asdjax.data.sound_files import (
     read_wav,
 )
 from asdjax.data.sound_layout import fault
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 from asdjax.files.user_files import open_regular
 
 __all__ = [
@@ -71,7 +71,7 @@ def fingerprint(path: Path) -> str:
                 file.seek(start)
                 state.update(file.read(block))
         except OSError as error:
-            raise AsdjaxError(f"{path}: cannot be read ({error.strerror})") from error
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     return state.hexdigest()
 
 
@@ -157,7 +157,7 @@ def clip_samples(audio: AudioConfig, headers: Iterable[Header]) -> int:
     else:
         samples = round(audio.clip_seconds * audio.sample_rate)
     if samples < 1:
-        raise AsdjaxError(f"audio.clip_seconds: {audio.clip_seconds} gives clips of 0 samples")
+        raise DataError(f"audio.clip_seconds: {audio.clip_seconds} gives clips of 0 samples")
     return samples
 
 

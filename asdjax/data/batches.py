@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int16, Int32
 
 from asdjax.config.recipe import AudioConfig
 from asdjax.data import audio
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 
 Waveforms = Int16[np.ndarray, "B T"] | Float32[np.ndarray, "B T"]
 Clips = dict[str, np.ndarray]  # "waveform" [B, channels, T] and "length" [B]
@@ -52,7 +52,7 @@ def plan_epoch(clips: int, batch_size: int, devices: int, drop_last: bool) -> Ep
     cut = left - left % devices
     tail = 0 if drop_last or cut < 2 else cut
     if clips < batch_size and not tail:
-        raise AsdjaxError(
+        raise DataError(
             f"train.batch_size: {clips} training clips are too few for a batch of {batch_size}"
             + (" with train.drop_last" if drop_last else f" on {devices} devices")
             + f": set train.batch_size to at most {clips}"
@@ -80,7 +80,7 @@ class _Reader:
         """Samples [T], or [T, channels] if `channel` is None."""
         wave = audio.read(self.paths[clip], channel=self.channel)
         if len(wave) != self.frames[clip]:
-            raise AsdjaxError(
+            raise DataError(
                 f"{self.paths[clip]}: {len(wave)} samples, but {self.frames[clip]} when the data "
                 "set was checked: do not change files while they are in use"
             )

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from asdjax.config.recipe import DatasetConfig, ProblemKind, Subset
 from asdjax.data.editions import find_edition, too_old
 from asdjax.data.folders import SPLITS, Unused, machine_folders, unused
-from asdjax.errors import AsdjaxError
+from asdjax.errors import AsdjaxError, DataError
 
 Split = Literal["train", "test"]
 Domain = Literal["source", "target"]
@@ -182,7 +182,7 @@ def scan(root: Path, edition: str) -> Dataset:
     try:
         if not root.is_dir():
             state = "not a folder" if root.exists() else "no such folder"
-            raise AsdjaxError(f"{root}: {state}: give the root of a data set")
+            raise DataError(f"{root}: {state}: give the root of a data set")
         machines = machine_folders(root)
         leftover = unused(root, machines)
         for folder in machines:
@@ -195,13 +195,13 @@ def scan(root: Path, edition: str) -> Dataset:
                 why = "its folders train and test hold no audio: unpack it again, or remove it"
                 leftover.append(Unused(name, 0, why, lost=True))
     except OSError as error:
-        raise AsdjaxError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+        raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
     lost = [u for u in leftover if u.lost]
     if not clips and not problems:
         hint = "".join(f" ({u.folder}: {u})" for u in (lost or leftover)[:1])
         if any(os.path.isdir(root / split) for split in SPLITS):
             hint = " (this looks like one machine's folder: give its parent)"
-        raise AsdjaxError(
+        raise DataError(
             f"{root}: no clips found{hint}: expected <machine>/train/*.wav and "
             f"<machine>/test/*.wav there, in dev_data/raw or in eval_data/raw"
         )
@@ -276,7 +276,7 @@ def scored_machines(dataset: Dataset, config: DatasetConfig) -> dict[str, Scored
             if c.machine == machine and c.split == "train" and c.section in sections
         )
         for section in sorted(sections - {c.section for c in train}):
-            raise AsdjaxError(
+            raise DataError(
                 f"{dataset.root}: {machine} section {section} has test clips but no training "
                 f"clips to compare them with: add its train folder, or leave the machine out of "
                 f"dataset.score_machines"
@@ -301,7 +301,7 @@ def require_clean(
         kinds = Counter(p.kind for p in refused)
         counts = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
         first = "; ".join(map(str, refused[:3])) + ("; ..." if len(refused) > 3 else "")
-        raise AsdjaxError(
+        raise DataError(
             f"{dataset.root}: faulty files ({counts}): {first}: repair them, or leave them out "
             f"with --dataset.skip {' '.join(sorted({*kinds, *skip}))}"
         )
@@ -375,7 +375,7 @@ def _refuse_twins(root: Path, clips: list[Clip]) -> None:
         folder = clip.path.rsplit("/", 2)[0]
         first = folders.setdefault((clip.machine.casefold(), clip.section), folder)
         if first != folder:
-            raise AsdjaxError(
+            raise DataError(
                 f"{root}: {clip.machine} section {clip.section} is in both {first} and {folder}: "
                 f"keep all its clips in one of them"
             )
@@ -392,7 +392,7 @@ def _of_machines(
     split = {"train": "training", "score": "test"}[verb]
     choices = sorted({c.machine for c in clips})
     if not choices:
-        raise AsdjaxError(
+        raise DataError(
             f"{dataset.root}: no {split} clips in the subsets of dataset.{verb}_subsets "
             f"({', '.join(subsets) or 'none'}): the data set has "
             f"{', '.join(sorted({c.subset for c in dataset.clips})) or 'no usable clips'}"
@@ -400,7 +400,7 @@ def _of_machines(
     machines = tuple(unicodedata.normalize("NFC", machine) for machine in machines)
     for machine in machines:
         if machine not in choices:
-            raise AsdjaxError(
+            raise DataError(
                 f"dataset.{verb}_machines: {machine!r} has no {split} clips in the subsets "
                 f"{', '.join(subsets)} of {dataset.root}: choose among {', '.join(choices)}"
             )

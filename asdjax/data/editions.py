@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, get_type_hints
 from asdjax.config import registry, schema
 from asdjax.config.registry import register
 from asdjax.config.schema import Count, Range
-from asdjax.errors import AsdjaxError
+from asdjax.errors import AsdjaxError, DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +138,6 @@ def better_edition(edition: str, machines: Collection[str], *, mono: bool) -> st
 
 def too_old(path: Path, year: int) -> AsdjaxError:
     """The error for data of 2020 or 2021."""
-    return AsdjaxError(
+    return DataError(
         f"{path}: DCASE {year} data, which asdjax does not read: use an edition from 2022 on"
     )

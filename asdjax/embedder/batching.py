@@ -8,7 +8,7 @@ import numpy as np
 
 from asdjax.data import audio
 from asdjax.embedder.network import LONG, Network, rounded_up
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +82,12 @@ class Batching:
             AsdjaxError: the waveform cannot be embedded.
         """
         if wave.ndim != 1 or not (wave.dtype == np.int16 or wave.dtype.kind == "f"):
-            raise AsdjaxError(
+            raise DataError(
                 f"{name} is of shape {wave.shape} and type {wave.dtype}: give one channel of "
                 "int16, or of float in [-1, 1]"
             )
         if len(wave) < self.shortest:
-            raise AsdjaxError(
+            raise DataError(
                 f"{name} has {len(wave)} samples, too few for this model, which needs "
                 f"{self.shortest}"
             )
@@ -95,5 +95,5 @@ class Batching:
             return 0.0
         peak = float(max(np.max(wave), -np.min(wave)))  # both NaN if a sample is
         if not math.isfinite(peak):
-            raise AsdjaxError(f"{name} is not finite: repair the recording")
+            raise DataError(f"{name} is not finite: repair the recording")
         return peak

@@ -15,7 +15,7 @@ from asdjax.data import audio
 from asdjax.data.batches import Waveforms
 from asdjax.embedder.batching import Batching
 from asdjax.embedder.network import Network
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ConfigError, DataError
 from asdjax.models.parameters import Tree
 from asdjax.models.pooling import token_mean
 from asdjax.store.runs import Run
@@ -62,7 +62,7 @@ class Embedder:
         Those of converted weights are means over tokens.
         """
         if waveform.ndim != 2 or not waveform.size:
-            raise AsdjaxError(f"waveforms of shape {waveform.shape}: give one row or more")
+            raise DataError(f"waveforms of shape {waveform.shape}: give one row or more")
         return np.stack(self.embed(list(waveform), loud=partial(_warn, level=4)))
 
     def embed(
@@ -110,7 +110,7 @@ class Embedder:
             rows = zip(group.clips, result["embedding"], result["tokens"], strict=True)
             for clip, embedding, tokens in rows:
                 if not np.isfinite(embedding).all():
-                    raise AsdjaxError(
+                    raise DataError(
                         f"{names[clip]}: the embedding is not finite: the weights or the "
                         "recording are faulty"
                     )
@@ -125,10 +125,10 @@ class Embedder:
         fine-tuned checkpoint.
         """
         if pool not in (None, *get_args(Pool)):
-            raise AsdjaxError(f"pooling {pool!r}: choose one of {', '.join(get_args(Pool))}")
+            raise ConfigError(f"pooling {pool!r}: choose one of {', '.join(get_args(Pool))}")
         model, of_run = self.config.model, self.n_samples is not None
         if not model.has_tokens and pool not in (None, "head"):
-            raise AsdjaxError(
+            raise ConfigError(
                 f"pooling {pool!r} is of tokens, and {model.name} has none: leave the choice out"
             )
         if pool == "head" and not of_run:

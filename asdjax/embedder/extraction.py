@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from asdjax.config.interfaces import View
 from asdjax.data import batches
 from asdjax.embedder.network import Network
-from asdjax.errors import AsdjaxError
+from asdjax.errors import AsdjaxError, DataError
 from asdjax.models.parameters import Tree
 from asdjax.runtime import parallel
 from asdjax.signal import views as signal
@@ -69,7 +69,7 @@ def learn(
         try:
             learned[view.name] = view.learned(np.concatenate(rows))
         except AsdjaxError as error:
-            raise AsdjaxError(f"{groups[0].paths[0].parent}: {error}") from error
+            raise DataError(f"{groups[0].paths[0].parent}: {error}") from error
     return learned
 
 

@@ -8,7 +8,7 @@ from typing import get_args
 from asdjax.config.interfaces import ComputeDtype
 from asdjax.config.recipe import Config
 from asdjax.embedder.embedding import Embedder
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError, ConfigError
 from asdjax.store import converted_weights
 from asdjax.store.runs import Run
 from asdjax.training import weights
@@ -37,12 +37,12 @@ def load(
         config, n_samples, tree = weights.of_folder(converted_weights.read(path), tuple(layers))
         return Embedder(_computing_in(compute_dtype, config), n_samples, tree)
     if not (path / "config.yaml").is_file():
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{path}: neither a run directory nor a folder of converted weights: train one with "
             "asdjax train, or convert BEATs_iter3.pt with asdjax convert beats"
         )
     if layers:
-        raise AsdjaxError(
+        raise ConfigError(
             f"{path}: layers can be chosen of converted weights; a run's are in its recipe "
             "(model.layers)"
         )
@@ -56,5 +56,5 @@ def _computing_in(compute_dtype: ComputeDtype | None, config: Config) -> Config:
         return config
     if compute_dtype not in get_args(ComputeDtype):
         choices = ", ".join(get_args(ComputeDtype))
-        raise AsdjaxError(f"compute_dtype {compute_dtype!r}: choose one of {choices}")
+        raise ConfigError(f"compute_dtype {compute_dtype!r}: choose one of {choices}")
     return dataclasses.replace(config, model=config.model.computing_in(compute_dtype))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError, AsdjaxError
 
 _HIDDEN_FILE = re.compile(r"\.asdjax-[0-9a-f]{16}\.partial")
 _HIDDEN_FOLDER = re.compile(r"\..+\.(asdjax-partial|discarded)")
@@ -42,12 +42,12 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         remedy = _REMEDIES.get(error.errno, "choose another path")
         why = error.strerror or str(error)
-        raise AsdjaxError(f"{path}: cannot be written ({why}): {remedy}") from error
+        raise ArtifactError(f"{path}: cannot be written ({why}): {remedy}") from error
 
 
 def taken(path: Path) -> AsdjaxError:
     """The error for a path that exists and must not be replaced."""
-    return AsdjaxError(f"{path}: exists already: choose another path, or use --overwrite")
+    return ArtifactError(f"{path}: exists already: choose another path, or use --overwrite")
 
 
 # files
@@ -115,7 +115,7 @@ def require_free(path: Path, overwrite: bool) -> None:
         if not overwrite:
             raise taken(path)
         if path.exists() and not path.is_file():
-            raise AsdjaxError(f"{path}: is not a regular file: choose another path")
+            raise ArtifactError(f"{path}: is not a regular file: choose another path")
 
 
 def _open_temporary(path: Path) -> int:
@@ -189,7 +189,7 @@ def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
     """
     place = Path(os.path.realpath(folder))
     if not place.name:
-        raise AsdjaxError(f"{folder}: cannot be replaced: name a folder to create")
+        raise ArtifactError(f"{folder}: cannot be replaced: name a folder to create")
     work = place.with_name(f".{place.name}.asdjax-partial")
     made, earlier = work / "made", work / "earlier"
 
@@ -235,7 +235,7 @@ def require_result(folder: Path, overwrite: bool, ours: Callable[[Path], bool]) 
     if not overwrite:
         raise taken(folder)
     if not ours(folder):
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{folder}: not a result of this command, so that --overwrite does not replace it: "
             "choose another path"
         )
@@ -297,9 +297,9 @@ def _claimed(work: Path, place: Path) -> Iterator[None]:
                 except OSError as error:
                     if error.errno not in (errno.ELOOP, errno.ENOTDIR):
                         raise
-                    raise AsdjaxError(f"{work}: not a folder of asdjax: delete it") from error
+                    raise ArtifactError(f"{work}: not a folder of asdjax: delete it") from error
             if os.fstat(descriptor).st_uid != os.geteuid():
-                raise AsdjaxError(f"{work}: belongs to another user: choose another path")
+                raise ArtifactError(f"{work}: belongs to another user: choose another path")
             try:
                 held = _lock(descriptor, place, busy, work)
             except _Busy:
@@ -357,14 +357,14 @@ def refuse_links(path: Path) -> None:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise AsdjaxError(f"{place}: cannot be read ({error.strerror})") from error
+            raise ArtifactError(f"{place}: cannot be read ({error.strerror})") from error
         if stat.S_ISLNK(mode):
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{place}: is a link, through which asdjax does not write: delete it, or replace "
                 "it by its target"
             )
         if not stat.S_ISREG(mode):
-            raise AsdjaxError(f"{place}: is neither a file nor a folder: delete it")
+            raise ArtifactError(f"{place}: is neither a file nor a folder: delete it")
 
 
 @contextlib.contextmanager
@@ -385,7 +385,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         descriptor = os.open(path, flags, 0o666)
     try:
         if not (stat.S_ISREG(os.fstat(descriptor).st_mode) and _lock(descriptor, path, busy, path)):
-            raise AsdjaxError(f"{path}: was replaced meanwhile: run the same command again")
+            raise ArtifactError(f"{path}: was replaced meanwhile: run the same command again")
         yield
     finally:
         os.close(descriptor)
@@ -398,7 +398,7 @@ def _lock(descriptor: int, path: Path, busy: str, name: Path) -> bool:
     except BlockingIOError as error:
         raise _Busy(busy) from error
     except OSError as error:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{path}: its file system does not support locks ({error.strerror}): choose a path on "
             "a local disk"
         ) from error

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError
 from asdjax.files import atomic, user_files
 
 _MOST_JSON, _DEEPEST = 2**26, 64  # bytes, and nesting levels
@@ -47,11 +47,11 @@ def read_json(path: Path) -> Any:
         document = json.loads(text, parse_int=_whole_number)
         deep = _is_deep(document)
     except ValueError as error:
-        raise AsdjaxError(f"{path}: cannot be read as JSON ({error})") from error
+        raise ArtifactError(f"{path}: cannot be read as JSON ({error})") from error
     except RecursionError:
         deep = True
     if deep:
-        raise AsdjaxError(f"{path}: more than {_DEEPEST} levels of nesting: restore the file")
+        raise ArtifactError(f"{path}: more than {_DEEPEST} levels of nesting: restore the file")
     return document
 
 
@@ -74,7 +74,7 @@ def present(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError as error:
-        raise AsdjaxError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def digest(path: Path) -> str:

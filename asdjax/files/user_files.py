@@ -5,7 +5,7 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError, AsdjaxError
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -41,7 +41,7 @@ def open_regular(path: Path) -> BufferedReader:
         return file
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
         why = getattr(error, "strerror", None) or str(error)
-        raise AsdjaxError(f"{path}: cannot be read ({why})") from error
+        raise ArtifactError(f"{path}: cannot be read ({why})") from error
 
 
 def read_bytes(path: Path, *, most: int) -> bytes:
@@ -54,9 +54,11 @@ def read_bytes(path: Path, *, most: int) -> bytes:
         try:
             content = file.read(most + 1)
         except OSError as error:
-            raise AsdjaxError(f"{path}: cannot be read ({error.strerror})") from error
+            raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
     if len(content) > most:
-        raise AsdjaxError(f"{path}: larger than {most:,} bytes, the maximum for this kind of file")
+        raise ArtifactError(
+            f"{path}: larger than {most:,} bytes, the maximum for this kind of file"
+        )
     return content
 
 
@@ -69,7 +71,7 @@ def read_text(path: Path, *, most: int) -> str:
     try:
         return read_bytes(path, most=most).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{path}: not UTF-8 text ({error.reason}): save it as UTF-8, or restore it"
         ) from error
 
@@ -77,4 +79,4 @@ def read_text(path: Path, *, most: int) -> str:
 def _require_regular(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file")
-        raise AsdjaxError(f"{path}: is {kind}: name a regular file")
+        raise ArtifactError(f"{path}: is {kind}: name a regular file")

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from asdjax.config.beats_architecture import BEATsEncoderConfig, LoRAConfig
 from asdjax.config.interfaces import ComputeDtype
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ConfigError
 from asdjax.models import operations
 from asdjax.models.attention import Bias, MultiheadAttention, Tokens, Valid
 from asdjax.models.dropout import Draws, at, dropout
@@ -89,7 +89,7 @@ def position_buckets(length: int, config: BEATsEncoderConfig) -> Int[np.ndarray,
     half = config.num_buckets // 2
     exact = half // 2
     if config.max_distance <= exact:
-        raise AsdjaxError(
+        raise ConfigError(
             f"model.encoder.max_distance: {config.max_distance} is too small for "
             f"{config.num_buckets} buckets: choose more than {exact}"
         )
@@ -188,13 +188,13 @@ class BEATs(nnx.Module):
             ValueError: training drops something, but there are no draws.
         """
         if not n_tokens(fbank.shape[1], self.config):
-            raise AsdjaxError(
+            raise ConfigError(
                 f"clips of {fbank.shape[1]} frames are too short for BEATs, whose patches have "
                 f"{self.config.input_patch_size}: set audio.clip_seconds to a longer time"
             )
         layers = tuple(layers) or (self.config.encoder_layers,)
         if min(layers) < 0 or max(layers) > self.config.encoder_layers:
-            raise AsdjaxError(
+            raise ConfigError(
                 f"model.layers: {layers} asked for, the encoder has {self.config.encoder_layers}"
             )
         if train and draws is None and self.random_in_training:
@@ -221,7 +221,7 @@ class BEATs(nnx.Module):
             AsdjaxError: the model is not fine-tuned.
         """
         if self.predictor is None:
-            raise AsdjaxError("this BEATs has no classifier: convert a fine-tuned checkpoint")
+            raise ConfigError("this BEATs has no classifier: convert a fine-tuned checkpoint")
         logits = self.predictor(tokens)
         return jnp.mean(logits, axis=1, where=None if valid is None else valid[:, :, None])
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from asdjax.config.beats_architecture import BEATsEncoderConfig
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ConfigError
 from asdjax.models.beats import BEATs, own_patch_mask
 from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.models.dropout import Draws
@@ -36,7 +36,7 @@ def shortest(encoder: BEATsEncoderConfig) -> int:
 def check_length(encoder: BEATsEncoderConfig, samples: int) -> None:
     """Refuse clips that fill no patch."""
     if samples < shortest(encoder):
-        raise AsdjaxError(
+        raise ConfigError(
             f"clips of {samples} samples are too short for BEATs, which needs {shortest(encoder)}: "
             "set audio.clip_seconds to a longer time (shorter clips are repeated)"
         )

@@ -11,7 +11,7 @@ from asdjax.config.beats_architecture import BEATsEncoderConfig, LoRAConfig
 from asdjax.config.interfaces import ComputeDtype, Encoder, Pooling
 from asdjax.config.registry import default, register
 from asdjax.config.schema import Check, Count, Probability, Range, digits
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError, ConfigError
 from asdjax.models.poolings import Mean
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class BEATsConfig(Encoder):
 
         if self.weights is None:
             if not self.random_init:
-                raise AsdjaxError(
+                raise ConfigError(
                     "model.weights: this system starts from pretrained weights: download "
                     "BEATs_iter3.pt from the BEATs authors, convert it with "
                     f"{converted_weights.HOW}, and give --model.weights FOLDER (for tests, "
@@ -206,7 +206,7 @@ class BEATsConfig(Encoder):
         weights = converted_weights.read(Path(self.weights))
         encoder = dataclasses.replace(weights.encoder, finetuned_model=False)
         if self.encoder not in (BEATsEncoderConfig(), encoder):
-            raise AsdjaxError(
+            raise ConfigError(
                 f"model.encoder: not the architecture of {self.weights}: omit model.encoder, it is "
                 "read from there"
             )
@@ -222,12 +222,12 @@ class BEATsConfig(Encoder):
 
     def require_classifier(self) -> None:
         if not self.encoder.finetuned_model:
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{self.weights}: no classifier to pool with ('head'): convert a fine-tuned "
                 "checkpoint, or take the mean"
             )
         if self.layers not in ((), (self.encoder.encoder_layers,)):
-            raise AsdjaxError(
+            raise ConfigError(
                 f"{self.weights}: the classifier ('head') hears the last layer alone: leave the "
                 "choice of layers out"
             )

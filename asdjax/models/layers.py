@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from asdjax.config.interfaces import ComputeDtype
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ConfigError
 from asdjax.models import operations
 from asdjax.models.operations import per_channel
 
@@ -135,7 +135,7 @@ class BatchNorm(nnx.Module):
         devices = 1 if axis_name is None else lax.axis_size(axis_name)
         count = devices * math.prod(x.shape[:-1])
         if count < 2:
-            raise AsdjaxError(
+            raise ConfigError(
                 "batch normalisation cannot train on a batch of one clip: set train.drop_last to "
                 "true or choose a train.batch_size that leaves at least two"
             )

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ConfigError
 from asdjax.models.layers import (
     BatchNorm,
     BatchStat,
@@ -48,7 +48,7 @@ def shortest(config: MultiResNetConfig, sample_rate: int) -> int:
     for spectrogram in config.spectrograms:
         band = bins(spectrogram.n_fft, sample_rate, config.low_hz, config.high_hz)
         if band.stop - band.start < SMALLEST_SIDE:
-            raise AsdjaxError(
+            raise ConfigError(
                 f"model.spectrograms: n_fft {spectrogram.n_fft} has {band.stop - band.start} bins "
                 f"between {config.low_hz:g} and {config.high_hz:g} Hz at {sample_rate} Hz, but "
                 f"MultiResNet needs {SMALLEST_SIDE}: raise n_fft or widen the band"
@@ -80,7 +80,7 @@ class MultiResNet(nnx.Module):
     ):
         least = shortest(config, sample_rate)
         if n_samples < least:
-            raise AsdjaxError(
+            raise ConfigError(
                 f"audio.clip_seconds: clips of {n_samples} samples ({n_samples / sample_rate:g} s) "
                 f"are too short for MultiResNet, whose shortest is {least} samples "
                 f"({least / sample_rate:g} s) with this configuration: make clip_seconds longer"
@@ -107,7 +107,7 @@ class MultiResNet(nnx.Module):
             AsdjaxError: the clips have another length.
         """
         if waveform.shape[1] != self.n_samples:
-            raise AsdjaxError(
+            raise ConfigError(
                 f"this MultiResNet embeds clips of {self.n_samples} samples, not "
                 f"{waveform.shape[1]}: use the audio.clip_seconds that it was trained with"
             )

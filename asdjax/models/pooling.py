@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ConfigError
 from asdjax.models.layers import BatchNorm, Linear, Rng
 
 _LEAST_VARIANCE = 1e-4
@@ -81,7 +81,7 @@ class AttnStatPool(nnx.Module):
             AsdjaxError: `valid` in training, or a training batch of one clip.
         """
         if train and valid is not None:
-            raise AsdjaxError("training needs clips of one length: pool without `valid` there")
+            raise ConfigError("training needs clips of one length: pool without `valid` there")
         x = x.astype(self.linear.kernel[...].dtype)
         if valid is not None:
             x = jnp.where(valid[:, :, None], x, 0)  # a weight of 0 would let a NaN through

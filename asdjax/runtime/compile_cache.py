@@ -24,7 +24,7 @@ import jax
 import jaxlib
 import platformdirs
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.files import atomic, user_files
 from asdjax.runtime import console
 
@@ -69,14 +69,14 @@ def use() -> Path | None:
     try:
         cache = Path(platformdirs.user_cache_dir("asdjax", appauthor=False))
     except RuntimeError as error:  # neither HOME nor an entry in the list of users
-        raise AsdjaxError(f"no place to keep compiled programs ({error}): {_REMEDY}") from None
+        raise ArtifactError(f"no place to keep compiled programs ({error}): {_REMEDY}") from None
     folder = cache / "compiled" / _key()
     try:
         _make_private(folder, ours=3)
         _remove_strange(folder)
     except OSError as error:
         where, why = error.filename or folder, error.strerror
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{where}: no place to keep compiled programs ({why}): {_REMEDY}"
         ) from None
     global _own
@@ -115,7 +115,7 @@ def _make_private(folder: Path, ours: int) -> None:
         return  # Windows: the user's profile is the user's alone
     for path in [folder, *folder.parents][:ours]:
         if path.is_symlink():
-            raise AsdjaxError(f"{path}: is a link, which others may have placed: {_REMEDY}")
+            raise ArtifactError(f"{path}: is a link, which others may have placed: {_REMEDY}")
     resolved = folder.resolve()
     own = [resolved, *resolved.parents][:ours]
     for path in [resolved, *resolved.parents]:
@@ -124,7 +124,7 @@ def _make_private(folder: Path, ours: int) -> None:
         shared = path not in own and found.st_mode & stat.S_ISVTX
         may_write = not shared and found.st_mode & 0o022
         if may_write or found.st_uid not in ({os.getuid()} if path in own else {os.getuid(), 0}):
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{path}: belongs to or may be written by others, who could place programs there "
                 f"that this process would run: {_REMEDY}"
             )
@@ -156,7 +156,7 @@ def _is_sealed(path: Path) -> bool:
 def _digest(path: Path) -> bytes:
     """Of an entry's name, without which one could stand in for another, and content."""
     if path.is_symlink():
-        raise AsdjaxError(f"{path}: is a link")
+        raise ArtifactError(f"{path}: is a link")
     digest = hashlib.blake2b(path.name.encode(), digest_size=16)
     with user_files.open_regular(path) as file:
         while block := file.read(2**20):

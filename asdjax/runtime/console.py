@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from asdjax.errors import AsdjaxError, UsageError
+from asdjax.errors import ArtifactError, AsdjaxError, UsageError
 from asdjax.runtime import interruption
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class _StandardOutput(io.FileIO):
             _discard(self.fileno())  # also what is still buffered
             if error.errno == errno.EPIPE:
                 raise _OutputClosed from error
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"standard output: cannot be written ({error.strerror}): redirect it elsewhere"
             ) from error
 

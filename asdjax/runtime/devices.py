@@ -2,7 +2,7 @@
 
 import os
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ConfigError
 
 _CHOOSING = (
     "JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_DEFAULT_DEVICE", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS",
@@ -32,9 +32,9 @@ def start() -> None:
             remedy = f"unset {' or '.join(named)}"
             if "JAX_PLATFORMS" in named:
                 remedy += ", or install its support (pip install 'asdjax[cuda]' or 'asdjax[tpu]')"
-            raise AsdjaxError(f"{settings}: JAX cannot start ({why}): {remedy}") from error
+            raise ConfigError(f"{settings}: JAX cannot start ({why}): {remedy}") from error
         if not isinstance(error, RuntimeError):
             raise
-        raise AsdjaxError(
+        raise ConfigError(
             f"JAX finds no working device ({why}): set JAX_PLATFORMS=cpu to compute on the CPU"
         ) from error

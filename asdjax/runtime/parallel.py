@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ConfigError
 
 AXIS = "clips"
 """The name of the device axis, for collectives inside a step."""
@@ -27,7 +27,7 @@ def local_devices(count: int, *, at_most: bool = False) -> list[jax.Device]:
     """
     devices = jax.local_devices()
     if count > len(devices) and not at_most:
-        raise AsdjaxError(
+        raise ConfigError(
             f"train.devices: {count} devices requested, but this machine has {len(devices)}"
         )
     return devices[: count or len(devices)]
@@ -43,7 +43,7 @@ def check_batch(batch_size: int, devices: int) -> None:
     if batch_size % devices:
         below, above = batch_size // devices * devices, -(-batch_size // devices) * devices
         nearest = f"{below} or {above}" if below else f"{above}"
-        raise AsdjaxError(
+        raise ConfigError(
             f"train.batch_size: {batch_size} clips cannot be split evenly over {devices} devices: "
             f"the nearest batch sizes are {nearest} (or change train.devices)"
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 from asdjax.scoring.metrics import FIGURES, Figures
 
 SCHEMA = "asdjax.metrics/2"
@@ -87,9 +87,9 @@ def summary(machines: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
     """
     everything = [table for sections in machines.values() for table in sections.values()]
     if not everything or not all(machines.values()):
-        raise AsdjaxError("no figures to summarise: score the test clips of a machine first")
+        raise DataError("no figures to summarise: score the test clips of a machine first")
     if len({"decisions" in table for table in everything}) > 1:
-        raise AsdjaxError("decisions are given for some sections only: decide all of them, or none")
+        raise DataError("decisions are given for some sections only: decide all of them, or none")
     document = {"schema": SCHEMA, **means(machines), "missing": [], "inverted": []}
     for machine, sections in machines.items():
         document["machines"][machine]["clips"] = {
@@ -125,7 +125,7 @@ def spread(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             numbers of clips.
     """
     if not documents:
-        raise AsdjaxError("no metrics to average: give at least one run")
+        raise DataError("no metrics to average: give at least one run")
     shared = [{k: v for k, v in d.items() if k not in _OF_ONE_RUN} for d in documents]
     return {**_spread(shared, "metrics"), "schema": SPREAD_SCHEMA, "seeds": len(documents)}
 
@@ -152,7 +152,7 @@ def _spread(values: Sequence[Any], where: str) -> Any:
     first = values[0]
     if isinstance(first, Mapping):
         if any(not isinstance(v, Mapping) or v.keys() != first.keys() for v in values):
-            raise AsdjaxError(
+            raise DataError(
                 f"{where}: the runs differ in machines, sections or figures: "
                 "average runs that scored the same clips"
             )
@@ -165,5 +165,5 @@ def _spread(values: Sequence[Any], where: str) -> Any:
         std = statistics.stdev(present) if len(present) > 1 else None
         return {"mean": statistics.mean(present), "std": std}
     if any(v != first for v in values):
-        raise AsdjaxError(f"{where}: the runs differ: average runs that scored the same clips")
+        raise DataError(f"{where}: the runs differ: average runs that scored the same clips")
     return first

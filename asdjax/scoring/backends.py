@@ -23,7 +23,7 @@ import abc
 from typing import TYPE_CHECKING
 
 from asdjax.config.interfaces import Backend
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ class Fitted(abc.ABC):
         self.source = np.flatnonzero(~is_target)
         self.target = np.flatnonzero(is_target & self.used)
         if not self.used.any():
-            raise AsdjaxError(
+            raise DataError(
                 "no source clips to score against and backend.target_neighbours is 0: "
                 "set it to 1 or more, or add source clips"
             )
@@ -122,7 +122,7 @@ class Fitted(abc.ABC):
         points = _read(embeddings, self.config.metric)
         size = self.points.shape[1]
         if points.shape[1] != size:
-            raise AsdjaxError(
+            raise DataError(
                 f"embeddings hold {points.shape[1]} values, the training clips' hold {size}: "
                 "extract both with the same model"
             )
@@ -136,7 +136,7 @@ class Fitted(abc.ABC):
                 clips for a covariance.
         """
         if self.used.sum() < 2:
-            raise AsdjaxError(
+            raise DataError(
                 "leave-one-out scores need two training clips to score against, found 1: "
                 "add normal clips of this machine and section"
             )
@@ -164,11 +164,11 @@ def fit(
     points = _read(embeddings, config.metric)
     flags = np.asarray(is_target)
     if flags.shape != points.shape[:1]:
-        raise AsdjaxError(
+        raise DataError(
             f"{len(points)} embeddings and domains of shape {flags.shape}: give one per clip"
         )
     if flags.dtype != bool:
-        raise AsdjaxError(f"domains are of type {flags.dtype}: give booleans, true for target")
+        raise DataError(f"domains are of type {flags.dtype}: give booleans, true for target")
     return config.fitted(points, flags)
 
 
@@ -187,14 +187,14 @@ def _read(embeddings: Float[np.ndarray, "M D"], metric: str) -> Float[np.ndarray
 
     points = np.ascontiguousarray(embeddings)
     if points.dtype not in (np.float32, np.float64):
-        raise AsdjaxError(f"embeddings are of type {points.dtype}: give float32 or float64")
+        raise DataError(f"embeddings are of type {points.dtype}: give float32 or float64")
     if points.ndim != 2 or 0 in points.shape:
-        raise AsdjaxError(
+        raise DataError(
             f"embeddings are of shape {points.shape}: give one row per clip, and at least one"
         )
     bad = np.count_nonzero(~np.isfinite(points).all(axis=1))
     if bad:
-        raise AsdjaxError(
+        raise DataError(
             f"{bad} of {len(points)} embeddings hold values that are not finite: "
             "check the training's loss and the audio of these clips"
         )

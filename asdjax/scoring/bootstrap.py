@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 from asdjax.scoring import averages, metrics
 from asdjax.scoring.labels import Clips, Machines
 from asdjax.scoring.metrics import Figures
@@ -109,7 +109,7 @@ def describe(machines: Machines, resamples: int) -> dict[str, Any]:
         AsdjaxError: too few resamples.
     """
     if resamples < _FEWEST:
-        raise AsdjaxError(f"resamples: a 95 % interval needs at least {_FEWEST}, not {resamples}")
+        raise DataError(f"resamples: a 95 % interval needs at least {_FEWEST}, not {resamples}")
     return {
         "resamples": resamples,
         "level": LEVEL,

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy import optimize, special
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 
 
 def quantile(scores: Float64[np.ndarray, " N"], level: float) -> float:
@@ -23,7 +23,7 @@ def quantile(scores: Float64[np.ndarray, " N"], level: float) -> float:
     """
     low, span = scores.min(), np.ptp(scores)
     if span == 0:
-        raise AsdjaxError(
+        raise DataError(
             "decision.method gamma: all training scores are equal: set decision.method to quantile"
         )
     scores = (scores - low) / span  # so that the squares of the next line do not overflow

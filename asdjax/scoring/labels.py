@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 from asdjax.scoring import metrics
 from asdjax.scoring.metrics import Figures
 
@@ -82,7 +82,7 @@ def labelled(
             if row["split"] == "test":
                 sections.setdefault((machine, row["section"]), []).append(row)
     if truth and not sections.keys() & truth.keys():
-        raise AsdjaxError(
+        raise DataError(
             f"the ground truth is of {_listed(truth)}, the scores are of {_listed(sections)}: "
             "name the ground truth of the scored machines"
         )
@@ -94,7 +94,7 @@ def labelled(
         unknown = [_name(row) for row, label in zip(tests, labels, strict=True) if label is None]
         if known is not None:
             if unknown:
-                raise AsdjaxError(f"{where}: the ground truth lacks {first_of(unknown)}")
+                raise DataError(f"{where}: the ground truth lacks {first_of(unknown)}")
             unscored = len(known.keys() - {_name(row) for row in tests})
             if unscored:
                 notes.append(f"{where}: {unscored} clips of the ground truth were not scored")
@@ -138,7 +138,7 @@ def _label(
     named = (row["label"] == "anomaly", row["domain"] == "target") if row["label"] else None
     stated = known.get(_name(row))
     if named and stated and named != stated:
-        raise AsdjaxError(
+        raise DataError(
             f"{where}: {_name(row)}: its name says {_words(named)}, the ground truth "
             f"{_words(stated)}: correct the ground truth, or leave it out"
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from asdjax.config.interfaces import Backend
 from asdjax.config.registry import register
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 from asdjax.scoring.backends import Fitted, nearer_domain
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class FittedMahalanobis(Fitted):
         whitenings = {name: _whitening(points) for name, points in domains.items()}
         found = [whitening for whitening in whitenings.values() if whitening is not None]
         if not found:
-            raise AsdjaxError(
+            raise DataError(
                 "too few different training clips for a covariance: mahalanobis needs three in "
                 "one domain; add clips or set backend.name to nearest_neighbours"
             )

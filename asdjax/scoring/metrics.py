@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 from sklearn.metrics import roc_auc_score
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 
 MAX_FPR = 0.1
 FIGURES = ("auc_source", "auc_target", "pauc")
@@ -44,7 +44,7 @@ def pauc(
     """
     normal, anomaly = _scores(normal_scores), _scores(anomaly_scores)
     if not (len(normal) and len(anomaly)):
-        raise AsdjaxError(
+        raise DataError(
             f"an AUC needs normal and anomalous clips, found {len(normal)} and {len(anomaly)}"
         )
     is_anomaly = np.repeat([0, 1], [len(normal), len(anomaly)])
@@ -139,19 +139,19 @@ def _found(anomaly: Flags, decided: Flags) -> dict[str, float | None]:
 def _scores(scores: Num[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
     scores = np.asarray(scores)
     if scores.ndim != 1 or scores.dtype.kind not in "iuf":
-        raise AsdjaxError(
+        raise DataError(
             f"scores are of shape {scores.shape} and type {scores.dtype}: give one number per clip"
         )
     bad = np.count_nonzero(~np.isfinite(scores))
     if bad:
-        raise AsdjaxError(f"{bad} of {len(scores)} scores are not finite: score the clips again")
+        raise DataError(f"{bad} of {len(scores)} scores are not finite: score the clips again")
     return scores.astype(np.float64)
 
 
 def _flags(flags: Flags, count: int, what: str) -> Bool[np.ndarray, " N"]:
     flags = np.asarray(flags)
     if flags.shape != (count,):
-        raise AsdjaxError(f"{count} scores and {what} of shape {flags.shape}: give one per clip")
+        raise DataError(f"{count} scores and {what} of shape {flags.shape}: give one per clip")
     if flags.dtype.kind not in "biu" or np.any((flags != 0) & (flags != 1)):
-        raise AsdjaxError(f"{what} must all be 0 or 1")
+        raise DataError(f"{what} must all be 0 or 1")
     return flags.astype(bool)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from asdjax.config.interfaces import Threshold
 from asdjax.config.registry import register
 from asdjax.config.schema import digits
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,7 @@ def fit(decision: Threshold, scores: Float64[np.ndarray, " N"]) -> float:
 
     scores = np.asarray(scores, np.float64)
     if not len(scores) or not (np.abs(scores) < _LARGEST).all():
-        raise AsdjaxError(
+        raise DataError(
             f"a threshold needs training scores, all of them finite and below {_LARGEST:g}"
         )
     return decision.fit(scores)
@@ -103,7 +103,7 @@ class Conformal(Threshold):
         # rounded first: 0.9 * 10 must give rank 9, not the ceiling of 9.000000000000002
         rank = math.ceil(round((len(scores) + 1) * self.level, 9))
         if rank > len(scores):
-            raise AsdjaxError(
+            raise DataError(
                 f"decision.method conformal: {len(scores)} training clips are too few for level "
                 f"{self.level:g}: lower decision.level or set decision.method to quantile"
             )

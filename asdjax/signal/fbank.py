@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 
 FRAME, HOP = 400, 160
 """Samples in a frame, and between the starts of two: 25 ms and 10 ms."""
@@ -57,7 +57,7 @@ def fbank(waveform: Float[Array, "B T"]) -> Float[Array, "B L 128"]:
     if not jnp.issubdtype(waveform.dtype, jnp.floating):
         raise TypeError(f"a filterbank needs floating-point samples, found {waveform.dtype}")
     if waveform.shape[1] < FRAME:
-        raise AsdjaxError(
+        raise DataError(
             f"clips of {waveform.shape[1]} samples are too short for a filterbank, which needs "
             f"{FRAME} ({FRAME / _RATE:g} s): repeat or lengthen them"
         )

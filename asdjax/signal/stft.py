@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 
 
 def hann(length: int) -> Float[np.ndarray, "length"]:
@@ -31,7 +31,7 @@ def bins(n_fft: int, sample_rate: int, low_hz: float, high_hz: float) -> slice:
     first = int(np.searchsorted(scaled, low_hz * n_fft, side="left"))
     stop = int(np.searchsorted(scaled, high_hz * n_fft, side="right"))
     if first >= stop:
-        raise AsdjaxError(
+        raise DataError(
             f"no bin of an STFT with n_fft {n_fft} at {sample_rate} Hz lies between "
             f"{low_hz:g} and {high_hz:g} Hz: widen model.low_hz .. model.high_hz or raise n_fft"
         )

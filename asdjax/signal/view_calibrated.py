@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from asdjax.config.registry import register
 from asdjax.config.schema import Range
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 from asdjax.signal.view_wiener import Wiener
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Calibrated(Wiener):
         from asdjax.signal import wiener
 
         if not len(rows):
-            raise AsdjaxError(
+            raise DataError(
                 "no clip has two channels that sound for longer than "
                 f"{self.context // 2 * self.hop} samples, which the view {self.name} needs: leave "
                 "it out of extract.views"

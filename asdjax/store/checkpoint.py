@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.files import atomic, documents
 from asdjax.store.converted_weights import PREDICTOR, WEIGHTS, Pretrained
 
@@ -74,7 +74,7 @@ def load_weights(directory: Path, like: Tree) -> Tree:
     _verify(directory, "", "{}: these weights are missing or damaged ({}): convert again")
     wrong = _differences(_stored(directory), like, dtypes=False)
     if wrong:
-        raise AsdjaxError(f"{directory}: not weights of this architecture: {wrong}")
+        raise ArtifactError(f"{directory}: not weights of this architecture: {wrong}")
     return _read_arrays(directory, like)
 
 
@@ -87,13 +87,13 @@ def load_pretrained(weights: Pretrained, like: Tree) -> Tree:
     predictor = encoder.pop("predictor", None)
     loaded = load_weights(weights.path / WEIGHTS, {"encoder": encoder})
     if digest(loaded) != weights.digest:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{weights.path}: the weights have changed since conversion: convert again"
         )
     if predictor is not None:
         found = load_weights(weights.path / PREDICTOR, {"predictor": predictor})
         if digest(found) != weights.document.get("predictor_digest"):
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{weights.path}: the classifier has changed since conversion: convert again"
             )
         loaded["encoder"] |= found
@@ -130,7 +130,7 @@ class Checkpoints:
 
         def free() -> None:
             if place.exists():
-                raise AsdjaxError(f"{self.directory}: checkpoint {step} exists already")
+                raise ArtifactError(f"{self.directory}: checkpoint {step} exists already")
 
         with atomic.whole_folder(place, free) as made:
             for item in ITEMS:
@@ -146,7 +146,7 @@ class Checkpoints:
         _verify(place, _META, _DAMAGED)
         meta = documents.read_json(place / _META)
         if not isinstance(meta, dict):
-            raise AsdjaxError(_DAMAGED.format(place, f"{_META} is not a JSON object"))
+            raise ArtifactError(_DAMAGED.format(place, f"{_META} is not a JSON object"))
         return meta
 
     def restore(self, step: int, like: Tree) -> Tree:
@@ -165,7 +165,7 @@ class Checkpoints:
             _verify(place, f"{item}/", _DAMAGED)
         wrong = _differences({item: _stored(place / item) for item in like}, like)
         if wrong:
-            raise AsdjaxError(f"{place}: not a checkpoint of this configuration: {wrong}")
+            raise ArtifactError(f"{place}: not a checkpoint of this configuration: {wrong}")
         return {item: _read_arrays(place / item, tree) for item, tree in like.items()}
 
     def _steps(self) -> list[int]:
@@ -174,7 +174,7 @@ class Checkpoints:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise AsdjaxError(f"{self.directory}: cannot be read ({error.strerror})") from error
+            raise ArtifactError(f"{self.directory}: cannot be read ({error.strerror})") from error
         return [int(name) for name in names if _STEP.fullmatch(name)]
 
 
@@ -264,18 +264,18 @@ def _verify(folder: Path, below: str, damaged: str) -> None:
         atomic.refuse_links(folder)
         stated = documents.read_json(folder / _FILES)
         if not isinstance(stated, dict):
-            raise AsdjaxError(f"{_FILES} has no digests")
+            raise ArtifactError(f"{_FILES} has no digests")
         expected = {name: digest for name, digest in stated.items() if name.startswith(below)}
         found = {name for name in _names(folder) if name.startswith(below)}
         for name in sorted(found ^ expected.keys()):
-            raise AsdjaxError(f"{name} is {'not expected' if name in found else 'missing'}")
+            raise ArtifactError(f"{name} is {'not expected' if name in found else 'missing'}")
         for name in sorted(found):
             if documents.digest(folder / name) != expected[name]:
-                raise AsdjaxError(f"{name} was changed")
+                raise ArtifactError(f"{name} was changed")
     except AsdjaxError as error:
         if isinstance(error.__cause__, PermissionError):
             raise
-        raise AsdjaxError(damaged.format(folder, error)) from error
+        raise ArtifactError(damaged.format(folder, error)) from error
 
 
 def _names(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from asdjax.config import schema
 from asdjax.config.beats_architecture import BEATsEncoderConfig
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError
 from asdjax.files import documents
 
 SCHEMA = "asdjax.beats/1"
@@ -42,19 +42,19 @@ def read(path: Path) -> Pretrained:
     """
     file = path / DOCUMENT
     if not documents.present(file):
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{path}: not a folder of converted weights (no {DOCUMENT}): create one with {HOW}"
         )
     document = documents.read_json(file)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{file}: not written by this version of asdjax (schema {SCHEMA}): convert again"
         )
     if not isinstance(document.get("digest"), str):
-        raise AsdjaxError(f"{file}: no digest of the weights: convert again")
+        raise ArtifactError(f"{file}: no digest of the weights: convert again")
     encoder = schema.read(BEATsEncoderConfig, document.get("encoder"), "encoder", str(file))
     schema.check(BEATsEncoderConfig, encoder, "encoder", str(file))
     for possible, key, what in encoder.checks():
         if not possible:
-            raise AsdjaxError(f"{file}: {key}: {what}: convert again")
+            raise ArtifactError(f"{file}: {key}: {what}: convert again")
     return Pretrained(path, encoder, document["digest"], document)

@@ -32,7 +32,7 @@ from asdjax.config import recipe as configs
 from asdjax.config import strict_yaml
 from asdjax.config.interfaces import View
 from asdjax.config.recipe import Config
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.files import atomic, user_files
 from asdjax.files.documents import (
     content_digest,
@@ -96,7 +96,7 @@ class Run:
         """Refuse a directory that is not a run but contains files that a run would overwrite."""
         taken = [place for place in self._all_ours() if os.path.lexists(place)]
         if taken and not self._was_written_here():
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{self.path}: not a run directory, and a run would overwrite its {taken[0].name}: "
                 "choose another directory"
             )
@@ -147,14 +147,14 @@ class Run:
             trained = configs.from_tree(training["config"], str(self._training))
             changed = configs.differences(trained, config, TRAINING_SECTIONS)
             if changed:
-                raise AsdjaxError(
+                raise ArtifactError(
                     f"{self._config}: not the settings that the run was trained with "
                     f"({'; '.join(changed)}): restore them, or train again with --no-resume"
                 )
             now = configs.plugins(configs.to_tree(trained))
             for key, plugin in configs.plugins(training["config"]).items():
                 if key.split(".")[0] in TRAINING_SECTIONS and now.get(key) != plugin:
-                    raise AsdjaxError(
+                    raise ArtifactError(
                         f"{self.path}: {key}: trained with the plugin {plugin}, and {now.get(key)} "
                         "is loaded: restore it, or train again with --no-resume"
                     )
@@ -162,7 +162,7 @@ class Run:
 
     def _require_config(self) -> None:
         if not present(self._config):
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{self.path}: not a run directory (no config.yaml): train first, with "
                 f"asdjax train CONFIG --data DIR --run {self.path}"
             )
@@ -194,7 +194,7 @@ class Run:
         self._require_config()
         document = self.training()
         if document is None:
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{self.path}: training has not finished (no training.json): run its asdjax train "
                 "command again"
             )
@@ -258,7 +258,7 @@ class Run:
     def _records(self) -> dict[str, dict[str, str]]:
         records = read_json(self._artefacts) if present(self._artefacts) else {}
         if not isinstance(records, dict) or not all(map(_is_record, records.values())):
-            raise AsdjaxError(f"{self._artefacts}: not a valid record of results: delete it")
+            raise ArtifactError(f"{self._artefacts}: not a valid record of results: delete it")
         return records
 
     def _name(self, path: Path) -> str:
@@ -321,12 +321,12 @@ class Run:
         self.finished_training()
         machines = self._stated_machines()
         if machines and not present(self._artefacts):
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{self._artefacts}: missing record of results: run asdjax extract {self.path} "
                 "again"
             )
         if machines and not self.is_current(self._machines, fingerprint(machines)):
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{self._machines}: missing or changed since extraction: run asdjax extract "
                 f"{self.path} again"
             )
@@ -338,7 +338,7 @@ class Run:
                 if not (record["made_from"].startswith(f"{recipe}/") and present(path)):
                     machines = []
         if not machines:
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{self.path}: no embeddings, or not of all machines with the current "
                 f"configuration: run asdjax extract {self.path} first"
             )
@@ -347,7 +347,7 @@ class Run:
     def _stated_machines(self) -> list[str]:
         machines = read_json(self._machines) if present(self._machines) else []
         if not isinstance(machines, list) or not all(type(name) is str for name in machines):
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{self._machines}: not a list of machines: delete it and run asdjax extract again"
             )
         return machines
@@ -373,7 +373,7 @@ class Run:
         """The machines of a finished scoring; `AsdjaxError` unless thresholds.json is current."""
         machines = self.machines()
         if not self.is_current(self.thresholds, self._thresholds_made_from(machines)):
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{self.thresholds}: missing, changed, or of other scores: run asdjax score "
                 f"{self.path}"
             )
@@ -396,7 +396,7 @@ class Run:
     def read_embeddings(self, view: str, machine: str) -> Embeddings:
         """A machine's embeddings of a view; `AsdjaxError` if the file is missing or changed."""
         path = self.embeddings_path(view, machine)
-        changed = AsdjaxError(
+        changed = ArtifactError(
             f"{path}: missing or changed since extraction: run asdjax extract {self.path} again"
         )
         record = self._records().get(self._name(path))
@@ -429,7 +429,7 @@ class Run:
         """The rows of a machine's scores, as text by column; `AsdjaxError` if not up to date."""
         path = self.scores_path(machine)
         if not self.has_scores(machine):
-            raise AsdjaxError(
+            raise ArtifactError(
                 f"{path}: missing, changed, or of other embeddings or another backend: run "
                 f"asdjax score {self.path}"
             )
@@ -438,14 +438,14 @@ class Run:
         try:
             rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
         except (UnicodeDecodeError, csv.Error) as error:
-            raise AsdjaxError(f"{path}: not a table of scores ({error})") from error
+            raise ArtifactError(f"{path}: not a table of scores ({error})") from error
         columns = {*CLIP_COLUMNS, "score", *self.config().extract.view_names}
         for number, row in enumerate(rows, start=2):
             if not columns <= row.keys() or not all(
                 _is_finite(row[name])
                 for name in columns.difference(CLIP_COLUMNS) | ({"threshold"} & row.keys())
             ):
-                raise AsdjaxError(
+                raise ArtifactError(
                     f"{path}: line {number} is not a valid row of scores: delete the file and "
                     f"run asdjax score {self.path}"
                 )
@@ -469,7 +469,7 @@ def _is_record(record: Any) -> bool:
 def _plain(name: str) -> str:
     """The name of a machine or a view, checked to be a file name without a folder."""
     if not name or name.startswith(".") or "/" in name or "\0" in name:
-        raise AsdjaxError(f"{name!r}: not the name of a machine or a view: not a plain file name")
+        raise ArtifactError(f"{name!r}: not the name of a machine or a view: not a plain file name")
     return name
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError
 from asdjax.files.documents import fingerprint, read_json, write_json
 
 SCHEMA = "asdjax.training/2"
@@ -36,12 +36,12 @@ def read(path: Path) -> dict[str, Any]:
     """Read the training record; `AsdjaxError` if it is invalid or was changed."""
     document = read_json(path)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{path}: not written by this version of asdjax (schema {SCHEMA}): train again with "
             "--no-resume"
         )
     if document.pop("fingerprint", None) != fingerprint(document):
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{path}: changed since training wrote it: restore it, or train again with --no-resume"
         )
     wrong = [key for key, kind in _TYPES.items() if not _is(document.get(key, ...), kind)]
@@ -50,7 +50,7 @@ def read(path: Path) -> dict[str, Any]:
     if not wrong and not 0 < document["n_samples"] < 2**31:
         wrong = ["n_samples"]
     if wrong:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{path}: missing or invalid: {', '.join(wrong)}: restore it, or train again "
             "with --no-resume"
         )

@@ -22,7 +22,7 @@ from jaxtyping import Float64
 
 from asdjax.config import schema
 from asdjax.config.recipe import SynthConfig
-from asdjax.errors import AsdjaxError, UsageError
+from asdjax.errors import ArtifactError, AsdjaxError, UsageError
 from asdjax.files import atomic
 from asdjax.store import runs
 from asdjax.synth.machine import (
@@ -178,7 +178,7 @@ def _write_machine(root: Path, name: str, config: SynthConfig) -> None:
 
     def check() -> None:
         if _holds_same(place, config):
-            raise AsdjaxError(f"{place}: another process just wrote it: run the command again")
+            raise ArtifactError(f"{place}: another process just wrote it: run the command again")
 
     def write_clip(made: Path, clip: SynthClip) -> None:
         spectra = machine.spectra(clip.split, clip.domain, clip.label, clip.index)
@@ -220,7 +220,9 @@ def _holds_same(place: Path, config: SynthConfig) -> bool:
     with suppress(AsdjaxError):  # none, or one of another program
         identity = runs.read_json(place / _IDENTITY)
     if not isinstance(identity, dict) or identity.get("made_by") != _identity(config)["made_by"]:
-        raise AsdjaxError(f"{place}: exists and was not made by asdjax synth: give another folder")
+        raise ArtifactError(
+            f"{place}: exists and was not made by asdjax synth: give another folder"
+        )
     size = 44 + 4 * round(config.seconds * SAMPLE_RATE)
     expected = {place.parent / clip.path: size for clip in _machine_clips(place.name, config)}
     with atomic.writing(place):  # another process may be replacing it
@@ -229,7 +231,7 @@ def _holds_same(place: Path, config: SynthConfig) -> bool:
         return True
     if config.overwrite:
         return False
-    raise AsdjaxError(
+    raise ArtifactError(
         f"{place}: has a corpus with other settings, or with missing or added files: choose "
         "another folder, or use --overwrite to replace it"
     )

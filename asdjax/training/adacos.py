@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from asdjax.config.interfaces import Loss
 from asdjax.config.registry import register
 from asdjax.config.schema import Count, Positive
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ConfigError
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray
@@ -39,7 +39,7 @@ class AdaCos(Loss):
 
         n_centres = n_classes * self._centres_per_class
         if (self.scale == "auto" or self.dynamic) and n_centres < 3:
-            raise AsdjaxError(
+            raise ConfigError(
                 f"loss.scale: {self.name} with {n_classes} class(es) has {n_centres} centre(s), "
                 f"and a scale that follows from them needs at least 3: {self._remedy}, choose a "
                 "finer dataset.label, or give loss.scale a number with loss.dynamic false"

@@ -8,7 +8,7 @@ from typing import Any
 from asdjax.config import registry
 from asdjax.config.interfaces import Weights
 from asdjax.config.recipe import Config, ExtractConfig, validate
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError
 from asdjax.models import building, parameters
 from asdjax.store import converted_weights
 from asdjax.store.checkpoint import Checkpoints, Tree, digest
@@ -47,7 +47,7 @@ def parts(run: Run) -> tuple[Tree, Tree]:
         trained = _trained(run, training, learner.shapes()["weights"])
     frozen = learner.frozen(_pretrained(config)) if learner.freezes else {}
     if training.get("frozen") != (digest(frozen) if frozen else None):
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{run.path}: the weights that training left as they were are not those that "
             "training.json states: restore the folder of model.weights, or train again with "
             "--no-resume"
@@ -68,14 +68,14 @@ def of_folder(folder: Pretrained, layers: tuple[int, ...]) -> tuple[Config, None
 def _trained(run: Run, training: Mapping[str, Any], like: Tree) -> Tree:
     """The weights of a run's last checkpoint, verified by their digest."""
     if not run.checkpoints.is_dir():
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{run.checkpoints}: the weights are gone: restore them, or train again with "
             "--no-resume"
         )
     with Checkpoints(run.checkpoints) as checkpoints:
         weights = checkpoints.restore(training["step"], {"weights": like})["weights"]
     if digest(weights) != training["digest"]:
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{run.checkpoints / str(training['step'])}: the weights are not those that "
             "training.json states: restore them, or train again with --no-resume"
         )
@@ -88,7 +88,7 @@ def _pretrained(config: Config) -> Weights | None:
     if path is None:
         return None
     if not Path(path).is_dir():
-        raise AsdjaxError(
+        raise ArtifactError(
             f"{path}: the converted weights that this run starts from are gone: restore the "
             "folder, or give the run's training command again with --model.weights and its new "
             "place"
