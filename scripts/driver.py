@@ -8,12 +8,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from asdjax import arguments, cli
+from asdjax import arguments, cli, verbs
 from asdjax.arguments import path_text
-from asdjax.config.architectures import BEATsConfig
 from asdjax.errors import AsdjaxError
 from asdjax.runtime import interruption
-from asdjax.store import converted_weights
 
 ASDJAX = (sys.executable, "-m", "asdjax")
 
@@ -33,14 +31,13 @@ def checked(verb: str, *given: object) -> Any:
         AsdjaxError: it can never be carried out; where the parser itself refuses it, SystemExit.
     """
     words = [str(argument) for argument in given if argument != cli.NO_CACHE]
-    command = arguments.parse(verb, cli.VERBS[verb], words)
-    if isinstance(command, cli.Train):
+    command = arguments.parse(verb, verbs.VERBS[verb], words)
+    if isinstance(command, verbs.Train):
         config = arguments.check_overrides(command.config)
-        if isinstance(config.model, BEATsConfig):
-            try:
-                converted_weights.resolve(config.model)
-            except AsdjaxError as error:
-                raise AsdjaxError(f"{command.recipe}: {error}") from error
+        try:
+            config.model.resolved()
+        except AsdjaxError as error:
+            raise AsdjaxError(f"{command.recipe}: {error}") from error
     return command
 
 

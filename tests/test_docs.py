@@ -112,7 +112,7 @@ def help_of(words: list[str], capsys) -> str:
 
 
 def test_options_in_the_text_exist(capsys):
-    known = {"--no-compile-cache", "--help"}
+    known = {"--no-compile-cache", "--help", "--plugin", "--backend"}  # of main, and of sections
     about = [(verb,) for verb in VERBS if verb != "convert"]
     about += [("convert", name) for name in convert.COMMANDS]
     about += [("run", "system1"), ("run", "system4")]
@@ -144,7 +144,7 @@ def test_commands_and_options_exist(path, capsys):
             about = (verb, rest[0])
         wanted.setdefault(about, set()).update(OPTION.findall(" ".join(rest)))
     for about, options in wanted.items():
-        options -= {"--help"}
+        options -= {"--help", "--plugin"}
         if options:
             shown = set(OPTION.findall(help_of(list(about), capsys).replace(",", " ")))
             assert not options - shown, about

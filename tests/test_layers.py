@@ -22,6 +22,7 @@ ORDER = [  # a file imports from its own row's folder and from the rows above
     {"training"},
     {"embedder"},
     {"commands", "convert"},
+    {"verbs"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -121,7 +122,14 @@ def test_public_names_are_lazy_and_exist():
 
 def test_light_modules_stay_light():
     """The command's help must not wait for numerical libraries."""
-    for name in ("cli", "arguments", "config/recipe", "config/interfaces", "config/schema"):
+    for name in (
+        "cli",
+        "verbs",
+        "arguments",
+        "config/recipe",
+        "config/interfaces",
+        "config/schema",
+    ):
         top = [
             n
             for n in SOURCES[f"asdjax/{name}.py"].body

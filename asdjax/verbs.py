@@ -1,0 +1,449 @@
+"""The sub-commands: one dataclass per verb, whose fields are its arguments and options.
+
+`VERBS` lists them. A verb is called once its arguments are parsed; it calls a module of `commands`
+and may return an exit code. `lost` says what an interruption costs.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Mapping
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from tyro.conf import Positional, arg
+
+from asdjax.arguments import (
+    ConfigName,
+    UserPath,
+    check_overrides,
+    locate_weights,
+    open_run,
+    require_apart,
+    require_folder,
+)
+from asdjax.config import recipe as configs
+from asdjax.config import registry
+from asdjax.config.interfaces import Backend, ComputeDtype, Threshold
+from asdjax.config.recipe import AudioConfig, Config, DatasetConfig, SynthConfig
+from asdjax.errors import ConfigError, DataError, UsageError
+
+Recipe = Annotated[
+    ConfigName, arg(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")
+]
+DataRoot = Annotated[UserPath, arg(metavar="DIR", help="Root of the data set.")]
+RunPath = Annotated[UserPath, arg(metavar="DIR", help="Run directory, made when absent.")]
+FinishedRun = Annotated[UserPath, arg(metavar="RUN", help="Run directory.")]
+Folder = Annotated[UserPath | None, arg(metavar="DIR")]
+Resamples = Annotated[int, arg(help="Resamples of the bootstrap intervals.")]
+Moved = Annotated[UserPath | None, arg(help="Root of the data set, where it has moved since.")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Synth:
+    """Write a synthetic two-channel machine-sound corpus in the DCASE 2026 layout."""
+
+    lost: ClassVar[str] = (
+        "machines that were written whole are kept, and the same command continues"
+    )
+    directory: Positional[Annotated[UserPath, arg(metavar="DIR", help="Where to write it.")]]
+    corpus: Annotated[SynthConfig, arg(name="")] = SynthConfig()
+
+    def __call__(self) -> None:
+        from asdjax.synth import corpus as synth
+
+        summary = synth.write(self.directory, self.corpus)
+        for words, machines in (("written", summary.written), ("kept", summary.kept)):
+            if machines:
+                print(f"{self.directory}: {words} {', '.join(machines)}")
+        print(f"{self.directory}: {summary.clips} clips")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Show what a data set holds, and what is wrong with it (then the exit code is 1)."""
+
+    lost: ClassVar[str] = "this command writes nothing"
+    root: Positional[Annotated[UserPath, arg(metavar="DIR", help="Root of the data set.")]]
+    json: bool = False
+    """Print one JSON document (schema asdjax.data/1) instead of a table."""
+    dataset: DatasetConfig = DatasetConfig()
+    audio: AudioConfig = AudioConfig()
+
+    def __call__(self) -> int:
+        from asdjax.commands import data_report
+        from asdjax.data import corpus
+
+        dataset, headers = corpus.survey(self.root, self.dataset, self.audio)
+        document = data_report.describe(dataset, headers, self.dataset)
+        print(json.dumps(document, indent=1) if self.json else data_report.render(document))
+        return int(bool(document["problems"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Verify configuration, data, shapes and memory without training."""
+
+    lost: ClassVar[str] = "this command writes nothing"
+    recipe: Positional[Recipe]
+    data: DataRoot
+    json: bool = False
+    """Print one JSON document (schema asdjax.check/1)."""
+    config: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
+
+    source: ClassVar[str] = "recipe"
+
+    @staticmethod
+    def defaults(recipe: str) -> Mapping[str, Any]:
+        try:
+            return {"recipe": recipe, "config": locate_weights(configs.load(recipe))}
+        except UsageError as error:  # no fault of the command line
+            raise ConfigError(f"{recipe}: model.weights: {error}") from error
+
+    def __call__(self) -> int:
+        from asdjax.commands import score, train
+        from asdjax.data import dcase
+        from asdjax.data.corpus import open_corpus
+
+        corpus = open_corpus(self.data, self.config)
+        score.rehearse(self.config, dcase.scored_machines(corpus.dataset, self.config.dataset))
+        facts = train.check(self.config, corpus)
+        print(json.dumps(facts, indent=1) if self.json else train.render_check(facts))
+        return int(not facts["fits"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train an embedder; the same command continues after an interruption."""
+
+    lost: ClassVar[str] = (
+        "the work since the last checkpoint is lost, and the same command continues from there"
+    )
+    recipe: Positional[Recipe]
+    data: DataRoot
+    run: RunPath
+    resume: bool = True
+    """Continue from the newest checkpoint; --no-resume discards it and begins again."""
+    config: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
+
+    source: ClassVar[str] = "recipe"
+    defaults = Check.defaults
+
+    def __call__(self) -> None:
+        from asdjax.commands import train
+        from asdjax.data.corpus import open_corpus
+        from asdjax.store.runs import Run
+
+        require_apart(self.run, self.data)
+        corpus = open_corpus(self.data, self.config)
+        train.train(self.config, corpus, Run(self.run), resume=self.resume)
+
+
+@dataclasses.dataclass(frozen=True)
+class Extract:
+    """Embed the training and test clips of every scored machine."""
+
+    lost: ClassVar[str] = "the machine at work is lost, and the same command continues with it"
+    run: Positional[FinishedRun]
+    data: Moved = None
+
+    def __call__(self) -> None:
+        from asdjax.commands import extract
+        from asdjax.data.corpus import open_corpus
+
+        run = open_run(self.run)
+        root = self.data or Path(run.finished_training()["data"])
+        require_apart(self.run, root)
+        if self.data is None and not os.path.isdir(root):
+            raise DataError(f"{root}: the data set is no longer here: name its root with --data")
+        extract.extract(run, open_corpus(root, run.config()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Embed:
+    """Embed any audio files with a run or with converted weights, into one .npz or .parquet."""
+
+    lost: ClassVar[str] = "nothing was written: the same command embeds all files again"
+    weights: Positional[
+        Annotated[UserPath, arg(metavar="WEIGHTS", help="Run directory, or converted weights.")]
+    ]
+    inputs: Positional[
+        Annotated[
+            tuple[UserPath, ...],
+            arg(metavar="FILE_OR_DIR...", help="Audio files, and directories searched for them."),
+        ]
+    ]
+    out: Annotated[UserPath, arg(metavar="FILE")]
+    """Where to write the embeddings: FILE.npz or FILE.parquet."""
+    layer: Annotated[tuple[int, ...], arg(metavar="K [K ...]")] = ()
+    """Of converted weights: layers whose tokens are embedded, side by side; default: the last."""
+    pool: Literal["mean", "none", "head"] | None = None
+    """Mean over tokens; no pooling; or as trained (default of a run; class probabilities)."""
+    compute_dtype: ComputeDtype | None = None
+    """What large products round to (MultiResNet: convolutions); default: the run's, or float32."""
+    channel: int | Literal["each"] | None = None
+    """The channel to embed, from 1, or each; default: the run's own, or the first."""
+    format: Literal["npz", "parquet"] | None = None
+    """Default: by the ending of --out."""
+    overwrite: bool = False
+    """Replace the file if it is there."""
+
+    def __call__(self) -> None:
+        from asdjax.commands import embed_files
+
+        require_folder(
+            self.weights, "run directory or folder of converted weights", "train or convert beats"
+        )
+        embed_files.embed(
+            self.weights,
+            self.inputs,
+            self.out,
+            layers=self.layer,
+            pool=self.pool,
+            compute_dtype=self.compute_dtype,
+            channel=self.channel,
+            format=self.format,
+            overwrite=self.overwrite,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Score a run's embeddings and decide; options change the run's backend and thresholds."""
+
+    lost: ClassVar[str] = "machines that were scored are kept, and the same command continues"
+    run: Positional[FinishedRun]
+    backend: Backend = dataclasses.field(default_factory=partial(registry.default, "backend"))
+    decision: Threshold = dataclasses.field(default_factory=partial(registry.default, "threshold"))
+
+    source: ClassVar[str] = "run"
+
+    @staticmethod
+    def defaults(run: str) -> Mapping[str, Any]:
+        config = open_run(Path(run)).config()
+        return {"backend": config.backend, "decision": config.decision}
+
+    def __call__(self) -> None:
+        from asdjax.commands import score
+
+        run = open_run(self.run)
+        config = dataclasses.replace(run.config(), backend=self.backend, decision=self.decision)
+        score.score(run, check_overrides(config))
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Compute metrics of a run, of several (mean and deviation), or of anybody's submission."""
+
+    lost: ClassVar[str] = "nothing is lost but this computation"
+    runs: Positional[
+        Annotated[tuple[UserPath, ...], arg(metavar="[RUN ...]", help="Run directories.")]
+    ] = ()
+    scores: Folder = None
+    """Instead of a run: a folder with anomaly_score_*.csv (and decision_result_*.csv)."""
+    truth: Folder = None
+    """Folder with ground_truth_data and ground_truth_domain: the labels of evaluation machines."""
+    by_view: bool = False
+    """Of one run: each view alone and all together in one table."""
+    resamples: Resamples = 1000
+    json: bool = False
+    """Print one JSON document instead of tables (schemas: asdjax docs formats)."""
+    markdown: bool = False
+    """Print the tables as Markdown."""
+
+    def __call__(self) -> None:
+        from asdjax.commands import evaluate
+
+        _check_resamples(self.resamples)
+        if bool(self.runs) == (self.scores is not None):
+            raise UsageError("evaluate: name run directories, or a folder with --scores")
+        if self.by_view and len(self.runs) != 1:
+            raise UsageError("evaluate: --by-view takes one run directory")
+        runs = [open_run(path) for path in self.runs]
+        document: dict[str, Any] | None
+        if self.scores is not None:
+            if self.truth is None:
+                raise UsageError("evaluate: --scores needs --truth, the folder of the labels")
+            document = evaluate.evaluate_submission(
+                self.scores, self.truth, resamples=self.resamples
+            )
+        elif self.by_view:
+            document = evaluate.by_view(runs[0], resamples=self.resamples, truth=self.truth)
+        elif len(runs) > 1:
+            document = evaluate.evaluate_runs(runs, resamples=self.resamples, truth=self.truth)
+        else:
+            document = evaluate.evaluate(runs[0], resamples=self.resamples, truth=self.truth)
+        _show(evaluate, document, self.json, self.markdown)
+        if document is None:
+            print("\n".join(f"the anomaly scores are in {run.path / 'scores'}" for run in runs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Compare two runs on the same clips: is A better than B, and how sure is that?"""
+
+    lost: ClassVar[str] = "this command writes nothing"
+    run_a: Positional[Annotated[UserPath, arg(metavar="RUN_A", help="Run directory.")]]
+    run_b: Positional[Annotated[UserPath, arg(metavar="RUN_B", help="Run directory.")]]
+    truth: Folder = None
+    """Folder with ground_truth_data and ground_truth_domain: the labels of evaluation machines."""
+    resamples: Resamples = 1000
+    json: bool = False
+    """Print one JSON document (asdjax.compare/1)."""
+    markdown: bool = False
+    """Print the tables as Markdown."""
+
+    def __call__(self) -> None:
+        from asdjax.commands import compare
+
+        _check_resamples(self.resamples)
+        runs = open_run(self.run_a), open_run(self.run_b)
+        document = compare.compare(*runs, resamples=self.resamples, truth=self.truth)
+        _show(compare, document, self.json, self.markdown)
+
+
+@dataclasses.dataclass(frozen=True)
+class Submit:
+    """Package up to four runs as a challenge submission, or verify anybody's package."""
+
+    lost: ClassVar[str] = "nothing was written"
+    runs: Positional[
+        Annotated[tuple[UserPath, ...], arg(metavar="[RUN ...]", help="Run directories, in order.")]
+    ] = ()
+    info: Annotated[UserPath | None, arg(metavar="YAML")] = None
+    """What only the authors can say: names, institute, addresses (asdjax docs submission)."""
+    out: Annotated[UserPath | None, arg(metavar="DIR")] = None
+    """Where to make the package."""
+    subsets: tuple[Literal["development", "evaluation"], ...] = ("development", "evaluation")
+    """Subsets whose machines go into the package; the challenge itself takes evaluation."""
+    verify: Folder = None
+    """Verify this package (folder or zip) instead of making one; faults give exit code 1."""
+    data: Folder = None
+    """With --verify: root of the data set, whose test clips are then the ones expected."""
+    edition: Annotated[str, registry.Name("edition")] = DatasetConfig.edition
+    """With --verify: edition of the challenge."""
+
+    def __call__(self) -> int:
+        if (self.verify is not None) == bool(self.runs):
+            raise UsageError("submit: name run directories to package, or a folder with --verify")
+        unused = ("info", "out") if self.verify is not None else ("data",)
+        for option in unused:
+            if getattr(self, option) is not None:
+                raise UsageError(f"submit: --{option} has no use here: see asdjax submit --help")
+        if self.verify is not None:
+            return self._verify(self.verify)
+        from asdjax.commands import submit
+
+        if self.info is None or self.out is None:
+            missing = "info YAML" if self.info is None else "out DIR"
+            raise UsageError(f"submit: give --{missing}: see asdjax submit --help")
+        runs = [open_run(path) for path in self.runs]
+        archive = submit.submit(runs, self.info, self.out, self.subsets)
+        print(f"{archive}: made and verified")
+        return 0
+
+    def _verify(self, folder: Path) -> int:
+        from asdjax.challenge import verification
+        from asdjax.runtime import console
+
+        checked, faults = verification.verify(folder, data=self.data, edition=self.edition)
+        print(console.printable(checked))
+        for line in verification.lines(faults):
+            print(f"  {console.printable(line)}")
+        print(f"{len(faults) or 'no'} fault{'s' * (len(faults) != 1)} in the package itself")
+        return int(bool(faults))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunAll(Train):
+    """Train, extract, score and evaluate; finished steps are not repeated."""
+
+    lost: ClassVar[str] = (
+        "the same command continues: training from its last checkpoint, extraction with the "
+        "machine at work"
+    )
+    json: bool = False
+    """Print the metrics as JSON instead of a table."""
+
+    def __call__(self) -> None:
+        from asdjax.commands import extract, score, train
+        from asdjax.data import dcase
+        from asdjax.data.corpus import open_corpus
+        from asdjax.store.runs import Run
+
+        require_apart(self.run, self.data)
+        run, corpus = Run(self.run), open_corpus(self.data, self.config)
+        # before hours of training
+        score.rehearse(self.config, dcase.scored_machines(corpus.dataset, self.config.dataset))
+        train.train(self.config, corpus, run, resume=self.resume)
+        extract.extract(run, corpus)
+        score.score(run)
+        Evaluate((self.run,), json=self.json)()
+
+
+def _check_resamples(resamples: int) -> None:
+    if not 100 <= resamples <= 100_000:
+        raise UsageError(f"--resamples: must be between 100 and 100000, found {resamples}")
+
+
+def _show(verb: Any, document: dict[str, Any] | None, as_json: bool, as_markdown: bool) -> None:
+    """Print the document of `evaluate` or `compare`."""
+    from rich.console import Console
+
+    if document is None:
+        print("no scored clip has a label: nothing to evaluate")
+    elif as_json:
+        print(json.dumps(document, indent=1))
+    elif as_markdown:
+        print(verb.markdown(document))
+    else:
+        # a pipe or a file has no width: never fold the figures there
+        Console(width=None if sys.stdout.isatty() else 200).print(verb.terminal_table(document))
+
+
+@dataclasses.dataclass(frozen=True)
+class Docs:
+    """Print a page of the documentation; without TOPIC, list the pages."""
+
+    lost: ClassVar[str] = "this command writes nothing"
+    topic: Positional[Annotated[str | None, arg(metavar="[TOPIC]", help="The page.")]] = None
+
+    def __call__(self) -> None:
+        files = sorted((resources.files("asdjax") / "docs").iterdir(), key=lambda file: file.name)
+        markdown = [file for file in files if file.name.endswith(".md")]
+        pages = {file.name.removesuffix(".md"): file.read_text("utf-8") for file in markdown}
+        if self.topic is None:
+            for name, text in pages.items():
+                print(f"{name:<12}  {text.splitlines()[2]}")  # title, empty line, summary
+        elif self.topic in pages:
+            print(pages[self.topic], end="")
+        else:
+            raise UsageError(f"docs: no page {self.topic!r}: choose {', '.join(pages)}")
+
+
+class Convert:
+    """Convert PyTorch checkpoints of BEATs and ASDKit, and back (asdjax convert --help)."""
+
+    lost: ClassVar[str] = "nothing was written"
+
+
+VERBS: dict[str, type[Any]] = {
+    "run": RunAll,
+    "train": Train,
+    "extract": Extract,
+    "embed": Embed,
+    "score": Score,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "submit": Submit,
+    "check": Check,
+    "data": Data,
+    "synth": Synth,
+    "convert": Convert,
+    "docs": Docs,
+}
+
+COMPILING = (Check, Embed, Extract, Train)  # and RunAll, which is a Train
