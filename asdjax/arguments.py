@@ -19,7 +19,7 @@ from tyro.constructors import (
 from asdjax.config import recipe as configs
 from asdjax.config import registry, schema
 from asdjax.config.recipe import Config
-from asdjax.config.schema import Choice, shown
+from asdjax.config.schema import Choice, field_types, shown
 from asdjax.config.strict_yaml import MOST_DIGITS
 from asdjax.errors import ArtifactError, AsdjaxError, UsageError
 
@@ -238,7 +238,13 @@ def _choose(args: Sequence[str], command: Any) -> tuple[list[str], Any]:
             continue
         path = option[2:].replace("-", "_").split(".")
         chosen.append((path, i, value if equals else args[i + 1]))
-    for path, i, name in sorted(chosen, key=lambda choice: len(choice[0])):
+
+    def depth(choice: tuple[list[str], int, str]) -> int:  # a class before what is in its section
+        path = choice[0]
+        section = _inside(command, path[:-1])
+        return len(path) - (isinstance(section, Choice) and path[-1] == section.tag)
+
+    for path, i, name in sorted(chosen, key=depth):
         section = _inside(command, path)
         if isinstance(section, Choice):
             path = [*path, section.tag]
@@ -257,10 +263,11 @@ def _choose(args: Sequence[str], command: Any) -> tuple[list[str], Any]:
 
 
 def _converted(section: Choice, name: str) -> Choice:
-    """Another class of the kind, with the settings that it has in common."""
+    """Another class of the kind, with the settings that both have under one name and type."""
     chosen = registry.find(section.kind, name)
-    settings = {f.name for f in dataclasses.fields(chosen)} - {section.tag}
-    return chosen(**{s: getattr(section, s) for s in settings if hasattr(section, s)})
+    ours, theirs = field_types(type(section)), field_types(chosen)
+    common = {s for s in ours if s != section.tag and theirs.get(s) == ours[s]}
+    return chosen(**{s: getattr(section, s) for s in common})
 
 
 def _inside(value: Any, path: Sequence[str]) -> Any:

@@ -9,11 +9,14 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from asdjax.arguments import UserPath, path_text, require_apart
-from asdjax.cli import VERBS, main
+from asdjax.arguments import UserPath, parse, path_text, require_apart
+from asdjax.cli import VERBS, Check, main
 from asdjax.config import recipe as configs
 from asdjax.convert import __main__ as convert
 from asdjax.errors import AsdjaxError, UsageError
+from asdjax.models.beats_encoder import BEATsConfig
+from asdjax.models.multiresnet_encoder import MultiResNetConfig
+from asdjax.models.poolings import Mean
 
 HERE = Path(__file__).parent
 TINY = str(HERE / "tiny.yaml")
@@ -280,3 +283,20 @@ def test_the_exit_codes_are_in_the_help(capsys):
     assert main(["--help"]) == 0
     assert "exit codes: 0 done; 1 " in capsys.readouterr().out
     assert configs.names()  # the recipes are there too
+
+
+@pytest.mark.parametrize("name", [["--model", "beats"], ["--model.name=beats"]])
+@pytest.mark.parametrize("pooling", [["--model.pooling", "mean"], ["--model.pooling.name=mean"]])
+def test_a_class_is_chosen_before_what_is_in_its_section(name, pooling):
+    for options in [*name, *pooling], [*pooling, *name]:
+        command = parse("check", Check, ["system1", "--data", "d", *options])
+        assert command.config.model == BEATsConfig(pooling=Mean())
+
+
+def test_another_class_takes_over_the_settings_of_one_name_and_type():
+    options = ["--data", "d", "--model.compute-dtype", "bfloat16"]
+    for system, name, other in [
+        ("system1", "beats", BEATsConfig(compute_dtype="bfloat16")),
+        ("system4", "multiresnet", MultiResNetConfig(compute_dtype="bfloat16")),
+    ]:
+        assert parse("check", Check, [system, *options, "--model", name]).config.model == other

@@ -1,7 +1,8 @@
 from pathlib import Path
 
 import pytest
-from support import plugins
+from support.plugins import forget
+from support.plugins import plugins_of_the_test as plugins_of_the_test  # a fixture
 
 from asdjax.cli import main
 from asdjax.config import recipe as configs
@@ -100,9 +101,11 @@ register(
 """
 
 
-@pytest.mark.usefixtures("compiled_fast_here")
-def test_a_plugins_edition_from_data_to_submission(corpus_root, tmp_path, monkeypatch, capsys):
-    plugins.load(tmp_path, PLUGIN, monkeypatch)
+@pytest.mark.usefixtures("compiled_fast_here", "plugins_of_the_test")
+def test_a_plugins_edition_from_data_to_submission(corpus_root, tmp_path, capsys):
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(PLUGIN)
+    registry.load_plugin(plugin)
     assert registry.names("edition")[-2:] == ("dcase2026", "dcase2027")
     data, run, package = str(corpus_root), str(tmp_path / "run"), str(tmp_path / "package")
     edition = ["--dataset.edition", "dcase2027"]
@@ -117,7 +120,7 @@ def test_a_plugins_edition_from_data_to_submission(corpus_root, tmp_path, monkey
     assert "refuse" not in capsys.readouterr().err  # 16 clips are right there
     for more in ([], ["--data", data, "--edition", "dcase2027"]):
         assert main(["submit", "--verify", package, *more]) == 0
-    monkeypatch.delitem(registry._ENTRIES, ("edition", "dcase2027"))  # without the plugin
+    forget()
     for args in (["submit", "--verify", package], ["score", run]):
         assert main(args) == 1
         assert "'dcase2027'" in capsys.readouterr().err

@@ -8,6 +8,8 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from support.plugins import forget
+from support.plugins import plugins_of_the_test as plugins_of_the_test  # a fixture
 
 import asdjax
 from asdjax import cli
@@ -40,22 +42,7 @@ SENTENCES = {
 """What meta.yaml says."""
 
 
-pytestmark = pytest.mark.usefixtures("compiled_fast_here")
-
-
-def forget():
-    """Only what comes with asdjax is registered, as in a new process."""
-    for kind, name in list(registry._ENTRIES):
-        if name not in registry.BUILT_IN[kind]:
-            del registry._ENTRIES[kind, name]
-    registry.changes += 1
-
-
-@pytest.fixture(autouse=True)
-def plugins_of_the_test():
-    """What a test registers is gone after it."""
-    yield
-    forget()
+pytestmark = pytest.mark.usefixtures("compiled_fast_here", "plugins_of_the_test")
 
 
 @pytest.fixture(scope="module")

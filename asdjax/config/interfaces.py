@@ -58,7 +58,7 @@ class Encoder(Choice):
 
         It has an attribute `embedding_size` and is called with waveforms [B, T] in [-1, 1], `train`
         and, in training, `axis_name` and what `draws` returns; it returns embeddings [B, D].
-        Its weights are `nnx.Param`, running statistics `asdjax.models.layers.BatchStat`.
+        Its weights are `nnx.Param`, its running statistics `nnx.BatchStat`.
 
         Args:
             n_samples: length of every clip, samples; None: they differ, which only an encoder with

@@ -136,7 +136,7 @@ def read(kind: Any, tree: Any, key: str, source: str) -> Any:
 def check(kind: Any, value: Any, key: str, source: str) -> None:
     """Check the bounds annotated on every number below `value`."""
     if dataclasses.is_dataclass(value):
-        for name, hint in _settings(type(value)).items():
+        for name, hint in field_types(type(value)).items():
             check(hint, getattr(value, name), _join(key, name), source)
     elif get_origin(kind) is tuple:
         kinds = get_args(kind)
@@ -175,7 +175,7 @@ def _section(kind: type, tree: Any, key: str, source: str) -> Any:
     if not isinstance(tree, Mapping):
         where = key or "the file"
         raise ConfigError(f"{source}: {where}: expected keys and values, found {shown(tree)}")
-    hints = _settings(kind)
+    hints = field_types(kind)
     tree = dict(tree)
     plugin = tree.pop(PLUGIN, None) if named_things(kind) else None
     for name, thing in named_things(kind).items():
@@ -202,7 +202,7 @@ def _section(kind: type, tree: Any, key: str, source: str) -> Any:
 
 def named_things(kind: type) -> dict[str, str]:
     """The fields of a dataclass that name a registered thing, with its kind."""
-    bounds = {n: getattr(hint, "__metadata__", ()) for n, hint in _settings(kind).items()}
+    bounds = {n: getattr(hint, "__metadata__", ()) for n, hint in field_types(kind).items()}
     named = {n: b.kind for n, of in bounds.items() for b in of if isinstance(b, registry.Name)}
     return named | ({kind.tag: kind.kind} if issubclass(kind, Choice) else {})
 
@@ -211,7 +211,7 @@ def _missing(plugin: str) -> str:
     return f", which is in the plugin {cut(plugin)}: name its file with --plugin"
 
 
-def _settings(kind: type) -> dict[str, Any]:
+def field_types(kind: type) -> dict[str, Any]:
     """The types of a dataclass's fields."""
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}

@@ -22,8 +22,8 @@ from asdjax.models.operations import per_channel
 Rng: TypeAlias = np.random.Generator
 
 
-class BatchStat(nnx.Variable):
-    """An array beside the weights that no gradient reaches, such as a running statistic."""
+BatchStat: TypeAlias = nnx.BatchStat
+"""An array besides the weights that no gradient reaches, such as a running statistic."""
 
 
 def _uniform(rng: Rng, shape: tuple[int, ...], fan_in: int) -> nnx.Param:

@@ -11,6 +11,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
+from asdjax.errors import AsdjaxError
 from asdjax.models.layers import BatchStat
 
 Tree: TypeAlias = dict[str, Any]
@@ -18,8 +19,17 @@ Tree: TypeAlias = dict[str, Any]
 
 
 def split(module: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
-    """Take a module apart: its structure, its weights and its running statistics."""
-    graphdef, params, stats = nnx.split(module, nnx.Param, BatchStat)
+    """Take a module apart: its structure, its weights and its running statistics.
+
+    Raises:
+        AsdjaxError: it holds anything else, such as a generator of random numbers.
+    """
+    graphdef, params, stats, others = nnx.split(module, nnx.Param, BatchStat, ...)
+    if others := flatten_dict(nnx.to_pure_dict(others)):
+        raise AsdjaxError(
+            f"{type(module).__name__}: {'.'.join(map(str, min(others)))} is neither nnx.Param nor "
+            "nnx.BatchStat: what a network draws in training comes from Encoder.draws"
+        )
     return graphdef, _plain(params), _plain(stats)
 
 

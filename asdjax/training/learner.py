@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import serialization
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from asdjax.config.interfaces import Weights
@@ -69,7 +70,7 @@ class Learner:
         if weights is not None:
             _, wanted = building.partition(self.config.model, self._params)
             loaded = self.config.model.pretrained(weights, self._params)
-            if jax.tree.structure(loaded) == jax.tree.structure(wanted):
+            if flatten_dict(loaded).keys() == flatten_dict(wanted).keys():
                 return loaded  # without drawing the rest
         return self.start(weights)["frozen"]
 
