@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from conftest import LAYER, relative
+from conftest import LAYER, STFT, relative
+from support.plugins import forget
+from support.view_oracle import inverse, spectrum
 
 from asdjax.challenge import verification
 from asdjax.cli import main
@@ -232,6 +234,96 @@ def test_mono_machines_fall_back_to_raw_said_once(run_copy, corpus, tmp_path, ca
     assert main(["score", str(run_copy)]) == 0
     columns = scores(run_copy)
     assert np.allclose(columns["score"].astype(float), columns["raw"].astype(float), rtol=1e-12)
+
+
+def with_views(run_path, *views):
+    """The run's configuration, with other views."""
+    recipe = yaml.safe_load((run_path / "config.yaml").read_text())
+    recipe["extract"]["views"] = list(views)
+    (run_path / "config.yaml").write_text(yaml.safe_dump(recipe))
+    return Run(run_path)
+
+
+WHITENED = """
+import dataclasses
+
+import jax.numpy as jnp
+
+import asdjax
+from asdjax.config.interfaces import SpectralView
+
+
+@asdjax.register
+@dataclasses.dataclass(frozen=True)
+class Whitened(SpectralView):
+    uses_channel_2 = False
+    learns = True
+    method: str = "whitened"
+
+    def make(self, clips, learned):
+        spectra = clips.spectra(self.n_fft, self.hop)
+        gain = 0.01 / jnp.sqrt(learned[0])
+        return spectra.with_gain(jnp.broadcast_to(gain, spectra.near_power.shape))
+
+    def observe(self, clips):
+        spectra = clips.spectra(self.n_fft, self.hop)
+        return spectra.near_power, spectra.valid
+
+    def learned(self, rows):
+        if not rows.any():
+            raise asdjax.AsdjaxError(f"no clip sounds, which the view {self.name} needs")
+        return rows.mean(axis=0, keepdims=True)
+
+    def sentence(self, channel):
+        return f"{channel}, whitened"
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    path = tmp_path / "whitened.py"
+    path.write_text(WHITENED)
+    yield path
+    forget()
+
+
+def test_a_view_that_needs_channel_1_alone_and_learns(run_copy, corpus, plugin, tmp_path, capsys):
+    extract = ["extract", str(run_copy), "--plugin", str(plugin)]
+    white = {"name": "white", "method": "whitened", "n_fft": 256, "hop": 64}
+    mild = {"name": "mild", "method": "wiener"}
+    mono = changed(corpus, tmp_path / "mono", lambda s: s[:, 0])
+    tables = []
+    for data, views in ((corpus, [mild, white]), (mono, [mild, white]), (mono, [white])):
+        run = with_views(run_copy, *views)
+        assert main([*extract, "--data", str(data)]) == 0
+        said = capsys.readouterr().err
+        replaced = data is mono and mild in views
+        assert ("each of the views mild is the raw one: fan" in said) == replaced
+        tables.append(run.read_embeddings("white", "fan"))
+    paths, near = tables[0].path[tables[0].split == "train"], []
+    for path in paths:
+        near.append(spectrum(soundfile.read(corpus / path)[0][:, 0], 256, 64))
+    power = np.mean(np.abs(np.concatenate(near, axis=1)) ** 2, axis=1)
+    for table in tables:
+        assert relative(table.calibration, power[None]) < STFT
+        assert relative(table.embedding, tables[0].embedding) < LAYER
+    embedder = Embedder.load(run)
+    gain = 0.01 / np.sqrt(power)
+    sound = soundfile.read(corpus / paths[0])[0][:, 0]
+    made = inverse(gain[:, None] * near[0], 256, 64, len(sound))[: embedder.n_samples]
+    (place,) = np.flatnonzero(tables[0].path == paths[0])
+    found = tables[0].embedding[[place]]
+    assert relative(found, embedder(made[None].astype(np.float32))) < 10 * LAYER
+    assert relative(found, embedder(sound[None, : embedder.n_samples])) > 100 * LAYER
+    assert main(["score", str(run_copy), "--plugin", str(plugin)]) == 0
+    plugin.write_text(WHITENED.replace("0.01 /", "0.02 /"))
+    capsys.readouterr()
+    assert main(["score", str(run_copy), "--plugin", str(plugin)]) == 1
+    assert "run asdjax extract" in capsys.readouterr().err
+    cut = itertools.count(1)  # silent clips of one length would be copies
+    silent = changed(mono, tmp_path / "silent", lambda s: 0 * s[: -next(cut)])
+    assert main([*extract, "--data", str(silent)]) == 1
+    assert "fan/train: no clip sounds" in capsys.readouterr().err
 
 
 def test_clips_of_mixed_lengths_share_a_program(run_copy, corpus, tmp_path):

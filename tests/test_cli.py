@@ -10,13 +10,14 @@ from typing import get_args, get_type_hints
 import pytest
 
 from asdjax.arguments import UserPath, parse, path_text, require_apart
-from asdjax.cli import VERBS, Check, main
+from asdjax.cli import VERBS, main
 from asdjax.config import recipe as configs
 from asdjax.convert import __main__ as convert
 from asdjax.errors import AsdjaxError, UsageError
 from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.models.multiresnet_encoder import MultiResNetConfig
 from asdjax.models.poolings import Mean
+from asdjax.verbs import Check
 
 HERE = Path(__file__).parent
 TINY = str(HERE / "tiny.yaml")
@@ -147,6 +148,33 @@ def test_a_faulty_override_is_wrong_usage_and_a_faulty_recipe_is_not(args, code,
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("train: {epochs: 0}\n")
     assert main([arg.replace("{}", str(recipe)) for arg in args]) == code
+
+
+@pytest.mark.parametrize(
+    ("options", "i", "expected"),
+    [
+        ([], 1, {"method": "wiener", "alpha": 0.5}),
+        (["--extract.views.1.alpha", "0.7"], 1, {"name": "mild", "alpha": 0.7, "beta": 0.05}),
+        (["--extract.views.0.method", "wiener"], 0, {"name": "raw", "method": "wiener"}),
+        (
+            ["--extract.views.0.method=calibrated", "--extract.views.0.context", "9"],
+            0,
+            {"name": "raw", "method": "calibrated", "context": 9},
+        ),
+        (
+            ["--extract.views.1.method", "cancel", "--extract.views.1.hop", "256"],
+            1,
+            {"name": "mild", "method": "cancel", "n_fft": 1024, "hop": 256},
+        ),
+        (["--extract.views.2", "calibrated"], 2, {"name": "strong", "alpha": 1.0, "context": 8}),
+    ],
+)
+def test_options_choose_and_change_views(options, i, expected):
+    args = ["system1", "--data", "d", *options]
+    views = parse("check", VERBS["check"], args).config.extract.views
+    assert len(views) == 3 and {k: getattr(views[i], k) for k in expected} == expected
+    others = configs.load("system1").extract.views
+    assert [v for j, v in enumerate(views) if j != i] == [v for j, v in enumerate(others) if j != i]
 
 
 @pytest.mark.parametrize(

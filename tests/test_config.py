@@ -10,7 +10,7 @@ import pytest
 
 from asdjax.challenge import meta_yaml
 from asdjax.config import recipe as configs
-from asdjax.config import schema
+from asdjax.config import registry, schema
 from asdjax.errors import AsdjaxError
 
 INFO = Path(__file__).parent / "submission.yaml"
@@ -86,6 +86,11 @@ def test_quickstart_is_system1_but_for_epochs_and_length():
         ("extract: {views: [raw]}", ["extract.views[0]", "keys and values"]),
         ("extract: {views: [{name: a, method: raw}, {name: a, method: far}]}", ["twice"]),
         ("extract: {views: [{name: a, method: weiner}]}", ["extract.views[0].method", "wiener"]),
+        ("extract: {views: [{method: far}]}", ["extract.views[0].name", "missing"]),
+        ("extract: {views: [{name: a}]}", ["extract.views[0].method", "missing"]),
+        ("extract: {views: [{name: a, method: far, beat: 1}]}", ["extract.views[0].beat"]),
+        ("extract: {views: [{name: a, method: cancel, hop: 0}]}", ["extract.views[0].hop"]),
+        ("extract: {views: [{name: a, method: calibrated, hop: 513}]}", ["views[0].hop", "half"]),
         ("extract: {views: [{name: a, method: wiener, beta: 1.5}]}", ["extract.views[0].beta"]),
         ("extract: {views: [{name: a, method: wiener, hop: 600}]}", ["extract.views[0].hop"]),
         ("extract: {views: [{name: ../a, method: far}]}", ["extract.views[0].name", "letters"]),
@@ -136,6 +141,18 @@ def test_refusals_name_file_key_and_choices(text, words):
     assert "\n" not in message and len(message) < 500
     for word in ["recipe.yaml", *words]:
         assert word in message
+
+
+def test_settings_of_other_views_are_passed_over():
+    every = "alpha: 0.5, beta: 0.05, n_fft: 512, hop: 256, context: 5"
+    for method in registry.names("view"):
+        config = configs.parse(f"extract: {{views: [{{name: a, method: {method}, {every}}}]}}", "x")
+        (view,) = config.extract.views
+        assert type(view) is registry.find("view", method) and view.name == "a"
+        values = {"alpha": 0.5, "beta": 0.05, "n_fft": 512, "hop": 256, "context": 5}
+        for field in dataclasses.fields(view)[2:]:
+            assert getattr(view, field.name) == values[field.name]
+        assert configs.parse(configs.dump(config), "x") == config
 
 
 def test_numbers_in_yaml_shorthand():
