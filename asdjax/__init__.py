@@ -9,9 +9,12 @@ from typing import Any
 from asdjax._version import __version__
 
 _PUBLIC = {
+    "ArtifactError": "errors",
     "AsdjaxError": "errors",
     "Backend": "config.interfaces",
     "Config": "config.recipe",
+    "ConfigError": "errors",
+    "DataError": "errors",
     "Edition": "data.editions",
     "Embedder": "embedder",
     "Encoder": "config.interfaces",
@@ -21,6 +24,7 @@ _PUBLIC = {
     "Threshold": "config.interfaces",
     "View": "config.interfaces",
     "load": "embedder",
+    "load_plugin": "config.registry",
     "register": "config.registry",
 }
 
