@@ -162,6 +162,17 @@ def test_a_skeleton_has_the_shapes_of_the_network():
     )
 
 
+def test_the_type_of_products_can_be_chosen_where_it_is_a_setting():
+    @dataclasses.dataclass(frozen=True)
+    class Rounding(Chained):
+        compute_dtype: str = "float32"
+
+    assert Rounding().computing_in("bfloat16") == Rounding(compute_dtype="bfloat16")
+    assert Chained().computing_in("float32") == Chained()
+    with pytest.raises(AsdjaxError, match="chained computes in float32 alone"):
+        Chained().computing_in("bfloat16")
+
+
 def test_a_network_with_randomness_of_its_own_is_refused():
     class Dropping(nnx.Module):
         def __init__(self):

@@ -90,6 +90,9 @@ class Encoder(Choice):
 
     def computing_in(self, compute_dtype: ComputeDtype) -> Encoder:
         """The settings with another `compute_dtype`; `AsdjaxError` if it cannot be chosen."""
+        changed = {"compute_dtype": compute_dtype}
+        if changed.keys() <= {field.name for field in dataclasses.fields(self)}:
+            return dataclasses.replace(self, **changed)
         if compute_dtype != self.compute_dtype:
             raise ConfigError(
                 f"compute_dtype {compute_dtype}: {self.name} computes in {self.compute_dtype} "

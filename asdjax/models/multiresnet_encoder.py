@@ -107,6 +107,3 @@ class MultiResNetConfig(Encoder):
             (self.stage_channels, "model.stage_channels", "name at least one stage"),
             (self.fft_convs, "model.fft_convs", "name at least one convolution"),
         ]
-
-    def computing_in(self, compute_dtype: ComputeDtype) -> MultiResNetConfig:
-        return dataclasses.replace(self, compute_dtype=compute_dtype)

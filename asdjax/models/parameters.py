@@ -11,7 +11,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ConfigError
 from asdjax.models.layers import BatchStat
 
 Tree: TypeAlias = dict[str, Any]
@@ -22,11 +22,11 @@ def split(module: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
     """Take a module apart: its structure, its weights and its running statistics.
 
     Raises:
-        AsdjaxError: it holds anything else, such as a generator of random numbers.
+        ConfigError: it holds anything else, such as a generator of random numbers.
     """
     graphdef, params, stats, others = nnx.split(module, nnx.Param, BatchStat, ...)
     if others := flatten_dict(nnx.to_pure_dict(others)):
-        raise AsdjaxError(
+        raise ConfigError(
             f"{type(module).__name__}: {'.'.join(map(str, min(others)))} is neither nnx.Param nor "
             "nnx.BatchStat: what a network draws in training comes from Encoder.draws"
         )
