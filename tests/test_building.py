@@ -77,7 +77,7 @@ def test_an_encoder_of_flaxs_own_layers(corpus_root, tmp_path, capsys):
         about = json.loads(str(found["about"]))
     assert about["compute_dtype"] == "float32" and about["layers"] == []
     for words, *options in [
-        ("loudness computes in float32 alone", "--compute-dtype", "bfloat16"),
+        ("compute_dtype bfloat16: loudness", "--compute-dtype", "bfloat16"),
         ("loudness has none", "--pool", "mean"),
     ]:
         capsys.readouterr()

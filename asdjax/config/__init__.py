@@ -1,1 +1,1 @@
-"""Every setting as frozen dataclasses, and the strict readers of YAML and values."""
+"""All settings as frozen dataclasses, the registry, and the strict readers of YAML and values."""

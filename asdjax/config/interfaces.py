@@ -1,8 +1,9 @@
-"""What a recipe chooses by name, as abstract classes: extend one to add a thing of its kind.
+"""Abstract base classes of everything that a recipe chooses by name: encoders, losses, views ...
 
-Each class is a section of the recipe. Its fields are the settings: they are read strictly, shown by
-`--help` and written into the run. Its methods do the work. The modules of the built-in ones import
-neither jax nor NumPy before a method is called, so that reading a recipe costs little.
+To add one, extend the class and call `register` (`asdjax docs plugins` shows examples). An instance
+is a section of the recipe. Its fields are the settings: they are validated, shown by `--help` and
+saved with the run. Its methods do the work. Modules of built-in classes import jax and NumPy inside
+of methods only, so that reading a recipe is fast.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Float64, PRNGKeyArray
 
 ComputeDtype = Literal["float32", "bfloat16"]
-"""What the operands of large products are rounded to."""
+"""Data type to which the operands of large matrix products and convolutions are rounded."""
 
 
 class Weights(Protocol):
-    """Pretrained weights: a folder, and a digest of its arrays."""
+    """Pretrained weights in a folder."""
 
     @property
     def path(self) -> Path:
@@ -34,38 +35,40 @@ class Weights(Protocol):
 
     @property
     def digest(self) -> str:
-        """Equal only for equal weights."""
+        """Digest of the arrays: weights that differ have different digests."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder(Choice):
     """The network that turns waveforms into embeddings, one vector per clip.
 
-    `build` and `sentences` make an encoder that is trained from scratch; all else has a default.
+    An encoder that is trained from scratch defines `build` and `sentences`. All other methods have
+    defaults.
     """
 
     kind = "encoder"
     passes_over = False
     neutral: ClassVar[tuple[str, ...]] = ()
-    """Settings that may change while a run goes on."""
+    """Settings that may change when a run is resumed."""
 
     name: str
     """The network."""
 
     @abc.abstractmethod
     def build(self, n_samples: int | None, sample_rate: int, rng: Any) -> nnx.Module:
-        """The network with weights drawn from `rng`.
+        """Return the network, with initial weights drawn from `rng`.
 
-        It has an attribute `embedding_size` and is called with waveforms [B, T] in [-1, 1], `train`
-        and, in training, `axis_name` and what `draws` returns; it returns embeddings [B, D].
-        Its weights are `nnx.Param`, its running statistics `nnx.BatchStat`.
+        The network has an attribute `embedding_size`. It is called as `network(waveform, train=)`,
+        in training also with `axis_name` and the keyword arguments that `draws` returns, and maps
+        waveforms [B, T] in [-1, 1] to embeddings [B, D]. Its weights are `nnx.Param`, its running
+        statistics `nnx.BatchStat`.
 
         Args:
-            n_samples: length of every clip, samples; None: they differ, which only an encoder with
-                `has_tokens` is asked for.
+            n_samples: length of every clip, samples; None (only if `has_tokens`): lengths differ.
             sample_rate: hertz.
-            rng: a NumPy generator, or what stands for it where only shapes matter:
-                `uniform(low, high, size)`, `normal(mean, deviation, size)` and `integers(high)`.
+            rng: a NumPy generator, or a substitute that returns zeros when only shapes are needed.
+                It has `uniform(low, high, size)`, `normal(mean, deviation, size)` and
+                `integers(high)`; use no other methods.
 
         Raises:
             AsdjaxError: the network cannot process clips of this length.
@@ -73,30 +76,30 @@ class Encoder(Choice):
 
     @abc.abstractmethod
     def sentences(self) -> tuple[str, str, str]:
-        """What meta.yaml says: the acoustic features, the embedding, the name of the network."""
+        """Texts for meta.yaml: the acoustic features, the embedding, the name of the network."""
 
     def checks(self, sample_rate: int) -> list[Check]:
-        """What must hold of the settings, besides types and bounds."""
+        """Conditions on combinations of settings; types and bounds are checked already."""
         return []
 
     def on_platform(self, platform: str) -> Encoder:
-        """The settings without what devices of this platform ("cpu", "gpu", "tpu") lack."""
+        """The settings, without features that this platform ("cpu", "gpu", "tpu") does not have."""
         return self
 
     @property
     def compute_dtype(self) -> ComputeDtype:
-        """What the operands of large products are rounded to; a setting where it can be chosen."""
+        """Type to which operands of large products are rounded; may be overridden by a setting."""
         return "float32"
 
     def computing_in(self, compute_dtype: ComputeDtype) -> Encoder:
-        """The settings with another `compute_dtype`; `AsdjaxError` if it cannot be chosen."""
+        """The settings with another `compute_dtype`; `AsdjaxError` if it is not supported."""
         changed = {"compute_dtype": compute_dtype}
         if changed.keys() <= {field.name for field in dataclasses.fields(self)}:
             return dataclasses.replace(self, **changed)
         if compute_dtype != self.compute_dtype:
             raise ConfigError(
-                f"compute_dtype {compute_dtype}: {self.name} computes in {self.compute_dtype} "
-                "alone: leave the choice out"
+                f"compute_dtype {compute_dtype}: {self.name} supports only {self.compute_dtype}: "
+                "omit this option"
             )
         return self
 
@@ -104,76 +107,76 @@ class Encoder(Choice):
 
     @property
     def trains_nothing(self) -> bool:
-        """Whether all weights stay as they are."""
+        """Whether all weights are frozen."""
         return False
 
     def trains(self, path: tuple[str, ...]) -> bool:
-        """Whether the weight at this path, the names of modules and then its own, is trained."""
+        """Whether the weight at this path (module names, then the parameter's name) is trained."""
         return True
 
     def draws(
         self, key: PRNGKeyArray, rows: Array, everyone: int, n_samples: int, augment: Any
     ) -> dict[str, Any]:
-        """What the network draws at random in a training step, by the argument that takes it.
+        """Random inputs of the network in a training step, as keyword arguments for its call.
 
         Args:
-            key: of the step, which mixup uses too: fold a number into it.
-            rows: the places of this device's clips in the global batch.
-            everyone: clips in the global batch.
+            key: random key of the step. Mixup uses it as well: derive others with `fold_in`.
+            rows: indices of this device's clips in the global batch.
+            everyone: number of clips in the global batch.
             n_samples: length of the clips.
             augment: section `augment` of the configuration.
         """
         return {}
 
     def augmentations(self, augment: Any) -> list[str]:
-        """What meta.yaml says of augmentation inside of the network."""
+        """Texts for meta.yaml: augmentations that the network itself applies."""
         return []
 
     # pretrained weights
 
     @classmethod
     def of_weights(cls, weights: Any, layers: tuple[int, ...]) -> Encoder:
-        """The encoder for pretrained weights alone, untrained.
+        """The encoder with pretrained weights, without fine-tuning.
 
         Args:
-            weights: as of `resolved`.
-            layers: whose tokens, side by side, are pooled; none: the last's.
+            weights: as returned by `resolved`.
+            layers: layers whose tokens are concatenated and pooled; empty: the last layer.
         """
         raise NotImplementedError
 
     @property
     def weights_folder(self) -> str | None:
-        """The folder of pretrained weights to start from."""
+        """Folder of the pretrained weights from which training starts; None: no such weights."""
         return None
 
     def with_weights_folder(self, folder: str) -> Encoder:
-        """The same with weights from another folder."""
+        """The same settings with weights from another folder."""
         raise NotImplementedError
 
     @property
     def for_tests_only(self) -> bool:
-        """Whether random weights stand for pretrained ones, which every result then states."""
+        """Whether random weights replace pretrained ones; every result then states this."""
         return False
 
     def resolved(self) -> tuple[Encoder, Weights | None]:
         """The settings with the architecture of the pretrained weights, and these weights, if any.
 
         Raises:
-            AsdjaxError: there are no weights, or they are of another architecture.
+            AsdjaxError: the weights are missing, or the settings state another architecture.
         """
         return self, None
 
     def pretrained(self, weights: Any, params: dict[str, Any]) -> dict[str, Any]:
-        """The pretrained ones among the network's weights, as NumPy arrays nested as in `params`.
+        """The parameters that the pretrained weights replace, NumPy arrays nested as in `params`.
 
         Args:
             weights: from `resolved`.
-            params: all weights, or their shapes.
+            params: all parameters of the network, or their shapes.
         """
         raise NotImplementedError
 
     def require_classifier(self) -> None:
-        """Refuse pretrained weights without a classifier; `AsdjaxError` says so.
+        """Raise `AsdjaxError` if the pretrained weights have no classifier.
 
         With one, the network has a method `probabilities(tokens, valid)`.
         """
@@ -182,37 +185,40 @@ class Encoder(Choice):
     # inference
 
     def for_inference(self, params: dict[str, Any]) -> tuple[Encoder, dict[str, Any]]:
-        """Settings and weights that give the same embeddings with less work."""
+        """Settings and weights of a cheaper network with the same embeddings (merged adapters)."""
         return self, params
 
     def folded(self, module: Any, params: dict[str, Any]) -> dict[str, Any]:
-        """Weights with what every batch would compute again computed once; `module` may change."""
+        """The weights for inference, with what does not depend on the clips precomputed.
+
+        `module`, the network without arrays, may be changed in place to match; `params` may not.
+        """
         return params
 
     memory_is_quadratic: ClassVar[bool] = False
     """Whether memory grows with the square of a clip's length."""
     has_tokens: ClassVar[bool] = False
-    """Whether the network has a method `tokens(waveform, length=)`, which returns tokens [B, L, C]
-    and which of them are valid, and takes clips of any length: the following are then defined."""
+    """Whether the network embeds clips of any length and has a method `tokens(waveform, length=)`,
+    which returns tokens [B, L, C] and a mask of the valid ones. If so, define the following."""
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers, from 1, whose tokens are pooled side by side; empty: the last."""
+        """Layers, counted from 1, whose tokens are concatenated and pooled; empty: the last."""
         return ()
 
     @property
     def shortest(self) -> int:
-        """Samples of the shortest clip that can be embedded."""
+        """Length of the shortest clip that can be embedded, samples."""
         return 1
 
     def row_length(self, samples: int) -> int:
-        """Samples of the rows in which clips of `samples` are embedded together with others."""
+        """Length to which clips of `samples` are padded, so that similar lengths share a batch."""
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Pooling(Choice):
-    """How the tokens of a clip become one vector."""
+    """How the tokens of a clip are reduced to one vector."""
 
     kind = "pooling"
     passes_over = False
@@ -220,28 +226,29 @@ class Pooling(Choice):
     """Whether it has weights."""
 
     name: str
-    """How the tokens of a clip become one vector."""
+    """How the tokens of a clip are reduced to one vector."""
 
     @abc.abstractmethod
     def build(self, features: int, hidden: int, rng: Any) -> nnx.Module:
-        """A module that is called with tokens [B, L, C], `train`, `axis_name` and `valid` [B, L].
+        """Return a module that maps tokens [B, L, C] to vectors [B, C].
 
-        It returns [B, C]. `valid`, or None for all, tells which tokens count.
+        It is called as `module(tokens, train=, axis_name=, valid=)`, where `valid` [B, L] masks the
+        tokens to pool; None: all of them.
 
         Args:
-            features: C, values of a token.
-            hidden: hidden units, for a pooling that has some.
+            features: C, size of a token.
+            hidden: number of hidden units, if the pooling has a hidden layer.
             rng: source of the initial weights.
         """
 
     @abc.abstractmethod
     def sentence(self) -> str:
-        """What meta.yaml says."""
+        """Text for meta.yaml."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss(Choice):
-    """The loss of the classifier that an encoder is trained as."""
+    """The classification loss with which an encoder is trained."""
 
     kind = "loss"
 
@@ -252,10 +259,10 @@ class Loss(Choice):
     def init(
         self, n_classes: int, embedding_size: int, key: PRNGKeyArray
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """What the optimiser trains, and what else the loss remembers, before the first step.
+        """Initial `params` (trained by the optimiser) and `stats` (updated by `apply`).
 
         Raises:
-            AsdjaxError: the loss cannot have so few classes.
+            AsdjaxError: the loss is not defined for so few classes.
         """
 
     @abc.abstractmethod
@@ -269,54 +276,53 @@ class Loss(Choice):
         train: bool,
         axis_name: str | None = None,
     ) -> tuple[Float[Array, " B"], Float[Array, "B C"], dict[str, Array]]:
-        """The loss of each clip, the logarithms of the class probabilities, and the new `stats`.
+        """The loss of each clip, the log probabilities of the classes, and the new `stats`.
 
         Args:
             params: trained arrays, from `init`.
-            stats: arrays that are not trained, from `init` or the step before.
+            stats: arrays without gradient, from `init` or the previous step.
             embedding: one vector per clip.
             target: label weights, each row summing to 1.
             train: whether `stats` may change.
-            axis_name: mapped axis over which the batch is spread; None: it is the whole batch.
+            axis_name: mapped axis over which the batch is split; None: the batch is not split.
         """
 
     @abc.abstractmethod
     def sentence(self) -> str:
-        """What meta.yaml says: the name of the loss."""
+        """Text for meta.yaml: the name of the loss."""
 
     def checks(self) -> list[Check]:
-        """What must hold of the settings, besides types and bounds."""
+        """Conditions on combinations of settings; types and bounds are checked already."""
         return []
 
 
 @dataclasses.dataclass(frozen=True)
 class View(Choice):
-    """A view of a clip: channel 1 as it is, or changed, with the help of channel 2 or alone."""
+    """A view of a clip: a signal computed from channel 1, channel 2 or both."""
 
     kind = "view"
     tag = "method"
     required = ("name", "method")
     uses_channel_2: ClassVar[bool] = True
-    """Whether it needs channel 2; the raw view stands for it where there is none. A view that does
-    not need it is also made of the only channel."""
+    """Whether it needs channel 2. For mono files the raw view replaces views that do."""
     is_raw: ClassVar[bool] = False
-    """Whether it is the channel as it is, of which no more is read than is embedded."""
+    """Whether it is the unchanged channel: only the samples that are embedded are then read."""
     learns: ClassVar[bool] = False
-    """Whether it must know a machine's normal training clips: `observe` and `learned` are then
-    defined, and `make` is given what was learned."""
+    """Whether it is fitted to a machine's normal training clips. If so, define `observe` and
+    `learned`; `make` is given the result."""
 
     name: str
-    """Names the view's embeddings folder and its column of scores."""
+    """Name of the view's embeddings folder and of its column of scores."""
     method: str
-    """What is done to the clip."""
+    """How the view is computed."""
 
     @abc.abstractmethod
     def make(
         self, clips: Any, learned: Array | None
     ) -> tuple[Float[Array, "B T"], Float[Array, " B"] | None]:
-        """The view of a batch of clips, and the mean gain of each, if it has one.
+        """The view of a batch of clips, and the mean gain of each clip (None: no gain).
 
-        What lies beyond the end of a clip does not matter.
+        Samples beyond a clip's end are ignored.
 
         Args:
             clips: both channels and their spectra (`asdjax.signal.channels.Channels`).
@@ -325,28 +331,28 @@ class View(Choice):
 
     @abc.abstractmethod
     def sentence(self, channel: str) -> str:
-        """What meta.yaml says, given words for the signal ("channel 1 (near)")."""
+        """Text for meta.yaml, given a name of the signal ("channel 1 (near)")."""
 
     def observe(self, clips: Any) -> tuple[Float[Array, "B N F"], Bool[Array, "B N"]]:
-        """What a batch of training clips contributes, and which of these rows count."""
+        """Feature rows of a batch of training clips, and a mask of the rows to use."""
         raise NotImplementedError
 
     def learned(self, rows: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "K F"]:
-        """What is learned from the rows of all training clips of a machine.
+        """The view's parameters, fitted to the rows of all training clips of a machine.
 
         Raises:
-            AsdjaxError: there are none.
+            AsdjaxError: there are no rows.
         """
         raise NotImplementedError
 
     def checks(self) -> list[Check]:
-        """What must hold of the settings, besides types and bounds; keys are those of the view."""
+        """Conditions on combinations of settings, with the view's field names as keys."""
         return []
 
 
 @dataclasses.dataclass(frozen=True)
 class SpectralView(View):
-    """A view that is made of short-time spectra."""
+    """A view that is computed from short-time spectra."""
 
     n_fft: Annotated[int, Range(low=2, high=2**16)] = 1024
     """Window and transform length, samples."""
@@ -354,27 +360,27 @@ class SpectralView(View):
     """Step between frames, samples; at most half of n_fft."""
 
     def checks(self) -> list[Check]:
-        """Frames overlap by half at least, so that the spectra can be inverted."""
+        """Frames must overlap by at least half, so that the STFT can be inverted."""
         return [(self.hop <= self.n_fft // 2, "hop", "must be at most half of n_fft")]
 
 
 @dataclasses.dataclass(frozen=True)
 class Backend(Choice):
-    """How a clip's anomaly score follows from the embeddings of normal training clips."""
+    """Computes a clip's anomaly score from the embeddings of normal training clips."""
 
     kind = "backend"
 
     name: str
-    """The backend."""
+    """How anomaly scores are computed from embeddings."""
     metric: Literal["cosine", "euclidean"] = "cosine"
-    """cosine: unit-length embeddings, Euclidean distance / 2; euclidean: as they are."""
+    """cosine: embeddings are scaled to unit length first; euclidean: they are not."""
     target_neighbours: Annotated[int, Range(low=0)] = 1
-    """Neighbours averaged in the target pool; 0 leaves the target pool out."""
+    """Nearest target-domain clips whose distances are averaged; 0: ignore target clips."""
     combine_views: Literal["mean", "z_score", "embeddings"] = "mean"
-    """How views become one score: the mean of their scores; of their scores standardised by the
-    leave-one-out scores (z_score); or the score of the mean of their embeddings (embeddings)."""
+    """How views become one score: mean of their scores; mean after standardising each view's scores
+    by its leave-one-out scores (z_score); or score of the mean of their embeddings (embeddings)."""
     folds: Annotated[int, Range(low=2)] = 10
-    """Refits that give the training scores of backends that are fitted anew without a clip."""
+    """Cross-validation folds for the scores of training clips, in backends that are refitted."""
 
     @abc.abstractmethod
     def fitted(self, points: Float[np.ndarray, "N D"], is_target: Bool[np.ndarray, " N"]) -> Any:
@@ -392,44 +398,44 @@ class Backend(Choice):
 
     @abc.abstractmethod
     def sentence(self) -> str:
-        """What meta.yaml says."""
+        """Text for meta.yaml."""
 
     def generalization(self) -> str | None:
-        """What meta.yaml says of domain generalization."""
+        """Text for meta.yaml on domain generalization; None: no method."""
         return None
 
     def training_scores(self) -> str:
-        """What meta.yaml calls the training clips' scores; these are by refits."""
+        """Text for meta.yaml: how training clips are scored; by default, cross-validation."""
         return f"{self.folds}-fold scores"
 
 
 @dataclasses.dataclass(frozen=True)
 class Threshold(Choice):
-    """How a machine's threshold follows from its normal training clips' scores."""
+    """Fits a machine's threshold to the scores of its normal training clips."""
 
     kind = "threshold"
     tag = "method"
     in_sample: ClassVar[bool] = False
-    """Whether the clips are scored against a bank that holds themselves, not left out of it."""
+    """Whether each training clip is among the clips it is scored against (no leave-one-out)."""
 
     method: str
     """How the threshold is fitted to the training clips' scores."""
     level: Annotated[float, Range(low=0.5, high=0.9999)] = 0.9
-    """Share of normal clips meant to lie at or below the threshold."""
+    """Intended share of normal clips at or below the threshold."""
 
     @abc.abstractmethod
     def fit(self, scores: Float64[np.ndarray, " N"]) -> float:
-        """The threshold for scores of normal clips, which are finite, below 1e300 and at least one.
+        """The threshold for scores of normal clips: at least one, all finite and below 1e300.
 
         Raises:
-            AsdjaxError: there is no threshold for these scores.
+            AsdjaxError: no threshold can be fitted to these scores.
         """
 
     @abc.abstractmethod
     def sentence(self, scores: str) -> str:
-        """What meta.yaml says, given words for the scores ("leave-one-out scores")."""
+        """Text for meta.yaml, given a name of the scores ("leave-one-out scores")."""
 
     @property
     def far(self) -> str:
-        """Why the rate of false alarms may be far from 1 - level."""
+        """For a warning: why the false alarm rate of training clips is far from 1 - level."""
         return "many scores are equal"

@@ -1,8 +1,8 @@
-"""The configuration: every setting of a run, as frozen dataclasses read strictly from YAML.
+"""The configuration: all settings of a run, as frozen dataclasses read from YAML.
 
-A recipe (`configs/system1.yaml`) states what differs from the defaults below. Reading is strict:
-an unknown key, a wrong type or an impossible value raises `AsdjaxError` with the key, the file
-and the valid choices. `save` writes every key, so that a saved configuration reproduces its run.
+A recipe (`configs/system1.yaml`) lists only what differs from the defaults below. Reading is
+strict: an unknown key, a wrong type or an invalid value raises `AsdjaxError` with the file, the key
+and the valid choices. `dump` writes every key, so that a saved configuration reproduces its run.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ ProblemKind = Literal[
 SCORE_COLUMNS = (
     "path", "split", "section", "domain", "label", "score", "threshold", "decision",
 )  # fmt: skip
-"""Columns of a file of scores, before those of the views."""
+"""First columns of a score file; a column of scores for each view follows."""
 _VIEW_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 NEUTRAL_KEYS = frozenset(
@@ -50,52 +50,52 @@ NEUTRAL_KEYS = frozenset(
         "train.allow_one_class",
     }
 )
-"""Keys that may change while a run goes on: how it is carried out, and what is scored at its end.
-Those of the encoder are in `Encoder.neutral`.
+"""Keys that may change when a run is resumed, because the trained weights do not depend on them.
+`Encoder.neutral` lists the encoder's.
 
-A change that alters the training clips, their batches or the pretrained weights is noticed by
-these themselves.
+Changes of the training clips, their batches or the pretrained weights are detected by digests.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetConfig:
-    """Which clips train, which are scored, and what a class is."""
+    """Which clips are used for training, which are scored, and how classes are formed."""
 
     edition: Annotated[str, Name("edition")] = "dcase2026"
-    """Edition of the challenge: its machines, sections, channels and rate."""
+    """Edition of the challenge; it defines machines, sections, channels and sample rate."""
     train_subsets: tuple[Literal["development", "additional"], ...] = ("development", "additional")
-    """Subsets that train the embedder; those absent from the data are passed over."""
+    """Subsets used for training; those that are not in the data set are ignored."""
     train_machines: tuple[str, ...] = ()
-    """Machines that train the embedder; empty: all machines of the subsets."""
+    """Machines used for training; empty: all machines of the subsets."""
     score_subsets: tuple[Literal["development", "evaluation"], ...] = ("development", "evaluation")
-    """Subsets whose test clips are scored; those absent from the data are passed over."""
+    """Subsets whose test clips are scored; those that are not in the data set are ignored."""
     score_machines: tuple[str, ...] = ()
     """Machines whose test clips are scored; empty: all machines of the subsets."""
     label: Literal[
         "machine_section", "machine_section_attributes", "machine_section_attributes_domain"
     ] = "machine_section"
-    """Proxy label: what makes two training clips one class."""
+    """What a class is: a machine and section, optionally divided by attributes and by domain."""
     skip: tuple[ProblemKind, ...] = ()
-    """Kinds of faulty file to leave out (and count) instead of refusing the data set."""
+    """Kinds of faulty files to skip (and count) instead of refusing the data set."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioConfig:
-    """How a file becomes a waveform."""
+    """How audio files are read."""
 
     sample_rate: Count = 16000
-    """Hertz; a file of another rate is refused, never resampled."""
+    """Sample rate, hertz; files with another rate are refused, not resampled."""
     clip_seconds: Annotated[float, Range(low=0, high=3600, above=True)] | Literal["auto"] = 12.0
-    """Length of every clip: shorter ones are tiled, longer ones cut; auto: the longest clip."""
+    """Length of every clip, seconds: shorter clips are repeated, longer ones cropped; auto: the
+    length of the longest clip."""
     channel: Literal["near", "far"] = "near"
-    """The channel used as the signal: near is the file's first, far its second."""
+    """Channel to use: near is the first of a file, far the second."""
     train_crop: Literal["random", "start"] = "random"
-    """Where a training crop of a longer clip starts; inference always starts at 0."""
+    """Start of the crop of a longer clip in training; inference always crops at the start."""
     read_threads: Annotated[int, Range(low=0, high=64)] = 2
-    """Threads that read audio ahead of the device; 0 reads on the calling thread."""
+    """Threads that read audio in the background; 0: read in the main thread."""
     prefetch_batches: Count = 4
-    """Batches that may wait in memory, read and not yet used."""
+    """Batches to read ahead."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,14 +108,14 @@ class MixupConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SpecAugmentConfig:
-    """SpecAugment on the filterbank (BEATs), in training only: a mask in time, one in frequency."""
+    """SpecAugment (BEATs only), in training: one mask in time and one in frequency per clip."""
 
     probability: Probability = 0.0
-    """Probability of each of a clip's two masks."""
+    """Probability of each of the two masks."""
     time_width: Annotated[float, Range(low=0, high=2**20)] = 80.0
-    """Most frames that are masked."""
+    """Largest width of the time mask, frames."""
     frequency_width: Annotated[float, Range(low=0, high=128)] = 80.0
-    """Most bands that are masked."""
+    """Largest width of the frequency mask, bands."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,18 +128,18 @@ class AugmentConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with decoupled weight decay on every trainable array."""
+    """AdamW with weight decay on all trainable arrays."""
 
     learning_rate: Positive = 1e-3
-    """Step size after the warm-up."""
+    """Learning rate after the warm-up."""
     betas: tuple[Probability, Probability] = (0.9, 0.999)
-    """Decay of the two moment estimates."""
+    """Decay rates of the first and second moment."""
     eps: Positive = 1e-8
-    """Added to the root of the second moment."""
+    """Added to the square root of the second moment."""
     weight_decay: NonNegative = 0.01
-    """Decoupled decay, multiplied by the learning rate."""
+    """Decoupled weight decay, multiplied by the learning rate."""
     warmup_steps: Annotated[int, Range(low=0)] = 0
-    """Updates over which the rate rises linearly from 0; then it is constant."""
+    """Steps over which the learning rate rises linearly from 0; afterwards it is constant."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,21 +147,21 @@ class TrainConfig:
     """The training loop."""
 
     epochs: Count = 16
-    """Passes over the training clips; the last one's weights are used."""
+    """Passes over the training clips; the weights of the last epoch are used."""
     batch_size: Annotated[int, Range(low=2, high=2**20)] = 64
-    """Clips per update, over all devices and processes together."""
+    """Clips per step, over all devices and processes."""
     drop_last: bool = False
-    """Leave out an epoch's last batch when it is shorter than the others."""
+    """Skip the last batch of an epoch if it is smaller than the others."""
     devices: Annotated[int, Range(low=0)] = 0
-    """Local devices to use; 0: all of them."""
+    """Number of local devices to use; 0: all."""
     log_every: Annotated[int, Range(low=1, high=8)] = 8
     """Steps between reads of the loss from the device."""
     checkpoint_every: Count = 1
-    """Epochs between checkpoints; the last epoch always makes one."""
+    """Epochs between checkpoints; the last epoch always saves one."""
     keep_checkpoints: Count = 2
-    """How many of the newest checkpoints stay on disk."""
+    """Number of checkpoints to keep; older ones are deleted."""
     allow_one_class: bool = False
-    """Train although all clips are of one class, from which nothing is learned."""
+    """Train even if all clips have the same class, although nothing can be learned then."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,24 +169,24 @@ class ExtractConfig:
     """Embedding extraction."""
 
     batch_size: Count = 64
-    """Clips per compiled call, over all devices."""
+    """Clips per batch, over all devices."""
     views: tuple[View, ...] = dataclasses.field(
         default_factory=lambda: (default("view", name="raw"),)
     )
-    """Views of each clip; each has its own reference bank, backend.combine_views joins them."""
+    """Views of each clip; backend.combine_views says how they become one score."""
 
     @property
     def view_names(self) -> tuple[str, ...]:
-        """The views' names, in their order."""
+        """The names of the views, in order."""
         return tuple(view.name for view in self.views)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole recipe."""
+    """All settings of a run."""
 
     seed: Annotated[int, Range(low=0, high=2**31 - 1)] = 0
-    """Seed of the initial weights, the order of clips, the crops and mixup."""
+    """Seed of the initial weights, the order of the clips, crops, mixup and dropout."""
     dataset: DatasetConfig = DatasetConfig()
     audio: AudioConfig = AudioConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -201,41 +201,45 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class SynthConfig:
-    """A synthetic corpus: what it holds."""
+    """Settings of a synthetic corpus."""
 
     machines: tuple[str, ...] = ("fan", "bearingEmu", "valveEmu")
-    """Names of DCASE 2026 machines; test clips of its evaluation machines carry no label."""
+    """Names of DCASE 2026 machines; test clips of evaluation machines get no label."""
     train_source: Annotated[int, Range(low=1, high=10000)] = 100
     """Normal training clips of the source domain, per machine."""
     train_target: Annotated[int, Range(low=0, high=10000)] = 10
     """Normal training clips of the target domain, per machine."""
     test_per_cell: Annotated[int, Range(low=0, high=2500)] = 25
-    """Test clips per machine in each of source and target, normal and anomaly."""
+    """Test clips per machine for each domain and label (source/target, normal/anomaly)."""
     seconds: Annotated[float, Range(low=0.5, high=60)] = 10.0
-    """Length of every clip, rounded to whole samples of 1/16000 s."""
+    """Length of every clip, seconds."""
     seed: Annotated[int, Range(low=0)] = 0
-    """Seed of every draw."""
+    """Seed of the random numbers."""
     noise_db: Annotated[float, Range(low=-60, high=6)] = -8.0
-    """Environment over machine at the near microphone, decibels of mean power."""
+    """Mean power of the environment relative to the machine, at the near microphone, dB."""
     leakage_db: Annotated[float, Range(low=-100, high=0)] = -12.0
-    """Machine at the far microphone over machine at the near one, decibels of mean power."""
+    """Mean power of the machine at the far microphone relative to the near one, dB."""
     ground_truth: bool = False
-    """Write labels and domains of evaluation machines under supplemental/, as the organisers do."""
+    """Write labels and domains of evaluation machines to supplemental/, as the organisers do."""
     overwrite: bool = False
-    """Replace machine folders of an earlier synthetic corpus with other settings."""
+    """Replace machine folders that an earlier run wrote with other settings."""
 
 
 def names() -> list[str]:
-    """The names of the recipes that come with asdjax."""
+    """The names of the recipes that are installed with asdjax."""
     files = resources.files("asdjax.configs").iterdir()
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
 
 
 def load(name_or_path: str) -> Config:
-    """Read a recipe by its name (`system1`) or by the path of a YAML file.
+    """Read an installed recipe by its name, or a YAML file by its path.
 
     Raises:
-        AsdjaxError: no such recipe or file, or it cannot be read, or holds an impossible value.
+        AsdjaxError: there is no such recipe or file, it cannot be read, or a value is invalid.
+
+    Example:
+        >>> load("system1").train.batch_size
+        64
     """
     if name_or_path in names():
         text = (resources.files("asdjax.configs") / f"{name_or_path}.yaml").read_text("utf-8")
@@ -256,11 +260,11 @@ def load(name_or_path: str) -> Config:
 
 
 def parse(text: str, source: str) -> Config:
-    """Read a configuration from YAML text; `source` names it in error messages."""
+    """Read a configuration from YAML text; error messages begin with `source`."""
     return _parse(text, source, registry.changes)
 
 
-@functools.lru_cache(maxsize=16)  # a run's is asked for again and again
+@functools.lru_cache(maxsize=16)  # Run.config reads its file in every call
 def _parse(text: str, source: str, changes: int) -> Config:
     tree = strict_yaml.parse(text, source)
     return from_tree({} if tree is None else tree, source)
@@ -279,7 +283,7 @@ def dump(config: Config) -> str:
 
 
 def validate(config: Config, source: str) -> None:
-    """Refuse impossible values and combinations (after overrides too)."""
+    """Raise `AsdjaxError` if a value or a combination of values is invalid."""
     schema.check(Config, config, "", source)
     checks = [
         *config.model.checks(config.audio.sample_rate),
@@ -314,9 +318,9 @@ def validate(config: Config, source: str) -> None:
 
 
 def settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
-    """Values by dotted key of the keys in `sections` that results depend on.
+    """Values by dotted key of all settings in `sections`, except neutral ones.
 
-    Lists of sections (`model.spectrograms`) are values. Neutral keys are left out.
+    A list of sections (`model.spectrograms`) is one value.
     """
     neutral = {*NEUTRAL_KEYS, *(f"model.{name}" for name in config.model.neutral)}
 
@@ -330,7 +334,7 @@ def settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
 
 
 def plugins(tree: Any, key: str = "") -> dict[str, str]:
-    """By dotted key, the plugins that a configuration's tree names: their files and digests."""
+    """Names and digests of the plugins in a tree of `to_tree`, by the dotted key of the section."""
     pairs = tree.items() if isinstance(tree, dict) else ()
     if isinstance(tree, list):
         pairs = ((str(i), value) for i, value in enumerate(tree))
@@ -343,6 +347,6 @@ def plugins(tree: Any, key: str = "") -> dict[str, str]:
 
 
 def differences(old: Config, new: Config, sections: tuple[str, ...]) -> list[str]:
-    """Dotted keys, with both values, in which two configurations' `settings` differ."""
+    """The `settings` that differ between two configurations, as `key: old -> new`."""
     a, b = settings(old, sections), settings(new, sections)
     return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in {**a, **b} if a.get(k) != b.get(k)]

@@ -1,8 +1,7 @@
-"""What a recipe chooses by name: encoders, losses, views, backends and so on.
+"""Registry of everything that a recipe chooses by name: encoders, losses, views, backends ...
 
-`BUILT_IN` is the one place that lists them, with the module that holds each. A module is imported
-when its name is first asked for. `register` is called by these modules and by plugins: files of
-Python that a user names with `--plugin`.
+`BUILT_IN` lists what asdjax provides, with its module, which is imported when the name is first
+used. These modules call `register`, and so do plugins: Python files given with `--plugin`.
 """
 
 import dataclasses
@@ -62,7 +61,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "in_sample": "asdjax.scoring.thresholds",
     },
 }
-"""Module by kind and name. The first class of a kind is its default."""
+"""Module by kind and name. The first name of a kind is its default."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 _LARGEST_PLUGIN = 2**20  # bytes
@@ -70,26 +69,26 @@ _LARGEST_PLUGIN = 2**20  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """A registered thing and where it is from."""
+    """A registered class or edition, and its origin."""
 
     thing: Any
     source: str
-    """A module, or the path of a plugin."""
+    """Name of the module, or path of the plugin."""
     plugin: str | None
     """Name and digest of the plugin's file."""
 
 
 _ENTRIES: dict[tuple[str, str], _Entry] = {}
 changes = 0
-"""How often something was registered: what was read before may mean something else now."""
-_loading: list[tuple[str, str]] = []  # path and digest of the plugin that is being executed
+"""Number of calls of `register`; part of the key under which parsed recipes are cached."""
+_loading: list[tuple[str, str]] = []  # path and label (name, digest) of plugins being executed
 
 Thing = TypeVar("Thing")
 
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """Marks a setting, `Annotated[str, Name(kind)]`, that names a registered thing."""
+    """Marks a setting that holds a registered name: `Annotated[str, Name(kind)]`."""
 
     kind: str
 
@@ -98,17 +97,18 @@ class Name:
 
 
 def register(thing: Thing) -> Thing:
-    """Make a class or an edition available to recipes under its name.
+    """Make a class or an edition available to recipes; usable as a class decorator.
 
     Args:
         thing: a frozen dataclass that extends `Encoder`, `Loss`, `View`, `Backend`, `Threshold` or
-            `Pooling`, with a default for every setting; or an `Edition`.
+            `Pooling`, with a default for every setting; or an `Edition`. A class is registered
+            under the default of its field `name` (`method` for views and thresholds).
 
     Returns:
-        The same, so that this can decorate a class.
+        `thing` itself.
 
     Raises:
-        AsdjaxError: a method or a default is missing, or the name is taken.
+        AsdjaxError: a method or a default is missing, or the name is in use.
 
     Example:
         >>> @asdjax.register
@@ -123,13 +123,13 @@ def register(thing: Thing) -> Thing:
     listed, present = BUILT_IN[kind].get(name), _ENTRIES.get((kind, name))
     if source.startswith("asdjax.") and listed is None:
         raise ConfigError(
-            f"{source}: {kind} {name!r} is not listed: add it to BUILT_IN in "
+            f"{source}: {kind} {name!r} is not in the registry: add it to BUILT_IN in "
             "asdjax/config/registry.py"
         )
     owner = listed or (present.source if present else source)
     if owner != source:
         raise ConfigError(
-            f"{source}: the name {name!r} is taken, by the {kind} of {owner}: choose another one"
+            f"{source}: the name {name!r} is already used by the {kind} of {owner}: choose another"
         )
     _ENTRIES[kind, name] = _Entry(thing, source, plugin)
     global changes
@@ -138,16 +138,16 @@ def register(thing: Thing) -> Thing:
 
 
 def _module(thing: Any) -> str:
-    """Where a thing is registered from, outside of a plugin."""
+    """The origin of a class or edition that is not from a plugin."""
     if isinstance(thing, type):
         return thing.__module__
-    if (thing.kind, thing.name) in _ENTRIES:  # the module of the built-in ones comes first
+    if (thing.kind, thing.name) in _ENTRIES:  # the built-in edition is registered already
         return "this program"
     return BUILT_IN[thing.kind].get(thing.name, "this program")
 
 
 def _checked_name(thing: Any, source: str) -> str:
-    """The name of a thing, if nothing is missing of it."""
+    """The name under which to register a class or edition; `AsdjaxError` if it is incomplete."""
     if not isinstance(thing, type):
         name, where = thing.name, f"{source}: {thing.kind} {thing.name!r}"
     else:
@@ -164,67 +164,63 @@ def _checked_name(thing: Any, source: str) -> str:
         name = thing.__dataclass_fields__[thing.tag].default
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(
-            f"{where}: {name!r} is no name: begin with a letter, then letters, digits and _, at "
-            "most 40"
+            f"{where}: {name!r} is not a valid name: use a letter, then letters, digits and _, at "
+            "most 40 characters"
         )
     return name
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """The names of all things of a kind, the default first."""
+    """All registered names of a kind, the default first."""
     others = (name for of_kind, name in _ENTRIES if of_kind == kind)
     return tuple(dict.fromkeys([*BUILT_IN[kind], *others]))
 
 
 def find(kind: str, name: str) -> Any:
-    """The class, or the edition, that is registered under a name.
-
-    Raises:
-        KeyError: there is none.
-    """
+    """The class or edition that is registered under a name; `KeyError` if there is none."""
     if (kind, name) not in _ENTRIES:
         importlib.import_module(BUILT_IN[kind][name])
     return _ENTRIES[kind, name].thing
 
 
 def default(kind: str, **required: Any) -> Any:
-    """An instance of a kind's default class, with its default settings and the required ones."""
+    """An instance of a kind's default class; `required` are the settings without a default."""
     return find(kind, names(kind)[0])(**required)
 
 
 def plugin_of(kind: str, name: str) -> str | None:
-    """The plugin that registered a name, as `toy.py 0123456789abcdef`: its file and digest.
+    """Name and digest of the plugin that registered a name, as `toy.py 0123456789abcdef`.
 
-    None: it comes with asdjax, or was registered by a program's call.
+    None if it was not registered by a plugin.
     """
     entry = _ENTRIES.get((kind, name))
     return entry and entry.plugin
 
 
 def load_plugin(path: Path) -> None:
-    """Execute a file of Python that registers things.
+    """Execute a Python file that calls `register`; a file that was loaded before is skipped.
 
     Raises:
-        AsdjaxError: the file cannot be read, is not Python, or registers nothing.
+        AsdjaxError: the file cannot be read, raises an exception, or registers nothing.
     """
     if path.suffix != ".py":
-        raise ConfigError(f"{path}: a plugin is a file of Python: its name must end in .py")
+        raise ConfigError(f"{path}: a plugin is a Python file: its name must end in .py")
     content = user_files.read_bytes(path, most=_LARGEST_PLUGIN)
     digest = hashlib.sha256(content).hexdigest()[:16]
     source, label = str(path), f"{path.name} {digest}"
     if any((entry.source, entry.plugin) == (source, label) for entry in _ENTRIES.values()):
-        return  # named twice
+        return
     module_name = f"asdjax_plugin_{digest}"
     spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None  # of a file that ends in .py
+    assert spec is not None and spec.loader is not None  # because the name ends in .py
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # where the types of its settings are looked up
+    sys.modules[module_name] = module  # typing.get_type_hints looks up annotations here
     _loading.append((source, label))
     try:
         spec.loader.exec_module(module)
     except AsdjaxError:
         raise
-    except Exception as error:  # whatever the user's code raises is the user's to repair
+    except Exception as error:  # the user's code may raise anything
         raise ConfigError(f"{path}: {_place(error, path)}: repair the plugin") from error
     finally:
         _loading.pop()
@@ -233,7 +229,7 @@ def load_plugin(path: Path) -> None:
 
 
 def _place(error: Exception, path: Path) -> str:
-    """The line of a file that an exception comes from, and the exception."""
+    """The line of the file in which an exception was raised, and the exception's message."""
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)

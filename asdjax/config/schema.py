@@ -1,7 +1,7 @@
-"""Strict reading of frozen dataclasses from trees of dictionaries, lists and scalars (YAML).
+"""Strict conversion of parsed YAML (dictionaries, lists, scalars) to frozen dataclasses.
 
-Types, bounds and choices come from the dataclasses' annotations. Every error is an `AsdjaxError`
-that names the source, the dotted key and what would be valid, and is never long.
+Types, bounds and choices are taken from the dataclasses' annotations. An error is an `AsdjaxError`:
+one short sentence that names the source, the dotted key and the valid values.
 """
 
 import abc
@@ -18,17 +18,17 @@ from asdjax.config import registry
 from asdjax.errors import ConfigError
 
 PLUGIN = "plugin"
-"""The key of a section that names the plugin that its class comes from."""
+"""Key that a saved section has if its class comes from a plugin: the plugin's name and digest."""
 Check = tuple[Any, str, str]
-"""Whether a setting is possible, its key, and what is asked of it."""
+"""A condition on settings: whether it holds (truthy), the key, and the message if it does not."""
 _SHOWN = 80
-"""Characters of a stranger's value that an error message repeats."""
+"""Longest part of a user's value that an error message repeats, characters."""
 _DECIMAL = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Bounds of a number, both included unless `above` asks for strictly more than `low`."""
+    """Bounds of a number, both included; with `above`, `low` is excluded."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -56,14 +56,14 @@ Probability = Annotated[float, Range(low=0, high=1)]
 
 @dataclasses.dataclass(frozen=True)
 class Choice(abc.ABC):
-    """A section of a recipe that one of several registered classes fills.
+    """A section of a recipe whose settings depend on the class that it names.
 
     Attributes:
-        kind: the kind of thing, as in `registry.BUILT_IN`.
+        kind: kind of class, a key of `registry.BUILT_IN`.
         tag: the setting that names the class.
-        required: the settings that every recipe must state.
-        passes_over: whether settings of the kind's other classes are passed over on reading, which
-            a run's config.yaml of an earlier version may hold.
+        required: settings without a default.
+        passes_over: whether settings that only other classes of the kind have are ignored instead
+            of refused. Runs of earlier versions saved the settings of all classes.
     """
 
     kind: ClassVar[str]
@@ -73,42 +73,46 @@ class Choice(abc.ABC):
 
 
 def digits(number: float) -> str:
-    """A number with all its digits, and no more: 1048576, 0.5, 1e-05."""
+    """The shortest text that reads back as the same number: 1048576, 0.5, 1e-05."""
     whole = math.isfinite(number) and number == int(number) and abs(number) < 1e16
     return str(int(number)) if whole else repr(number)
 
 
 def shown(value: Any) -> str:
-    """A value as an error message repeats it: Python's spelling, cut where it is long."""
+    """A value for an error message: its `repr`, cut if it is long."""
     if isinstance(value, int) and abs(value) >= 10**_SHOWN:
         return f"a number of more than {_SHOWN} digits"
-    # repr of lists that are deep inside each other would end in a RecursionError
+    # repr of a deeply nested list would raise RecursionError
     return cut(reprlib.repr(value) if isinstance(value, list | tuple | dict) else repr(value))
 
 
 def cut(text: str) -> str:
-    """A text as an error message repeats it: cut where it is long."""
+    """A text for an error message, cut if it is long."""
     if len(text) <= _SHOWN:
         return text
     return f"{text[:_SHOWN]}... ({len(text):,} characters)"
 
 
 def similar(name: str, choices: Collection[str]) -> str:
-    """A hint at the choice most like a name, whatever its case; empty where none is."""
+    """A hint at the choice that is most similar to a name, ignoring case; empty if none is."""
     folded = {choice.casefold(): choice for choice in sorted(choices)}
     close = difflib.get_close_matches(name.casefold(), folded, n=1)
     return f": did you mean {folded[close[0]]!r}?" if close else ""
 
 
 def found(value: Any) -> str:
-    """What stands where a text is expected."""
+    """Words for a value that was found instead of a text."""
     if isinstance(value, bool):
         return f"found {value} (put a text such as yes, no, on or off in quotes)"
     return f"found {shown(value)}"
 
 
 def read(kind: Any, tree: Any, key: str, source: str) -> Any:
-    """Convert a YAML value to the annotated type `kind`, or raise naming `key` and `source`."""
+    """Convert a YAML value to the annotated type `kind`.
+
+    Raises:
+        AsdjaxError: the value has another type; the message names `source` and `key`.
+    """
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return read(args[0], tree, key, source)
@@ -134,7 +138,7 @@ def read(kind: Any, tree: Any, key: str, source: str) -> Any:
 
 
 def check(kind: Any, value: Any, key: str, source: str) -> None:
-    """Check the bounds annotated on every number below `value`."""
+    """Check the annotated bounds and names of `value` and, if it is a dataclass, of all in it."""
     if dataclasses.is_dataclass(value):
         for name, hint in field_types(type(value)).items():
             check(hint, getattr(value, name), _join(key, name), source)
@@ -155,7 +159,7 @@ def check(kind: Any, value: Any, key: str, source: str) -> None:
 def to_tree(value: Any) -> dict[str, Any]:
     """A dataclass as nested dictionaries and lists of scalars, the inverse of `read`.
 
-    A choice without settings is written as its name alone; one from a plugin also names the plugin.
+    A choice without settings becomes its name; one from a plugin gets the key `PLUGIN`.
     """
 
     def plain(value: Any) -> Any:
@@ -201,7 +205,7 @@ def _section(kind: type, tree: Any, key: str, source: str) -> Any:
 
 
 def named_things(kind: type) -> dict[str, str]:
-    """The fields of a dataclass that name a registered thing, with its kind."""
+    """The fields of a dataclass that hold a registered name, with the kind of each."""
     bounds = {n: getattr(hint, "__metadata__", ()) for n, hint in field_types(kind).items()}
     named = {n: b.kind for n, of in bounds.items() for b in of if isinstance(b, registry.Name)}
     return named | ({kind.tag: kind.kind} if issubclass(kind, Choice) else {})
@@ -220,9 +224,9 @@ def field_types(kind: type) -> dict[str, Any]:
 def _chosen(
     kind: type[Choice], tree: Any, key: str, source: str
 ) -> tuple[type[Choice], dict[str, Any]]:
-    """The class that a section names, and its settings without those of the other classes."""
+    """The class that a section names, and its settings without those that are ignored."""
     tag = kind.tag
-    if isinstance(tree, str) and not kind.required:  # the name alone
+    if isinstance(tree, str) and not kind.required:  # `pooling: mean`, short for {name: mean}
         tree = {tag: tree}
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{source}: {key}: expected keys and values, found {shown(tree)}")
@@ -245,11 +249,12 @@ def _chosen(
 
 
 def _not_among(kind: str, name: Any) -> str:
-    """That a name is not registered, and the names that are."""
+    """Words for a name that is not registered, with those that are."""
     return f"expected one of {', '.join(registry.names(kind))}, {found(name)}"
 
 
 def _options(kind: Any) -> tuple[Any, ...]:
+    """The members of a union without their annotations; of any other type, the type alone."""
     is_union = get_origin(kind) in (Union, types.UnionType)
     members = get_args(kind) if is_union else (kind,)
     return tuple(get_args(m)[0] if get_origin(m) is Annotated else m for m in members)
@@ -261,12 +266,12 @@ def _scalar(kind: Any, value: Any) -> tuple[bool, Any]:
         return any(type(value) is type(a) and value == a for a in get_args(kind)), value
     if kind is not float:
         return type(value) is kind, value
-    # YAML 1.1 reads 1e-4 as a text
+    # PyYAML (YAML 1.1) reads 1e-4, which has no point, as text
     if not (type(value) in (int, float) or (type(value) is str and _DECIMAL.fullmatch(value))):
         return False, value
     try:
         number = float(value)
-    except OverflowError:  # a whole number that no float can hold
+    except OverflowError:  # an integer beyond the range of float
         return False, value
     return math.isfinite(number), number
 
@@ -278,7 +283,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _words(kind: Any) -> str:
-    """A type in a user's words."""
+    """A type as an error message describes it."""
     simple = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     words = [
         "one of " + ", ".join(map(str, get_args(k)))
