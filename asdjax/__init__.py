@@ -1,6 +1,6 @@
 """Anomalous sound detection for machine condition monitoring, native to accelerators.
 
-The public names are loaded on first use, so that importing asdjax costs nothing.
+The public names are imported on first use, so that `import asdjax` is fast.
 """
 
 import importlib

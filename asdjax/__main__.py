@@ -1,11 +1,11 @@
-"""The command `asdjax`: it listens to signals before it imports anything large."""
+"""The command `asdjax`. Signals are handled before slow imports: Ctrl-C shows no traceback."""
 
 import signal
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `handle`: an end without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `handle`: exit without a traceback
 
-# ruff: noqa: E402 (what follows takes a moment)
+# ruff: noqa: E402 (the imports come after the signal handler)
 import sys
 from collections.abc import Callable
 
@@ -13,16 +13,16 @@ from asdjax.runtime import interruption
 
 
 def main() -> int:
-    """Carry out the command line and return the exit code."""
+    """Run the command line and return the exit code."""
     return start(_command, "nothing was done")
 
 
 def start(command: Callable[[], int | None], lost: str) -> int:
-    """Carry out a command in a process of its own and return its exit code.
+    """Run a command as the main program of this process and return its exit code.
 
     Args:
-        command: what to do, imports included; as for `console.finish`.
-        lost: what an interruption costs, in words for the user.
+        command: the command, including its imports; as for `console.finish`.
+        lost: message for the user after an interruption.
     """
     try:
         interruption.handle()
@@ -30,7 +30,7 @@ def start(command: Callable[[], int | None], lost: str) -> int:
 
         console.prepare()
         code = console.finish(command, lost)
-    except KeyboardInterrupt:  # in the few lines around the command
+    except KeyboardInterrupt:  # outside of `console.finish`
         sys.stderr.write(f"asdjax: interrupted: {interruption.lost}\n")
         interruption.leave()
     if code == interruption.code():
@@ -43,9 +43,9 @@ def _command() -> int | None:
 
     try:
         return cli.main()
-    except SystemExit as end:  # of the parser, after help or wrong usage
+    except SystemExit as end:  # from the parser, after help or wrong usage
         if isinstance(end.code, str):
-            raise  # words, which Python prints
+            raise  # a message, which Python prints
         return end.code
 
 

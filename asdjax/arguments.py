@@ -1,4 +1,8 @@
-"""The arguments of a verb: parsing them, and the one type of all paths among them."""
+"""Parsing of a verb's arguments: the types of paths, recipes and numbers, and defaults from files.
+
+tyro makes the options from a verb's dataclass. What it cannot do is done here: the class of a
+section (`--loss.name arcface`) decides which options there are, and a recipe or run the defaults.
+"""
 
 import dataclasses
 import os
@@ -29,15 +33,15 @@ if TYPE_CHECKING:
 _NUMBERS = {
     int: re.compile(r"[-+]?(0|[1-9][0-9]*)"),
     float: re.compile(r"[-+]?(([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|inf)|nan"),
-}  # as in a recipe: Python would also take 1_0 and digits of other scripts
+}  # as in a recipe; int() and float() would also accept 1_0 and digits of other scripts
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def path_text(given: str) -> str:
-    """A path as the user means it: `~` and `~user` stand for home directories.
+    """A path from the command line or a recipe, with `~` and `~user` expanded.
 
     Raises:
-        UsageError: it is empty, or not in a file system of this machine.
+        UsageError: it is empty, a URL, or has a NUL byte or an unknown user.
         AsdjaxError: it is not UTF-8 text.
 
     Example:
@@ -45,24 +49,24 @@ def path_text(given: str) -> str:
         True
     """
     if not given:
-        raise UsageError("an empty path was given: name a file or directory (. is the present one)")
+        raise UsageError("an empty path was given: name a file or directory (. is the current one)")
     if _SCHEME.match(given):
         raise UsageError(
-            f"{given}: only files and directories of this machine can be used: copy it here, or "
-            "mount it, and name that path"
+            f"{given}: URLs are not supported: download or mount it, and give the path of a local "
+            "file or directory"
         )
     if "\0" in given:
-        raise UsageError(f"{given}: no path has a NUL byte in it")
+        raise UsageError(f"{given}: a path cannot contain a NUL byte")
     if given != given.encode(errors="replace").decode():
         raise ArtifactError(f"{given}: the name is not UTF-8 text: rename it (or set PYTHONUTF8=1)")
     found = os.path.expanduser(given)
     if given.startswith("~") and found == given:
-        raise UsageError(f"{given}: no such user: where a name begins with ~, write ./{given}")
+        raise UsageError(f"{given}: no such user: for a name that begins with ~, write ./{given}")
     return found
 
 
 def config_name(given: str) -> str:
-    """A recipe's name as it is, or the path of a YAML file as the user means it."""
+    """The name of an installed recipe, or `path_text` of the path of a YAML file."""
     return given if given in configs.names() else path_text(given)
 
 
@@ -77,9 +81,9 @@ def _read_by(make: Callable[[str], Any], kind: type) -> PrimitiveConstructorSpec
 
 
 UserPath = Annotated[Path, _read_by(lambda given: Path(path_text(given)), Path)]
-"""The type of every option and argument that names a file or directory."""
+"""Type of all arguments that are a path of a file or directory."""
 ConfigName = Annotated[str, _read_by(config_name, str)]
-"""The type of every one that names a recipe or a configuration."""
+"""Type of all arguments that are the name of a recipe or the path of a YAML file."""
 
 
 _REGISTRY = ConstructorRegistry()
@@ -87,7 +91,7 @@ _REGISTRY = ConstructorRegistry()
 
 @_REGISTRY.primitive_rule
 def _plain_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """How tyro reads a number: in plain digits alone."""
+    """Tyro rule: numbers are plain decimal digits, as in a recipe."""
     kind = info.type
     if kind not in _NUMBERS:
         return None
@@ -95,7 +99,7 @@ def _plain_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     def number(words: list[str]) -> int | float:
         if not _NUMBERS[kind].fullmatch(words[0]):
             what = "whole number" if kind is int else "number"
-            raise ValueError(f"{shown(words[0])} is no {what} in plain digits")
+            raise ValueError(f"{shown(words[0])} is not a {what} in plain digits")
         if len(words[0]) > MOST_DIGITS:
             raise ValueError(f"a number of more than {MOST_DIGITS} characters")
         return kind(words[0])
@@ -110,12 +114,12 @@ def _plain_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 
 _OPEN = object()
-"""Marks a section whose fields tyro has been asked for."""
+"""Marks a type whose fields are being listed by `_open_choices`, which would else call itself."""
 
 
 @_REGISTRY.struct_rule
 def _open_choices(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """How tyro shows a setting that names a registered thing: with all names of its kind."""
+    """Tyro rule: a setting that holds a registered name accepts all names of its kind."""
     if not dataclasses.is_dataclass(info.type) or _OPEN in info.markers:
         return None
     marked = dataclasses.replace(info, markers=(*info.markers, _OPEN))
@@ -133,9 +137,9 @@ def _open_choices(info: StructTypeInfo) -> StructConstructorSpec | None:
 
 
 def require_apart(run: Path, data: Path, option: str = "--run") -> None:
-    """Refuse a run directory inside the data set or around it, also through links.
+    """Raise `UsageError` if one of run directory and data set contains the other, also by links.
 
-    What a run writes would be taken for data, and `--no-resume` deletes what is inside a run.
+    Files of a run would be read as data, and `--no-resume` deletes files in the run directory.
     """
     real_run, real_data = Path(os.path.realpath(run)), Path(os.path.realpath(data))
     if real_run.is_relative_to(real_data):
@@ -143,16 +147,14 @@ def require_apart(run: Path, data: Path, option: str = "--run") -> None:
             f"{option} {run}: lies in the data set {data}: name a directory outside of it"
         )
     if real_data.is_relative_to(real_run):
-        raise UsageError(
-            f"--data {data}: lies in {run}, which {option} names: name another directory"
-        )
+        raise UsageError(f"--data {data}: lies in {option} {run}: name a directory outside of it")
 
 
 def open_run(path: Path) -> "Run":
-    """The run at a path where there is one, with a configuration that can be read.
+    """The run at a path.
 
     Raises:
-        AsdjaxError: there is no directory, or it is not that of a run.
+        AsdjaxError: there is no run directory, or its configuration cannot be read.
     """
     from asdjax.store.runs import Run
 
@@ -163,21 +165,21 @@ def open_run(path: Path) -> "Run":
 
 
 def require_folder(path: Path, what: str, made_by: str = "train") -> None:
-    """Refuse a path where there is no directory; `what` says what it should be."""
+    """Raise `AsdjaxError` if there is no directory at a path; the message calls it `what`."""
     try:
         os.scandir(path).close()
     except OSError as error:
         why = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror})"
         raise ArtifactError(
-            f"{path}: there is no such {what}{why}: name one that asdjax {made_by} has made"
+            f"{path}: there is no such {what}{why}: name one that asdjax {made_by} has written"
         ) from error
 
 
 def check_overrides(config: Config) -> Config:
-    """A configuration with the command line's own values; its file's were checked before.
+    """Validate a configuration with the values of the command line; expands its paths.
 
     Raises:
-        UsageError: a value is impossible, or does not go with the others.
+        UsageError: a value or a combination of values is invalid.
     """
     config = locate_weights(config)
     try:
@@ -188,7 +190,7 @@ def check_overrides(config: Config) -> Config:
 
 
 def locate_weights(config: Config) -> Config:
-    """A configuration whose only path, that of the weights, is as the user means it."""
+    """The configuration with `path_text` of the folder of weights, the only path in it."""
     folder = config.model.weights_folder
     if folder is None:
         return config
@@ -196,16 +198,16 @@ def locate_weights(config: Config) -> Config:
 
 
 def parse(verb: str, kind: type[Any], args: Sequence[str]) -> Any:
-    """An instance of a verb's class from its arguments.
+    """Parse arguments into an instance of a verb's class.
 
-    A class with a method `defaults(named)` has a first positional argument, `kind.source`, that
-    names a recipe or a run: what it holds are the defaults of the other options.
+    If the class has an attribute `source`, that is the name of its first positional argument, a
+    recipe or run, and `kind.defaults(named)` returns its settings: the defaults of the options.
     """
     source = getattr(kind, "source", None)
     if source is None:
         return _parse_with(verb, args, kind)
-    # With options before it the guess may be an option's value: tyro, which knows every option,
-    # has the last word.
+    # The defaults are needed to parse, and parsing finds the positional argument: guess it, parse,
+    # and parse again if the guess was the value of an option.
     guess = _first_positional(args)
     try:
         default = None if guess is None else _default(kind, guess)
@@ -219,17 +221,20 @@ def parse(verb: str, kind: type[Any], args: Sequence[str]) -> Any:
 
 
 def _choose(args: Sequence[str], command: Any) -> tuple[list[str], Any]:
-    """The arguments, and the defaults with the classes that they choose.
+    """Replace the classes of sections by those that the arguments name.
 
-    Only the settings of a section's class are options: the class must be known before the options
-    are read. An option that names a section, `--loss arcface`, means the section's name.
+    The options of a section are the settings of its class, so the class must be known before tyro
+    parses. `--loss arcface` is short for `--loss.name arcface`.
 
     Args:
         args: of the command line.
-        command: what they change.
+        command: an instance of the verb with the defaults.
+
+    Returns:
+        The arguments without short forms, and `command` with the chosen classes.
 
     Raises:
-        UsageError: no such thing is registered.
+        UsageError: a name is not registered.
     """
     args, chosen = list(args), []
     for i, argument in enumerate(args):
@@ -239,7 +244,7 @@ def _choose(args: Sequence[str], command: Any) -> tuple[list[str], Any]:
         path = option[2:].replace("-", "_").split(".")
         chosen.append((path, i, value if equals else args[i + 1]))
 
-    def depth(choice: tuple[list[str], int, str]) -> int:  # a class before what is in its section
+    def depth(choice: tuple[list[str], int, str]) -> int:  # outer sections first
         path = choice[0]
         section = _inside(command, path[:-1])
         return len(path) - (isinstance(section, Choice) and path[-1] == section.tag)
@@ -263,7 +268,7 @@ def _choose(args: Sequence[str], command: Any) -> tuple[list[str], Any]:
 
 
 def _converted(section: Choice, name: str) -> Choice:
-    """Another class of the kind, with the settings that both have under one name and type."""
+    """An instance of another class of the kind; settings of equal name and type are copied."""
     chosen = registry.find(section.kind, name)
     ours, theirs = field_types(type(section)), field_types(chosen)
     common = {s for s in ours if s != section.tag and theirs.get(s) == ours[s]}
@@ -271,7 +276,10 @@ def _converted(section: Choice, name: str) -> Choice:
 
 
 def _inside(value: Any, path: Sequence[str]) -> Any:
-    """What is at a path of attributes and indices; the configuration's sections stand alone."""
+    """The value at a path of attributes and indices; None if there is none.
+
+    Sections of the configuration are found without the prefix `config`, as options name them.
+    """
     for part in path:
         if isinstance(value, tuple):
             value = value[int(part)] if part.isdecimal() and int(part) < len(value) else None
@@ -281,7 +289,7 @@ def _inside(value: Any, path: Sequence[str]) -> Any:
 
 
 def _with(value: Any, path: Sequence[str], new: Any) -> Any:
-    """The same with something else at a path."""
+    """A copy of `value` with `new` at a path of `_inside`."""
     if not path:
         return new
     if isinstance(value, tuple):
@@ -293,7 +301,7 @@ def _with(value: Any, path: Sequence[str], new: Any) -> Any:
 
 
 def _default(kind: type[Any], named: str | None) -> Any:
-    """An instance with what a recipe or a run holds, and with nothing where there is no default."""
+    """The defaults of a verb: those of the recipe or run `named`; MISSING where there is none."""
     values = {
         field.name: tyro.MISSING if field.default is dataclasses.MISSING else field.default
         for field in dataclasses.fields(kind)
@@ -303,8 +311,8 @@ def _default(kind: type[Any], named: str | None) -> Any:
 
 
 def _parse_with(verb: str, args: Sequence[str], default: Any, named: str | None = None) -> Any:
-    """What tyro makes of the arguments, given a class or the defaults."""
-    if {"-h", "--help"} & set(args):  # tyro leaves out of its help what has been given
+    """Parse with tyro, given the class or an instance with the defaults."""
+    if {"-h", "--help"} & set(args):  # tyro omits a positional argument with a value from its help
         args = [argument for argument in args if argument != named]
     is_class = isinstance(default, type)
     return tyro.cli(

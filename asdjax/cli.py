@@ -1,9 +1,9 @@
-"""The command line: one sub-command per verb. Parses, calls, and turns errors into exit codes.
+"""The command line: parses it, calls a sub-command, and turns errors into exit codes.
 
-Exit codes: 0 done; 1 something is wrong in the files, or with the machine; 2 this command line can
-never be carried out, whatever the files hold; 128 and its number after a signal (130 Ctrl-C, 143
-SIGTERM, 129 SIGHUP). Whatever is not 0 comes with one sentence on standard error; only `data` and
-`submit --verify` print what they found wrong on standard output.
+Exit codes: 0 success; 1 a problem with the files or the system; 2 an invalid command line, whatever
+the files contain; 128 + n after signal n (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP). Every code but 0
+comes with one sentence on standard error, except that `data` and `submit --verify` print the faults
+that they find on standard output.
 """
 
 import dataclasses
@@ -37,22 +37,22 @@ commands:
 
 recipes: {", ".join(configs.names())}
 
-  asdjax synth data                               a small corpus of synthetic machines
+  asdjax synth data                               write a small corpus of synthetic machines
   asdjax run system1 --data data --run runs/one   train, extract, score, evaluate
-  asdjax COMMAND --help                           every option with its type and default
-  asdjax train system1 --help                     the same, with the recipe's own defaults
+  asdjax COMMAND --help                           all options with types and defaults
+  asdjax train system1 --help                     the same, with the defaults of this recipe
 
-exit codes: 0 done; 1 something is wrong in the files, or with the machine; 2 this command line can
-never be carried out; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
+exit codes: 0 success; 1 a problem with the files or the system; 2 an invalid command line; 130
+Ctrl-C, 143 SIGTERM, 129 SIGHUP.
 
-{PLUGIN} FILE.py      first execute a file that adds an encoder, a view, a backend ... of your own
-                        (asdjax docs contributing); give it to every command on such a run
-{NO_CACHE}      compile anew, and store no compiled programs in the user's cache directory
+{PLUGIN} FILE.py      load a Python file that adds an encoder, a view, a backend ...
+                        (asdjax docs plugins); needed in every command on a run that uses it
+{NO_CACHE}      do not use or write the cache of compiled programs in the user's cache directory
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry out the command line and return the exit code."""
+    """Run the command line and return the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     keep_programs = NO_CACHE not in args
     args = [argument for argument in args if argument != NO_CACHE]
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind, own_process = VERBS[args[0]], argv is None
     if own_process:
         if issubclass(kind, COMPILING):
-            host_memory.keep()  # first of all: JAX starts threads
+            host_memory.keep()  # before JAX starts threads
         interruption.watch()
 
     def command() -> int | None:
@@ -102,7 +102,7 @@ def _without_plugins(args: Sequence[str]) -> tuple[list[str | None], list[str]]:
 def _load(plugins: Sequence[str | None]) -> None:
     for plugin in plugins:
         if plugin is None:
-            raise UsageError(f"{PLUGIN}: name a file of Python after it")
+            raise UsageError(f"{PLUGIN}: the path of a Python file must follow")
         registry.load_plugin(Path(path_text(plugin)))
 
 
@@ -117,7 +117,7 @@ def _carry_out(verb: str, kind: type, args: list[str], keep_programs: bool) -> i
 
 
 def _with_kept_programs(command: Callable[[], int | None]) -> int | None:
-    """Compile only once per machine; where that cannot be, say so and compile."""
+    """Run a command with the cache of compiled programs; without it, and say so, if it fails."""
     from asdjax.runtime import compile_cache
 
     try:

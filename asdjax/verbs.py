@@ -1,7 +1,8 @@
-"""The sub-commands: one dataclass per verb, whose fields are its arguments and options.
+"""The sub-commands: one dataclass each, whose fields are its arguments and options.
 
-`VERBS` lists them. A verb is called once its arguments are parsed; it calls a module of `commands`
-and may return an exit code. `lost` says what an interruption costs.
+`VERBS` lists them. The docstring of a class and of a field is its help. After parsing, the instance
+is called; it calls a module of `commands` and may return an exit code. `lost` is the message after
+an interruption.
 """
 
 import dataclasses
@@ -35,11 +36,13 @@ Recipe = Annotated[
     ConfigName, arg(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")
 ]
 DataRoot = Annotated[UserPath, arg(metavar="DIR", help="Root of the data set.")]
-RunPath = Annotated[UserPath, arg(metavar="DIR", help="Run directory, made when absent.")]
+RunPath = Annotated[UserPath, arg(metavar="DIR", help="Run directory; created if needed.")]
 FinishedRun = Annotated[UserPath, arg(metavar="RUN", help="Run directory.")]
 Folder = Annotated[UserPath | None, arg(metavar="DIR")]
-Resamples = Annotated[int, arg(help="Resamples of the bootstrap intervals.")]
-Moved = Annotated[UserPath | None, arg(help="Root of the data set, where it has moved since.")]
+Resamples = Annotated[int, arg(help="Number of bootstrap resamples for the intervals.")]
+Moved = Annotated[
+    UserPath | None, arg(help="Root of the data set, if it has moved since training.")
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +50,9 @@ class Synth:
     """Write a synthetic two-channel machine-sound corpus in the DCASE 2026 layout."""
 
     lost: ClassVar[str] = (
-        "machines that were written whole are kept, and the same command continues"
+        "machines that were written completely are kept, and the same command continues"
     )
-    directory: Positional[Annotated[UserPath, arg(metavar="DIR", help="Where to write it.")]]
+    directory: Positional[Annotated[UserPath, arg(metavar="DIR", help="Folder to write to.")]]
     corpus: Annotated[SynthConfig, arg(name="")] = SynthConfig()
 
     def __call__(self) -> None:
@@ -64,12 +67,12 @@ class Synth:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Show what a data set holds, and what is wrong with it (then the exit code is 1)."""
+    """Summarise a data set and list its faults (exit code 1 if there are any)."""
 
     lost: ClassVar[str] = "this command writes nothing"
     root: Positional[Annotated[UserPath, arg(metavar="DIR", help="Root of the data set.")]]
     json: bool = False
-    """Print one JSON document (schema asdjax.data/1) instead of a table."""
+    """Print JSON (schema asdjax.data/1) instead of a table."""
     dataset: DatasetConfig = DatasetConfig()
     audio: AudioConfig = AudioConfig()
 
@@ -85,13 +88,13 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Verify configuration, data, shapes and memory without training."""
+    """Check configuration, data, array shapes and memory, without training."""
 
     lost: ClassVar[str] = "this command writes nothing"
     recipe: Positional[Recipe]
     data: DataRoot
     json: bool = False
-    """Print one JSON document (schema asdjax.check/1)."""
+    """Print JSON (schema asdjax.check/1) instead of text."""
     config: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
 
     source: ClassVar[str] = "recipe"
@@ -100,7 +103,7 @@ class Check:
     def defaults(recipe: str) -> Mapping[str, Any]:
         try:
             return {"recipe": recipe, "config": locate_weights(configs.load(recipe))}
-        except UsageError as error:  # no fault of the command line
+        except UsageError as error:  # the recipe is wrong, not the command line
             raise ConfigError(f"{recipe}: model.weights: {error}") from error
 
     def __call__(self) -> int:
@@ -126,7 +129,7 @@ class Train:
     data: DataRoot
     run: RunPath
     resume: bool = True
-    """Continue from the newest checkpoint; --no-resume discards it and begins again."""
+    """Continue from the newest checkpoint; --no-resume deletes it and starts again."""
     config: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
 
     source: ClassVar[str] = "recipe"
@@ -146,7 +149,7 @@ class Train:
 class Extract:
     """Embed the training and test clips of every scored machine."""
 
-    lost: ClassVar[str] = "the machine at work is lost, and the same command continues with it"
+    lost: ClassVar[str] = "finished machines are kept, and the same command continues"
     run: Positional[FinishedRun]
     data: Moved = None
 
@@ -158,38 +161,39 @@ class Extract:
         root = self.data or Path(run.finished_training()["data"])
         require_apart(self.run, root)
         if self.data is None and not os.path.isdir(root):
-            raise DataError(f"{root}: the data set is no longer here: name its root with --data")
+            raise DataError(f"{root}: the data set is no longer there: name its root with --data")
         extract.extract(run, open_corpus(root, run.config()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Embed:
-    """Embed any audio files with a run or with converted weights, into one .npz or .parquet."""
+    """Embed any audio files with a run or with converted weights; writes one .npz or .parquet."""
 
-    lost: ClassVar[str] = "nothing was written: the same command embeds all files again"
+    lost: ClassVar[str] = "nothing was written: run the same command again"
     weights: Positional[
         Annotated[UserPath, arg(metavar="WEIGHTS", help="Run directory, or converted weights.")]
     ]
     inputs: Positional[
         Annotated[
             tuple[UserPath, ...],
-            arg(metavar="FILE_OR_DIR...", help="Audio files, and directories searched for them."),
+            arg(metavar="FILE_OR_DIR...", help="Audio files, and folders to search for them."),
         ]
     ]
     out: Annotated[UserPath, arg(metavar="FILE")]
-    """Where to write the embeddings: FILE.npz or FILE.parquet."""
+    """Output file: FILE.npz or FILE.parquet."""
     layer: Annotated[tuple[int, ...], arg(metavar="K [K ...]")] = ()
-    """Of converted weights: layers whose tokens are embedded, side by side; default: the last."""
+    """With converted weights: layers whose tokens are concatenated; default: the last layer."""
     pool: Literal["mean", "none", "head"] | None = None
-    """Mean over tokens; no pooling; or as trained (default of a run; class probabilities)."""
+    """mean: average the tokens (default with converted weights); none: keep all tokens; head: a
+    run's trained embedding (its default), or a fine-tuned checkpoint's class probabilities."""
     compute_dtype: ComputeDtype | None = None
-    """What large products round to (MultiResNet: convolutions); default: the run's, or float32."""
+    """Precision of large products and convolutions; default: the run's, or float32."""
     channel: int | Literal["each"] | None = None
-    """The channel to embed, from 1, or each; default: the run's own, or the first."""
+    """Channel to embed, counted from 1, or each; default: the run's, or the first."""
     format: Literal["npz", "parquet"] | None = None
-    """Default: by the ending of --out."""
+    """File format; default: from the extension of --out."""
     overwrite: bool = False
-    """Replace the file if it is there."""
+    """Replace the output file if it exists."""
 
     def __call__(self) -> None:
         from asdjax.commands import embed_files
@@ -212,9 +216,9 @@ class Embed:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Score a run's embeddings and decide; options change the run's backend and thresholds."""
+    """Compute anomaly scores, thresholds and decisions; options override the run's settings."""
 
-    lost: ClassVar[str] = "machines that were scored are kept, and the same command continues"
+    lost: ClassVar[str] = "scored machines are kept, and the same command continues"
     run: Positional[FinishedRun]
     backend: Backend = dataclasses.field(default_factory=partial(registry.default, "backend"))
     decision: Threshold = dataclasses.field(default_factory=partial(registry.default, "threshold"))
@@ -236,21 +240,21 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Compute metrics of a run, of several (mean and deviation), or of anybody's submission."""
+    """Compute metrics of a run, of several runs (mean, std), or of any challenge submission."""
 
-    lost: ClassVar[str] = "nothing is lost but this computation"
+    lost: ClassVar[str] = "run the same command again"
     runs: Positional[
         Annotated[tuple[UserPath, ...], arg(metavar="[RUN ...]", help="Run directories.")]
     ] = ()
     scores: Folder = None
     """Instead of a run: a folder with anomaly_score_*.csv (and decision_result_*.csv)."""
     truth: Folder = None
-    """Folder with ground_truth_data and ground_truth_domain: the labels of evaluation machines."""
+    """Labels of evaluation machines: folder with ground_truth_data and ground_truth_domain."""
     by_view: bool = False
-    """Of one run: each view alone and all together in one table."""
+    """For one run: a table with each view and with all views combined."""
     resamples: Resamples = 1000
     json: bool = False
-    """Print one JSON document instead of tables (schemas: asdjax docs formats)."""
+    """Print JSON instead of tables (schemas: asdjax docs formats)."""
     markdown: bool = False
     """Print the tables as Markdown."""
 
@@ -261,12 +265,12 @@ class Evaluate:
         if bool(self.runs) == (self.scores is not None):
             raise UsageError("evaluate: name run directories, or a folder with --scores")
         if self.by_view and len(self.runs) != 1:
-            raise UsageError("evaluate: --by-view takes one run directory")
+            raise UsageError("evaluate: --by-view needs exactly one run directory")
         runs = [open_run(path) for path in self.runs]
         document: dict[str, Any] | None
         if self.scores is not None:
             if self.truth is None:
-                raise UsageError("evaluate: --scores needs --truth, the folder of the labels")
+                raise UsageError("evaluate: --scores needs --truth, the folder with the labels")
             document = evaluate.evaluate_submission(
                 self.scores, self.truth, resamples=self.resamples
             )
@@ -283,16 +287,16 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
-    """Compare two runs on the same clips: is A better than B, and how sure is that?"""
+    """Compare two runs on the same clips, with intervals of the differences."""
 
     lost: ClassVar[str] = "this command writes nothing"
     run_a: Positional[Annotated[UserPath, arg(metavar="RUN_A", help="Run directory.")]]
     run_b: Positional[Annotated[UserPath, arg(metavar="RUN_B", help="Run directory.")]]
     truth: Folder = None
-    """Folder with ground_truth_data and ground_truth_domain: the labels of evaluation machines."""
+    """Labels of evaluation machines: folder with ground_truth_data and ground_truth_domain."""
     resamples: Resamples = 1000
     json: bool = False
-    """Print one JSON document (asdjax.compare/1)."""
+    """Print JSON (schema asdjax.compare/1) instead of tables."""
     markdown: bool = False
     """Print the tables as Markdown."""
 
@@ -307,22 +311,22 @@ class Compare:
 
 @dataclasses.dataclass(frozen=True)
 class Submit:
-    """Package up to four runs as a challenge submission, or verify anybody's package."""
+    """Package up to four runs as a challenge submission, or verify any package."""
 
     lost: ClassVar[str] = "nothing was written"
     runs: Positional[
         Annotated[tuple[UserPath, ...], arg(metavar="[RUN ...]", help="Run directories, in order.")]
     ] = ()
     info: Annotated[UserPath | None, arg(metavar="YAML")] = None
-    """What only the authors can say: names, institute, addresses (asdjax docs submission)."""
+    """File with the authors' names, institute and addresses (asdjax docs submission)."""
     out: Annotated[UserPath | None, arg(metavar="DIR")] = None
-    """Where to make the package."""
+    """Folder in which to make the package."""
     subsets: tuple[Literal["development", "evaluation"], ...] = ("development", "evaluation")
-    """Subsets whose machines go into the package; the challenge itself takes evaluation."""
+    """Subsets whose machines are packaged; the challenge accepts only evaluation."""
     verify: Folder = None
-    """Verify this package (folder or zip) instead of making one; faults give exit code 1."""
+    """Verify this package (folder or zip) instead of making one; exit code 1 if it has faults."""
     data: Folder = None
-    """With --verify: root of the data set, whose test clips are then the ones expected."""
+    """With --verify: root of the data set, to check that the scored clips are its test clips."""
     edition: Annotated[str, registry.Name("edition")] = DatasetConfig.edition
     """With --verify: edition of the challenge."""
 
@@ -332,7 +336,7 @@ class Submit:
         unused = ("info", "out") if self.verify is not None else ("data",)
         for option in unused:
             if getattr(self, option) is not None:
-                raise UsageError(f"submit: --{option} has no use here: see asdjax submit --help")
+                raise UsageError(f"submit: --{option} cannot be used here: omit it")
         if self.verify is not None:
             return self._verify(self.verify)
         from asdjax.commands import submit
@@ -363,7 +367,7 @@ class RunAll(Train):
 
     lost: ClassVar[str] = (
         "the same command continues: training from its last checkpoint, extraction with the "
-        "machine at work"
+        "unfinished machine"
     )
     json: bool = False
     """Print the metrics as JSON instead of a table."""
@@ -376,7 +380,7 @@ class RunAll(Train):
 
         require_apart(self.run, self.data)
         run, corpus = Run(self.run), open_corpus(self.data, self.config)
-        # before hours of training
+        # fail now, not after hours of training
         score.rehearse(self.config, dcase.scored_machines(corpus.dataset, self.config.dataset))
         train.train(self.config, corpus, run, resume=self.resume)
         extract.extract(run, corpus)
@@ -400,7 +404,7 @@ def _show(verb: Any, document: dict[str, Any] | None, as_json: bool, as_markdown
     elif as_markdown:
         print(verb.markdown(document))
     else:
-        # a pipe or a file has no width: never fold the figures there
+        # a pipe or a file has no width: choose one at which no cell is wrapped
         Console(width=None if sys.stdout.isatty() else 200).print(verb.terminal_table(document))
 
 
