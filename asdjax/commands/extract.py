@@ -1,4 +1,4 @@
-"""Extraction: a trained run and clips in, one embeddings file per view and machine out."""
+"""Extraction: the embeddings of a run's clips, one file per view and machine."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -19,18 +19,18 @@ from asdjax.signal.view_raw import of_mono
 from asdjax.store import runs
 from asdjax.store.runs import Embeddings, Run
 
-_NONE = np.empty((2, 0), np.float32)  # what views have learned that learn nothing
+_NONE = np.empty((2, 0), np.float32)  # `calibration` of views that are not fitted
 
 LIKE = 1.5
-"""Clips up to so many times as long as each other share the shape of a batch."""
+"""Clips whose lengths differ by less than this factor share a batch shape."""
 
 
 def extract(run: Run, corpus: Corpus) -> None:
-    """Write the embeddings of every scored machine's training and test clips under every view.
+    """Write the embeddings of every scored machine's training and test clips, for every view.
 
-    A file is kept when weights, clips, view and clip length are those it was made from. Of a
-    machine of mono files the raw view stands for every view that needs channel 2. What a machine's
-    two channels tell is written under diagnostics/, and said where it looks wrong.
+    Files that were made from the same weights, clips, view and clip length are not made again. For
+    machines with mono files the raw view replaces views that need channel 2. A comparison of the
+    two channels is written to diagnostics/; likely faults are reported.
     """
     with run.lock(existing=True):
         machines = dcase.scored_machines(corpus.dataset, run.config().dataset)
@@ -53,7 +53,7 @@ def extract(run: Run, corpus: Corpus) -> None:
 def _due(
     run: Run, corpus: Corpus, machines: Mapping[str, dcase.ScoredMachine]
 ) -> dict[str, dict[View, str]]:
-    """The views of each machine that have to be made, and what from; all others are current."""
+    """The views of each machine whose embeddings are missing or stale, with their fingerprints."""
     expected: dict[Path, str] = {}
     due: dict[str, dict[View, str]] = {}
     recipes = run.embedding_recipes()
@@ -85,7 +85,7 @@ def _embed(
     due: Mapping[str, Mapping[View, str]],
 ) -> None:
     network = Embedder.load(run).network
-    # of all machines, not only those due: an interrupted extraction goes on with the same shapes
+    # from all machines, so that an interrupted extraction continues with the same shapes
     shapes = _Shapes(corpus, machines, run.config().extract.batch_size, network.devices)
     total = sum(len(_clips(machines[machine])) for machine in due)
     with console.progress("extracting", total, "clips") as advance:
@@ -95,21 +95,21 @@ def _embed(
             train = [group for _, group in shapes.groups(machines[machine].train)]
             learned = extraction.learn(network, train, views)
             clips = _clips(machines[machine])
-            whole: dict[str, np.ndarray] = {}
+            arrays: dict[str, np.ndarray] = {}
             for places, group in shapes.groups(clips):
                 done = 0
                 for part in extraction.stream(network, group, views, learned):
                     size = len(part["embedding"])
                     for name, values in part.items():
-                        if name not in whole:
-                            whole[name] = np.empty((len(clips), *values.shape[1:]), values.dtype)
-                        whole[name][places[done : done + size]] = values
+                        if name not in arrays:
+                            arrays[name] = np.empty((len(clips), *values.shape[1:]), values.dtype)
+                        arrays[name][places[done : done + size]] = values
                     done += size
                     advance(size, machine)
             tables = {}
             for view, made_from in stale.items():
                 path = run.embeddings_path(view.name, machine)
-                table = _table(clips, whole, views.index(made[view]))
+                table = _table(clips, arrays, views.index(made[view]))
                 _check_finite(table.embedding, clips, path)
                 table = dataclasses.replace(table, calibration=learned.get(view.name, _NONE))
                 tables[path] = table, made_from
@@ -117,7 +117,11 @@ def _embed(
 
 
 class _Shapes:
-    """The shapes of batches: clips of like lengths share one, so that none is mostly padding."""
+    """Batch shapes: clips of similar lengths share one, which bounds both padding and compiling.
+
+    From the longest length down, all lengths above 1 / `LIKE` of it share its row length. The batch
+    has `batch_size` rows, or fewer if no machine has as many clips of these lengths.
+    """
 
     def __init__(
         self,
@@ -128,26 +132,28 @@ class _Shapes:
     ):
         self._corpus = corpus
         scored = list(machines.values())
-        self._rooms: dict[int, tuple[int, int, int]] = {}  # by length: room, shortest, batch size
+        self._shapes: dict[int, tuple[int, int, int]] = {}  # by length: row length, shortest, rows
         lengths = sorted({self._frames(clip) for s in scored for clip in _clips(s)}, reverse=True)
         while lengths:
-            like = [length for length in lengths if LIKE * length > lengths[0]]
-            alike = set(like)
-            most = max(sum(self._frames(clip) in alike for clip in _clips(s)) for s in scored)
+            similar = [length for length in lengths if LIKE * length > lengths[0]]
+            longest, shortest = similar[0], similar[-1]
+            most = max(
+                sum(shortest <= self._frames(clip) <= longest for clip in _clips(s)) for s in scored
+            )
             rows = rounded_up(min(batch_size, most), devices)
-            self._rooms |= dict.fromkeys(like, (like[0], like[-1], rows))
-            lengths = lengths[len(like) :]
+            self._shapes |= dict.fromkeys(similar, (longest, shortest, rows))
+            lengths = lengths[len(similar) :]
 
     def groups(self, clips: Sequence[dcase.Clip]) -> list[tuple[np.ndarray, ClipFiles]]:
-        """The clips by their shape: their places among those given, and the files."""
-        rooms = [self._rooms[self._frames(clip)] for clip in clips]
+        """The clips grouped by batch shape: their indices in `clips`, and their files."""
+        shapes = [self._shapes[self._frames(clip)] for clip in clips]
         found = []
-        for room, shortest, rows in sorted(set(rooms)):
-            places = np.array([i for i, r in enumerate(rooms) if r[0] == room])
+        for row_length, shortest, rows in sorted(set(shapes)):
+            places = np.array([i for i, shape in enumerate(shapes) if shape[0] == row_length])
             files = ClipFiles(
                 paths=[self._corpus.root / clips[i].path for i in places],
                 frames=[self._frames(clips[i]) for i in places],
-                row_length=room,
+                row_length=row_length,
                 shortest=shortest,
                 pcm16=self._corpus.pcm16,
                 batch_size=rows,
@@ -160,6 +166,7 @@ class _Shapes:
 
 
 def _diagnose(run: Run, machine: str) -> None:
+    """Write the comparison of a machine's channels, and report likely faults."""
     config = run.config()
     tables = {name: run.read_embeddings(name, machine) for name in config.extract.view_names}
     of_two = [table for table in tables.values() if not np.isnan(table.level_db).any()]
@@ -171,17 +178,17 @@ def _diagnose(run: Run, machine: str) -> None:
     run.write_diagnostics(machine, rows)
 
 
-def _table(clips: Sequence[dcase.Clip], whole: dict[str, np.ndarray], view: int) -> Embeddings:
+def _table(clips: Sequence[dcase.Clip], arrays: dict[str, np.ndarray], view: int) -> Embeddings:
     def column(name: str) -> np.ndarray:
         return np.array([getattr(clip, name) or "" for clip in clips])
 
     unknown = np.full(len(clips), np.nan, np.float32)
     return Embeddings(
         **{name: column(name) for name in runs.CLIP_COLUMNS},
-        embedding=whole["embedding"][:, view],
-        gain=whole["gain"][:, view] if "gain" in whole else unknown,
-        **{name: whole.get(name, unknown) for name in ("level_db", "correlation", "lag")},
-        silent=whole.get("silent", np.zeros((len(clips), 2), bool)),
+        embedding=arrays["embedding"][:, view],
+        gain=arrays["gain"][:, view] if "gain" in arrays else unknown,
+        **{name: arrays.get(name, unknown) for name in ("level_db", "correlation", "lag")},
+        silent=arrays.get("silent", np.zeros((len(clips), 2), bool)),
         calibration=_NONE,
     )
 
