@@ -1,6 +1,7 @@
-"""Operations written so that their gradients are fast: those of their plain forms are slow on CPUs.
+"""Convolution, pooling and normalisation whose gradients are faster on CPUs than those of JAX.
 
-Each has the values and the gradients of its plain form; channels last, batch first.
+Values and gradients are equal to those of the plain operations, up to rounding. Arrays are batch
+first, channels last. "Positions" are the axes between: one (time or frequency) or two.
 """
 
 import functools
@@ -14,8 +15,8 @@ from jaxtyping import Array, Complex, Float
 from asdjax.config.interfaces import ComputeDtype
 
 CPU_CLIPS = 8
-"""Clips in one convolution of a backward pass on a CPU; other devices take all at once. XLA's time
-on CPUs for 64 clips is three times that for eight times 8."""
+"""Clips per convolution in the backward pass on CPUs; other devices process all clips at once.
+On CPUs, XLA takes three times as long for 64 clips at once as for eight times 8 clips."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -26,35 +27,48 @@ def correlate(
     padding: int,
     compute_dtype: ComputeDtype = "float32",
 ) -> Float[Array, "B *outputs n_out"]:
-    """Cross-correlation over one or two axes, with zeros added at both ends of each.
+    """Cross-correlation over one or two axes, with `padding` zeros at both ends of each.
 
-    "float32" multiplies in the operands' own dtype, at full precision on every device, as matrix
-    products do; "bfloat16" rounds operands and results, also those of the gradients, as devices
-    that are fast in it want it.
+    y[i, o] = sum over k, c of x[stride * i + k - padding, c] kernel[k, c, o]
+
+    Args:
+        x: input.
+        kernel: weights.
+        stride: step along every axis.
+        padding: zeros at both ends of every axis.
+        compute_dtype: "float32" multiplies in the operands' dtype, at full precision on every
+            device; "bfloat16" rounds operands and results, also of the gradients.
     """
     if x.shape[-1] == 1 and stride > 1 and padding == 0:
-        x, kernel, stride = *folded(x, kernel, stride), 1  # a lone channel is slow on CPUs
+        x, kernel, stride = *folded(x, kernel, stride), 1  # one channel is slow on CPUs
     return _correlate(*_rounded(x, kernel, compute_dtype), stride, padding).astype(x.dtype)
 
 
 def folded(
     x: Float[Array, "B *positions n_in"], kernel: Float[Array, "*window n_in n_out"], stride: int
 ) -> tuple[Float[Array, "B *cells channels"], Float[Array, "*taps channels n_out"]]:
-    """Clips and kernel whose correlation at stride 1 and without padding is theirs at `stride`.
+    """Input and kernel of an equal cross-correlation with stride 1, without padding.
 
-    Cells of `stride` positions along every axis become channels; the window is filled up to whole
-    cells by zeros, and what no window reaches is cut off.
+    Space-to-depth: position s * j + p (stride s, p < s) becomes channel p of cell j, on each axis.
+    With the kernel padded by zeros to a multiple of s, tap s * t + p likewise becomes channel p of
+    tap t, and
+
+        y[i] = sum_k x[s i + k] w[k] = sum_t sum_p x[s (i + t) + p] w[s t + p]
+
+    is a cross-correlation over cells, summed over channels p (and those of x). Positions beyond the
+    last window are cut off.
     """
     axes, window = x.ndim - 2, kernel.shape[:-2]
     taps = [-(-n // stride) for n in window]
     cells = [(n - m) // stride + t for n, m, t in zip(x.shape[1:-1], window, taps, strict=True)]
 
     def in_cells(a: Array, lead: int, counts: list[int]) -> Array:
-        """The axes from `lead` on in so many cells, whose positions join the channels behind."""
+        """Divide each of the `axes` axes from `lead` on into cells, and move p to the channels."""
         sizes = a.shape[lead : lead + axes]
+        # at the end of an axis: zeros up to whole cells, or a cut (negative padding)
         missing = [(0, n * stride - m, 0) for n, m in zip(counts, sizes, strict=True)]
-        room = [(0, 0, 0)] * lead + missing + [(0, 0, 0)] * (a.ndim - lead - axes)
-        a = lax.pad(a, jnp.zeros((), a.dtype), room)
+        widths = [(0, 0, 0)] * lead + missing + [(0, 0, 0)] * (a.ndim - lead - axes)
+        a = lax.pad(a, jnp.zeros((), a.dtype), widths)
         split = [m for n in counts for m in (n, stride)]
         a = a.reshape(*a.shape[:lead], *split, *a.shape[lead + axes :])
         inner = [lead + 2 * i + 1 for i in range(axes)]
@@ -87,7 +101,7 @@ def _correlate_forward(
     x: Array, kernel: Array, stride: int, padding: int, compute_dtype: ComputeDtype
 ) -> tuple:
     dtype, (x, kernel) = x.dtype, _rounded(x, kernel, compute_dtype)
-    x = lax.optimization_barrier(x)  # kept: XLA would compute it anew for the backward pass
+    x = lax.optimization_barrier(x)  # stored: else XLA recomputes it in the backward pass
     return _correlate(x, kernel, stride, padding).astype(dtype), (x, kernel)
 
 
@@ -107,7 +121,7 @@ def _correlate_backward(
         by_kernel = sum(part[1] for part in parts)
         if stride > 1:
             return jnp.concatenate([part[0] for part in parts]), by_kernel
-        return gradients(x, kernel, g)[0], by_kernel  # as fast in one, and nothing to join
+        return gradients(x, kernel, g)[0], by_kernel  # by x: as fast at once, and no copy
 
     return lax.platform_dependent(x, kernel, g.astype(x.dtype), cpu=in_parts, default=gradients)
 
@@ -118,13 +132,15 @@ correlate.defvjp(_correlate_forward, _correlate_backward)
 def grouped_correlate(
     x: Float[Array, "B N D"], weight: Float[Array, "window C D"], groups: int
 ) -> Float[Array, "B N D"]:
-    """Grouped cross-correlation along one axis, with zeros around: y[i] = sum_k w[k] x[i-left+k].
+    """Grouped cross-correlation along one axis, with zeros beyond its ends.
 
-    `left` is window // 2. By Fourier transforms of blocks of two windows (overlap-save), because
-    the weight gradient of `lax.conv_general_dilated` with groups takes XLA seconds on CPU. At 8 x
-    496 tokens, 768 channels and a window of 128 on two cores: 0.18 s, with gradients 0.46 s; native
-    0.40 s, with gradients by transforms 0.72 s or more; one transform over all tokens 0.68 s;
-    block-Toeplitz 1.7 s.
+    y[i] = sum_k w[k] x[i - left + k] with left = window // 2; in each group, w[k] is a matrix.
+
+    Computed by Fourier transforms (`overlap_save`), because the weight gradient of
+    `lax.conv_general_dilated` with groups takes XLA seconds on CPUs. Times for 8 x 496 tokens, 768
+    channels and a window of 128 on two cores: 0.18 s, with gradients 0.46 s; native 0.40 s, with
+    gradients by transforms 0.72 s or more; one transform over all tokens 0.68 s; block-Toeplitz
+    1.7 s.
     """
     window, channels, _ = weight.shape
     weight = jnp.transpose(weight.reshape(window, channels, groups, -1), (2, 1, 3, 0))
@@ -135,7 +151,13 @@ def grouped_correlate(
 def overlap_save(
     x: Float[Array, "B N D"], spectrum: Complex[Array, "groups bins C out"]
 ) -> Float[Array, "B N D"]:
-    """`grouped_correlate` with a weight whose spectrum over two windows, conjugated, is known."""
+    """`grouped_correlate`, given conj(rfft(weight, 2 * window)) instead of the weight.
+
+    The inverse transform of X conj(W), both of length 2 M for a window M, is the circular
+    cross-correlation: output i = sum_k w[k] x[(i + k) mod 2 M]. For i < M no index wraps around, so
+    that the first M outputs are exact. Therefore the input is cut into blocks of 2 M samples that
+    overlap by half, and of each block the first M outputs are used (overlap-save).
+    """
     groups, bins, channels, _ = spectrum.shape
     window, (batch, length, width) = bins - 1, x.shape
     blocks, left = -(-length // window), window // 2
@@ -152,16 +174,15 @@ def overlap_save(
 def batch_normalise(
     x: Float[Array, "B *positions C"], eps: float, axis_name: str | None
 ) -> tuple[Float[Array, "B *positions C"], Float[Array, "C"], Float[Array, "C"]]:
-    """Normalise by the batch's mean and biased variance, which are returned, too.
+    """Normalise by the batch's mean and biased variance; also return these (without gradient).
 
-    Batch means the batch of all devices of `axis_name` together, each with an equal share. No
-    gradient reaches `x` through the returned statistics.
+    With `axis_name`, the statistics are of the batch of all devices, which have equal shares.
     """
     return _batch_normalise_forward(x, eps, axis_name)[0]
 
 
 def _batch_normalise_forward(x: Array, eps: float, axis_name: str | None) -> tuple:
-    # Two passes: mean(x^2) - mean(x)^2 would cancel where the mean exceeds the deviation.
+    # not mean(x^2) - mean(x)^2, which loses precision where the mean exceeds the deviation
     mean = _over_batch(x, axis_name)
     var = _over_batch(jnp.square(x - per_channel(mean, x.ndim)), axis_name)
     scale = lax.rsqrt(var + eps)
@@ -172,9 +193,11 @@ def _batch_normalise_forward(x: Array, eps: float, axis_name: str | None) -> tup
 def _batch_normalise_backward(
     eps: float, axis_name: str | None, saved: tuple[Array, ...], cotangents: tuple[Array, ...]
 ) -> tuple[Array]:
-    """Keep `x` alone, which is in memory, where JAX would keep what is computed from it.
+    """The gradient by x: (g - mean(g) - y mean(g y)) / sqrt(var + eps), means over the batch.
 
-    The mean is taken away last, so that the gradient has none, however g y was rounded.
+    Only `x` is stored for it, which is in memory anyway, and y is recomputed; JAX would store y,
+    too. As mean(y) = 0, mean(g) is equal to the mean of g - y mean(g y). It is subtracted last: the
+    result then has mean 0 in spite of rounding.
     """
     (x, mean, scale), g = saved, cotangents[0]
     y = (x - per_channel(mean, x.ndim)) * per_channel(scale, x.ndim)
@@ -192,7 +215,7 @@ def _over_batch(x: Float[Array, "B *positions C"], axis_name: str | None) -> Flo
 
 
 def per_channel(values: Float[Array, "C"], ndim: int) -> Float[Array, "... C"]:
-    """Give `values` the rank of a channels-last array."""
+    """Reshape `values` [C] to [1, ..., 1, C] with `ndim` axes."""
     return lax.expand_dims(values, range(ndim - 1))
 
 
@@ -200,15 +223,18 @@ def per_channel(values: Float[Array, "C"], ndim: int) -> Float[Array, "... C"]:
 def max_pool(
     x: Float[Array, "B *positions C"], window: int, stride: int, padding: int = 0
 ) -> Float[Array, "B *outputs C"]:
-    """Maximum over windows along every axis between batch and channels.
+    """Max-pooling along every axis between batch and channels.
 
-    An axis of n positions has (n + 2 padding - window) // stride + 1 outputs; padding never wins.
-    Windows, rounded up to whole strides, have at most 128 places, told apart as int8.
-    Of equal maxima the first, in row-major order, receives the gradient, as in PyTorch.
+    An axis of n positions has (n + 2 padding - window) // stride + 1 outputs; padding is -inf. Of
+    equal maxima the first in row-major order gets the gradient, as in PyTorch.
+
+    JAX's gradient (select-and-scatter) is slow on CPUs. Here the forward pass stores where in its
+    window each maximum was (`winner`), and the backward pass gathers from these. The numbers are
+    int8: (window rounded up to a multiple of stride) ** axes must be at most 128.
     """
-    for axis in range(1, x.ndim - 1):
-        own = [padding * (i == axis) for i in range(x.ndim)]
-        padded = jnp.pad(x, [(n, n) for n in own], constant_values=-jnp.inf)
+    for axis in range(1, x.ndim - 1):  # the maximum over a window is separable
+        widths = [padding * (i == axis) for i in range(x.ndim)]
+        padded = jnp.pad(x, [(n, n) for n in widths], constant_values=-jnp.inf)
         span = (padded.shape[axis] - window) // stride * stride + 1
         taps = [lax.slice_in_dim(padded, i, i + span, stride, axis) for i in range(window)]
         x = functools.reduce(jnp.maximum, taps)
@@ -216,7 +242,7 @@ def max_pool(
 
 
 def _max_pool_forward(x: Array, window: int, stride: int, padding: int) -> tuple:
-    axes, x = x.ndim - 2, lax.optimization_barrier(x)  # computed once, not for every place
+    axes, x = x.ndim - 2, lax.optimization_barrier(x)  # stored: else recomputed for every place
     widths = [(0, 0), *[(padding, padding)] * axes, (0, 0)]
     padded = jnp.pad(x, widths, constant_values=-jnp.inf)
     spans = [(n - window) // stride * stride + 1 for n in padded.shape[1:-1]]
@@ -230,48 +256,54 @@ def _max_pool_forward(x: Array, window: int, stride: int, padding: int) -> tuple
         if best is None:
             best, winner = values, jnp.full_like(values, number, jnp.int8)
         else:
-            better = (values > best) | jnp.isnan(values)
+            better = (values > best) | jnp.isnan(values)  # NaN propagates, as in jnp.maximum
             winner = jnp.where(better, number, winner)
             best = jnp.where(better, values, best)
-    winner = lax.optimization_barrier(winner)  # not computed anew for every position
-    return best, (winner, x)  # of x the backward pass uses the shape
+    winner = lax.optimization_barrier(winner)  # stored: else recomputed in the backward pass
+    return best, (winner, x)  # the backward pass needs only the shape of x
 
 
 def _base(window: int, stride: int) -> int:
-    """How many places along an axis are told apart: the window's, rounded up to whole strides."""
+    """Base of `_number`: the window size, rounded up to a multiple of the stride."""
     return -(-window // stride) * stride
 
 
 def _number(place: tuple[int, ...], base: int) -> int:
+    """A place in a window as one number: its indices are the digits in this base."""
     return functools.reduce(lambda number, index: number * base + index, place, 0)
 
 
 def _max_pool_backward(
     window: int, stride: int, padding: int, saved: tuple[Array, Array], g: Array
 ) -> tuple[Array]:
-    """Collect for every position from the windows that it won.
+    """The gradient at each position: the sum of g over the windows whose maximum it was.
 
-    Along each axis position stride * i + p is place p + stride * back of window i - back, for all
-    back that do not leave the window. All p of a cell i are computed side by side, on an axis of
-    their own, so that the result need only be reshaped.
+    On one axis with stride s, window j covers positions s j .. s j + window - 1. Position s i + p
+    (p < s) is therefore place p + s b of window i - b, for b = 0, 1, ...:
+
+        dx[s i + p] = sum_b g[i - b] where winner[i - b] == p + s b, else 0
+
+    Places at or above the window size never win, so b runs to base / s - 1. Cells i and places p
+    are separate axes, [B, i, p, ..., C], so that a reshape gives dx of the padded input.
     """
     winner, x = saved
     axes, base = x.ndim - 2, _base(window, stride)
     cells = [-(-(n + 2 * padding) // stride) for n in x.shape[1:-1]]
-    apart = range(2, 2 * axes + 1, 2)
+    p_axes = range(2, 2 * axes + 1, 2)
     places = jnp.indices([stride] * axes, jnp.int8, sparse=True)
-    own = [jnp.expand_dims(p, [2 * i for i in range(axes)]) for p in places]
+    places = [jnp.expand_dims(p, [2 * i for i in range(axes)]) for p in places]  # as [i, p, ...]
 
     def of_window(values: Array, back: tuple[int, ...], outside: int) -> Array:
+        """The values of window i - back at cell i; `outside` where there is no such window."""
         fill = jnp.asarray(outside, values.dtype)
-        room = [(b, n - b - m, 0) for b, n, m in zip(back, cells, g.shape[1:-1], strict=True)]
-        return jnp.expand_dims(lax.pad(values, fill, [(0, 0, 0), *room, (0, 0, 0)]), apart)
+        widths = [(b, n - b - m, 0) for b, n, m in zip(back, cells, g.shape[1:-1], strict=True)]
+        return jnp.expand_dims(lax.pad(values, fill, [(0, 0, 0), *widths, (0, 0, 0)]), p_axes)
 
     dx = jnp.zeros((), g.dtype)
     for back in itertools.product(range(base // stride), repeat=axes):
         number = functools.reduce(
             lambda number, p: number * jnp.int8(base) + p,
-            [p + jnp.int8(stride * b) for p, b in zip(own, back, strict=True)],
+            [p + jnp.int8(stride * b) for p, b in zip(places, back, strict=True)],
         )
         won = of_window(winner, back, -1) == number[None, ..., None]
         dx += jnp.where(won, of_window(g, back, 0), 0)
