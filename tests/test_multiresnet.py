@@ -352,7 +352,7 @@ def test_shortest():
 
 
 def test_a_length_too_short_is_refused_in_words():
-    words = r"71679 samples \(4.47994 s\) .* shortest is 71680 samples \(4.48 s\)"
+    words = r"audio.clip_seconds: .*71679 samples \(4.47994 s\) .*71680 samples \(4.48 s\)"
     with pytest.raises(AsdjaxError, match=words):
         build(CONFIG, SHORTEST - 1, RATE, seed=0)
 

@@ -1,1 +1,1 @@
-"""The embedders and what they are made of; `registry` builds them."""
+"""The networks: encoders (MultiResNet, BEATs), adapters, layers and poolings."""

@@ -22,19 +22,18 @@ Bias: TypeAlias = Float[Array, "H N N"] | None
 Heads: TypeAlias = Float[Array, "B N H d"]
 Gate: TypeAlias = Float[Array, "B H N"] | None
 
-_WEIGHTS, _OUT_PROJ, _QKV = 1, 5, (8, 9, 10)  # places in a layer that draw random numbers
+_WEIGHTS, _OUT_PROJ, _QKV = 1, 5, (8, 9, 10)  # random streams of a layer; beats.py has the others
 
 
 class MultiheadAttention(nnx.Module):
-    """Self-attention with a relative position bias that each query gates for itself.
+    """Self-attention with a relative position bias that is scaled by a gate for each query.
 
     Args:
         config: the architecture.
-        projection: makes a projection by name, inputs and outputs.
-        remat: whether the backward pass computes from the logits to the product with the values
-            again.
-        compute_dtype: of the large products.
-        fused: take `fused_attention` wherever no attention weights are dropped.
+        projection: makes a projection from its name, input size and output size.
+        remat: whether the backward pass recomputes the attention weights instead of storing them.
+        compute_dtype: precision of the large products.
+        fused: use `fused_attention`, except where attention weights are dropped.
         rng: source of the initial weights.
     """
 
@@ -60,7 +59,7 @@ class MultiheadAttention(nnx.Module):
         self.compute_dtype, self.fused = compute_dtype, fused
 
     def __call__(self, x: Tokens, bias: Bias, valid: Valid, draws: Draws | None) -> Tokens:
-        """Every token's view of the valid ones."""
+        """Let every token attend to the valid ones; `draws` are for dropout."""
         projections = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (
             project(x, at(draws, place)).reshape(*x.shape[:2], self.heads, -1)
@@ -71,7 +70,10 @@ class MultiheadAttention(nnx.Module):
         return self.out_proj(y.reshape(x.shape), at(draws, _OUT_PROJ))
 
     def gate(self, q: Heads) -> Gate:
-        """Each query's factor on its position bias (a gated recurrent unit's; Chi et al., 2022)."""
+        """Each query's factor on its position bias: g = a (b s - 1) + 2 (Chi et al., 2022).
+
+        a and b are the sigmoids of two linear maps of the query, s is learned for each head.
+        """
         if self.grep_linear is None or self.grep_a is None:
             return None
         sums = jnp.sum(self.grep_linear(q).reshape(*q.shape[:-1], 2, 4), axis=-1)
@@ -81,20 +83,20 @@ class MultiheadAttention(nnx.Module):
     def weights(
         self, q: Heads, k: Heads, gate: Gate, bias: Bias, valid: Valid
     ) -> Float[Array, "B H N N"]:
-        """How much of each key's value a query takes: softmax(q k / sqrt(d) + gate * bias)."""
+        """The attention weights: softmax over keys of q k / sqrt(d) + gate * bias."""
         logits = einsum("bqhd,bkhd->bhqk", q / math.sqrt(q.shape[-1]), k, self.compute_dtype)
         added = _gated(gate, bias)
         if added is not None:
             logits = logits + added
         if valid is not None:
-            # finite: a row without valid tokens must not turn into NaN
+            # not -inf: the softmax of a row without valid tokens would be NaN
             logits = jnp.where(valid[:, None, None], logits, jnp.finfo(logits.dtype).min)
         return jax.nn.softmax(logits, axis=-1)
 
     def attend(
         self, qkv: tuple[Heads, ...], gate: Gate, bias: Bias, valid: Valid, draws: Draws | None
     ) -> Heads:
-        """Each head's weighted sum of the values; with `draws`, some weights are dropped."""
+        """Each head's weighted sum of the values; `draws` are for dropout of the weights."""
         q, k, v = qkv
         if self.fused and (draws is None or self.dropout == 0):
             return fused_attention(q, k, v, _gated(gate, bias), valid)
@@ -110,7 +112,7 @@ def fused_attention(
     valid: Valid,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Heads:
-    """softmax(q k / sqrt(d) + bias) v over the valid keys, in one kernel that keeps no weights.
+    """softmax(q k / sqrt(d) + bias) v over valid keys, in one kernel that stores no weights.
 
     Operands and bias are rounded to bfloat16; softmax and sums are in float32.
 
@@ -118,26 +120,26 @@ def fused_attention(
         q: queries.
         k: keys.
         v: values.
-        bias: gated already.
-        valid: tokens that are keys.
-        implementation: cuDNN's needs an NVIDIA GPU (Ampere or later); "xla" computes the same on
-            any device, step by step.
+        bias: position bias, gated if it has a gate.
+        valid: tokens that are used as keys.
+        implementation: "cudnn" needs an NVIDIA GPU (Ampere or later); "xla" computes the same with
+            separate operations on any device.
     """
-    if valid is not None:  # as a bias, because cuDNN's takes no mask of keys alone
+    if valid is not None:  # masked by the bias: cuDNN has no mask [B, keys]
         if bias is None:
             bias = jnp.zeros((1, 1, q.shape[1], k.shape[1]), q.dtype)
-        # cuDNN needs a value whose differences are finite; this is JAX's own for its masks.
+        # not the least float, whose differences overflow; JAX masks with this value, too
         bias = jnp.where(valid[:, None, None], bias, -(2.0**41))
     if bias is not None:
         bias = bias.astype(jnp.bfloat16)
     operands = (a.astype(jnp.bfloat16) for a in (q, k, v))
-    with jax.numpy_dtype_promotion("standard"):  # JAX's own function mixes dtypes inside
+    with jax.numpy_dtype_promotion("standard"):  # JAX mixes dtypes in this function
         y = jax.nn.dot_product_attention(*operands, bias=bias, implementation=implementation)
     return y.astype(q.dtype)
 
 
 def _gated(gate: Gate, bias: Bias) -> Float[Array, "#B H N N"] | None:
-    """What is added to the logits."""
+    """The bias that is added to the logits."""
     if bias is None:
         return None
     return bias[None] if gate is None else gate[..., None] * bias[None]

@@ -1,7 +1,7 @@
 """BEATs: a transformer on patches of a filterbank (Chen et al., ICML 2023), Iter3's architecture.
 
-Modules and arrays bear the names of the reference's checkpoints, except that kernels are
-[*window, in, out] and the table of relative positions, which all layers share, is held once.
+Modules and arrays have the names of the reference's checkpoints, except that kernels are
+[*window, in, out] and the table of relative positions, which all layers share, is stored once.
 Tokens are time-major: token index = (bands / patch size) * time step + frequency step.
 """
 
@@ -31,23 +31,29 @@ from asdjax.signal.fbank import BANDS
 
 Remat: TypeAlias = Literal["none", "attention", "full"]
 
-# places that draw random numbers: before the layers (whose places are their numbers), in a layer
+# random streams of the network; those of the layers are 1, 2, ... 2^20 at most
 _PATCHES, _TOKENS = 2**20 + 1, 2**20 + 2
-_SKIP, _ATTENDED, _HIDDEN, _OUTPUT, _FC1, _FC2 = 0, 2, 3, 4, 6, 7  # the others: attention.py
+# random streams of a layer; attention.py has the others
+_SKIP, _ATTENDED, _HIDDEN, _OUTPUT, _FC1, _FC2 = 0, 2, 3, 4, 6, 7
 
 
 def n_tokens(frames: int, config: BEATsEncoderConfig) -> int:
-    """Tokens of a clip of `frames` frames: those of a last, incomplete patch are dropped."""
+    """Number of tokens of a clip of `frames` frames; an incomplete last patch is dropped."""
     return frames // config.input_patch_size * (BANDS // config.input_patch_size)
 
 
 def own_patch_mask(
     frames: Int[Array, " B"], n_frames: int, config: BEATsEncoderConfig
 ) -> Bool[Array, "B N"]:
-    """Which tokens are a clip's own, where its `frames` stand at the start of `n_frames`.
+    """Mask of the tokens that belong to each clip, in a batch padded to `n_frames`.
+
+    Args:
+        frames: each clip's number of frames without padding.
+        n_frames: frames of the batch.
+        config: the architecture.
 
     Returns:
-        True where all frames of a token's patch are the clip's: the tokens of the clip alone.
+        True where a token's patch has no padding. These are the tokens that the clip has alone.
     """
     steps = jnp.arange(n_tokens(n_frames, config)) // (BANDS // config.input_patch_size)
     own = jnp.asarray(frames) // config.input_patch_size
@@ -57,11 +63,12 @@ def own_patch_mask(
 def reference_token_mask(
     padding: Bool[Array, "B T"], n_frames: int, config: BEATsEncoderConfig
 ) -> Bool[Array, "B N"]:
-    """Which tokens the reference takes for a clip's own under a mask of padded samples.
+    """Mask of the tokens that the reference implementation treats as not padded.
 
-    From samples to frames and from frames to tokens, equal groups of consecutive entries are
-    padding where all are; what is left at the end is dropped. This ties a token to two consecutive
-    frames, not to its patch: only under `own_patch_mask` do clips not depend on their padding.
+    It reduces the mask of samples to frames, and that of frames to tokens, by equal groups of
+    consecutive entries: a group is padding if all its entries are; the remainder at the end is
+    dropped. A token then depends on two consecutive frames instead of its patch, so that a clip's
+    embedding depends on its padding. Only `own_patch_mask` avoids this.
 
     Args:
         padding: True for samples that are padding.
@@ -69,7 +76,7 @@ def reference_token_mask(
         config: the architecture.
 
     Returns:
-        True for tokens that are not padding, as `BEATs` takes it.
+        True for tokens that are not padding: the argument `valid` of `BEATs`.
     """
     for length in n_frames, n_tokens(n_frames, config):
         group = padding.shape[1] // length
@@ -78,13 +85,14 @@ def reference_token_mask(
 
 
 def position_buckets(length: int, config: BEATsEncoderConfig) -> Int[np.ndarray, " 2*length-1"]:
-    """The bucket of each relative position, key minus query, from 1 - length to length - 1.
+    """The bucket of each relative position (key - query) from 1 - length to length - 1.
 
-    Half of the buckets are for keys after the query. Of each half, one half tells single distances
-    apart and the other has a logarithmic scale up to `max_distance` (Raffel et al., JMLR 2020).
+    As Raffel et al. (JMLR 2020): the second half of the buckets is for keys after the query. Each
+    half has h buckets. With e = h // 2, distances d < e have a bucket each; larger distances have
+    bucket e + floor((h - e) log(d / e) / log(max_distance / e)), at most h - 1.
 
     Raises:
-        AsdjaxError: `max_distance` lies below the logarithmic scale.
+        AsdjaxError: `max_distance` is not above e.
     """
     half = config.num_buckets // 2
     exact = half // 2
@@ -95,7 +103,7 @@ def position_buckets(length: int, config: BEATsEncoderConfig) -> Int[np.ndarray,
         )
     position = np.arange(1 - length, length)
     distance = np.abs(position)
-    # in the reference's order and precision: some quotients fall exactly on integers
+    # in the reference's order and precision, because some quotients are exact integers
     octaves = np.log(np.maximum(distance, exact).astype(np.float32) / np.float32(exact))
     octaves = octaves / np.float32(math.log(config.max_distance / exact))
     far = exact + (octaves * np.float32(half - exact)).astype(np.int64)
@@ -104,7 +112,7 @@ def position_buckets(length: int, config: BEATsEncoderConfig) -> Int[np.ndarray,
 
 
 class _Plan(NamedTuple):
-    """What the modules are made from."""
+    """Arguments that all modules share."""
 
     config: BEATsEncoderConfig
     lora: LoRAConfig | None
@@ -114,7 +122,7 @@ class _Plan(NamedTuple):
     rng: Rng
 
     def projection(self, name: str, n_in: int, n_out: int) -> Projection:
-        """The projection `name` of a layer, with an adapter where `lora` targets it."""
+        """The projection `name` of a layer, with an adapter if `lora` targets it."""
         more = {"compute_dtype": self.compute_dtype, "rng": self.rng}
         if self.lora is not None and name in self.lora.targets:
             return LoRALinear(n_in, n_out, self.lora, **more)
@@ -126,14 +134,14 @@ class BEATs(nnx.Module):
 
     Args:
         config: the architecture.
-        lora: adapters for the projections that it names, in every layer.
-        remat: what the backward pass computes again instead of keeping: nothing, the attention
-            from its logits to its product with the values, or all inside each layer.
-        compute_dtype: of the large products; "bfloat16" leaves weights, softmax, norms, gates,
-            residuals and the positional convolution in float32.
-        fused_attention: take `fused_attention`, which needs an NVIDIA GPU, wherever no attention
-            weights are dropped.
-        rng: source of the initial weights, which pretrained ones usually replace.
+        lora: adapters for the projections that it targets, in every layer.
+        remat: what the backward pass recomputes instead of storing: nothing, the attention weights,
+            or all activations inside of a layer.
+        compute_dtype: precision of the large products; with "bfloat16", weights, softmax, norms,
+            gates, residuals and the positional convolution remain float32.
+        fused_attention: use `fused_attention` (NVIDIA GPUs), except where attention weights are
+            dropped.
+        rng: source of the initial weights, which are usually replaced by pretrained ones.
     """
 
     def __init__(
@@ -172,35 +180,36 @@ class BEATs(nnx.Module):
         train: bool = False,
         draws: Draws | None = None,
     ) -> tuple[Tokens, ...]:
-        """The tokens behind each of `layers`.
+        """The output tokens of each of `layers`.
 
         Args:
             fbank: normalised, float32 or float64.
-            valid: tokens that are a clip's own. The others are zeroed before the positional
-                convolution and are no keys of any attention; they still have outputs.
-            layers: numbers from 1, in any order; 0 is the first layer's input, and none means the
-                last layer. Layers above the highest one are not computed.
-            train: whether values and layers are dropped.
-            draws: randomness of the dropouts.
+            valid: tokens that are not padding. The others are zeroed before the positional
+                convolution and masked in the attention; their outputs are meaningless.
+            layers: counted from 1, in any order; 0 is the first layer's input; empty: the last
+                layer. Higher layers are not computed.
+            train: whether dropout and layer drop are applied.
+            draws: random numbers for them.
 
         Raises:
-            AsdjaxError: the clips have no patch, or a layer does not exist.
-            ValueError: training drops something, but there are no draws.
+            AsdjaxError: the clips are shorter than a patch, or a layer does not exist.
+            ValueError: `draws` is missing in training.
         """
         if not n_tokens(fbank.shape[1], self.config):
             raise ConfigError(
-                f"clips of {fbank.shape[1]} frames are too short for BEATs, whose patches have "
-                f"{self.config.input_patch_size}: set audio.clip_seconds to a longer time"
+                f"clips of {fbank.shape[1]} frames are too short for BEATs, which needs "
+                f"{self.config.input_patch_size}: increase audio.clip_seconds"
             )
         layers = tuple(layers) or (self.config.encoder_layers,)
         if min(layers) < 0 or max(layers) > self.config.encoder_layers:
             raise ConfigError(
-                f"model.layers: {layers} asked for, the encoder has {self.config.encoder_layers}"
+                f"model.layers: {layers}, but the encoder has {self.config.encoder_layers}: choose "
+                "among them"
             )
         if train and draws is None and self.random_in_training:
             raise ValueError("training with dropout or layer drop needs draws")
         draws = draws if train and self.random_in_training else None
-        if draws is not None:  # JAX 0.10.0 cannot keep typed keys of a layer that may be skipped
+        if draws is not None:  # JAX 0.10.0 cannot save typed keys as residuals of lax.cond
             draws = draws._replace(key=jax.random.key_data(draws.key))
         x = dropout(self.tokens(fbank), self.config.dropout_input, at(draws, _PATCHES))
         return self.encoder(x, valid, layers, draws)
@@ -211,7 +220,7 @@ class BEATs(nnx.Module):
         return x if self.post_extract_proj is None else self.post_extract_proj(x)
 
     def probabilities(self, tokens: Tokens, valid: Valid = None) -> Float[Array, "B classes"]:
-        """Each class's probability, from the last layer's tokens (fine-tuned models only)."""
+        """The probability of each class, from the last layer's tokens (fine-tuned models only)."""
         return jax.nn.sigmoid(self.logits(tokens, valid))
 
     def logits(self, tokens: Tokens, valid: Valid = None) -> Float[Array, "B classes"]:
@@ -227,7 +236,7 @@ class BEATs(nnx.Module):
 
 
 class PatchEmbedding(Conv):
-    """A linear map of each patch, all patches beside one another."""
+    """A linear map of each patch: a convolution whose stride is its window."""
 
     def __init__(self, plan: _Plan):
         size, features = plan.config.input_patch_size, plan.config.embed_dim
@@ -262,10 +271,10 @@ class LayerNorm(nnx.Module):
 
 
 class PositionalConv(nnx.Module):
-    """What tells the encoder the tokens' order: a grouped convolution along the tokens, GELU.
+    """Positional encoding: a grouped convolution along the tokens, then GELU.
 
-    Output i sees the tokens from i - window // 2 on. The weight is normalised for each tap of the
-    window by itself: weight_g is its norm and weight_v its direction.
+    Output i depends on the `window` tokens from i - window // 2 on. Weight normalisation (Salimans
+    and Kingma, 2016) is applied to each tap k: weight[k] = weight_g[k] weight_v[k] / |weight_v[k]|.
     """
 
     def __init__(self, plan: _Plan):
@@ -277,7 +286,10 @@ class PositionalConv(nnx.Module):
         self.spectrum = nnx.data(None)  # before `fold`
 
     def fold(self, params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Hold the spectrum of the normalised weight from now on, and return it with the bias."""
+        """Replace the weight by its spectrum (see `operations.overlap_save`), for inference.
+
+        Changes this module, and returns the parameters for it.
+        """
         v, g = (np.asarray(params[name], np.float64) for name in ("weight_v", "weight_g"))
         weight = v * (g / np.linalg.norm(v, axis=(1, 2)))[:, None, None]
         grouped = weight.reshape(*v.shape[:2], self.groups, -1).transpose(2, 0, 1, 3)
@@ -299,7 +311,7 @@ class PositionalConv(nnx.Module):
 
 
 class TransformerEncoder(nnx.Module):
-    """Positions added to the tokens, layer norm, transformer layers."""
+    """Positional convolution, layer norm, transformer layers."""
 
     def __init__(self, plan: _Plan):
         config = plan.config
@@ -316,7 +328,7 @@ class TransformerEncoder(nnx.Module):
     def __call__(
         self, x: Tokens, valid: Valid, layers: tuple[int, ...], draws: Draws | None
     ) -> tuple[Tokens, ...]:
-        """The tokens behind each of `layers`; with `draws`, as in training (see `BEATs`)."""
+        """The output tokens of each of `layers`; with `draws`, as in training (see `BEATs`)."""
         config = self.config
         x = self.positioned(x, valid)
         x = dropout(x, config.dropout, at(draws, _TOKENS))
@@ -336,21 +348,25 @@ class TransformerEncoder(nnx.Module):
         return tuple(hidden[number] for number in layers)
 
     def positioned(self, x: Tokens, valid: Valid = None) -> Tokens:
-        """The first layer's input."""
+        """The first layer's input: the tokens with positional encoding, normalised."""
         if valid is not None:
             x = jnp.where(valid[:, :, None], x, 0.0)
         return self.layer_norm(x + self.pos_conv(x))
 
     def position_bias(self, length: int) -> Bias:
-        """What each head adds to the attention of query n to key m, before any gate."""
+        """The relative position bias [heads, query n, key m], before the gate: b(m - n)."""
         if self.relative_attention_bias is None:
             return None
         table = self.relative_attention_bias[...]
-        # a product, because the gradient of look-ups is a scatter: slow, on GPUs in random order
+        # A product with one-hot rows. The gradient of a look-up would be a scatter, which is slow,
+        # and on GPUs adds in random order.
         buckets = position_buckets(length, self.config)
         buckets = jax.nn.one_hot(buckets, self.config.num_buckets, dtype=table.dtype)
         by_position = jnp.einsum("pb,bh->hp", buckets, table, precision="highest")
-        # rows of 2 length values, read as rows of one value less, shift by one from row to row
+        # Row n must hold b from position -n on: a shift by one from row to row, without a gather.
+        # With N = length, repeat the row b (2N - 1 values, then a zero) N times and cut it into
+        # rows of 2N - 1: value j of row n is value j + (2N - 1) n = j - n (mod 2N) of b, whose
+        # value N - 1 is position 0. So its values N - 1 .. 2N - 2 are positions -n .. N - 1 - n.
         heads = by_position.shape[0]
         rows = jnp.pad(by_position, ((0, 0), (0, 1)))[:, None]
         rows = jnp.broadcast_to(rows, (heads, length, 2 * length)).reshape(heads, -1)
@@ -358,9 +374,9 @@ class TransformerEncoder(nnx.Module):
 
 
 class TransformerEncoderLayer(nnx.Module):
-    """Attention and a perceptron, each followed by a layer norm of its sum with its input.
+    """Attention, then a feed-forward network; each is x -> LayerNorm(alpha x + f(x)).
 
-    Deep norm (Wang et al., 2022) scales the input in that sum.
+    With deep norm (Wang et al., 2022) alpha = (2 layers)^(1/4), else 1.
     """
 
     def __init__(self, plan: _Plan):

@@ -1,6 +1,6 @@
-"""A pretrained encoder as an embedder: filterbank, BEATs, pooling over tokens, linear projection.
+"""The network of the encoder `beats`: filterbank, BEATs, pooling over tokens, linear projection.
 
-The attentive pooling and the projection are those of ASDKit's BEATs-LoRA extractor.
+Attentive pooling and projection are those of ASDKit's BEATs-LoRA extractor.
 """
 
 import dataclasses
@@ -29,23 +29,24 @@ _DROPS = (
 
 
 def shortest(encoder: BEATsEncoderConfig) -> int:
-    """Samples of the shortest clip that fills a patch."""
+    """Length of the shortest clip with a complete patch, samples."""
     return fbank.FRAME + fbank.HOP * (encoder.input_patch_size - 1)
 
 
 def check_length(encoder: BEATsEncoderConfig, samples: int) -> None:
-    """Refuse clips that fill no patch."""
+    """Raise `AsdjaxError` if clips are shorter than a patch."""
     if samples < shortest(encoder):
         raise ConfigError(
             f"clips of {samples} samples are too short for BEATs, which needs {shortest(encoder)}: "
-            "set audio.clip_seconds to a longer time (shorter clips are repeated)"
+            "increase audio.clip_seconds (shorter clips are repeated to that length)"
         )
 
 
 def length_class(encoder: BEATsEncoderConfig, samples: int) -> int:
-    """Samples of the rows in which clips of `samples` are embedded together with others.
+    """Length to which clips of `samples` are padded, so that similar lengths share a batch.
 
-    Four classes to an octave of patches: rows are at most a quarter longer than their clips.
+    The number of patches is rounded up to a multiple of 2^(bits - 3), where `bits` is its number of
+    binary digits: four lengths per octave, at most a quarter longer than the clip.
     """
     size = encoder.input_patch_size
     patches = fbank.frames(samples) // size
@@ -55,14 +56,14 @@ def length_class(encoder: BEATsEncoderConfig, samples: int) -> int:
 
 
 class BEATsEmbedder(nnx.Module):
-    """Waveforms of 16 kHz to one vector per clip.
+    """Waveforms at 16 kHz to one vector per clip.
 
     Attributes:
-        embedding_size: values in it.
+        embedding_size: size of the vector.
     """
 
     def __init__(self, config: BEATsConfig, *, rng: Rng):
-        """Draw initial weights: the encoder's are usually replaced by pretrained ones."""
+        """Draw initial weights; those of BEATs are usually replaced by pretrained ones."""
         own = {name: getattr(config, name) for name in _DROPS}
         changed = {name: value for name, value in own.items() if value is not None}
         self.encoder = BEATs(
@@ -95,12 +96,12 @@ class BEATsEmbedder(nnx.Module):
 
         Args:
             waveform: in [-1, 1].
-            train: whether dropouts, layer drop and BatchNorm behave as in training.
-            axis_name: the `jax.pmap` axis over which the batch is spread, if it is.
-            length: each clip's own samples in a longer row, at least `shortest`: what lies beyond
-                never matters (inference only).
-            draws: randomness of the dropouts.
-            masks: SpecAugment's.
+            train: whether dropout, layer drop and BatchNorm behave as in training.
+            axis_name: the `jax.pmap` axis over which the batch is split, if any.
+            length: each clip's samples without padding, at least `shortest`; the padding has no
+                influence (inference only). None: clips are not padded.
+            draws: random numbers for dropout and layer drop.
+            masks: SpecAugment's masks.
         """
         tokens, valid = self.tokens(waveform, train=train, length=length, draws=draws, masks=masks)
         pooled = self.pool(tokens, train=train, axis_name=axis_name, valid=valid)
@@ -115,7 +116,7 @@ class BEATsEmbedder(nnx.Module):
         draws: Draws | None = None,
         masks: SpecAugmentDraws | None = None,
     ) -> tuple[Float[Array, "B N D"], Array | None]:
-        """The chosen layers' tokens side by side, and with `length` which are the clips' own."""
+        """The concatenated tokens of the chosen layers; with `length`, a mask of valid ones too."""
         check_length(self.encoder.config, waveform.shape[1])
         features = fbank.normalised(fbank.fbank(waveform))
         if masks is not None:
@@ -129,5 +130,5 @@ class BEATsEmbedder(nnx.Module):
     def probabilities(
         self, tokens: Float[Array, "B N D"], valid: Array | None
     ) -> Float[Array, "B classes"]:
-        """Each class's probability, from the last layer's tokens (fine-tuned models only)."""
+        """The probability of each class, from the last layer's tokens (fine-tuned models only)."""
         return self.encoder.probabilities(tokens, valid)

@@ -1,4 +1,4 @@
-"""BEATs as an encoder that recipes name; its network is in `beats_embedder`."""
+"""The encoder `beats`: its settings. The network is in `beats_embedder`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from asdjax.models.beats_embedder import BEATsEmbedder
     from asdjax.store.converted_weights import Pretrained
 
-_DROPOUT, _SPEC_AUGMENT = 1000, 1001  # streams of random numbers besides mixup's
+_DROPOUT, _SPEC_AUGMENT = 1000, 1001  # random streams; mixup uses the key of the step itself
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class BEATsConfig(Encoder):
-    """BEATs (Chen et al., ICML 2023): a pretrained transformer on filterbank patches."""
+    """BEATs (Chen et al., ICML 2023): a pretrained transformer on patches of a filterbank."""
 
     neutral = ("weights", "remat")
     has_tokens = True
@@ -34,35 +34,35 @@ class BEATsConfig(Encoder):
 
     name: str = "beats"
     weights: str | None = None
-    """Folder that `asdjax convert beats` wrote."""
+    """Folder of pretrained weights, written by asdjax convert beats."""
     random_init: bool = False
-    """Start from random weights instead: for tests only, and said in every artefact."""
+    """Start from random weights, for tests only; all results of the run are marked so."""
     encoder: BEATsEncoderConfig = BEATsEncoderConfig()
-    """The architecture; with weights it is theirs and need not be stated."""
+    """Architecture; read from the weights, so that a recipe need not state it."""
     adaptation: Literal["full", "lora", "frozen"] = "full"
-    """What trains: everything; adapters, pooling and projection; or nothing."""
+    """Trained weights. full: all; lora: adapters, pooling and projection; frozen: none."""
     lora: LoRAConfig = LoRAConfig()
     layers: tuple[Count, ...] = ()
-    """Layers, from 1, whose tokens are pooled side by side; empty: the last."""
+    """Layers, counted from 1, whose tokens are concatenated and pooled; empty: the last layer."""
     pooling: Pooling = dataclasses.field(default_factory=partial(default, "pooling"))
     pooling_ratio: Count = 16
-    """Channels per hidden unit in attentive statistics pooling."""
+    """Attentive statistics pooling: token size divided by hidden units."""
     embedding_size: Annotated[int, Range(low=0, high=2**20)] = 256
-    """Values in the embedding, a linear map of the pooled vector; 0: the pooled vector itself."""
+    """Size of the embedding, a linear map of the pooled vector; 0: the pooled vector itself."""
     dropout: Probability | None = None
-    """Instead of the encoder's own; so the following five."""
+    """Replaces model.encoder.dropout; the next five replace encoder settings in the same way."""
     attention_dropout: Probability | None = None
     activation_dropout: Probability | None = None
     dropout_input: Probability | None = None
     encoder_layerdrop: Probability | None = None
     layer_wise_gradient_decay_ratio: Probability | None = None
     compute_dtype: ComputeDtype = "float32"
-    """Type of the large products; weights, softmax, norms and the loss stay float32."""
+    """Precision of the large products; weights, softmax, norms and the loss remain float32."""
     fused_attention: bool = False
-    """On NVIDIA GPUs, with bfloat16: attention in one kernel, cuDNN's, unless training drops some
-    of its weights. Elsewhere it is computed step by step, as without."""
+    """Use cuDNN's attention kernel on NVIDIA GPUs; needs compute_dtype bfloat16. It has no effect
+    on other devices, and in training with attention dropout."""
     remat: Literal["none", "attention", "full"] = "none"
-    """What training computes again instead of keeping: attention, or all inside each layer."""
+    """Save memory: recompute attention weights, or whole layers (full), in the backward pass."""
 
     def build(self, n_samples: int | None, sample_rate: int, rng: Any) -> BEATsEmbedder:
         from asdjax.models.beats_embedder import BEATsEmbedder, check_length
@@ -91,11 +91,11 @@ class BEATsConfig(Encoder):
 
     def checks(self, sample_rate: int) -> list[Check]:
         return [
-            (sample_rate == 16000, "audio.sample_rate", "BEATs hears 16000 Hz alone"),
+            (sample_rate == 16000, "audio.sample_rate", "must be 16000 for BEATs"),
             (
                 not (self.weights and self.random_init),
                 "model.random_init",
-                "cannot be true where model.weights names pretrained weights",
+                "cannot be true together with model.weights",
             ),
             *self.encoder.checks(),
             (
@@ -126,7 +126,7 @@ class BEATsConfig(Encoder):
         ]
 
     def on_platform(self, platform: str) -> BEATsConfig:
-        fused = self.fused_attention and platform == "gpu"  # cuDNN's
+        fused = self.fused_attention and platform == "gpu"  # needs cuDNN
         return dataclasses.replace(self, fused_attention=fused)
 
     def computing_in(self, compute_dtype: ComputeDtype) -> BEATsConfig:
@@ -223,13 +223,13 @@ class BEATsConfig(Encoder):
     def require_classifier(self) -> None:
         if not self.encoder.finetuned_model:
             raise ArtifactError(
-                f"{self.weights}: no classifier to pool with ('head'): convert a fine-tuned "
-                "checkpoint, or take the mean"
+                f"{self.weights}: no classifier, which pooling 'head' needs: convert a fine-tuned "
+                "checkpoint, or choose 'mean'"
             )
         if self.layers not in ((), (self.encoder.encoder_layers,)):
             raise ConfigError(
-                f"{self.weights}: the classifier ('head') hears the last layer alone: leave the "
-                "choice of layers out"
+                f"{self.weights}: the classifier (pooling 'head') uses the last layer: do not "
+                "choose layers"
             )
 
     # inference
@@ -245,7 +245,7 @@ class BEATsConfig(Encoder):
     def folded(self, module: BEATsEmbedder, params: dict[str, Any]) -> dict[str, Any]:
         outer = params["encoder"]
         inner = outer["encoder"]
-        # it learns its weight's norm and direction; folded, it holds the spectrum of the weight
+        # weight norm and direction are replaced by the spectrum of their product
         own = module.encoder.encoder.pos_conv.fold(inner["pos_conv"])
         return {**params, "encoder": {**outer, "encoder": {**inner, "pos_conv": own}}}
 

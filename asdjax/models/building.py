@@ -1,4 +1,4 @@
-"""Making an encoder's network, and its weights' division and preparation."""
+"""Building an encoder's network, and preparing its weights for training and inference."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,13 +10,13 @@ from asdjax.models.parameters import Tree, divided
 
 
 def build(encoder: Encoder, n_samples: int | None, sample_rate: int, seed: int) -> nnx.Module:
-    """Make an encoder's network, with initial weights drawn from `seed`.
+    """Build an encoder's network with random initial weights, float32.
 
     Args:
         encoder: the `model` section of the configuration.
         n_samples: length of every clip, samples; None: they differ (see `Encoder.has_tokens`).
         sample_rate: hertz.
-        seed: of the initial weights, which are float32.
+        seed: seed of the initial weights.
 
     Raises:
         AsdjaxError: the network cannot process clips of this length.
@@ -25,39 +25,39 @@ def build(encoder: Encoder, n_samples: int | None, sample_rate: int, seed: int) 
 
 
 def skeleton(encoder: Encoder, n_samples: int | None, sample_rate: int) -> nnx.Module:
-    """What `build` makes, with `jax.ShapeDtypeStruct` for arrays; nothing is computed.
+    """The network of `build` with `jax.ShapeDtypeStruct` instead of arrays; nothing is computed.
 
-    For weights that come from elsewhere: a checkpoint, another toolkit.
+    Used where the weights come from a checkpoint or another toolkit.
     """
     return nnx.eval_shape(lambda: encoder.build(n_samples, sample_rate, _NoDraws()))
 
 
 class _NoDraws:
-    """Stands in for a generator where only shapes matter: millions of draws take a second."""
+    """Replaces a random generator where only shapes matter: millions of draws take a second."""
 
     def uniform(self, low: float, high: float, size: tuple[int, ...]) -> Array:
         return jnp.zeros(size, jnp.float32)
 
-    normal = uniform  # of a mean and a deviation
+    normal = uniform  # with a mean and a standard deviation
 
     def integers(self, high: int) -> int:
         return 0
 
 
 def partition(encoder: Encoder, params: Tree) -> tuple[Tree, Tree]:
-    """Weights that train and weights that stay as they are: each is in exactly one of the two."""
+    """Split weights into trained and frozen ones."""
     return divided(params, encoder.trains)
 
 
 def folded(encoder: Encoder, module: nnx.Module, params: Tree) -> Tree:
-    """Compute once what inference would compute in every batch.
+    """Prepare weights for inference: precompute what does not depend on the clips.
 
-    Weights that are only ever multiplied in bfloat16 are rounded to it; then `Encoder.folded`.
+    Kernels that are used in bfloat16 are rounded to it; the rest is up to `Encoder.folded`.
 
     Args:
         encoder: the `model` section of the configuration.
         module: from `skeleton`; changed in place.
-        params: its weights, which are left as they are.
+        params: its weights, which are not changed.
 
     Returns:
         The weights of the changed module.

@@ -1,4 +1,4 @@
-"""Dropout whose draws depend on the clip, not on the batch that it is in."""
+"""Dropout whose random numbers depend on a clip's place in the global batch, not on the device."""
 
 import math
 from typing import NamedTuple
@@ -10,29 +10,30 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
 class Draws(NamedTuple):
-    """Where dropout's randomness comes from: a clip's draws do not depend on its companions."""
+    """Source of the random numbers of dropout."""
 
     key: PRNGKeyArray
-    """Of the training step."""
+    """Random key of the training step, or of a part of the network."""
     rows: Int[Array, " B"]
-    """Each clip's place in the global batch."""
+    """Each clip's index in the global batch."""
 
     def at(self, place: int) -> "Draws":
-        """The draws of one place in the network."""
+        """An independent stream for one place in the network."""
         return self._replace(key=jax.random.fold_in(self.key, place))
 
 
 def at(draws: Draws | None, place: int) -> Draws | None:
-    """`draws.at(place)`, where None says that nothing is dropped."""
+    """`draws.at(place)`, or None (no dropout) for None."""
     return None if draws is None else draws.at(place)
 
 
 def dropout(
     x: Float[Array, "B *axes"], rate: float, draws: Draws | None
 ) -> Float[Array, "B *axes"]:
-    """Set values to zero with probability `rate` and scale the others up; None drops nothing.
+    """Set values to zero with probability `rate` and divide the others by 1 - rate.
 
-    The rate is rounded to a multiple of 2^-16: sixteen bits decide, in every precision the same.
+    Nothing is dropped if `draws` is None. The rate is rounded to a multiple of 2^-16, because 16
+    random bits decide on each value; they are the same in float32 and float64.
     """
     threshold = round(rate * 2**16)
     if draws is None or threshold == 0:

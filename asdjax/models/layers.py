@@ -1,7 +1,7 @@
-"""Layers that the embedders share: channels last, train or eval by argument, PyTorch's defaults.
+"""Layers of all networks: channels last, `train` as an argument, PyTorch's defaults.
 
-Kernels are [*window, in, out]. Weights start uniform in +-1 / sqrt(fan_in), which is what
-PyTorch's kaiming-uniform with a = sqrt(5) amounts to (He et al., 2015).
+Kernels are [*window, in, out]. Initial weights are uniform in +-1 / sqrt(fan_in), as PyTorch's
+kaiming_uniform_ with a = sqrt(5): sqrt(6 / ((1 + a^2) fan_in)) (He et al., 2015).
 """
 
 import math
@@ -23,11 +23,11 @@ Rng: TypeAlias = np.random.Generator
 
 
 BatchStat: TypeAlias = nnx.BatchStat
-"""An array besides the weights that no gradient reaches, such as a running statistic."""
+"""An array without gradient, such as a running statistic."""
 
 
 def _uniform(rng: Rng, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
-    # drawn and held by NumPy: JAX would compile a program for each of the many shapes
+    # drawn by NumPy: JAX would compile a program for each of the many shapes
     bound = 1 / math.sqrt(fan_in)
     return nnx.Param(rng.uniform(-bound, bound, shape).astype(np.float32))
 
@@ -82,7 +82,7 @@ class Conv(nnx.Module):
         """Convolve; an axis of n positions has (n + 2 padding - window) // stride + 1 outputs."""
         kernel, stride, axes = self.kernel[...], self.stride, x.ndim - 2
         if axes == 1 and stride > 1 and kernel.shape[0] % stride == 0 and self.padding == 0:
-            # for the gradient by x, which XLA computes slowly on CPUs where positions are skipped
+            # XLA on CPUs is slow at the gradient of a strided convolution with respect to x
             x, kernel, stride = *operations.folded(x, kernel, stride), 1
         y = operations.correlate(x, kernel, stride, self.padding, self.compute_dtype)
         return y if self.bias is None else y + per_channel(self.bias[...], y.ndim)
@@ -91,15 +91,15 @@ class Conv(nnx.Module):
 class BatchNorm(nnx.Module):
     """Batch normalisation over the last axis (Ioffe and Szegedy, 2015), with PyTorch's conventions.
 
-    Training normalises by the batch's mean and biased variance; the running variance learns the
-    unbiased one. Under `jax.pmap` with an `axis_name`, batch means the batch of all devices
-    together, each of which must hold an equal share.
+    Training normalises by the batch's mean and biased variance; the running variance is updated
+    with the unbiased one. Under `jax.pmap` with an `axis_name`, the statistics are of the batch of
+    all devices, which must have equal shares.
 
     Args:
         features: size of the last axis.
-        momentum: share of the new batch in the running statistics.
+        momentum: weight of the new batch in the running statistics.
         eps: added to the variance.
-        affine: learn a scale and an offset per feature.
+        affine: whether to learn a scale and an offset per feature.
     """
 
     def __init__(
@@ -115,10 +115,10 @@ class BatchNorm(nnx.Module):
     def __call__(
         self, x: Float[Array, "B *positions C"], *, train: bool, axis_name: str | None = None
     ) -> Float[Array, "B *positions C"]:
-        """Normalise; with `train`, by the batch's statistics, updating the running ones.
+        """Normalise; with `train`, by the batch's statistics, and update the running ones.
 
         Raises:
-            AsdjaxError: a training batch has one value per feature, hence no variance.
+            AsdjaxError: a training batch has one value per feature, so that it has no variance.
         """
         if train:
             y = self._by_batch(x, axis_name)

@@ -1,8 +1,8 @@
 """Low-rank adaptation of a pretrained encoder's linear maps (LoRA).
 
 Hu et al. (ICLR 2022) with the conventions of the peft library:
-y = x W + b + alpha / rank * (x A) B, where A starts as PyTorch starts a linear layer and B as
-zeros, so that an adapted encoder starts as the encoder itself.
+y = x W + b + alpha / rank * (x A) B. A is initialised as PyTorch's linear layers, B with zeros, so
+that the adapted encoder is initially equal to the encoder.
 """
 
 import numpy as np
@@ -32,7 +32,7 @@ class LoRALinear(Projection):
         rng: Rng,
     ):
         super().__init__(n_in, n_out, compute_dtype=compute_dtype, rng=rng)
-        self.lora_a = Linear(n_in, config.rank, rng=rng).kernel  # starts as any linear layer's
+        self.lora_a = Linear(n_in, config.rank, rng=rng).kernel  # initialised as in Linear
         self.lora_b = nnx.Param(np.zeros((config.rank, n_out), np.float32))
         self.scale = config.alpha / config.rank
         self.dropout = config.dropout
@@ -40,7 +40,7 @@ class LoRALinear(Projection):
     def __call__(
         self, x: Float[Array, "*batch n_in"], draws: Draws | None = None
     ) -> Float[Array, "*batch n_out"]:
-        """Apply the adapted map; with `draws`, the adapter's input is dropped in part."""
+        """Apply the adapted map; `draws` are for dropout of the adapter's input."""
         rows = dropout(x, self.dropout, draws).reshape(-1, x.shape[-1])
         adapted = self._product(self._product(rows, self.lora_a[...]), self.lora_b[...])
         return super().__call__(x) + self.scale * adapted.reshape(*x.shape[:-1], -1)
@@ -55,7 +55,7 @@ def merge(params: Tree, scale: float) -> Tree:
     """Add every adapter to its kernel, for an encoder without adapters.
 
     Args:
-        params: weights with adapters, which are left as they are.
+        params: weights with adapters, which are not changed.
         scale: alpha / rank.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Products of float32 arrays whose operands may be rounded to bfloat16."""
+"""Products of float32 arrays with operands that are optionally rounded to bfloat16."""
 
 import functools
 
@@ -14,13 +14,14 @@ from asdjax.models.layers import Linear, Rng
 def einsum(
     spec: str, a: Float[Array, "..."], b: Float[Array, "..."], compute_dtype: ComputeDtype
 ) -> Float[Array, "..."]:
-    """A product of two arrays, with its own precision.
+    """`jnp.einsum` of two arrays in a given precision.
 
     Args:
-        spec: as in `jnp.einsum`, without ellipsis; each index stands in two of the three places.
+        spec: as in `jnp.einsum`, without ellipsis; each index occurs in exactly two of the three
+            arrays (operands and result), so that gradients are such products, too.
         a: left operand.
         b: right operand, of the same dtype.
-        compute_dtype: "float32" multiplies in the operands' own dtype, at full precision on every
+        compute_dtype: "float32" multiplies in the operands' dtype, at full precision on every
             device; "bfloat16" rounds the operands, also in the gradients, and sums in float32.
 
     Returns:
@@ -35,13 +36,13 @@ def einsum(
 def _rounded_einsum(spec: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Array:
     inputs, out = spec.split("->")
     left, right = inputs.split(",")
-    if out[-1] not in right:  # XLA on CPU refuses such products, whose result it transposes
+    if out[-1] not in right:  # XLA on CPU does not support bfloat16 products with transposed result
         left, right, a, b = right, left, b, a
     a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
     return jnp.einsum(f"{left},{right}->{out}", a, b, preferred_element_type=jnp.float32)
 
 
-# JAX's own gradient of a bfloat16 product with a float32 result would mix the two dtypes.
+# JAX's gradient of a bfloat16 product with a float32 result would mix the two dtypes.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _bfloat16_einsum(spec: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Array:
     return _rounded_einsum(spec, a, b)
@@ -65,7 +66,7 @@ _bfloat16_einsum.defvjp(_forward, _backward)
 
 
 class Projection(Linear):
-    """`Linear` with a bias, whose product may be computed in bfloat16."""
+    """`Linear` with a bias; its product may be computed in bfloat16."""
 
     def __init__(self, n_in: int, n_out: int, *, compute_dtype: ComputeDtype = "float32", rng: Rng):
         super().__init__(n_in, n_out, bias=True, rng=rng)
@@ -74,7 +75,7 @@ class Projection(Linear):
     def __call__(
         self, x: Float[Array, "*batch n_in"], draws: Draws | None = None
     ) -> Float[Array, "*batch n_out"]:
-        """Apply the map; `draws` are for adapted ones."""
+        """Apply the map; `draws` are used by subclasses with dropout."""
         rows = x.reshape(-1, x.shape[-1])
         y = self._product(rows, self.kernel[...]) + self.bias[...][None]
         return y.reshape(*x.shape[:-1], -1)

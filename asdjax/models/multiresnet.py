@@ -1,7 +1,7 @@
-"""MultiResNet: one branch on a clip's whole spectrum and one ResNet per STFT resolution.
+"""MultiResNet: a branch on the spectrum of the whole clip and a ResNet per STFT resolution.
 
 The network of ASDKit (Fujimura et al., DCASE workshop 2025), after Wilkinghoff (2023): no biases,
-batch normalisation without scale and offset, and an embedding that joins those of the branches.
+batch normalisation without scale and offset; the embeddings of the branches are concatenated.
 """
 
 import itertools
@@ -30,14 +30,14 @@ from asdjax.models.multiresnet_encoder import (
 from asdjax.models.operations import max_pool
 from asdjax.signal.stft import bins, hann, magnitude_spectrogram, magnitude_spectrum
 
-SMALLEST_SIDE = 36  # positions that the reference asks of both axes of a spectrogram
+SMALLEST_SIDE = 36  # fewest bins, and frames, of a spectrogram; as in the reference
 
 
 def shortest(config: MultiResNetConfig, sample_rate: int) -> int:
-    """The fewest samples that every branch can process.
+    """Length of the shortest clip that every branch can process, samples.
 
     Raises:
-        AsdjaxError: the band of an STFT has too few bins, whatever the length.
+        AsdjaxError: the band of an STFT has too few bins for clips of any length.
     """
     needed = [1]
     if config.fft_branch:
@@ -82,8 +82,8 @@ class MultiResNet(nnx.Module):
         if n_samples < least:
             raise ConfigError(
                 f"audio.clip_seconds: clips of {n_samples} samples ({n_samples / sample_rate:g} s) "
-                f"are too short for MultiResNet, whose shortest is {least} samples "
-                f"({least / sample_rate:g} s) with this configuration: make clip_seconds longer"
+                f"are too short for MultiResNet, which needs {least} samples "
+                f"({least / sample_rate:g} s) with this configuration: increase clip_seconds"
             )
         self.n_samples = n_samples
         self.embedding_size = config.branch_size * (config.fft_branch + len(config.spectrograms))
@@ -96,12 +96,12 @@ class MultiResNet(nnx.Module):
     def __call__(
         self, waveform: Float[Array, "B T"], *, train: bool = False, axis_name: str | None = None
     ) -> Float[Array, "B D"]:
-        """Embed a batch of clips, one `branch_size` after the other: FFT, then STFTs in order.
+        """Embed a batch of clips: the concatenated embeddings of the FFT and the STFT branches.
 
         Args:
-            waveform: clips of the length that the network was built for.
-            train: normalise by the batch and update the running statistics.
-            axis_name: the `jax.pmap` axis over which the batch is spread, if it is.
+            waveform: clips of the length for which the network was built.
+            train: whether BatchNorm uses the batch's statistics and updates the running ones.
+            axis_name: the `jax.pmap` axis over which the batch is split, if any.
 
         Raises:
             AsdjaxError: the clips have another length.
@@ -109,7 +109,7 @@ class MultiResNet(nnx.Module):
         if waveform.shape[1] != self.n_samples:
             raise ConfigError(
                 f"this MultiResNet embeds clips of {self.n_samples} samples, not "
-                f"{waveform.shape[1]}: use the audio.clip_seconds that it was trained with"
+                f"{waveform.shape[1]}: use the audio.clip_seconds of its training"
             )
         branches = [*([] if self.fft is None else [self.fft]), *self.stft]
         embeddings = [branch(waveform, train=train, axis_name=axis_name) for branch in branches]
@@ -117,7 +117,7 @@ class MultiResNet(nnx.Module):
 
 
 class FFTBranch(nnx.Module):
-    """The whole clip's magnitude spectrum through strided convolutions and a perceptron."""
+    """Strided convolutions and a perceptron on the magnitude spectrum of the whole clip."""
 
     def __init__(self, config: MultiResNetConfig, n_samples: int, *, rng: Rng):
         channels = (1, *[config.fft_channels] * len(config.fft_convs))
@@ -184,7 +184,7 @@ class HiddenLayer(nnx.Module):
 
 
 class STFTBranch(nnx.Module):
-    """A magnitude spectrogram through a residual network."""
+    """A residual network on a magnitude spectrogram."""
 
     def __init__(
         self,
@@ -197,7 +197,7 @@ class STFTBranch(nnx.Module):
         self.n_fft, self.hop = spectrogram.n_fft, spectrogram.hop
         band = bins(self.n_fft, sample_rate, config.low_hz, config.high_hz)
         self.first_bin, self.stop_bin = band.start, band.stop
-        # Kept with the weights, as the reference does, whose window differs in its last bits.
+        # saved with the weights: the reference does so, and its window differs in the last bits
         self.window = BatchStat(hann(self.n_fft).astype(np.float32))
         n_bins = band.stop - band.start
         self.norm_freq = _norm(n_bins, config)
@@ -211,7 +211,7 @@ class STFTBranch(nnx.Module):
             blocks.append(ResidualBlock(n_in, n_out, config, stride=2, rng=rng))
             blocks.append(ResidualBlock(n_out, n_out, config, rng=rng))
         self.blocks = nnx.List(blocks)
-        height = ((n_bins - 7) // 2 + 1 - 3) // 2 + 1  # what the stem leaves of the frequency axis
+        height = ((n_bins - 7) // 2 + 1 - 3) // 2 + 1  # size of the frequency axis after the stem
         for _ in stages[1:]:
             height = (height + 1) // 2
         self.norm_out = _norm(height * stages[-1], config)
@@ -245,7 +245,7 @@ class STFTBranch(nnx.Module):
 
 
 class Stem(nnx.Module):
-    """From one channel to the first stage's: convolution 7x7, batch norm, ReLU, max-pool 3x3."""
+    """Convolution 7x7 and max-pooling 3x3, both of stride 2, with batch norm and ReLU between."""
 
     def __init__(self, channels: int, config: MultiResNetConfig, *, rng: Rng):
         self.conv = _conv(1, channels, config, 7, 7, stride=2, rng=rng)
@@ -254,16 +254,16 @@ class Stem(nnx.Module):
     def __call__(
         self, x: Float[Array, "B F L 1"], *, train: bool, axis_name: str | None = None
     ) -> Float[Array, "B F_out L_out C"]:
-        """Apply the stem; each axis shrinks about fourfold."""
+        """Apply the stem; both axes shrink by about four."""
         x = jax.nn.relu(self.norm(self.conv(x), train=train, axis_name=axis_name))
         return max_pool(x, 3, 2)
 
 
 class ResidualBlock(nnx.Module):
-    """Pre-activation block with squeeze-and-excitation; the shortcut starts from the normed input.
+    """Pre-activation block (He et al., 2016) with squeeze-and-excitation (Hu et al., 2018).
 
-    After He et al. (2016) and Hu et al. (2018). A block of stride 2 halves both axes (rounding up)
-    and pools before it changes the channels of the shortcut.
+    Both branches start from the normalised input. A block of stride 2 halves both axes (rounding
+    up); its shortcut is a max-pooling, then a 1x1 convolution.
     """
 
     def __init__(
@@ -299,14 +299,14 @@ class ResidualBlock(nnx.Module):
         return self.se(self.conv2(jax.nn.relu(x)))
 
     def shortcut(self, x: Float[Array, "B F L n_in"]) -> Float[Array, "B F_out L_out n_out"]:
-        """The branch that passes the normalised input on."""
+        """The branch without residual weights: identity, or pooling and projection."""
         if self.projection is None:
             return x
         return self.projection(max_pool(x, 3, self.stride, padding=1))
 
 
 def flatten(x: Float[Array, "B N C"]) -> Float[Array, "B C*N"]:
-    """Channel-major, as PyTorch flattens [B, C, N]: value (c, n) lands at c * N + n."""
+    """Flatten as PyTorch flattens [B, C, N]: value (c, n) becomes value c * N + n."""
     return jnp.swapaxes(x, 1, 2).reshape(x.shape[0], -1)
 
 

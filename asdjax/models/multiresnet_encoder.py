@@ -1,4 +1,4 @@
-"""MultiResNet as an encoder that recipes name; its network is in `multiresnet`."""
+"""The encoder `multiresnet`: its settings. The network is in `multiresnet`."""
 
 from __future__ import annotations
 
@@ -28,56 +28,57 @@ class StridedConvConfig:
     """One convolution over the spectrum of the whole clip."""
 
     window: Count
-    """Positions under the kernel."""
+    """Kernel size, bins."""
     stride: Count
-    """Positions between outputs."""
+    """Stride, bins."""
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class MultiResNetConfig(Encoder):
-    """MultiResNet: one branch on the whole clip's spectrum, one per STFT resolution."""
+    """MultiResNet: a branch on the spectrum of the whole clip, and one per STFT resolution."""
 
     name: str = "multiresnet"
     fft_branch: bool = True
-    """Use the branch that reads the magnitude spectrum of the whole clip."""
+    """Use the branch on the magnitude spectrum of the whole clip."""
     fft_convs: tuple[StridedConvConfig, ...] = (
         StridedConvConfig(256, 64),
         StridedConvConfig(64, 32),
         StridedConvConfig(16, 4),
     )
-    """The FFT branch's convolutions."""
+    """Convolutions of the FFT branch."""
     fft_channels: Count = 128
-    """Channels of each of them."""
+    """Channels of each convolution of the FFT branch."""
     fft_hidden_layers: Count = 5
-    """Normalised layers of the FFT branch's perceptron, before its last, linear one."""
+    """Hidden layers of the FFT branch's perceptron, before its linear output layer."""
     spectrograms: tuple[SpectrogramConfig, ...] = (
         SpectrogramConfig(256, 128),
         SpectrogramConfig(1024, 512),
         SpectrogramConfig(4096, 2048),
     )
-    """STFT branches, in the order of their embeddings."""
+    """STFT resolutions, one branch each."""
     stage_channels: tuple[Count, ...] = (16, 32, 64, 128)
-    """Channels of an STFT branch's stages, two residual blocks each; all but the first halve."""
+    """Channels of the stages of an STFT branch (two residual blocks each); all stages but the first
+    halve the resolution."""
     low_hz: NonNegative = 200.0
-    """Lowest frequency kept in the spectrograms, hertz."""
+    """Lowest frequency of the spectrograms, hertz."""
     high_hz: Positive = 8000.0
-    """Highest frequency kept in the spectrograms, hertz."""
+    """Highest frequency of the spectrograms, hertz."""
     branch_size: Count = 128
-    """Values in each branch's embedding."""
+    """Size of each branch's embedding."""
     squeeze_ratio: Count = 16
-    """Channels per hidden unit in squeeze-and-excitation."""
+    """Squeeze-and-excitation: channels divided by hidden units."""
     norm_momentum: Probability = 0.1
-    """Share of the new batch in BatchNorm's running statistics."""
+    """Weight of the new batch in BatchNorm's running statistics."""
     norm_eps: Positive = 1e-5
     """Added to BatchNorm's variance."""
     compute_dtype: ComputeDtype = "float32"
-    """What the convolutions' operands and results are rounded to; weights stay float32."""
+    """Precision of the convolutions' operands and results; weights remain float32."""
 
     def build(self, n_samples: int | None, sample_rate: int, rng: Any) -> MultiResNet:
         from asdjax.models.multiresnet import MultiResNet
 
-        assert n_samples is not None  # it does not take clips of any length
+        assert n_samples is not None  # because has_tokens is False
         return MultiResNet(self, n_samples, sample_rate, rng=rng)
 
     def sentences(self) -> tuple[str, str, str]:

@@ -1,7 +1,7 @@
 """Modules as pure functions of their parameters: nested dictionaries of arrays.
 
-`split` takes a module apart into its structure and its parameters, and `apply` runs the structure
-on them, under JAX's own transformations.
+`split` separates a module's structure from its arrays. `apply` is a pure function of the arrays,
+for JAX's transformations (jit, grad, pmap).
 """
 
 from collections.abc import Callable
@@ -15,20 +15,20 @@ from asdjax.errors import ConfigError
 from asdjax.models.layers import BatchStat
 
 Tree: TypeAlias = dict[str, Any]
-"""Nested, with strings as keys and arrays as leaves."""
+"""Nested dictionaries with string keys and arrays as leaves."""
 
 
 def split(module: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
-    """Take a module apart: its structure, its weights and its running statistics.
+    """Split a module into its structure, its weights and its running statistics.
 
     Raises:
-        ConfigError: it holds anything else, such as a generator of random numbers.
+        ConfigError: it has other variables, such as the state of a random generator.
     """
     graphdef, params, stats, others = nnx.split(module, nnx.Param, BatchStat, ...)
     if others := flatten_dict(nnx.to_pure_dict(others)):
         raise ConfigError(
             f"{type(module).__name__}: {'.'.join(map(str, min(others)))} is neither nnx.Param nor "
-            "nnx.BatchStat: what a network draws in training comes from Encoder.draws"
+            "nnx.BatchStat: use one of them; random numbers for training come from Encoder.draws"
         )
     return graphdef, _plain(params), _plain(stats)
 
@@ -43,7 +43,7 @@ def apply(
     axis_name: str | None = None,
     **more: Any,
 ) -> tuple[Float[Array, "B D"], Tree]:
-    """Embed clips; pure, so that it may be compiled, differentiated and mapped over devices.
+    """Embed clips; a pure function that can be compiled, differentiated and mapped over devices.
 
     Args:
         graphdef: structure, from `split`.
@@ -51,11 +51,11 @@ def apply(
         stats: running statistics, of the waveform's dtype.
         waveform: clips, float32 or float64.
         train: whether layers behave as in training.
-        axis_name: the `jax.pmap` axis over which the batch is spread, if it is.
-        more: what a kind of embedder takes beside (see `BEATsEmbedder`).
+        axis_name: the `jax.pmap` axis over which the batch is split, if any.
+        more: further arguments of the network (see `Encoder.draws`).
 
     Returns:
-        The embeddings, and the running statistics: new ones in training, else those given.
+        The embeddings, and the running statistics: updated in training, else unchanged.
     """
     module = merged(graphdef, params, stats)
     embedding = module(waveform, train=train, axis_name=axis_name, **more)
@@ -65,12 +65,12 @@ def apply(
 
 
 def merged(graphdef: nnx.GraphDef, params: Tree, stats: Tree) -> nnx.Module:
-    """The module again: the inverse of `split`."""
+    """The module of a structure and its arrays: the inverse of `split`."""
     return nnx.merge(graphdef, _indexed(params), _indexed(stats))
 
 
 def divided(params: Tree, wanted: Callable[[tuple[str, ...]], bool]) -> tuple[Tree, Tree]:
-    """The arrays whose paths are wanted, and all others, each in the nesting of `params`."""
+    """The arrays whose paths are wanted, and all others, both nested as `params`."""
     flat = flatten_dict(params)
     chosen = {path: value for path, value in flat.items() if wanted(path)}
     others = {path: value for path, value in flat.items() if path not in chosen}
@@ -85,7 +85,7 @@ def join(one: Tree, other: Tree) -> Tree:
 
 
 def replace(params: Tree, others: Tree) -> Tree:
-    """The same weights, with others in the place of those that `others` holds."""
+    """A copy of `params` with the arrays of `others`, which has some of its paths."""
     flat, new = flatten_dict(params), flatten_dict(others)
     for path, value in new.items():
         assert value.shape == flat[path].shape, path
@@ -93,13 +93,13 @@ def replace(params: Tree, others: Tree) -> Tree:
 
 
 def _plain(state: nnx.State) -> Tree:
-    """Nested dictionaries with string keys only: checkpoints know no integer keys."""
+    """Nested dictionaries with string keys only, because checkpoints have no integer keys."""
     flat = flatten_dict(nnx.to_pure_dict(state))
     return unflatten_dict({tuple(map(str, path)): value for path, value in flat.items()})
 
 
 def _indexed(tree: Tree) -> dict:
-    """The inverse of `_plain`: places in an `nnx.List` as integers."""
+    """The inverse of `_plain`: indices of an `nnx.List` are integers again."""
     flat = flatten_dict(tree)
     return unflatten_dict(
         {tuple(int(k) if k.isdigit() else k for k in path): value for path, value in flat.items()}

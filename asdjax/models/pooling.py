@@ -1,7 +1,7 @@
-"""A sequence of tokens becomes one vector: by their mean, or by attentive statistics pooling.
+"""Pooling of a sequence of tokens: their mean, or attentive statistics.
 
 Attentive statistics: Okabe et al., Interspeech 2018, with the global context of ECAPA-TDNN
-(Desplanques et al., Interspeech 2020) and the layout of ASDKit's AttnStatPool.
+(Desplanques et al., Interspeech 2020) and the layers of ASDKit's AttnStatPool.
 """
 
 import jax
@@ -16,7 +16,7 @@ _LEAST_VARIANCE = 1e-4
 
 
 class TokenMean(nnx.Module):
-    """The mean over tokens, without weights."""
+    """The mean over tokens."""
 
     def __call__(
         self,
@@ -26,14 +26,14 @@ class TokenMean(nnx.Module):
         axis_name: str | None = None,
         valid: Bool[Array, "B L"] | None = None,
     ) -> Float[Array, "B C"]:
-        """Pool the tokens, or the valid ones."""
+        """Pool all tokens, or the valid ones."""
         return token_mean(x, valid)
 
 
 def token_mean(
     tokens: Float[Array, "B N D"], valid: Bool[Array, "B N"] | None
 ) -> Float[Array, "B D"]:
-    """The mean over (valid) tokens."""
+    """The mean over all tokens, or over the valid ones."""
     if valid is None:
         return jnp.mean(tokens, axis=1)
     own = valid.astype(tokens.dtype)[:, :, None]
@@ -41,14 +41,15 @@ def token_mean(
 
 
 class AttnStatPool(nnx.Module):
-    """Weighted mean and standard deviation over tokens, mapped back to the width of one token.
+    """Weighted mean and standard deviation over tokens, mapped linearly to the size of a token.
 
-    Every channel has weights of its own, which depend on the token and on the clip's plain mean
-    and standard deviation. Computed in the dtype of the parameters, whatever the tokens'.
+    The weights differ between channels. They are computed from the token and the clip's unweighted
+    mean and standard deviation, by a network with one hidden layer. Everything is computed in the
+    dtype of the parameters.
 
     Args:
-        features: channels of a token, and of the pooled vector.
-        hidden: units between a token and its weights.
+        features: size of a token, and of the pooled vector.
+        hidden: hidden units.
         rng: source of the initial weights.
     """
 
@@ -73,18 +74,18 @@ class AttnStatPool(nnx.Module):
         Args:
             x: tokens.
             train: whether BatchNorm uses the batch's statistics and updates the running ones.
-            axis_name: the `jax.pmap` axis over which the batch is spread, if it is.
-            valid: the tokens that count, at least one in each clip (inference only): the others
-                have no influence, a clip in a longer row is pooled as it is alone.
+            axis_name: the `jax.pmap` axis over which the batch is split, if any.
+            valid: mask of the tokens to pool, at least one in each clip (inference only); the
+                others have no influence.
 
         Raises:
-            AsdjaxError: `valid` in training, or a training batch of one clip.
+            AsdjaxError: `valid` is given in training, or a training batch has one clip.
         """
         if train and valid is not None:
-            raise ConfigError("training needs clips of one length: pool without `valid` there")
+            raise ConfigError("training needs clips of one length: omit `valid`")
         x = x.astype(self.linear.kernel[...].dtype)
         if valid is not None:
-            x = jnp.where(valid[:, :, None], x, 0)  # a weight of 0 would let a NaN through
+            x = jnp.where(valid[:, :, None], x, 0)  # not by a weight of 0: 0 * NaN is NaN
         weights = self.weights(x, train=train, axis_name=axis_name, valid=valid)
         both = self.norm_statistics(statistics(x, weights), train=train, axis_name=axis_name)
         return self.norm_out(self.linear(both), train=train, axis_name=axis_name)
@@ -97,15 +98,16 @@ class AttnStatPool(nnx.Module):
         axis_name: str | None = None,
         valid: Bool[Array, "B L"] | None = None,
     ) -> Float[Array, "B L C"]:
-        """Each token's share in each channel: they add up to 1 over the tokens that count."""
+        """The weight of each token in each channel; the sum over (valid) tokens is 1."""
         where = None if valid is None else valid[:, :, None]
         mean = jnp.mean(x, axis=1, where=where)
         squares = jnp.sum(jnp.square(x - mean[:, None, :]), axis=1, where=where)
         count = x.shape[1] if where is None else jnp.sum(where, axis=1, dtype=x.dtype)
-        # unbiased; a single token deviates from nothing and has the least variance
+        # unbiased; a single token has the variance 0
         variance = squares / jnp.maximum(count - 1, 1)
         context = jnp.concatenate([mean, _deviation(variance)], axis=1)
-        # the first layer on [x; mean; deviation], of which only x differs between tokens
+        # The first layer maps [x; mean; deviation]. Only x differs between tokens: its part of the
+        # product is computed for each token, the other part once per clip.
         kernel, bias = self.attention_in.kernel[...], self.attention_in.bias[...]
         own = jnp.matmul(x, kernel[: x.shape[2]], precision="highest")
         shared = jnp.matmul(context, kernel[x.shape[2] :], precision="highest") + bias[None, :]
@@ -115,9 +117,9 @@ class AttnStatPool(nnx.Module):
 
 
 def statistics(x: Float[Array, "B L C"], weights: Float[Array, "B L C"]) -> Float[Array, "B 2*C"]:
-    """Weighted mean and, after it, weighted standard deviation of every channel, at least 0.01."""
+    """Weighted means of all channels, then their weighted standard deviations, at least 0.01."""
     mean = jnp.sum(weights * x, axis=1)
-    # about the mean: E[x^2] - E[x]^2 would cancel where the mean exceeds the deviation
+    # not E[x^2] - E[x]^2, which loses precision where the mean exceeds the deviation
     variance = jnp.sum(weights * jnp.square(x - mean[:, None, :]), axis=1)
     return jnp.concatenate([mean, _deviation(variance)], axis=1)
 

@@ -1,4 +1,4 @@
-"""The poolings over tokens that recipes name; their networks are in `pooling`."""
+"""The poolings that a recipe can name; their modules are in `pooling`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @register
 @dataclasses.dataclass(frozen=True)
 class AttentiveStatistics(Pooling):
-    """Weighted mean and standard deviation, mapped back to the width of a token."""
+    """Weighted mean and standard deviation, mapped linearly to the size of a token."""
 
     trains = True
     name: str = "attentive_statistics"
@@ -32,7 +32,7 @@ class AttentiveStatistics(Pooling):
 @register
 @dataclasses.dataclass(frozen=True)
 class Mean(Pooling):
-    """The mean."""
+    """The mean over tokens."""
 
     name: str = "mean"
 
