@@ -1,1 +1,1 @@
-"""Device-side signal processing: pure functions of arrays."""
+"""Signal processing on the device: STFT, filterbank, SpecAugment and the views of a clip."""

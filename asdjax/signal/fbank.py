@@ -1,9 +1,9 @@
-"""Kaldi's mel filterbank at 16 kHz with the settings of BEATs.
+"""Kaldi's log mel filterbank at 16 kHz with the settings of BEATs.
 
-Frame l holds samples 160 l to 160 l + 399 and nothing beyond the signal's end (Kaldi's
-`snip_edges`). Of each frame the mean is removed, a pre-emphasis of 0.97 and Povey's window
-applied, the power spectrum of 512 points summed under 128 triangles on the mel scale, and the
-logarithm taken. Levels are those of 16-bit integers; there is no dither.
+Frame l has the samples 160 l to 160 l + 399; there are no incomplete frames (Kaldi's `snip_edges`).
+For each frame: subtract the mean, apply pre-emphasis (0.97) and Povey's window, take the power
+spectrum (512 points), sum it with 128 triangular weights on the mel scale, and take the logarithm.
+Samples are scaled to the range of 16-bit integers; there is no dither.
 """
 
 from functools import partial
@@ -16,43 +16,43 @@ from jaxtyping import Array, Float, Int
 from asdjax.errors import DataError
 
 FRAME, HOP = 400, 160
-"""Samples in a frame, and between the starts of two: 25 ms and 10 ms."""
+"""Length of a frame and step between frames, samples (25 ms and 10 ms)."""
 BANDS = 128
-"""Values in each frame."""
+"""Mel bands."""
 
 _RATE = 16000
 _N_FFT = 512
 _LOW_HZ, _HIGH_HZ = 20.0, 8000.0
 _PRE_EMPHASIS = 0.97
 _FULL_SCALE = 32768
-_FLOOR = float(np.finfo(np.float32).eps)  # of a band's energy, hence -15.94 at the least
+_FLOOR = float(np.finfo(np.float32).eps)  # of a band's energy; its logarithm is -15.94
 _MEAN, _STD = 15.41663, 6.55582  # of the filterbank on AudioSet, from BEATs
 _QUARTER = BANDS // 4
 
 
 def frames(samples: int | Int[Array, "*B"]) -> int | Int[Array, "*B"]:
-    """Number of whole frames in so many samples: 0 below `FRAME`."""
+    """Number of complete frames in `samples` samples; 0 below `FRAME`."""
     count = 1 + (samples - FRAME) // HOP
     return max(count, 0) if isinstance(samples, int) else jnp.maximum(count, 0)
 
 
 def normalised(features: Float[Array, "B L 128"]) -> Float[Array, "B L 128"]:
-    """BEATs' normalisation: minus AudioSet's mean, over twice its standard deviation."""
+    """BEATs' normalisation: (features - mean) / (2 std), with mean and std of AudioSet."""
     return (features - _MEAN) / (2 * _STD)
 
 
 def fbank(waveform: Float[Array, "B T"]) -> Float[Array, "B L 128"]:
     """Log energies in 128 mel bands for each of `frames(T)` frames, in the waveform's dtype.
 
-    Frames do not reach into each other: a clip that is the first n samples of a longer row has
-    there, as its first `frames(n)` frames, those that it has alone.
+    A frame depends on its samples only: the first `frames(n)` frames of a padded clip of n samples
+    are those of the clip alone.
 
     Args:
         waveform: clips at 16 kHz in [-1, 1], float32 or float64.
 
     Raises:
         AsdjaxError: the clips are shorter than a frame.
-        TypeError: the waveform is of integers, whose scale is not known.
+        TypeError: the waveform has integers, whose scale is unknown.
     """
     if not jnp.issubdtype(waveform.dtype, jnp.floating):
         raise TypeError(f"a filterbank needs floating-point samples, found {waveform.dtype}")
@@ -63,29 +63,29 @@ def fbank(waveform: Float[Array, "B T"]) -> Float[Array, "B L 128"]:
         )
     return jax.lax.platform_dependent(
         waveform,
-        cpu=partial(jax.lax.map, _log_energies),  # all at once, memory would cost as much as sums
+        cpu=partial(jax.lax.map, _log_energies),  # clip by clip, which stays in the CPU's cache
         default=jax.vmap(_log_energies),
     )
 
 
 def window() -> Float[np.ndarray, "400"]:
-    """Povey's window, float64: a symmetric Hann window to the power 0.85; its ends are zero."""
+    """Povey's window, float64: a symmetric Hann window to the power of 0.85; its ends are zero."""
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / (FRAME - 1))) ** 0.85
 
 
 def mel_bank() -> Float[np.ndarray, "256 128"]:
-    """Weights of the bins below Nyquist's in each band: triangles in mel, float32, peak 1.
+    """Weights of the bins 0 to 255 (all below Nyquist) in each band, float32.
 
-    The 128 triangles overlap by half between 20 and 8000 Hz; they are not scaled by area, and
-    band 3 is so narrow that no bin falls into it. Computed in float32 step by step, because
-    torchaudio does: on this scale its rounding moves weights by 1e-5.
+    128 triangles of height 1 on the mel scale, between 20 and 8000 Hz, overlapping by half. Band 3
+    is so narrow that it has no bin. Every step is in float32, as in torchaudio, whose rounding
+    changes weights by 1e-5.
     """
     low, high = (1127 * np.log(1 + hz / 700) for hz in (_LOW_HZ, _HIGH_HZ))
     step, band = np.float32((high - low) / (BANDS + 1)), np.arange(BANDS, dtype=np.float32)
     left, centre, right = (np.float32(low) + (band + np.float32(i)) * step for i in range(3))
     hz = np.arange(_N_FFT // 2, dtype=np.float32) * np.float32(_RATE / _N_FFT)
     ratio = np.float32(1) + hz / np.float32(700)
-    # the logarithm in float64: NumPy's in float32 differs between processors by a last digit
+    # the logarithm in float64: NumPy's in float32 differs between CPUs in the last bit
     mel = np.float32(1127) * np.log(ratio, dtype=np.float64).astype(np.float32)
     rising = (mel[:, None] - left) / (centre - left)
     falling = (right - mel[:, None]) / (right - centre)
@@ -93,50 +93,61 @@ def mel_bank() -> Float[np.ndarray, "256 128"]:
 
 
 def _log_energies(waveform: Float[Array, "T"]) -> Float[Array, "L 128"]:
-    # An FFT: a product with the transform's [400, 512] matrix is as accurate, but takes a CPU about
-    # five times as long.
+    # FFT: a product with the [400, 512] matrix of the transform takes a CPU five times as long
     spectrum = jnp.fft.rfft(_windowed(waveform), axis=-1)  # [L, 257]
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     energies, bank = [], mel_bank()
-    for first in range(0, BANDS, _QUARTER):  # each quarter of the bands hears a few bins only
+    for first in range(0, BANDS, _QUARTER):  # a quarter of the bands has weights on few bins
         part = bank[:, first : first + _QUARTER]
-        heard = np.flatnonzero(part.any(axis=1))
-        bins = slice(heard[0], heard[-1] + 1)
+        used = np.flatnonzero(part.any(axis=1))
+        bins = slice(used[0], used[-1] + 1)
         weights = jnp.asarray(part[bins], power.dtype)
         energies.append(jnp.matmul(power[:, bins], weights, precision="highest"))
     return jnp.log(jnp.maximum(jnp.concatenate(energies, axis=1), _FLOOR))
 
 
 def _windowed(waveform: Float[Array, "T"]) -> Float[Array, "L 512"]:
-    """Frames without mean, pre-emphasised, windowed and followed by zeros."""
+    """Frames after subtraction of the mean, pre-emphasis and windowing, padded with zeros.
+
+    With frame mean m and previous sample x', pre-emphasis of the mean-free frame is computed as
+
+        (x - m) - 0.97 (x' - m) = (x - x') + 0.03 (x' - m)
+
+    The right side has smaller terms, hence less rounding, and is exactly 0 for a constant.
+    """
     dtype, count = waveform.dtype, frames(len(waveform))
-    # Frames as runs of whole hops: slices are faster than a gather.
+    # frames are assembled from slices of [hops, 160], which is faster than a gather
     hops = count + FRAME // HOP
     x = waveform[: hops * HOP]
     x = jnp.pad(x, (1, hops * HOP - len(x)))
-    # Kaldi takes a frame's first sample as its own predecessor; the window is zero there.
+    # `before` are the previous samples. Kaldi uses a frame's first sample as its previous one, but
+    # the window is zero there.
     before, x = x[:-1].reshape(hops, HOP), x[1:].reshape(hops, HOP)
-    # a power of two may be applied anywhere: no rounding changes
+    # the scale to 16 bits is a power of two: it can be applied at any point without rounding
     mean, factors = _means(x, count)[:, None], jnp.asarray(_FULL_SCALE * window(), dtype)
     parts = []
     for i in range(0, FRAME, HOP):
         rows, width = slice(i // HOP, i // HOP + count), min(HOP, FRAME - i)
         last = before[rows, :width]
-        # (x - mean) - 0.97 (last - mean) in small terms: less rounding, and a constant is exactly 0
         emphasised = (x[rows, :width] - last) + (1 - _PRE_EMPHASIS) * (last - mean)
         parts.append(emphasised * factors[None, i : i + width])
     return jnp.concatenate([*parts, jnp.zeros((count, _N_FFT - FRAME), dtype)], axis=1)
 
 
 def _means(x: Float[Array, "hops 160"], count: int) -> Float[Array, "L"]:
-    """The mean of every frame, from sums over its two and a half hops.
+    """The mean of every frame, from sums over its hops: two complete ones and a half.
 
-    They are sums of differences, so that a constant, whatever its level, is its own mean exactly.
+    With a_h the first sample of hop h, D_h the sum over the hop of x - a_h, and D'_h that over its
+    first half, frame h has the mean
+
+        a_h + [D_h + D_{h+1} + D'_{h+2} + 160 (a_{h+1} - a_h) + 80 (a_{h+2} - a_h)] / 400
+
+    These are sums of differences, so that the mean of a constant is exact at any level.
     """
     start = x[:, 0]
     whole = jnp.sum(x - start[:, None], axis=1)
     half = jnp.sum(x[:, : HOP // 2] - start[:, None], axis=1)
-    own, second, third = start[:count], start[1 : count + 1], start[2 : count + 2]
+    first, second, third = start[:count], start[1 : count + 1], start[2 : count + 2]
     differences = whole[:count] + whole[1 : count + 1] + half[2 : count + 2]
-    differences += HOP * (second - own) + HOP // 2 * (third - own)
-    return own + differences / FRAME
+    differences += HOP * (second - first) + HOP // 2 * (third - first)
+    return first + differences / FRAME

@@ -1,6 +1,6 @@
 """SpecAugment (Park et al., Interspeech 2019): masks in time and frequency, in training.
 
-Every device makes the draws of the whole batch and uses those of its own rows.
+Every device draws the random numbers of the global batch and uses those of its rows.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from asdjax.signal import fbank
 
 
 class SpecAugmentDraws(NamedTuple):
-    """What SpecAugment masks in each clip of a batch, in frames and bands; width 0: nothing."""
+    """The masks of each clip of a batch, in frames and bands; width 0: no mask."""
 
     time_start: Float[Array, " B"]
     time_width: Float[Array, " B"]
@@ -27,15 +27,15 @@ def spec_augment_draws(
 ) -> SpecAugmentDraws:
     """Draw for each clip a mask in time and one in frequency.
 
-    A mask is there with the configured probability. Its width is uniform in [0, widest), then its
-    start uniform in [0, axis - width); both are real numbers, as in torchaudio's
-    `mask_along_axis_iid`. No mask is wider than its axis.
+    A mask is applied with the configured probability. Its width is uniform in [0, w), with w the
+    configured largest width or the axis' length, whichever is less; its start is uniform in
+    [0, length - width). Both are real numbers, as in torchaudio's `mask_along_axis_iid`.
 
     Args:
-        key: random key of the step, used by nothing else.
+        key: random key that nothing else uses.
         batch_size: clips in the global batch.
-        n_samples: length of every clip.
-        config: probability and widest masks.
+        n_samples: length of every clip, samples.
+        config: probability and largest widths.
 
     Returns:
         Arrays of length `batch_size`, float32 in every precision.
@@ -56,11 +56,11 @@ def spec_augment_draws(
 def spec_augment(
     features: Float[Array, "B L 128"], draws: SpecAugmentDraws
 ) -> Float[Array, "B L 128"]:
-    """Put zeros into masked frames and bands.
+    """Set masked frames and bands to zero, which is the mean of the normalised features.
 
     Args:
-        features: normalised filterbank, whose mean is 0.
-        draws: one mask of each kind per clip; it covers the places i with
+        features: normalised filterbank.
+        draws: one mask of each kind per clip; it covers the indices i with
             start <= i < start + width.
     """
 

@@ -14,19 +14,23 @@ from asdjax.errors import DataError
 
 
 def hann(length: int) -> Float[np.ndarray, "length"]:
-    """Periodic Hann window, float64: one period of (1 - cos) / 2 without its end point."""
+    """Periodic Hann window, float64: (1 - cos(2 pi n / length)) / 2 for n = 0 .. length - 1."""
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
 
 
 def bins(n_fft: int, sample_rate: int, low_hz: float, high_hz: float) -> slice:
     """The bins of a transform of `n_fft` samples whose frequencies lie in [low_hz, high_hz].
 
-    Bin k stands for k * sample_rate / n_fft hertz, k = 0 .. n_fft // 2.
+    Bin k has the frequency k * sample_rate / n_fft, k = 0 .. n_fft // 2.
 
     Raises:
         AsdjaxError: no bin lies in the band.
+
+    Example:
+        >>> bins(1024, 16000, 200, 8000)
+        slice(13, 513, None)
     """
-    # k * sample_rate is a whole number: a bin exactly on an edge is never lost to rounding.
+    # compare k * sample_rate, an integer, so that a bin exactly on an edge is not lost by rounding
     scaled = np.arange(n_fft // 2 + 1) * sample_rate
     first = int(np.searchsorted(scaled, low_hz * n_fft, side="left"))
     stop = int(np.searchsorted(scaled, high_hz * n_fft, side="right"))
@@ -52,8 +56,8 @@ def stft(
         waveform: real signal, float32 or float64.
         n_fft: window and transform length, samples.
         hop: step between frames, samples; need not divide `n_fft`.
-        window: factors on each frame's samples, of the waveform's dtype; None: `hann(n_fft)`.
-        pad_mode: what the frames see beyond either end: zeros or a mirror image.
+        window: of the waveform's dtype; None: `hann(n_fft)`.
+        pad_mode: extension of the signal at both ends: zeros or its mirror image.
     """
     if window is None:
         window = jnp.asarray(hann(n_fft), waveform.dtype)
@@ -73,9 +77,8 @@ def istft(
 ) -> Float[Array, "B T"]:
     """Least-squares inverse of `stft`, T = hop * (L - 1).
 
-    Windowed frames are overlapped and added, and divided by the sum of the squared windows
-    (Griffin and Lim 1984): exact for the spectrum of a signal whose length is a multiple of `hop`,
-    whatever lies beyond its ends.
+    x[n] = sum_l w[n - l hop] frame_l[n - l hop] / sum_l w[n - l hop]^2 (Griffin and Lim, 1984).
+    Exact for the spectrum of a signal whose length is a multiple of `hop`, for every `pad_mode`.
 
     Args:
         spectrum: one-sided, F = n_fft // 2 + 1.
@@ -94,18 +97,24 @@ def istft(
 
 
 def inverse_rfft(spectrum: Complex[Array, "B L F"], n: int) -> Float[Array, "B L n"]:
-    """`jnp.fft.irfft` over the last axis of a real signal's spectrum, F = n // 2 + 1.
+    """`jnp.fft.irfft` over the last axis, F = n // 2 + 1; for even n faster than XLA's on CPUs.
 
-    Bin 0 and, for even n, bin n / 2 of such a spectrum are real. For even n by a complex transform
-    of half the length, whose real and imaginary parts are the even and the odd samples (Cooley,
-    Lewis and Welch 1970): on a CPU XLA's own takes twice as long as the forward transform.
+    Bins 0 and n / 2 must be real, as they are in the spectrum X of a real signal x. For even n, one
+    complex inverse transform of length h = n / 2 gives the even samples e and the odd samples o as
+    real and imaginary part (Cooley, Lewis and Welch, 1970). Their spectra are, for k < h and with
+    conj(X[h - k]) = X[k + h],
+
+        E[k] = (X[k] + conj(X[h - k])) / 2
+        O[k] = (X[k] - conj(X[h - k])) / 2 * exp(2 pi i k / n)
+
+    so that e + i o = ifft(E + i O).
     """
     if n % 2:
         return jnp.fft.irfft(spectrum, n, axis=-1)
     half = n // 2
     low, high = spectrum[..., :half], jnp.conj(spectrum[..., :0:-1])
-    turn = jnp.asarray(1j * np.exp(2j * np.pi * np.arange(half) / n), spectrum.dtype)
-    packed = jnp.fft.ifft(low + high + turn[None, None, :] * (low - high), axis=-1)
+    twiddle = jnp.asarray(1j * np.exp(2j * np.pi * np.arange(half) / n), spectrum.dtype)
+    packed = jnp.fft.ifft(low + high + twiddle[None, None, :] * (low - high), axis=-1)
     pairs = jnp.stack([packed.real, packed.imag], axis=-1) / 2
     return pairs.reshape(*spectrum.shape[:-1], n)
 
@@ -113,11 +122,11 @@ def inverse_rfft(spectrum: Complex[Array, "B L F"], n: int) -> Float[Array, "B L
 def frames(
     padded: Float[Array, "B P"], window: Float[Array, "n_fft"], *, hop: int, count: int
 ) -> Float[Array, "B L n_fft"]:
-    """The first `count` windowed frames of a signal, frame l from sample l * hop on.
+    """The first `count` windowed frames of a signal; frame l starts at sample l * hop.
 
-    Past the signal's end are zeros.
+    The signal is extended by zeros as needed.
     """
-    # Frames as runs of whole hops: slices are faster than a gather, and need no index array.
+    # Frames are assembled from slices of [hops, hop], which is faster than a gather.
     parts = _by_hop(window, hop)
     hops = count + len(parts) - 1
     padded = padded[:, : hops * hop]
@@ -133,9 +142,9 @@ def overlap_add(
     *,
     hop: int,
 ) -> Float[Array, "B steps hop"]:
-    """The sum of windowed frames, frame l from sample l * hop on: the transpose of `frames`.
+    """The sum of windowed frames, frame l starting at sample l * hop: the transpose of `frames`.
 
-    Each of the steps is a run of `hop` samples. A frame of one value has it everywhere.
+    The result is divided into steps of `hop` samples. A frame of one value is constant.
     """
     parts = _by_hop(window, hop)
     last = len(parts) - 1
@@ -148,7 +157,7 @@ def overlap_add(
 
 
 def _by_hop(window: Float[Array, "n_fft"], hop: int) -> list[Float[Array, "hop"]]:
-    """A window cut into runs of `hop` factors; the last may be shorter."""
+    """The window in parts of length `hop`; the last may be shorter."""
     return [window[i : i + hop] for i in range(0, len(window), hop)]
 
 
@@ -159,19 +168,19 @@ def magnitude_spectrogram(
     hop: int,
     window: Float[Array, "n_fft"] | None = None,
 ) -> Float[Array, "B F L"]:
-    """Magnitude of the zero-padded STFT over the window's L2 norm.
+    """Magnitude of `stft` (zero-padded) divided by the window's L2 norm.
 
-    The scaling gives white noise the same level at every resolution (torchaudio's
+    With this scaling, white noise has the same level at every resolution (torchaudio's
     `normalized="window"`). Arguments as in `stft`.
     """
     if window is None:
         window = jnp.asarray(hann(n_fft), waveform.dtype)
     norm = jnp.sqrt(jnp.sum(jnp.square(window)))
-    # frame by frame, as the transform leaves them: XLA would take magnitudes of a transposed copy
+    # magnitudes before the transposition: XLA would else transpose the complex spectrum
     spectrum = jnp.swapaxes(stft(waveform, n_fft=n_fft, hop=hop, window=window / norm), 1, 2)
     return jnp.swapaxes(jnp.abs(spectrum), 1, 2)
 
 
 def magnitude_spectrum(waveform: Float[Array, "B T"]) -> Float[Array, "B T//2+1"]:
-    """Magnitude of the whole signal's spectrum: no window, no scaling."""
+    """Magnitude of the spectrum of the complete signal, without window and scaling."""
     return jnp.abs(jnp.fft.rfft(waveform, axis=-1))

@@ -1,4 +1,4 @@
-"""The calibrated view: a gain from what a machine's normal clips tell of its leakage."""
+"""The calibrated view: a gain that accounts for the machine's leakage into channel 2."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
     from asdjax.signal.channels import Channels
 
-_MOST = 200  # frames of a clip that calibrate
+_MOST = 200  # approximate number of frames per clip used for the calibration
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class Calibrated(Wiener):
-    """Channel 1 with a gain on each bin of its spectrum, from its power ratio to channel 2."""
+    """Channel 1 with a gain per frequency bin, from calibrated power ratios of the channels."""
 
     learns = True
     method: str = "calibrated"
     context: Annotated[int, Range(low=1, high=64)] = 8
-    """Frames over which the channels' powers are summed before they are compared."""
+    """Frames over which the channels' powers are summed before their ratio is taken."""
 
     def make(
         self, clips: Channels, learned: Array | None
@@ -41,7 +41,7 @@ class Calibrated(Wiener):
         return clips.spectra(self.n_fft, self.hop).with_gain(gain)
 
     def _ratios(self, clips: Channels) -> Float[Array, "B L F"]:
-        """Of channel 2 as recorded, not as levelled, to channel 1."""
+        """Power of channel 2 as recorded, not scaled, divided by that of channel 1."""
         import jax.numpy as jnp
 
         from asdjax.signal import wiener
@@ -51,10 +51,9 @@ class Calibrated(Wiener):
         return ratios * jnp.square(clips.level)[:, None, None]
 
     def observe(self, clips: Channels) -> tuple[Float[Array, "B N F"], Bool[Array, "B N"]]:
-        """Ratios of channel 2 to channel 1 in frames whose contexts do not meet.
+        """Power ratios in about 200 frames per clip at most, whose contexts do not overlap.
 
-        They are at most about 200 of a clip. Those count that lie in the clip where both channels
-        sound.
+        The mask selects frames inside of the clip in which neither channel is silent.
         """
         from asdjax.signal import wiener
 
@@ -66,18 +65,18 @@ class Calibrated(Wiener):
         )
         sounds = (near > floor) & (far > floor)
         frames = s.valid.shape[1]
-        apart = slice(min(self.context // 2, frames - 1), None, max(self.context, frames // _MOST))
-        return self._ratios(clips)[:, apart], s.valid[:, apart] & sounds[:, apart]
+        some = slice(min(self.context // 2, frames - 1), None, max(self.context, frames // _MOST))
+        return self._ratios(clips)[:, some], s.valid[:, some] & sounds[:, some]
 
     def learned(self, rows: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "2 F"]:
-        """The ratios of the machine, then of the environment (`wiener.calibrate`)."""
+        """The power ratios of the machine and of the environment (`wiener.calibrate`)."""
         from asdjax.signal import wiener
 
         if not len(rows):
             raise DataError(
-                "no clip has two channels that sound for longer than "
-                f"{self.context // 2 * self.hop} samples, which the view {self.name} needs: leave "
-                "it out of extract.views"
+                f"the view {self.name} needs clips with two channels that sound for longer than "
+                f"{self.context // 2 * self.hop} samples, and there is none: remove it from "
+                "extract.views"
             )
         return wiener.calibrate(rows)
 

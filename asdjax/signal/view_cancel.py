@@ -1,4 +1,4 @@
-"""The cancelling view: what channel 2 explains of channel 1 is taken away."""
+"""The cancelling view: the part of channel 1 that correlates with channel 2 is subtracted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @register
 @dataclasses.dataclass(frozen=True)
 class Cancel(SpectralView):
-    """Channel 1 less the least-squares share of channel 2 in each frequency."""
+    """Channel 1 minus its least-squares prediction from channel 2, at each frequency."""
 
     method: str = "cancel"
 

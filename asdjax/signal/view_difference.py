@@ -1,4 +1,4 @@
-"""The difference view: channel 2 is taken away from channel 1, sample by sample."""
+"""The difference view: channel 2 is subtracted from channel 1, sample by sample."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @register
 @dataclasses.dataclass(frozen=True)
 class Difference(View):
-    """Channel 1 less channel 2 at its level."""
+    """Channel 1 minus channel 2, scaled to the same level."""
 
     method: str = "difference"
 

@@ -1,4 +1,4 @@
-"""The far view: channel 2 in the place of channel 1."""
+"""The far view: channel 2 instead of channel 1."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @register
 @dataclasses.dataclass(frozen=True)
 class Far(View):
-    """Channel 2 at the level of channel 1."""
+    """Channel 2, scaled to the level of channel 1."""
 
     method: str = "far"
 

@@ -1,4 +1,4 @@
-"""The raw view: a channel as it is."""
+"""The raw view: the unchanged channel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @register
 @dataclasses.dataclass(frozen=True)
 class Raw(View):
-    """The channel as it is."""
+    """The unchanged channel (audio.channel)."""
 
     uses_channel_2 = False
     is_raw = True
@@ -34,5 +34,5 @@ RAW = Raw("raw")
 
 
 def of_mono(view: View) -> View:
-    """What is made of clips of one channel in the place of a view."""
+    """The view to compute for mono files: `view`, or the raw view if it needs channel 2."""
     return RAW if view.uses_channel_2 or view.is_raw else view

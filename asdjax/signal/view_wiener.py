@@ -1,4 +1,4 @@
-"""The Wiener view: channel 2 is taken for the noise in channel 1."""
+"""The Wiener view: channel 2 is used as an estimate of the noise in channel 1."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 @register
 @dataclasses.dataclass(frozen=True)
 class Wiener(SpectralView):
-    """Channel 1 with a Wiener gain on each bin of its spectrum."""
+    """Channel 1 with a Wiener gain per frequency bin, with channel 2 as the noise."""
 
     method: str = "wiener"
     alpha: Annotated[float, Range(low=0, high=1000)] = 1.0
-    """How much of the noise is taken away."""
+    """Factor on the noise power that is subtracted; 0: no noise reduction."""
     beta: Annotated[float, Range(low=0, high=1)] = 0.01
-    """Smallest gain."""
+    """Lower limit of the gain."""
 
     def make(
         self, clips: Channels, learned: Array | None
@@ -39,7 +39,7 @@ class Wiener(SpectralView):
         return f"Wiener gain on channel 1 with channel 2 as the noise ({self.settings()})"
 
     def settings(self) -> str:
-        """The settings in words."""
+        """The settings as a text for meta.yaml."""
         return (
             f"alpha {digits(self.alpha)}, beta {digits(self.beta)}, window/hop "
             f"{self.n_fft}/{self.hop}"

@@ -1,7 +1,8 @@
-"""Making the views of a recipe (`asdjax.config.interfaces.View`) of a batch of clips.
+"""Computing the views of a recipe (`asdjax.config.interfaces.View`) for a batch of clips.
 
-A view is made at the clip's own length, before it is tiled or cut. Clips of different lengths share
-a batch: each occupies its first `length` samples, and what lies beyond never matters.
+A view is computed at the clip's original length, then repeated or cut (`fit_length`). Clips of
+different lengths share a batch: a clip is the first `length` samples of its row, the rest is
+padding and has no influence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,17 +21,17 @@ def make(
     length: Int[Array, " B"],
     learned: Mapping[str, Float[Array, "K F"]] = MappingProxyType({}),
 ) -> tuple[Float[Array, "V B T"], dict[str, Array]]:
-    """All views of a batch of clips, and how the clips' channels compare.
+    """All views of a batch of clips, and a comparison of each clip's channels.
 
     Args:
-        views: what to make.
+        views: the views to compute.
         waveform: channel 1 (near), then channel 2 (far); channel 1 alone if no view uses channel 2.
-        length: each clip's samples.
-        learned: by name of each view that learns, from `View.learned`.
+        length: length of each clip, samples.
+        learned: results of `View.learned`, by the name of the view.
 
     Returns:
-        The views, and facts on each clip of two channels: "gain" [V, B], the mean over bins and
-        frames of the gain (1 where a view has none), and those of `Channels.facts`.
+        The views, and for two channels "gain" [V, B], the mean gain of each view over bins and
+        frames (1 for views without a gain), with the results of `Channels.facts`.
     """
     clips = Channels(waveform, length)
     made = [view.make(clips, learned[view.name] if view.learns else None) for view in views]
@@ -45,15 +46,15 @@ def make(
 def fit_length(
     waveform: Float[Array, "V B T"], length: Int[Array, " B"], n_samples: int, shortest: int
 ) -> Float[Array, "V B n_samples"]:
-    """Repeat each clip, then cut it: `audio.fit_length` from the start, on the device.
+    """Repeat each clip and cut it to `n_samples`, on the device, as `audio.fit_length` does.
 
     Args:
         waveform: views of clips, in their first `length` samples.
-        length: each clip's samples, at least `shortest`.
+        length: length of each clip, at least `shortest`.
         n_samples: length of the result.
-        shortest: up to here nothing is repeated, which spares a search for each sample.
+        shortest: lower bound of `length`: these samples are copied, not gathered, which is faster.
     """
-    kept = min(shortest, n_samples)
-    place = jnp.arange(kept, n_samples, dtype=jnp.int32)[None, :] % length[:, None]
-    again = jnp.take_along_axis(waveform, place[None, :, :], axis=2)
-    return jnp.concatenate([waveform[:, :, :kept], again], axis=2)
+    copied = min(shortest, n_samples)
+    place = jnp.arange(copied, n_samples, dtype=jnp.int32)[None, :] % length[:, None]
+    gathered = jnp.take_along_axis(waveform, place[None, :, :], axis=2)
+    return jnp.concatenate([waveform[:, :, :copied], gathered], axis=2)

@@ -1,8 +1,8 @@
-"""What channel 2 is good for: gains and cancellers that clean the spectrum of channel 1.
+"""Noise reduction of channel 1 with the help of channel 2: Wiener gains and a canceller.
 
-Shapes: spectra and powers are [B, L, F], frames before frequencies as transforms leave them, with
-`valid` [B, L] true for the frames of the clip itself; `scale` [B, 1, 1] is the mean power of
-channel 1 over the clip's bins and frames. Channel 2 comes at the level of channel 1.
+Shapes: spectra and powers are [B, L, F] (clip, frame, bin), with `valid` [B, L] true for the frames
+of the clip and false for padding; `scale` [B, 1, 1] is the mean power of channel 1 over the clip's
+frames and bins. Channel 2 is scaled to the level of channel 1.
 """
 
 import jax
@@ -11,29 +11,31 @@ import numpy as np
 from jaxtyping import Array, Bool, Complex, Float
 
 EXTREME = 0.1
-"""Share of frames beyond which a ratio counts as the machine's alone, or the environment's."""
+"""Quantile of the power ratio taken for the machine alone; 1 - EXTREME: the environment alone."""
 NEIGHBOURS, MOST = 31, 60
-"""Frequencies that are looked at around one, and the percentile of their ratios."""
+"""Size, in bins, and percentile of the filter over the frequencies of the environment's ratio."""
 
 Power = Float[Array, "B L F"]
 
 
 def floor(scale: Float[Array, "B 1 1"]) -> Float[Array, "B 1 1"]:
-    """The power below which a bin counts as silent: 80 dB under the clip's mean, or 1e-20."""
+    """The power below which a bin is silent: 80 dB below the clip's mean, at least 1e-20."""
     return jnp.maximum(1e-8 * scale, 1e-20)
 
 
 def gain(
     near: Power, far: Power, scale: Float[Array, "B 1 1"], *, alpha: float, beta: float
 ) -> Float[Array, "B L F"]:
-    """Wiener gain in [beta, 1]: channel 2's power is taken for the noise in channel 1's.
+    """Wiener gain in [beta, 1], with the power of channel 2 as the noise in channel 1.
+
+    gain = 1 - alpha far / (near + floor)
 
     Args:
         near: power of channel 1.
         far: power of channel 2.
         scale: mean power of channel 1.
-        alpha: how much of the noise is taken away; 0 takes nothing.
-        beta: the smallest gain.
+        alpha: factor on the noise power; 0: the gain is 1.
+        beta: lower limit of the gain.
     """
     return jnp.clip(1 - alpha * far / (near + floor(scale)), beta, 1.0)
 
@@ -44,9 +46,11 @@ def cancelled(
     valid: Bool[Array, "B L"],
     scale: Float[Array, "B 1 1"],
 ) -> Complex[Array, "B L F"]:
-    """Channel 1 less what channel 2 explains of it by one complex factor per frequency.
+    """Channel 1 minus its least-squares prediction from channel 2.
 
-    The factor is the least-squares one over the clip: what is left is uncorrelated with channel 2.
+    At each frequency near - h far, with h = sum(near conj(far)) / (sum(|far|^2) + floor) over the
+    frames of the clip. Up to the floor, h minimises the power of the difference, which is then
+    uncorrelated with channel 2.
     """
     inside = jnp.where(valid[:, :, None], far, jnp.zeros((), far.dtype))
     cross = jnp.sum(near * jnp.conj(inside), axis=1, keepdims=True)
@@ -55,16 +59,13 @@ def cancelled(
 
 
 def ratios(near: Power, far: Power, valid: Bool[Array, "B L"], context: int) -> Power:
-    """Power of channel 2 over that of channel 1, each summed over `context` frames around a frame.
-
-    Frames that are not the clip's own count for nothing.
-    """
+    """Power of channel 2 divided by that of channel 1, each summed by `around`."""
 
     return around(far, valid, context) / jnp.maximum(around(near, valid, context), 1e-20)
 
 
 def around(power: Power, valid: Bool[Array, "B L"], context: int) -> Power:
-    """Sums over `context` frames around each."""
+    """The sums of power over the `context` frames around each frame, without padding frames."""
     power = power * valid.astype(power.dtype)[:, :, None]
     before = context // 2
     padded = jnp.pad(power, ((0, 0), (before, context - 1 - before), (0, 0)))
@@ -73,12 +74,13 @@ def around(power: Power, valid: Bool[Array, "B L"], context: int) -> Power:
 
 
 def calibrate(ratios: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "2 F"]:
-    """How channel 2 compares with channel 1 where there is only the machine, and only the rest.
+    """Estimate the power ratio (channel 2 / channel 1) of the machine and of the environment.
 
-    Of a machine's own normal clips: at each frequency the ratio is lowest in the frames that hold
-    the machine alone, which are its leakage into channel 2, and highest in those that hold the
-    environment alone. Where the machine never pauses the latter are not seen: there the environment
-    is taken to reach channel 2 no less than at most of the neighbouring frequencies.
+    In a machine's normal clips, the ratio at a frequency is low in frames with the machine alone
+    (its leakage into channel 2) and high in frames with the environment alone. The estimates are
+    quantiles over frames: `EXTREME` for the machine, 1 - `EXTREME` for the environment. If the
+    machine never pauses at a frequency, the latter is too low. The environment's ratio is therefore
+    raised to the percentile `MOST` of those at `NEIGHBOURS` frequencies around, where it is lower.
 
     Args:
         ratios: from `ratios`, of many frames.
@@ -86,7 +88,7 @@ def calibrate(ratios: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "2 F"]:
     Returns:
         float32: the ratio of the machine, then of the environment, by frequency.
     """
-    from scipy.ndimage import percentile_filter  # slow to import, and seldom needed
+    from scipy.ndimage import percentile_filter  # slow to import, and rarely needed
 
     machine, environment = np.quantile(ratios, [EXTREME, 1 - EXTREME], axis=0)
     around = percentile_filter(environment, MOST, size=NEIGHBOURS, mode="nearest")
@@ -96,17 +98,21 @@ def calibrate(ratios: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "2 F"]:
 def calibrated_gain(
     ratios: Power, calibration: Float[Array, "2 F"], *, alpha: float, beta: float
 ) -> Float[Array, "B L F"]:
-    """Wiener gain in [beta, 1] from the share of the environment in channel 1's power.
+    """Wiener gain in [beta, 1] from the environment's share of the power of channel 1.
 
-    With a machine's ratio m and the environment's ratio e, powers that add up give channel 2 over
-    channel 1 as r = m + (e - m) * share. A line on which the machine is louder in channel 2 than in
-    channel 1 has r = m there, and keeps its gain of 1.
+    gain = 1 - alpha share. Let M and E be the powers of machine and environment in channel 1, and
+    share = E / (M + E). With their ratios m and e, and if powers add up, channel 2 has the power
+    m M + e E. The ratio of the channels is then r = m (1 - share) + e share, so that
+
+        share = (r - m) / (e - m)
+
+    Machine lines that are louder in channel 2 than in channel 1 have r = m, too, and a gain of 1.
 
     Args:
-        ratios: from `ratios`.
-        calibration: from `calibrate`.
-        alpha: how much of the environment is taken away; 0 takes nothing.
-        beta: the smallest gain.
+        ratios: r, from `ratios`.
+        calibration: m and e, from `calibrate`.
+        alpha: factor on the share; 0: the gain is 1.
+        beta: lower limit of the gain.
     """
     machine, environment = calibration[0][None, None, :], calibration[1][None, None, :]
     contrast = environment - machine
@@ -115,7 +121,7 @@ def calibrated_gain(
 
 
 def scaled(spectrum: Complex[Array, "*shape"], gain: Float[Array, "*shape"]) -> Array:
-    """A spectrum times a real gain."""
+    """A spectrum multiplied by a real gain."""
     return jax.lax.complex(gain * spectrum.real, gain * spectrum.imag)
 
 
