@@ -1,4 +1,4 @@
-"""A trained embedder on all local devices: from waveforms and files to embeddings."""
+"""Inference with a trained model on all local devices: waveforms and files to embeddings."""
 
 from asdjax.embedder.embedding import Embedder as Embedder
 from asdjax.embedder.embedding import Pool as Pool

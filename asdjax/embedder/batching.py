@@ -1,4 +1,4 @@
-"""Waveforms of any lengths in batches of few shapes: each shape is a program to compile."""
+"""Batches for waveforms of any lengths, with few different shapes, as each one is compiled."""
 
 import dataclasses
 import math
@@ -16,48 +16,48 @@ class Group:
     """Clips that share a batch."""
 
     clips: list[int]
-    """Their indices."""
+    """Indices of the clips."""
     rows: int
-    """Rows of the batch, at least as many."""
+    """Rows of the batch; those after the clips are padding."""
     row_length: int
-    """Samples of each row."""
+    """Samples per row."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Batching:
-    """How the waveforms for a network are put into batches."""
+    """Makes the batches for a network."""
 
     network: Network
 
     @property
     def shortest(self) -> int:
-        """Samples of the shortest clip that can be embedded."""
+        """Length of the shortest clip that can be embedded, samples."""
         if self.network.n_samples is not None:
             return 1
         return self.network.config.model.shortest
 
     def row_length(self, samples: int) -> int:
-        """The length of the rows in which a clip of so many samples is embedded."""
+        """The row length for a clip of `samples` samples."""
         if self.network.n_samples is not None:
             return self.network.n_samples
         return self.network.config.model.row_length(samples)
 
     def groups(self, lengths: Sequence[int]) -> list[Group]:
-        """Clips of these lengths in groups: equal rows together, at most a batch of them."""
+        """Group clips of these lengths by row length, into batches of limited size."""
         row_lengths, groups = [self.row_length(n) for n in lengths], []
         for row_length in sorted(set(row_lengths)):
             clips = [i for i, n in enumerate(row_lengths) if n == row_length]
             most = self.network.config.extract.batch_size
             if self.network.n_samples is None:
                 most = max(1, most * LONG // max(row_length, LONG))
-            # one size for several clips, however many: each is a program to compile
+            # one size for any number of clips above one, as each size is compiled
             rows = rounded_up(most if len(clips) > 1 else 1, self.network.devices)
             starts = range(0, len(clips), rows)
             groups += [Group(clips[i : i + rows], rows, row_length) for i in starts]
         return groups
 
     def batch(self, waveforms: Sequence[np.ndarray], group: Group) -> dict[str, np.ndarray]:
-        """The batch of a group, "waveform" and "length"; rows beyond its clips are silence."""
+        """The arrays "waveform" and "length" of a group; padding rows are zero."""
         integers = all(waveforms[i].dtype == np.int16 for i in group.clips)
         dtype = np.int16 if integers else self.network.dtype
         batch = {
@@ -76,24 +76,24 @@ class Batching:
         return batch
 
     def check(self, wave: np.ndarray, name: str) -> float:
-        """The peak of a waveform of floats, 0 of integers.
+        """Check a waveform, and return its peak (0 for integers).
 
         Raises:
-            AsdjaxError: the waveform cannot be embedded.
+            AsdjaxError: it has the wrong shape or type, is too short, or not finite.
         """
         if wave.ndim != 1 or not (wave.dtype == np.int16 or wave.dtype.kind == "f"):
             raise DataError(
-                f"{name} is of shape {wave.shape} and type {wave.dtype}: give one channel of "
-                "int16, or of float in [-1, 1]"
+                f"{name} is of shape {wave.shape} and type {wave.dtype}: give one channel, as "
+                "int16 or as float in [-1, 1]"
             )
         if len(wave) < self.shortest:
             raise DataError(
-                f"{name} has {len(wave)} samples, too few for this model, which needs "
+                f"{name} has {len(wave)} samples, too few for this model: give at least "
                 f"{self.shortest}"
             )
         if wave.dtype == np.int16:
             return 0.0
-        peak = float(max(np.max(wave), -np.min(wave)))  # both NaN if a sample is
+        peak = float(max(np.max(wave), -np.min(wave)))  # NaN if any sample is NaN
         if not math.isfinite(peak):
             raise DataError(f"{name} is not finite: repair the recording")
         return peak

@@ -23,24 +23,29 @@ from asdjax.training import weights
 from asdjax.training.learner import to_float
 
 Pool = Literal["mean", "none", "head"]
-"""How the tokens of a clip become its embedding: their mean; not at all; as the model was trained
-to (a run's pooling and projection, or a fine-tuned checkpoint's class probabilities)."""
+"""How the tokens of a clip become its embedding. mean: their average; none: they are returned;
+head: as trained (a run's pooling and projection, or a fine-tuned checkpoint's classifier)."""
 
 
 class Embedder:
-    """A trained embedder on all local devices: clips in, embeddings out.
+    """A trained model on all local devices that maps waveforms to embeddings.
 
     Attributes:
         config: the run's configuration.
-        n_samples: length to which every view is tiled or cut; None: clips keep their own.
-        devices: where it runs; batches are multiples of their number.
-        shortest: samples of the shortest clip that it embeds.
-        network: the model on them, with its programs.
-        batching: how it puts waveforms into batches.
+        n_samples: length to which every clip is repeated or cut; None: clips keep their lengths.
+        devices: the local devices; batch sizes are multiples of their number.
+        shortest: length of the shortest clip that can be embedded, samples.
+        network: the model and its compiled programs.
+        batching: makes the batches.
+
+    Example:
+        >>> embedder = Embedder.load("runs/seed0")
+        >>> embedder(np.zeros((2, 160_000), np.float32)).shape
+        (2, 512)
     """
 
     def __init__(self, config: Config, n_samples: int | None, weights: Tree):
-        """Place {"params": {"model"}, "stats": {"model"}}, NumPy arrays, on the devices."""
+        """Copy weights, NumPy arrays {"params": {"model"}, "stats": {"model"}}, to the devices."""
         self.config, self.n_samples = config, n_samples
         self.network = Network(config, n_samples, weights)
         self.devices = self.network.devices
@@ -49,17 +54,17 @@ class Embedder:
 
     @classmethod
     def load(cls, run: Run | Path | str) -> "Embedder":
-        """The embedder of a finished run, from its last checkpoint, verified by digest.
+        """The embedder of a finished run; its last checkpoint is verified by digests.
 
         Raises:
-            AsdjaxError: not a run directory, training has not finished, or other weights.
+            AsdjaxError: not a run directory, training has not finished, or the checkpoint changed.
         """
         return cls(*weights.of_run(run if isinstance(run, Run) else Run(run)))
 
     def __call__(self, waveform: Waveforms) -> Float32[np.ndarray, "B D"]:
-        """Embeddings under the raw view of waveforms [B, T], int16 or float in [-1, 1].
+        """Embeddings of waveforms [B, T], int16 or float in [-1, 1] (the raw view).
 
-        Those of converted weights are means over tokens.
+        Converted weights give the mean over tokens.
         """
         if waveform.ndim != 2 or not waveform.size:
             raise DataError(f"waveforms of shape {waveform.shape}: give one row or more")
@@ -76,24 +81,23 @@ class Embedder:
     ) -> list[Float32[np.ndarray, "*L D"]]:
         """Embeddings of waveforms [T] of any lengths, int16 or float in [-1, 1], in order.
 
-        Clips that keep their own lengths share compiled programs by length classes, in which they
-        are embedded as they would be alone.
+        If the model embeds clips of any length, waveforms of similar lengths are padded to share a
+        batch. The padding does not change their embeddings.
 
         Args:
             waveforms: at the model's sample rate.
-            pool: see `Pool`; None: as a run's model was trained to, or the mean of converted
-                weights' tokens.
-            names: what messages call the waveforms; None: by their numbers.
-            finished: called with the number of clips after each batch.
-            loud: called with names and peaks of the waveforms far beyond 1 (`audio.FAR_BEYOND_1`),
-                if there are any; None: a warning names the loudest.
+            pool: see `Pool`; None: "head" for a run, "mean" for converted weights.
+            names: names of the waveforms in messages; None: their numbers.
+            finished: called after each batch with its number of clips.
+            loud: called with the peaks, by name, of waveforms above `audio.FAR_BEYOND_1`, if there
+                are any; None: issue a warning.
 
         Returns:
-            An embedding [D] for each; without pooling the tokens [L, D].
+            For each waveform an embedding [D], or for pool "none" its tokens [L, D].
 
         Raises:
-            AsdjaxError: a waveform is too short, of another shape or type, or not finite, or its
-                embedding is not; or the model does not pool so.
+            AsdjaxError: a waveform has the wrong shape or type, is too short or not finite; an
+                embedding is not finite; or the model does not support `pool`.
         """
         pool = self.pooling(pool)
         waveforms = [np.asarray(wave) for wave in waveforms]
@@ -119,17 +123,18 @@ class Embedder:
         return found
 
     def pooling(self, pool: Pool | None = None) -> Pool:
-        """The pooling that `embed` uses when asked for `pool`; `AsdjaxError` if it has none such.
+        """The pooling that `embed` uses for the argument `pool`.
 
-        A run's model has its own, "head"; that of converted weights has "head" if they come from a
-        fine-tuned checkpoint.
+        Raises:
+            AsdjaxError: it is not supported. Converted weights have "head" only if they come from a
+                fine-tuned checkpoint; models without tokens have nothing else.
         """
         if pool not in (None, *get_args(Pool)):
             raise ConfigError(f"pooling {pool!r}: choose one of {', '.join(get_args(Pool))}")
         model, of_run = self.config.model, self.n_samples is not None
         if not model.has_tokens and pool not in (None, "head"):
             raise ConfigError(
-                f"pooling {pool!r} is of tokens, and {model.name} has none: leave the choice out"
+                f"pooling {pool!r} needs tokens, and {model.name} has none: omit this option"
             )
         if pool == "head" and not of_run:
             model.require_classifier()
@@ -137,7 +142,7 @@ class Embedder:
 
 
 def _pooled(network: Network, pool: Pool, state: Tree, batch: Tree) -> Tree:
-    """Embeddings; of unpooled ones "tokens" says how many rows belong to the clip."""
+    """The step of `embed`: the embeddings, and the number of valid "tokens" (1 if pooled)."""
     waveform = to_float(batch["waveform"], network.dtype)
     length = batch["length"] if network.n_samples is None else None
     module = network.module(state)
@@ -154,5 +159,5 @@ def _pooled(network: Network, pool: Pool, state: Tree, batch: Tree) -> Tree:
 
 
 def _warn(peaks: Mapping[str, float], level: int = 3) -> None:
-    """Warn of loud waveforms at the place that called `Embedder.embed`, `level` - 1 calls above."""
+    """Warn of loud waveforms; `level` as `stacklevel`, so that the user's line is shown."""
     warnings.warn(audio.words_on_loudness(peaks), stacklevel=level)

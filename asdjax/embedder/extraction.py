@@ -1,4 +1,4 @@
-"""Embeddings of the views of clips in files, batch by batch."""
+"""Embeddings of the views of clips on disk, batch by batch."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,34 +23,34 @@ from asdjax.training.learner import to_float
 
 @dataclasses.dataclass(frozen=True)
 class ClipFiles:
-    """Clips on disk, and the shapes they are read into: equal shapes share a compiled program."""
+    """Clips on disk that are read into batches of one shape, for one compiled program."""
 
     paths: Sequence[Path]
     frames: Sequence[int]
-    """Their lengths, samples, which the files must still have when they are read."""
+    """Length of each clip, samples; reading fails if a file has another length."""
     row_length: int
-    """Samples of every row of a batch, at least the longest clip's."""
+    """Length of the rows of a batch, samples; at least the longest clip."""
     shortest: int
-    """At most the shortest clip's samples."""
+    """Lower bound of the clips' lengths, samples."""
     pcm16: bool
-    """All of them are 16-bit: waveforms stay integers until they are on the device."""
+    """Whether all files are 16-bit; waveforms are then copied to the device as integers."""
     batch_size: int
-    """Clips per compiled call, a multiple of the devices; the last is padded and un-padded."""
+    """Clips per batch, a multiple of the number of devices; the last batch is padded."""
 
 
 def learn(
     network: Network, groups: Sequence[ClipFiles], views: tuple[View, ...]
 ) -> dict[str, Float32[np.ndarray, "K F"]]:
-    """What those of the views that learn need to know of a machine, by view.
+    """Fit the views that learn (`View.learns`) to a machine; their parameters by view name.
 
     Args:
         network: of `Embedder`.
         groups: the machine's normal training clips, with the channels that the views use; they are
-            read once more for each view that learns.
-        views: any views.
+            read again for each such view.
+        views: any views; the others are ignored.
 
     Raises:
-        AsdjaxError: there is nothing to learn from in the clips.
+        AsdjaxError: a view cannot be fitted to these clips.
     """
     learned = {}
     for view in views:
@@ -79,17 +79,17 @@ def stream(
     views: tuple[View, ...],
     learned: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Embeddings of clips, in order, batch by batch; a clip is read once for all its views.
+    """Embeddings of clips, in order, batch by batch; each clip is read once for all views.
 
     Args:
-        network: of `Embedder`, for clips of one length.
-        clips: what to embed; of two channels if any view uses channel 2.
-        views: how.
+        network: of `Embedder`, for clips of one length (`n_samples`).
+        clips: clips to embed; with two channels if any view uses channel 2.
+        views: views to embed.
         learned: from `learn`.
 
     Returns:
-        Of each batch "embedding" float32 [b, V, D]; of two channels also the facts of
-        `signal.views.make`, "gain" [b, V], "level_db", "correlation" and "lag" [b], "silent"
+        For each batch "embedding", float32 [b, V, D], and for two channels the results of
+        `signal.views.make`: "gain" [b, V], "level_db", "correlation" and "lag" [b], "silent"
         [b, 2].
     """
     two_channels = any(view.uses_channel_2 for view in views)
@@ -132,7 +132,7 @@ def _embed(
     def embed(waveform: jax.Array) -> jax.Array:
         return network.module(state)(waveform, train=False)
 
-    embedding = jax.lax.map(embed, fitted)  # one program for all views
+    embedding = jax.lax.map(embed, fitted)  # compiles the network once for all views
     return {"embedding": jnp.swapaxes(embedding, 0, 1), **facts}
 
 

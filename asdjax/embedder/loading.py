@@ -1,4 +1,4 @@
-"""An embedder from a run directory or from a folder of converted weights."""
+"""Loading an embedder from a run directory or from a folder of converted weights."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,16 +21,20 @@ def load(
 
     Args:
         path: the run directory or the folder.
-        layers: of converted weights: whose tokens, side by side, are pooled; none means the last.
-        compute_dtype: what the operands of the large products are rounded to; None: the run's
+        layers: for converted weights, the layers whose tokens are concatenated and pooled; empty:
+            the last layer.
+        compute_dtype: type to which operands of large products are rounded; None: the run's
             `model.compute_dtype`, or float32.
 
     Returns:
-        An embedder; that of converted weights takes clips at their own lengths and gives the mean
-        over tokens.
+        The embedder. With converted weights, it embeds clips of any length by the mean over tokens.
 
     Raises:
-        AsdjaxError: neither of both, damaged, or without such a choice.
+        AsdjaxError: `path` is neither a run nor converted weights, it is damaged, or an option is
+            not supported.
+
+    Example:
+        >>> embedder = load("weights/beats", layers=[6, 12])
     """
     path = Path(path)
     if (path / converted_weights.DOCUMENT).is_file():
@@ -43,15 +47,15 @@ def load(
         )
     if layers:
         raise ConfigError(
-            f"{path}: layers can be chosen of converted weights; a run's are in its recipe "
-            "(model.layers)"
+            f"{path}: layers can be chosen for converted weights only, and this is a run, whose "
+            "layers are in its recipe (model.layers): omit this option"
         )
     config, n_samples, tree = weights.of_run(Run(path))
     return Embedder(_computing_in(compute_dtype, config), n_samples, tree)
 
 
 def _computing_in(compute_dtype: ComputeDtype | None, config: Config) -> Config:
-    """The configuration with another type for the large products' operands."""
+    """The configuration with another `compute_dtype`; None: unchanged."""
     if compute_dtype is None:
         return config
     if compute_dtype not in get_args(ComputeDtype):

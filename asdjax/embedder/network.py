@@ -1,4 +1,4 @@
-"""A model and its weights on all local devices, and the programs compiled for them."""
+"""A model with its weights on all local devices, and its compiled programs."""
 
 import math
 from collections import deque
@@ -17,13 +17,13 @@ from asdjax.models.parameters import Tree
 from asdjax.runtime import compile_cache, parallel
 
 AT_ONCE = {"cpu": 4}
-"""Clips that go through the model at once, by platform, however large the batch: a CPU is faster
-while a layer's activations stay in its cache."""
+"""Clips that the model processes at once, by platform; batches are processed in groups of these. A
+CPU is faster if a layer's activations fit into its cache. Platforms not named: the whole batch."""
 LONG = 480_000
-"""Samples beyond which batches have fewer clips, and a CPU takes fewer at once: the memory of
-attention grows with the square of the length."""
+"""Row length in samples above which batches, and groups on CPUs, have fewer clips, because the
+memory of attention grows with the square of the length."""
 IN_FLIGHT = 2
-"""Batches dispatched before the oldest one's result is awaited."""
+"""Batches that are running on the devices before the result of the oldest is awaited."""
 
 
 class Network:
@@ -31,27 +31,27 @@ class Network:
 
     Attributes:
         config: the run's configuration.
-        n_samples: length of the waveforms that the model takes; None: any.
-        devices: where it runs; batches are multiples of their number.
-        dtype: of the waveforms.
-        weights: {"params", "stats"}, replicated.
+        n_samples: length of the model's input, samples; None: any.
+        devices: the local devices; batch sizes are multiples of their number.
+        dtype: dtype of the waveforms.
+        weights: {"params", "stats"}, replicated on the devices.
     """
 
     def __init__(self, config: Config, n_samples: int | None, weights: Tree):
-        """Place {"params": {"model"}, "stats": {"model"}}, NumPy arrays, on the devices."""
+        """Copy weights, NumPy arrays {"params": {"model"}, "stats": {"model"}}, to the devices."""
         self.config, self.n_samples = config, n_samples
         self.devices = parallel.local_devices(config.train.devices, at_most=True)
         model = config.model.on_platform(self.devices[0].platform)
         module = building.skeleton(model, n_samples, config.audio.sample_rate)
         params = building.folded(model, module, weights["params"]["model"])
         self._graphdef, _, _ = parameters.split(module)
-        self.dtype = jax.tree.leaves(weights["params"]["model"])[0].dtype  # before any is rounded
+        self.dtype = jax.tree.leaves(weights["params"]["model"])[0].dtype  # before `folded` rounds
         placed = {"params": params, "stats": weights["stats"]["model"]}
         self.weights = parallel.replicate(placed, self.devices)
         self._compiled: dict[tuple[Any, ...], Callable] = {}
 
     def module(self, state: Tree) -> nnx.Module:
-        """The model, inside a step."""
+        """The model, for use in a step."""
         return parameters.merged(self._graphdef, state["params"], state["stats"])
 
     def run(
@@ -61,14 +61,15 @@ class Network:
         state: Tree,
         batches: Iterable[tuple[Tree, int]],
     ) -> Iterator[Tree]:
-        """Results of a step on batches, as NumPy arrays without the padding.
+        """Run a step on batches; yields its results as NumPy arrays without padding rows.
 
         Args:
-            step: called as `step(network, *static, state, batch)` with a device's share of a batch.
-            static: arguments that the compiled program depends on.
-            state: replicated.
-            batches: "waveform" and "length", and how many of the rows are clips; the others are
-                passed over where that saves anything.
+            step: called as `step(network, *static, state, batch)` with each device's part of a
+                batch; compiled once for each `static` and batch shape.
+            static: hashable arguments.
+            state: arrays replicated on the devices.
+            batches: "waveform" and "length", with the number of rows that are clips; the rows after
+                them are padding.
         """
         in_flight: deque[tuple[Tree, int]] = deque()  # results on the devices
 
@@ -102,7 +103,10 @@ class Network:
         return result
 
     def at_once(self, samples: int) -> int | None:
-        """Of rows of so many samples, how many go through the model at once; None: all."""
+        """How many rows of `samples` samples the model processes at once; None: all.
+
+        Above `LONG` this falls with the square of the length; it is always a power of 2.
+        """
         most = AT_ONCE.get(self.devices[0].platform)
         if most is None or not self.config.model.memory_is_quadratic:
             return most
@@ -111,7 +115,7 @@ class Network:
 
 
 def rounded_up(clips: int, devices: Sequence[jax.Device]) -> int:
-    """A number of rows that every device takes in whole groups (see `AT_ONCE`), or in one."""
+    """Round a number of clips up, so that every device has complete groups (see `AT_ONCE`)."""
     most, share = AT_ONCE.get(devices[0].platform, 1), -(-clips // len(devices))
     unit = most if share > most else 1 << (share - 1).bit_length()
     return -(-share // unit) * unit * len(devices)
@@ -120,9 +124,9 @@ def rounded_up(clips: int, devices: Sequence[jax.Device]) -> int:
 def in_groups(
     step: Callable, at_once: Callable[[int], int | None], state: Tree, batch: Tree
 ) -> Tree:
-    """A step on one device's clips, so many at once as suits the device.
+    """Run a step on the clips of one device, in groups of `at_once(row length)` clips.
 
-    Groups without "used" rows are passed over; what stands for them is zero.
+    Groups that have only padding (not "used") are skipped; their results are zero.
     """
     step, clips = jax.jit(step), len(batch["length"])  # traced once, for shapes and values
     most = at_once(batch["waveform"].shape[-1])
