@@ -1,4 +1,4 @@
-"""AdaCos, and sub-cluster AdaCos: softmax over scaled cosines to trainable class centres.
+"""AdaCos and sub-cluster AdaCos: softmax cross-entropy on scaled cosines to class centres.
 
 Sub-cluster AdaCos (Wilkinghoff, IJCNN 2021) gives every class K centres and sums their softmax
 probabilities; AdaCos (Zhang et al., CVPR 2019) is the same loss with one centre.
@@ -26,11 +26,11 @@ class AdaCos(Loss):
 
     name: str = "adacos"
     trainable_centres: bool = True
-    """Train the centres; false keeps their random start."""
+    """Train the class centres; false: keep their random initial values."""
     scale: Positive | Literal["auto"] = "auto"
-    """Factor on the cosine; auto: from the number of centres."""
+    """Factor on the cosine; auto: sqrt(2) log(number of centres - 1)."""
     dynamic: bool = False
-    """Re-estimate the scale from each training batch, and use it at once; without gradient."""
+    """Re-estimate the scale in each training step, from the batch (without gradient)."""
 
     def init(
         self, n_classes: int, embedding_size: int, key: PRNGKeyArray
@@ -41,8 +41,8 @@ class AdaCos(Loss):
         if (self.scale == "auto" or self.dynamic) and n_centres < 3:
             raise ConfigError(
                 f"loss.scale: {self.name} with {n_classes} class(es) has {n_centres} centre(s), "
-                f"and a scale that follows from them needs at least 3: {self._remedy}, choose a "
-                "finer dataset.label, or give loss.scale a number with loss.dynamic false"
+                f"and an automatic or dynamic scale needs at least 3: {self._remedy}, choose a "
+                "finer dataset.label, or set loss.scale to a number and loss.dynamic to false"
             )
         scale = math.sqrt(2) * math.log(n_centres - 1) if self.scale == "auto" else self.scale
         return cosine_losses.init(
@@ -79,8 +79,8 @@ class AdaCos(Loss):
     def sentence(self) -> str:
         return "AdaCos"
 
-    _with_label = False  # whether the label's columns count in the dynamic scale
-    _remedy = "set loss.name to sub_cluster_adacos"  # of too few centres
+    _with_label = False  # `with_label` of `cosine_losses.dynamic_scale`
+    _remedy = "set loss.name to sub_cluster_adacos"  # if there are too few centres
 
     @property
     def _centres_per_class(self) -> int:

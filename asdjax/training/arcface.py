@@ -1,4 +1,4 @@
-"""ArcFace (Deng et al., CVPR 2019): one centre per class, and a margin at the label's class."""
+"""ArcFace (Deng et al., CVPR 2019): one centre per class, and an angular margin for the label."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 @register
 @dataclasses.dataclass(frozen=True)
 class ArcFace(Loss):
-    """Softmax over scaled cosines, with an angle added to the label's class.
+    """Softmax over scaled cosines, with a margin added to the angle of the label's class.
 
-    Of a soft label, each hard label's loss has the margin at its own class. The class probabilities
-    are those without margin.
+    The loss of a soft label is the mean, weighted by the label, of the losses of the hard labels.
+    Class probabilities are computed without margin.
     """
 
     name: str = "arcface"
     trainable_centres: bool = True
-    """Train the centres; false keeps their random start."""
+    """Train the class centres; false: keep their random initial values."""
     scale: Positive | Literal["auto"] = "auto"
     """Factor on the cosine; auto: 64."""
     margin: NonNegative = 0.5
-    """Angle added to the label's class, radians."""
+    """Angle that is added to the angle of the label's class, radians."""
     dynamic: bool = False
-    """Not possible here: the scale stays as it is."""
+    """Must be false: ArcFace has a constant scale."""
 
     def checks(self) -> list[Check]:
-        what = f"{self.name} cannot re-estimate its scale: set this to false"
+        what = f"{self.name} has a constant scale: set this to false"
         return [(not self.dynamic, "loss.dynamic", what)]
 
     def init(

@@ -1,8 +1,8 @@
-"""What losses on the cosine between an embedding and class centres are made of.
+"""Building blocks of losses on the cosines between an embedding and class centres.
 
-Every class has K centres. Everything is computed in float64 for float64 embeddings, else in
-float32. Vectors shorter than 1e-12 are divided by 1e-12. Probabilities exist only as differences of
-log-sum-exps, so that none can underflow.
+Every class has K centres. Losses are computed in float64 for float64 embeddings, else in float32.
+Vectors are divided by their norms, or by 1e-12 if that is greater. Probabilities are computed as
+logarithms (differences of log-sum-exp), so that they do not underflow.
 """
 
 import math
@@ -12,28 +12,28 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-NORM_FLOOR = 1e-12  # shortest vector that is brought to unit length
-COSINE_LIMIT = 1 - 1e-7  # largest cosine whose angle the dynamic scale looks at
-COSINE_EPS = 1e-7  # added to the dynamic scale's denominator
-LARGEST_SCALE = 1e6  # float32 still tells s * cos apart here
+NORM_FLOOR = 1e-12  # lower limit of the norm by which a vector is divided
+COSINE_LIMIT = 1 - 1e-7  # cosines are clipped to this in the dynamic scale
+COSINE_EPS = 1e-7  # added to the denominator of the dynamic scale
+LARGEST_SCALE = 1e6  # float32 still resolves s * cos
 
 
 def init(
     n_centres: int, embedding_size: int, key: PRNGKeyArray, *, scale: float, trainable: bool
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Draw the class centres and set the starting scale.
+    """Draw the class centres and set the initial scale.
 
     Args:
-      n_centres: C*K, classes times centres of each.
-      embedding_size: D, values in an embedding.
-      key: random key; the draws are the same in single and double precision.
-      scale: factor on the cosine.
+      n_centres: C*K, classes times centres per class.
+      embedding_size: D, size of an embedding.
+      key: random key; the numbers drawn are the same in single and double precision.
+      scale: initial factor on the cosine.
       trainable: whether the centres are trained.
 
     Returns:
-      `(params, stats)` in the default float dtype. `params` holds what is trained: `centres`
-      [D, C*K], Xavier-uniform, class-major (columns c*K to c*K+K-1 belong to class c). `stats`
-      holds `scale` [], and `centres` in place of `params` when they are not trained.
+      `(params, stats)` in the default float dtype. `params` has the `centres` [D, C*K],
+      Xavier-uniform; columns c*K to c*K+K-1 belong to class c. `stats` has `scale` [], and also
+      the `centres` if they are not trained.
     """
     draw = jax.nn.initializers.glorot_uniform()
     centres = {"centres": draw(key, (embedding_size, n_centres), jnp.float32).astype(float)}
@@ -44,11 +44,11 @@ def init(
 def cosines(
     arrays: dict[str, Array], embedding: Float[Array, "B D"], target: Float[Array, "B C"]
 ) -> tuple[Float[Array, "B C K"], Float[Array, "B C"], Float[Array, ""]]:
-    """The cosines to all centres, the label weights and the scale, of one dtype.
+    """The cosines to all centres, the label weights and the scale, all in the loss's dtype.
 
     Args:
-      arrays: `params` and `stats` together.
-      embedding: one vector per clip, of any length.
+      arrays: `params` and `stats` in one dictionary.
+      embedding: one vector per clip, of any norm.
       target: label weights.
     """
     dtype = jnp.float64 if embedding.dtype == jnp.float64 else jnp.float32
@@ -62,14 +62,14 @@ def cosines(
 
 
 def _unit_length(x: Float[Array, "M N"], axis: int) -> Float[Array, "M N"]:
-    # The floor is under the root, where a zero vector has no NaN gradient.
+    # The floor is applied before the root, whose gradient at 0 would be NaN.
     return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=axis, keepdims=True), NORM_FLOOR**2))
 
 
 def log_probabilities(
     scale: Float[Array, ""], cosine: Float[Array, "B C K"]
 ) -> Float[Array, "B C"]:
-    """Logarithm of each class's probability: the sum of its centres' softmax probabilities."""
+    """Logarithm of each class's probability, which is the sum of those of its centres."""
     return jax.nn.log_softmax(jax.nn.logsumexp(scale * cosine, axis=2), axis=1)
 
 
@@ -83,21 +83,22 @@ def dynamic_scale(
 ) -> Float[Array, ""]:
     """Estimate the scale from the global batch (Zhang et al., section 4.2; Wilkinghoff 2021).
 
-    ln(mean over clips of sum over columns exp(s*cos)) / cos(min(pi/4, median angle to the label)).
-    Sub-cluster AdaCos sums over all columns, and over the label's K angles. AdaCos sums over the
-    columns that are not the label's; of a soft label y, column j counts 1 - y_j: the expected
-    sum if the label were drawn with the probabilities y.
+    new s = ln(mean over clips of B) / cos(min(pi/4, lower median over clips of the label's angle)),
+    where B = sum over centres of exp(s * cos).
 
-    Where the label's own column is in the sum, a clip on its centre multiplies the scale by up
-    to sqrt(2) per step, which would be infinite in float32 after some hundred steps:
-    hence `LARGEST_SCALE`.
+    Sub-cluster AdaCos sums B over all centres, and the label's angle is the sum over its K centres.
+    AdaCos omits the label's centre from B. With a soft label y, centre j has the weight 1 - y_j,
+    which gives the expected B if the label were drawn with the probabilities y.
+
+    With the label's centres in B, clips on their centres multiply the scale by up to sqrt(2) per
+    step. In float32 it would be infinite after some hundred steps: hence `LARGEST_SCALE`.
 
     Args:
-      scale: the scale before.
-      cosine: of this device's clips.
+      scale: the scale of the previous step.
+      cosine: cosines of this device's clips.
       target: label weights.
-      axis_name: mapped axis over which the batch is spread in equal parts; None: it is whole.
-      with_label: whether the label's columns are in the sum.
+      axis_name: mapped axis over which the batch is split in equal parts; None: it is not split.
+      with_label: whether B includes the label's centres.
     """
     weight = jnp.ones_like(target) if with_label else 1 - target
     log_sum = jax.nn.logsumexp(scale * cosine, axis=(1, 2), b=weight[:, :, None])
@@ -116,13 +117,14 @@ def dynamic_scale(
 def log_probabilities_with_margin(
     margin: float, scale: Float[Array, ""], cosine: Float[Array, "B C"]
 ) -> Float[Array, "B C"]:
-    """Log probability of each class if it were the label, its angle widened by `margin`.
+    """Log probability of each class if it were the label, with `margin` added to its angle theta.
 
-    cos(theta + margin) turns round where theta + margin passes pi; from there on the label's
-    cosine is cos(theta) - margin * sin(margin), which keeps falling with theta.
+    The label's cosine is cos(theta + margin) = cos(theta) cos(margin) - sin(theta) sin(margin) up
+    to theta = pi - margin, where it has its minimum. Beyond, it is cos(theta) - margin sin(margin),
+    which decreases further.
     """
     sine_squared = (1 - cosine) * (1 + cosine)
-    positive = sine_squared > 0  # the root has an infinite slope at 0
+    positive = sine_squared > 0  # the gradient of the root is infinite at 0
     sine = jnp.where(positive, jnp.sqrt(jnp.where(positive, sine_squared, 1)), 0)
     label_cosine = jnp.where(
         cosine > math.cos(max(math.pi - margin, 0.0)),
@@ -137,5 +139,5 @@ def log_probabilities_with_margin(
 def mean_over_labels(
     log_probability: Float[Array, "B C"], target: Float[Array, "B C"]
 ) -> Float[Array, " B"]:
-    """The loss of each clip: a soft label weights the hard labels' losses."""
+    """The cross-entropy of each clip: the mean of -log probability, weighted by the label."""
     return -jnp.sum(target * log_probability, axis=1)

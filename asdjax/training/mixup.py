@@ -1,7 +1,7 @@
 """Mixup (Zhang et al., ICLR 2018) over the global batch.
 
-Draws depend on the seed, the step and a clip's place in the global batch: every device makes the
-draws of the whole batch and uses those of its own rows.
+Random numbers depend on the seed, the step and a clip's index in the global batch: every device
+draws those of the global batch and uses those of its rows.
 """
 
 from typing import NamedTuple
@@ -12,14 +12,14 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 
 class MixupDraws(NamedTuple):
-    """What mixup does to each clip of a batch."""
+    """The random numbers of mixup for each clip of a batch: lam * clip + (1 - lam) * partner."""
 
     lam: Float[Array, " B"]
-    """The clip's own share, uniform in [0, 1)."""
+    """Weight of the clip, uniform in [0, 1)."""
     partner: Int[Array, " B"]
-    """Place in the global batch of the clip that is mixed in."""
+    """Index in the global batch of the clip that is mixed in."""
     mix: Bool[Array, " B"]
-    """Whether the clip is mixed at all."""
+    """Whether the clip is mixed."""
 
 
 def step_key(seed: int | UInt32[Array, ""], step: int | Int[Array, ""]) -> PRNGKeyArray:
@@ -33,18 +33,18 @@ def step_key(seed: int | UInt32[Array, ""], step: int | Int[Array, ""]) -> PRNGK
 
 
 def mixup_draws(key: PRNGKeyArray, batch_size: int, probability: float) -> MixupDraws:
-    """Draw for each clip its share, its partner and whether it is mixed.
+    """Draw each clip's weight, its partner and whether it is mixed.
 
-    Each clip has a share of its own; the partners are a permutation of the batch, in which a clip
-    may meet itself.
+    Weights differ between clips. The partners are a permutation of the batch; a clip may be its own
+    partner.
 
     Args:
-      key: random key of the step, used by nothing else.
+      key: random key of the step.
       batch_size: clips in the global batch.
-      probability: chance that a clip is mixed.
+      probability: probability that a clip is mixed.
 
     Returns:
-      Arrays of length `batch_size`: float32, int32 and bool in every precision.
+      Arrays of length `batch_size`: float32, int32 and bool, also in double precision.
     """
     lam_key, partner_key, mix_key = jax.random.split(key, 3)
     return MixupDraws(
@@ -65,11 +65,11 @@ def mixup(
     Args:
       values: one row per clip.
       partner_values: the partners' rows.
-      lam: share of `values` in the mixture.
-      mix: rows to mix; the others are returned as they are.
+      lam: weight of `values`.
+      mix: rows to mix; the others are returned unchanged.
 
     Raises:
-      TypeError: `values` are integers, which cannot hold a mixture.
+      TypeError: `values` are integers.
     """
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise TypeError(f"mixup needs floating-point values, found {values.dtype}")

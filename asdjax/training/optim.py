@@ -11,11 +11,10 @@ from asdjax.config.recipe import OptimConfig
 
 
 def learning_rate(config: OptimConfig, step: int | Int[Array, ""]) -> Float[Array, ""]:
-    """Return the rate of update `step` = 0, 1, ...: a linear rise from 0, then constant.
+    """Return the learning rate of step 0, 1, ...: rate * min(step / warmup_steps, 1).
 
-    The first update of a warm-up has rate 0; without a warm-up every rate is the same. It is not
-    optax.linear_schedule, whose (0 - rate) (1 - step / warmup_steps) + rate cancels in float32: of
-    5000 steps the first ones would be wrong by 1e-4 of their rate.
+    Not by optax.linear_schedule: it computes (0 - rate) (1 - step / warmup_steps) + rate, which
+    cancels in float32. With 5000 warm-up steps, the first rates have relative errors of 1e-4.
     """
     if config.warmup_steps == 0:
         return jnp.asarray(config.learning_rate, dtype=float)
@@ -24,9 +23,10 @@ def learning_rate(config: OptimConfig, step: int | Int[Array, ""]) -> Float[Arra
 
 
 def build(config: OptimConfig) -> optax.GradientTransformation:
-    """Build AdamW with decoupled decay on every array, as torch.optim.AdamW computes it.
+    """Build AdamW with weight decay on all arrays, equal to torch.optim.AdamW.
 
-    eps is added after the bias-corrected root; the decay is multiplied by the rate of the update.
+    eps is added to the square root of the bias-corrected second moment; the decay is multiplied by
+    the learning rate of the step.
     """
     adamw = optax.adamw(
         functools.partial(learning_rate, config),
@@ -43,7 +43,7 @@ def build(config: OptimConfig) -> optax.GradientTransformation:
     def update(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
-        # optax raises a Python float to the power of an integer array: not strict promotion.
+        # optax computes float ** integer array, which strict dtype promotion does not allow
         with jax.numpy_dtype_promotion("standard"):
             return adamw.update(updates, state, params)
 
