@@ -1,4 +1,4 @@
-"""BEATs against the reference's arrays, stage by stage, and what must hold of any such encoder."""
+"""BEATs, compared with the reference's arrays stage by stage, and its properties."""
 
 import dataclasses
 import functools
@@ -331,8 +331,8 @@ def test_remat_changes_nothing(rng, float64):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * max(1, np.abs(b).max()))
 
 
-def test_remat_keeps_less():
-    """What the backward pass asks of the forward one, before any compiler looks at it."""
+def test_remat_stores_less():
+    """Counts the values that are stored for the backward pass, before XLA optimises it."""
 
     def kept(remat):
         graphdef, params = fresh(STILL, remat=remat)
@@ -432,7 +432,7 @@ def test_dropout_at_its_ends():
 
 @pytest.mark.usefixtures("compiled_fast_here")
 def test_layer_drop_is_one_draw_for_all_clips(rng):
-    """A skipped layer is the identity, for tokens and gradients alike."""
+    """A skipped layer is the identity, for tokens and gradients."""
     graphdef, params = fresh(dataclasses.replace(STILL, encoder_layerdrop=0.4))
     x = rng.standard_normal((2, 16, 128)).astype(np.float32)
 
@@ -516,7 +516,7 @@ def test_bfloat16(rng):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("bias_rows", [None, 1, 2], ids=["no bias", "bias", "gated"])
 def test_fused_attention(rng, bias_rows, masked):
-    """The same as step by step, up to the rounding of bfloat16; padding has no part in it."""
+    """Equal to separate operations up to the rounding of bfloat16; padding has no influence."""
     q, k, v = (rng.standard_normal((2, 37, 3, 16)).astype(np.float32) for _ in range(3))
     bias = None
     if bias_rows:
@@ -535,8 +535,8 @@ def test_fused_attention(rng, bias_rows, masked):
 
 
 @pytest.mark.usefixtures("compiled_fast_here")
-def test_fused_attention_is_taken(rng, monkeypatch):
-    """Where no weights are dropped, with every gradient."""
+def test_fused_attention_is_used(rng, monkeypatch):
+    """Also for gradients, except where attention weights are dropped."""
     x = rng.standard_normal((2, 40, 128)).astype(np.float32)
     valid = own_patch_mask(jnp.asarray([24, 40]), 40, STILL)
     steps = {"compute_dtype": "bfloat16"}
@@ -620,7 +620,7 @@ def test_other_architectures(rng, changes):
         assert np.any(value != 0) == used and np.isfinite(value).all(), path
 
 
-def test_what_cannot_be_is_said():
+def test_invalid_arguments_are_refused():
     module = nnx.merge(*fresh(SMALL))
 
     def shapes(frames, **options):

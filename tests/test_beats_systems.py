@@ -67,7 +67,7 @@ def test_the_devices_in_use_choose_the_kernels_of_training(platform, fused):
 
 
 def test_the_devices_in_use_choose_the_kernels_of_embedding(rng):
-    """On CPUs, which have no fused attention, it is computed step by step."""
+    """On CPUs, which have no fused attention, separate operations are used."""
     waves = rng.standard_normal((2, 6400)).astype(np.float32) / 9
     found = []
     for fused in False, True:
@@ -226,7 +226,7 @@ def adapted(corpus_root, tmp_path_factory, compiled_fast):
     return run, config, corpus
 
 
-def test_merged_adapters_embed_alike(rng, adapted):
+def test_merged_adapters_give_the_same_embeddings(rng, adapted):
     run = adapted[0]
     training = run.finished_training()
     learner = Learner(run.config(), n_classes=len(training["classes"]), n_samples=6400)

@@ -1,4 +1,4 @@
-"""Networks of encoders of a user's own: flax's own layers, frozen and pretrained weights."""
+"""Networks of a plugin's encoders: layers of flax, frozen and pretrained weights."""
 
 import dataclasses
 import json
@@ -132,7 +132,7 @@ def learner(*fixed):
 
 
 @pytest.mark.parametrize("fixed", [("one",), ("two",), ("one", "two")])
-def test_what_stays_as_it_is_drawn_or_pretrained(fixed, rng):
+def test_frozen_weights_are_drawn_or_pretrained(fixed, rng):
     work = learner(*fixed)
     kernel = rng.standard_normal((5, 3)).astype(np.float32)
     drawn = work.start()

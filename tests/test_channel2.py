@@ -224,7 +224,7 @@ def test_a_calibration_without_sound_is_refused(run_copy, corpus, tmp_path, caps
     assert re.search(r"fan/train: .*extract\.views", capsys.readouterr().err)
 
 
-def test_mono_machines_fall_back_to_raw_said_once(run_copy, corpus, tmp_path, capsys):
+def test_mono_machines_use_the_raw_view_and_one_message_says_so(run_copy, corpus, tmp_path, capsys):
     data = changed(corpus, tmp_path / "data", lambda s: s[:, 0])
     assert main(["extract", str(run_copy), "--data", str(data)]) == 0
     assert capsys.readouterr().err.count("every view is the raw one: fan") == 1
@@ -506,7 +506,7 @@ def test_the_report_recipe_has_the_three_views():
         assert all((v.n_fft, v.hop) == (1024, 512) for v in others)
 
 
-def test_expected_clips_stand_beside_a_package(run_path, tmp_path):
+def test_expected_clips_are_written_next_to_a_package(run_path, tmp_path):
     assert main(["submit", str(run_path), "--info", INFO, "--out", str(tmp_path / "p")]) == 0
     shutil.move(tmp_path / "p" / "task2", tmp_path / "elsewhere")
     _, faults = verification.verify(tmp_path / "elsewhere")
@@ -576,7 +576,7 @@ def test_short_clips_without_a_frame_for_the_calibration(run_copy, corpus, tmp_p
     assert code == 0 or "two channels that sound" not in capsys.readouterr().err
 
 
-def test_both_channels_silent_is_said(run_copy, corpus, tmp_path, capsys):
+def test_silence_of_both_channels_is_reported(run_copy, corpus, tmp_path, capsys):
     recipe = rewrite(run_copy, lambda v: v.pop(4))
     (run_copy / "config.yaml").write_text(yaml.safe_dump(recipe))
     cut = itertools.count(1)  # silent clips of one length would be copies

@@ -1,4 +1,4 @@
-"""The command line itself: paths, exit codes, JAX's environment, pipes and terminals."""
+"""The command line: paths, exit codes, JAX's environment variables, pipes and terminals."""
 
 import dataclasses
 import os
@@ -25,7 +25,7 @@ TINY = str(HERE / "tiny.yaml")
 
 
 def asdjax(*args, stdout=subprocess.PIPE, **environment):
-    """Run the command in a process of its own."""
+    """Run the command as a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "asdjax", *map(str, args)],
         env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | environment,
@@ -40,14 +40,14 @@ def asdjax(*args, stdout=subprocess.PIPE, **environment):
 
 
 def kinds(hint):
-    """A type and the types it is made of, without those that are taken as user's paths."""
+    """A type and all types in it, except `UserPath`."""
     if set(get_args(UserPath)[1:]) & set(getattr(hint, "__metadata__", ())):
         return []
     return [hint, *(kind for part in get_args(hint) for kind in kinds(part))]
 
 
 @pytest.mark.parametrize("verb", [*VERBS.values(), *convert.COMMANDS.values()])
-def test_every_path_is_taken_as_the_one_type(verb):
+def test_every_path_among_the_arguments_is_a_user_path(verb):
     if dataclasses.is_dataclass(verb):
         hints = get_type_hints(verb, include_extras=True)
         for field in dataclasses.fields(verb):
@@ -79,7 +79,7 @@ def test_every_path_is_taken_as_the_one_type(verb):
     ],
 )
 @pytest.mark.parametrize("path", ["gs://bucket/r1", ""])
-def test_what_is_no_path_of_this_machine_is_refused(args, path, capsys, tmp_path, monkeypatch):
+def test_urls_and_empty_paths_are_refused(args, path, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([arg.replace("{}", path) for arg in args]) == 2
     lines = capsys.readouterr().err.splitlines()
@@ -104,7 +104,7 @@ def test_paths_refused(given):
 
 
 @pytest.mark.parametrize("given", ["a:b", "c://d"[:2], "a b", "./~x", "Größe", "x/y://z", "."])
-def test_paths_as_they_are(given):
+def test_paths_that_are_not_changed(given):
     assert path_text(given) == given
 
 
@@ -121,7 +121,7 @@ def test_home_directories(monkeypatch, tmp_path, capsys):
     assert f"--run {tmp_path}/data/r: lies in the data set" in capsys.readouterr().err
 
 
-def test_a_run_and_its_data_are_apart(tmp_path):
+def test_neither_run_nor_data_set_may_contain_the_other(tmp_path):
     data, link = tmp_path / "data", tmp_path / "link"
     data.mkdir()
     link.symlink_to(data)
@@ -229,7 +229,7 @@ def test_every_verb_says_what_an_interruption_costs(monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", ["file", "file/run", "n" * 300])
 @pytest.mark.parametrize("verb", [["extract"], ["score"], ["embed", "a.wav", "--out", "e.npz"]])
-def test_what_cannot_be_a_run_directory(name, verb, tmp_path, capsys):
+def test_paths_that_are_not_run_directories(name, verb, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main([verb[0], str(tmp_path / name), *verb[1:]]) == 1
     assert f"{tmp_path / name}: there is no such run directory" in capsys.readouterr().err
@@ -248,7 +248,7 @@ def test_what_cannot_be_a_run_directory(name, verb, tmp_path, capsys):
         "JAX_ENABLE_X64=maybe",
     ],
 )
-def test_what_jax_cannot_do_is_one_sentence(variable, tmp_path):
+def test_invalid_environment_variables_of_jax_are_one_sentence(variable, tmp_path):
     name, value = variable.split("=")
     ended = asdjax("check", TINY, "--data", tmp_path, **{name: value})
     lines = ended.stderr.decode().splitlines()
@@ -260,7 +260,7 @@ def test_what_jax_cannot_do_is_one_sentence(variable, tmp_path):
 
 
 @pytest.mark.parametrize("args", [["--help"], ["train", "system1", "--help"], ["data", "{}"]])
-def test_a_reader_that_has_seen_enough(args, corpus_root):
+def test_a_closed_pipe_is_no_error(args, corpus_root):
     reading, writing = os.pipe()
     os.close(reading)
     ended = asdjax(*(arg.replace("{}", str(corpus_root)) for arg in args), stdout=writing)
@@ -277,7 +277,7 @@ def test_output_that_cannot_be_written(args, corpus_root):
     assert ended.stderr.count(b"\n") == 1
 
 
-def test_messages_that_nobody_reads_stop_nothing(tmp_path):
+def test_unwritable_standard_error_does_not_stop_a_command(tmp_path):
     program = (
         "import os, sys; from asdjax.runtime import console; console.prepare()\n"
         "os.close(2); os.dup2(os.open('/dev/full', os.O_WRONLY), 2)\n"
@@ -318,13 +318,13 @@ def test_the_exit_codes_are_in_the_help(capsys):
 
 @pytest.mark.parametrize("name", [["--model", "beats"], ["--model.name=beats"]])
 @pytest.mark.parametrize("pooling", [["--model.pooling", "mean"], ["--model.pooling.name=mean"]])
-def test_a_class_is_chosen_before_what_is_in_its_section(name, pooling):
+def test_classes_of_outer_sections_are_chosen_first(name, pooling):
     for options in [*name, *pooling], [*pooling, *name]:
         command = parse("check", Check, ["system1", "--data", "d", *options])
         assert command.config.model == BEATsConfig(pooling=Mean())
 
 
-def test_another_class_takes_over_the_settings_of_one_name_and_type():
+def test_settings_of_equal_name_and_type_are_copied_to_another_class():
     options = ["--data", "d", "--model.compute-dtype", "bfloat16"]
     for system, name, other in [
         ("system1", "beats", BEATsConfig(compute_dtype="bfloat16")),

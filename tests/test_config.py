@@ -40,8 +40,8 @@ def test_system1_is_the_report():
     ]  # fmt: skip
 
 
-def test_settings_of_other_backends_are_passed_over():
-    """Runs of before stated those of all backends."""
+def test_settings_of_other_backends_are_ignored():
+    """The config.yaml of a run of an earlier version has the settings of all backends."""
     backend = configs.parse(
         "backend: {name: kmeans, smote: {ratio: 0.3}, rescale_neighbours: 3, kmeans_clusters: 4}",
         "x",
@@ -143,7 +143,7 @@ def test_refusals_name_file_key_and_choices(text, words):
         assert word in message
 
 
-def test_settings_of_other_views_are_passed_over():
+def test_settings_of_other_views_are_ignored():
     every = "alpha: 0.5, beta: 0.05, n_fft: 512, hop: 256, context: 5"
     for method in registry.names("view"):
         config = configs.parse(f"extract: {{views: [{{name: a, method: {method}, {every}}}]}}", "x")
@@ -197,7 +197,7 @@ def test_unknown_recipe():
 
 
 def unreadable(folder):
-    """What cannot be read as a YAML file, and what is to be said of it."""
+    """Paths that cannot be read as YAML files, with the message of each."""
     (folder / "directory").mkdir()
     (folder / "text").write_text("a: 1")
     (folder / "binary").write_bytes(b"\xff\xfe\x00")
@@ -217,8 +217,8 @@ def unreadable(folder):
     }
 
 
-def test_what_is_no_file_is_said(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # the name of a socket may not be long
+def test_unreadable_files_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
     for name, words in unreadable(tmp_path.relative_to(tmp_path)).items():
         for read in (configs.load, lambda path: meta_yaml.read_info(Path(path), 1)):
             with pytest.raises(AsdjaxError, match=re.escape(f"{name}: {words}")):

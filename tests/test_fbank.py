@@ -1,4 +1,4 @@
-"""The filterbank against torchaudio's arrays and its own definition, in NumPy."""
+"""The filterbank, compared with torchaudio's arrays and with its definition in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def oracle(waveform):
 
 
 def on_grid(waveform):
-    """Rounded to what 16-bit files hold."""
+    """Rounded to 16 bits."""
     return np.round(np.clip(waveform, -1, 1 - 2**-15) * 32768).astype(np.float32) / 32768
 
 
@@ -132,7 +132,7 @@ def test_definition(offset, tone, loudness, noise, seed):
 
 
 def check(waveform):
-    """Hold the filterbank in both precisions against its definition."""
+    """Compare the filterbank in both precisions with its definition."""
     waveform = on_grid(waveform)
     expected, value = oracle(waveform), np.asarray(single(waveform))
     assert expected.shape == value.shape == (len(waveform), frames(waveform.shape[1]), 128)
@@ -142,7 +142,7 @@ def check(waveform):
 
 
 def test_constants_are_at_the_floor(rng):
-    """Whatever their level, on the grid of 16 bits or not, and wherever in the clip."""
+    """At any level, representable in 16 bits or not, and at any place in the clip."""
     levels = np.repeat(rng.uniform(-1, 1, (5, 10)).astype(np.float32), 1000, axis=1)
     for waveform, value in ((levels, single(levels)), (on_grid(levels), single(on_grid(levels)))):
         inside = [
@@ -154,7 +154,7 @@ def test_constants_are_at_the_floor(rng):
         assert np.all(np.max(value, axis=2)[~np.array(inside)] > FLOOR)
 
 
-def test_a_clip_in_a_longer_row_has_the_frames_it_has_alone(rng):
+def test_padding_does_not_change_the_frames_of_a_clip(rng):
     lengths, row = np.array([400, 559, 560, 3000, 4321, 5000]), 5000
     waveform = on_grid(0.2 * rng.standard_normal((len(lengths), row)))
     value = np.asarray(single(waveform))
@@ -176,7 +176,7 @@ def test_frames():
     np.testing.assert_array_equal(several, list(expected.values()))
 
 
-def test_what_is_no_waveform_is_refused():
+def test_short_and_integer_waveforms_are_refused():
     with pytest.raises(AsdjaxError, match=r"399 samples are too short .* 400 \(0.025 s\)"):
         single(jnp.zeros((2, 399)))
     with pytest.raises(TypeError, match="int16"):

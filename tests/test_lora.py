@@ -40,7 +40,7 @@ def state():
 
 
 def ours(name: str) -> str:
-    """What `reference_name` makes of one of our adapters, from the reference's name for it."""
+    """The name of an adapter as `reference_name` returns it, from the name in the reference."""
     name = name.split("base_model.model.")[-1].removesuffix(".weight").removesuffix(".default")
     return name.replace("lora_A", "lora_a").replace("lora_B", "lora_b")
 
@@ -119,7 +119,7 @@ def test_merge(io, state, case):
     assert np.abs(embeddings[0] - embeddings[2]).max() > 1e-2
 
 
-def test_adapters_start_as_nothing(rng):
+def test_initial_adapters_change_nothing(rng):
     config = LoRAConfig(rank=8, alpha=4.0)
     layer, x = LoRALinear(400, 30, config, rng=rng), rng.standard_normal((2, 5, 400), np.float32)
     base = Projection.__call__(layer, x)

@@ -341,8 +341,8 @@ def test_too_few_centres(config, n_classes):
         config.init(n_classes, 8, jax.random.key(0))
 
 
-def test_settings_of_other_losses_are_passed_over():
-    """A run's config.yaml of earlier versions holds the settings of all losses."""
+def test_settings_of_other_losses_are_ignored():
+    """The config.yaml of a run of an earlier version has the settings of all losses."""
     tree = "{sub_clusters: 3, trainable_centres: false, scale: 20, dynamic: false, margin: 0.3"
     for name, expected in (
         (

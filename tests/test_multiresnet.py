@@ -351,7 +351,7 @@ def test_shortest():
         shortest(narrow, RATE)
 
 
-def test_a_length_too_short_is_refused_in_words():
+def test_too_short_clips_are_refused():
     words = r"audio.clip_seconds: .*71679 samples \(4.47994 s\) .*71680 samples \(4.48 s\)"
     with pytest.raises(AsdjaxError, match=words):
         build(CONFIG, SHORTEST - 1, RATE, seed=0)

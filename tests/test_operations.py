@@ -1,4 +1,4 @@
-"""Operations with gradients of our own against their plain forms."""
+"""Operations with custom gradients, compared with the plain operations of JAX."""
 
 from functools import partial
 
@@ -113,8 +113,8 @@ def test_grouped_correlation(length, window, shape, seed):
 @pytest.mark.parametrize(
     "platform, clips", [("cpu", [8, 8, 4]), ("cuda", [20]), ("rocm", [20]), ("tpu", [20])]
 )
-def test_a_backward_pass_on_a_cpu_takes_some_clips_at_a_time(rng, platform, clips):
-    """The program's own platform decides, whatever JAX's default is."""
+def test_a_backward_pass_on_a_cpu_is_split_into_groups_of_clips(rng, platform, clips):
+    """It depends on the platform that the program is compiled for, not on JAX's default."""
     x, kernel, g = normal(rng, 20, 6, 5, 3), normal(rng, 3, 3, 3, 4), normal(rng, 20, 3, 3, 4)
 
     @jax.jit

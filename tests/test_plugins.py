@@ -179,7 +179,7 @@ def test_refused_plugins(text, words, capsys, tmp_path):
     assert refused(capsys, "docs", "--plugin", plugin) == err  # the second time too
 
 
-def test_a_plugin_that_is_no_file_of_python(capsys, tmp_path):
+def test_a_plugin_that_is_not_a_python_file(capsys, tmp_path):
     for name in "nothing.py", "plugin.txt", ".":
         assert name in refused(capsys, "docs", "--plugin", tmp_path / name)
     assert run(capsys, "docs", "--plugin")[0] == 2
@@ -210,7 +210,7 @@ def test_register_in_a_program():
         recipe.from_tree({"decision": {"method": "fixed", "at": "x"}}, "test")
 
 
-def test_every_built_in_is_listed_and_there():
+def test_every_built_in_name_can_be_loaded():
     for kind in registry.BUILT_IN:
         for name in registry.BUILT_IN[kind]:
             assert registry.find(kind, name).kind == kind

@@ -1,4 +1,4 @@
-"""Attentive statistics pooling against the reference's arrays and its own definition."""
+"""Attentive statistics pooling, compared with the reference's arrays and its definition."""
 
 from functools import partial
 
@@ -160,7 +160,7 @@ def test_definition(length, rng, float64):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-5), (np.float64, 1e-12)])
-def test_a_clip_in_a_longer_row_is_pooled_as_alone(dtype, tolerance, rng):
+def test_padding_does_not_change_the_vector_of_a_clip(dtype, tolerance, rng):
     lengths, row = [1, 2, 9, 24], 24
     with jax.enable_x64(dtype == np.float64):
         pool = partial(embed, *random_pool(dtype=dtype))

@@ -1,4 +1,4 @@
-"""The two-channel views against a float64 oracle, and the properties they must have."""
+"""The two-channel views, compared with a float64 oracle, and their properties."""
 
 import jax
 import jax.numpy as jnp
@@ -94,11 +94,11 @@ def clips(sounds: np.ndarray, length: np.ndarray) -> list[Clip]:
 
 
 def conditioned(config: View, length: np.ndarray) -> np.ndarray:
-    """Which clips single precision can tell the view of.
+    """Mask of the clips whose view is well-conditioned in float32.
 
-    A clip much shorter than a window has a line spectrum once it is reflected: between the lines
-    `cancel` would divide rounding errors by rounding errors. SciPy's float32 transforms differ from
-    its float64 ones by as much (6e-4 of channel 1 for some clips of 5 samples).
+    The mirrored extension of a clip much shorter than a window is periodic. Between the lines of
+    its spectrum, `cancel` divides rounding errors by rounding errors. SciPy's float32 and float64
+    transforms differ by as much (6e-4 of channel 1 for some clips of 5 samples).
     """
     if config.method != "cancel":
         return np.full(length.shape, True)
@@ -106,10 +106,10 @@ def conditioned(config: View, length: np.ndarray) -> np.ndarray:
 
 
 def check(configs, sounds, length, tolerance, gain_tolerance):
-    """Compare every view of every clip with the oracle, relative to its largest value.
+    """Compare every view of every clip with the oracle, relative to the view's largest value.
 
-    Clips of up to three samples, constant or nearly so once reflected, may leave rounding errors
-    alone: there it is channel 1's largest value.
+    Views of clips of up to three samples may have rounding errors only: for these, relative to the
+    largest value of channel 1.
     """
     made, facts = make(configs, garbled(sounds, length), length)
     assert made.shape == (len(configs), len(length), sounds.shape[2])
@@ -404,7 +404,7 @@ def test_drawn_lengths_against_the_oracle(drawn):
 # Batches.
 
 
-def test_what_lies_beyond_a_clip_does_not_matter(rng):
+def test_padding_does_not_matter(rng):
     length = np.array([1, 700, 2048, 2099], np.int32)
     sounds = channels("machine", (4, SAMPLES), rng)
     clean, facts = make(ALL, garbled(sounds, length, 0.0), length)
@@ -414,7 +414,7 @@ def test_what_lies_beyond_a_clip_does_not_matter(rng):
         np.testing.assert_array_equal(garbled_facts[name], facts[name])
 
 
-def test_longer_batches_and_other_company_change_nothing(rng):
+def test_views_do_not_depend_on_row_length_or_other_clips(rng):
     length = np.array([1, 700, 2048, 2100], np.int32)
     sounds = channels("machine", (4, SAMPLES), rng)
     made, facts = make(ALL, sounds, length)

@@ -1,4 +1,4 @@
-"""The calibrated gain: against a float64 oracle, and what it is for."""
+"""The calibrated gain: compared with a float64 oracle, and its effect on machine and noise."""
 
 import dataclasses
 from functools import partial
@@ -104,7 +104,7 @@ def test_silence_is_safe(clips, silent):
     assert relative(sounds[0] + 1, waveform[:, 0] + 1) < STFT
 
 
-def test_without_contrast_nothing_is_taken_away(clips):
+def test_without_contrast_the_gain_is_1(clips):
     waveform, length = batch(clips)
     flat = np.ones((2, 129), np.float32)
     sounds, _ = make((VIEW,), waveform, length, {"calibrated": flat})
@@ -170,14 +170,14 @@ def test_a_constant_offset_does_not_spoil_the_correlation(rng):
     assert np.allclose(facts(waveform)["correlation"], expected, atol=1e-4)
 
 
-def test_silence_is_told_from_a_single_sample():
+def test_a_clip_with_one_nonzero_sample_is_not_silent():
     waveform = np.zeros((4, 2, 16000), np.float32)
     waveform[0, 0, 5] = waveform[1, 1, 5] = waveform[2, :, 5] = 2.0**-15
     silent = facts(waveform)["silent"]
     assert silent.tolist() == [[False, True], [True, False], [False, False], [True, True]]
 
 
-def test_a_lag_is_told_only_where_it_stands_out(rng):
+def test_a_lag_is_reported_only_if_its_peak_is_clear(rng):
     unrelated = rng.normal(0, 0.05, (180, 2, 16000)).astype(np.float32)
     assert np.isnan(facts(unrelated)["lag"]).mean() > 0.98
     source = rng.normal(0, 0.05, (20, 16200))
