@@ -45,9 +45,9 @@ recipes: {", ".join(configs.names())}
 exit codes: 0 success; 1 a problem with the files or the system; 2 an invalid command line; 130
 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
 
-{PLUGIN} FILE.py      load a Python file that adds an encoder, a view, a backend ...
+{PLUGIN} FILE.py        load a Python file that adds an encoder, a view, a backend ...
                         (asdjax docs plugins); needed in every command on a run that uses it
-{NO_CACHE}      do not use or write the cache of compiled programs in the user's cache directory
+{NO_CACHE}      do not use the cache of compiled programs in the user's cache directory
 """
 
 

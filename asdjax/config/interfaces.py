@@ -52,7 +52,7 @@ class Encoder(Choice):
     """Settings that may change when a run is resumed."""
 
     name: str
-    """The network."""
+    """The encoder's network."""
 
     @abc.abstractmethod
     def build(self, n_samples: int | None, sample_rate: int, rng: Any) -> nnx.Module:
