@@ -57,9 +57,9 @@ def learn(
         if not view.learns:
             continue
         rows = [
-            values[counts]
+            seen["rows"][seen["counts"]]
             for clips in groups
-            for values, counts in network.run(
+            for seen in network.run(
                 _observe,
                 (view,),
                 network.weights,
@@ -93,15 +93,16 @@ def stream(
         [b, 2].
     """
     two_channels = any(view.uses_channel_2 for view in views)
-    row_length, shortest = clips.row_length, clips.shortest
+    row_length, shortest, n_samples = clips.row_length, clips.shortest, network.n_samples
+    assert n_samples is not None, "the network is for clips of any length"
     if all(view.is_raw for view in views):
-        row_length = min(row_length, network.n_samples)
-        shortest = min(shortest, network.n_samples)
+        row_length = min(row_length, n_samples)
+        shortest = min(shortest, n_samples)
     state = network.weights
     if learned:
         state = {**state, "learned": parallel.replicate(dict(learned), network.devices)}
     read = _read(network, clips, row_length, two_channels)
-    return network.run(_embed, (views, shortest), state, read)
+    return network.run(_embed, (views, n_samples, shortest), state, read)
 
 
 def _read(
@@ -120,14 +121,19 @@ def _read(
 
 
 def _embed(
-    network: Network, views: tuple[View, ...], shortest: int, state: Tree, batch: Tree
+    network: Network,
+    views: tuple[View, ...],
+    n_samples: int,
+    shortest: int,
+    state: Tree,
+    batch: Tree,
 ) -> Tree:
     """The step of `stream`."""
     waveform, length = to_float(batch["waveform"], network.dtype), batch["length"]
     sounds, facts = signal.make(views, waveform, length, state.get("learned", {}))
     if facts:
         facts["gain"] = facts["gain"].T
-    fitted = signal.fit_length(sounds, length, network.n_samples, shortest)
+    fitted = signal.fit_length(sounds, length, n_samples, shortest)
 
     def embed(waveform: jax.Array) -> jax.Array:
         return network.module(state)(waveform, train=False)
@@ -138,4 +144,6 @@ def _embed(
 
 def _observe(network: Network, view: View, state: Tree, batch: Tree) -> Tree:
     """The step of `learn`."""
-    return view.observe(Channels(to_float(batch["waveform"], network.dtype), batch["length"]))
+    clips = Channels(to_float(batch["waveform"], network.dtype), batch["length"])
+    rows, counts = view.observe(clips)
+    return {"rows": rows, "counts": counts}
