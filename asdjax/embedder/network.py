@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from asdjax.config.recipe import Config
 from asdjax.models import building, parameters
@@ -50,8 +49,8 @@ class Network:
         self.weights = parallel.replicate(placed, self.devices)
         self._compiled: dict[tuple[Any, ...], Callable] = {}
 
-    def module(self, state: Tree) -> nnx.Module:
-        """The model, for use in a step."""
+    def module(self, state: Tree) -> Any:
+        """The model, for use in a step: of the class that `Encoder.build` makes."""
         return parameters.merged(self._graphdef, state["params"], state["stats"])
 
     def run(

@@ -1,5 +1,7 @@
 """Building an encoder's network, and preparing its weights for training and inference."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -24,7 +26,7 @@ def build(encoder: Encoder, n_samples: int | None, sample_rate: int, seed: int) 
     return encoder.build(n_samples, sample_rate, np.random.default_rng(seed))
 
 
-def skeleton(encoder: Encoder, n_samples: int | None, sample_rate: int) -> nnx.Module:
+def skeleton(encoder: Encoder, n_samples: int | None, sample_rate: int) -> Any:
     """The network of `build` with `jax.ShapeDtypeStruct` instead of arrays; nothing is computed.
 
     Used where the weights come from a checkpoint or another toolkit.

@@ -24,13 +24,14 @@ def split(module: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
     Raises:
         ConfigError: it has other variables, such as the state of a random generator.
     """
-    graphdef, params, stats, others = nnx.split(module, nnx.Param, BatchStat, ...)
-    if others := flatten_dict(nnx.to_pure_dict(others)):
+    graphdef, *states = nnx.split(module, nnx.Param, BatchStat, ...)
+    params, stats, others = map(_plain, states)
+    if paths := flatten_dict(others):
         raise ConfigError(
-            f"{type(module).__name__}: {'.'.join(map(str, min(others)))} is neither nnx.Param nor "
+            f"{type(module).__name__}: {'.'.join(min(paths))} is neither nnx.Param nor "
             "nnx.BatchStat: use one of them; random numbers for training come from Encoder.draws"
         )
-    return graphdef, _plain(params), _plain(stats)
+    return graphdef, params, stats
 
 
 def apply(
@@ -64,7 +65,7 @@ def apply(
     return embedding, _plain(nnx.state(module, BatchStat))
 
 
-def merged(graphdef: nnx.GraphDef, params: Tree, stats: Tree) -> nnx.Module:
+def merged(graphdef: nnx.GraphDef, params: Tree, stats: Tree) -> Any:
     """The module of a structure and its arrays: the inverse of `split`."""
     return nnx.merge(graphdef, _indexed(params), _indexed(stats))
 
