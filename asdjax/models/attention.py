@@ -132,9 +132,11 @@ def fused_attention(
         bias = jnp.where(valid[:, None, None], bias, -(2.0**41))
     if bias is not None:
         bias = bias.astype(jnp.bfloat16)
-    operands = (a.astype(jnp.bfloat16) for a in (q, k, v))
+    query, key, value = (a.astype(jnp.bfloat16) for a in (q, k, v))
     with jax.numpy_dtype_promotion("standard"):  # JAX mixes dtypes in this function
-        y = jax.nn.dot_product_attention(*operands, bias=bias, implementation=implementation)
+        y = jax.nn.dot_product_attention(
+            query, key, value, bias=bias, implementation=implementation
+        )
     return y.astype(q.dtype)
 
 

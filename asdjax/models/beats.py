@@ -123,10 +123,10 @@ class _Plan(NamedTuple):
 
     def projection(self, name: str, n_in: int, n_out: int) -> Projection:
         """The projection `name` of a layer, with an adapter if `lora` targets it."""
-        more = {"compute_dtype": self.compute_dtype, "rng": self.rng}
+        dtype, rng = self.compute_dtype, self.rng
         if self.lora is not None and name in self.lora.targets:
-            return LoRALinear(n_in, n_out, self.lora, **more)
-        return Projection(n_in, n_out, **more)
+            return LoRALinear(n_in, n_out, self.lora, compute_dtype=dtype, rng=rng)
+        return Projection(n_in, n_out, compute_dtype=dtype, rng=rng)
 
 
 class BEATs(nnx.Module):
@@ -167,8 +167,8 @@ class BEATs(nnx.Module):
         self.predictor = (
             Projection(width, config.predictor_class, rng=rng) if config.finetuned_model else None
         )
-        rates = (config.dropout, config.attention_dropout, config.activation_dropout)
-        rates += (config.dropout_input, config.encoder_layerdrop, lora.dropout if lora else 0.0)
+        rates = [config.dropout, config.attention_dropout, config.activation_dropout]
+        rates += [config.dropout_input, config.encoder_layerdrop, lora.dropout if lora else 0.0]
         self.random_in_training = any(rates)
 
     def __call__(
@@ -281,9 +281,11 @@ class PositionalConv(nnx.Module):
         width, self.groups = plan.config.encoder_embed_dim, plan.config.conv_pos_groups
         window = (plan.config.conv_pos,)
         conv = Conv(width // self.groups, width, window, bias=True, rng=plan.rng)
-        self.weight_v, self.bias = conv.kernel, conv.bias
-        self.weight_g = nnx.Param(jnp.linalg.norm(self.weight_v[...], axis=(1, 2)))
-        self.spectrum = nnx.data(None)  # before `fold`
+        assert conv.bias is not None, "made with bias=True"
+        self.bias = conv.bias
+        self.weight_v: nnx.Param | None = conv.kernel
+        self.weight_g: nnx.Param | None = nnx.Param(jnp.linalg.norm(conv.kernel[...], axis=(1, 2)))
+        self.spectrum: nnx.Param | None = nnx.data(None)  # `fold` puts it in place of both weights
 
     def fold(self, params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Replace the weight by its spectrum (see `operations.overlap_save`), for inference.
@@ -303,6 +305,7 @@ class PositionalConv(nnx.Module):
         if self.spectrum is not None:
             y = operations.overlap_save(x, self.spectrum[...])
         else:
+            assert self.weight_v is not None and self.weight_g is not None, "not folded"
             v = self.weight_v[...]
             norm = jnp.linalg.norm(v, axis=(1, 2))
             weight = v * (self.weight_g[...] / norm)[:, None, None]
@@ -361,8 +364,8 @@ class TransformerEncoder(nnx.Module):
         # A product with one-hot rows. The gradient of a look-up would be a scatter, which is slow,
         # and on GPUs adds in random order.
         buckets = position_buckets(length, self.config)
-        buckets = jax.nn.one_hot(buckets, self.config.num_buckets, dtype=table.dtype)
-        by_position = jnp.einsum("pb,bh->hp", buckets, table, precision="highest")
+        chosen = jax.nn.one_hot(buckets, self.config.num_buckets, dtype=table.dtype)
+        by_position = jnp.einsum("pb,bh->hp", chosen, table, precision="highest")
         # Row n must hold b from position -n on: a shift by one from row to row, without a gather.
         # With N = length, repeat the row b (2N - 1 values, then a zero) N times and cut it into
         # rows of 2N - 1: value j of row n is value j + (2N - 1) n = j - n (mod 2N) of b, whose

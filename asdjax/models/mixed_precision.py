@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
 
 from asdjax.config.interfaces import ComputeDtype
@@ -67,6 +68,8 @@ _bfloat16_einsum.defvjp(_forward, _backward)
 
 class Projection(Linear):
     """`Linear` with a bias; its product may be computed in bfloat16."""
+
+    bias: nnx.Param
 
     def __init__(self, n_in: int, n_out: int, *, compute_dtype: ComputeDtype = "float32", rng: Rng):
         super().__init__(n_in, n_out, bias=True, rng=rng)

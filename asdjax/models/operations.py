@@ -118,7 +118,7 @@ def _correlate_backward(
     def in_parts(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
         starts = range(0, len(x), CPU_CLIPS)
         parts = [gradients(x[i : i + CPU_CLIPS], kernel, g[i : i + CPU_CLIPS]) for i in starts]
-        by_kernel = sum(part[1] for part in parts)
+        by_kernel = functools.reduce(jnp.add, [part[1] for part in parts])
         if stride > 1:
             return jnp.concatenate([part[0] for part in parts]), by_kernel
         return gradients(x, kernel, g)[0], by_kernel  # by x: as fast at once, and no copy
@@ -248,17 +248,20 @@ def _max_pool_forward(x: Array, window: int, stride: int, padding: int) -> tuple
     spans = [(n - window) // stride * stride + 1 for n in padded.shape[1:-1]]
     base = _base(window, stride)
     assert base**axes <= 128, "places are int8"
-    best = winner = None
-    for place in itertools.product(range(window), repeat=axes):
+
+    def values_at(place: tuple[int, ...]) -> Array:
         stop = [first + span for first, span in zip(place, spans, strict=True)]
         limits = (0, *place, 0), (len(x), *stop, x.shape[-1]), (1, *[stride] * axes, 1)
-        values, number = lax.slice(padded, *limits), jnp.int8(_number(place, base))
-        if best is None:
-            best, winner = values, jnp.full_like(values, number, jnp.int8)
-        else:
-            better = (values > best) | jnp.isnan(values)  # NaN propagates, as in jnp.maximum
-            winner = jnp.where(better, number, winner)
-            best = jnp.where(better, values, best)
+        return lax.slice(padded, *limits)
+
+    first, *others = itertools.product(range(window), repeat=axes)
+    best = values_at(first)
+    winner = jnp.full_like(best, _number(first, base), jnp.int8)
+    for place in others:
+        values = values_at(place)
+        better = (values > best) | jnp.isnan(values)  # NaN propagates, as in jnp.maximum
+        winner = jnp.where(better, jnp.int8(_number(place, base)), winner)
+        best = jnp.where(better, values, best)
     winner = lax.optimization_barrier(winner)  # stored: else recomputed in the backward pass
     return best, (winner, x)  # the backward pass needs only the shape of x
 

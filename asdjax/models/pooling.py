@@ -108,6 +108,7 @@ class AttnStatPool(nnx.Module):
         context = jnp.concatenate([mean, _deviation(variance)], axis=1)
         # The first layer maps [x; mean; deviation]. Only x differs between tokens: its part of the
         # product is computed for each token, the other part once per clip.
+        assert self.attention_in.bias is not None, "made with bias=True"
         kernel, bias = self.attention_in.kernel[...], self.attention_in.bias[...]
         own = jnp.matmul(x, kernel[: x.shape[2]], precision="highest")
         shared = jnp.matmul(context, kernel[x.shape[2] :], precision="highest") + bias[None, :]
