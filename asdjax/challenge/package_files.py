@@ -156,13 +156,14 @@ def _check_end(content: bytes, path: Path) -> tuple[int, ...]:
     A file with no end record, with two, or with one that announces a huge directory is refused.
     """
     low = max(0, len(content) - 2**16 - _END.size)
-    at, ends = content.rfind(b"PK\5\6", low), []
+    at = content.rfind(b"PK\5\6", low)
+    ends: list[tuple[int, int, tuple[int, ...]]] = []  # place, size of the directory, numbers
     last = at
     while at >= 0:
         if at + _END.size <= len(content):
-            _, *counts, size, _, comment = _END.unpack_from(content, at)
+            _, *numbers, size, _, comment = _END.unpack_from(content, at)
             if at + _END.size + comment == len(content):
-                ends.append((at, size, tuple(counts)))
+                ends.append((at, size, tuple(numbers)))
         at = content.rfind(b"PK\5\6", low, at + 3)
     if not ends:
         raise _no_zip(path, "its end is missing, or something follows it")

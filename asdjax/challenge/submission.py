@@ -259,9 +259,9 @@ def read_truth(folder: Path) -> dict[Key, dict[str, tuple[bool, bool]]]:
         if key in labels and key in domains:
             faults += first_faults(_unpaired_rows(labels[key], domains[key]))
         else:
-            file = (labels if key in labels else domains)[key].file
+            table = (labels if key in labels else domains)[key]
             other = "ground_truth_domain" if key in labels else "ground_truth_data"
-            faults.append(f"{file}: the file with the same name in {other} is missing")
+            faults.append(f"{table.file}: the file with the same name in {other} is missing")
     _raise_first(faults)
     return {
         key: {

@@ -61,7 +61,8 @@ def replicate(clips: Clips, weights: Int[np.ndarray, "R N"]) -> Figures:
     }
     normal = {domain: counts[f"{domain}_normal"] for domain in ("source", "target")}
     anomaly = {domain: counts[f"{domain}_anomaly"] for domain in ("source", "target")}
-    every_normal, every_anomaly = sum(normal.values()), sum(anomaly.values())
+    every_normal = normal["source"] + normal["target"]
+    every_anomaly = anomaly["source"] + anomaly["target"]
     pauc = _area(every_normal, every_anomaly, metrics.MAX_FPR)
     result: Figures = {"official": {}, "within": {}}
     for domain in ("source", "target"):
@@ -152,7 +153,8 @@ def false_alarms(machines: Machines, resamples: int = RESAMPLES) -> dict[str, An
         `false_alarm_rate` by machine, section and domain, and `false_alarm_interval` likewise with
         `[low, high]` or None as in `intervals`; None without decisions or normal clips.
     """
-    rates, bounds = {}, {}
+    rates: dict[str, dict[str, dict[str, float | None]]] = {}
+    bounds: dict[str, dict[str, dict[str, list[float] | None]]] = {}
     for machine, sections in machines.items():
         rates[machine] = {s: clips.false_alarm_rate() for s, clips in sections.items()}
         bounds[machine] = {}
@@ -161,7 +163,7 @@ def false_alarms(machines: Machines, resamples: int = RESAMPLES) -> dict[str, An
             strata = clips.strata()
             bounds[machine][section] = {
                 domain: None
-                if rate is None
+                if clips.decision is None or rate is None
                 else interval(weights[:, normal] @ clips.decision[normal] / normal.sum())
                 for domain, rate in rates[machine][section].items()
                 for normal in [strata[f"{domain}_normal"]]

@@ -7,6 +7,7 @@ Samples are scaled to the range of 16-bit integers; there is no dither.
 """
 
 from functools import partial
+from typing import overload
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,10 @@ _MEAN, _STD = 15.41663, 6.55582  # of the filterbank on AudioSet, from BEATs
 _QUARTER = BANDS // 4
 
 
+@overload
+def frames(samples: int) -> int: ...
+@overload
+def frames(samples: Int[Array, "*B"]) -> Int[Array, "*B"]: ...
 def frames(samples: int | Int[Array, "*B"]) -> int | Int[Array, "*B"]:
     """Number of complete frames in `samples` samples; 0 below `FRAME`."""
     count = 1 + (samples - FRAME) // HOP

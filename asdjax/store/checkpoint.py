@@ -126,6 +126,7 @@ class Checkpoints:
 
     def save(self, step: int, state: Tree, meta: Mapping[str, Any]) -> None:
         """Write the `ITEMS` of a state, wait until they are on disk, and delete old checkpoints."""
+        assert self._keep is not None, "these checkpoints were opened for reading only"
         place = self.directory / str(step)
 
         def free() -> None:

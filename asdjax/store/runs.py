@@ -255,7 +255,7 @@ class Run:
             kept[self._name(path)] = record | marks
         write_json(self._artefacts, dict(sorted(kept.items())))
 
-    def _records(self) -> dict[str, dict[str, str]]:
+    def _records(self) -> dict[str, dict[str, Any]]:
         records = read_json(self._artefacts) if present(self._artefacts) else {}
         if not isinstance(records, dict) or not all(map(_is_record, records.values())):
             raise ArtifactError(f"{self._artefacts}: not a valid record of results: delete it")
