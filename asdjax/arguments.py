@@ -128,7 +128,8 @@ def _open_choices(info: StructTypeInfo) -> StructConstructorSpec | None:
         return None
     kinds = schema.named_things(info.type)
     fields = [
-        dataclasses.replace(field, type=Literal[registry.names(kinds[field.name])])
+        # tyro reads any annotation, but declares that it takes classes alone
+        dataclasses.replace(field, type=Literal[registry.names(kinds[field.name])])  # type: ignore[arg-type]
         if field.name in kinds
         else field
         for field in spec.fields

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import functools
 import re
+from collections.abc import Iterable
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -335,7 +336,7 @@ def settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
 
 def plugins(tree: Any, key: str = "") -> dict[str, str]:
     """Names and digests of the plugins in a tree of `to_tree`, by the dotted key of the section."""
-    pairs = tree.items() if isinstance(tree, dict) else ()
+    pairs: Iterable[tuple[str, Any]] = tree.items() if isinstance(tree, dict) else ()
     if isinstance(tree, list):
         pairs = ((str(i), value) for i, value in enumerate(tree))
     found = {}

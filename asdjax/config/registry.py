@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from asdjax.errors import AsdjaxError, ConfigError
 from asdjax.files import user_files
@@ -83,7 +83,15 @@ changes = 0
 """Number of calls of `register`; part of the key under which parsed recipes are cached."""
 _loading: list[tuple[str, str]] = []  # path and label (name, digest) of plugins being executed
 
-Thing = TypeVar("Thing")
+
+class _HasKind(Protocol):
+    """A class or an edition: its kind is one of `BUILT_IN`."""
+
+    @property
+    def kind(self) -> str: ...
+
+
+Thing = TypeVar("Thing", bound=_HasKind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +125,7 @@ def register(thing: Thing) -> Thing:
         ...     method: str = "largest"
         ...     ...
     """
-    kind = thing.kind  # type: ignore[attr-defined]
+    kind = thing.kind
     source, plugin = _loading[-1] if _loading else (_module(thing), None)
     name = _checked_name(thing, source)
     listed, present = BUILT_IN[kind].get(name), _ENTRIES.get((kind, name))
@@ -148,26 +156,32 @@ def _module(thing: Any) -> str:
 
 def _checked_name(thing: Any, source: str) -> str:
     """The name under which to register a class or edition; `AsdjaxError` if it is incomplete."""
-    if not isinstance(thing, type):
-        name, where = thing.name, f"{source}: {thing.kind} {thing.name!r}"
-    else:
+    if isinstance(thing, type):
         where = f"{source}: {thing.__qualname__}"
-        if inspect.isabstract(thing):
-            missing = ", ".join(sorted(thing.__abstractmethods__))
-            raise ConfigError(f"{where}: a {thing.kind} needs {missing}: define it")
-        if "__dataclass_fields__" not in vars(thing) or not thing.__dataclass_params__.frozen:
-            raise ConfigError(f"{where}: not a frozen dataclass: add dataclass(frozen=True)")
-        for field in dataclasses.fields(thing):
-            no_default = field.default is field.default_factory is dataclasses.MISSING
-            if no_default and field.name not in thing.required:
-                raise ConfigError(f"{where}: setting {field.name!r} has no default: give it one")
-        name = thing.__dataclass_fields__[thing.tag].default
+        name = _name_of_class(thing, where)
+    else:
+        where = f"{source}: {thing.kind} {thing.name!r}"
+        name = thing.name
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(
             f"{where}: {name!r} is not a valid name: use a letter, then letters, digits and _, at "
             "most 40 characters"
         )
     return name
+
+
+def _name_of_class(chosen: Any, where: str) -> Any:
+    """The default of the setting that names a class, if nothing is missing of the class."""
+    if inspect.isabstract(chosen):
+        missing = ", ".join(sorted(chosen.__abstractmethods__))
+        raise ConfigError(f"{where}: a {chosen.kind} needs {missing}: define it")
+    if "__dataclass_fields__" not in vars(chosen) or not chosen.__dataclass_params__.frozen:
+        raise ConfigError(f"{where}: not a frozen dataclass: add dataclass(frozen=True)")
+    for field in dataclasses.fields(chosen):
+        no_default = field.default is field.default_factory is dataclasses.MISSING
+        if no_default and field.name not in chosen.required:
+            raise ConfigError(f"{where}: setting {field.name!r} has no default: give it one")
+    return chosen.__dataclass_fields__[chosen.tag].default
 
 
 def names(kind: str) -> tuple[str, ...]:
@@ -194,7 +208,7 @@ def plugin_of(kind: str, name: str) -> str | None:
     None if it was not registered by a plugin.
     """
     entry = _ENTRIES.get((kind, name))
-    return entry and entry.plugin
+    return None if entry is None else entry.plugin
 
 
 def load_plugin(path: Path) -> None:

@@ -169,8 +169,9 @@ def to_tree(value: Any) -> dict[str, Any]:
         for name, kind in named_things(type(value)).items():
             if (plugin := registry.plugin_of(kind, tree[name])) is not None:
                 return {name: tree[name], PLUGIN: plugin, **tree}
-        alone = isinstance(value, Choice) and len(tree) == 1
-        return tree[value.tag] if alone else tree
+        if isinstance(value, Choice) and len(tree) == 1:
+            return tree[value.tag]
+        return tree
 
     return plain(value)
 
