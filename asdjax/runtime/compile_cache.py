@@ -60,8 +60,9 @@ def use() -> Path | None:
         >>> compile_cache.use()
         PosixPath('/home/me/.cache/asdjax/compiled/jax-0.12.0-cpu-0123456789ab')
     """
-    chosen = jax.config.jax_compilation_cache_dir
-    if not jax.config.jax_enable_compilation_cache:
+    settings = jax.config.values
+    chosen = settings["jax_compilation_cache_dir"]
+    if not settings["jax_enable_compilation_cache"]:
         return None
     if chosen is not None:
         _explain_warnings(chosen, ours=False)

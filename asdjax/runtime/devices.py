@@ -19,7 +19,7 @@ def start() -> None:
         import jax  # reads most variables
 
         jax.local_devices()  # reads those that choose devices
-        default = jax.config.jax_default_device
+        default = jax.config.values["jax_default_device"]
         if isinstance(default, str):  # JAX itself checks this at the first operation
             jax.devices(default)
     except (RuntimeError, ValueError, AssertionError) as error:
