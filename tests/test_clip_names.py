@@ -74,27 +74,27 @@ def test_a_path_is_read(path, edition, fields):
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        (f"fan/test/{TRAIN}", "the name says train, the folder test"),
-        (f"fan/train/{TEST}", "the name says test, the folder train"),
-        ("fan/train/section_00_source_train_anomaly_0000_a.wav", "training clips are normal"),
+        (f"fan/test/{TRAIN}", "train, the folder test"),
+        (f"fan/train/{TEST}", "test, the folder train"),
+        ("fan/train/section_00_source_train_anomaly_0000_a.wav", "anomaly"),
         (f"fan/train/{BLIND}", "expected section_NN_<source or target>_train"),
         ("fan/test/section_00_0000_a_1.wav", "or section_NN_NNNN.wav"),
-        ("fan/test/section_01_0000.wav", "section 01 is none of dcase2026's sections (00)"),
+        ("fan/test/section_01_0000.wav", "section 01 "),
         ("fan/test/section_00_000.wav", "expected"),
         ("fan/test/section_00_sauce_test_normal_0000_a.wav", "expected"),
         ("fan/test/section_00_source_test_normal_٠٠٠٠_a.wav", "expected"),
         ("fan/train/Section_00_source_train_normal_0000_a.wav", "expected"),
-        ("fan/train/section_00_source_train_normal_0000_a\n.wav", "cannot be printed"),
-        ("fan/train/section_00_source_train_normal_0000_\udcff.wav", "cannot be printed"),
+        ("fan/train/section_00_source_train_normal_0000_a\n.wav", "unprintable"),
+        ("fan/train/section_00_source_train_normal_0000_\udcff.wav", "unprintable"),
         ("fan/train/copy of section_00_source_train_normal_0000_a.wav", "expected"),
         ("fan/train/section_00_source_train_normal_00000_a.wav", "expected"),
         ("fan/train/section_00_source_train_normal_0000 (1).wav", "expected"),
-        ("fan/train/section_00_source_train_normal_0000_a.flac", "does not end in .wav"),
-        ("fan/test/section_00_0000.mp3", "does not end in .wav"),
-        ("fan/test/section_00_0000.", "does not end in .wav"),
-        ("fan/test/section_00_0000_wav", "does not end in .wav"),
+        ("fan/train/section_00_source_train_normal_0000_a.flac", "in .wav"),
+        ("fan/test/section_00_0000.mp3", "in .wav"),
+        ("fan/test/section_00_0000.", "in .wav"),
+        ("fan/test/section_00_0000_wav", "in .wav"),
         ("fan/test/section_00_0000 (1).wav", "expected"),
-        ("f\x1bn/train/section_00_source_train_normal_0000_a.wav", "cannot be printed"),
+        ("f\x1bn/train/section_00_source_train_normal_0000_a.wav", "unprintable"),
     ],
 )
 def test_a_misnamed_file_is_reported_with_the_reason(path, reason):
@@ -108,14 +108,14 @@ def test_a_misnamed_file_is_reported_with_the_reason(path, reason):
     "end", [" (1)", " - Copy", " copy 2", " (kopie)", "(1)", "[1]", "~", "\uff081\uff09", " "]
 )
 @pytest.mark.parametrize("text", ["noAttribute", "car_A1", ""])
-def test_what_file_managers_call_copies_is_no_attribute(text, end):
-    with pytest.raises(FaultyFile, match="no part of a clip's name"):
+def test_suffixes_of_copied_files_are_not_attributes(text, end):
+    with pytest.raises(FaultyFile, match="misnamed: spaces, brackets or ~"):
         parse_clip(f"fan/train/section_00_source_train_normal_0000_{text}{end}.wav", "dcase2026")
 
 
 @pytest.mark.parametrize("end", ["_copy", "_1", "-1", "1", ".wav", "_a_1"])
-def test_nothing_follows_hidden_attributes(end):
-    with pytest.raises(FaultyFile, match="nothing follows noAttribute"):
+def test_text_after_hidden_attributes_is_refused(end):
+    with pytest.raises(FaultyFile, match="misnamed: .*after noAttribute"):
         parse_clip(
             f"fan/train/section_00_source_train_normal_0000_noAttribute{end}.wav", "dcase2026"
         )

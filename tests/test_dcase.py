@@ -17,7 +17,7 @@ from asdjax.data.dcase import (
     training_clips,
 )
 from asdjax.data.editions import find_edition
-from asdjax.errors import AsdjaxError
+from asdjax.errors import DataError
 
 TRAIN = "section_00_source_train_normal_0000_noAttribute.wav"
 TARGET = "section_00_target_train_normal_0990_noAttribute.wav"
@@ -149,7 +149,7 @@ def test_the_extension_may_be_in_capitals_but_not_twice(tmp_path):
 def test_a_machine_in_two_places_is_refused(tmp_path, second):
     name = TEST if second.endswith("test") else TARGET
     touch(tmp_path, f"dev_data/raw/fan/train/{TRAIN}", f"{second}/{name}")
-    with pytest.raises(AsdjaxError, match="(?i)is in both .*fan.* and .*keep all its clips in one"):
+    with pytest.raises(DataError, match="(?i)fan section 00 .*fan and .*fan"):
         scan(tmp_path, "dcase2026")
 
 
@@ -165,7 +165,7 @@ def test_a_machine_in_two_places_is_refused(tmp_path, second):
     ],
 )
 def test_editions_before_2022_are_refused(tmp_path, path, year):
-    with pytest.raises(AsdjaxError, match=f"DCASE {year} data.*2022 on"):
+    with pytest.raises(DataError, match=f"{Path(path).parts[0]}.*DCASE {year}.*2022"):
         scan(touch(tmp_path, path), "dcase2022")
 
 
@@ -181,7 +181,7 @@ def test_only_regular_files_are_clips(tmp_path):
     assert {p.path: p.kind for p in dataset.problems} == {
         f"fan/train/{names[i]}": "unreadable" for i in (1, 2, 4, 5)
     }
-    assert "neither a file nor a link to one" in dataset.problems[0].reason
+
 
 
 @pytest.mark.parametrize("name", ["f\x1b[31mn", "new\nline", "caf\udce9", "a\u202eb"])
@@ -193,19 +193,19 @@ def test_a_machine_that_cannot_be_printed_is_one_problem(tmp_path, name):
 
 
 def test_a_wrong_root_is_refused(tmp_path):
-    with pytest.raises(AsdjaxError, match="no such folder"):
+    with pytest.raises(DataError, match="absent: no such folder"):
         scan(tmp_path / "absent", "dcase2026")
-    with pytest.raises(AsdjaxError, match=r"no clips found: expected <machine>/train/\*.wav"):
+    with pytest.raises(DataError, match=r"no clips.* <machine>/train/\*.wav"):
         scan(tmp_path, "dcase2026")
     touch(tmp_path, f"fan/train/{TRAIN}")
-    with pytest.raises(AsdjaxError, match="looks like one machine's folder: give its parent"):
+    with pytest.raises(DataError, match="fan: no clips.* parent"):
         scan(tmp_path / "fan", "dcase2026")
 
 
 def real_shape() -> list[str]:
-    """Training names in the shape of the 2026 lists: which machines hide attributes, which share.
+    """Training paths with as many attributes per machine as the 2026 data.
 
-    Six machines hide theirs, fan has 3 values in both domains, five have 62 between them.
+    Six machines have hidden attributes, fan has 3 values in both domains, five have 62 in all.
     """
     counts = {"ToyCarEmu": 12, "gearboxEmu": 12, "BlowerDustCollector": 13, "Sander": 12}
     counts |= {"ToyDrone": 13, "fan": 3}
@@ -240,7 +240,7 @@ def test_development_only_has_seven_classes():
     assert names == tuple(sorted(f"{m}/00" for m in find_edition("dcase2026").development))
 
 
-def test_class_names_are_the_names_parts():
+def test_class_names_consist_of_parts_of_the_file_name():
     clip = parse_clip(
         "gearboxEmu/train/section_00_target_train_normal_0000_volt_2.5_pro_Y.wav", "dcase2026"
     )
@@ -252,8 +252,8 @@ def test_class_names_are_the_names_parts():
     assert class_name(hidden, with_domain) == "ToyCar/00/noAttribute/source"
 
 
-def test_both_spellings_of_a_letter_are_one(tmp_path):
-    """Unicode writes é as one character or as two; macOS and Linux differ."""
+def test_composed_and_decomposed_unicode_is_the_same_name(tmp_path):
+    """Unicode encodes é as one character or as two; macOS and Linux differ."""
     name = "section_00_source_train_normal_{:04d}_pièce_{}.wav"
     composed, other = (
         unicodedata.normalize(form, "pompe à vélo/train/" + name) for form in ("NFC", "NFD")
@@ -271,14 +271,14 @@ def test_both_spellings_of_a_letter_are_one(tmp_path):
     assert len(scan(touch(tmp_path, paths[0], paths[2]), "dcase2026").clips) == 2
     twin = f"{paths[0].rpartition('/')[0]}/{other.format(0, 'a').rpartition('/')[2]}"
     (problem,) = scan(touch(tmp_path, twin), "dcase2026").problems
-    assert problem.kind == "misnamed" and "the same clip as section_00_" in problem.reason
-    with pytest.raises(AsdjaxError, match="is in both .* and .*keep all its clips in one"):
+    assert problem.kind == "misnamed" and "the same name as section_00_" in problem.reason
+    with pytest.raises(DataError, match="section 00 is in both"):
         scan(touch(tmp_path, paths[1]), "dcase2026")
 
 
 def test_a_test_clip_has_no_class():
     name = "section_00_target_test_normal_0000_pro_y.wav"
-    with pytest.raises(ValueError, match="only training clips"):
+    with pytest.raises(ValueError, match=name):
         class_name(parse_clip(f"gearboxEmu/test/{name}", "dcase2026"), "machine_section")
 
 
@@ -306,7 +306,7 @@ def test_which_clips_train():
 
 def test_which_machines_are_scored():
     dataset = dataset_of(*TREE)
-    # The references are the machine's own, whatever trains the embedder.
+    # The references are the machine's training clips, also if the embedder is trained on others.
     config = DatasetConfig(train_subsets=("development",), train_machines=("fan",))
     scored = scored_machines(dataset, config)
     assert list(scored) == ["Sander", "fan", "valveEmu"]
@@ -332,7 +332,7 @@ def test_references_come_from_the_scored_sections():
         assert [c.section for c in fan.train + fan.test] == [section, section]
 
 
-def test_absent_subsets_are_passed_over():
+def test_absent_subsets_are_ignored():
     dataset = dataset_of(f"fan/train/{TRAIN}", f"fan/test/{TEST}")
     assert len(training_clips(dataset, DatasetConfig())) == 1
     assert list(scored_machines(dataset, DatasetConfig())) == ["fan"]
@@ -340,19 +340,19 @@ def test_absent_subsets_are_passed_over():
 
 def test_an_impossible_selection_is_refused():
     dataset = dataset_of(*TREE)
-    with pytest.raises(AsdjaxError, match="train_machines: 'fam'.*Sander, fan, valveEmu"):
+    with pytest.raises(DataError, match="train_machines: 'fam'.*Sander, fan, valveEmu"):
         training_clips(dataset, DatasetConfig(train_machines=("fan", "fam")))
-    with pytest.raises(AsdjaxError, match="train_machines: 'Sander'.*among fan, valveEmu"):
+    with pytest.raises(DataError, match="train_machines: 'Sander'.* fan, valveEmu"):
         config = DatasetConfig(train_subsets=("development",), train_machines=("Sander",))
         training_clips(dataset, config)
-    with pytest.raises(AsdjaxError, match="score_machines: 'fam'"):
+    with pytest.raises(DataError, match="score_machines: 'fam'"):
         scored_machines(dataset, DatasetConfig(score_machines=("fam",)))
     blind = dataset_of(f"Sander/test/{BLIND}")
-    with pytest.raises(AsdjaxError, match="no training clips in the subsets.*has evaluation"):
+    with pytest.raises(DataError, match="training clips.*train_subsets.*evaluation"):
         training_clips(blind, DatasetConfig())
-    with pytest.raises(AsdjaxError, match="no test clips in the subsets.*development"):
+    with pytest.raises(DataError, match="test clips.*score_subsets.*development"):
         scored_machines(blind, DatasetConfig(score_subsets=("development",)))
-    with pytest.raises(AsdjaxError, match="Sander section 00 has test clips but no training"):
+    with pytest.raises(DataError, match="Sander section 00 .*dataset.score_machines"):
         scored_machines(blind, DatasetConfig())
 
 
@@ -366,12 +366,12 @@ def test_faulty_files_are_refused_or_skipped_and_counted():
         Problem("fan/train/z.wav", "misnamed", "what"),
     )
     dataset = Dataset(clean.root, clean.edition, clean.clips, problems)
-    with pytest.raises(AsdjaxError) as caught:
+    with pytest.raises(DataError) as caught:
         require_clean(dataset, ())
     assert "(3 misnamed, 1 truncated)" in str(caught.value)
     assert f"fan/train/{TARGET}: truncated: cut; fan/train/x.wav" in str(caught.value)
     assert str(caught.value).endswith("--dataset.skip misnamed truncated")
-    with pytest.raises(AsdjaxError, match=r"\(1 truncated\)"):
+    with pytest.raises(DataError, match=r"\(1 truncated\)"):
         require_clean(dataset, ("misnamed",))
     kept, counts = require_clean(dataset, ("misnamed", "truncated", "empty"))
     assert counts == {"misnamed": 3, "truncated": 1}

@@ -142,7 +142,7 @@ def test_names_that_cannot_be_printed_are_escaped(tmp_path, rng, capsys):
     assert main(["data", str(root)]) == 1
     text = capsys.readouterr().out
     assert all(line.isprintable() for line in text.splitlines())
-    assert r"  e\x1b[31mn: misnamed: the folder's name holds characters" in text
+    assert r"  e\x1b[31mn: misnamed: " in text
     assert r"  fan/train/b\x1b\n\udce9.wav: misnamed" in text
     assert r"  t\x1b\udce9/Train (1): " in text and text.startswith(str(root))
     assert main(["data", str(root), "--json"]) == 1

@@ -1,7 +1,7 @@
 """DCASE Challenge Task 2 data sets: file names, clips, class labels, selection.
 
-Everything here follows from file names alone (`audio.check` opens the files). A clip's identity is
-its path relative to the data set's root, never its number: numbers repeat within a machine.
+All of it is read from file names; `audio.check` opens the files. A clip is identified by its path
+relative to the data set's root, because clip numbers repeat within a machine.
 """
 
 import dataclasses
@@ -25,20 +25,21 @@ Label = Literal["normal", "anomaly"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Clip:
-    """One audio file, as its path describes it."""
+    """One audio file, described by its path."""
 
     path: str
-    """Path relative to the data set's root, with forward slashes: the clip's identity."""
+    """Path relative to the data set's root, with forward slashes; identifies the clip."""
     machine: str
-    """The name of its folder; Unicode is composed (NFC), as in `attributes`."""
+    """Name of the machine's folder; Unicode in composed form (NFC), as in `attributes`."""
     section: str
     """Two digits."""
     split: Split
     domain: Domain | None
-    """None for evaluation test clips, as `label`."""
+    """None for evaluation test clips."""
     label: Label | None
+    """None for evaluation test clips."""
     attributes: str
-    """The attribute text of the name, empty where it is hidden (`attribute_pairs` reads it)."""
+    """Attribute text of the file name, empty if hidden; `attribute_pairs` splits it."""
     subset: Subset
 
     @property
@@ -49,7 +50,7 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Problem:
-    """What is wrong with one file, or with a folder."""
+    """A fault of a file or a folder."""
 
     path: str
     kind: ProblemKind
@@ -60,7 +61,7 @@ class Problem:
 
 
 class FaultyFile(AsdjaxError):
-    """A file that cannot be used; `problem` says why."""
+    """A file that cannot be used; `problem` has the reason."""
 
     def __init__(self, problem: Problem):
         super().__init__(str(problem))
@@ -69,14 +70,14 @@ class FaultyFile(AsdjaxError):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """The clips found under a root, sorted by path, and the problems found among them."""
+    """The clips of a data set, sorted by path, and the faults found by its file names."""
 
     root: Path
     edition: str
     clips: tuple[Clip, ...]
     problems: tuple[Problem, ...]
     unused: tuple[Unused, ...] = ()
-    """Folders with audio that is not read; `problems` names those that look like clips too."""
+    """Folders with audio that is not read; those that look like clips are also in `problems`."""
 
 
 _LABELLED = re.compile(
@@ -86,72 +87,77 @@ _LABELLED = re.compile(
 _UNLABELLED = re.compile(r"section_(?P<section>[0-9]{2})_[0-9]{4}")
 _EDITION_2020 = re.compile(r"(?:(?:normal|anomaly)_)?id_[0-9]{2}_[0-9]{8}")
 _EDITION_2021 = re.compile(r"section_[0-9]{2}_(?:source|target)_test_[0-9]{4}")
-_HIDDEN = "noAttribute"  # stands for attributes that the organisers withhold
-_ODD = frozenset(("Zs", "Ps", "Pe"))  # Unicode's categories of spaces and of brackets
+_HIDDEN = "noAttribute"  # replaces attributes that the organisers withhold
+_NOT_IN_NAMES = frozenset(("Zs", "Ps", "Pe"))  # Unicode categories of spaces and brackets
 
 
 def parse_clip(path: str, edition: str) -> Clip:
-    """Read a clip from its path `.../<machine>/<train or test>/<file name>`.
+    """The clip at a path `.../<machine>/<train or test>/<file name>`.
 
-    The subset follows from a leading `dev_data` or `eval_data`, else from the edition's table, else
-    (a machine that the edition does not know) from whether the name carries a label.
+    The subset follows from the first folder if it is `dev_data` or `eval_data`, else from the
+    edition's list of machines. For a machine that is not listed, it is evaluation if the name has
+    no label.
 
     Args:
         path: path relative to the data set's root, with forward slashes.
         edition: name of the edition.
 
     Raises:
-        FaultyFile: the name does not follow the edition's grammar or contradicts its folder.
+        FaultyFile: the name does not follow the edition's pattern or contradicts its folder.
+
+    Example:
+        >>> parse_clip("fan/test/section_00_source_test_normal_0001_m-n_2.wav", "dcase2026").label
+        'normal'
     """
 
     def misnamed(reason: str) -> FaultyFile:
         return FaultyFile(Problem(path, "misnamed", reason))
 
-    *above, machine, split, name = path.split("/")
+    *parents, machine, split, name = path.split("/")
     if not path.isprintable():
-        raise misnamed("the name holds characters that cannot be printed")
+        raise misnamed("the name contains unprintable characters")
     stem, extension = os.path.splitext(unicodedata.normalize("NFC", name))
     machine = unicodedata.normalize("NFC", machine)
     if extension.lower() != ".wav":
         raise misnamed("the name does not end in .wav")
-    fields = _LABELLED.fullmatch(stem) or (split == "test" and _UNLABELLED.fullmatch(stem))
-    if not fields:
+    match = _LABELLED.fullmatch(stem) or (split == "test" and _UNLABELLED.fullmatch(stem))
+    if not match:
         number = " or section_NN_NNNN.wav" if split == "test" else ""
         raise misnamed(
             f"expected section_NN_<source or target>_{split}_<normal or anomaly>_NNNN"
             f"_<attributes>.wav{number}"
         )
-    words: dict[str, Any] = {"domain": None, "label": None, "attributes": None, "split": split}
-    words |= fields.groupdict()
-    if words["split"] != split:
-        raise misnamed(f"the name says {words['split']}, the folder {split}")
-    if split == "train" and words["label"] == "anomaly":
+    fields: dict[str, Any] = {"domain": None, "label": None, "attributes": None, "split": split}
+    fields |= match.groupdict()
+    if fields["split"] != split:
+        raise misnamed(f"the name says {fields['split']}, the folder {split}")
+    if split == "train" and fields["label"] == "anomaly":
         raise misnamed("the name says anomaly, but training clips are normal")
-    attributes = words["attributes"] or ""
-    if any(c == "~" or unicodedata.category(c) in _ODD for c in attributes):
-        raise misnamed("spaces, brackets and ~ are no part of a clip's name: remove it if a copy")
+    attributes = fields["attributes"] or ""
+    if any(c == "~" or unicodedata.category(c) in _NOT_IN_NAMES for c in attributes):
+        raise misnamed("spaces, brackets or ~ in the name: remove the file if it is a copy")
     if attributes.startswith(_HIDDEN) and attributes != _HIDDEN:
-        raise misnamed(f"nothing follows {_HIDDEN}: remove the file if it is a copy")
+        raise misnamed(f"text after {_HIDDEN}: remove the file if it is a copy")
     facts = find_edition(edition)
     sections = facts.sections
-    if words["section"] not in sections:
+    if fields["section"] not in sections:
         raise misnamed(
-            f"section {words['section']} is none of {edition}'s sections ({', '.join(sections)})"
+            f"section {fields['section']} is not in {edition} (sections {', '.join(sections)})"
         )
-    known = facts.is_evaluation(machine, words["section"])
-    if above[:1] in (["dev_data"], ["eval_data"]):
-        evaluation = above[0] == "eval_data"
+    known = facts.is_evaluation(machine, fields["section"])
+    if parents[:1] in (["dev_data"], ["eval_data"]):
+        evaluation = parents[0] == "eval_data"
     elif known is not None:
         evaluation = known
     else:
-        evaluation = words["label"] is None
+        evaluation = fields["label"] is None
     return Clip(
         path=path,
         machine=machine,
-        section=words["section"],
-        split=words["split"],
-        domain=words["domain"],
-        label=words["label"],
+        section=fields["section"],
+        split=fields["split"],
+        domain=fields["domain"],
+        label=fields["label"],
         attributes="" if attributes == _HIDDEN else attributes,
         subset=_subset(split, evaluation),
     )
@@ -160,22 +166,26 @@ def parse_clip(path: str, edition: str) -> Clip:
 def attribute_pairs(attributes: str) -> tuple[tuple[str, str], ...]:
     """The (key, value) pairs of an attribute text, in order.
 
-    A key may repeat (`mic_2_mic_1`); a last key without a value gets an empty one.
+    A key may repeat (`mic_2_mic_1`). The value of a last key without one is empty.
+
+    Example:
+        >>> attribute_pairs("pro_A_vel_6")
+        (('pro', 'A'), ('vel', '6'))
     """
-    words = attributes.split("_") if attributes else []
-    return tuple(zip(words[::2], [*words[1::2], ""], strict=False))
+    parts = attributes.split("_") if attributes else []
+    return tuple(zip(parts[::2], [*parts[1::2], ""], strict=False))
 
 
 def scan(root: Path, edition: str) -> Dataset:
     """Find the clips under a root by their names; no file is opened.
 
-    The root holds `<machine>/train/*.wav` and `<machine>/test/*.wav`, or has them in `dev_data/raw`
-    and `eval_data/raw` (also without `raw`). Hidden files are passed over. Other audio is named in
-    `unused`, and is a problem where it looks like a machine's clips.
+    Clips are in `<machine>/train/*.wav` and `<machine>/test/*.wav`, below the root or below
+    `dev_data/raw` and `eval_data/raw` (also without `raw`). Hidden files are ignored. Other audio
+    is listed in `unused`, and also in `problems` if it looks like a machine's clips.
 
     Raises:
-        AsdjaxError: no clips there, an edition before 2022, one machine in two places, or a folder
-            that cannot be listed.
+        AsdjaxError: no clips, an edition before 2022, one machine in two folders, or a folder that
+            cannot be listed.
     """
     clips: list[Clip] = []
     problems: list[Problem] = []
@@ -190,9 +200,9 @@ def scan(root: Path, edition: str) -> Dataset:
             clips += found
             problems += faults
             name = folder.relative_to(root).as_posix()
-            named = any(u.lost and f"{u.folder}/".startswith(f"{name}/") for u in leftover)
-            if not (found or faults or named):
-                why = "its folders train and test hold no audio: unpack it again, or remove it"
+            listed = any(u.lost and f"{u.folder}/".startswith(f"{name}/") for u in leftover)
+            if not (found or faults or listed):
+                why = "its folders train and test contain no audio: unpack it again, or remove it"
                 leftover.append(Unused(name, 0, why, lost=True))
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
@@ -205,17 +215,17 @@ def scan(root: Path, edition: str) -> Dataset:
             f"{root}: no clips found{hint}: expected <machine>/train/*.wav and "
             f"<machine>/test/*.wav there, in dev_data/raw or in eval_data/raw"
         )
-    _refuse_twins(root, clips)
+    _refuse_duplicates(root, clips)
     clips.sort(key=lambda clip: clip.path)
     problems += [Problem(u.folder, "unused", str(u)) for u in lost]
     return Dataset(root, edition, tuple(clips), tuple(sorted(problems)), tuple(sorted(leftover)))
 
 
 def class_name(clip: Clip, label: str) -> str:
-    """The class of a training clip: machine/section, then its attributes and domain if asked.
+    """The class of a training clip: machine/section, with attributes and domain by `label`.
 
     Args:
-        clip: a training clip; a test clip's attributes and domain must never reach a score.
+        clip: a training clip; scores must not depend on a test clip's attributes or domain.
         label: a value of `DatasetConfig.label`.
 
     Raises:
@@ -232,7 +242,7 @@ def class_name(clip: Clip, label: str) -> str:
 
 
 def class_names(clips: Iterable[Clip], label: str) -> tuple[str, ...]:
-    """All classes of the training clips, sorted: a class's id is its place here."""
+    """All classes of the training clips, sorted; a class's id is its index."""
     return tuple(sorted({class_name(clip, label) for clip in clips}))
 
 
@@ -240,7 +250,7 @@ def training_clips(dataset: Dataset, config: DatasetConfig) -> tuple[Clip, ...]:
     """The clips that train the embedder, sorted by path.
 
     Raises:
-        AsdjaxError: `train_machines` names one without such clips, or there are none at all.
+        AsdjaxError: there are no such clips, or none of a machine in `train_machines`.
     """
     clips = [c for c in dataset.clips if c.split == "train" and c.subset in config.train_subsets]
     return _of_machines(dataset, clips, "train", config.train_subsets, config.train_machines)
@@ -251,18 +261,18 @@ class ScoredMachine:
     """A machine to score."""
 
     train: tuple[Clip, ...]
-    """Its own training clips of the scored sections: the backend's references."""
+    """The machine's training clips of the scored sections: the backend's references."""
     test: tuple[Clip, ...]
 
 
 def scored_machines(dataset: Dataset, config: DatasetConfig) -> dict[str, ScoredMachine]:
     """The machines whose test clips are scored, by name in sorted order.
 
-    References are the machine's own training clips, whichever subsets train the embedder.
+    References are the machine's training clips, also if the embedder is trained on others.
 
     Raises:
-        AsdjaxError: `score_machines` names one without such clips, there are none at all, or a
-            section with test clips has no training clips.
+        AsdjaxError: there are no such clips, none of a machine in `score_machines`, or no training
+            clips of a section that has test clips.
     """
     tested = [c for c in dataset.clips if c.split == "test" and c.subset in config.score_subsets]
     clips = _of_machines(dataset, tested, "score", config.score_subsets, config.score_machines)
@@ -288,13 +298,17 @@ def scored_machines(dataset: Dataset, config: DatasetConfig) -> dict[str, Scored
 def require_clean(
     dataset: Dataset, skip: Collection[ProblemKind]
 ) -> tuple[Dataset, dict[ProblemKind, int]]:
-    """Leave out the files with problems of the kinds in `skip`, and refuse any other problem.
+    """The data set without the files whose problems may be skipped.
+
+    Args:
+        dataset: the result of `scan`, perhaps with further problems.
+        skip: the kinds of problems whose files are left out.
 
     Returns:
-        The data set without those files, and how many files each kind left out.
+        The data set without these files, and the number of files left out by kind.
 
     Raises:
-        AsdjaxError: problems of other kinds, the first of them with path and reason.
+        AsdjaxError: problems of other kinds; the message has the first three.
     """
     refused = [p for p in dataset.problems if p.kind not in skip]
     if refused:
@@ -321,7 +335,7 @@ def _scan_machine(root: Path, folder: Path, edition: str) -> tuple[list[Clip], l
     clips, problems = [], []
     inside = folder.relative_to(root).as_posix()
     if not inside.isprintable():
-        reason = "the folder's name holds characters that cannot be printed: rename it"
+        reason = "the folder's name contains unprintable characters: rename it"
         return [], [Problem(inside, "misnamed", reason)]
     for split in SPLITS:
         if not (folder / split).is_dir():
@@ -340,11 +354,11 @@ def _scan_machine(root: Path, folder: Path, edition: str) -> tuple[list[Clip], l
             path = f"{inside}/{split}/{name}"
             try:
                 if not regular[name]:
-                    reason = "neither a file nor a link to one: restore or remove it"
+                    reason = "not a regular file or a link to one: restore or remove it"
                     raise FaultyFile(Problem(path, "unreadable", reason))
                 clip = parse_clip(path, edition)
                 if stem in seen:
-                    reason = f"the same clip as {seen[stem]}, in another spelling: keep one"
+                    reason = f"the same name as {seen[stem]}, encoded differently: keep one"
                     raise FaultyFile(Problem(path, "misnamed", reason))
             except FaultyFile as fault:
                 problems.append(fault.problem)
@@ -353,7 +367,7 @@ def _scan_machine(root: Path, folder: Path, edition: str) -> tuple[list[Clip], l
             clips.append(clip)
     name = unicodedata.normalize("NFC", folder.name)
     if folder.parent == root and name not in find_edition(edition).machines:
-        # All clips of an unknown machine follow its test clips: evaluation if none has a label.
+        # Subset of an unknown machine: evaluation if none of its test clips has a label.
         labels = [c.label for c in clips if c.split == "test"]
         evaluation = bool(labels) and not any(labels)
         clips = [dataclasses.replace(c, subset=_subset(c.split, evaluation)) for c in clips]
@@ -364,12 +378,12 @@ def _is_regular(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a regular file or a link to one; nothing is opened."""
     try:
         return entry.is_file()
-    except OSError:  # a link to itself, or through a folder that may not be entered
+    except OSError:  # a link to itself, or into a folder without permission
         return False
 
 
-def _refuse_twins(root: Path, clips: list[Clip]) -> None:
-    """Refuse a machine's section whose clips lie in two machine folders."""
+def _refuse_duplicates(root: Path, clips: list[Clip]) -> None:
+    """Refuse a section of a machine that has clips in two machine folders."""
     folders: dict[tuple[str, str], str] = {}
     for clip in clips:
         folder = clip.path.rsplit("/", 2)[0]
@@ -377,7 +391,7 @@ def _refuse_twins(root: Path, clips: list[Clip]) -> None:
         if first != folder:
             raise DataError(
                 f"{root}: {clip.machine} section {clip.section} is in both {first} and {folder}: "
-                f"keep all its clips in one of them"
+                f"move all its clips to one of them"
             )
 
 
@@ -388,7 +402,7 @@ def _of_machines(
     subsets: tuple[str, ...],
     machines: tuple[str, ...],
 ) -> tuple[Clip, ...]:
-    """The clips of the named machines; of all machines where none is named."""
+    """The clips of the named machines, or of all machines if none is named."""
     split = {"train": "training", "score": "test"}[verb]
     choices = sorted({c.machine for c in clips})
     if not choices:

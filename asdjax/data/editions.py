@@ -1,4 +1,4 @@
-"""The DCASE Challenge's editions of Task 2: what each year fixes about its data."""
+"""The editions of DCASE Challenge Task 2: machines, sections and channels of each year's data."""
 
 import dataclasses
 from collections.abc import Collection
@@ -13,7 +13,7 @@ from asdjax.errors import AsdjaxError, DataError
 
 @dataclasses.dataclass(frozen=True)
 class Edition:
-    """What one year's challenge fixes about its data.
+    """Machines, sections and channels of one year's data.
 
     Raises:
         AsdjaxError: a value is of the wrong type.
@@ -25,17 +25,17 @@ class Edition:
     kind: ClassVar[str] = "edition"
 
     name: str
-    """What `dataset.edition` calls it."""
+    """The value of `dataset.edition`."""
     development: tuple[str, ...]
-    """Machines whose test clips carry domain and label in their names."""
+    """Machines whose test clips have domain and label in their names."""
     evaluation: tuple[str, ...]
-    """Machines whose training clips are the additional subset, their test clips unlabelled."""
+    """Machines with training clips in the additional subset and unlabelled test clips."""
     development_sections: tuple[str, ...] = ("00",)
     evaluation_sections: tuple[str, ...] = ("00",)
     channels: Count = 1
     clips_per_cell: Annotated[int, Range(low=0, high=2500)] = 0
-    """Test clips of each domain and label, per machine and section; 0: known from the data alone.
-    Those without a label in their names are numbered from 0."""
+    """Test clips of each domain and label, per machine and section; 0: taken from the data.
+    Unlabelled test clips are numbered from 0."""
 
     def __post_init__(self) -> None:
         hints, where = get_type_hints(type(self), include_extras=True), f"edition {self.name}"
@@ -55,7 +55,7 @@ class Edition:
         return tuple(sorted({*self.development_sections, *self.evaluation_sections}))
 
     def is_evaluation(self, machine: str, section: str) -> bool | None:
-        """Whether the edition evaluates on a machine's section; None where it does not know it."""
+        """Whether a machine's section belongs to the evaluation; None if it is not listed."""
         if machine in self.development and section in self.development_sections:
             return False
         if machine in self.evaluation and section in self.evaluation_sections:
@@ -110,9 +110,9 @@ def find_edition(name: str) -> Edition:
 
 
 def better_edition(edition: str, machines: Collection[str], *, mono: bool) -> str | None:
-    """A sentence where a data set looks like another edition's, else None.
+    """A warning if a data set seems to be of another edition, else None.
 
-    It does where another edition has more of its machines, or has as many and the right number of
+    That is so if another edition has more of its machines, or as many and the right number of
     channels.
 
     Args:
@@ -121,23 +121,21 @@ def better_edition(edition: str, machines: Collection[str], *, mono: bool) -> st
         mono: whether all its files have one channel.
     """
 
-    def fit(name: str) -> tuple[int, bool]:
+    def agreement(name: str) -> tuple[int, bool]:
         known = find_edition(name).machines & set(machines)
         return len(known), mono == (find_edition(name).channels == 1)
 
     names = registry.names("edition")
-    best = max(map(fit, names))
-    if best[0] == 0 or fit(edition) == best:
+    best = max(map(agreement, names))
+    if best[0] == 0 or agreement(edition) == best:
         return None
-    likely = [name for name in names if fit(name) == best]
+    likely = [name for name in names if agreement(name) == best]
     return (
         f"read as {edition}, but its machines and channels are those of {' or '.join(likely)}: "
-        f"name the right one with --dataset.edition"
+        f"set the edition with --dataset.edition"
     )
 
 
 def too_old(path: Path, year: int) -> AsdjaxError:
     """The error for data of 2020 or 2021."""
-    return DataError(
-        f"{path}: DCASE {year} data, which asdjax does not read: use an edition from 2022 on"
-    )
+    return DataError(f"{path}: DCASE {year} data is not supported: use an edition from 2022 on")
