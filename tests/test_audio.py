@@ -173,7 +173,7 @@ def test_every_problem_is_reported_with_its_path(tmp_path, rng):
     reasons = {p.kind: p.reason for p in dataset.problems}
     for word in ("8000 Hz", "audio.sample_rate", "16000 Hz"):
         assert word in reasons["wrong_rate"]
-    assert reasons["truncated"].startswith("the header promises 640 bytes of samples, the file")
+    assert "640 bytes" in reasons["truncated"]
 
 
 def test_a_file_may_have_two_problems(tmp_path, rng):

@@ -1,4 +1,4 @@
-"""Recordings are read whole or refused in words, by the data set's checks, embed and training."""
+"""Sound files are read completely or refused, by the data set's checks, embed and training."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ NAME = "section_00_source_train_normal_{:04d}_noAttribute.wav"
 
 
 def kind_of(read, *args, **keys) -> str | None:
-    """The kind of the problem with which a file is refused."""
+    """The kind of the problem for which a file is refused; None if it is read."""
     try:
         read(*args, **keys)
     except FaultyFile as fault:
@@ -33,7 +33,7 @@ def kind_of(read, *args, **keys) -> str | None:
 
 
 def verdicts(tmp_path, files: dict[str, bytes]) -> tuple[dict[str, str], dict[str, str | None]]:
-    """What a data set's check and what embed say of WAV files, by their names in `files`."""
+    """The kind of problem that a data set's check and that embed find in each WAV file."""
     folder = tmp_path / "fan" / "train"
     folder.mkdir(parents=True)
     paths = {}
@@ -48,7 +48,7 @@ def verdicts(tmp_path, files: dict[str, bytes]) -> tuple[dict[str, str], dict[st
     )
 
 
-def test_wav_files_that_are_read_whole(tmp_path):
+def test_valid_wav_files_are_read_completely(tmp_path):
     in_data, in_embed = verdicts(tmp_path, hostile.GOOD_WAVS)
     assert set(in_data.values()) == set(in_embed.values()) == {None}
     paths = sorted(tmp_path.rglob("*.wav"))
@@ -56,7 +56,7 @@ def test_wav_files_that_are_read_whole(tmp_path):
         found = audio.read_any(path, 16000)
         assert found.dtype == np.int16 and np.array_equal(found[:, 0], hostile.SAMPLES)
         assert audio.inspect(path) == audio.inspect_any(path)
-    # what the check passes, training reads
+    # training reads every file that passes the check
     frames = [audio.inspect(path).frames for path in paths]
     ((batch, count),) = batches.inference_batches(
         paths, frames, AudioConfig(), batch_size=len(paths), room=1000, two_channels=False,
@@ -65,7 +65,7 @@ def test_wav_files_that_are_read_whole(tmp_path):
     assert count == len(paths) and (batch["waveform"][:, 0] == hostile.SAMPLES).all()
 
 
-def test_wav_files_that_are_refused_alike(tmp_path):
+def test_check_and_embed_refuse_wav_files_with_the_same_kind(tmp_path):
     files = {name: content for name, (content, _) in hostile.BAD_WAVS.items()}
     kinds = {name: kind for name, (_, kind) in hostile.BAD_WAVS.items()}
     in_data, in_embed = verdicts(tmp_path, files)
@@ -75,7 +75,7 @@ def test_wav_files_that_are_refused_alike(tmp_path):
 
 
 @pytest.mark.parametrize("length", hostile.OPEN_LENGTHS)
-def test_a_length_that_is_not_stated(tmp_path, length):
+def test_wav_files_without_a_stated_length(tmp_path, length):
     in_data, in_embed = verdicts(tmp_path, {"a": hostile.open_length(length)})
     assert in_data == {"a": "unstated_length"} and in_embed == {"a": None}
     (path,) = tmp_path.rglob("*.wav")
@@ -84,7 +84,7 @@ def test_a_length_that_is_not_stated(tmp_path, length):
     assert np.array_equal(audio.read(path, channel="near"), hostile.SAMPLES)
 
 
-def test_a_file_without_samples_is_no_stream(tmp_path):
+def test_a_file_without_samples_is_empty(tmp_path):
     files = {
         "nothing": hostile.riff(hostile.fmt(), (b"data", b"")),
         "a comment": hostile.riff(hostile.fmt(), (b"data", b""), (b"LIST", b"INFO")),
@@ -102,7 +102,7 @@ def test_other_formats_that_are_refused(tmp_path):
         assert kind_of(audio.read_any, path, 16000, most=100) == kind, name
 
 
-def test_lengths_that_may_be_left_open(tmp_path):
+def test_formats_that_may_lack_a_length(tmp_path):
     path = tmp_path / "a.dat"
     whole, _ = soundfile.read(hostile.io.BytesIO(hostile.flac()), dtype="int16")
     for content in (
@@ -143,8 +143,8 @@ LYRICS = b"LYRICSBEGININD0000200000029LYRICS200"
         (b"ID3\4\0\0\0\0\0\x10" + bytes(16) + hostile.APE, True),
     ],
 )
-def test_tags_that_are_not_read_are_no_damage(tmp_path, container, tag, in_front):
-    """The sentence leaves open what is there, and says what helps."""
+def test_unknown_tags_are_not_called_truncation(tmp_path, container, tag, in_front):
+    """The message does not claim a truncated or joined file, and names a remedy."""
     subtype = {"MP3": "MPEG_LAYER_III", "OGG": "VORBIS"}.get(container, "PCM_16")
     content, path = hostile.encoded(container, subtype), tmp_path / "a.dat"
     path.write_bytes(tag + content if in_front else content + tag)
@@ -157,17 +157,17 @@ def test_tags_that_are_not_read_are_no_damage(tmp_path, container, tag, in_front
         assert container == "MP3" and frames >= 20_000 and hostile.APE in tag
 
 
-def test_how_much_of_a_stream_is_walked(tmp_path):
+def test_the_time_for_hostile_files_is_bounded(tmp_path):
     path, content = tmp_path / "a.dat", hostile.flac(0)
     first, rest = hostile.mp3()
     start = content.index(b"\xff\xf8")
     blocks = content[: 4 + 38] + b"\1\0\0\0" * 2**20 + content[4 + 38 :]
     syncs = content[:start] + b"\xff\xf8" * 2**25
-    for walked, seconds in (
+    for hostile_content, seconds in (
         (blocks, 1), (content + b"\xff\xf8" * 2**25, 20), (syncs, 20),
         (first + rest + hostile.EMPTY_APE * 2**20, 1),
     ):  # fmt: skip
-        path.write_bytes(walked)
+        path.write_bytes(hostile_content)
         began = time.process_time()
         with pytest.raises(FaultyFile):
             audio.inspect_any(path)
@@ -176,7 +176,7 @@ def test_how_much_of_a_stream_is_walked(tmp_path):
 
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
 def test_an_mp3_tag_that_the_decoder_plays_as_sound(tmp_path, mode):
-    """Damage before the tag, or a tag that libmpg123 does not know: one frame more is sound."""
+    """After damage before the tag, or with an unknown tag, the decoder plays one frame more."""
     first, rest = hostile.mp3(mode)
     tag, path = first.index(b"Xing" if mode == "VARIABLE" else b"Info"), tmp_path / "a.mp3"
     vbri = first[:4] + bytes(32) + b"VBRI" + bytes(len(first) - 40)
@@ -188,11 +188,11 @@ def test_an_mp3_tag_that_the_decoder_plays_as_sound(tmp_path, mode):
         with soundfile.SoundFile(path) as file:
             played = len(file.read(10**6))
         try:
-            read_whole = len(audio.read_any(path, 16000)) == played
-        except FaultyFile:  # where the decoder's own guess of the length is too short
+            complete = len(audio.read_any(path, 16000)) == played
+        except FaultyFile:  # the decoder's estimate of the length is too short
             assert start != first
             continue
-        assert read_whole
+        assert complete
         read += 1
     assert read > (1 if mode == "CONSTANT" else 0)
 
@@ -222,7 +222,7 @@ def test_bytes_between_flac_frames(tmp_path):
     ("dtype", "tag", "subtype"), [("<i4", 1, "PCM_24"), ("<f4", 3, "FLOAT"), ("<f8", 3, "DOUBLE")]
 )
 def test_w64_files_of_ffmpeg(tmp_path, rng, dtype, tag, subtype):
-    """Floats, which libsndfile takes for integers there, and samples that end within 8 bytes."""
+    """Floats, which libsndfile reads as integers, and samples that end within 8 bytes."""
     values = rng.integers(-(2**23), 2**23, (1001, 3)) / 2**23
     stored = (values * 2**23 if tag == 1 else values).astype(dtype)
     content, bits = stored.tobytes(), stored.itemsize * 8
@@ -233,12 +233,12 @@ def test_w64_files_of_ffmpeg(tmp_path, rng, dtype, tag, subtype):
     assert audio.inspect_any(path) == audio.inspect(path)
     assert audio.inspect(path) == audio.Header(1001, 16000, 3, subtype)
     assert np.array_equal(audio.read_any(path, 16000), values)
-    if subtype == "PCM_24":  # what is counted is no padding
+    if subtype == "PCM_24":  # a last byte that is not padding
         path.write_bytes(path.read_bytes()[:-1] + b"x")
         assert kind_of(audio.inspect_any, path) == "wrong_length"
 
 
-def test_flac_frames_of_any_form_are_read(tmp_path):
+def test_flac_frames_of_any_rate_and_block_size_are_read(tmp_path):
     """Encoders write rates and block sizes in several ways, also in a file of few samples."""
     path = tmp_path / "a.flac"
     for rate in (8000, 11025, 12345, 44100, 96000, 192000, 250000):
@@ -257,7 +257,7 @@ def test_flac_frames_of_any_form_are_read(tmp_path):
 
 
 @given(st.integers(0, 2**36 - 1))
-def test_frame_numbers_are_coded_as_characters_are(number):
+def test_frame_numbers_are_encoded_as_in_utf_8(number):
     coded = sound_streams._coded(number)
     if number < 0xD800:
         assert coded == chr(number).encode()
@@ -288,7 +288,7 @@ def test_samples_are_those_that_libsndfile_reads(tmp_path, container, subtype):
 
 @pytest.mark.parametrize("rate", [16000, 44100, 48000, 8000, 11025, 192000])
 @pytest.mark.parametrize("container", ["WAV", "FLAC"])
-def test_a_part_is_the_whole_s_beginning(tmp_path, rng, rate, container):
+def test_a_part_is_the_beginning_of_the_file(tmp_path, rng, rate, container):
     path = tmp_path / "a.dat"
     wave = rng.integers(-30000, 30000, (2 * rate, 2), dtype=np.int16)
     soundfile.write(path, wave, rate, "PCM_16", format=container)
@@ -313,7 +313,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def measured(path, most: int) -> tuple[str, int]:
-    """What reading gives, and the MiB that it takes."""
+    """Number of samples or kind of problem, and the MiB used by reading."""
     command = [sys.executable, "-c", MEASURE, str(path), str(most)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result, mib = done.stdout.split()
@@ -321,7 +321,7 @@ def measured(path, most: int) -> tuple[str, int]:
 
 
 def test_the_memory_that_hostile_and_long_files_take(tmp_path):
-    hour = tmp_path / "hour.wav"  # of 48 kHz, two channels, float: 1.4 GB, of holes
+    hour = tmp_path / "hour.wav"  # 48 kHz, two channels, float: 1.4 GB, sparse
     frames = 3600 * 48000
     head = hostile.riff(hostile.fmt(3, channels=2, rate=48000, bits=32), (b"data", b"", frames * 8))
     with open(hour, "wb") as file:
@@ -355,10 +355,10 @@ def test_the_memory_that_hostile_and_long_files_take(tmp_path):
     assert measured(many, 100)[0] == "100"
 
 
-# files that are none
+# not regular files
 
 
-def test_what_is_no_regular_file_is_never_opened(tmp_path, monkeypatch):
+def test_only_regular_files_are_opened(tmp_path, monkeypatch):
     folder = tmp_path / "fan" / "train"
     folder.mkdir(parents=True)
     fifo, device, sock = folder / NAME.format(0), folder / "device.wav", folder / "socket.wav"
@@ -374,14 +374,14 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path, monkeypatch):
                 lambda path: audio.read(path, channel=None),
                 lambda path: audio.read_any(path, 16000),
             ):
-                with pytest.raises(FaultyFile, match=f"is {what}: name a regular file") as caught:
+                with pytest.raises(FaultyFile, match=f"is {what}") as caught:
                     read(path)
                 assert str(caught.value).count(str(path)) == 1
             with pytest.raises(AsdjaxError, match=f"is {what}"):
                 audio.fingerprint(path)
 
 
-def test_files_that_vanish_are_named(tmp_path):
+def test_missing_files_are_named(tmp_path):
     absent = tmp_path / "absent.wav"
     for read in (
         audio.inspect_any,
@@ -426,7 +426,7 @@ SEEDS = [
 
 @given(st.data())
 @settings(max_examples=150, deadline=None)
-def test_mutated_headers_are_refused_or_read_whole(tmp_path_factory, data):
+def test_mutated_headers_are_refused_or_read_completely(tmp_path_factory, data):
     content = bytearray(data.draw(st.sampled_from(SEEDS)))
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, 119))
@@ -439,5 +439,5 @@ def test_mutated_headers_are_refused_or_read_whole(tmp_path_factory, data):
     except FaultyFile:
         return
     assert samples.shape == (header.frames, header.channels)
-    if not content.startswith(b".snd"):  # which may have other channels without a contradiction
-        assert samples.size > 40_000 - 2 * 4 * 576  # what is trimmed of MP3 at most
+    if not content.startswith(b".snd"):  # AU: another number of channels is consistent, too
+        assert samples.size > 40_000 - 2 * 4 * 576  # at most the padding of MP3 is missing

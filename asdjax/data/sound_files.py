@@ -1,7 +1,7 @@
-"""Sound files of any format: what their headers say, held against their content, and samples.
+"""Reading sound files of any format, with checks of the header against the content.
 
-Headers and lengths are read here, libsndfile reads them a second time, and what differs is refused:
-libsndfile shortens a cut-off file without a word, and believes a header that counts too little.
+libsndfile silently shortens truncated files and trusts headers that count too few samples.
+Therefore headers and lengths are also parsed here, and a file is refused if the two differ.
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ from asdjax.files.user_files import open_regular
 Samples = Int16[np.ndarray, "T channels"] | Float32[np.ndarray, "T channels"]
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
-"""Hertz: below are no recordings of sound, above no converters for it."""
+"""Hertz. Rates outside are taken for damaged headers."""
 MOST_SAMPLES = 2**30
-"""Of all channels together, that are read at once: 4 GiB as float32, 18 hours at 16 kHz."""
+"""Samples of all channels read at once: 4 GiB as float32, 18 hours at 16 kHz."""
 FAR_BEYOND_1 = 16.0
-"""Float samples above are refused or warned of. Full scale is 1, which float recordings may exceed
-by some dB, not by 24; 16-bit integers stored as floats exceed 16 unless they are faint."""
+"""Float samples above are an error or a warning. Full scale is 1, and float recordings may exceed
+it by some dB, not by 24; 16-bit integers stored as floats exceed 16 unless they are faint."""
 
 _WAV = (b"RIFF", b"RF64")
-_W64 = bytes.fromhex("72696666 2e91 cf11 a5d6 28db04c10000")  # the GUID that Sony calls riff
-_PLAIN = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # read here, of WAV
-_BYTES = {  # of a sample, by libsndfile's names of the codings whose samples are all of one size
+_W64 = bytes.fromhex("72696666 2e91 cf11 a5d6 28db04c10000")  # GUID of Sony's riff chunk
+_PLAIN = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # WAV: read without libsndfile
+_BYTES = {  # bytes per sample of the formats with a fixed size, by libsndfile's name
     **dict.fromkeys(("PCM_S8", "PCM_U8", "ULAW", "ALAW"), 1),
     **{"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8},
 }
@@ -42,7 +42,7 @@ _BYTES = {  # of a sample, by libsndfile's names of the codings whose samples ar
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Header:
-    """What a sound file's header says."""
+    """Length, sample rate, channels and sample format of a sound file."""
 
     frames: int
     """Samples per channel."""
@@ -50,13 +50,13 @@ class Header:
     """Hertz."""
     channels: int
     subtype: str
-    """Sample format, in libsndfile's words: PCM_16, FLOAT, ..."""
+    """Sample format by libsndfile's name: PCM_16, FLOAT, ..."""
     stated: bool = True
-    """False: a WAV file of a streaming recorder, whose header leaves its length open."""
+    """False: a WAV file of a streaming recorder, without a length in its header."""
 
     @property
     def seconds(self) -> float:
-        """Duration."""
+        """Duration in seconds."""
         return self.frames / self.rate
 
 
@@ -64,7 +64,7 @@ def inspect(path: Path) -> Header:
     """Read the header of a WAV file (RIFF, RF64 or W64; PCM or float; plain or extensible).
 
     Raises:
-        FaultyFile: the file is of another format, or `inspect_any` refuses it.
+        FaultyFile: another format, or a fault as in `inspect_any`.
     """
     with _opened(path) as file:
         header, _ = _inspect(file, path, wav=True)
@@ -75,8 +75,8 @@ def inspect_any(path: Path) -> Header:
     """Read the header of a WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg or MP3 file.
 
     Raises:
-        FaultyFile: the file is unreadable or empty, ends before its samples do, holds more of them
-            than its header says, or has an impossible sample rate.
+        FaultyFile: the file is unreadable, empty or truncated, has more samples than its header
+            states, or an impossible sample rate.
     """
     with _opened(path) as file:
         header, _ = _inspect(file, path)
@@ -84,16 +84,15 @@ def inspect_any(path: Path) -> Header:
 
 
 def read_wav(path: Path, first: int = 0, most: int | None = None) -> Samples:
-    """Read the samples of a file that `inspect` takes, or a part of them.
+    """Read the samples of a WAV file, or a part of them.
 
     Args:
-        path: the file.
-        first: samples of a channel to pass over.
-        most: samples of a channel that are wanted; None: all.
+        path: a file that `inspect` accepts.
+        first: samples per channel to skip.
+        most: samples per channel to read at most; None: all.
 
     Returns:
-        [T, channels]; int16 as stored for PCM 16-bit files, else float32 (integers scaled to
-        [-1, 1)).
+        [T, channels]; int16 as stored for 16-bit PCM, else float32 (integers scaled to [-1, 1)).
 
     Raises:
         FaultyFile: the file cannot be read.
@@ -107,19 +106,19 @@ def read_wav(path: Path, first: int = 0, most: int | None = None) -> Samples:
 
 
 def read_any(path: Path, sample_rate: int, *, most: int | None = None) -> Samples:
-    """Read all channels of any audio file, at a sample rate of one's choice.
+    """Read all channels of any sound file at the given sample rate.
 
     Args:
-        path: a file that `inspect_any` takes.
+        path: a file that `inspect_any` accepts.
         sample_rate: hertz; a file of another rate is resampled (see `resample`).
-        most: samples that are wanted; no more of the file is read than they need.
+        most: samples per channel to return at most; only as much of the file as needed is read.
 
     Returns:
-        int16 as stored where samples have 16 bits and the rate is the file's own, else float32 in
-        [-1, 1].
+        [T, channels]; int16 as stored for 16-bit samples at the file's rate, else float32, of full
+        scale 1.
 
     Raises:
-        FaultyFile: the file is faulty, or has NaN or infinite samples among those that are read.
+        FaultyFile: the file is faulty, or some of the samples read are NaN or infinite.
     """
     with _opened(path) as file:
         header, layout = _inspect(file, path)
@@ -128,7 +127,7 @@ def read_any(path: Path, sample_rate: int, *, most: int | None = None) -> Sample
         except ValueError as error:
             raise fault(path, "wrong_rate", str(error)) from error
         frames = header.frames if most is None else min(header.frames, needed)
-        longest = max(frames, frames * sample_rate // header.rate)  # once it is resampled
+        longest = max(frames, frames * sample_rate // header.rate)  # before or after resampling
         _require_readable(path, longest, header.channels)
         if isinstance(layout, WavLayout) and layout.subtype in _PLAIN:
             samples = _plain(file, path, layout, frames)
@@ -143,7 +142,7 @@ def read_any(path: Path, sample_rate: int, *, most: int | None = None) -> Sample
 
 @contextmanager
 def _opened(path: Path) -> Iterator[io.BufferedReader]:
-    """The file, if it is a regular one; errors of the system become `FaultyFile`."""
+    """Open a regular file; `OSError` becomes `FaultyFile`."""
     try:
         file = open_regular(path)
     except AsdjaxError as error:
@@ -156,69 +155,70 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, Layout]:
-    """What the header says, and where the samples are, as this program and libsndfile agree."""
+    """Header and layout, checked against libsndfile's reading of the header."""
     layout = _plain_layout(file, path) if wav else _layout(file, path)
     if isinstance(layout, WavLayout):
         _require_rate(path, layout.rate)
         if not layout.frames:
             raise fault(path, "empty", "the file has 0 samples")
         if layout.misread and layout.subtype in _PLAIN:
-            return _own_header(layout), layout
-    found = _second_reading(file, path, layout)
+            return _wav_header(layout), layout
+    found = _libsndfile_header(file, path, layout)
     _require_rate(path, found.rate)
     if isinstance(layout, WavLayout):
         found = _agreed(path, layout, found)
     elif layout.size:
         _require_all(path, layout, found)
-    elif layout.frames is not None:  # counted by frames, which decoders trim a little
+    elif layout.frames is not None:  # counted frame by frame; decoders may drop encoder padding
         if found.frames < layout.least:
-            reason = f"the file holds {layout.frames} samples and says so wrongly or not at all"
-            raise fault(path, "wrong_length", f"{reason}: store it as WAV")
+            reason = f"the file has {layout.frames} samples, the decoder finds {found.frames}"
+            raise fault(path, "wrong_length", f"{reason}: convert it to WAV")
         found = dataclasses.replace(found, frames=min(found.frames, layout.frames))
     if not found.frames:
         raise fault(path, "empty", "the file has 0 samples")
     return found, layout
 
 
-def _own_header(layout: WavLayout) -> Header:
-    """The header of a file of the WAV family, as it is read here."""
+def _wav_header(layout: WavLayout) -> Header:
+    """The header of a WAV, RF64 or W64 file without libsndfile."""
     return Header(layout.frames, layout.rate, layout.channels, layout.subtype, layout.stated)
 
 
 def _agreed(path: Path, layout: WavLayout, found: Header) -> Header:
-    """The header of a file of the WAV family, whose two readings must be the same."""
-    own = _own_header(layout)
-    # What libsndfile makes of a length that is not stated matters only where it reads the samples.
-    frames = found.frames if own.stated or own.subtype not in _PLAIN else own.frames
-    if own != dataclasses.replace(found, frames=frames, stated=own.stated):
+    """The header of a WAV, RF64 or W64 file; `FaultyFile` if libsndfile reads another one."""
+    parsed = _wav_header(layout)
+    # Without a stated length, libsndfile's length matters only if libsndfile reads the samples.
+    frames = found.frames if parsed.stated or parsed.subtype not in _PLAIN else parsed.frames
+    if parsed != dataclasses.replace(found, frames=frames, stated=parsed.stated):
         raise fault(
             path,
             "unreadable",
-            f"the header can be read as {_words(own)} and, by libsndfile, as {_words(found)}: "
-            "store the file again",
+            f"ambiguous header: {_description(parsed)}, or by libsndfile {_description(found)}: "
+            "convert it to WAV again",
         )
-    return own
+    return parsed
 
 
 def _require_all(path: Path, layout: Layout, found: Header) -> None:
-    """`FaultyFile` unless all bytes of samples are those that the header and libsndfile count."""
+    """`FaultyFile` unless header and libsndfile count all samples in the file."""
     width = _BYTES.get(found.subtype)
     if width is None:
-        raise fault(path, "unreadable", f"samples coded as {found.subtype}: store it as WAV")
+        reason = f"samples of format {found.subtype}: convert it to WAV"
+        raise fault(path, "unreadable", reason)
     held = layout.size // (width * found.channels)
     for stated in (layout.frames, found.frames):
         if stated is not None:
             require_whole(path, stated, held, "samples")
 
 
-def _words(header: Header) -> str:
+def _description(header: Header) -> str:
     return (
         f"{header.frames} samples of {header.channels} channels, {header.rate} Hz, {header.subtype}"
     )
 
 
 def _layout(file: BinaryIO, path: Path) -> Layout:
-    """The reading of a header by the bytes that a file begins with."""
+    """The layout of a file, whose format is recognised by its first bytes."""
     size = os.fstat(file.fileno()).st_size
     start = file.read(16)
     if not size:
@@ -238,9 +238,9 @@ def _layout(file: BinaryIO, path: Path) -> Layout:
             return sound_streams.flac(file, size, path)
         return sound_streams.mp3(file, size, path)
     if path.suffix.lower() == ".raw":
-        raise fault(path, "unreadable", "samples without a header: store them as WAV")
+        raise fault(path, "unreadable", "samples without a header: convert it to WAV")
     if not start.startswith((*_WAV, _W64)):
-        reason = "not WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg or MP3 sound: store it as WAV"
+        reason = "not a WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg or MP3 file: convert it to WAV"
         raise fault(path, "unreadable", reason)
     file.seek(0)
     return _wav_layout(file, path)
@@ -249,7 +249,8 @@ def _layout(file: BinaryIO, path: Path) -> Layout:
 def _plain_layout(file: BinaryIO, path: Path) -> WavLayout:
     layout = _wav_layout(file, path)
     if layout.subtype not in _PLAIN:
-        raise fault(path, "unreadable", f"neither PCM nor float samples, but {layout.subtype}")
+        reason = f"neither PCM nor float samples, but {layout.subtype}: convert it to 16-bit PCM"
+        raise fault(path, "unreadable", reason)
     return layout
 
 
@@ -261,7 +262,7 @@ def _wav_layout(file: BinaryIO, path: Path) -> WavLayout:
     if start.startswith(_W64):
         return sound_chunks.wav(file, size, path, w64=True)
     if not start.startswith(_WAV) or not b"WAVE".startswith(start[8:12]):
-        raise fault(path, "unreadable", "not a WAV file")
+        raise fault(path, "unreadable", "not a WAV file: convert it to WAV")
     return sound_chunks.wav(file, size, path)
 
 
@@ -270,8 +271,8 @@ def _require_rate(path: Path, rate: int) -> None:
         raise fault(
             path,
             "wrong_rate",
-            f"the header states {rate} Hz, not a sample rate between {LOWEST_RATE} and "
-            f"{HIGHEST_RATE} Hz: correct it or store the file again",
+            f"sample rate {rate} Hz in the header, not between {LOWEST_RATE} and {HIGHEST_RATE} "
+            "Hz: correct it or convert the file to WAV again",
         )
 
 
@@ -280,16 +281,16 @@ def _require_readable(path: Path, frames: int, channels: int) -> None:
         raise fault(
             path,
             "unreadable",
-            f"{frames} samples of {channels} channels are more than {MOST_SAMPLES} in all: cut the "
-            "recording into pieces",
+            f"{frames} samples of {channels} channels, more than {MOST_SAMPLES} in all: split the "
+            "recording",
         )
 
 
 @contextmanager
 def _libsndfile(file: BinaryIO, path: Path, layout: Layout) -> Iterator[soundfile.SoundFile]:
-    """The file as libsndfile sees it; `file` stands afterwards where it stood.
+    """Open a file with libsndfile; the position of `file` is restored afterwards.
 
-    By descriptor: the path may mean another file by now, and its ending means nothing then.
+    It is opened by its descriptor, because another file may have replaced it at its path.
     """
     source: int | _FlacWithLength = file.fileno()
     if not (layout.stated or isinstance(layout, WavLayout)) and layout.start and layout.frames:
@@ -301,18 +302,19 @@ def _libsndfile(file: BinaryIO, path: Path, layout: Layout) -> Iterator[soundfil
             yield sound
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".")
-        raise fault(path, "unreadable", f"{reason}: restore the file or store it as WAV") from error
+        reason = f"{reason}: restore the file or convert it to WAV"
+        raise fault(path, "unreadable", reason) from error
     finally:
         os.lseek(file.fileno(), place, os.SEEK_SET)
 
 
 class _FlacWithLength(io.RawIOBase):
-    """A FLAC file that states its length, without which libsndfile does not find the end."""
+    """A FLAC file with its length inserted, because libsndfile does not find the end without it."""
 
     def __init__(self, file: BinaryIO, start: int, frames: int):
         self._file, self._at = file.fileno(), 0
         self._size = os.fstat(self._file).st_size
-        self._place = start + 14  # the last 36 bits of the eight bytes there
+        self._place = start + 14  # the length is the last 36 bits of these eight bytes
         stored = os.pread(self._file, 8, self._place)
         self._length = (int.from_bytes(stored, "big") | frames).to_bytes(8, "big")
 
@@ -333,15 +335,15 @@ class _FlacWithLength(io.RawIOBase):
         return len(content)
 
 
-def _second_reading(file: BinaryIO, path: Path, layout: Layout) -> Header:
+def _libsndfile_header(file: BinaryIO, path: Path, layout: Layout) -> Header:
     with _libsndfile(file, path, layout) as sound:
         return Header(sound.frames, sound.samplerate, sound.channels, sound.subtype)
 
 
 def _decoded(file: BinaryIO, path: Path, layout: Layout, frames: int) -> Samples:
-    """The first samples [T, channels], decoded by libsndfile."""
+    """The first `frames` samples [T, channels], decoded by libsndfile."""
     with _libsndfile(file, path, layout) as sound:
-        # libsndfile reads float files as int16 without scaling: only PCM 16 may be int16.
+        # int16 only for 16-bit PCM: libsndfile converts floats to int16 without scaling.
         dtype = "int16" if sound.subtype == "PCM_16" else "float32"
         samples = sound.read(frames, dtype=dtype, always_2d=True)
     if len(samples) < frames:
@@ -352,11 +354,11 @@ def _decoded(file: BinaryIO, path: Path, layout: Layout, frames: int) -> Samples
 def _plain(
     file: io.BufferedReader, path: Path, layout: WavLayout, frames: int, first: int = 0
 ) -> Samples:
-    """The samples [T, channels] of a WAV file from the `first` on."""
+    """Samples `first` to `first + frames` [T, channels] of a WAV file."""
     stored = np.empty(frames * layout.frame, np.uint8)
     file.seek(layout.start + first * layout.frame)
     if file.readinto(stored) < len(stored):
-        raise fault(path, "truncated", "the file was changed while it was in use")
+        raise fault(path, "truncated", "the file was changed while it was read")
     match layout.subtype:
         case "PCM_16":
             samples: np.ndarray = stored.view("<i2").astype(np.int16, copy=False)
@@ -369,6 +371,6 @@ def _plain(
         case "PCM_32":
             samples = stored.view("<i4").astype(np.float32) / np.float32(2**31)
         case _:
-            with np.errstate(over="ignore"):  # beyond float32 is infinity, which is reported
+            with np.errstate(over="ignore"):  # overflow gives infinity, which is reported later
                 samples = stored.view(f"<f{layout.frame // layout.channels}").astype(np.float32)
     return samples.reshape(frames, layout.channels)

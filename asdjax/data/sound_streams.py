@@ -1,7 +1,7 @@
-"""Compressed files without a trustworthy length: FLAC, Ogg and MP3, walked frame by frame.
+"""Readers of FLAC, Ogg and MP3 files, whose frames or pages are counted one by one.
 
-libsndfile reads as many samples as a header states or an estimate gives, and leaves out what it
-does not understand. Here the frames or pages themselves are counted.
+libsndfile reads as many samples as the header states, or as it estimates, and skips data that it
+cannot decode. A count of the frames or pages finds truncated and damaged files.
 """
 
 import dataclasses
@@ -15,13 +15,14 @@ from asdjax.data.sound_layout import Layout, fault, require_whole
 
 _BLOCK = 2**20
 _ID3V1 = 128  # bytes at the end of a file
-_MOST_TAGS = 100  # of a file; more would take long to walk
-_MOST_BLOCKS = 10_000  # of a FLAC file in front of its frames
-_CONVERT = "restore the file, or convert it to WAV"
+_MOST_TAGS = 100  # per file, to limit the time
+_MOST_BLOCKS = 10_000  # metadata blocks of a FLAC file, to limit the time
+_CONVERT = "restore the file or convert it to WAV"
+_CUT_OFF = "the file ends before its sound does: restore it"
 
 
 def tagged(file: BinaryIO, size: int) -> tuple[int, int]:
-    """Where a file's sound begins and ends, without the ID3 tags in front and behind."""
+    """Byte offsets of the beginning and end of a file's sound, without ID3 tags around it."""
     start, end = 0, size
     file.seek(0)
     for _ in range(_MOST_TAGS):
@@ -43,7 +44,7 @@ def tagged(file: BinaryIO, size: int) -> tuple[int, int]:
 
 
 def _synchsafe(four: bytes) -> int:
-    """An integer of four times seven bits, as ID3 writes it."""
+    """The value of an ID3 size field: four bytes of seven bits each."""
     return sum((byte & 127) << shift for byte, shift in zip(four, (21, 14, 7, 0), strict=True))
 
 
@@ -51,7 +52,7 @@ def _synchsafe(four: bytes) -> int:
 
 
 def _remainders(polynomial: int, bits: int) -> list[int]:
-    """A CRC's table: the remainder of each byte."""
+    """The lookup table of a CRC: the remainder of each byte."""
     table = []
     for byte in range(256):
         value = byte << (bits - 8)
@@ -63,40 +64,41 @@ def _remainders(polynomial: int, bits: int) -> list[int]:
 
 
 _CRC8, _CRC16 = _remainders(0x07, 8), _remainders(0x8005, 16)
-_FLAC_SYNC = re.compile(rb"\xff[\xf8\xf9]")  # frames numbered one by one, or by their first sample
+_FLAC_SYNC = re.compile(rb"\xff[\xf8\xf9]")  # f8: numbered by frame; f9: by first sample
 _FLAC_HEAD = 16  # bytes of a frame's header at most
-_FLAC_FRAME = 2**22  # bytes of a frame at most; 65535 samples of 8 channels of 32 bits take half
+_FLAC_FRAME = 2**22  # bytes of a frame at most: twice 65535 samples of 8 channels of 32 bits
 _FLAC_HERTZ = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
-_FLAC_BITS = (0, 8, 12, 0, 16, 20, 24, 32)  # of a sample; 0: as STREAMINFO says
+_FLAC_BITS = (0, 8, 12, 0, 16, 20, 24, 32)  # per sample; 0: as in STREAMINFO
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _FlacHead:
-    """What a frame's header says."""
+    """The header of a FLAC frame."""
 
     sync: bytes
     coded: bytes
-    """Its number."""
+    """The frame's number, encoded."""
     samples: int
     form: tuple[int, int, int]
-    """Hertz, channels, bits; 0: as STREAMINFO says."""
+    """Hertz, channels, bits; 0: as in STREAMINFO."""
 
 
 def flac(file: BinaryIO, size: int, path: Path) -> Layout:
-    """The length of a FLAC file, by its frames' headers; `start` is where STREAMINFO begins.
+    """The layout of a FLAC file, by its frames' headers; `start` is the offset of STREAMINFO.
 
-    The decoder checks what is in the frames, and finds bytes between them that are no frame.
+    The content of the frames and bytes between them are checked by the decoder.
 
     Raises:
-        FaultyFile: the file states another length, is cut off, or holds more than one stream; a
-            frame stands in another's place, or is of another rate or sample format.
+        FaultyFile: the stated length is wrong, the file is truncated or has several streams, a
+            frame is missing, or a frame has another rate or sample format.
     """
     begin, end = tagged(file, size)
     place = begin + 4
     file.seek(place)
     information = file.read(4 + 34)
     if len(information) < 38 or information[0] & 127 or information[1:4] != b"\0\0\x22":
-        raise fault(path, "unreadable", "a FLAC file without its first block (STREAMINFO)")
+        reason = "no STREAMINFO block, with which a FLAC file begins: restore the file"
+        raise fault(path, "unreadable", reason)
     for _ in range(_MOST_BLOCKS):
         file.seek(place)
         head = file.read(4)
@@ -104,45 +106,49 @@ def flac(file: BinaryIO, size: int, path: Path) -> Layout:
         if len(head) < 4 or head[0] & 128:
             break
     else:
-        reason = f"more than {_MOST_BLOCKS:,} blocks stand before the sound: {_CONVERT}"
+        reason = f"more than {_MOST_BLOCKS:,} metadata blocks: {_CONVERT}"
         raise fault(path, "unreadable", reason)
     if len(head) < 4 or place > end:
-        raise fault(path, "truncated", "the file ends before its samples begin")
+        raise fault(path, "truncated", _CUT_OFF)
     form_and_length = int.from_bytes(information[14:22], "big")
     stated = form_and_length & (1 << 36) - 1
     form = form_and_length >> 44, (form_and_length >> 41 & 7) + 1, (form_and_length >> 36 & 31) + 1
     fixed = int.from_bytes(information[6:8], "big")
-    frames, whole = _flac_length(file, path, place, end, form, fixed)
+    frames, complete = _flac_length(file, path, place, end, form, fixed)
     if stated:
         require_whole(path, stated, frames, "samples")
     if not frames:
         raise fault(path, "empty", "the file has 0 samples")
-    if not whole:
-        reason = "the last of the frames that follow each other does not end the file"
-        raise fault(path, "truncated", f"{reason} (it is cut off, or a tag follows): {_CONVERT}")
+    if not complete:
+        reason = "the file does not end with a complete frame (truncated, or a tag follows)"
+        raise fault(path, "truncated", f"{reason}: {_CONVERT}")
     return Layout(begin + 4, frames=frames, least=frames, stated=bool(stated))
 
 
 def _flac_length(
     file: BinaryIO, path: Path, place: int, end: int, form: tuple[int, int, int], fixed: int
 ) -> tuple[int, bool]:
-    """Samples of the frames that follow each other, and whether the last one ends the file.
+    """Samples of the consecutive frames, and whether the last one ends at `end`.
+
+    The next frame begins where a valid header has the expected number and format. Another valid
+    header may be compressed data by chance; it is a frame if the CRC of the bytes before it is 0,
+    because a frame ends with its CRC.
 
     Args:
-        file: any.
-        path: its name in errors.
-        place: where the first frame begins.
-        end: where the last one ends.
+        file: the file.
+        path: its path, for errors.
+        place: byte offset of the first frame.
+        end: byte offset of the end of the sound.
         form: hertz, channels and bits of all frames.
-        fixed: samples of all frames but the last, where frames are numbered one by one. A decoder
-            takes a frame's time from that.
+        fixed: samples of all frames but the last, if frames are numbered one by one; a decoder
+            computes a frame's time from it.
 
     Raises:
-        FaultyFile: another frame begins where one ends.
+        FaultyFile: a frame is not the expected next one.
     """
     count = frames = crc = 0
     sync, begun = b"", place
-    known = place  # `crc` is that of the last frame's bytes up to there
+    known = place  # `crc` covers the last frame's bytes up to here
     for start, head in _flac_heads(file, place, end):
         if start - begun >= _FLAC_FRAME or not count and start != place:
             break
@@ -152,27 +158,30 @@ def _flac_length(
         by_count = sync == b"\xff\xf8"
         regular = not by_count or (frames == count * fixed and head.samples <= fixed)
         number = _coded(count if by_count else frames)
-        own = tuple(one or other for one, other in zip(head.form, form, strict=True))
-        if (head.sync, head.coded, own) == (sync, number, form) and regular:
+        found = tuple(one or other for one, other in zip(head.form, form, strict=True))
+        if (head.sync, head.coded, found) == (sync, number, form) and regular:
             count, frames = count + 1, frames + head.samples
             crc, begun, known = 0, start, start
             continue
         crc, known = _flac_checksum(file, known, start, crc), start
-        if crc == 0:  # so it is a frame, not bytes within one that look like a header
-            words = "not the next one by its number and length"
-            if own != form:
-                words = f"of {_flac_words(own)}, and the file's header states {_flac_words(form)}"
-            raise fault(path, "unreadable", f"the frame at byte {start} is {words}: restore it")
-    whole = end - begun < _FLAC_FRAME and _flac_checksum(file, known, end, crc) == 0
-    return frames, whole
+        if crc == 0:
+            reason = f"the frame at byte {start} does not continue the one before it"
+            if found != form:
+                reason = (
+                    f"the frame at byte {start} has {_flac_format(found)}, but the file's header "
+                    f"{_flac_format(form)}"
+                )
+            raise fault(path, "unreadable", f"{reason}: restore the file")
+    complete = end - begun < _FLAC_FRAME and _flac_checksum(file, known, end, crc) == 0
+    return frames, complete
 
 
-def _flac_words(form: tuple[int, ...]) -> str:
+def _flac_format(form: tuple[int, ...]) -> str:
     return "{} Hz, {} channels and {} bits".format(*form)
 
 
 def _flac_heads(file: BinaryIO, place: int, end: int) -> Iterator[tuple[int, _FlacHead | None]]:
-    """All that may be a frame's header, and where it begins; before each block read, None."""
+    """Offset and content of each possible frame header; also (offset, None) before each block."""
     for begin in range(place, end, _BLOCK):
         yield begin, None
         file.seek(begin)
@@ -185,11 +194,11 @@ def _flac_heads(file: BinaryIO, place: int, end: int) -> Iterator[tuple[int, _Fl
 
 
 def _flac_head(head: bytes) -> _FlacHead | None:
-    """What the bytes at a sync code say; None: they are no frame's header."""
+    """The frame header at a sync code; None if its fields or its CRC are invalid."""
     if len(head) < 6:
         return None
     size, hertz, channels, bits = head[2] >> 4, head[2] & 15, head[3] >> 4, head[3] >> 1 & 7
-    place = 4 + max(8 - (head[4] ^ 255).bit_length(), 1)  # as many bytes as it begins with ones
+    place = 4 + max(8 - (head[4] ^ 255).bit_length(), 1)  # leading ones: bytes of the number
     behind = place + {6: 1, 7: 2}.get(size, 0)
     crc = behind + {12: 1, 13: 2, 14: 2}.get(hertz, 0)
     if not size or hertz == 15 or channels > 10 or bits == 3 or head[3] & 1 or crc >= len(head):
@@ -212,7 +221,7 @@ def _flac_head(head: bytes) -> _FlacHead | None:
 
 
 def _flac_checksum(file: BinaryIO, place: int, end: int, crc: int) -> int:
-    """The CRC of the bytes from there to the end, continued; 0 where a frame ends."""
+    """The CRC `crc`, continued over the bytes from `place` to `end`; 0 at the end of a frame."""
     file.seek(place)
     for byte in file.read(end - place):
         crc = (crc << 8 & 0xFFFF) ^ _CRC16[crc >> 8 ^ byte]
@@ -220,7 +229,7 @@ def _flac_checksum(file: BinaryIO, place: int, end: int, crc: int) -> int:
 
 
 def _coded(number: int) -> bytes:
-    """A number of up to 36 bits, coded as UTF-8 codes characters."""
+    """A number of up to 36 bits in the encoding of UTF-8, extended to seven bytes."""
     if number < 128:
         return bytes([number])
     rest: list[int] = []
@@ -238,10 +247,11 @@ _PACKET = {b"\x01vorbis": 8192, b"OpusHead": 5760}  # samples of a packet at mos
 
 
 def ogg(file: BinaryIO, size: int, path: Path) -> Layout:
-    """An Ogg file of one Vorbis or Opus stream, all of whose pages are there and undamaged.
+    """The layout of an Ogg file of one Vorbis or Opus stream, after a check of all its pages.
 
     Raises:
-        FaultyFile: other streams, several, a damaged or missing page, a length that cannot be.
+        FaultyFile: another stream, several streams, a damaged or missing page, or an impossible
+            time.
     """
     place = packets = granule = number = 0
     serial, flags, most = None, 0, 0
@@ -252,11 +262,11 @@ def ogg(file: BinaryIO, size: int, path: Path) -> Layout:
         content = file.read(sum(lengths))
         if not page.startswith(b"OggS"):
             cut = b"OggS".startswith(page) or (place and not flags & _LAST_PAGE)
-            words = "something else than the sound follows" if place else "not an Ogg file"
-            reason = f"{words} at byte {place}: {_CONVERT}"
+            reason = "other data than sound" if place else "not an Ogg file"
+            reason = f"{reason} at byte {place}: {_CONVERT}"
             raise fault(path, "truncated" if cut else "unreadable", reason)
         if len(page) < 27 or len(lengths) < page[26] or len(content) < sum(lengths):
-            raise fault(path, "truncated", "the file ends before its sound does: restore it")
+            raise fault(path, "truncated", _CUT_OFF)
         blank = page[:22] + bytes(4) + page[26:] + lengths + content
         if _ogg_checksum(blank) != int.from_bytes(page[22:26], "little"):
             reason = f"the page at byte {place} does not match its checksum: restore the file"
@@ -265,29 +275,30 @@ def ogg(file: BinaryIO, size: int, path: Path) -> Layout:
             serial = page[14:18]
             most = next((n for start, n in _PACKET.items() if content.startswith(start)), 0)
             if not most:
-                reason = "an Ogg file of neither Vorbis nor Opus sound alone: store it as WAV"
+                reason = "an Ogg file of other than Vorbis or Opus sound: convert it to WAV"
                 raise fault(path, "unreadable", reason)
         elif serial != page[14:18] or page[5] & _FIRST_PAGE or flags & _LAST_PAGE:
-            reason = "several Ogg streams in one file, of which one would be read: split it"
+            reason = "several Ogg streams, of which only one would be read: split the file"
             raise fault(path, "unreadable", reason)
         if int.from_bytes(page[18:22], "little") != number:
-            raise fault(path, "unreadable", f"a page is missing before byte {place}: restore it")
+            reason = f"a page is missing before byte {place}: restore the file"
+            raise fault(path, "unreadable", reason)
         flags, number = page[5], number + 1
         packets += sum(length < 255 for length in lengths)
         end = int.from_bytes(page[6:14], "little")
         if end != _NO_GRANULE:
             if not granule <= end <= granule + (packets + 1) * most:
-                reason = f"the page at byte {place} states an impossible time: restore the file"
+                reason = f"the page at byte {place} has an impossible time: restore the file"
                 raise fault(path, "wrong_length", reason)
             granule, packets = end, 0
         place += len(blank)
     if not flags & _LAST_PAGE:
-        raise fault(path, "truncated", "the file ends before its sound does: restore it")
+        raise fault(path, "truncated", _CUT_OFF)
     return Layout()
 
 
 def _ogg_checksum(page: bytes) -> int:
-    """A page's CRC: zlib's polynomial with bits in the other order, from 0 on."""
+    """A page's CRC: zlib's polynomial with the bits of bytes and result reversed, initially 0."""
     mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)
 
@@ -301,35 +312,36 @@ _KBIT = {  # MPEG 1 or later, layer
     (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_MOST_TRIMMED = 2 * 4095  # samples that an encoder's tag may tell decoders to leave out
+_MOST_TRIMMED = 2 * 4095  # samples of encoder delay and padding that a tag can state
 _HERTZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Frame:
-    """What the four bytes at a frame's beginning say."""
+    """The header of an MP3 frame."""
 
     size: int
     samples: int
     kind: tuple[int, int, int, bool]
-    """Version, layer, hertz, mono: the same all over a recording."""
+    """Version, layer, hertz, mono: the same in all frames of a recording."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Tag:
-    """What an encoder's tag says, which stands in the first frame."""
+    """An encoder's tag in the first frame."""
 
     stated: int
     """The number of frames; 0: not stated."""
     silent: bool
-    """Whether libmpg123 leaves the tag's frame out; one that it does not know it plays as sound."""
+    """Whether libmpg123 skips the tag's frame; a tag that it does not know is decoded as sound."""
 
 
 def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
-    """The length of an MP3 file, by its frames; `stated` says whether it has one in its header.
+    """The layout of an MP3 file, by its frames.
 
     Raises:
-        FaultyFile: the file states another length, is cut off, or joins several recordings.
+        FaultyFile: the stated length is wrong, the file is truncated, or it contains several
+            recordings or other data.
     """
     place, end = tagged(file, size)
     first, count, tag, tags = None, 0, None, 0
@@ -338,14 +350,14 @@ def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
         head = file.read(4)
         frame = _mp3_frame(head)
         if frame is None:
-            behind = _behind_padding(file, place, end) if tags < _MOST_TAGS else 0
-            if behind:
-                place, tags = behind, tags + 1
+            after = _after_padding(file, place, end) if tags < _MOST_TAGS else 0
+            if after:
+                place, tags = after, tags + 1
                 continue
-            words = "an ID3 tag inside the sound" if head.startswith(b"ID3") else _NO_FRAME
-            raise fault(path, "unreadable", f"{words}, at byte {place}: {_CONVERT}")
+            what = "an ID3 tag within the sound" if head.startswith(b"ID3") else _NO_FRAME
+            raise fault(path, "unreadable", f"{what}, at byte {place}: {_CONVERT}")
         if place + frame.size > end:
-            raise fault(path, "truncated", "the file ends inside a frame: restore it")
+            raise fault(path, "truncated", _CUT_OFF)
         found = _mp3_tag(head, file.read(frame.size - 4))
         if first is None:
             first, tag = frame, found
@@ -354,8 +366,8 @@ def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
         count += 1
         place += frame.size
     if first is None:
-        raise fault(path, "truncated", "the file ends before its sound does: restore it")
-    if tag and tag.stated and tag.stated not in (count, count - 1):  # some count their own frame
+        raise fault(path, "truncated", _CUT_OFF)
+    if tag and tag.stated and tag.stated not in (count, count - 1):  # some count the tag's frame
         require_whole(path, tag.stated, count - 1, "frames")
     silent = tag is not None and tag.silent
     frames = (count - silent) * first.samples
@@ -363,8 +375,8 @@ def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
     return Layout(frames=frames, least=frames - trimmed, stated=bool(tag and tag.stated))
 
 
-_NO_FRAME = "neither an MP3 frame of a stated bit rate nor a known tag"
-_JOINED = "several recordings joined in one file, of which one would be read: split it"
+_NO_FRAME = "neither an MP3 frame with a bit rate nor a known tag"
+_JOINED = "several recordings joined in one file, of which only one would be read: split it"
 
 
 def _mp3_frame(head: bytes) -> _Frame | None:
@@ -386,10 +398,10 @@ def _mp3_frame(head: bytes) -> _Frame | None:
 
 
 def _mp3_tag(head: bytes, rest: bytes) -> _Tag | None:
-    """What an encoder says in place of a frame's sound (Xing, Info, VBRI)."""
+    """The encoder's tag in a frame (Xing, Info, VBRI); None if it has none."""
     mono = head[3] >> 6 == 3
     side = (17 if mono else 32) if head[1] >> 3 & 3 == 3 else (9 if mono else 17)
-    for place in (side, side + 2):  # a checksum of two bytes may come before
+    for place in (side, side + 2):  # a checksum of two bytes may precede it
         tag = rest[place : place + 12]
         if tag[:4] in (b"Xing", b"Info") and len(tag) == 12:
             stated = int.from_bytes(tag[8:], "big") if tag[7] & 1 else 0
@@ -399,8 +411,8 @@ def _mp3_tag(head: bytes, rest: bytes) -> _Tag | None:
     return None
 
 
-def _behind_padding(file: BinaryIO, place: int, end: int) -> int:
-    """Where an APE tag that stands there ends, or zeros up to the end do; 0: neither is there."""
+def _after_padding(file: BinaryIO, place: int, end: int) -> int:
+    """The offset after an APE tag at `place`, or `end` if only zeros follow; 0: neither."""
     file.seek(place)
     head = file.read(32)
     if head.startswith(b"APETAGEX") and len(head) == 32 and place + 32 <= end:
