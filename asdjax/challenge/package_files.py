@@ -1,7 +1,7 @@
-"""Reading the files of a package that anybody may have made, from a folder or a zip file.
+"""Reading the files of an untrusted package, from a folder or a zip file.
 
-Nothing is unpacked to disk, nothing but regular files is opened, and no package costs more than the
-bounds below allow.
+Nothing is unpacked to disk, only regular files are opened, and the limits below bound the memory
+and time.
 """
 
 import io
@@ -25,43 +25,45 @@ MOST_ENTRIES = 400
 MOST_TABLES = 2**26
 """Bytes of all tables and meta.yaml files of a package together."""
 MOST_ROWS = 500_000
-"""Rows of all its tables together."""
+"""Rows of all tables of a package together."""
 MOST_ARCHIVE = 2**27
-"""Bytes of a zip file, and of all that is in it (technical reports too)."""
+"""Bytes of a zip file, and of all its members when unpacked (also technical reports)."""
 MOST_MEMBERS = 2000
 MOST_RATIO = 200
-"""Bytes of a member by its bytes in the archive; not asked of less than a megabyte."""
+"""Unpacked by packed size of members above a megabyte."""
 
-_END = struct.Struct("<4s4H2LH")  # the record that ends a zip file
-_ZIP64, _UNICODE_PATH = 0x0001, 0x7075  # extra fields of a record
-_ENCRYPTED = 0x2061  # flags of a record: encryption, patches
-_DESCRIPTORS = (0, 12, 16, 20, 24)  # bytes that may follow a member whose sizes stand behind it
-_LOCAL = struct.Struct("<6x2H4x3L2H")  # of a member's own record
+_END = struct.Struct("<4s4H2LH")  # the end record of a zip file
+_ZIP64, _UNICODE_PATH = 0x0001, 0x7075  # extra fields
+_ENCRYPTED = 0x2061  # flags: encryption, patches
+_DESCRIPTORS = (0, 12, 16, 20, 24)  # possible sizes of a data descriptor after a member
+_LOCAL = struct.Struct("<6x2H4x3L2H")  # a member's local header
 _MOST_DIRECTORY = MOST_MEMBERS * 600
+_TOO_MANY = f"more than {MOST_MEMBERS} files in it, not a submission"
 _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
     EOFError,
-    NotImplementedError,  # zipfile's, of a later version of the format
-    OSError,  # of an offset outside the file
+    NotImplementedError,  # a later version of the zip format
+    OSError,  # an offset outside the file
     OverflowError,
-    ValueError,  # of a name that is not in the encoding it states
+    ValueError,  # a name that is invalid in its encoding
 )
 
 
 def entries(folder: Traversable) -> list[Traversable]:
-    """What lies in a folder, sorted by name.
+    """The files and folders in a folder, sorted by name.
 
     Raises:
-        AsdjaxError: the folder cannot be read, or holds more than `MOST_ENTRIES`.
+        AsdjaxError: the folder cannot be read, or has more than `MOST_ENTRIES` entries.
     """
     try:
         found = list(itertools.islice(folder.iterdir(), MOST_ENTRIES + 1))
     except OSError as error:
         raise ArtifactError(f"{folder}: cannot be read ({error.strerror})") from error
     if len(found) > MOST_ENTRIES:
-        raise ArtifactError(f"{folder}: more than {MOST_ENTRIES} files and folders: no submission")
+        reason = f"more than {MOST_ENTRIES} files and folders, not a submission"
+        raise ArtifactError(f"{folder}: {reason}")
     return sorted(found, key=lambda entry: entry.name)
 
 
@@ -69,7 +71,7 @@ def is_folder(entry: Traversable) -> bool:
     """Whether an entry is a folder; links are followed.
 
     Raises:
-        AsdjaxError: the folder around it may not be entered.
+        AsdjaxError: no permission to enter the folder that contains it.
     """
     try:
         return entry.is_dir()
@@ -78,7 +80,7 @@ def is_folder(entry: Traversable) -> bool:
 
 
 class Allowance:
-    """How much of a package's tables may still be read."""
+    """The bytes and rows of a package's tables that may still be read."""
 
     def __init__(self) -> None:
         self.left = MOST_TABLES
@@ -89,7 +91,7 @@ class Allowance:
         """The content of a file.
 
         Raises:
-            AsdjaxError: not a regular file, not readable, or larger than what is left.
+            AsdjaxError: not a regular file, not readable, or larger than `left`.
         """
         try:
             opened = user_files.open_regular(file) if isinstance(file, Path) else file.open("rb")
@@ -97,12 +99,12 @@ class Allowance:
                 content = opened.read(self.left + 1)
         except OSError as error:
             raise ArtifactError(f"{file}: cannot be read ({error.strerror})") from error
-        except zlib.error as error:  # behind the size that an archive states
+        except zlib.error as error:  # damage after the stated size
             raise ArtifactError(f"{file}: cannot be read (damaged in the archive)") from error
         if len(content) > self.left:
             self.left = 0
             raise ArtifactError(
-                f"{file}: not read: the tables are larger than {MOST_TABLES:,} bytes together"
+                f"{file}: not read: the package's tables have more than {MOST_TABLES:,} bytes"
             )
         self.left -= len(content)
         return content
@@ -110,24 +112,27 @@ class Allowance:
 
 @contextmanager
 def open_zip(path: Path) -> Iterator[tuple[Traversable, list[str]]]:
-    """The inside of a zip file, whose members are all whole, and what is wrong with the archive.
+    """Open a zip file, check all its members, and list the archive's minor faults.
+
+    Yields:
+        The root of the archive, and the faults, one sentence each.
 
     Raises:
-        AsdjaxError: not a plain zip file, a damaged one, one that is larger than the bounds allow,
-            or one whose names or records lead two programs to unpack different files.
+        AsdjaxError: not a plain zip file, damaged, larger than the limits, or ambiguous: different
+            programs may unpack different files from it.
     """
     content = user_files.read_bytes(path, most=MOST_ARCHIVE)
     counts = _check_end(content, path)
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
     except _UNREADABLE as error:
-        raise _no_zip(path, "its list of files is damaged") from error
+        raise _no_zip(path, "its directory is damaged") from error
     with archive:
         members = archive.infolist()
         if len(members) > MOST_MEMBERS:
-            raise ArtifactError(f"{path}: more than {MOST_MEMBERS} files in it: no submission")
+            raise ArtifactError(f"{path}: {_TOO_MANY}")
         if counts != (0, 0, len(members), len(members)):
-            raise _no_zip(path, "its end does not count the files that its list names")
+            raise _no_zip(path, "its end record has another number of files than its directory")
         for member in members:
             if why := _refusal(member):
                 raise ArtifactError(f"{path}: {shown(member.orig_filename)} in it {why}")
@@ -137,10 +142,10 @@ def open_zip(path: Path) -> Iterator[tuple[Traversable, list[str]]]:
         for member in members:
             _check_content(archive, member, path)
         faults = _faults(members, path) + [
-            f"{path}: {member.filename} in the archive ends elsewhere than the archive states: "
-            "make it again"
+            f"{path}: {member.filename} in the archive has another size than stated: make the "
+            "archive again"
             for member in members
-            if _ends_elsewhere(content, member)
+            if _has_wrong_size(content, member)
         ]
         archive.filename = str(path)
         yield zipfile.Path(archive), faults
@@ -151,9 +156,13 @@ def _no_zip(path: Path, why: str) -> AsdjaxError:
 
 
 def _check_end(content: bytes, path: Path) -> tuple[int, ...]:
-    """The end record's numbers of disks and files: of this one, of the directory's, here, in all.
+    """Check the end record of a zip file.
 
-    A file with no end record, with two, or with one that announces a huge directory is refused.
+    Returns:
+        Its number of this disk, of the directory's disk, of files on this disk, and of all files.
+
+    Raises:
+        AsdjaxError: no end record, two candidates, zip64, or a directory that is too large.
     """
     low = max(0, len(content) - 2**16 - _END.size)
     at = content.rfind(b"PK\5\6", low)
@@ -166,52 +175,52 @@ def _check_end(content: bytes, path: Path) -> tuple[int, ...]:
                 ends.append((at, size, tuple(numbers)))
         at = content.rfind(b"PK\5\6", low, at + 3)
     if not ends:
-        raise _no_zip(path, "its end is missing, or something follows it")
+        raise _no_zip(path, "its end record is missing, or data follows it")
     at, size, counts = ends[0]
     if len(ends) > 1 or at != last:
-        raise _no_zip(path, "two places in it could be its end")
+        raise _no_zip(path, "it has two end records")
     if content[max(0, at - 20) : at].startswith(b"PK\6\7"):
-        raise _no_zip(path, "it is of the kind zip64, which a submission does not need")
+        raise _no_zip(path, "it is in zip64 format, which is for archives of 4 GB and more")
     if size > _MOST_DIRECTORY:
-        raise ArtifactError(f"{path}: more than {MOST_MEMBERS} files in it: no submission")
+        raise ArtifactError(f"{path}: {_TOO_MANY}")
     return counts
 
 
 def _refusal(member: zipfile.ZipInfo) -> str | None:
-    """Why a member is not read, by what the archive's directory says of it."""
+    """Why a member is refused by its entry in the archive's directory; None if it is not."""
     name = member.orig_filename
     parts = name.removesuffix("/").split("/")
     if not name.isprintable():
-        return "has a character in its name that does not print"
+        return "has unprintable characters in its name"
     if "\\" in name:
-        return "has a backslash in its name: in a zip file / divides folders"
+        return "has a backslash in its name: separate folders by /"
     if max(map(len, parts)) > 255 or len(parts) > 10:
-        return "has too long a name"
+        return "has a name that is too long"
     if {"", ".", ".."} & {*parts} or parts[0][1:2] == ":":
         return "is not a plain path inside the archive"
     if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "is a link or a device: put the file itself"
+        return "is a link or a device: add the file itself"
     if member.flag_bits & _ENCRYPTED:
         return "is encrypted: make the archive without a password"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "is compressed by another method than deflate: make the archive again"
-    if _second_name(member.extra, name):
-        return "has a second name, which other programs would unpack: make the archive again"
+        return "is not compressed by deflate: make the archive again"
+    if _has_other_name(member.extra, name):
+        return "has two names, and other programs may use the second: make the archive again"
     if member.file_size > 2**20 and member.file_size > MOST_RATIO * member.compress_size:
         return f"is more than {MOST_RATIO} times as large when unpacked"
     return None
 
 
-def _second_name(extra: bytes, name: str) -> bool:
-    """Whether a record's extra fields hold a Unicode path that is not its name."""
-    # one byte of version and four of a checksum come before the path
+def _has_other_name(extra: bytes, name: str) -> bool:
+    """Whether the extra fields contain a Unicode path that differs from the name."""
+    # the path follows a version of one byte and a checksum of four
     return any(
         kind == _UNICODE_PATH and value[5:] != name.encode() for kind, value in _extra_fields(extra)
     )
 
 
 def _extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and value of a record's extra fields."""
+    """Kind and value of each extra field."""
     at = 0
     while at + 4 <= len(extra):
         kind, size = struct.unpack_from("<2H", extra, at)
@@ -220,41 +229,41 @@ def _extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _check_records(content: bytes, archive: zipfile.ZipFile, path: Path) -> None:
-    """Refuse members that share bytes, and bytes between them that belong to none.
+    """Refuse members that overlap, differ from the directory, or have other bytes between them.
 
-    A small archive of such members may unpack to any size; a program that reads from front to back
-    unpacks files that the directory does not list.
+    A small archive with overlapping members may unpack to any size. A program that reads the
+    archive as a stream may unpack files that the directory does not list.
     """
     members = sorted(archive.infolist(), key=lambda member: member.header_offset)
     starts = [*(member.header_offset for member in members), archive.start_dir]
     for member, (at, next_one) in zip(members, itertools.pairwise(starts), strict=True):
         if not 0 <= at <= archive.start_dir - 30:
-            raise _no_zip(path, "a member lies outside it")
+            raise _no_zip(path, "a file's offset is outside the archive")
         flags, method, crc, packed, size, name, extra = _LOCAL.unpack_from(content, at)
         begin = at + 30 + name + extra
         end = begin + member.compress_size
         if end > next_one:
-            raise _no_zip(path, "two members overlap")
+            raise _no_zip(path, "two files overlap")
         fields = dict(_extra_fields(content[begin - extra : begin]))
         if packed == size == 0xFFFFFFFF and len(fields.get(_ZIP64, b"")) == 16:
             size, packed = struct.unpack("<2Q", fields[_ZIP64])
-        if _second_name(content[begin - extra : begin], member.orig_filename):
-            raise _no_zip(path, "a member has two names")
+        if _has_other_name(content[begin - extra : begin], member.orig_filename):
+            raise _no_zip(path, "a file has two names")
         stated = member.CRC, member.compress_size, member.file_size
         found = (crc, packed, size)
-        # What is not known when a record is written stands behind the content.
-        later = flags & 8 and all(
+        # A streaming writer leaves out unknown values and writes them after the content.
+        deferred = flags & 8 and all(
             value in (0, 0xFFFFFFFF, true) for value, true in zip(found, stated, strict=True)
         )
         same = method == member.compress_type and not (flags ^ member.flag_bits) & (8 | _ENCRYPTED)
-        if not same or not (found == stated or later):
-            raise _no_zip(path, "a file's own record and the list of files state different things")
+        if not same or not (found == stated or deferred):
+            raise _no_zip(path, "a file's local header and the directory differ")
         if next_one - end not in (_DESCRIPTORS if member.flag_bits & 8 else (0,)):
-            raise _no_zip(path, "bytes between its files belong to none of them")
+            raise _no_zip(path, "bytes between its files belong to no file")
 
 
 def _check_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
-    """Read a member in small parts, whatever size it states: whole and undamaged?"""
+    """Check that a member is undamaged; it is read in small parts, whatever its stated size."""
     try:
         with archive.open(member) as opened:
             while opened.read(2**20):
@@ -265,10 +274,11 @@ def _check_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path
         ) from error
 
 
-def _ends_elsewhere(content: bytes, member: zipfile.ZipInfo) -> bool:
-    """Whether a whole member ends before the last of the bytes stated for it, or goes on.
+def _has_wrong_size(content: bytes, member: zipfile.ZipInfo) -> bool:
+    """Whether an undamaged member is shorter or longer than its stated sizes.
 
-    Behind a deflate stream's own end a program that reads from front to back finds the next file.
+    A program that reads the archive as a stream looks for the next file where the deflate stream
+    ends.
     """
     if member.compress_type == zipfile.ZIP_STORED or not member.compress_size:
         return member.compress_size != member.file_size
@@ -279,13 +289,13 @@ def _ends_elsewhere(content: bytes, member: zipfile.ZipInfo) -> bool:
         unpacked = unpacker.decompress(
             content[begin : begin + member.compress_size], member.file_size + 1
         )
-    except zlib.error:  # behind the stated size
+    except zlib.error:  # damage after the stated size
         return True
     return len(unpacked) > member.file_size or not unpacker.eof or bool(unpacker.unused_data)
 
 
 def _faults(members: Sequence[zipfile.ZipInfo], path: Path) -> list[str]:
-    """Names that two files share, on some computers at least, and bytes before the first file."""
+    """Duplicate names, also by case or Unicode form, and bytes before the first file."""
     faults: list[str] = []
     names: dict[str, str] = {}
     for name in (member.filename for member in members):
@@ -294,12 +304,13 @@ def _faults(members: Sequence[zipfile.ZipInfo], path: Path) -> list[str]:
         if other is name:
             continue
         if other == name:
-            faults.append(f"{path}: {name} is twice in the archive")
+            faults.append(f"{path}: {name} is twice in the archive: make it again")
         else:
-            faults.append(f"{path}: {name} and {other} in the archive have one name")
+            reason = "differ by case or Unicode form only: rename one"
+            faults.append(f"{path}: {name} and {other} in the archive {reason}")
     folders = {parent for name in names for parent in _parents(name)}
     faults += [
-        f"{path}: {name} in the archive is a file and a folder"
+        f"{path}: {name} in the archive is a file and a folder: make it again"
         for folded, name in names.items()
         if folded in folders and not name.endswith("/")
     ]
