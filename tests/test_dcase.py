@@ -183,7 +183,6 @@ def test_only_regular_files_are_clips(tmp_path):
     }
 
 
-
 @pytest.mark.parametrize("name", ["f\x1b[31mn", "new\nline", "caf\udce9", "a\u202eb"])
 def test_a_machine_that_cannot_be_printed_is_one_problem(tmp_path, name):
     root = touch(tmp_path, f"fan/train/{TRAIN}", f"{name}/train/{TRAIN}", f"{name}/test/{TEST}")

@@ -193,7 +193,7 @@ def test_an_edited_training_is_refused(run_copy, corpus_root, tmp_path, monkeypa
     for change in {"n_samples": 6000}, {"seed": 3}, {"classes": ["fan/00"]}, {"fingerprint": None}:
         path.write_text(json.dumps({**record, **change}))
         for words in refusals(run_copy, corpus_root, tmp_path, monkeypatch, capsys).values():
-            assert f"{path}: changed since training wrote it: restore it" in words
+            assert f"{path}: changed since training: " in words
 
 
 @pytest.mark.parametrize("edit", [None, lambda text: text.replace("0.9", "0.8")])

@@ -345,13 +345,13 @@ AUTHOR = yaml.safe_load(INFO.read_text("utf-8"))["authors"][0]
     [
         ({"institut": "X"}, "unknown key 'institut': did you mean 'institute'?"),
         ({"institute": ...}, "institute: this key is missing"),
-        ({"institute": "A B"}, "'A B' cannot stand in a label .*: set institute to"),
-        ({"institute": "É"}, "'É' cannot stand in a label"),
+        ({"institute": "A B"}, "'A B' .*label.*: set institute to"),
+        ({"institute": "É"}, "'É' .*label.*: set institute to"),
         ({"name": " "}, r"name\[0\]: empty"),
         ({"name": 3}, "name: expected a list"),
         ({"name": []}, "name: 0 values"),
-        ({"authors": []}, "authors: 0 have corresponding"),
-        ({"authors": [AUTHOR, AUTHOR]}, "authors: 2 have corresponding"),
+        ({"authors": []}, "authors: 0 with corresponding"),
+        ({"authors": [AUTHOR, AUTHOR]}, "authors: 2 with corresponding"),
         ({"authors": [AUTHOR | {"lastname": "Müller"}]}, "'Müller' .*: set label_lastname to"),
         ({"authors": [AUTHOR | {"lastname": "van Doe"}]}, "'van Doe' .*: set label_lastname to"),
         (
@@ -409,7 +409,7 @@ def test_scores_of_an_older_version(run, tmp_path, column):
 
 def test_training_of_an_older_version(run, tmp_path):
     del run._done["parameters"]
-    with pytest.raises(AsdjaxError, match="states no number of parameters"):
+    with pytest.raises(AsdjaxError, match="training.json .*parameters"):
         submit([run], INFO, tmp_path / "out")
 
 

@@ -1,4 +1,4 @@
-"""meta.yaml of a submission: what its authors say, and what a run says of itself."""
+"""meta.yaml of a submission, from the authors' information and a run."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from asdjax.errors import ArtifactError
 from asdjax.signal.view_raw import of_mono
 from asdjax.store.runs import Run
 
-_LONGEST_PART = 64  # a label names files, of at most 255 bytes
+_LONGEST_PART = 64  # labels are parts of file names, which have at most 255 bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class Affiliation:
-    """Where an author works."""
+    """An author's institution."""
 
     institution: str
     department: str
@@ -46,10 +46,10 @@ class ExternalDataset:
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What only its authors can say about a submission."""
+    """The authors' information about a submission."""
 
     institute: str
-    """Short name in the labels."""
+    """Short name for the labels."""
     name: tuple[str, ...]
     """One for all systems, or one per system."""
     abbreviation: tuple[str, ...]
@@ -58,17 +58,21 @@ class Info:
     source_code: str | None = None
     external_datasets: tuple[ExternalDataset, ...] = ()
     label_lastname: str | None = None
-    """The corresponding author's last name in the labels, where it is not of A-Z, a-z, 0-9."""
+    """The corresponding author's last name for the labels, if it has other than A-Z, a-z, 0-9."""
 
 
 def read_info(path: Path, systems: int) -> Info:
-    """Read the authors' part of a submission of so many systems.
+    """Read the authors' information.
+
+    Args:
+        path: the YAML file.
+        systems: the number of systems in the submission.
 
     Raises:
-        AsdjaxError: the file cannot be read, or a key is unknown, missing or impossible.
+        AsdjaxError: the file cannot be read, or a key is unknown, missing or invalid.
     """
     tree = strict_yaml.read(path)
-    if isinstance(tree, Mapping):  # a single name stands for all systems
+    if isinstance(tree, Mapping):  # a single name is for all systems
         for key in {"name", "abbreviation"} & tree.keys():
             if isinstance(tree[key], str):
                 tree = {**tree, key: [tree[key]]}
@@ -83,7 +87,7 @@ def read_info(path: Path, systems: int) -> Info:
     corresponding = [author for author in info.authors if author.corresponding]
     if len(corresponding) != 1:
         raise ArtifactError(
-            f"{path}: authors: {len(corresponding)} have corresponding: true, exactly one must"
+            f"{path}: authors: {len(corresponding)} with corresponding: true, expected one"
         )
     parts = {
         "institute": info.institute,
@@ -92,8 +96,8 @@ def read_info(path: Path, systems: int) -> Info:
     for key, part in parts.items():
         if not (part.isascii() and part.isalnum() and len(part) <= _LONGEST_PART):
             raise ArtifactError(
-                f"{path}: {schema.shown(part)} cannot stand in a label (A-Z, a-z and 0-9 alone, "
-                f"at most {_LONGEST_PART}): set {key} to its spelling with these"
+                f"{path}: {schema.shown(part)} is not possible in a label (only A-Z, a-z and 0-9, "
+                f"at most {_LONGEST_PART}): set {key} to a spelling with these"
             )
     return info
 
@@ -112,23 +116,22 @@ def _refuse_blank(tree: Any, key: str, path: Path) -> None:
 def meta(
     run: Run, about: Info, i: int, label: str, results: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
-    """What meta.yaml says of a run.
+    """The content of meta.yaml for a run.
 
     Args:
         run: a scored run.
-        about: what its authors say.
-        i: the run's place among the systems, from 0.
+        about: the authors' information.
+        i: the run's index among the systems.
         label: the system's label.
-        results: official figures of the development machines, per cent; empty: not stated.
+        results: official figures of the development machines, per cent; empty: left out.
 
     Raises:
-        AsdjaxError: training left no number of parameters.
+        AsdjaxError: the training record has no number of parameters.
     """
     training = run.finished_training()
     if "parameters" not in training:
         raise ArtifactError(
-            f"{run.path}: training.json states no number of parameters: train again with "
-            "--no-resume"
+            f"{run.path}: training.json has no key parameters: train again with --no-resume"
         )
     return {
         "submission": {
@@ -154,12 +157,12 @@ def _author(author: Author) -> dict[str, Any]:
 
 
 def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, Any]:
-    """The entries of `system.description` in meta.yaml; None where the system has nothing.
+    """The entries of `system.description` in meta.yaml; None for what the system does not use.
 
     Args:
         config: the run's configuration.
-        classes: the classes it was trained on, each `<machine>/<section>...`.
-        about: what its authors say.
+        classes: the training classes, each `<machine>/<section>...`.
+        about: the authors' information.
     """
     mono = find_edition(config.dataset.edition).channels == 1
     views = config.extract.views

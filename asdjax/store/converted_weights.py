@@ -1,4 +1,4 @@
-"""The folder of converted weights that `asdjax convert beats` writes, and its description.
+"""The folder of converted weights, as written by `asdjax convert beats`, and its description.
 
 beats.json     origin, configuration, names, shapes and digest of the weights
 weights/       the encoder's arrays, an orbax checkpoint (see checkpoint.py)
@@ -35,10 +35,10 @@ class Pretrained:
 
 
 def read(path: Path) -> Pretrained:
-    """Read a folder's description.
+    """Read the description of a folder of converted weights.
 
     Raises:
-        AsdjaxError: it is not a folder of converted weights, or its description is invalid.
+        AsdjaxError: not a folder of converted weights, or an invalid description.
     """
     file = path / DOCUMENT
     if not documents.present(file):

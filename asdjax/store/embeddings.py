@@ -19,23 +19,23 @@ class Embeddings:
     section: np.ndarray
     """Text [N]: two digits."""
     domain: np.ndarray
-    """Text [N]: source, target or empty when the file name does not say."""
+    """Text [N]: source, target, or empty if unknown."""
     label: np.ndarray
-    """Text [N]: normal, anomaly or empty when the file name does not say."""
+    """Text [N]: normal, anomaly, or empty if unknown."""
     embedding: np.ndarray
     """float32 [N, D]."""
     gain: np.ndarray
     """float32 [N]: mean gain of the view; this and the next three are NaN without channel 2."""
     level_db: np.ndarray
-    """float32 [N]: level of channel 2 against channel 1."""
+    """float32 [N]: level of channel 2 relative to channel 1, decibels."""
     correlation: np.ndarray
-    """float32 [N]: of the channels."""
+    """float32 [N]: correlation of the channels."""
     lag: np.ndarray
     """float32 [N]: delay of channel 2 in samples; NaN without a clear delay."""
     silent: np.ndarray
-    """bool [N, 2]: whether a channel has no sound; false without channel 2."""
+    """bool [N, 2]: whether a channel is silent; false without channel 2."""
     calibration: np.ndarray
-    """float32 [K, F]: what the view learned of the machine; [2, 0] of one that learns nothing."""
+    """float32 [K, F]: the view's calibration for the machine; [2, 0] without one."""
 
     def rows(self, keep: np.ndarray) -> "Embeddings":
         """The clips selected by a boolean or index array."""
@@ -50,7 +50,7 @@ class Embeddings:
 
     @classmethod
     def read(cls, file: BinaryIO) -> "Embeddings | None":
-        """Read what `to_bytes` wrote; None for any other content."""
+        """Read a file written by `to_bytes`; None if its content is invalid."""
         try:
             with zipfile.ZipFile(file) as archive:
                 if not all(_is_plain(member) for member in archive.infolist()):
@@ -80,6 +80,7 @@ def _is_consistent(table: Embeddings) -> bool:
 
 
 def _is_plain(member: zipfile.ZipInfo) -> bool:
+    """Whether a member is neither compressed nor encrypted, as `np.savez` writes it."""
     return member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1
 
 

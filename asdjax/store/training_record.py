@@ -1,4 +1,4 @@
-"""training.json: the training record, with a fingerprint against later changes."""
+"""training.json: the training record, with a fingerprint to detect changes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def is_record(document: Any) -> bool:
-    """Whether a document is a training record, of this or another version of asdjax."""
+    """Whether a document is a training record, of any version of asdjax."""
     name, _, _ = SCHEMA.partition("/")
     return isinstance(document, dict) and str(document.get("schema")).startswith(f"{name}/")
 
@@ -42,7 +42,7 @@ def read(path: Path) -> dict[str, Any]:
         )
     if document.pop("fingerprint", None) != fingerprint(document):
         raise ArtifactError(
-            f"{path}: changed since training wrote it: restore it, or train again with --no-resume"
+            f"{path}: changed since training: restore it, or train again with --no-resume"
         )
     wrong = [key for key, kind in _TYPES.items() if not _is(document.get(key, ...), kind)]
     if not wrong and not all(type(name) is str for name in document["classes"]):
