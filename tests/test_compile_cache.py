@@ -1,4 +1,4 @@
-"""Compiled programs: kept in a place of the user's own, made once per process, found again."""
+"""Compiled programs: a private directory, one compilation per process, reuse by later ones."""
 
 import dataclasses
 import errno
@@ -23,7 +23,7 @@ from asdjax import cli
 from asdjax.commands.extract import LIKE
 from asdjax.config import recipe as configs
 from asdjax.embedder import Embedder
-from asdjax.errors import AsdjaxError
+from asdjax.errors import ArtifactError
 from asdjax.models import building, parameters
 from asdjax.runtime import compile_cache, parallel
 from asdjax.training.learner import Learner
@@ -37,7 +37,7 @@ TINY_BEATS = str(Path(__file__).parent / "tiny_beats.yaml")
 
 @pytest.fixture
 def nothing_chosen(tmp_path, monkeypatch):
-    """A user with an empty cache directory and no settings of their own."""
+    """A user with an empty cache directory and without settings."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
@@ -47,7 +47,7 @@ def nothing_chosen(tmp_path, monkeypatch):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def test_the_directory_is_the_users_alone(nothing_chosen):
+def test_only_the_user_has_access_to_the_directory(nothing_chosen):
     folder = compile_cache.use()
     assert folder.parent == nothing_chosen / "asdjax" / "compiled"
     assert jax.__version__ in folder.name and jax.default_backend() in folder.name
@@ -56,7 +56,7 @@ def test_the_directory_is_the_users_alone(nothing_chosen):
     assert jax.config.jax_compilation_cache_dir == str(folder)
 
 
-def test_each_processor_has_its_own(nothing_chosen, monkeypatch):
+def test_each_processor_has_its_own_directory(nothing_chosen, monkeypatch):
     one = compile_cache.use()
     jax.config.update("jax_compilation_cache_dir", None)
     assert compile_cache.use() == one
@@ -66,45 +66,45 @@ def test_each_processor_has_its_own(nothing_chosen, monkeypatch):
 
 
 @pytest.mark.parametrize("chosen", ["elsewhere", ""])
-def test_a_choice_of_the_user_stands(nothing_chosen, chosen):
+def test_the_users_directory_is_not_changed(nothing_chosen, chosen):
     jax.config.update("jax_compilation_cache_dir", chosen)
     assert compile_cache.use() is None
     assert jax.config.jax_compilation_cache_dir == chosen
     assert not nothing_chosen.exists()
 
 
-def test_a_place_open_to_others_is_not_used(nothing_chosen):
+def test_a_directory_writable_by_others_is_not_used(nothing_chosen):
     (nothing_chosen / "asdjax").mkdir(parents=True)
     (nothing_chosen / "asdjax").chmod(0o777)
-    with pytest.raises(AsdjaxError, match="written by others"):
+    with pytest.raises(ArtifactError, match="asdjax: .*writable by other"):
         compile_cache.use()
     assert jax.config.jax_compilation_cache_dir is None
 
 
-def test_a_file_in_the_way_is_named(nothing_chosen):
+def test_a_file_in_place_of_the_directory_is_named(nothing_chosen):
     nothing_chosen.mkdir()
     (nothing_chosen / "asdjax").touch()
-    with pytest.raises(AsdjaxError, match="no place to keep compiled programs"):
+    with pytest.raises(ArtifactError, match="asdjax/compiled: .*JAX_COMPILATION_CACHE_DIR"):
         compile_cache.use()
 
 
-def test_no_home_is_said(nothing_chosen, monkeypatch):
+def test_a_missing_home_directory_is_an_error(nothing_chosen, monkeypatch):
     def nowhere(*_, **__):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(compile_cache.platformdirs, "user_cache_dir", nowhere)
-    with pytest.raises(AsdjaxError, match="no place to keep .* home directory.*--no-compile-cache"):
+    with pytest.raises(ArtifactError, match="home directory.*--no-compile-cache"):
         compile_cache.use()
 
 
-def test_the_users_own_shortest_time_stands(nothing_chosen, monkeypatch):
+def test_the_users_shortest_time_is_not_changed(nothing_chosen, monkeypatch):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 3.0)
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "3")
     compile_cache.use()
     assert jax.config.jax_persistent_cache_min_compile_time_secs == 3.0
 
 
-def test_the_switch_and_a_refused_place(corpus_root, nothing_chosen, capsys, monkeypatch):
+def test_the_option_and_a_refused_directory(corpus_root, nothing_chosen, capsys, monkeypatch):
     monkeypatch.setattr("asdjax.commands.train.check", lambda config, corpus: {"fits": True})
     check = ["check", TINY, "--data", str(corpus_root), "--json"]
     assert cli.main([*check, "--no-compile-cache"]) == 0
@@ -148,9 +148,9 @@ def command(corpus_root, tmp_path):
         return subprocess.Popen(words, env=where, stderr=subprocess.PIPE, text=True)
 
     def finish(process):
-        _, said = process.communicate()
-        assert process.returncode == 0, said
-        return said
+        _, printed = process.communicate()
+        assert process.returncode == 0, printed
+        return printed
 
     start.package, start.cache, start.finish = package, tmp_path / "cache", finish
     start.here = lambda *arguments, **more: finish(start(*arguments, **more))
@@ -198,8 +198,8 @@ def entries(cache):
     return sorted(cache.glob("asdjax/compiled/*/*-cache"))
 
 
-def test_whatever_the_cache_holds_is_said_once_and_made_anew(command, tmp_path):
-    """Damaged and foreign entries, others in place of a file, and those of the retired store."""
+def test_damaged_entries_are_reported_once_and_compiled_again(command, tmp_path):
+    """Damaged and foreign entries, other things than files, and files of earlier versions."""
     once = TINY, *command.corpus, "--train.epochs", "1"
     command.here("train", *once, "--run", tmp_path / "good")
     found = entries(command.cache)
@@ -225,23 +225,23 @@ def test_whatever_the_cache_holds_is_said_once_and_made_anew(command, tmp_path):
         for number, path in enumerate(found, first):
             damage(path, number)
         run = tmp_path / f"run{first}"
-        said = command.here("train", *once, "--run", run).splitlines()
-        about = [line for line in said if "anew" in line]
-        assert 1 <= len(about) <= len(found), said
-        assert not [line for line in said if "Warning" in line], said
+        printed = command.here("train", *once, "--run", run).splitlines()
+        about = [line for line in printed if "compiled again" in line]
+        assert 1 <= len(about) <= len(found), printed
+        assert not [line for line in printed if "Warning" in line], printed
         assert digest(run) == digest(tmp_path / "good") and not retired.exists()
         assert entries(command.cache) == found
-    said = command.here("train", *once, "--run", tmp_path / "again")
-    assert "anew" not in said and all(path.is_file() for path in found)
+    printed = command.here("train", *once, "--run", tmp_path / "again")
+    assert "compiled again" not in printed and all(path.is_file() for path in found)
 
 
-def test_an_unreadable_entry_is_said_once_and_removed_if_it_has_no_digest(
+def test_an_unreadable_entry_is_reported_once_and_deleted_without_a_digest(
     nothing_chosen, capsys, monkeypatch
 ):
     others = []
     monkeypatch.setattr(warnings, "showwarning", lambda text, *_, **__: others.append(str(text)))
     folder = compile_cache.use()
-    for name in "one-0-cache", "two-2-cache", "xla":  # the last of XLA's own
+    for name in "one-0-cache", "two-2-cache", "xla":  # xla: a file of XLA
         (folder / name).touch()
     compile_cache.seal()
     (folder / "one-1-cache").touch()
@@ -252,9 +252,9 @@ def test_an_unreadable_entry_is_said_once_and_removed_if_it_has_no_digest(
         text = f"Error reading persistent compilation cache entry for {name!r}: why"
         warnings.warn(text, stacklevel=1)
     warnings.warn("of another kind", stacklevel=1)
-    said = capsys.readouterr().err
-    assert said.count("cannot be read: compiled anew") == 1 and "'one'" in said
-    assert said.count("cannot be kept") == 1 and others == ["of another kind"]
+    printed = capsys.readouterr().err
+    assert printed.count("cannot be read") == 1 and "'one'" in printed
+    assert printed.count("cannot be stored") == 1 and others == ["of another kind"]
     assert sorted(path.name for path in folder.iterdir()) == [
         "one-0-cache", "one-0-cache.digest", "two-2-cache", "two-2-cache.digest", "xla",
     ]  # fmt: skip
@@ -268,12 +268,12 @@ def test_warnings_about_a_directory_of_the_users_choice(nothing_chosen, tmp_path
         warnings.warn(text, stacklevel=1)
     (line,) = capsys.readouterr().err.splitlines()
     where = f"JAX_COMPILATION_CACHE_DIR ({tmp_path / 'file'})"
-    assert line.startswith(f"{where}: a compiled program cannot be read: compiled anew")
+    assert line.startswith(f"{where}: a compiled program cannot be read")
 
 
 @pytest.mark.parametrize("policy", ["default", "error"])
 def test_a_damaged_entry_of_the_users_directory_is_named(policy, nothing_chosen, tmp_path, capsys):
-    """It stays, and what is to be done is said, whatever Python does with warnings."""
+    """It is not deleted, and the message tells what to delete, whatever Python's warning policy."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     names = ["one-0-cache", "two-1-cache", "two-2-cache"]
     for name in names:
@@ -284,12 +284,12 @@ def test_a_damaged_entry_of_the_users_directory_is_named(policy, nothing_chosen,
         text = f"Error reading persistent compilation cache entry for {program!r}: cut off"
         warnings.warn(text, stacklevel=1)
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.endswith(f"cut off): delete {damaged} there, or all of it")
+        assert line.endswith(f"cut off): delete {damaged} there, or the directory")
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 @pytest.mark.parametrize("act", ["reading", "writing"])
-def test_a_cache_that_may_only_be_read_stops_nothing(act, nothing_chosen, capsys, monkeypatch):
+def test_a_read_only_cache_is_not_an_error(act, nothing_chosen, capsys, monkeypatch):
     monkeypatch.setattr(warnings, "showwarning", lambda *_, **__: None)
     folder = compile_cache.use()
     (folder / "one-0-cache").touch()
@@ -303,14 +303,14 @@ def test_a_cache_that_may_only_be_read_stops_nothing(act, nothing_chosen, capsys
     assert "a compiled program cannot be" in capsys.readouterr().err
 
 
-def test_a_directory_called_as_the_retired_store_is_removed(nothing_chosen):
+def test_a_directory_named_as_files_of_earlier_versions_is_deleted(nothing_chosen):
     folder = compile_cache.use()
     (folder / "a.program").mkdir()
     jax.config.update("jax_compilation_cache_dir", None)
     assert compile_cache.use() == folder and not list(folder.iterdir())
 
 
-def test_only_what_a_command_left_is_kept(nothing_chosen, capsys):
+def test_only_entries_with_a_matching_digest_remain(nothing_chosen, capsys):
     """A flipped bit, another program's content, a program whose command was killed."""
     folder = compile_cache.use()
     names = ["good-0-cache", "flipped-0-cache", "one-0-cache", "two-0-cache"]
@@ -325,16 +325,16 @@ def test_only_what_a_command_left_is_kept(nothing_chosen, capsys):
     (folder / "killed-0-cache").touch()
     jax.config.update("jax_compilation_cache_dir", None)
     compile_cache.use()
-    assert f"{folder}: removed 3 of the compiled programs" in capsys.readouterr().err
-    kept = [
+    assert f"{folder}: deleted 3 compiled programs" in capsys.readouterr().err
+    expected = [
         f"{name}{ending}" for name in ("good-0-cache", "one-0-cache") for ending in ("", ".digest")
     ]
-    assert sorted(path.name for path in folder.iterdir()) == kept
+    assert sorted(path.name for path in folder.iterdir()) == expected
 
 
 @pytest.mark.parametrize("owner", ["link", "open", "ancestor", "sticky"])
-def test_a_place_where_others_may_write_is_not_used(owner, tmp_path, monkeypatch, nothing_chosen):
-    """A directory that others may write is none; below a sticky one only the user's own names."""
+def test_a_path_that_others_could_change_is_not_used(owner, tmp_path, monkeypatch, nothing_chosen):
+    """Only the user may write to the directory and its parents, but a parent may be sticky."""
     cache = tmp_path / "shared" / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     own = cache / "asdjax" / "compiled"
@@ -352,14 +352,14 @@ def test_a_place_where_others_may_write_is_not_used(owner, tmp_path, monkeypatch
     if owner == "sticky":
         assert compile_cache.use().parent == own
         return
-    with pytest.raises(AsdjaxError, match="is a link" if owner == "link" else "written by others"):
+    with pytest.raises(
+        ArtifactError, match="is a link" if owner == "link" else "writable by other"
+    ):
         compile_cache.use()
     assert jax.config.jax_compilation_cache_dir is None
 
 
-def test_missing_directories_above_are_made_for_the_user_alone(
-    tmp_path, monkeypatch, nothing_chosen
-):
+def test_missing_parents_are_created_for_the_user_alone(tmp_path, monkeypatch, nothing_chosen):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one" / "two"))
     before = os.umask(0)
     try:
@@ -421,7 +421,7 @@ def test_clips_of_many_lengths_share_a_program(run, programs, rng):
 
 
 def test_clips_that_keep_their_lengths_need_two_programs_a_class(programs, rng):
-    """However many there are of each, and in whatever order: one for several, one for one alone."""
+    """One for several clips and one for a single one, for any number and order of clips."""
     recipe = configs.load(TINY_BEATS)
     frozen = {"adaptation": "frozen", "pooling": "mean", "embedding_size": 0}
     model = dataclasses.replace(recipe.model, **frozen)
@@ -448,7 +448,7 @@ def test_extraction_compiles_once_for_all_machines(run, programs):
 
 
 def test_extraction_of_clips_of_many_lengths(run, corpus_root, tmp_path, programs, rng):
-    """Clips share programs by like lengths, whatever their machine."""
+    """Clips of similar lengths share a program, also of different machines."""
     corpus, lengths = tmp_path / "corpus", set()
     shutil.copytree(corpus_root, corpus)
     for path in sorted(corpus.rglob("*.wav")):

@@ -1,11 +1,12 @@
-"""JAX's persistent compilation cache, in a directory that belongs to the user alone.
+"""JAX's persistent compilation cache, in a directory that only the user may write to.
 
-Whoever can write to the directory can run code in every process that reads it. Therefore all that
-leads to it is checked, and what is in it and not as a command left it is removed before JAX sees
-it: a damaged program may crash or compute other numbers (zstandard's streams have no checksum).
+Anybody who can write to the directory can run code in every process that reads it. Therefore the
+permissions of it and its parents are checked. Entries without a matching digest are deleted before
+JAX reads them: a damaged program may crash or compute wrong numbers, and JAX has no checksum
+(zstandard's streams have none).
 
     <program>-<key>-cache           JAX's entry
-    <program>-<key>-cache.digest    of its name and content, written when it is complete
+    <program>-<key>-cache.digest    digest of its name and content, written when it is complete
 """
 
 import contextlib
@@ -29,32 +30,32 @@ from asdjax.files import atomic, user_files
 from asdjax.runtime import console
 
 SHORTEST = 0.2
-"""Seconds of compiling from which on a program is kept, unless the user has chosen others."""
+"""Programs that took at least so many seconds to compile are stored, unless the user sets JAX's
+option."""
 
 _REMEDY = "choose a directory with JAX_COMPILATION_CACHE_DIR, or give --no-compile-cache"
 _WARNING = re.compile(
     r"Error (?P<act>reading|writing) persistent compilation cache entry for '(?P<program>[^']+)'"
 )
-_own: Path | None = None  # the directory, once `use` has chosen it
+_directory: Path | None = None  # set by `use`
 _DIGEST = ".digest"
-_ENTRY = "-cache"  # how the names of JAX's entries end
-_RETIRED = "*/*.program"  # of a store that asdjax kept beside JAX's cache, and that failed
+_ENTRY = "-cache"  # suffix of JAX's entries
+_RETIRED = "*/*.program"  # files of earlier versions of asdjax, deleted
 
 
 def use() -> Path | None:
-    """Keep compiled programs in the user's own cache directory; call it before anything compiles.
+    """Store compiled programs in the user's cache directory; call it before anything compiles.
 
-    Programs of another version of JAX, kind of device or processor have other directories. What is
-    damaged there is said and removed, and the programs are compiled anew. `seal` then completes
-    what was compiled.
+    Each version of JAX, kind of device and processor has its own directory. Damaged entries are
+    reported and deleted, and their programs compiled again. `seal` then records the new entries.
 
     Returns:
-        The directory; None where the user has chosen one (JAX_COMPILATION_CACHE_DIR or
-        `jax_compilation_cache_dir`) or turned caching off, which then stands.
+        The directory; None if the user has chosen one (JAX_COMPILATION_CACHE_DIR or
+        `jax_compilation_cache_dir`) or disabled caching.
 
     Raises:
-        AsdjaxError: the directory cannot be made, is a link, or belongs to or may be written by
-            others.
+        AsdjaxError: the directory cannot be created, is a link, or other users own it or may write
+            to it.
 
     Example:
         >>> compile_cache.use()
@@ -69,19 +70,19 @@ def use() -> Path | None:
         return None
     try:
         cache = Path(platformdirs.user_cache_dir("asdjax", appauthor=False))
-    except RuntimeError as error:  # neither HOME nor an entry in the list of users
-        raise ArtifactError(f"no place to keep compiled programs ({error}): {_REMEDY}") from None
+    except RuntimeError as error:  # neither HOME nor an entry in the user database
+        raise ArtifactError(f"no directory for compiled programs ({error}): {_REMEDY}") from None
     folder = cache / "compiled" / _key()
     try:
         _make_private(folder, ours=3)
-        _remove_strange(folder)
+        _remove_invalid(folder)
     except OSError as error:
         where, why = error.filename or folder, error.strerror
         raise ArtifactError(
-            f"{where}: no place to keep compiled programs ({why}): {_REMEDY}"
+            f"{where}: cannot store compiled programs there ({why}): {_REMEDY}"
         ) from None
-    global _own
-    _own = folder
+    global _directory
+    _directory = folder
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
@@ -90,24 +91,24 @@ def use() -> Path | None:
 
 
 def seal() -> None:
-    """Write down the digests of new programs; one without a digest is made anew next time.
+    """Write the digests of new entries; the next `use` deletes entries without one.
 
     Call it after compiling. It does nothing in a process that has not called `use`.
     """
-    for path in _own.glob(f"*{_ENTRY}") if _own is not None else ():
+    for path in _directory.glob(f"*{_ENTRY}") if _directory is not None else ():
         record = path.with_name(path.name + _DIGEST)
         if not os.path.lexists(record):
-            # Without room, or where another process has removed it: it is made anew next time.
+            # On a full disk, or if another process deleted the entry, it is compiled again.
             with contextlib.suppress(AsdjaxError):
                 atomic.write_bytes(record, _digest(path), overwrite=False)
 
 
 def _make_private(folder: Path, ours: int) -> None:
-    """Make `folder` with mode 0700, and refuse it where others could put files into it.
+    """Create `folder` with mode 0700, and refuse it if other users could put files into it.
 
     Args:
         folder: an absolute path.
-        ours: how many of its last names are asdjax's own, and may not be links.
+        ours: the number of last directories that belong to asdjax and must not be links.
     """
     for path in reversed([folder, *folder.parents]):
         if not path.exists():
@@ -116,35 +117,37 @@ def _make_private(folder: Path, ours: int) -> None:
         return  # Windows: the user's profile is the user's alone
     for path in [folder, *folder.parents][:ours]:
         if path.is_symlink():
-            raise ArtifactError(f"{path}: is a link, which others may have placed: {_REMEDY}")
+            raise ArtifactError(f"{path}: is a link, maybe of another user: {_REMEDY}")
     resolved = folder.resolve()
-    own = [resolved, *resolved.parents][:ours]
+    private = [resolved, *resolved.parents][:ours]
     for path in [resolved, *resolved.parents]:
         found = path.stat()
-        # in a sticky directory (/tmp) nobody can replace what is another's
-        shared = path not in own and found.st_mode & stat.S_ISVTX
-        may_write = not shared and found.st_mode & 0o022
-        if may_write or found.st_uid not in ({os.getuid()} if path in own else {os.getuid(), 0}):
+        # in a sticky directory (/tmp) nobody can replace files of other users
+        sticky = path not in private and found.st_mode & stat.S_ISVTX
+        may_write = not sticky and found.st_mode & 0o022
+        owners = {os.getuid()} if path in private else {os.getuid(), 0}
+        if may_write or found.st_uid not in owners:
             raise ArtifactError(
-                f"{path}: belongs to or may be written by others, who could place programs there "
-                f"that this process would run: {_REMEDY}"
+                f"{path}: owned or writable by other users, who could place programs there that "
+                f"this process would run: {_REMEDY}"
             )
 
 
-def _remove_strange(folder: Path) -> None:
-    """Remove what is not as a command left it, or of a command that was killed or still compiles.
+def _remove_invalid(folder: Path) -> None:
+    """Delete entries without a matching digest, and files of earlier versions of asdjax.
 
-    That includes what is no file, such as a FIFO, for which JAX would wait.
+    The digest is missing if the command was killed or still compiles. An entry that is not a
+    regular file, such as a FIFO, is deleted too: JAX would wait for it.
     """
     for path in folder.parent.glob(_RETIRED):
         _delete(path)
-    strange = [path for path in sorted(folder.glob(f"*{_ENTRY}")) if not _is_sealed(path)]
-    for path in strange:
+    invalid = [path for path in sorted(folder.glob(f"*{_ENTRY}")) if not _is_sealed(path)]
+    for path in invalid:
         _delete(path)
-    if strange:
+    if invalid:
         console.say(
-            f"{folder}: removed {len(strange)} of the compiled programs, which will be compiled "
-            "anew: changed since they were written, or of a command that was killed or still runs"
+            f"{folder}: deleted {len(invalid)} compiled programs, which will be compiled again: "
+            "they were changed, or their command was killed or still runs"
         )
 
 
@@ -155,7 +158,7 @@ def _is_sealed(path: Path) -> bool:
 
 
 def _digest(path: Path) -> bytes:
-    """Of an entry's name, without which one could stand in for another, and content."""
+    """Digest of an entry's name and content; the name, so that entries cannot be exchanged."""
     if path.is_symlink():
         raise ArtifactError(f"{path}: is a link")
     digest = hashlib.blake2b(path.name.encode(), digest_size=16)
@@ -166,15 +169,15 @@ def _digest(path: Path) -> bytes:
 
 
 def _explain_warnings(place: str, ours: bool) -> None:
-    """Say it once in a sentence when JAX warns that it cannot read or write an entry.
+    """Replace JAX's warnings that it cannot read or write an entry by one sentence of each kind.
 
-    JAX compiles anew, but never replaces an entry: what has no digest, and may be cut off, is
-    removed from our own directory, or every later start would find the same damage. In a directory
-    of the user's choice that is left to the user. The warning names the program, which may have
-    several entries.
+    JAX compiles the program again, but never replaces an entry. Entries without a digest may be
+    truncated and are deleted from asdjax's directory, so that the next start does not find them
+    again. In a directory of the user, the message tells what to delete. JAX names the program,
+    which may have several entries.
     """
-    show, said = warnings.showwarning, set()
-    # whatever the user has told Python to do with warnings: an error would end the command
+    show, reported = warnings.showwarning, set()
+    # also if the user's settings turn warnings into errors, which would end the command
     warnings.filterwarnings("always", _WARNING.pattern, UserWarning)
 
     def explain(message: Warning | str, *about: Any, **more: Any) -> None:
@@ -186,18 +189,18 @@ def _explain_warnings(place: str, ours: bool) -> None:
         entries = list(Path(place).glob(pattern))
         for path in entries if ours else ():
             if not _is_sealed(path):
-                with contextlib.suppress(OSError):  # a directory that may only be read
+                with contextlib.suppress(OSError):  # a read-only directory
                     _delete(path)
-        if found["act"] not in said:
+        if found["act"] not in reported:
             where = place if ours else f"JAX_COMPILATION_CACHE_DIR ({place})"
-            what = "read: compiled anew" if found["act"] == "reading" else "kept"
+            what = "read, and is compiled again" if found["act"] == "reading" else "stored"
             why = " ".join(str(message).split())[:300]
             remedy = ""
             if not ours and entries and found["act"] == "reading":
                 damaged = entries[0].name if len(entries) == 1 else pattern
-                remedy = f": delete {damaged} there, or all of it"
+                remedy = f": delete {damaged} there, or the directory"
             console.say(f"{where}: a compiled program cannot be {what} ({why}){remedy}")
-        said.add(found["act"])
+        reported.add(found["act"])
 
     warnings.showwarning = explain
 
@@ -211,7 +214,7 @@ def _delete(entry: Path) -> None:
 
 
 def _key() -> str:
-    """What a compiled program depends on beside itself."""
+    """Name of the directory for this version of JAX, kind of device and processor."""
     device = jax.local_devices()[0]
     about = [jax.__version__, jaxlib.__version__, device.platform, device.device_kind]
     if device.platform == "cpu":
@@ -221,7 +224,7 @@ def _key() -> str:
 
 
 def _processor() -> str:
-    """The processor's model and what it can do."""
+    """The processor's model and instruction sets."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except FileNotFoundError:  # not Linux
