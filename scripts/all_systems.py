@@ -1,8 +1,8 @@
-"""Runs recipes over seeds and ends with one table beside the report's figures.
+"""Run recipes with several seeds, and write one table with the figures of the report.
 
-Called by scripts/all_systems. Each run is `asdjax run` in a process of its own. A run that finished
-before is started again all the same: only `asdjax run` can tell whether its results still follow
-from the data, the settings and the version at hand; it repeats nothing that does, within seconds.
+Called by scripts/all_systems. Each run is a process of `asdjax run`. Finished runs are started
+again, too: `asdjax run` checks within seconds whether the results are up to date with data,
+settings and version, and repeats only what is not.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from asdjax.files import atomic
 from asdjax.runtime import console
 from asdjax.store import runs
 
-REPORT = Path(__file__).with_name("report_table1.csv")  # per cent; machine `all`: harmonic means
+REPORT = Path(__file__).with_name("report_table1.csv")  # per cent; `all`: harmonic means
 FAMILIES = ("official", "within")
 FIGURES = {
     "auc_source": "AUC source",
@@ -43,7 +43,7 @@ the within column is comparable with the report, and never the official one."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run everything; 0 done, 1 something failed, 2 wrong usage."""
+    """Run all systems and seeds; 0, or 1 if one failed."""
     arguments, extra = _arguments(argv)
     for recipe in arguments.systems:
         for seed in arguments.seeds:
@@ -53,14 +53,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The script's own arguments, and those after -- that go to `asdjax run`."""
-    own, extra = list(argv), []
-    if "--" in own:
-        own, extra = own[: own.index("--")], own[own.index("--") + 1 :]
+    """The script's arguments, and those after --, which are for `asdjax run`."""
+    given, extra = list(argv), []
+    if "--" in given:
+        given, extra = given[: given.index("--")], given[given.index("--") + 1 :]
     parser = argparse.ArgumentParser(
         prog="all_systems",
-        description="Run recipes over seeds; one table at the end.",
-        epilog="What follows -- goes to asdjax run.",
+        description="Run recipes with several seeds and write one table.",
+        epilog="Arguments after -- are passed to asdjax run.",
     )
     systems = [name for name in configs.names() if name.startswith("system")]
     parser.add_argument("--data", type=driver.path, required=True, help="root of the data set")
@@ -80,28 +80,28 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--beats",
         type=driver.path,
         metavar="FOLDER",
-        help="converted weights (asdjax convert beats) of the systems that start from BEATs",
+        help="converted weights (asdjax convert beats) for systems that use BEATs",
     )
-    arguments = parser.parse_args(own)
+    arguments = parser.parse_args(given)
     names = [_name(recipe) for recipe in arguments.systems]
     if len(set(names)) < len(names) or len(set(arguments.seeds)) < len(arguments.seeds):
-        parser.error("a system or a seed is named twice")
+        parser.error("--systems, --seeds: a value is given twice")
     if min(arguments.seeds) < 0:
-        parser.error("a seed is a whole number, 0 or more")
+        parser.error("--seeds: must be 0 or more")
     taken = {option.partition("=")[0] for option in extra} & {"--data", "--run", "--seed"}
     if taken:
-        parser.error(f"{', '.join(sorted(taken))} cannot stand after --: the script sets it")
+        parser.error(f"{', '.join(sorted(taken))} not possible after --: the script sets it")
     return arguments, extra
 
 
 def _recipe(given: str) -> str:
-    """A recipe's name or path as `asdjax run` takes it, from a number too."""
+    """A recipe's name or path for `asdjax run`; also from a system's number."""
     name = f"system{given}" if given.isdecimal() else given
     return name if name in configs.names() else str(driver.path(name))
 
 
 def _name(recipe: str) -> str:
-    """What a recipe's folder and its rows are called."""
+    """The name of a recipe's folder and in the table."""
     return Path(recipe).stem
 
 
@@ -111,7 +111,7 @@ def _place(out: Path, recipe: str, seed: int) -> Path:
 
 def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
     tables = [arguments.out / "table.md", arguments.out / "table.csv"]
-    for path in tables:  # an old table never stands beside newer runs
+    for path in tables:  # so that no old table remains with newer runs
         atomic.delete(path)
     planned = [(recipe, seed) for recipe in arguments.systems for seed in arguments.seeds]
     finished: dict[str, dict[int, Path]] = {_name(recipe): {} for recipe in arguments.systems}
@@ -155,7 +155,7 @@ def _all(arguments: argparse.Namespace, extra: Sequence[str]) -> int:
 def _command(
     arguments: argparse.Namespace, recipe: str, seed: int, extra: Sequence[str]
 ) -> list[str]:
-    """What asdjax is told."""
+    """The arguments of asdjax for one run."""
     run = _place(arguments.out, recipe, seed)
     named = ["--data", str(arguments.data), "--run", str(run), "--seed", str(seed)]
     if arguments.beats is not None and hasattr(configs.load(recipe).model, "weights"):
@@ -164,11 +164,14 @@ def _command(
 
 
 def _run(arguments: Sequence[str], log_path: Path) -> str | None:
-    """Run asdjax with its output in a log; None, or its last line of standard error."""
+    """Run asdjax with its output in a log; None, or the reason of a failure."""
     with atomic.writing(log_path):
         log_path.parent.mkdir(parents=True, exist_ok=True)
     last = b""
-    with atomic.writing(log_path), atomic.open_to_append(log_path) as log:  # also while it closes
+    with (
+        atomic.writing(log_path),
+        atomic.open_to_append(log_path) as log,
+    ):  # errors when it is closed, too
 
         def write(line: bytes) -> None:
             with atomic.writing(log_path):
@@ -176,7 +179,7 @@ def _run(arguments: Sequence[str], log_path: Path) -> str | None:
                 log.flush()
 
         write(f"$ asdjax {shlex.join(arguments)}\n".encode())
-        # unless jax filters a traceback, its last line is the exception
+        # without jax's filter, the last line of a traceback is the exception
         environment = {"JAX_TRACEBACK_FILTERING": "off", **os.environ}
         with driver.started(
             arguments, env=environment, stdout=log, stderr=subprocess.PIPE
@@ -188,8 +191,8 @@ def _run(arguments: Sequence[str], log_path: Path) -> str | None:
     if code == 0:
         return None
     how = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
-    words = last.decode(errors="replace")
-    return f"{words} ({how})" if words and code < 0 else words or how
+    text = last.decode(errors="replace")
+    return f"{text} ({how})" if text and code < 0 else text or how
 
 
 def _evaluate(finished: Sequence[Path]) -> dict[str, Any]:
@@ -198,14 +201,18 @@ def _evaluate(finished: Sequence[Path]) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.split("\n")
-        raise AsdjaxError(next((x for x in reversed(lines) if x.strip()), "no word on why"))
-    if not done.stdout.startswith("{"):  # the runs are in order, and no clip has a label
+        raise AsdjaxError(
+            next(
+                (x for x in reversed(lines) if x.strip()), f"evaluate: exit code {done.returncode}"
+            )
+        )
+    if not done.stdout.startswith("{"):  # a message: no clip has a label
         raise AsdjaxError(done.stdout.strip())
     return json.loads(done.stdout)
 
 
 def _report() -> dict[str, dict[tuple[str, str], float]]:
-    """By system, then machine and figure: the report's figures as fractions."""
+    """The report's figures as fractions, by system, then by machine and figure."""
     with REPORT.open(newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     return {
@@ -218,10 +225,12 @@ def _report() -> dict[str, dict[tuple[str, str], float]]:
 def _rows(
     name: str, document: Mapping[str, Any], seeds: int, report: Mapping[tuple[str, str], float]
 ) -> list[dict[str, Any]]:
-    """A row per machine and figure, and those over all machines; fractions."""
+    """Rows of fractions: one per machine and figure, and those over all machines."""
     scores = {f"{family}_score": document[f"{family}_score"] for family in FAMILIES}
     tables = {**document["machines"], "all": {**document["mean"], **scores}}
-    if set(tables) != {machine for machine, _ in report}:  # a mean over other machines
+    if set(tables) != {
+        machine for machine, _ in report
+    }:  # the report's mean is over other machines
         report = {key: value for key, value in report.items() if key[0] != "all"}
     rows = []
     for machine, table in tables.items():
@@ -238,7 +247,7 @@ def _rows(
 
 
 def _note(name: str, finished: Sequence[int], wanted: Sequence[int]) -> str:
-    """Over how many seeds a system's means are, and which are missing."""
+    """The number of seeds of a system's means, and the missing seeds."""
     note = f"{name}: {len(finished)} of {len(wanted)} seeds"
     failed = [str(seed) for seed in wanted if seed not in finished]
     return f"{note}; failed: {', '.join(failed)}" if failed else note
@@ -247,7 +256,7 @@ def _note(name: str, finished: Sequence[int], wanted: Sequence[int]) -> str:
 def _markdown(rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
     lines = ["# Systems over seeds", "", CAPTION, "", *(f"* {note}" for note in notes), ""]
     if any(row["machine"] == "all" and row["report"] is None for row in rows):
-        lines += ['"all" has no report figure where the machines are not the report\'s.', ""]
+        lines += ['"all" has no figure of the report if the machines differ.', ""]
     lines += [
         "| system | machine | figure | official | within | report |",
         "| --- | --- | --- | ---: | ---: | ---: |",

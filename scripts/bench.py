@@ -1,10 +1,10 @@
-"""Speed of every stage that a user waits for: one JSON line per case, on standard output.
+"""Speed of every stage, one JSON line per case on standard output.
 
-Each round measures a plain matrix product, then asdjax, then (with --torch-python) PyTorch on the
-same layer shapes in a process of its own, so that a machine whose speed drifts cannot decide; the
-ratio is the median over the rounds. Peak memory is the most that the process has had until then: to
-know that of a later case, ask for it alone. `compile_s` is the time of compiling, or of fetching
-what was kept of an earlier start; `programs_kept` counts the latter.
+Each round measures a matrix product, then asdjax, then (with --torch-python) PyTorch with the same
+layer shapes in another process. The measurements alternate because a machine's speed may drift; the
+ratio is the median over the rounds. Peak memory is that of the process so far: measure a case alone
+for its own. `compile_s` is the time of compiling or of reading programs from the cache;
+`programs_kept` is the number read from it.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from asdjax.runtime import host_memory
 
 if __name__ == "__main__":
     host_memory.keep()  # as the command does, before JAX starts threads
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs room, too
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave memory to PyTorch
 
-# ruff: noqa: E402 (what follows starts those threads)
+# ruff: noqa: E402 (these imports start threads)
 import driver
 import jax
 import jax.numpy as jnp
@@ -43,17 +43,17 @@ from asdjax.runtime import compile_cache, interruption
 
 HERE = Path(__file__).parent
 STAGES = ON_DEVICE | ON_HOST | COMMANDS
-LEAST = 0.4  # seconds that one measurement takes at least
+LEAST = 0.4  # seconds per measurement at least
 GEMM = {"cpu": 2048}  # rows and columns of the matrix product, by kind of device
-BIG_GEMM = 8192  # of others
+BIG_GEMM = 8192  # on other devices
 
 
 class TorchError(Exception):
-    """The other side could not do what was asked for."""
+    """PyTorch cannot measure a stage."""
 
 
 class Torch:
-    """The other side: a Python with PyTorch, which answers requests one by one."""
+    """A process of a Python with PyTorch (bench_torch.py), which answers one request at a time."""
 
     def __init__(self, python: str):
         try:
@@ -65,19 +65,19 @@ class Torch:
             )
         except OSError as error:
             raise AsdjaxError(
-                f"--torch-python {python}: cannot be run ({error.strerror}): name a Python that "
+                f"--torch-python {python}: cannot be run ({error.strerror}): give a Python that "
                 "has PyTorch"
             ) from error
         try:
             self.ask("drop", {})
         except TorchError as error:
             raise AsdjaxError(
-                f"--torch-python {python}: answers nothing, see above: name a Python that has "
+                f"--torch-python {python}: does not answer, see above: give a Python that has "
                 "PyTorch and NumPy"
             ) from error
 
     def ask(self, stage: str, options: dict[str, Any], repeat: int = 1) -> dict[str, Any]:
-        """The answer to one request; `TorchError` where there is none."""
+        """The answer to one request; `TorchError` if it fails."""
         request = {"stage": stage, "options": options, "repeat": repeat}
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -97,12 +97,12 @@ class Torch:
 
 
 def gemm_size() -> int:
-    """Rows and columns of a matrix product that occupies the device."""
+    """Rows and columns of a matrix product that uses the device fully."""
     return GEMM.get(jax.default_backend(), BIG_GEMM)
 
 
 def gemm(dtype: str) -> Callable[[int], Any]:
-    """A square matrix product, dispatched as often as is asked for and awaited once."""
+    """A function that computes a square matrix product `times` times and waits for the last."""
     size = gemm_size()
     a = jax.random.normal(jax.random.key(0), (size, size), dtype)
     how = {"preferred_element_type": jnp.float32, "precision": "highest"}  # no TF32
@@ -111,7 +111,7 @@ def gemm(dtype: str) -> Callable[[int], Any]:
 
 
 def seconds(call: Callable[[], Any], times: int = 1) -> float:
-    """Seconds of one call, as the mean of several."""
+    """Mean seconds per call."""
     began = time.perf_counter()
     for _ in range(times):
         call()
@@ -119,13 +119,13 @@ def seconds(call: Callable[[], Any], times: int = 1) -> float:
 
 
 def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
-    """Time a case turn by turn with what it is compared with."""
+    """Time a case, in alternation with what it is compared with."""
     peer = torch if case.torch else None
-    with _compiling() as (compiled, kept):
+    with _compiling() as (compiled, cached):
         first = seconds(case.ours)
     steady = seconds(case.ours)
-    if case.beside:
-        case.beside[1]()
+    if case.alternative:
+        case.alternative[1]()
     times = max(1, round(LEAST / steady))
     result = dict(case.about)
     options = {"size": gemm_size(), "dtype": case.dtype}
@@ -138,7 +138,7 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
             theirs_once = np.mean(peer.ask("gemm", options, 2)["seconds"])
     except TorchError as error:
         peer, result["torch_error"] = None, str(error)
-    ours, theirs, product, their_product, beside = [], [], [], [], []
+    ours, theirs, product, their_product, alternative = [], [], [], [], []
     if case.flop:
         ask_gemm = gemm(case.dtype)
         ask_gemm(1)
@@ -147,10 +147,10 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
         if case.flop:
             product.append(seconds(lambda: ask_gemm(products)) / products)
         ours.append(seconds(case.ours, times))
-        if case.beside:
-            beside.append(seconds(case.beside[1], times))
+        if case.alternative:
+            alternative.append(seconds(case.alternative[1], times))
         if peer:
-            time.sleep(0.3)  # its threads may spin for a while
+            time.sleep(0.3)  # its threads may be busy for a while
             if case.flop:
                 many = max(5, round(LEAST / theirs_once))
                 their_product.append(np.mean(peer.ask("gemm", options, many)["seconds"]))
@@ -162,14 +162,14 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
         "first_call_s": _rounded(first),
     }
     if compiled:
-        result |= {"compile_s": _rounded(sum(compiled)), "programs_kept": len(kept)}
+        result |= {"compile_s": _rounded(sum(compiled)), "programs_kept": len(cached)}
     if case.here:
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         result["peak_memory_mb"] = round(most / 1024)
     if (held := jax.local_devices()[0].memory_stats()) and "peak_bytes_in_use" in held:
         result["peak_device_memory_mb"] = round(held["peak_bytes_in_use"] / 2**20)
-    if case.beside:
-        name, over = case.beside[0], np.array(ours) / beside
+    if case.alternative:
+        name, over = case.alternative[0], np.array(ours) / alternative
         result[f"seconds_over_{name}"] = _rounded(np.median(over))
         result[f"seconds_over_{name}_range"] = [_rounded(f(over)) for f in (np.min, np.max)]
     if case.flop:
@@ -191,9 +191,9 @@ def measure(case: Case, rounds: int, torch: Torch | None) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _compiling() -> Iterator[tuple[list[float], list[str]]]:
-    """Seconds of every compilation meanwhile in this process, and an entry for each fetched one."""
+    """Seconds of each compilation in the block, and an entry for each program from the cache."""
     spent: list[float] = []
-    kept: list[str] = []
+    cached: list[str] = []
 
     def compiled(event: str, duration: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
@@ -201,12 +201,12 @@ def _compiling() -> Iterator[tuple[list[float], list[str]]]:
 
     def fetched(event: str, **_: Any) -> None:
         if event == "/jax/compilation_cache/cache_hits":
-            kept.append(event)
+            cached.append(event)
 
     jax.monitoring.register_event_duration_secs_listener(compiled)
     jax.monitoring.register_event_listener(fetched)
     try:
-        yield spent, kept
+        yield spent, cached
     finally:
         jax.monitoring.unregister_event_duration_listener(compiled)
         jax.monitoring.unregister_event_listener(fetched)
@@ -217,7 +217,7 @@ def _rounded(value: float) -> float:
 
 
 def _stage(stage: str, rest: list[str]) -> int:
-    """Measure a stage in a process of its own; how it ended. Wrong usage ends this one, too."""
+    """Measure a stage in a new process; 0 if it succeeded. Wrong usage ends this process, too."""
     with driver.running([sys.executable, __file__, stage, *rest]) as process:
         status = process.wait()
     if status == 2:
@@ -228,28 +228,30 @@ def _stage(stage: str, rest: list[str]) -> int:
 
 
 def main(argv: list[str]) -> None:
-    """Measure the stages that were asked for, each in a process of its own if they are several."""
+    """Measure the given stages, each in a new process if there are several."""
     interruption.watch()
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument(
         "stages",
         nargs="*",
-        help=f"some of {', '.join(STAGES)}; default: all, on an accelerator the first "
-        f"{len(ON_DEVICE)}, which use it",
+        help=f"some of {', '.join(STAGES)}; default: all, or with --device gpu or tpu the first "
+        f"{len(ON_DEVICE)}",
     )
-    parser.add_argument("--torch-python", help="a Python that has PyTorch, to compare with")
+    parser.add_argument("--torch-python", help="a Python with PyTorch, to compare with")
     parser.add_argument("--rounds", type=driver.count, default=5)
     parser.add_argument(
-        "--batch", type=driver.count, nargs="*", help="batch sizes instead of the stage's"
+        "--batch", type=driver.count, nargs="*", help="batch sizes instead of the defaults"
     )
     parser.add_argument("--seconds", type=driver.seconds, help="length of the clips")
     parser.add_argument("--dtype", nargs="*", choices=["float32", "bfloat16"])
     parser.add_argument("--remat", nargs="*", choices=["none", "attention", "full"])
-    parser.add_argument("--recipe", nargs="*", help="of streaming and views")
-    parser.add_argument("--clips", type=driver.count, help="of streaming and views")
-    parser.add_argument("--devices", type=driver.count, help="simulated devices, on a CPU")
-    parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="instead of JAX's choice")
-    parser.add_argument("--no-compile-cache", action="store_true", help="compile everything anew")
+    parser.add_argument("--recipe", nargs="*", help="recipes of streaming and views")
+    parser.add_argument("--clips", type=driver.count, help="number of clips of streaming and views")
+    parser.add_argument("--devices", type=driver.count, help="number of simulated devices on a CPU")
+    parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="default: JAX's choice")
+    parser.add_argument(
+        "--no-compile-cache", action="store_true", help="compile all programs again"
+    )
     options = parser.parse_args(argv)
     unknown = set(options.stages) - set(STAGES)
     if unknown:
@@ -262,18 +264,18 @@ def main(argv: list[str]) -> None:
         sys.exit(max(_stage(stage, rest) for stage in stages))
     if options.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
-    elif "cpu" not in (jax.config.jax_platforms or "cpu"):  # operations are counted for a CPU
+    elif "cpu" not in (jax.config.jax_platforms or "cpu"):  # the CPU counts operations
         jax.config.update("jax_platforms", f"{jax.config.jax_platforms},cpu")
     if options.devices:
         jax.config.update("jax_num_cpu_devices", options.devices)
     if options.device and options.device != jax.default_backend():
         extra = {"gpu": "cuda"}.get(options.device, options.device)
         parser.error(
-            f"JAX finds no {options.device}, but {jax.default_backend()}: "
+            f"--device {options.device}: JAX only finds {jax.default_backend()}: "
             f"pip install 'jax[{extra}]' into {sys.prefix}"
         )
     if options.torch_python and jax.default_backend() == "tpu":
-        parser.error("--torch-python: the PyTorch side knows CPUs and NVIDIA GPUs alone")
+        parser.error("--torch-python: possible on CPUs and NVIDIA GPUs only")
     if not options.no_compile_cache:
         compile_cache.use()
     about = {
@@ -303,4 +305,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(start(partial(main, sys.argv[1:]), "the figures above stand"))
+    sys.exit(start(partial(main, sys.argv[1:]), "the figures above are complete"))

@@ -1,4 +1,4 @@
-"""What scripts/bench.py measures of the commands: whole verbs, and processes from start to end."""
+"""Stages of scripts/bench.py for commands: in this process, and as processes."""
 
 import argparse
 import contextlib
@@ -33,7 +33,7 @@ def end_to_end(options: argparse.Namespace, rng: np.random.Generator) -> Iterato
         cache = ["--no-compile-cache"] if options.no_compile_cache else []
 
         def verb(*arguments: str) -> None:
-            with contextlib.redirect_stdout(io.StringIO()):  # standard output is for figures
+            with contextlib.redirect_stdout(io.StringIO()):  # standard output has the figures
                 if cli.main([*arguments, *cache]):
                     sys.exit(f"asdjax {' '.join(arguments)} failed")
 
@@ -46,7 +46,7 @@ def end_to_end(options: argparse.Namespace, rng: np.random.Generator) -> Iterato
             shutil.rmtree(run / "embeddings")
             verb("extract", str(run))
 
-        # of the model alone; making the views adds a few per cent
+        # operations of the model; computing the views adds a few per cent
         recipe = configs.load("system1")
         _, work = embedder_and_work(recipe, length)
         embedding = 3 * clips * work(sound(1, length, rng))
@@ -61,15 +61,15 @@ def end_to_end(options: argparse.Namespace, rng: np.random.Generator) -> Iterato
 def start(*_: object) -> Iterator[Case]:
     """A process to its first result: help, a loss of `train`, a clip's embedding, clips' scores.
 
-    The first of each starts with an empty compile cache (first_call_s), the others with a warm one.
-    Their memory scripts/bench_memory measures.
+    The first call of each starts with an empty compilation cache (first_call_s), the others with a
+    filled one. scripts/bench_memory measures their memory.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data, run = small_corpus(root / "data", 16, 10.0), root / "run"
         clips, log = [str(path) for path in data.rglob("*.wav")], run / "log.jsonl"
-        own = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
-        environment = {**own, "XDG_CACHE_HOME": str(root / "cache")}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
+        environment = {**inherited, "XDG_CACHE_HOME": str(root / "cache")}
 
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         started = partial(driver.started, env=environment, **quiet)

@@ -1,8 +1,8 @@
-"""Most memory and time of each verb, one process each, on a synthetic corpus; a JSON line for each.
+"""Peak memory and time of each verb on a synthetic corpus, one process and one JSON line each.
 
-Called by scripts/bench_memory. `extract` is measured with few and with many clips as well (one
-sound, shifted): what is streamed must not grow with their number. With --beats PATH that
-checkpoint's conversion and embedding are measured, too.
+Called by scripts/bench_memory. `extract` is also measured with few and with many clips (shifted
+copies of one): its memory must not grow with their number. With --beats PATH, conversion and
+embeddings of that checkpoint are measured, too.
 """
 
 import argparse
@@ -31,10 +31,12 @@ INFO = Path(__file__).parent.parent / "tests" / "submission.yaml"
 def main(argv: list[str]) -> None:
     """Measure every verb, then extraction of few and of many clips."""
     parser = argparse.ArgumentParser(prog="bench_memory", description=__doc__)
-    parser.add_argument("--clips", type=driver.count, default=128, help="of the corpus, about")
+    parser.add_argument(
+        "--clips", type=driver.count, default=128, help="approximate number of clips in the corpus"
+    )
     parser.add_argument("--seconds", type=driver.seconds, default=12.0, help="length of every clip")
     parser.add_argument(
-        "--many", type=driver.count, default=10000, help="clips of the last extraction"
+        "--many", type=driver.count, default=10000, help="number of clips of the last extraction"
     )
     parser.add_argument(
         "--beats", type=driver.path, help="BEATs_iter3.pt, to convert and embed with"
@@ -42,12 +44,12 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     beats = options.beats and options.beats.absolute()
     if options.many < 20:
-        parser.error("--many: at least 20, of which a twentieth is extracted as well")
+        parser.error("--many: must be at least 20, because a twentieth is extracted, too")
     if beats and not beats.is_file():
-        raise UsageError(f"--beats {beats}: there is no such file")
+        raise UsageError(f"--beats {beats}: no such file")
     synth.clips(driver.checked("synth", "data", *corpus(options.clips, options.seconds)).corpus)
     with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)  # the commands below name what lies here
+        os.chdir(folder)  # the commands below use relative paths
         verbs(options.clips, options.seconds)
         if beats:
             measure("convert", "beats", str(beats), "weights")
@@ -58,7 +60,7 @@ def main(argv: list[str]) -> None:
 
 
 def verbs(clips: int, seconds: float) -> None:
-    """Two runs of System 1, verb by verb and by `run`, to a package; training cut to an epoch."""
+    """Two runs of System 1 up to a package, verb by verb and by `run`; one epoch of training."""
     measure("synth", "data", *corpus(clips, seconds))
     measure("data", "data")
     few = "--train.epochs", "1", "--audio.clip-seconds", f"{seconds:g}"
@@ -74,13 +76,13 @@ def verbs(clips: int, seconds: float) -> None:
 
 
 def corpus(clips: int, seconds: float) -> list[str]:
-    """Options of `asdjax synth`: two machines, about as many clips of training."""
+    """Options of `asdjax synth` for two machines with about `clips` training clips in all."""
     size = f"--train-source {clips // 2 - 2} --train-target 2 --test-per-cell 4"
     return f"--machines fan bearingEmu {size} --seconds {seconds:g}".split()
 
 
 def flat(many: int) -> None:
-    """Extraction of a twentieth of `many` clips of 5 s, and of all; the raw view alone."""
+    """Extraction of the raw view of a twentieth of `many` clips of 5 s, and of all."""
     few = SynthConfig(machines=("fan",), train_source=30, train_target=2, test_per_cell=4)
     synth.write(Path("flat"), dataclasses.replace(few, seconds=5.0))
     recipe = configs.load("system1")
@@ -98,22 +100,22 @@ def flat(many: int) -> None:
     for i in range(many):
         cell = ("source_test_normal", "target_test_anomaly")[i % 2]
         path = clip.with_name(f"section_00_{cell}_{1000 + i // 2:04d}_noAttribute.wav")
-        shift = 4 * (i + 1)  # two channels of 16 bits: copies of one clip would be refused
+        shift = 4 * (i + 1)  # bytes, two 16-bit channels; identical clips would be refused
         path.write_bytes(header + sound[shift:] + sound[:shift])
         if i + 1 in (many // 20, many):
             measure("extract", "c", clips=i + 1)
 
 
 def measure(verb: str, *arguments: str, **about: Any) -> None:
-    """Run a verb and print its figures, and what is said `about` it."""
+    """Run a verb and print its figures together with those in `about`."""
     began = time.perf_counter()
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     with driver.started([verb, *arguments], **pipes) as process:
-        said = process.stderr.read().decode()
+        errors = process.stderr.read().decode()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if status:
-        sys.exit(f"asdjax {verb} failed:\n{said}")
+        sys.exit(f"asdjax {verb} failed:\n{errors}")
     line = {
         "bench": "memory",
         "command": " ".join([verb, *arguments]),

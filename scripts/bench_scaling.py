@@ -1,8 +1,8 @@
 """How cost grows: with clip length, batch, number of clips, reference bank and simulated devices.
 
-Called by scripts/bench_scaling. Every point is a process of its own (scripts/bench.py); the figures
-go to OUT.jsonl, one line per point, and the curves to OUT.png. Of each curve it prints the slope
-between neighbouring points in logarithms: 1 is linear.
+Called by scripts/bench_scaling. Every point is measured in a new process (scripts/bench.py). The
+figures are written to OUT.jsonl, one line per point, and the curves to OUT.png. The slopes between
+neighbouring points on logarithmic axes are printed: 1 is linear.
 """
 
 import argparse
@@ -31,7 +31,7 @@ class Curve(NamedTuple):
     """Points of one stage, for each value of one option."""
 
     axis: str
-    """What grows, in words; curves of the same axis share a panel."""
+    """Label of the x axis; curves of the same axis share a panel."""
     name: str
     stage: str
     option: str
@@ -78,10 +78,12 @@ CURVES = [
 def main(argv: list[str]) -> None:
     """Measure and plot."""
     parser = argparse.ArgumentParser(prog="bench_scaling", description=__doc__)
-    parser.add_argument("out", type=driver.path, metavar="OUT", help="path without its suffix")
+    parser.add_argument(
+        "out", type=driver.path, metavar="OUT", help="path of the results without suffix"
+    )
     parser.add_argument("--rounds", type=driver.count, default=3)
     parser.add_argument("--device", choices=["cpu", "gpu", "tpu"])
-    parser.add_argument("--plot-only", action="store_true", help="of the figures in OUT.jsonl")
+    parser.add_argument("--plot-only", action="store_true", help="plot the figures in OUT.jsonl")
     options = parser.parse_args(argv)
     figures = options.out.with_suffix(".jsonl")
     atomic.require_free(options.out.with_suffix(".png"), overwrite=True)
@@ -94,7 +96,7 @@ def main(argv: list[str]) -> None:
                 print(f"{curve.name}, {curve.axis} {value:g}: {line['seconds']:.4g} s", flush=True)
     points = user_files.read_text(figures, most=2**24).splitlines()
     if not points:
-        raise AsdjaxError(f"{figures}: holds no figures: measure them without --plot-only")
+        raise AsdjaxError(f"{figures}: contains no figures: measure without --plot-only")
     plot([json.loads(line) for line in points], options.out)
 
 
@@ -124,19 +126,19 @@ def measure(curve: Curve, value: float, options: argparse.Namespace) -> dict:
 
 
 def plot(points: list[dict], out: Path) -> None:
-    """One panel for each axis; slopes to standard output."""
+    """Plot one panel per axis, and print the slopes."""
     axes = list(dict.fromkeys(point["axis"] for point in points))
     figure, panels = plt.subplots(1, len(axes), figsize=(3.6 * len(axes), 3.4), squeeze=False)
     for panel, axis in zip(panels[0], axes, strict=True):
         for name in dict.fromkeys(p["name"] for p in points if p["axis"] == axis):
-            own = [p for p in points if (p["axis"], p["name"]) == (axis, name)]
-            x, y = [p["value"] for p in own], [p["seconds"] for p in own]
+            curve = [p for p in points if (p["axis"], p["name"]) == (axis, name)]
+            x, y = [p["value"] for p in curve], [p["seconds"] for p in curve]
             panel.loglog(x, y, "o-", label=name, markersize=4)
             steps = zip(pairwise(x), pairwise(y), strict=True)
             slopes = [math.log(b / a) / math.log(v / u) for (u, v), (a, b) in steps]
             print(f"{axis}: {name}: slopes {', '.join(f'{slope:.2f}' for slope in slopes)}")
         values = sorted({p["value"] for p in points if p["axis"] == axis})
-        if axis != "simulated devices":  # which share the processors
+        if axis != "simulated devices":  # they share the processors
             panel.loglog(x, [y[0] * value / x[0] for value in x], ":", color="grey", label="linear")
         panel.set(xlabel=axis, ylabel="seconds")
         panel.set_xticks(values, [f"{value:g}" for value in values])

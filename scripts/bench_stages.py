@@ -1,4 +1,4 @@
-"""What scripts/bench.py measures of asdjax's parts: a generator of cases for each stage."""
+"""Stages of scripts/bench.py for parts of asdjax: a generator of cases for each stage."""
 
 import argparse
 import dataclasses
@@ -35,29 +35,29 @@ RATE = 16000
 SIZES = 256, 1024, 4096  # of MultiResNet's transforms
 CPUINFO = Path("/proc/cpuinfo")
 BFLOAT16 = re.compile(r"amx_bf16|avx512_bf16|\bbf16\b")
-"""What Linux calls a processor's arithmetic in it: without, PyTorch's products take minutes."""
+"""Linux's names of bfloat16 instructions; without them, PyTorch's products take minutes."""
 
 
 @dataclasses.dataclass
 class Case:
-    """Something to measure."""
+    """A measurement."""
 
     about: dict[str, Any]
     clips: int
     ours: Callable[[], Any]
-    """Does the work for `clips` clips and returns when it is done."""
+    """Processes `clips` clips and returns when done."""
     torch: tuple[str, dict[str, Any]] | None = None
     """Stage and options for scripts/bench_torch.py."""
     flop: float | None = None
     """Floating-point operations of one call."""
     dtype: str = "float32"
-    """Of the matrix product that the speed is compared with."""
-    beside: tuple[str, Callable[[], Any]] | None = None
-    """What else of ours takes turns with it, and its name; as many clips."""
+    """Type of the matrix product that the speed is compared with."""
+    alternative: tuple[str, Callable[[], Any]] | None = None
+    """Name and function of another way to process as many clips, measured in alternation."""
     here: bool = True
-    """This process does the work: what it has had of memory tells what the work needs."""
+    """Whether this process does the work, so that its peak memory is reported."""
     check: Callable[[], dict[str, Any]] | None = None
-    """Figures about what `ours` returns, which are no times."""
+    """Further figures about the results of `ours`."""
 
 
 def sound(batch: int, length: float, rng: np.random.Generator) -> np.ndarray:
@@ -66,10 +66,10 @@ def sound(batch: int, length: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def flop(function: Callable, *args: Any) -> float:
-    """Operations as XLA counts them before it optimises; always for a CPU, for others cannot say.
+    """Operations counted by XLA before optimisation, for a CPU; other devices do not count them.
 
-    The body of a loop is counted once, of branches the dearer one; what is computed again instead
-    of kept is counted again.
+    The body of a loop is counted once, of branches the most expensive one, and rematerialised
+    values each time.
     """
     with jax.default_device(jax.devices("cpu")[0]):
         return jax.jit(function).lower(*args).cost_analysis()["flops"]
@@ -98,7 +98,7 @@ def spectrograms(options: argparse.Namespace, rng: np.random.Generator) -> Itera
 def embedder_and_work(
     recipe: Config, length: float | None
 ) -> tuple[Embedder, Callable[..., float]]:
-    """An embedder with random weights, and what counts its operations for waveforms [B, T]."""
+    """An embedder with random weights, and a function that counts its operations on [B, T]."""
     n_samples = length and round(length * RATE)
     module = building.build(recipe.model, n_samples, RATE, seed=0)
     _, params, stats = parameters.split(module)
@@ -136,12 +136,12 @@ def _computing_in(dtype: str, recipe: Config, **changes: Any) -> Config:
 
 
 def _training_dtypes() -> list[str]:
-    """Also of convolutions: XLA computes neither them nor gradients fast in bfloat16 on CPUs."""
+    """Default types: XLA is slow on CPUs for convolutions and gradients in bfloat16."""
     return ["float32"] if jax.default_backend() == "cpu" else ["float32", "bfloat16"]
 
 
 def embedding_dtypes(options: argparse.Namespace) -> list[str]:
-    """Those asked for; else float32, and bfloat16 where the device multiplies in it."""
+    """The given types; else float32, and bfloat16 if the device has instructions for it."""
     about = CPUINFO.read_text("utf-8", "replace") if CPUINFO.exists() else ""
     fast = jax.default_backend() != "cpu" or BFLOAT16.search(about)
     return options.dtype or (["float32", "bfloat16"] if fast else ["float32"])
@@ -153,7 +153,9 @@ def beats_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterat
     kinds = [(dtype, False) for dtype in embedding_dtypes(options)]
     if jax.default_backend() == "gpu" and ("bfloat16", False) in kinds:
         kinds.append(("bfloat16", True))
-    sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 64)  # one clip keeps no GPU busy
+    sizes = (
+        (1, 8) if jax.default_backend() == "cpu" else (1, 64)
+    )  # one clip does not use a GPU fully
     exact: dict[int, np.ndarray] = {}
 
     def rounding(run: Callable[[], Any], batch: int, dtype: str) -> dict[str, float]:
@@ -171,11 +173,11 @@ def beats_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterat
         for batch in options.batch or sizes:
             extract = dataclasses.replace(recipe.extract, batch_size=batch)
             embedder, work = embedder_and_work(dataclasses.replace(recipe, extract=extract), None)
-            waves = sound(batch, length, np.random.default_rng(batch))  # of every dtype the same
+            waves = sound(batch, length, np.random.default_rng(batch))  # the same for all types
             count = work(waves)
             about = {"seconds": length, "batch": batch, "dtype": dtype}
             run = partial(embedder.embed, list(waves), "mean")
-            for other in sorted({dtype, "float32"}):  # PyTorch's default, too
+            for other in sorted({dtype, "float32"}):  # also against PyTorch's default
                 yield Case(
                     about | {"torch_dtype": other, "fused_attention": fused},
                     batch,
@@ -204,7 +206,7 @@ def training_case(recipe: Config, length: float, batch: int, rng: np.random.Gene
         state[0], metrics = step(state[0], data)
         jax.block_until_ready(metrics)
 
-    alone = parallel.training_step(learner.step, jax.devices("cpu")[:1])  # as `flop` does
+    alone = parallel.training_step(learner.step, jax.devices("cpu")[:1])  # as in `flop`
     whole = jax.tree.map(lambda a: a.reshape(1, batch, *a.shape[2:]), data)
     work = alone.lower(learner.shapes(), whole).cost_analysis()["flops"]
     return Case({"seconds": length, "batch": batch}, batch, run, None, work)
@@ -247,24 +249,24 @@ def lora_train(options: argparse.Namespace, rng: np.random.Generator) -> Iterato
 
 
 def _bank(clips: int, rng: np.random.Generator) -> tuple[Fitted, np.ndarray, np.ndarray]:
-    """A nearest-neighbour backend on so many clips, they themselves, and 200 others."""
+    """A nearest-neighbour backend, its `clips` training embeddings, and 200 test embeddings."""
     train = rng.standard_normal((clips, 512)).astype(np.float32)
     test = rng.standard_normal((200, 512)).astype(np.float32)
     return fit(NearestNeighbours(), train, np.arange(clips) < clips // 100), train, test
 
 
 def scoring(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
-    """New clips against the nearest neighbours in a bank; beside scikit-learn's, without SMOTE."""
+    """200 test clips against a reference bank; also with scikit-learn, without SMOTE."""
     for clips in options.batch or (1000, 10000):
         backend, train, test = _bank(clips, rng)
         plain = NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute").fit(train)
         about = {"device": "host", "reference_bank": clips, "dimensions": 512}
-        beside = "scikit_learn", partial(plain.kneighbors, test)
-        yield Case(about, len(test), partial(backend.score, test), beside=beside)
+        other = "scikit_learn", partial(plain.kneighbors, test)
+        yield Case(about, len(test), partial(backend.score, test), alternative=other)
 
 
 def leave_one_out(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
-    """A bank's own clips, each against the others: what a threshold is made from."""
+    """Each clip of a reference bank against the others, as for a threshold."""
     for clips in options.batch or (1000, 3000):
         backend, _, _ = _bank(clips, rng)
         about = {"device": "host", "reference_bank": clips, "dimensions": 512}
@@ -302,11 +304,13 @@ def reading(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[C
 
         about = {"device": "host", "seconds": options.seconds or 12}
         yield Case({**about, "reader": "loop"}, len(paths), alone)
-        yield Case({**about, "reader": "pipeline"}, len(paths), pipeline, beside=("loop", alone))
+        yield Case(
+            {**about, "reader": "pipeline"}, len(paths), pipeline, alternative=("loop", alone)
+        )
 
 
 def streaming(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
-    """Extraction from files against the same clips from memory, without reading."""
+    """Extraction from files, compared with the same clips in memory."""
     length = options.seconds or 10
     cases = {"system1": (128, 64), "beats_frozen": (32, 16)}
     with tempfile.TemporaryDirectory() as folder:
@@ -333,11 +337,12 @@ def streaming(options: argparse.Namespace, rng: np.random.Generator) -> Iterator
 
             about = {"recipe": name, "seconds": length, "batch": batch, "clips": count}
             flop_of_all = count * work(waves[:1])
-            yield Case(about, count, from_files, flop=flop_of_all, beside=("memory", from_memory))
+            other = "memory", from_memory
+            yield Case(about, count, from_files, flop=flop_of_all, alternative=other)
 
 
 def views(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
-    """Making all views of a recipe, and extracting them, each beside the extraction of one."""
+    """Computing all views of a recipe, and extraction of them, each compared with one view."""
     length = options.seconds or 10
     with tempfile.TemporaryDirectory() as folder:
         for name in options.recipe or ("system1",):
@@ -359,7 +364,7 @@ def views(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Cas
                 return signal_views.make(chosen, to_float(pcm + i, jnp.float32), n)
 
             def all_made(pcm: jax.Array, make=make, rounds=count // at_once) -> Any:
-                """As many clips as are extracted, so many at once as are embedded."""
+                """As many clips as in the extraction, in batches as for the network."""
 
                 def again(i: jax.Array, _: Any) -> Any:
                     return make(i.astype(jnp.int16), pcm)
@@ -376,9 +381,9 @@ def views(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Cas
             making = partial(_finished, jax.jit(all_made), pcm)
             torch = "views", {"seconds": length, "batch": at_once}
             work = count / at_once * flop(partial(make, jnp.int16(0)), pcm)
-            yield Case(about | {"work": "making"}, count, making, torch, work, beside=one)
+            yield Case(about | {"work": "making"}, count, making, torch, work, alternative=one)
             everything = partial(extraction, recipe.extract.views)
-            yield Case(about | {"work": "extraction"}, count, everything, beside=one)
+            yield Case(about | {"work": "extraction"}, count, everything, alternative=one)
 
 
 def _finished(function: Callable, *args: Any) -> None:

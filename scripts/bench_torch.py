@@ -1,15 +1,15 @@
-"""The PyTorch side of the speed benchmarks: asdjax's layer shapes as one would write them in torch.
+"""PyTorch's part of the speed benchmarks: the layer shapes of asdjax in plain PyTorch.
 
-bench.py starts it with another Python (--torch-python PATH), which needs torch and NumPy alone, and
-asks for one measurement at a time: a line of input is a request, a line of output its answer.
+bench.py starts it with another Python (--torch-python PATH) that has torch and NumPy. Each line of
+input is a request for one measurement, and each line of output its answer.
 
     {"stage": "beats_embed", "options": {"seconds": 10, "batch": 8}, "repeat": 3}
     {"seconds": [...], "clips": 8, "torch": "2.13.0", "threads": 2}
 
-Options are the stage's arguments and "device" (cpu or cuda); threads are as many as processors.
-What a stage needs is built, and run untimed, at the first request with these options, and kept
-until {"stage": "drop"}; the end of the input ends the process. What cannot be
-done is answered by {"error": "..."}. Kernels and precision are PyTorch's defaults.
+Options are the stage's arguments and "device" (cpu or cuda). There is one thread per processor. A
+model is built and run without timing at the first request with its options, and deleted by
+{"stage": "drop"}. The process ends with its input. A request that fails is answered by
+{"error": "..."}. Kernels and precision are PyTorch's defaults.
 """
 
 import functools
@@ -118,8 +118,8 @@ class MultiResNet(nn.ModuleList):
 class Fbank(nn.Module):
     """As torchaudio's compliance.kaldi.fbank and BEATs, clip by clip, with the same outputs.
 
-    Like there, each clip has its window and mel bank made anew, and its frames' energies computed,
-    which nobody asks for.
+    As there, window and mel bank are computed for each clip, and also the energies of its frames,
+    which are not used.
     """
 
     EPSILON = torch.finfo(torch.float32).eps
@@ -134,7 +134,7 @@ class Fbank(nn.Module):
         before = F.pad(frames[None], (1, 0), mode="replicate")[0, :, :-1]
         window = torch.hann_window(400, periodic=False, device=wave.device) ** 0.85
         spectrum = torch.fft.rfft(F.pad((frames - 0.97 * before) * window, (0, 112)))
-        bank = F.pad(self.bank(), (0, 0, 0, 1)).to(wave.device)  # nothing hears Nyquist's bin
+        bank = F.pad(self.bank(), (0, 0, 0, 1)).to(wave.device)  # no band includes Nyquist's bin
         return (spectrum.abs().square() @ bank).clamp(min=self.EPSILON).log()
 
     def bank(self) -> Tensor:  # [256 bins, 128 bands]
@@ -182,7 +182,7 @@ class Attention(nn.Module):
         a, b = torch.sigmoid(sums).chunk(2, dim=-1)
         bias = (a * (b * self.grep_a - 1) + 2) * bias
         dropout = DROPOUT if self.training else 0.0
-        # as the reference, which divides by 32 for a while: half precision would overflow
+        # scaled by 1/32 as in the reference, against overflow in half precision
         logits = (q / (32 * math.sqrt(q.shape[-1]))) @ k.transpose(2, 3)
         logits = (logits - logits.amax(-1, keepdim=True)) * 32 + bias
         y = F.dropout(logits.softmax(-1), dropout) @ v
@@ -213,7 +213,9 @@ class Encoder(nn.Module):
         self.layer_norm, self.dropout = nn.LayerNorm(sizes.width), nn.Dropout(DROPOUT)
 
     def forward(self, x: Tensor) -> Tensor:
-        positions = self.pos_conv(x.transpose(1, 2))[:, :, :-1]  # an even kernel: one too many
+        positions = self.pos_conv(x.transpose(1, 2))[
+            :, :, :-1
+        ]  # an even kernel gives one position too many
         x = self.dropout(self.layer_norm(x + F.gelu(positions).transpose(1, 2)))
         bias = self.position_bias(torch.arange(x.shape[1], device=x.device))
         for layer in self.layers:
@@ -230,7 +232,7 @@ class Encoder(nn.Module):
         return table(bucket + 160 * (relative > 0)).permute(2, 0, 1)
 
 
-class BEATs(nn.Module):  # with the names of its checkpoints; to tokens [B, L, width]
+class BEATs(nn.Module):  # filterbank to tokens [B, L, width]; named as its checkpoints
     def __init__(self, sizes: Sizes):
         super().__init__()
         self.patch_embedding = Conv(1, sizes.features, 16, 16)
@@ -260,7 +262,7 @@ class AttnStatPool(nn.Module):  # tokens [B, L, width] to [B, width]
         return self.out(torch.cat([mean, variance.clamp(min=1e-4).sqrt()], 1))
 
 
-class BEATsEmbedder(nn.Module):  # of waveforms; without `head` tokens' means
+class BEATsEmbedder(nn.Module):  # waveforms to embeddings; without `head`, means of tokens
     def __init__(self, head: bool, dtype: str = "float32"):
         super().__init__()
         self.fbank, self.beats = Fbank(), BEATs(Sizes())
@@ -280,7 +282,7 @@ def sub_cluster_adacos(x: Tensor, centres: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits.unflatten(1, (target.shape[1], -1)).logsumexp(2), target)
 
 
-Job: TypeAlias = tuple[Callable[[], Any], dict[str, float]]  # what is timed, what is said of it
+Job: TypeAlias = tuple[Callable[[], Any], dict[str, float]]  # the timed function, facts about it
 
 
 def sound(batch: int, seconds: float) -> Tensor:
@@ -300,15 +302,15 @@ def fbank(device: str, seconds: float = 10, batch: int = 8) -> Job:
 
 
 def spectrograms(device: str, seconds: float = 12, batch: int = 8) -> Job:
-    """The magnitudes that MultiResNet hears, from the host's floats."""
+    """The magnitude spectrograms of MultiResNet, from the host's floats."""
     waves = sound(batch, seconds) / 32768
     windows = [torch.hann_window(n, device=device) for n in (256, 1024, 4096)]
 
     def run() -> list[Tensor]:
-        found, here = [], waves.to(device)
+        found, on_device = [], waves.to(device)
         for window in windows:
             n_fft, more = len(window), {"pad_mode": "constant", "return_complex": True}
-            x = torch.stft(here, n_fft, n_fft // 2, window=window, **more)
+            x = torch.stft(on_device, n_fft, n_fft // 2, window=window, **more)
             found.append(x.abs() / window.norm())
         return found
 
@@ -316,7 +318,7 @@ def spectrograms(device: str, seconds: float = 12, batch: int = 8) -> Job:
 
 
 def views(device: str, seconds: float = 10, batch: int = 4) -> Job:
-    """Channel 1 as it is and under two Wiener gains, from the host's integers; no diagnostics."""
+    """Channel 1 unchanged and with two Wiener gains, from the host's integers; no diagnostics."""
     pcm = torch.stack([sound(batch, seconds), sound(batch, seconds).flip(1)], dim=1)
     window = torch.hann_window(1024, device=device)
 
@@ -348,7 +350,7 @@ def multiresnet_embed(
 
 
 def beats_embed(device: str, seconds: float = 10, batch: int = 8, dtype: str = "float32") -> Job:
-    """Means over tokens."""
+    """Mean over tokens."""
     return embedding(BEATsEmbedder(False, dtype), sound(batch, seconds), device)
 
 
@@ -363,8 +365,8 @@ def training(model: nn.Module, width: int, rate: float, waves: Tensor, device: s
     def run() -> None:
         share, chance = torch.rand(2, count, 1, device=device)
         share, partner = share.where(chance < 0.5, 1.0), torch.randperm(count, device=device)
-        here = waves.to(device) / 32768, target
-        x, y = (share * a + (1 - share) * a[partner] for a in here)
+        batch = waves.to(device) / 32768, target
+        x, y = (share * a + (1 - share) * a[partner] for a in batch)
         optimiser.zero_grad()
         sub_cluster_adacos(model(x), centres, y).backward()
         optimiser.step()
@@ -380,7 +382,7 @@ def multiresnet_train(
 
 
 def beats_train(device: str, seconds: float = 10, batch: int = 8, lora: int = 0, **how: str) -> Job:
-    """All of BEATs (System 2), or adapters of rank `lora` (System 4)."""
+    """Training of all of BEATs (System 2), or of adapters of rank `lora` (System 4)."""
     model = BEATsEmbedder(True, **how)
     if lora:
         model.beats.requires_grad_(False)

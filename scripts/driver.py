@@ -1,4 +1,4 @@
-"""What the scripts share: types of arguments, and the processes that they start."""
+"""Shared by the scripts: argument types, and processes."""
 
 import argparse
 import subprocess
@@ -17,7 +17,7 @@ ASDJAX = (sys.executable, "-m", "asdjax")
 
 
 def path(given: str) -> Path:
-    """The type of argparse arguments that are paths, by the rules of asdjax's own."""
+    """argparse type: a path, checked as asdjax checks its arguments."""
     try:
         return Path(path_text(given))
     except AsdjaxError as error:
@@ -25,10 +25,11 @@ def path(given: str) -> Path:
 
 
 def checked(verb: str, *given: object) -> Any:
-    """A command as asdjax itself parses it, before anything is done.
+    """Parse and check an asdjax command without running it.
 
     Raises:
-        AsdjaxError: it can never be carried out; where the parser itself refuses it, SystemExit.
+        AsdjaxError: the command cannot work.
+        SystemExit: wrong usage.
     """
     words = [str(argument) for argument in given if argument != cli.NO_CACHE]
     command = arguments.parse(verb, verbs.VERBS[verb], words)
@@ -42,7 +43,7 @@ def checked(verb: str, *given: object) -> Any:
 
 
 def count(given: str) -> int:
-    """The type of argparse arguments that are a number of things, at least one."""
+    """argparse type: an integer, at least 1."""
     number = int(given)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, found {given}")
@@ -50,7 +51,7 @@ def count(given: str) -> int:
 
 
 def seconds(given: str) -> float:
-    """The type of argparse arguments that are lengths of clips, as the recipes allow them."""
+    """argparse type: the length of a clip, in the limits of the recipes."""
     number = float(given)
     if not 0 < number <= 3600:
         raise argparse.ArgumentTypeError(f"must be above 0 and at most 3600, found {given}")
@@ -58,13 +59,13 @@ def seconds(given: str) -> float:
 
 
 def started(command: Sequence[str], **options: Any) -> AbstractContextManager[subprocess.Popen]:
-    """An asdjax command at work, which an exception in the block ends; it can be continued."""
+    """Start an asdjax command, as `running` does; running it again continues it."""
     return running([*ASDJAX, *command], **options)
 
 
 @contextmanager
 def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
-    """A process at work, which an exception in the block ends."""
+    """Start a process; it is terminated if the block raises, and waited for at its end."""
     with ExitStack() as ending:
         yield _start(ending, command, options)
 
@@ -73,7 +74,7 @@ def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
 def _start(
     ending: ExitStack, command: Sequence[str], options: Mapping[str, Any]
 ) -> subprocess.Popen:
-    """Start a process that `ending` waits for, and tells to end where an exception came."""
+    """Start a process that `ending` waits for, and terminates after an exception."""
     process = ending.enter_context(subprocess.Popen(command, **options))
 
     def terminate(kind: type[BaseException] | None, *_: object) -> None:

@@ -1,8 +1,8 @@
-"""Measures every view on synthetic corpora of several noise and leakage levels.
+"""Measure every view on synthetic corpora of several noise and leakage levels.
 
-Called by scripts/measure_views. The near channel does not depend on the leakage, so that one
-training serves all leakage levels of a noise level and seed. Every step is an asdjax command in a
-process of its own, which repeats nothing that is finished.
+Called by scripts/measure_views. The near channel does not depend on the leakage, so one training is
+enough for all leakage levels of a noise level and seed. Every step is a process of an asdjax
+command, which does not repeat what is finished.
 """
 
 import argparse
@@ -52,11 +52,11 @@ TRAINING, TABLE = "training.json", "views.md"
 TABLES = ("Official score", "Mean within-domain AUC")
 
 Figures = Mapping[str, tuple[float, float]]
-"""By view or set: the official score and the mean within-domain AUC, fractions."""
+"""View or set: its official score and mean within-domain AUC, fractions."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure everything; 0 done, 2 wrong usage; `AsdjaxError` where a command fails."""
+    """Measure all views; returns 0; `AsdjaxError` if a command fails."""
     arguments, corpus_options = _arguments(argv)
     views = tuple(view for view in VIEWS if view.name in arguments.views)
     _check(arguments, corpus_options, views)
@@ -65,37 +65,37 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The script's own arguments, and those after -- that go to `asdjax synth`."""
-    own, extra = list(argv), []
-    if "--" in own:
-        own, extra = own[: own.index("--")], own[own.index("--") + 1 :]
+    """The script's arguments, and those after --, which are for `asdjax synth`."""
+    given, extra = list(argv), []
+    if "--" in given:
+        given, extra = given[: given.index("--")], given[given.index("--") + 1 :]
     parser = argparse.ArgumentParser(
         prog="measure_views",
         description="Measure every view on synthetic corpora.",
-        epilog=f"What follows -- goes to asdjax synth, in the place of {shlex.join(CORPUS)}.",
+        epilog=f"Arguments after -- are passed to asdjax synth; default: {shlex.join(CORPUS)}.",
     )
     parser.add_argument("--out", type=driver.path, required=True, help="corpora, runs and views.md")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--noise", type=float, nargs="+", default=[-8, 3], help="decibels")
     parser.add_argument("--leakage", type=float, nargs="+", default=[-12, 0], help="decibels")
-    parser.add_argument("--recipe", default="quickstart", help="a name or a YAML file")
+    parser.add_argument("--recipe", default="quickstart", help="name of a recipe, or a YAML file")
     names = [view.name for view in VIEWS]
     parser.add_argument("--views", nargs="+", default=names, choices=names, metavar="VIEW")
-    arguments = parser.parse_args(own)
+    arguments = parser.parse_args(given)
     for name in ("seeds", "noise", "leakage", "views"):
         values = getattr(arguments, name)
         if len(set(values)) < len(values):
-            parser.error(f"--{name}: a value is named twice")
+            parser.error(f"--{name}: a value is given twice")
     taken = {x.partition("=")[0] for x in extra} & {"--noise-db", "--leakage-db", "--seed"}
     if taken:
-        parser.error(f"{', '.join(sorted(taken))} cannot stand after --: the script sets it")
+        parser.error(f"{', '.join(sorted(taken))} not possible after --: the script sets it")
     return arguments, extra or list(CORPUS)
 
 
 def _check(
     arguments: argparse.Namespace, corpus_options: Sequence[str], views: tuple[View, ...]
 ) -> None:
-    """Refuse what a later step would refuse, before the first takes its time."""
+    """Check the arguments of all steps before the first one runs."""
     out = arguments.out
     atomic.require_free(out / TABLE, overwrite=True)
     for noise, seed, leakage in itertools.product(
@@ -131,7 +131,7 @@ def _measure(
             corpora = {level: here / f"leakage{level:g}" for level in arguments.leakage}
             for leakage, root in corpora.items():
                 _asdjax("synth", root, *corpus_options, *_levels(noise, leakage, seed))
-            lowest = min(corpora)  # a run stays with its corpus, whatever the order of the levels
+            lowest = min(corpora)  # the same for any order of the levels
             trained = here / f"trained_leakage{lowest:g}"
             place = ["--data", corpora[lowest], "--run", trained]
             _asdjax("train", arguments.recipe, *place, "--seed", seed)
@@ -176,12 +176,14 @@ def _asdjax(*arguments: object) -> None:
 
 
 def _copy(trained: Path, run: Path, views: tuple[View, ...]) -> None:
-    """Make a run of the trained one's weights with other views, unless it is there."""
+    """Copy a trained run, unless that is done, and set other views in the copy."""
     if not _is_copy(run, trained):
 
         def check() -> None:
             if run.is_symlink() or (run.exists() and not documents.present(run / TRAINING)):
-                raise AsdjaxError(f"{run}: is in the way: delete it, or name another --out")
+                raise AsdjaxError(
+                    f"{run}: not a copy of the trained run: delete it, or choose another --out"
+                )
 
         with atomic.whole_folder(run, check) as made:
             for file in sorted(path for path in trained.rglob("*") if path.is_file()):

@@ -1,7 +1,7 @@
 """Starts a script: `python scripts/start.py NAME ARGUMENTS`.
 
-As the command asdjax itself, it listens to signals before it imports anything large, and ends in
-one sentence.
+As in the command asdjax, signals are handled before large imports, and errors end with one
+sentence.
 """
 
 import importlib
@@ -12,16 +12,16 @@ from asdjax.errors import UsageError
 from asdjax.runtime import interruption
 
 _CONTINUES = "the same command continues where it stopped"
-SCRIPTS = {  # and what an interruption costs
+SCRIPTS = {  # name: message after an interruption
     "all_systems": _CONTINUES,
     "measure_views": _CONTINUES,
-    "bench_memory": "the figures above stand",
+    "bench_memory": "the figures above are complete",
     "bench_scaling": "the figures measured before are in OUT.jsonl",
 }
 
 
 def script() -> int | None:
-    """Carry out the script that the command line names."""
+    """Run the script named on the command line."""
     interruption.watch()
     if len(sys.argv) < 2 or sys.argv[1] not in SCRIPTS:
         found = f", found {sys.argv[1]!r}" if len(sys.argv) > 1 else ""

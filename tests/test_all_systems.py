@@ -221,29 +221,29 @@ def document(machines):
     return {"machines": {m: {**figures, **scores} for m in machines}, "mean": figures, **scores}
 
 
-def test_the_report_stands_beside_the_same_machines_only(script):
+def test_the_reports_means_are_shown_for_the_same_machines_only(script):
     report = script._report()["system2"]
     ours = sorted({machine for machine, _ in report} - {"all"})
-    beside = {
+    shown = {
         (row["machine"], row["figure"]): row["report"]
         for row in script._rows("system2", document(ours), 1, report)
     }
-    assert beside == report and beside["all", "score"] == 0.622
+    assert shown == report and shown["all", "score"] == 0.622
     rows = script._rows("system2", document(["fan", "ToothBrush"]), 1, report)
     assert [row["report"] for row in rows] == [0.6208, 0.4592, 0.5373, 0.531] + 8 * [None]
     text = script._markdown(rows, [])
     assert "| system2 | fan | AUC target | 50.00 | 50.00 | 45.92 |" in text
     assert "| system2 | ToothBrush | harmonic mean | 50.00 | - | - |" in text
-    assert '"all" has no report figure' in text
+    assert '"all" has no figure of the report' in text
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--seeds", "0", "0"], "named twice"),
-        (["--systems", "1", "elsewhere/system1.yaml"], "named twice"),
+        (["--seeds", "0", "0"], "given twice"),
+        (["--systems", "1", "elsewhere/system1.yaml"], "given twice"),
         (["--seeds", "-1"], "0 or more"),
-        (["--", "--seed=3"], "--seed cannot stand after --"),
+        (["--", "--seed=3"], "--seed not possible after --"),
         (["--systems", "1", "--", "--train.epoch", "3"], "Unrecognized options"),
     ],
 )
@@ -266,7 +266,7 @@ def test_wrong_use(script, arguments, words, tmp_path, capsys):
         (["--systems", "1", "--", "--train.epochs", "0"], "train.epochs: must be at least 1"),
     ],
 )
-def test_what_a_later_run_would_refuse_is_said_before_the_first(script, arguments, words, tmp_path):
+def test_all_runs_are_checked_before_the_first(script, arguments, words, tmp_path):
     with pytest.raises(AsdjaxError, match=words):
         script.main(["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), *arguments])
     assert not list(tmp_path.iterdir())

@@ -92,7 +92,7 @@ def test_the_ratio_is_of_clips_per_second(bench):
     assert (found["torch"], found["torch_threads"]) == ("2", 1)
 
 
-def test_what_the_other_side_cannot_do_is_said_beside_our_figures(bench):
+def test_an_error_of_pytorch_is_reported_with_our_figures(bench):
     class Without:
         def ask(self, stage, options, repeat=1):
             raise bench.TorchError(f"{stage}: no CUDA")
@@ -108,7 +108,7 @@ def test_what_the_other_side_cannot_do_is_said_beside_our_figures(bench):
     "statuses, code, begun", [((0, 0), 0, 2), ((0, -9), 1, 2), ((-9, 0), 1, 2), ((2, 0), 2, 1)]
 )
 def test_how_several_stages_end(bench, monkeypatch, statuses, code, begun):
-    """A stage that was killed fails the whole; wrong usage ends it at once."""
+    """A killed stage gives exit code 1, after the others; wrong usage ends all at once."""
     ends = list(statuses)
 
     def running(_):
@@ -122,7 +122,7 @@ def test_how_several_stages_end(bench, monkeypatch, statuses, code, begun):
     assert len(statuses) - len(ends) == begun
 
 
-def test_what_takes_turns_with_a_case(bench, monkeypatch):
+def test_a_case_and_its_alternative_alternate(bench, monkeypatch):
     turns, now = [], [0.0]
 
     def call(name, duration):
@@ -130,20 +130,20 @@ def test_what_takes_turns_with_a_case(bench, monkeypatch):
         now[0] += duration
 
     monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
-    beside = "other", lambda: call("b", 0.02)
-    case = bench.Case({}, 1, lambda: call("a", 0.04), beside=beside, here=False)
+    other = "other", lambda: call("b", 0.02)
+    case = bench.Case({}, 1, lambda: call("a", 0.04), alternative=other, here=False)
     found = bench.measure(case, 3, None)
     assert "".join(turns) == "aab" + "ab" * 3
     assert found["seconds_over_other"] == pytest.approx(2)
-    assert "peak_memory_mb" not in found  # the work was not done here
+    assert "peak_memory_mb" not in found  # another process did the work
 
 
-def test_an_accelerator_that_is_not_there():
+def test_an_accelerator_that_is_missing():
     command = [sys.executable, SCRIPTS / "bench.py", "filterbank", "--device", "gpu"]
     result = subprocess.run(command, capture_output=True, text=True)
     if not result.returncode:
-        pytest.skip("a GPU is at hand")
-    assert result.stderr.splitlines()[-1].startswith("bench: error: JAX finds no gpu, but cpu: ")
+        pytest.skip("this machine has a GPU")
+    assert result.stderr.splitlines()[-1].startswith("bench: error: --device gpu: ")
 
 
 def test_the_flops_of_a_product(bench):
@@ -153,7 +153,7 @@ def test_the_flops_of_a_product(bench):
 
 
 def test_stages_of_the_host(bench, capsys):
-    """Each beside what one would use instead."""
+    """Some are compared with an alternative."""
     common = ["--rounds", "1", "--no-compile-cache"]
     bench.main(["scoring", "--batch", "60", *common])
     bench.main(["leave_one_out", "--batch", "60", *common])
@@ -161,19 +161,19 @@ def test_stages_of_the_host(bench, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     names = [line["bench"] for line in lines]
     assert names == ["scoring", "leave_one_out", "reading", "reading"]
-    beside = [
+    compared = [
         {k for k in line if k.startswith("seconds_over_") and k[-5:] != "range"} for line in lines
     ]
-    assert beside == [{"seconds_over_scikit_learn"}, set(), set(), {"seconds_over_loop"}]
+    assert compared == [{"seconds_over_scikit_learn"}, set(), set(), {"seconds_over_loop"}]
 
 
-def test_what_no_case_can_be_made_of(bench):
+def test_options_that_a_stage_refuses(bench):
     with pytest.raises(SystemExit, match="^bench: multiresnet_embed: .* too short"):
         bench.main(["multiresnet_embed", "--seconds", "2", "--no-compile-cache"])
 
 
 def test_how_far_rounding_moves_an_embedding(bench, monkeypatch):
-    """Of float32 nothing is said; other types are compared with it, clip by clip."""
+    """float32 has no such figure; embeddings of other types are compared with it."""
     stages = importlib.import_module("bench_stages")
     recipe = stages.configs.load("beats_frozen")
     recipe = replace(recipe, model=replace(recipe.model, encoder=SMALL))
@@ -208,11 +208,11 @@ def test_impossible_numbers(bench, arguments, capsys):
 
 @pytest.mark.parametrize("python", ["/nowhere/python", "/bin/true"])
 def test_a_python_without_torch(bench, python):
-    with pytest.raises(AsdjaxError, match=f"^--torch-python {python}: .*: name a Python that has"):
+    with pytest.raises(AsdjaxError, match=f"^--torch-python {python}: .*PyTorch"):
         bench.main(["filterbank", "--no-compile-cache", "--torch-python", python])
 
 
-def test_programs_are_kept_for_the_next_start(tmp_path):
+def test_programs_are_cached_for_the_next_start(tmp_path):
     command = [sys.executable, SCRIPTS / "bench.py", "filterbank", "--batch", "1"]
     kept = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
     kept |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}

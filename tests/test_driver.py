@@ -40,8 +40,8 @@ def script():
         time.sleep(60)
 
 
-aim, said = 0, b""
-while not said:
+aim, answer = 0, b""
+while not answer:
     aim += 1
     reading, writing = os.pipe()
     if not os.fork():
@@ -49,14 +49,14 @@ while not said:
     os.close(writing)
     assert os.waitstatus_to_exitcode(os.wait()[1]) == 143
     assert select.select([reading], [], [], 5)[0], f"a process is left, at line {aim}"
-    said = os.read(reading, 100)  # nothing, once all that could write have ended
+    answer = os.read(reading, 100)  # empty when all writers have ended
     os.close(reading)
 print(aim)
 """
 
 
 def test_a_signal_while_a_command_starts_leaves_no_process():
-    """At every line of Python from the call to the block."""
+    """The signal comes at each line of Python between call and block."""
     done = subprocess.run(
         [sys.executable, "-c", AIMED], cwd=SCRIPTS, capture_output=True, text=True, timeout=120
     )

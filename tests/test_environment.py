@@ -32,6 +32,6 @@ def test_a_python_that_cannot_make_the_environment_is_named(tmp_path, candidate)
         text=True,
     )
     assert found.returncode == 1 and not found.stdout
-    said = found.stderr.splitlines()
-    assert len(said) == 1 and str(chosen) in said[0]
-    assert "python3 python3-venv" in said[0] and not (tmp_path / ".venv").exists()
+    lines = found.stderr.splitlines()
+    assert len(lines) == 1 and str(chosen) in lines[0]
+    assert "python3 python3-venv" in lines[0] and not (tmp_path / ".venv").exists()

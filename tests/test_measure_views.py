@@ -158,9 +158,9 @@ def test_a_run_follows_its_training(script, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--noise", "0", "0"], "named twice"),
+        (["--noise", "0", "0"], "given twice"),
         (["--views", "wet"], "invalid choice"),
-        (["--", "--leakage-db", "-3"], "--leakage-db cannot stand after --"),
+        (["--", "--leakage-db", "-3"], "--leakage-db not possible after --"),
         (["--", "--second", "3"], "Unrecognized options"),
     ],
 )
@@ -180,13 +180,11 @@ def test_wrong_use(script, arguments, words, tmp_path, capsys):
         (["--seeds", "0", "-1"], "seed: must be at least 0, found -1"),
         (["--noise", "-8", "30"], "noise_db: must be .* at most 6, found 30"),
         (["--leakage", "0", "nan"], "leakage_db: must be .* found nan"),
-        (["--", "--machines", "fan", "cat"], "no machine 'cat'"),
+        (["--", "--machines", "fan", "cat"], "machine 'cat'"),
         (["--", "--seconds", "0"], "seconds: must be at least 0.5"),
     ],
 )
-def test_what_a_later_step_would_refuse_is_said_before_the_first(
-    script, arguments, words, tmp_path, monkeypatch
-):
+def test_all_steps_are_checked_before_the_first(script, arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("far.yaml").write_text("audio: {channel: far}\n")
     with pytest.raises(AsdjaxError, match=words):
@@ -215,8 +213,8 @@ def test_a_failed_step_is_one_sentence(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("asdjax: asdjax synth ended with code 1")
 
 
-def test_a_copy_is_whole_and_replaces_nothing_of_others(script, tmp_path, monkeypatch):
-    """What stands in the way is refused, also a link to a folder outside."""
+def test_a_copy_is_complete_and_replaces_no_other_files(script, tmp_path, monkeypatch):
+    """Other files at its path are refused, also a link to another folder."""
     trained = Run(tmp_path / "trained")
     trained.write_config(configs.Config())
     (trained.path / "training.json").write_text("{}")
@@ -231,7 +229,7 @@ def test_a_copy_is_whole_and_replaces_nothing_of_others(script, tmp_path, monkey
     for make in (run.touch, run.mkdir, lambda: run.symlink_to("nowhere"),
                  lambda: run.symlink_to(victim)):  # fmt: skip
         make()
-        with pytest.raises(AsdjaxError, match="run: is in the way|run: cannot be written"):
+        with pytest.raises(AsdjaxError, match="/run: (not a copy|cannot be written)"):
             script._copy(trained.path, run, view)
         run.rmdir() if run.is_dir() and not run.is_symlink() else run.unlink()
     assert (victim / "training.json").read_text() == "another"
