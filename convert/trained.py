@@ -275,7 +275,7 @@ def _weights(
     n_classes = columns // sub_clusters
     n_samples = audio.clip_samples(config.audio, ())
     learner = Learner(config, n_classes=n_classes, n_samples=n_samples)
-    like = learner.shapes()["weights"]
+    like = learner.shapes().weights
     names = asdkit.table(config.model, like)
     scale = f"{asdkit.HEAD}s"
     if scale not in state:  # a buffer, not saved with adapters; ASDKit initialises it

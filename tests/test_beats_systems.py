@@ -132,22 +132,20 @@ def test_only_trained_weights_change(rng, adaptation):
     start = work.start()
     after, losses = run_steps(work, start, noise(rng, 8, 3, 6400), devices=1)
     assert np.isfinite(losses).all()
-    jax.tree.map(np.testing.assert_array_equal, after["frozen"], start["frozen"])
-    before, now = (leaves(s["weights"]["params"]) for s in (start, after))
+    jax.tree.map(np.testing.assert_array_equal, after.frozen, start.frozen)
+    before, now = (leaves(s.params) for s in (start, after))
     same = {name for name in now if np.array_equal(before[name], now[name])}
     # the gradient of a bias that shifts all logits of a softmax is noise; a biasless centre is not
     assert not {name for name in same if "k_proj" not in name}, same
-    for name, value in leaves(after["weights"]["stats"]["model"]).items():
-        assert not np.array_equal(value, leaves(start["weights"]["stats"]["model"])[name])
+    for name, value in leaves(after.stats["model"]).items():
+        assert not np.array_equal(value, leaves(start.stats["model"])[name])
 
 
 def test_the_first_update_of_a_warm_up_changes_nothing(rng):
     work = Learner(tiny(), n_classes=3, n_samples=6400)
     start = work.start()
     after, _ = run_steps(work, start, noise(rng, 8, 1, 6400), devices=1)
-    jax.tree.map(
-        np.testing.assert_array_equal, after["weights"]["params"], start["weights"]["params"]
-    )
+    jax.tree.map(np.testing.assert_array_equal, after.params, start.params)
 
 
 @pytest.mark.parametrize("adaptation", ["full", pytest.param("lora", marks=pytest.mark.slow)])
@@ -161,7 +159,7 @@ def test_one_and_eight_devices_agree_in_float64(rng, float64, adaptation):
     eight, losses_eight = run_steps(work, start, batches, devices=8)
     np.testing.assert_allclose(losses_one, losses_eight, rtol=DEVICES_LOSS, atol=0)
     wave = batches[0]["waveform"].astype(np.float64) / 32768
-    embeddings = [embedded(work, state, wave) for state in (one, eight)]
+    embeddings = [embedded(work, state.weights, state.frozen, wave) for state in (one, eight)]
     assert relative(embeddings[1], embeddings[0]) < DEVICES_EMBEDDING
 
 
@@ -184,10 +182,10 @@ def test_a_lora_checkpoint_holds_what_trains_and_the_hash_of_the_rest(
     count = sum(leaf.size for leaf in jax.tree.leaves(weights))
     assert training["parameters"] == count + training["trained_parameters"]
     learner = Learner(run.config(), n_classes=len(training["classes"]), n_samples=6400)
-    stored = learner.shapes()["weights"]["params"]["model"]["encoder"]
+    stored = learner.shapes().params["model"]["encoder"]
     assert all("lora_" in name for name in leaves(stored))
     with Checkpoints(run.checkpoints) as checkpoints:
-        state = checkpoints.restore(training["step"], {"weights": learner.shapes()["weights"]})
+        state = checkpoints.restore(training["step"], {"weights": learner.shapes().weights})
     embedder = Embedder.load(run)
     model, params = run.config().model.for_inference(
         parameters.join(
@@ -231,9 +229,9 @@ def test_merged_adapters_give_the_same_embeddings(rng, adapted):
     training = run.finished_training()
     learner = Learner(run.config(), n_classes=len(training["classes"]), n_samples=6400)
     with Checkpoints(run.checkpoints) as checkpoints:
-        state = checkpoints.restore(training["step"], {"weights": learner.shapes()["weights"]})
+        state = checkpoints.restore(training["step"], {"weights": learner.shapes().weights})
     wave = rng.normal(0, 0.1, (4, 6400)).astype(np.float32)
-    found = embedded(learner, {**state, "frozen": learner.frozen(None)}, wave)
+    found = embedded(learner, state["weights"], learner.frozen(None), wave)
     assert relative(Embedder.load(run)(wave), found) < 1e-5
 
 

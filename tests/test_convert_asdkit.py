@@ -73,7 +73,7 @@ def test_multiresnet_goes_round(multiresnet, golden, tmp_path, capsys):
     )
     learner = Learner(embedder.config, n_classes=5, n_samples=71680)
     with Checkpoints(Run(run).checkpoints) as stored:
-        weights = stored.restore(0, {"weights": learner.shapes()["weights"]})["weights"]
+        weights = stored.restore(0, {"weights": learner.shapes().weights})["weights"]
     assert_equal(arrays(weights["params"]["model"]), arrays(expected[0]))
     assert_equal(arrays(weights["stats"]["model"]), arrays(expected[1]))
     assert main(["convert", "torch", str(run), str(tmp_path / "back.npz")]) == 0
@@ -128,7 +128,7 @@ def test_a_converted_run_is_extracted_scored_and_evaluated(corpus_root, tmp_path
     recipe = str(Path(__file__).parent / "tiny.yaml")
     config = configs.load(recipe)
     learner = Learner(config, n_classes=3, n_samples=6400)
-    weights = jax.tree.map(np.asarray, learner.start()["weights"])
+    weights = jax.tree.map(np.asarray, learner.start().weights)
     state = state_dict.to_torch(asdkit.table(config.model, weights), weights)
     source, run = lightning(tmp_path / "small.ckpt", state), tmp_path / "run"
     assert main(["convert", "asdkit", str(source), str(run), "--config", recipe]) == 0
@@ -288,15 +288,15 @@ def finished_run(path, config, weights=None):
     run = Run(path)
     run.path.mkdir()
     run.write_config(config)
-    frozen = state["frozen"]
+    frozen = state.frozen
     if not config.model.trains_nothing:
         with Checkpoints(run.checkpoints, keep=1) as checkpoints:
-            checkpoints.save(0, state, {})
+            checkpoints.save(0, state.to_items(), {})
     run.write_training(
         {
             "classes": list("abc"), "n_samples": 6400, "step": 0, "config": configs.to_tree(config),
             "seed": 0, "data": "data",
-            "digest": digest(state["weights"]), "frozen": digest(frozen) if frozen else None,
+            "digest": digest(state.weights), "frozen": digest(frozen) if frozen else None,
         }
     )  # fmt: skip
     return run

@@ -17,6 +17,7 @@ from conftest import (
     relative,
     relative_l2,
 )
+from flax.traverse_util import flatten_dict
 from support.training_steps import (
     SMALL_SAMPLES,
     embedded,
@@ -33,6 +34,7 @@ from asdjax.convert import asdkit
 from asdjax.data.corpus import open_corpus
 from asdjax.errors import AsdjaxError
 from asdjax.models.multiresnet_encoder import MultiResNetConfig, SpectrogramConfig
+from asdjax.store.checkpoint import Checkpoints
 from asdjax.store.runs import Run
 from asdjax.training import mixup
 from asdjax.training.learner import Learner
@@ -63,11 +65,12 @@ def trace_start(golden):
         golden("multiresnet_state"), work.config.model, n_samples, 16000
     )
     state = work.start()
-    state["weights"]["params"] = {
-        "model": params,
-        "head": {"centres": trace["head_W_init"].astype(np.float32)},
-    }
-    state["weights"]["stats"]["model"] = stats
+    head = {"centres": trace["head_W_init"].astype(np.float32)}
+    state = dataclasses.replace(
+        state,
+        params={"model": params, "head": head},
+        stats={**state.stats, "model": stats},
+    )
     batch = {"waveform": trace["wave"], "label": trace["label"].astype(np.int32)}
     return trace, work, state, batch
 
@@ -106,7 +109,7 @@ def check_trace_in_float64(golden):
     batch["waveform"] = batch["waveform"].astype(np.float64)
     after, losses = run_steps(work, state, [batch], devices=1)
     names = asdkit.multiresnet_to_torch(
-        after["weights"]["params"]["model"], after["weights"]["stats"]["model"], work.config.model
+        after.params["model"], after.stats["model"], work.config.model
     )
     for name, value in names.items():
         key = f"after_step0/l2/extractor.{name}"
@@ -125,17 +128,17 @@ def test_one_and_eight_devices_agree_in_float64(rng, float64, dynamic):
     eight, losses_eight = run_steps(work, start, batches, devices=8)
     assert np.allclose(losses_one, losses_eight, rtol=DEVICES_LOSS, atol=0)
     wave = batches[0]["waveform"].astype(np.float64) / 32768
-    embeddings = [embedded(work, state, wave) for state in (one, eight)]
+    embeddings = [embedded(work, state.weights, state.frozen, wave) for state in (one, eight)]
     assert relative(embeddings[1], embeddings[0]) < DEVICES_EMBEDDING
-    scales = [state["weights"]["stats"]["head"]["scale"] for state in (one, eight)]
+    scales = [state.stats["head"]["scale"] for state in (one, eight)]
     assert scales[0] == pytest.approx(scales[1], rel=DEVICES_LOSS)
-    assert (scales[0] != work.start()["weights"]["stats"]["head"]["scale"]) == dynamic
+    assert (scales[0] != work.start().stats["head"]["scale"]) == dynamic
 
 
 def gradient(work, state, batch, devices):
     """One step's gradient, flat: Adam's first moment is the gradient times 1 - beta1."""
     after, _ = run_steps(work, state, [batch], devices)
-    moment = jax.tree.leaves(after["progress"]["optimiser"]["0"]["mu"])
+    moment = jax.tree.leaves(after.optimiser[0].mu)
     return np.concatenate([leaf.ravel() for leaf in moment])
 
 
@@ -149,6 +152,21 @@ def test_gradients_on_eight_devices_are_one_devices(rng):
         differences.append(relative_l2(eight, one))
     assert np.median(differences) < DEVICES_GRADIENT
     assert max(differences) < GRADIENT
+
+
+def test_a_state_goes_through_a_checkpoint_by_the_names_of_its_items(rng, tmp_path):
+    work = learner()
+    after, _ = run_steps(work, work.start(), noise(rng, 8, 2), devices=1)
+    items = after.to_items()
+    assert {"/".join(path[:3]) for path in flatten_dict(items)} == {
+        "weights/params/model", "weights/params/head", "weights/stats/model", "weights/stats/head",
+        "progress/step", "progress/optimiser/0", "progress/optimiser/2",
+    }  # fmt: skip
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(2, items, {})
+        restored = work.start().with_items(checkpoints.restore(2, work.shapes().to_items()))
+    jax.tree.map(np.testing.assert_array_equal, restored, after)  # of one structure, too
+    assert after.step == 2 and after.step.dtype == np.int32
 
 
 # the loop on a corpus

@@ -26,9 +26,9 @@ from asdjax.data.corpus import Corpus
 from asdjax.errors import ArtifactError, ConfigError, DataError
 from asdjax.runtime import compile_cache, console, host_memory, parallel
 from asdjax.store import runs
-from asdjax.store.checkpoint import ITEMS, Checkpoints, Tree, digest
+from asdjax.store.checkpoint import Checkpoints, Tree, digest
 from asdjax.store.runs import TRAINING_SECTIONS, Run
-from asdjax.training.learner import Learner, State
+from asdjax.training.learner import Learner, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
 
 
 def _loop(
-    work: Plan, learner: Learner, start: list[State], run: Run, checkpoints: Checkpoints
+    work: Plan, learner: Learner, start: list[TrainState], run: Run, checkpoints: Checkpoints
 ) -> None:
     config, host_state = work.config, start.pop()
     data = batches.TrainingBatches(
@@ -232,12 +232,12 @@ def _loop(
                 f"{run.checkpoints / str(begun)}: does not say where in the data it was saved: "
                 "delete it and train again, or start over with --no-resume"
             )
-        host_state |= checkpoints.restore(begun, {item: host_state[item] for item in ITEMS})
+        host_state = host_state.with_items(checkpoints.restore(begun, host_state.to_items()))
         data.restore(place)
         console.say(f"{run.path}: continuing after step {begun} of {work.steps}")
     first = begun or 0
     run.truncate_log(first)
-    count = _parameters(host_state["weights"]["params"])
+    count = _parameters(host_state.params)
     console.say(
         f"training on {len(work.clips)} clips of {work.n_samples} samples in "
         f"{len(work.classes)} classes; {count:,} parameters; "
@@ -273,10 +273,9 @@ def _loop(
                 if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host_state)):
                     log.stop(step, "the weights are no longer finite")
                 meta = _meta(work, step + 1, data.state())
-                checkpoints.save(step + 1, host_state, meta)
+                checkpoints.save(step + 1, host_state.to_items(), meta)
                 del host_state
-    weights, frozen = (jax.tree.map(np.asarray, state[item]) for item in ("weights", "frozen"))
-    result = _result(weights, frozen)
+    result = _result(*jax.tree.map(np.asarray, (state.weights, state.frozen)))
     run.write_training({**_meta(work, work.steps, None), **result})
 
 
@@ -443,7 +442,7 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
         "n_samples": work.n_samples,
         "steps": work.steps,
         "devices": [device.device_kind for device in work.devices],
-        "parameters": _parameters(state["weights"]["params"]),
+        "parameters": _parameters(state.params),
         "step_memory_bytes": step_memory,
         "audio_buffer_bytes": audio_buffer,
         "needed_bytes": needed,

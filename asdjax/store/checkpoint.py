@@ -124,9 +124,9 @@ class Checkpoints:
         """The step of the newest complete checkpoint, or None."""
         return max(self._steps(), default=None)
 
-    def save(self, step: int, state: Tree, meta: Mapping[str, Any]) -> None:
-        """Write the `ITEMS` of a state, wait until they are on disk, and delete old checkpoints."""
-        assert self._keep is not None, "these checkpoints were opened for reading only"
+    def save(self, step: int, items: Mapping[str, Tree], meta: Mapping[str, Any]) -> None:
+        """Write all `ITEMS`, wait until they are on disk, and delete old checkpoints."""
+        assert self._keep is not None, "opened for reading only"
         place = self.directory / str(step)
 
         def free() -> None:
@@ -135,7 +135,7 @@ class Checkpoints:
 
         with atomic.whole_folder(place, free) as made:
             for item in ITEMS:
-                _write_arrays(made / item, state[item])
+                _write_arrays(made / item, items[item])
             documents.write_json(made / _META, meta)
             _seal(made)
         for old in sorted(self._steps())[: -self._keep]:
@@ -150,7 +150,7 @@ class Checkpoints:
             raise ArtifactError(_DAMAGED.format(place, f"{_META} is not a JSON object"))
         return meta
 
-    def restore(self, step: int, like: Tree) -> Tree:
+    def restore(self, step: int, like: Mapping[str, Tree]) -> dict[str, Tree]:
         """A checkpoint's arrays, as NumPy arrays.
 
         Args:
@@ -287,7 +287,9 @@ def _names(folder: Path) -> list[str]:
 # trees
 
 
-def _differences(stored: Tree, like: Tree, *, dtypes: bool = True) -> str:
+def _differences(
+    stored: Mapping[str, Tree], like: Mapping[str, Tree], *, dtypes: bool = True
+) -> str:
     """A list of the names, shapes and dtypes that differ between two trees, as text."""
     found = {k: _shape(v, dtypes) for k, v in flatten_dict(stored, sep="/").items()}
     expected = {k: _shape(v, dtypes) for k, v in flatten_dict(like, sep="/").items()}

@@ -1,12 +1,6 @@
-"""The training step: waveforms and classes in, a new state out; pure and device-side.
+"""The training step: waveforms and classes in, a new state out; pure and device-side."""
 
-State: {"weights": {"params": {"model", "head"}, "stats": {"model", "head"}}, "progress":
-{"optimiser", "step"}, "frozen", "seed"}, plain nested dictionaries of arrays. Everything under
-"params" is trained; "stats" holds BatchNorm's running statistics and the loss's scale; "frozen" the
-model's weights that stay as they are, which no checkpoint holds; nor "seed", which is an array so
-that one compiled program serves every seed.
-"""
-
+import dataclasses
 from typing import Any
 
 import jax
@@ -20,11 +14,55 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 from asdjax.config.interfaces import Weights
 from asdjax.config.recipe import Config
 from asdjax.models import building, parameters
+from asdjax.models.parameters import Tree
 from asdjax.runtime import parallel
 from asdjax.training import mixup, optim
 
-State = dict[str, Any]
 Batch = dict[str, Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a training step reads and renews: a pytree, with arrays as leaves.
+
+    Floating-point leaves are float32, or float64 in double precision. `params` and `stats` have the
+    keys "model" and "head": the embedder, and the loss's class centres and scale.
+    """
+
+    params: Tree
+    """What is trained, by the names and in the shapes of `parameters.split` and `Loss.init`."""
+    stats: Tree
+    """What a step renews without gradient: BatchNorm's running statistics, the loss's scale []."""
+    optimiser: optax.OptState
+    """AdamW's state: two moments with the names and shapes of `params`, and int32 counts []."""
+    step: Int[Array, ""]
+    """int32, the number of updates so far."""
+    frozen: Tree
+    """The model's weights that stay as they are; in no checkpoint."""
+    seed: UInt32[Array, ""]
+    """The configuration's; an array, so that one compiled program serves every seed."""
+
+    @property
+    def weights(self) -> Tree:
+        """{"params", "stats"}: what training.json states the digest of, and inference needs."""
+        return {"params": self.params, "stats": self.stats}
+
+    def to_items(self) -> dict[str, Tree]:
+        """The items of a checkpoint (see store/checkpoint.py), as nested dictionaries."""
+        optimiser = serialization.to_state_dict(self.optimiser)
+        return {"weights": self.weights, "progress": {"optimiser": optimiser, "step": self.step}}
+
+    def with_items(self, items: dict[str, Tree]) -> "TrainState":
+        """The state with a checkpoint's items in place of its own: the inverse of `to_items`."""
+        weights, progress = items["weights"], items["progress"]
+        return dataclasses.replace(
+            self,
+            params=weights["params"],
+            stats=weights["stats"],
+            optimiser=serialization.from_state_dict(self.optimiser, progress["optimiser"]),
+            step=progress["step"],
+        )
 
 
 def to_float(waveform: Float[Array, "B T"] | Int[Array, "B T"], dtype: Any) -> Float[Array, "B T"]:
@@ -43,11 +81,12 @@ class Learner:
         self.n_classes = n_classes
         self.n_samples = n_samples
         self.optimiser = optim.build(config.optim)
-        module = building.skeleton(config.model, n_samples, config.audio.sample_rate)
+        # any, because nnx.Module does not declare the embedding size
+        module: Any = building.skeleton(config.model, n_samples, config.audio.sample_rate)
         self.graphdef, self._params, self._stats = parameters.split(module)
         self._embedding_size = module.embedding_size
 
-    def start(self, weights: Weights | None = None) -> State:
+    def start(self, weights: Weights | None = None) -> TrainState:
         """The state before the first step, as NumPy arrays.
 
         Args:
@@ -65,47 +104,45 @@ class Learner:
         """Whether some of the model's weights stay as they are."""
         return bool(building.partition(self.config.model, self._params)[1])
 
-    def frozen(self, weights: Weights | None) -> parameters.Tree:
-        """What `start` puts under "frozen"."""
+    def frozen(self, weights: Weights | None) -> Tree:
+        """The frozen weights of `start`."""
         if weights is not None:
             _, wanted = building.partition(self.config.model, self._params)
             loaded = self.config.model.pretrained(weights, self._params)
             if flatten_dict(loaded).keys() == flatten_dict(wanted).keys():
                 return loaded  # without drawing the rest
-        return self.start(weights)["frozen"]
+        return self.start(weights).frozen
 
-    def shapes(self) -> State:
+    def shapes(self) -> TrainState:
         """The same with `jax.ShapeDtypeStruct` for arrays; nothing is computed."""
         return jax.eval_shape(self._state, self._params, self._stats)
 
-    def _state(self, params: parameters.Tree, stats: parameters.Tree) -> State:
+    def _state(self, params: Tree, stats: Tree) -> TrainState:
         trained, frozen = building.partition(self.config.model, params)
         parts = [len(jax.tree.leaves(part)) for part in (trained, frozen)]
         assert sum(parts) == len(jax.tree.leaves(params)), "each weight is in one part"
-        seed = np.uint32(self.config.seed)
+        seed = jnp.asarray(self.config.seed, jnp.uint32)
         # one program, the same for every seed, and not one for each operation and shape
-        head_params, head_stats, moments = jax.jit(self._beside)(seed, trained)
-        return {
-            "weights": {
-                "params": {"model": trained, "head": head_params},
-                "stats": {"model": stats, "head": head_stats},
-            },
-            "progress": {
-                "optimiser": serialization.to_state_dict(moments),
-                "step": np.zeros((), np.int32),
-            },
-            "frozen": frozen,
-            "seed": seed,
-        }
+        head_params, head_stats, optimiser = jax.jit(self._head_and_optimiser)(seed, trained)
+        return TrainState(
+            params={"model": trained, "head": head_params},
+            stats={"model": stats, "head": head_stats},
+            optimiser=optimiser,
+            step=jnp.asarray(0, jnp.int32),
+            frozen=frozen,
+            seed=seed,
+        )
 
-    def _beside(self, seed: UInt32[Array, ""], trained: parameters.Tree) -> tuple[Any, Any, Any]:
+    def _head_and_optimiser(
+        self, seed: UInt32[Array, ""], trained: Tree
+    ) -> tuple[Tree, Tree, optax.OptState]:
         """The head's weights and statistics, and the optimiser's state, before the first step."""
         key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # no step's number
         head_params, head_stats = self.config.loss.init(self.n_classes, self._embedding_size, key)
-        moments = self.optimiser.init({"model": trained, "head": head_params})
-        return head_params, head_stats, moments
+        optimiser = self.optimiser.init({"model": trained, "head": head_params})
+        return head_params, head_stats, optimiser
 
-    def step(self, state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         """One update from this device's share of the global batch.
 
         Args:
@@ -116,10 +153,8 @@ class Learner:
             the new state; the global batch's mean loss and accuracy, and the update's learning
             rate, equal on all devices.
         """
-        params, stats = state["weights"]["params"], state["weights"]["stats"]
-        step = state["progress"]["step"]
-        dtype = jax.tree.leaves(params)[0].dtype
-        key = mixup.step_key(state["seed"], step)
+        dtype = jax.tree.leaves(state.params)[0].dtype
+        key = mixup.step_key(state.seed, state.step)
         waveform, target = self._mixed(batch, key, dtype)
         more = self.config.model.draws(
             key,
@@ -129,33 +164,31 @@ class Learner:
             self.config.augment,
         )
 
-        def objective(params: Any) -> tuple[Array, tuple[Any, dict[str, Array]]]:
-            return self.loss(params, stats, waveform, target, state["frozen"], **more)
+        def objective(params: Tree) -> tuple[Array, tuple[Tree, dict[str, Array]]]:
+            return self.loss(params, state.stats, waveform, target, state.frozen, **more)
 
-        gradients, (stats, metrics) = jax.grad(objective, has_aux=True)(params)
+        gradients, (stats, metrics) = jax.grad(objective, has_aux=True)(state.params)
         gradients, metrics = parallel.mean_over_devices((gradients, metrics))
-        metrics["learning_rate"] = optim.learning_rate(self.config.optim, step)
-        moments = serialization.from_state_dict(
-            self.optimiser.init(params), state["progress"]["optimiser"]
+        metrics["learning_rate"] = optim.learning_rate(self.config.optim, state.step)
+        updates, optimiser = self.optimiser.update(gradients, state.optimiser, state.params)
+        new_state = dataclasses.replace(
+            state,
+            params=optax.apply_updates(state.params, updates),
+            stats=stats,
+            optimiser=optimiser,
+            step=state.step + 1,
         )
-        updates, moments = self.optimiser.update(gradients, moments, params)
-        new_state = {
-            "weights": {"params": optax.apply_updates(params, updates), "stats": stats},
-            "progress": {"optimiser": serialization.to_state_dict(moments), "step": step + 1},
-            "frozen": state["frozen"],
-            "seed": state["seed"],
-        }
         return new_state, metrics
 
     def loss(
         self,
-        params: Any,
-        stats: Any,
+        params: Tree,
+        stats: Tree,
         waveform: Float[Array, "b T"],
         target: Float[Array, "b C"],
-        frozen: parameters.Tree,
+        frozen: Tree,
         **more: Any,
-    ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
+    ) -> tuple[Array, tuple[Tree, dict[str, Array]]]:
         """This device's mean loss in training mode, with (new stats, metrics)."""
         embedding, model_stats = parameters.apply(
             self.graphdef,

@@ -44,7 +44,7 @@ def parts(run: Run) -> tuple[Tree, Tree]:
     learner = Learner(config, n_classes=len(training["classes"]), n_samples=training["n_samples"])
     trained: Tree = {"params": {"model": {}}, "stats": {"model": {}}}
     if not config.model.trains_nothing:
-        trained = _trained(run, training, learner.shapes()["weights"])
+        trained = _trained(run, training, learner.shapes().weights)
     frozen = learner.frozen(_pretrained(config)) if learner.freezes else {}
     if training.get("frozen") != (digest(frozen) if frozen else None):
         raise ArtifactError(

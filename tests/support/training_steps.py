@@ -41,10 +41,9 @@ def run_steps(work, state, batches, devices):
     return jax.tree.map(np.asarray, state), losses
 
 
-def embedded(work, state, waveform):
-    """The clips' embeddings by a state's model, in one program."""
-    weights = state["weights"]
-    model = parameters.join(weights["params"]["model"], state["frozen"])
+def embedded(work, weights, frozen, waveform):
+    """The clips' embeddings by trained and frozen weights, in one program."""
+    model = parameters.join(weights["params"]["model"], frozen)
     compiled = jax.jit(partial(parameters.apply, work.graphdef, train=False))
     return compiled(model, weights["stats"]["model"], waveform)[0]
 
