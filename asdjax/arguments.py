@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import tyro
 from tyro.constructors import (
@@ -209,7 +209,7 @@ def parse(verb: str, kind: type[Any], args: Sequence[str]) -> Any:
         return _parse_with(verb, args, kind)
     # The defaults are needed to parse, and parsing finds the positional argument: guess it, parse,
     # and parse again if the guess was the value of an option.
-    guess = _first_positional(args)
+    guess = _first_positional(kind, args)
     try:
         default = None if guess is None else _default(kind, guess)
     except AsdjaxError:
@@ -219,6 +219,20 @@ def parse(verb: str, kind: type[Any], args: Sequence[str]) -> Any:
     if guess is not None and default is not None and named == config_name(guess):
         return command
     return _parse_with(verb, *_choose(args, _default(kind, named)), named)
+
+
+def _flags(kind: Any) -> set[str]:
+    """The names of all options below a dataclass that take no value."""
+    if get_origin(kind) in (Annotated, tuple):
+        return _flags(get_args(kind)[0])
+    if not isinstance(kind, type):
+        return set()
+    if issubclass(kind, Choice):
+        classes = [registry.find(kind.kind, name) for name in registry.names(kind.kind)]
+    else:
+        classes = [kind] if dataclasses.is_dataclass(kind) else []
+    types = [item for found in classes for item in field_types(found).items()]
+    return {name for name, of in types if of is bool}.union(*(_flags(of) for _, of in types))
 
 
 def _choose(args: Sequence[str], command: Any) -> tuple[list[str], Any]:
@@ -326,13 +340,14 @@ def _parse_with(verb: str, args: Sequence[str], default: Any, named: str | None 
     )
 
 
-def _first_positional(args: Sequence[str]) -> str | None:
+def _first_positional(kind: type[Any], args: Sequence[str]) -> str | None:
     """The first argument that is neither an option nor an option's value."""
-    flags = {"--resume", "--no-resume", "--json", "--no-json", "--help"}
+    flags = {"help", *_flags(kind)}
     previous = ""
     for argument in args:
         is_option = argument.startswith("-")
-        is_value = previous.startswith("--") and "=" not in previous and previous not in flags
+        last = previous.rpartition(".")[2].removeprefix("--").removeprefix("no-").replace("-", "_")
+        is_value = previous.startswith("--") and "=" not in previous and last not in flags
         if not is_option and not is_value:
             return argument
         previous = argument if is_option else ""

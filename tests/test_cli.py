@@ -331,3 +331,12 @@ def test_settings_of_equal_name_and_type_are_copied_to_another_class():
         ("system4", "multiresnet", MultiResNetConfig(compute_dtype="bfloat16")),
     ]:
         assert parse("check", Check, [system, *options, "--model", name]).config.model == other
+
+
+@pytest.mark.parametrize(
+    "flag", ["--json", "--train.drop-last", "--train.no-drop-last", "--model.random-init"]
+)
+def test_a_flag_before_the_recipe_takes_no_value(flag):
+    recipe = str(Path(TINY).with_name("tiny_beats.yaml"))
+    command = parse("check", Check, [flag, recipe, "--data", "d", "--model.layers", "1"])
+    assert command.recipe == recipe and command.config.model.layers == (1,)

@@ -25,6 +25,7 @@ from asdjax.config import recipe as configs
 from asdjax.embedder import Embedder
 from asdjax.errors import ArtifactError
 from asdjax.models import building, parameters
+from asdjax.models.poolings import Mean
 from asdjax.runtime import compile_cache, parallel
 from asdjax.training.learner import Learner
 
@@ -423,8 +424,7 @@ def test_clips_of_many_lengths_share_a_program(run, programs, rng):
 def test_clips_that_keep_their_lengths_need_two_programs_a_class(programs, rng):
     """One for several clips and one for a single one, for any number and order of clips."""
     recipe = configs.load(TINY_BEATS)
-    frozen = {"adaptation": "frozen", "pooling": "mean", "embedding_size": 0}
-    model = dataclasses.replace(recipe.model, **frozen)
+    model = dataclasses.replace(recipe.model, adaptation="frozen", pooling=Mean(), embedding_size=0)
     extract = dataclasses.replace(recipe.extract, batch_size=8)
     _, params, stats = parameters.split(building.build(model, None, 16000, seed=0))
     weights = {"params": {"model": params}, "stats": {"model": stats}}

@@ -20,6 +20,8 @@ FILES = [ROOT / "README.md", *sorted(FOLDER.glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"(?m)^ {4}(asdjax .+?)(?: +#.*)?$|`(asdjax [^`]+)`")
 OPTION = re.compile(r"(?<!\S)--[a-z][a-z0-9.-]*")
+SHORT = {"--model", "--model.pooling", "--loss", "--backend", "--decision"}
+"""Options that stand for the name of a section's class; the help shows the long ones."""
 RECIPE_COMMANDS = ("run", "train", "check")
 SECTIONS = "dataset|audio|augment|model|loss|optim|train|extract|backend|decision"
 
@@ -112,7 +114,7 @@ def help_of(words: list[str], capsys) -> str:
 
 
 def test_options_in_the_text_exist(capsys):
-    known = {"--no-compile-cache", "--help", "--plugin", "--backend"}  # of main, and of sections
+    known = {"--no-compile-cache", "--help", "--plugin", *SHORT}
     about = [(verb,) for verb in VERBS if verb != "convert"]
     about += [("convert", name) for name in convert.COMMANDS]
     about += [("run", "system1"), ("run", "system4")]
@@ -144,7 +146,7 @@ def test_commands_and_options_exist(path, capsys):
             about = (verb, rest[0])
         wanted.setdefault(about, set()).update(OPTION.findall(" ".join(rest)))
     for about, options in wanted.items():
-        options -= {"--help", "--plugin"}
+        options -= {"--help", "--plugin", *SHORT}
         if options:
             shown = set(OPTION.findall(help_of(list(about), capsys).replace(",", " ")))
             assert not options - shown, about

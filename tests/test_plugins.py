@@ -168,8 +168,9 @@ def test_help_shows_the_settings(plugin, capsys):
         (THRESHOLD.replace('"largest"', '"quantile"'), "taken"),
         (THRESHOLD.replace('"largest"', '"my largest"'), "letters"),
         (THRESHOLD.replace("(frozen=True)", ""), "frozen"),
+        (EXAMPLES["view"].replace("    share:", "    learns = True\n    share:"), "observe"),
     ],
-    ids=["empty", "syntax", "method", "default", "taken", "name", "frozen"],
+    ids=["empty", "syntax", "method", "default", "taken", "name", "frozen", "conditional"],
 )
 def test_refused_plugins(text, words, capsys, tmp_path):
     plugin = tmp_path / "mine.py"

@@ -120,7 +120,8 @@ class Encoder(Choice):
         """Random inputs of the network in a training step, as keyword arguments for its call.
 
         Args:
-            key: random key of the step. Mixup uses it as well: derive others with `fold_in`.
+            key: random key of the step. Mixup splits it in three, which equals folding in 0, 1 and
+                2: derive other keys by folding in numbers from 1000 on.
             rows: indices of this device's clips in the global batch.
             everyone: number of clips in the global batch.
             n_samples: length of the clips.
@@ -307,6 +308,7 @@ class View(Choice):
     """Whether it needs channel 2. For mono files the raw view replaces views that do."""
     is_raw: ClassVar[bool] = False
     """Whether it is the unchanged channel: only the samples that are embedded are then read."""
+    conditional = {"learns": ("observe", "learned")}
     learns: ClassVar[bool] = False
     """Whether it is fitted to a machine's normal training clips. If so, define `observe` and
     `learned`; `make` is given the result."""

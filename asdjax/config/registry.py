@@ -64,6 +64,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
 """Module by kind and name. The first name of a kind is its default."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+_INTERFACES = "asdjax.config.interfaces"
 _LARGEST_PLUGIN = 2**20  # bytes
 
 
@@ -175,6 +176,11 @@ def _name_of_class(chosen: Any, where: str) -> Any:
     if inspect.isabstract(chosen):
         missing = ", ".join(sorted(chosen.__abstractmethods__))
         raise ConfigError(f"{where}: a {chosen.kind} needs {missing}: define it")
+    for flag, methods in chosen.conditional.items():
+        inherited = [m for m in methods if getattr(chosen, m).__module__ == _INTERFACES]
+        if getattr(chosen, flag) and inherited:
+            needed = ", ".join(inherited)
+            raise ConfigError(f"{where}: a {chosen.kind} with {flag} needs {needed}: define it")
     if "__dataclass_fields__" not in vars(chosen) or not chosen.__dataclass_params__.frozen:
         raise ConfigError(f"{where}: not a frozen dataclass: add dataclass(frozen=True)")
     for field in dataclasses.fields(chosen):

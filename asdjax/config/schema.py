@@ -69,6 +69,7 @@ class Choice(abc.ABC):
     kind: ClassVar[str]
     tag: ClassVar[str] = "name"
     required: ClassVar[tuple[str, ...]] = ()
+    conditional: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     passes_over: ClassVar[bool] = True
 
 
