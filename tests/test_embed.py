@@ -186,7 +186,7 @@ def test_waveforms_that_are_refused(weights):
     embedder = asdjax.load(weights[0])
     good = np.zeros(2800, np.float32)
     for bad, words in (
-        (good[:2799], "waveform 1 has 2799 samples, .* needs 2800"),
+        (good[:2799], "waveform 1 has 2799 samples, .* 2800"),
         (good.astype(np.int32), "waveform 1 is of shape .* int32"),
         (good.reshape(2, -1), "waveform 1 is of shape"),
         (np.where(np.arange(2800) == 7, np.nan, good), "waveform 1 is not finite"),
