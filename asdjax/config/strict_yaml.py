@@ -97,10 +97,12 @@ def parse(text: str, source: str) -> Any:
     except yaml.reader.ReaderError as error:
         why, index = "not valid YAML: an unprintable character", error.position
     except yaml.MarkedYAMLError as error:
+        problem, mark = error.problem, error.problem_mark
+        assert problem is not None and mark is not None, "PyYAML's parser states both"
         # what is found missing at the end of the text or line is reported where it began
-        late = error.problem_mark.index >= len(text.rstrip()) or "':'" in error.problem
-        mark = (late and error.context_mark) or error.problem_mark
-        known = (words for part, words in _WORDS if part in error.problem)
+        late = mark.index >= len(text.rstrip()) or "':'" in problem
+        mark = (late and error.context_mark) or mark
+        known = (words for part, words in _WORDS if part in problem)
         why, index = f"not valid YAML: {next(known, 'a syntax error')}", mark.index
     raise ConfigError(f"{source}: {_position(text, index)}: {why}") from None
 
@@ -149,16 +151,18 @@ class _Document:
 
     def take(self, event: yaml.Event) -> None:
         """Process the next event."""
+        assert event.start_mark is not None, "PyYAML's parser states it"
         index = event.start_mark.index
         if isinstance(event, yaml.DocumentStartEvent):
             self._count += 1
             if self._count > 1:
                 raise _Invalid("a second document (---): only one is allowed", index)
         elif isinstance(event, yaml.AliasEvent):
+            assert event.anchor is not None, "an alias has a name"
             self._add(self._expanded(event.anchor, index), index)
         elif isinstance(event, yaml.CollectionEndEvent):
             self._add(self._open.pop(), index)
-        elif isinstance(event, yaml.NodeEvent):
+        elif isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             if event.tag is not None:
                 tag = cut(event.tag.replace("tag:yaml.org,2002:", "!!"))
                 raise _Invalid(f"the tag {tag} is not allowed: remove it", index)

@@ -357,7 +357,7 @@ def _plain(
     """Samples `first` to `first + frames` [T, channels] of a WAV file."""
     stored = np.empty(frames * layout.frame, np.uint8)
     file.seek(layout.start + first * layout.frame)
-    if file.readinto(stored) < len(stored):
+    if file.readinto(stored.data) < len(stored):
         raise fault(path, "truncated", "the file was changed while it was read")
     match layout.subtype:
         case "PCM_16":
