@@ -46,32 +46,8 @@ def _content_faults(
 ) -> list[str]:
     if not isinstance(tree, Mapping):
         return ["expected keys and values"]
-    faults = []
-
-    def need(where: Any, key: str, prefix: str, kind: Any = object, words: str = "a value") -> Any:
-        """The value of a dotted key; None, and a fault, if it is absent or has another type."""
-        value = where
-        for part in key.split("."):
-            value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
-        if value is _ABSENT:
-            faults.append(f"{prefix}{key} is missing")
-        elif (
-            not isinstance(value, kind)
-            or (isinstance(value, bool) and kind is not object)
-            or value == ""
-        ):
-            what = found(value) if words == "text" else f"found {shown(value)}"
-            faults.append(f"{prefix}{key}: expected {words}, {what}")
-        else:
-            return value
-        return None
-
-    def few(key: str, items: list[Any]) -> list[Any]:
-        """The first items of a list; a fault if there are too many."""
-        if len(items) > _MOST_LISTED:
-            faults.append(f"{key}: {len(items)} entries, more than {_MOST_LISTED}")
-        return items[:_MOST_LISTED]
-
+    fields = _Fields()
+    faults, need, few = fields.faults, fields.need, fields.few
     label = need(tree, "submission.label", "", str, "text")
     if label is not None and label != system.label:
         faults.append(f"submission.label is {shown(label)}, but the folder is {system.label!r}")
@@ -109,3 +85,36 @@ def _content_faults(
                 if value is not None and not 0 <= value <= 100:
                     faults.append(f"{here}.{figure}: expected a percentage, found {shown(value)}")
     return faults
+
+
+class _Fields:
+    """Reads what meta.yaml holds, and notes what is wrong with it in `faults`."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+
+    def need(
+        self, where: Any, key: str, prefix: str, kind: Any = object, words: str = "a value"
+    ) -> Any:
+        """The value of a dotted key; None, and a fault, if it is absent or has another type."""
+        value = where
+        for part in key.split("."):
+            value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+        if value is _ABSENT:
+            self.faults.append(f"{prefix}{key} is missing")
+        elif (
+            not isinstance(value, kind)
+            or (isinstance(value, bool) and kind is not object)
+            or value == ""
+        ):
+            what = found(value) if words == "text" else f"found {shown(value)}"
+            self.faults.append(f"{prefix}{key}: expected {words}, {what}")
+        else:
+            return value
+        return None
+
+    def few(self, key: str, items: list[Any]) -> list[Any]:
+        """The first items of a list; a fault if there are too many."""
+        if len(items) > _MOST_LISTED:
+            self.faults.append(f"{key}: {len(items)} entries, more than {_MOST_LISTED}")
+        return items[:_MOST_LISTED]
