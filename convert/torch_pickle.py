@@ -189,7 +189,7 @@ class _Machine:
                 self._step(name, argument)
         return self._pop()
 
-    def _step(self, name: str, argument: Any) -> None:
+    def _step(self, name: str, argument: Any) -> None:  # noqa: C901 - a case for each operation
         match name:
             case "PROTO" | "FRAME":
                 pass
@@ -321,7 +321,7 @@ class _Machine:
                         return self.storages[key]
         raise damaged("a storage that torch.save does not write like this")
 
-    def _call(self, function: Any, args: Any) -> Any:
+    def _call(self, function: Any, args: Any) -> Any:  # noqa: C901 - a case for each function
         if type(function) is Placeholder:
             return _placeholder(function, args)
         if type(function) is not _Global or type(args) is not tuple:
