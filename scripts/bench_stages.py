@@ -371,18 +371,18 @@ def views(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Cas
 
                 return jax.lax.fori_loop(1, rounds, again, make(jnp.int16(0), pcm))
 
-            def extraction(chosen: tuple[View, ...], e=embedder, f=files) -> None:
+            def extracted(chosen: tuple[View, ...], e=embedder, f=files) -> None:
                 for _ in extraction.stream(e.network, f, chosen):
                     pass
 
-            one = ("one_view", partial(extraction, (RAW,)))
+            one = ("one_view", partial(extracted, (RAW,)))
             about = {"recipe": name, "seconds": length, "clips": count}
             about["views"] = len(recipe.extract.views)
             making = partial(_finished, jax.jit(all_made), pcm)
             torch = "views", {"seconds": length, "batch": at_once}
             work = count / at_once * flop(partial(make, jnp.int16(0)), pcm)
             yield Case(about | {"work": "making"}, count, making, torch, work, alternative=one)
-            everything = partial(extraction, recipe.extract.views)
+            everything = partial(extracted, recipe.extract.views)
             yield Case(about | {"work": "extraction"}, count, everything, alternative=one)
 
 
