@@ -143,7 +143,8 @@ def _is_converted(folder: Path) -> bool:
 
 
 def _run_state(run: Run) -> dict[str, np.ndarray]:
-    model, (trained, frozen) = run.config().model, weights.parts(run)
+    with run.snapshot():
+        model, (trained, frozen) = run.config().model, weights.parts(run)
     state = {}
     if not model.trains_nothing:
         state = state_dict.to_torch(asdkit.table(model, trained), trained)

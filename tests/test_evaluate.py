@@ -14,8 +14,8 @@ from asdjax.commands import evaluate
 from asdjax.commands.compare import compare
 from asdjax.config import recipe as configs
 from asdjax.errors import AsdjaxError
+from asdjax.files.documents import write_json
 from asdjax.scoring import averages, metrics
-from asdjax.store import runs
 
 
 def write_submission(folder, machines, decisions=True):
@@ -93,7 +93,7 @@ def test_figures_of_0_are_written_as_0(rng, tmp_path):
 
 def test_runs_without_labels_leave_no_metrics(rng, tmp_path, unnamed):
     run = make_run(tmp_path, unnamed)
-    runs.write_json(run.metrics / "metrics.json", "of old labels")
+    write_json(run.metrics / "metrics.json", "of old labels")
     assert evaluate.evaluate(run) is None
     assert not (run.metrics / "metrics.json").exists()
     assert evaluate.by_view(run) is None

@@ -1,9 +1,12 @@
 """The run directory: atomic writes, artefacts, the log."""
 
+import collections
+import dataclasses
 import io
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +14,11 @@ import pytest
 from asdjax.commands import evaluate, score
 from asdjax.config.recipe import Config, to_tree
 from asdjax.errors import AsdjaxError
-from asdjax.store import runs
-from asdjax.store.runs import Embeddings, Run
+from asdjax.files import documents, user_files
+from asdjax.scoring.kmeans import KMeans
+from asdjax.store import manifest
+from asdjax.store.embeddings import Embeddings
+from asdjax.store.runs import Run
 
 TRAINING = {
     "classes": ["fan"], "n_samples": 8000, "step": 2, "seed": 0, "data": "d", "digest": "x",
@@ -37,20 +43,20 @@ def table(n=5, d=3):
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "x.json"
-    runs.write_json(path, {"a": 1})
+    documents.write_json(path, {"a": 1})
 
     def power_cut(_):
         raise OSError("power cut")
 
     monkeypatch.setattr(os, "fsync", power_cut)
     with pytest.raises(AsdjaxError, match="x.json: cannot be written .power cut."):
-        runs.write_json(path, {"a": 2})
-    assert runs.read_json(path) == {"a": 1}
+        documents.write_json(path, {"a": 2})
+    assert documents.read_json(path) == {"a": 1}
 
 
 def test_json_refuses_what_json_cannot_say(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
-        runs.write_json(tmp_path / "x.json", {"a": float("nan")})
+        documents.write_json(tmp_path / "x.json", {"a": float("nan")})
     assert not (tmp_path / "x.json").exists()
 
 
@@ -59,12 +65,12 @@ def test_numbers_of_thousands_of_digits_in_a_document(tmp_path, sign):
     path = tmp_path / "x.json"
     path.write_text(f'{{"seed": {sign}{"9" * 5000}}}')
     with pytest.raises(AsdjaxError) as refusal:
-        runs.read_json(path)
+        documents.read_json(path)
     message = str(refusal.value)
     assert "(a number of more than 100 digits: " in message and len(message) < 300
     assert "limit" not in message  # of Python's own, which nobody should have to know
     path.write_text(f'{{"seed": {sign}{"9" * 90}}}')
-    assert runs.read_json(path) == {"seed": int(sign + "9" * 90)}
+    assert documents.read_json(path) == {"seed": int(sign + "9" * 90)}
 
 
 def test_embeddings_round_trip_and_equal_bytes(tmp_path):
@@ -90,11 +96,11 @@ def test_damaged_embeddings_are_named(tmp_path):
 def test_artefacts_are_current_only_as_they_were_made(tmp_path):
     run = begun(tmp_path)
     path = run.scores_path("fan")
-    made_from = runs.fingerprint("weights", [1, 2])
+    made_from = documents.fingerprint("weights", [1, 2])
     assert not run.is_current(path, made_from)
     run.write_artefact(path, b"score\n1.5\n", made_from)
     assert run.is_current(path, made_from)
-    assert not run.is_current(path, runs.fingerprint("weights", [1, 3]))
+    assert not run.is_current(path, documents.fingerprint("weights", [1, 3]))
     path.write_bytes(b"score\n1.6\n")
     assert not run.is_current(path, made_from)
     path.unlink()
@@ -105,14 +111,14 @@ def test_a_kill_between_result_and_record_leaves_no_false_record(tmp_path, monke
     run = begun(tmp_path)
     path = run.scores_path("fan")
     run.write_artefact(path, b"old", "old inputs")
-    original = runs.write_json
+    original = documents.write_json
 
     def killed(where, document):
         if "scores/fan.csv" in document:
             raise KeyboardInterrupt
         original(where, document)
 
-    monkeypatch.setattr(runs, "write_json", killed)
+    monkeypatch.setattr(manifest, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         run.write_artefact(path, b"new", "new inputs")
     assert path.read_bytes() == b"new"
@@ -180,9 +186,9 @@ def finished(path):
     run.append_log([{"step": 0}])
     run.write_diagnostics("fan", [{"a": 1}])
     run.write_scores("fan", [{"score": 1.0}])
-    runs.write_json(run.metrics / "metrics.json", {})
-    runs.write_json(run.thresholds, {})
-    runs.write_json(run.checkpoints / "2" / "meta.json", {})
+    documents.write_json(run.metrics / "metrics.json", {})
+    documents.write_json(run.thresholds, {})
+    documents.write_json(run.checkpoints / "2" / "meta.json", {})
     with run.lock(existing=True):
         assert run.machines() == ["fan", "pump"]
     return run
@@ -243,8 +249,8 @@ def test_a_run_that_is_itself_named_by_a_link_is_fine(tmp_path):
 def test_machines_name_no_other_places(tmp_path, name):
     run = finished(tmp_path / "run")
     machines = ["fan", name]
-    listed, made_from = run.path / "embeddings" / "machines.json", runs.fingerprint(machines)
-    run.write_artefact(listed, runs.json_bytes(machines), made_from)
+    listed, made_from = run.path / "embeddings" / "machines.json", documents.fingerprint(machines)
+    run.write_artefact(listed, documents.json_bytes(machines), made_from)
     for verb in (score.score, evaluate.evaluate):
         with pytest.raises(AsdjaxError, match="not the name of a machine or a view"):
             verb(run)
@@ -337,12 +343,12 @@ def test_a_directory_of_others_is_never_a_run(names, tmp_path):
 def test_a_document_of_another_kind_does_not_make_a_run(schema, tmp_path):
     """Such as what another command printed, and a user saved as training.json."""
     file = tmp_path / "training.json"
-    runs.write_json(file, {"schema": schema})
+    documents.write_json(file, {"schema": schema})
     run = Run(tmp_path)
     with pytest.raises(AsdjaxError, match="would overwrite its training.json"), run.lock():
         pass
     for version in (1, 2, 3):  # a run of another version of asdjax stays one
-        runs.write_json(file, {"schema": f"asdjax.training/{version}"})
+        documents.write_json(file, {"schema": f"asdjax.training/{version}"})
         with run.lock():
             pass
 
@@ -384,3 +390,97 @@ def test_what_a_killed_command_was_deleting_goes_with_the_next(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         ".corpus.asdjax-partial", ".lock", ".notes.discarded", "config.yaml",
     ]  # fmt: skip
+
+
+# one reading of the documents
+
+
+def reads(monkeypatch):
+    """How often each document of a run is read from now on, by name."""
+    counts = collections.Counter()
+
+    def counted(path, **limits):
+        counts[Path(path).name] += 1
+        return read_text(path, **limits)
+
+    read_text = user_files.read_text
+    monkeypatch.setattr(user_files, "read_text", counted)
+    return counts
+
+
+DOCUMENTS = ("config.yaml", "training.json", "artefacts.json")
+
+
+@pytest.mark.parametrize("scope", [Run.lock, Run.snapshot])
+def test_documents_are_read_once_in_a_lock_or_snapshot(tmp_path, monkeypatch, scope):
+    run = finished(tmp_path)
+    before = run.config(), run.training(), run.machines()
+    counts = reads(monkeypatch)
+    with scope(run):
+        counts.clear()
+        for _ in range(3):
+            assert (run.config(), run.training(), run.machines()) == before
+            assert run.has_scores("fan") and run.read_embeddings("raw", "pump") is not None
+        assert [counts[name] for name in DOCUMENTS] == [1, 1, 1]
+
+
+def test_what_is_written_in_a_lock_is_seen_in_it(tmp_path, monkeypatch):
+    run = finished(tmp_path)
+    with run.lock():
+        assert run.has_scores("fan")
+        run.write_config(dataclasses.replace(Config(), backend=KMeans()))
+        assert run.config().backend == KMeans() and not run.has_scores("fan")
+        counts = reads(monkeypatch)
+        run.write_scores("fan", [{"score": 2.0}])
+        assert run.has_scores("fan") and counts["artefacts.json"] <= 1
+        run.write_training(TRAINING | {"digest": "other"})
+        assert run.finished_training()["digest"] == "other" and not run.has_scores("fan")
+        run.forget_training()
+        assert run.training() is None and not run.is_current(run.thresholds, "x")
+    assert Run(tmp_path).config() == run.config() and run.training() is None
+
+
+def test_a_lock_starts_from_what_others_wrote(tmp_path):
+    """A session keeps its Run while another one works on the directory: no record is lost."""
+    run, other = finished(tmp_path), Run(tmp_path)
+    with run.lock():
+        assert run.machines() and not run.has_scores("pump")
+    with other.lock():
+        other.write_scores("pump", [{"score": 1.0}])
+        other.write_artefact(other.scores_path("fan"), b"others", "others")
+    assert run.has_scores("pump")
+    with run.lock():
+        run.write_artefact(run.thresholds, b"{}", "x")
+    for each in (run, other, Run(tmp_path)):
+        assert each.has_scores("pump") and each.is_current(each.thresholds, "x")
+        assert each.is_current(each.scores_path("fan"), "others")
+
+
+def test_a_snapshot_mixes_no_results_of_two_states(tmp_path):
+    run, other = finished(tmp_path), Run(tmp_path)
+    with run.snapshot():
+        assert run.has_scores("fan")
+        with other.lock():
+            other.write_artefact(other.embeddings_path("raw", "fan"), b"others", "others")
+            other.write_config(dataclasses.replace(Config(), backend=KMeans()))
+        assert run.config() == Config()
+        with pytest.raises(AsdjaxError, match="fan.npz: missing or changed"):
+            run.read_embeddings("raw", "fan")  # though its new record fits
+        with run.lock():  # which reads again
+            assert run.config().backend == KMeans()
+    assert run.config().backend == KMeans()
+
+
+def test_a_record_that_could_not_be_written_is_not_remembered(tmp_path, monkeypatch):
+    run = finished(tmp_path)
+    with run.lock():
+        assert run.has_scores("fan")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fails)
+            with pytest.raises(AsdjaxError, match="disk is full"):
+                run.write_scores("fan", [{"score": 2.0}])
+        assert run.has_scores("fan") and Run(tmp_path).has_scores("fan")
+
+
+def fails(_):
+    raise OSError("disk is full")

@@ -16,7 +16,7 @@ from asdjax.runtime import console
 from asdjax.scoring import averages, bootstrap, labels, layout, tables
 from asdjax.scoring.labels import Machines
 from asdjax.scoring.tables import Table
-from asdjax.store.runs import Run
+from asdjax.store.runs import Run, snapshots
 
 SCHEMA = "asdjax.compare/1"
 _SCOPE = (
@@ -48,14 +48,16 @@ def compare(
             `evaluate.evaluate`.
     """
     known = None if truth is None else submission.read_truth(truth)
-    a, b = _labelled(run_a, known), _labelled(run_b, known)
+    with snapshots((run_a, run_b)):
+        a, b = _labelled(run_a, known), _labelled(run_b, known)
+        seeds = [run.config().seed for run in (run_a, run_b)]
     _require_same_clips((run_a, a), (run_b, b))
     for note in bootstrap.describe(a, resamples)["single_clip_strata"]:
         console.say(f"{note}: a single clip, which resampling cannot vary: intervals too narrow")
     return {
         "schema": SCHEMA,
-        "a": {"run": str(run_a.path), "seed": run_a.config().seed},
-        "b": {"run": str(run_b.path), "seed": run_b.config().seed},
+        "a": {"run": str(run_a.path), "seed": seeds[0]},
+        "b": {"run": str(run_b.path), "seed": seeds[1]},
         **bootstrap.describe(a, resamples),
         "scope": _SCOPE,
         **_difference(

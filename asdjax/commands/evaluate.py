@@ -13,12 +13,12 @@ from asdjax.challenge import submission
 from asdjax.config import recipe as configs
 from asdjax.errors import DataError
 from asdjax.files import atomic
+from asdjax.files.documents import csv_bytes, write_json
 from asdjax.runtime import console
 from asdjax.scoring import averages, bootstrap, labels, layout, tables
 from asdjax.scoring.labels import Clips, Machines
 from asdjax.scoring.tables import Table
-from asdjax.store import runs
-from asdjax.store.runs import Run
+from asdjax.store.runs import Run, snapshots
 
 VIEWS_SCHEMA = "asdjax.views/1"
 
@@ -42,18 +42,20 @@ def evaluate(
         AsdjaxError: the scores are outdated, or the ground truth is faulty, contradicts a clip's
             name or lacks a clip.
     """
-    machines = _labelled(run, truth)
+    with run.snapshot():
+        machines = _labelled(run, truth)
+        seed, marks = run.config().seed, run.marks()
     paths = [run.metrics / "metrics.json", run.metrics / "metrics.csv"]
     if not machines:
         with run.lock(existing=True):
             for path in paths:
                 atomic.delete(path)
         return None
-    document = _document(machines, resamples, run.config().seed) | run.marks()
+    document = _document(machines, resamples, seed) | marks
     rows = [{**row, "seed": document["seed"]} for row in layout.rows(document)]
     with run.lock(existing=True):
-        runs.write_json(paths[0], document)
-        atomic.write_bytes(paths[1], runs.csv_bytes(rows))
+        write_json(paths[0], document)
+        atomic.write_bytes(paths[1], csv_bytes(rows))
     return document
 
 
@@ -128,10 +130,12 @@ def by_view(
     Raises:
         AsdjaxError: as in `evaluate`.
     """
-    combined = _labelled(run, truth)
+    with run.snapshot():
+        config, marks = run.config(), run.marks()
+        combined = _labelled(run, truth)
+        views = {view: _labelled(run, truth, view) for view in config.extract.view_names}
     if not combined:
         return None
-    config = run.config()
 
     def summary(machines: Machines) -> dict[str, Any]:
         certainty = bootstrap.intervals(machines, resamples)
@@ -139,11 +143,11 @@ def by_view(
 
     return {
         "schema": VIEWS_SCHEMA,
-        "views": {view: summary(_labelled(run, truth, view)) for view in config.extract.view_names},
+        "views": {view: summary(machines) for view, machines in views.items()},
         "combination": {"name": config.backend.combine_views, **summary(combined)},
         **bootstrap.describe(combined, resamples),
         "seed": config.seed,
-        **run.marks(),
+        **marks,
     }
 
 
@@ -159,32 +163,34 @@ def evaluate_runs(
             labelled clips.
     """
     sections = tuple(name for name in configs.to_tree(configs.Config()) if name != "seed")
-    first, seeds = all_runs[0].config(), [run.config().seed for run in all_runs]
-    for run in all_runs[1:]:
-        changed = configs.differences(first, run.config(), sections)
-        if changed:
+    with snapshots(all_runs):
+        first, seeds = all_runs[0].config(), [run.config().seed for run in all_runs]
+        marks = all_runs[0].marks()
+        for run in all_runs[1:]:
+            changed = configs.differences(first, run.config(), sections)
+            if changed:
+                raise DataError(
+                    f"{run.path}: not the recipe of {all_runs[0].path} ({'; '.join(changed)}): "
+                    "average runs that differ in their seed only"
+                )
+        if len(set(seeds)) < len(seeds):
             raise DataError(
-                f"{run.path}: not the recipe of {all_runs[0].path} ({'; '.join(changed)}): average "
-                "runs that differ in their seed only"
+                f"the runs' seeds are {', '.join(map(str, seeds))}: average runs with different "
+                "seeds, each named once"
             )
-    if len(set(seeds)) < len(seeds):
-        raise DataError(
-            f"the runs' seeds are {', '.join(map(str, seeds))}: average runs with different seeds, "
-            "each named once"
-        )
-    documents = []
-    for run in all_runs:
-        document = evaluate(run, resamples=resamples, truth=truth)
-        if document is None:
-            raise DataError(f"{run.path}: no scored clip has a label: leave this run out")
-        documents.append(document)
+        documents = []
+        for run in all_runs:
+            document = evaluate(run, resamples=resamples, truth=truth)
+            if document is None:
+                raise DataError(f"{run.path}: no scored clip has a label: leave this run out")
+            documents.append(document)
     for run, document in zip(all_runs, documents, strict=True):
         if document["machines"].keys() != documents[0]["machines"].keys():
             raise DataError(
                 f"{run.path}: scored {', '.join(document['machines'])}, but {all_runs[0].path} "
                 f"{', '.join(documents[0]['machines'])}: average runs that scored the same machines"
             )
-    return {**averages.spread(documents), "seed": seeds, **all_runs[0].marks()}
+    return {**averages.spread(documents), "seed": seeds, **marks}
 
 
 def _labelled(run: Run, truth: Path | None, column: str = "score") -> Machines:

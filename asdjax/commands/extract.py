@@ -17,7 +17,9 @@ from asdjax.errors import DataError
 from asdjax.runtime import console
 from asdjax.signal.view_raw import of_mono
 from asdjax.store import runs
-from asdjax.store.runs import Embeddings, Run
+from asdjax.store.embeddings import Embeddings
+from asdjax.store.runs import Run
+from asdjax.store.scores import CLIP_COLUMNS
 
 _NONE = np.empty((2, 0), np.float32)  # `calibration` of views that are not fitted
 
@@ -184,7 +186,7 @@ def _table(clips: Sequence[dcase.Clip], arrays: dict[str, np.ndarray], view: int
 
     unknown = np.full(len(clips), np.nan, np.float32)
     return Embeddings(
-        **{name: column(name) for name in runs.CLIP_COLUMNS},
+        **{name: column(name) for name in CLIP_COLUMNS},
         embedding=arrays["embedding"][:, view],
         gain=arrays["gain"][:, view] if "gain" in arrays else unknown,
         **{name: arrays.get(name, unknown) for name in ("level_db", "correlation", "lag")},

@@ -13,8 +13,9 @@ from asdjax.data.dcase import ScoredMachine
 from asdjax.errors import AsdjaxError, DataError
 from asdjax.runtime import console
 from asdjax.scoring import backends, false_alarms, thresholds
-from asdjax.store import runs
-from asdjax.store.runs import CLIP_COLUMNS, Embeddings, Run
+from asdjax.store.embeddings import Embeddings
+from asdjax.store.runs import Run
+from asdjax.store.scores import CLIP_COLUMNS
 
 Scores = Float64[np.ndarray, " N"]
 
@@ -134,7 +135,7 @@ def _rows(
         threshold[here] = chosen
     return [
         {
-            **{name: str(getattr(clips, name)[i]) for name in runs.CLIP_COLUMNS},
+            **{name: str(getattr(clips, name)[i]) for name in CLIP_COLUMNS},
             "score": repr(float(combined[i])),
             "threshold": repr(float(threshold[i])),
             "decision": str(int(combined[i] > threshold[i])),

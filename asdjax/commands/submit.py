@@ -21,11 +21,10 @@ from asdjax.challenge import meta_yaml, submission, verification
 from asdjax.challenge.submission import Key
 from asdjax.data import dcase
 from asdjax.errors import ArtifactError, AsdjaxError
-from asdjax.files import atomic
+from asdjax.files import atomic, documents
 from asdjax.runtime import console
 from asdjax.scoring import averages, metrics
-from asdjax.store import runs
-from asdjax.store.runs import Run
+from asdjax.store.runs import Run, snapshots
 
 SUBSETS = ("development", "evaluation")
 
@@ -67,39 +66,42 @@ def submit(
     about = meta_yaml.read_info(info, len(all_runs))
     corresponding = next(author for author in about.authors if author.corresponding)
     lastname = about.label_lastname or corresponding.lastname
-    editions = {run.config().dataset.edition for run in all_runs}
-    if len(editions) > 1:
-        raise ArtifactError(f"the runs use {' and '.join(sorted(editions))}: submit one edition")
     files: dict[str, bytes] = {}
     expected: dict[Key, set[str]] = {}
-    for i, run in enumerate(all_runs):
-        label = submission.label(lastname, about.institute, i + 1)
-        scored = _sections(run)
-        chosen = {
-            key: section
-            for key, section in scored.items()
-            if ("evaluation" if section.evaluation else "development") in subsets
-        }
-        if not chosen:
-            other = " ".join({"development", "evaluation"} - set(subsets))
+    with snapshots(all_runs):
+        editions = {run.config().dataset.edition for run in all_runs}
+        if len(editions) > 1:
             raise ArtifactError(
-                f"{run.path}: none of its scored machines belongs to {' or '.join(subsets)}: "
-                f"score such machines, or give --subsets {other}"
+                f"the runs use {' and '.join(sorted(editions))}: submit one edition"
             )
-        _same_clips(all_runs[0], expected, run, chosen)
-        expected = {key: set(section.scores) for key, section in chosen.items()}
-        folder = f"task2/{label}"
-        for key, section in chosen.items():
-            try:
-                scores = submission.score_bytes(section.scores)
-            except AsdjaxError as error:
-                raise ArtifactError(f"{run.path}: {key[0]}: {error}: score it again") from error
-            files[f"{folder}/{submission.score_file(key)}"] = scores
-            decisions = submission.decision_bytes(section.decisions)
-            files[f"{folder}/{submission.decision_file(key)}"] = decisions
-        meta = meta_yaml.meta(run, about, i, label, _results(scored, run))
-        text = yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)
-        files[f"{folder}/{label}.meta.yaml"] = text.encode()
+        for i, run in enumerate(all_runs):
+            label = submission.label(lastname, about.institute, i + 1)
+            scored = _sections(run)
+            chosen = {
+                key: section
+                for key, section in scored.items()
+                if ("evaluation" if section.evaluation else "development") in subsets
+            }
+            if not chosen:
+                other = " ".join({"development", "evaluation"} - set(subsets))
+                raise ArtifactError(
+                    f"{run.path}: none of its scored machines belongs to {' or '.join(subsets)}: "
+                    f"score such machines, or give --subsets {other}"
+                )
+            _same_clips(all_runs[0], expected, run, chosen)
+            expected = {key: set(section.scores) for key, section in chosen.items()}
+            folder = f"task2/{label}"
+            for key, section in chosen.items():
+                try:
+                    scores = submission.score_bytes(section.scores)
+                except AsdjaxError as error:
+                    raise ArtifactError(f"{run.path}: {key[0]}: {error}: score it again") from error
+                files[f"{folder}/{submission.score_file(key)}"] = scores
+                decisions = submission.decision_bytes(section.decisions)
+                files[f"{folder}/{submission.decision_file(key)}"] = decisions
+            meta = meta_yaml.meta(run, about, i, label, _results(scored, run))
+            text = yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)
+            files[f"{folder}/{label}.meta.yaml"] = text.encode()
     archive = f"{lastname}_{about.institute}_task2.zip"
     files[archive] = _zip_bytes(files)
     edition = editions.pop()
@@ -192,7 +194,7 @@ def _place(out: Path, files: Mapping[str, bytes], document: dict[str, Any], arch
     with atomic.whole_folder(out, lambda: _refuse_foreign(out)) as made:
         for name, content in files.items():
             atomic.write_bytes(made / name, content)
-        runs.write_json(made / verification.EXPECTED_FILE, {**document, "files": digests})
+        documents.write_json(made / verification.EXPECTED_FILE, {**document, "files": digests})
         for path in (made, made / archive):
             _, faults = verification.verify(path)
             if faults:
@@ -216,7 +218,7 @@ def _refuse_foreign(out: Path) -> None:
     out = Path(os.path.realpath(out))
     atomic.refuse_links(out)
     record = out / verification.EXPECTED_FILE
-    document = runs.read_json(record) if record.is_file() else None
+    document = documents.read_json(record) if record.is_file() else None
     written = document.get("files") if isinstance(document, dict) else None
     if not isinstance(written, dict):
         written = {}
@@ -224,7 +226,7 @@ def _refuse_foreign(out: Path) -> None:
         name = path.relative_to(out).as_posix()
         if path == record and written or path.is_dir():
             continue
-        if written.get(name) != runs.digest(path):
+        if written.get(name) != documents.digest(path):
             raise ArtifactError(
                 f"{path}: not from asdjax submit, or changed since: name another folder, or move "
                 "this one away"

@@ -27,7 +27,8 @@ from asdjax.errors import ArtifactError, ConfigError, DataError
 from asdjax.runtime import compile_cache, console, host_memory, parallel
 from asdjax.store import runs
 from asdjax.store.checkpoint import Checkpoints, Tree, digest
-from asdjax.store.runs import TRAINING_SECTIONS, Run
+from asdjax.store.run_documents import TRAINING_SECTIONS
+from asdjax.store.runs import Run
 from asdjax.training.learner import Learner, TrainState
 
 
@@ -176,7 +177,7 @@ def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> N
 
 def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
     config = work.config
-    finished: dict[str, Any] | None = None
+    finished: Mapping[str, Any] | None = None
     if resume and run.was_trained():
         _check_same_settings(run, config)
         if finished := run.training():

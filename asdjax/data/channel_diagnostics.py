@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from asdjax.store.runs import CLIP_COLUMNS, Embeddings
+from asdjax.store.embeddings import Embeddings
+from asdjax.store.scores import CLIP_COLUMNS
 
 _IDENTICAL = 0.9999  # correlation
 _MIN_CLIPS, _MIN_SHARE = 5, 2 / 3  # clips with a clear delay; share that suggests a swap

@@ -10,16 +10,13 @@
     scores/<machine>.csv
     thresholds.json                  threshold and false alarms of each machine
     metrics/metrics.json  metrics.csv
-    artefacts.json                   digests of each finished file and of its inputs
+    artefacts.json                   see manifest.py
 
 Every file is written under a temporary name and renamed, so that readers never see a partial file.
 A run may come from an untrusted source: it must not contain links or names of paths outside it.
 """
 
 import contextlib
-import csv
-import dataclasses
-import io
 import json
 import math
 import os
@@ -29,10 +26,9 @@ from typing import Any
 
 from asdjax._version import __version__
 from asdjax.config import recipe as configs
-from asdjax.config import strict_yaml
 from asdjax.config.interfaces import View
 from asdjax.config.recipe import Config
-from asdjax.errors import ArtifactError, AsdjaxError
+from asdjax.errors import ArtifactError
 from asdjax.files import atomic, user_files
 from asdjax.files.documents import (
     content_digest,
@@ -42,33 +38,35 @@ from asdjax.files.documents import (
     json_bytes,
     present,
     read_json,
-    write_json,
 )
-from asdjax.store import training_record
+from asdjax.store import scores, training_record
 from asdjax.store.embeddings import Embeddings
+from asdjax.store.manifest import ARTEFACTS, Record
+from asdjax.store.run_documents import CONFIG, TRAINING, RunDocuments
 
 _BUSY = "another process is writing to this run"
 _FOLLOWING = ("metrics", "scores", "diagnostics", "embeddings")  # computed from the weights
 LOG_SCHEMA = "asdjax.log/1"
-TRAINING_SECTIONS = ("seed", "dataset", "audio", "augment", "model", "loss", "optim", "train")
-"""The sections of the configuration that the weights depend on."""
-CLIP_COLUMNS = ("path", "split", "section", "domain", "label")
-"""The first columns of every table of clips."""
 
 
 class Run:
-    """One run directory."""
+    """One run directory.
+
+    Every method reads config.yaml, training.json and artefacts.json again, as other processes may
+    have written them; within `lock` and `snapshot` each of them is read once.
+    """
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics"
         self.thresholds = self.path / "thresholds.json"
-        self._config = self.path / "config.yaml"
-        self._training = self.path / "training.json"
+        self._config = self.path / CONFIG
+        self._training = self.path / TRAINING
+        self._artefacts = self.path / ARTEFACTS
         self._log = self.path / "log.jsonl"
-        self._artefacts = self.path / "artefacts.json"
         self._machines = self.path / "embeddings" / "machines.json"
+        self._held: RunDocuments | None = None  # those of the present lock or snapshot
 
     @contextlib.contextmanager
     def lock(self, *, existing: bool = False) -> Iterator[None]:
@@ -90,26 +88,44 @@ class Run:
             for place in self._all_ours():
                 atomic.refuse_links(place)
             atomic.clear(self.path, ("checkpoints", *_FOLLOWING))  # a killed command's leftovers
+            with self._holding(RunDocuments(self.path)):  # as others left them before the lock
+                yield
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Read each document once, for a command that only reads the run.
+
+        A result that another process writes meanwhile is refused: it has no record in the snapshot.
+        """
+        with self._holding(self._held or RunDocuments(self.path)):
             yield
+
+    @contextlib.contextmanager
+    def _holding(self, documents: RunDocuments) -> Iterator[None]:
+        before, self._held = self._held, documents
+        try:
+            yield
+        finally:
+            self._held = before
+
+    @property
+    def _documents(self) -> RunDocuments:
+        """Those of the present lock or snapshot, or else as they are now."""
+        return self._held or RunDocuments(self.path)
+
+    def _read_again(self) -> None:
+        """Forget what was read of the documents, after one of them was written."""
+        if self._held is not None:
+            self._held = RunDocuments(self.path)
 
     def _refuse_foreign(self) -> None:
         """Refuse a directory that is not a run but contains files that a run would overwrite."""
         taken = [place for place in self._all_ours() if os.path.lexists(place)]
-        if taken and not self._was_written_here():
+        if taken and not RunDocuments(self.path).has_ours():
             raise ArtifactError(
                 f"{self.path}: not a run directory, and a run would overwrite its {taken[0].name}: "
                 "choose another directory"
             )
-
-    def _was_written_here(self) -> bool:
-        """Whether there is a configuration or a training record written by asdjax."""
-        with contextlib.suppress(AsdjaxError):
-            tree = strict_yaml.read(self._config)
-            if isinstance(tree, dict) and {f.name for f in dataclasses.fields(Config)} <= {*tree}:
-                return True
-        with contextlib.suppress(AsdjaxError):
-            return training_record.is_record(read_json(self._training))
-        return False
 
     @contextlib.contextmanager
     def _made(self) -> Iterator[None]:
@@ -142,23 +158,7 @@ class Run:
                 that it was trained with.
         """
         self._require_config()
-        config, training = configs.load(str(self._config)), self.training()
-        if training is not None:
-            trained = configs.from_tree(training["config"], str(self._training))
-            changed = configs.differences(trained, config, TRAINING_SECTIONS)
-            if changed:
-                raise ArtifactError(
-                    f"{self._config}: not the settings that the run was trained with "
-                    f"({'; '.join(changed)}): restore them, or train again with --no-resume"
-                )
-            now = configs.plugins(configs.to_tree(trained))
-            for key, plugin in configs.plugins(training["config"]).items():
-                if key.split(".")[0] in TRAINING_SECTIONS and now.get(key) != plugin:
-                    raise ArtifactError(
-                        f"{self.path}: {key}: trained with the plugin {plugin}, and {now.get(key)} "
-                        "is loaded: restore it, or train again with --no-resume"
-                    )
-        return config
+        return self._documents.config
 
     def _require_config(self) -> None:
         if not present(self._config):
@@ -174,22 +174,22 @@ class Run:
     def write_config(self, config: Config) -> None:
         """Store the resolved configuration."""
         atomic.write_bytes(self._config, configs.dump(config).encode())
+        self._read_again()
 
     def was_trained(self) -> bool:
         """Whether there is a training record or a checkpoint to resume from."""
         return present(self._config) and (present(self._training) or self.checkpoints.is_dir())
 
-    def training(self) -> dict[str, Any] | None:
+    def training(self) -> Mapping[str, Any] | None:
         """The training record, or None if training has not finished."""
-        if not present(self._training):
-            return None
-        return training_record.read(self._training)
+        return self._documents.training
 
     def write_training(self, document: Mapping[str, Any]) -> None:
         """Store the training record, which marks training as finished."""
         training_record.write(self._training, document)
+        self._read_again()
 
-    def finished_training(self) -> dict[str, Any]:
+    def finished_training(self) -> Mapping[str, Any]:
         """The training record; `AsdjaxError` if training has not finished."""
         self._require_config()
         document = self.training()
@@ -204,6 +204,7 @@ class Run:
         """Delete the results of an earlier training and everything computed from them."""
         for file in self._training, self._artefacts, self._log, self.thresholds:
             atomic.delete(file)
+        self._read_again()
         for folder in _FOLLOWING:
             atomic.discard(self.path / folder)
         atomic.discard(self.checkpoints)
@@ -226,43 +227,15 @@ class Run:
 
     def is_current(self, path: Path, made_from: str) -> bool:
         """Whether a file is unchanged since it was written, and was made from these inputs."""
-        record = self._records().get(self._name(path))
-        return (
-            record is not None
-            and record["made_from"] == made_from
-            and present(path)
-            and record["content"] == digest(path)
-        )
+        return self._documents.manifest.is_current(path, made_from)
 
     def write_artefact(self, path: Path, content: bytes, made_from: str) -> None:
         """Write a result and record the fingerprint of its inputs."""
         self.write_artefacts({path: (content, made_from)})
 
     def write_artefacts(self, results: Mapping[Path, tuple[bytes, str]]) -> None:
-        """Write results that were made together, and record the fingerprints of their inputs.
-
-        Old records are deleted first and new ones are written at once: if the process is killed, no
-        file has the record of another, and either all files are recorded as finished or none.
-        """
-        records = self._records()
-        kept = {n: r for n, r in records.items() if n not in {self._name(p) for p in results}}
-        if kept != records:
-            write_json(self._artefacts, kept)
-        marks = self.marks()
-        for path, (content, made_from) in results.items():
-            atomic.write_bytes(path, content)
-            record = {"made_from": made_from, "content": content_digest(content)}
-            kept[self._name(path)] = record | marks
-        write_json(self._artefacts, dict(sorted(kept.items())))
-
-    def _records(self) -> dict[str, dict[str, Any]]:
-        records = read_json(self._artefacts) if present(self._artefacts) else {}
-        if not isinstance(records, dict) or not all(map(_is_record, records.values())):
-            raise ArtifactError(f"{self._artefacts}: not a valid record of results: delete it")
-        return records
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self.path).as_posix()
+        """Write results that were made together, and record the fingerprints of their inputs."""
+        self._documents.manifest.write(results, self.marks())
 
     # embeddings and scores
 
@@ -290,25 +263,22 @@ class Run:
         Args:
             expected: file of embeddings -> fingerprint of its inputs.
         """
-        records = self._records()
         machines = sorted({path.stem for path in expected})
         listed = {self._machines: fingerprint(machines)}
-        names = {self._name(p): made_from for p, made_from in {**expected, **listed}.items()}
-        kept = {
-            name: record
-            for name, record in records.items()
-            if not name.startswith("embeddings/") or names.get(name) == record["made_from"]
-        }
-        if kept != records:  # written at once: a mixture of old and new is never complete
-            write_json(self._artefacts, kept)
+        made_from, folder = {**expected, **listed}, self.path / "embeddings"
+
+        def stays(path: Path, record: Record) -> bool:
+            return not path.is_relative_to(folder) or record["made_from"] == made_from.get(path)
+
+        if self._documents.manifest.keep(stays):  # a mixture of old and new is never complete
             atomic.delete(self.thresholds)
         if not self.is_current(self._machines, listed[self._machines]):
             self.write_artefact(self._machines, json_bytes(machines), listed[self._machines])
-        for path in (self.path / "embeddings").glob("*/*.npz"):
+        for path in folder.glob("*/*.npz"):
             if path not in expected:
                 atomic.delete(path)
-        for folder in ("scores", "diagnostics"):
-            for path in (self.path / folder).glob("*.csv"):
+        for others in ("scores", "diagnostics"):
+            for path in (self.path / others).glob("*.csv"):
                 if path.stem not in machines:
                     atomic.delete(path)
 
@@ -319,22 +289,21 @@ class Run:
             AsdjaxError: extraction has not finished, or its configuration or weights have changed.
         """
         self.finished_training()
-        machines = self._stated_machines()
+        machines, manifest = self._stated_machines(), self._documents.manifest
         if machines and not present(self._artefacts):
             raise ArtifactError(
                 f"{self._artefacts}: missing record of results: run asdjax extract {self.path} "
                 "again"
             )
-        if machines and not self.is_current(self._machines, fingerprint(machines)):
+        if machines and not manifest.is_current(self._machines, fingerprint(machines)):
             raise ArtifactError(
                 f"{self._machines}: missing or changed since extraction: run asdjax extract "
                 f"{self.path} again"
             )
-        records = self._records()
         for view, recipe in self.embedding_recipes().items() if machines else ():
             for machine in machines:
                 path = self.embeddings_path(view.name, machine)
-                record = records.get(self._name(path), {"made_from": ""})
+                record = manifest.record(path) or {"made_from": ""}
                 if not (record["made_from"].startswith(f"{recipe}/") and present(path)):
                     machines = []
         if not machines:
@@ -354,9 +323,9 @@ class Run:
 
     def scores_made_from(self, machine: str) -> str:
         """The fingerprint of everything that a machine's scores depend on."""
-        config, records = self.config(), self._records()
+        config, manifest = self.config(), self._documents.manifest
         embeddings = [
-            records.get(self._name(self.embeddings_path(view, machine)))
+            manifest.record(self.embeddings_path(view, machine))
             for view in config.extract.view_names
         ]
         chosen = configs.settings(config, ("backend", "decision"))
@@ -399,7 +368,7 @@ class Run:
         changed = ArtifactError(
             f"{path}: missing or changed since extraction: run asdjax extract {self.path} again"
         )
-        record = self._records().get(self._name(path))
+        record = self._documents.manifest.record(path)
         if record is None or record["content"] != digest(path):
             raise changed
         with user_files.open_regular(path) as file:
@@ -433,37 +402,17 @@ class Run:
                 f"{path}: missing, changed, or of other embeddings or another backend: run "
                 f"asdjax score {self.path}"
             )
-        with user_files.open_regular(path) as file:
-            content = file.read()
-        try:
-            rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ArtifactError(f"{path}: not a table of scores ({error})") from error
-        columns = {*CLIP_COLUMNS, "score", *self.config().extract.view_names}
-        for number, row in enumerate(rows, start=2):
-            if not columns <= row.keys() or not all(
-                _is_finite(row[name])
-                for name in columns.difference(CLIP_COLUMNS) | ({"threshold"} & row.keys())
-            ):
-                raise ArtifactError(
-                    f"{path}: line {number} is not a valid row of scores: delete the file and "
-                    f"run asdjax score {self.path}"
-                )
-        return rows
+        remedy = f"delete the file and run asdjax score {self.path}"
+        return scores.read(path, self.config().extract.view_names, remedy)
 
 
-def _is_finite(text: Any) -> bool:
-    """Whether a field of a table is a finite number."""
-    try:
-        return math.isfinite(float(text))
-    except (TypeError, ValueError):
-        return False
-
-
-def _is_record(record: Any) -> bool:
-    return isinstance(record, dict) and all(
-        type(record.get(key)) is str for key in ("made_from", "content")
-    )
+@contextlib.contextmanager
+def snapshots(all_runs: Iterable[Run]) -> Iterator[None]:
+    """Snapshots of several runs, see `Run.snapshot`."""
+    with contextlib.ExitStack() as stack:
+        for run in all_runs:
+            stack.enter_context(run.snapshot())
+        yield
 
 
 def _plain(name: str) -> str:

@@ -27,8 +27,9 @@ def of_run(run: Run) -> tuple[Config, int, Tree]:
     Raises:
         AsdjaxError: training has not finished, or other weights than it ended with.
     """
-    config, n_samples = run.config(), run.finished_training()["n_samples"]
-    trained, frozen = parts(run)
+    with run.snapshot():
+        config, n_samples = run.config(), run.finished_training()["n_samples"]
+        trained, frozen = parts(run)
     model, params = config.model.for_inference(parameters.join(trained["params"]["model"], frozen))
     whole = {"params": {"model": params}, "stats": {"model": trained["stats"]["model"]}}
     return dataclasses.replace(config, model=model), n_samples, whole
