@@ -293,8 +293,8 @@ def _max_pool_backward(
     axes, base = x.ndim - 2, _base(window, stride)
     cells = [-(-(n + 2 * padding) // stride) for n in x.shape[1:-1]]
     p_axes = range(2, 2 * axes + 1, 2)
-    places = jnp.indices([stride] * axes, jnp.int8, sparse=True)
-    places = [jnp.expand_dims(p, [2 * i for i in range(axes)]) for p in places]  # as [i, p, ...]
+    sparse = jnp.indices([stride] * axes, jnp.int8, sparse=True)
+    places = [jnp.expand_dims(p, [2 * i for i in range(axes)]) for p in sparse]  # as [i, p, ...]
 
     def of_window(values: Array, back: tuple[int, ...], outside: int) -> Array:
         """The values of window i - back at cell i; `outside` where there is no such window."""
