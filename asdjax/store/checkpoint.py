@@ -7,15 +7,19 @@
 A checkpoint is written to a hidden folder and then renamed to its step; readers ignore what an
 interrupted save leaves, and the next save deletes it. Digests are compared before orbax reads
 anything: an exception of orbax after that is a bug, not a damaged file.
+
+The interface of orbax is that of its versions 0.11 and 0.12: `orbax.checkpoint.v1` of the pages of
+orbax cannot be imported in 0.12.8, where it is experimental.
 """
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -188,12 +192,22 @@ def _orbax(method: str, directory: Path, **arguments: Any) -> Any:
     The interrupt is raised afterwards: inside of orbax it would leave writers running in a folder
     that is being deleted.
     """
-    # The first error is reported to the user; orbax would also log those of all other arrays.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
     checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
-    with ThreadPoolExecutor(1) as thread:
+    with _silent("absl"), ThreadPoolExecutor(1) as thread:
         call = functools.partial(getattr(checkpointer, method), directory.absolute(), **arguments)
         return thread.submit(call).result()
+
+
+@contextlib.contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Log nothing: the first error is raised, and orbax would log those of all other arrays."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _write_arrays(directory: Path, tree: Tree) -> None:
