@@ -66,7 +66,7 @@ def test_an_encoder_of_flaxs_own_layers(corpus_root, tmp_path, capsys):
     step = run.finished_training()["step"]
     learner = Learner(run.config(), n_classes=3, n_samples=6400)
     with Checkpoints(run.checkpoints) as checkpoints:
-        weights = checkpoints.restore(step, {"weights": learner.shapes()["weights"]})["weights"]
+        weights = checkpoints.restore(step, {"weights": learner.shapes().weights})["weights"]
     assert weights["stats"]["model"]["norm"]["mean"].any()  # BatchNorm's, in training
 
     embed = ["embed", str(run.path), str(corpus_root / "fan"), "--out", str(out)]
@@ -136,13 +136,13 @@ def test_frozen_weights_are_drawn_or_pretrained(fixed, rng):
     work = learner(*fixed)
     kernel = rng.standard_normal((5, 3)).astype(np.float32)
     drawn = work.start()
-    assert drawn["frozen"].keys() == {*fixed}
+    assert drawn.frozen.keys() == {*fixed}
     for weights in None, Stored(Path("here"), kernel):
         state = work.start(weights)
-        trained = state["weights"]["params"]["model"]
-        assert digest(work.frozen(weights)) == digest(state["frozen"])
-        whole = parameters.join(trained, state["frozen"])
-        expected = parameters.join(drawn["weights"]["params"]["model"], drawn["frozen"])
+        trained = state.params["model"]
+        assert digest(work.frozen(weights)) == digest(state.frozen)
+        whole = parameters.join(trained, state.frozen)
+        expected = parameters.join(drawn.params["model"], drawn.frozen)
         if weights is not None:
             expected["one"]["kernel"] = kernel
         jax.tree.map(np.testing.assert_array_equal, whole, expected)
@@ -169,7 +169,7 @@ def test_the_type_of_products_can_be_chosen_where_it_is_a_setting():
 
     assert Rounding().computing_in("bfloat16") == Rounding(compute_dtype="bfloat16")
     assert Chained().computing_in("float32") == Chained()
-    with pytest.raises(AsdjaxError, match="chained computes in float32 alone"):
+    with pytest.raises(AsdjaxError, match="chained.*float32"):
         Chained().computing_in("bfloat16")
 
 

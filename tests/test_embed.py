@@ -566,7 +566,7 @@ def test_inputs_that_are_refused(weights, rng, tmp_path, capsys):
         "without a header": tmp_path / "samples.raw",
         "no such file": tmp_path / "absent.wav",
         "no audio file": tmp_path / "empty",
-        "does not end the file": write(tmp_path / "cut.flac", noise(rng, 4000)),
+        "truncated": write(tmp_path / "cut.flac", noise(rng, 4000)),
     }
     (tmp_path / "text.wav").write_text("only text")
     (tmp_path / "samples.raw").write_bytes(bytes(8000))
