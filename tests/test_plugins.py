@@ -4,6 +4,8 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -20,17 +22,16 @@ PAGE = (resources.files("asdjax") / "docs" / "plugins.md").read_text("utf-8")
 EXAMPLES = dict(re.findall(r"## (?:A|An) (\w+).*?```python\n(.*?)```", PAGE, re.DOTALL))
 THRESHOLD = EXAMPLES["threshold"]
 HERE = Path(__file__).parent
-VIEWS = "extract: {views: [{name: mine, method: subtracted, share: 0.25}]}\n"
-USES = {
-    "threshold": ("tiny.yaml", "--decision", "largest", "--decision.factor", "0.5"),
-    "backend": ("tiny.yaml", "--backend", "distance_to_mean", "--backend.power", "2"),
-    "view": ("views.yaml",),
-    "loss": ("tiny.yaml", "--loss", "cross_entropy", "--loss.smoothing", "0.1"),
-    "encoder": ("tiny.yaml", "--model", "mean_spectrum", "--model.size", "8"),
-    "pooling": ("tiny_beats.yaml", "--model.pooling", "maximum"),
-    "edition": ("tiny.yaml", "--dataset.edition", "my_plant"),
-}
-"""By example of the page: the recipe and the options that use it."""
+RECIPE = """extract: {views: [{name: mine, method: subtracted, share: 0.25}]}
+model: {name: mean_spectrum, size: 8}
+"""
+TOGETHER = ("threshold", "backend", "view", "loss", "encoder", "edition")
+OPTIONS = (
+    "--decision", "largest", "--decision.factor", "0.5",
+    "--backend=distance_to_mean", "--backend.power", "2",
+    "--loss", "cross_entropy", "--loss.smoothing", "0.1",
+    "--dataset.edition", "my_plant",
+)  # fmt: skip
 SENTENCES = {
     "threshold": "0.5 times the largest",
     "backend": "to the power of 2",
@@ -83,36 +84,51 @@ def refused(capsys, *args):
     return said.err
 
 
-@pytest.mark.parametrize("kind", EXAMPLES)
-def test_the_pages_examples_from_training_to_submission(kind, corpus_root, plant, capsys, tmp_path):
-    assert len(EXAMPLES[kind].splitlines()) < 40
-    plugin, path, out = tmp_path / f"{kind}.py", tmp_path / "run", tmp_path / "out"
-    plugin.write_text(EXAMPLES[kind])
-    name, *options = USES[kind]
-    recipe = HERE / name
-    if kind == "view":
-        recipe = tmp_path / name
-        recipe.write_text((HERE / "tiny.yaml").read_text() + VIEWS)
-    data = plant if kind == "edition" else corpus_root
-    plugged = ["--plugin", plugin]
+def train_and_submit(capsys, tmp_path, kinds, recipe, data, options):
+    """A run and a submission with the page's examples of some kinds; the text of meta.yaml."""
+    plugged = []
+    for kind in kinds:
+        (tmp_path / f"{kind}.py").write_text(EXAMPLES[kind])
+        plugged += ["--plugin", tmp_path / f"{kind}.py"]
+    path, out = tmp_path / "run", tmp_path / "out"
     args = ["run", recipe, "--data", data, "--run", path, *options]
-    assert run(capsys, *args)[0] == (1 if kind == "view" else 2)  # without it
-    assert not path.exists()
+    assert run(capsys, *args)[0] in (1, 2) and not path.exists()  # without the plugins
     assert run(capsys, *args, *plugged)[0] == 0
     code, said = run(capsys, *args, *plugged)  # a second time
     assert code == 0 and "training has finished" in said.err
-    assert (
-        run(capsys, "submit", path, "--info", HERE / "submission.yaml", "--out", out, *plugged)[0]
-        == 0
-    )
-    meta = next(out.glob("task2/*/*.meta.yaml")).read_text()
-    assert SENTENCES.get(kind, "") in " ".join(meta.split())
-    if kind == "edition":
-        verify = ["submit", "--verify", out, "--edition", "my_plant", "--data", data]
-        assert run(capsys, *verify, *plugged)[0] == 0
-    # the run says which plugin is missing
-    forget()
-    assert f"{kind}.py" in refused(capsys, "score", path)
+    made = ["submit", path, "--info", HERE / "submission.yaml", "--out", out, *plugged]
+    assert run(capsys, *made)[0] == 0
+    # each missing plugin is named
+    for kind in kinds:
+        forget()
+        others = [option for k in kinds if k != kind for option in ("--plugin", f"{k}.py")]
+        assert f"{kind}.py" in refused(capsys, "score", path, *others)
+    return " ".join(next(out.glob("task2/*/*.meta.yaml")).read_text().split())
+
+
+def test_the_pages_examples_from_training_to_submission(plant, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "recipe.yaml"
+    tiny = (HERE / "tiny.yaml").read_text()
+    recipe.write_text(tiny[: tiny.index("model:")] + tiny[tiny.index("train:") :] + RECIPE)
+    meta = train_and_submit(capsys, tmp_path, TOGETHER, recipe, plant, OPTIONS)
+    for kind in set(TOGETHER) - {"edition"}:
+        assert SENTENCES[kind] in meta
+    edition = "--plugin", "edition.py", "--edition", "my_plant", "--data", plant
+    assert run(capsys, "submit", "--verify", "out", *edition)[0] == 0
+
+
+def test_the_pages_pooling_from_training_to_submission(corpus_root, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    option = "--model.pooling", "maximum"
+    recipe = HERE / "tiny_beats.yaml"
+    meta = train_and_submit(capsys, tmp_path, ["pooling"], recipe, corpus_root, option)
+    assert SENTENCES["pooling"] in meta
+
+
+def test_the_pages_examples_are_short():
+    assert EXAMPLES.keys() == {*TOGETHER, "pooling"}
+    assert all(len(text.splitlines()) < 40 for text in EXAMPLES.values())
 
 
 def test_score_to_submission_with_a_threshold_of_ones_own(plugin, scored_run, capsys, tmp_path):
@@ -216,3 +232,14 @@ def test_every_built_in_name_can_be_loaded():
         for name in registry.BUILT_IN[kind]:
             assert registry.find(kind, name).kind == kind
             assert registry.plugin_of(kind, name) is None
+
+
+@pytest.mark.parametrize(
+    "first", ["from asdjax.scoring.kmeans import KMeans", "asdjax.Edition", "import asdjax.cli"]
+)
+def test_a_plugin_may_be_the_first_to_import_built_in_classes(first, tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(f"import asdjax\n{first}\n{EXAMPLES['edition']}\n{THRESHOLD}")
+    command = [sys.executable, "-m", "asdjax", "data", "--help", "--plugin", str(plugin)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "dcase2026,my_plant" in shown.replace("\n", "").replace(" ", "").replace("│", "")

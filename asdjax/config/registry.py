@@ -127,7 +127,7 @@ def register(thing: Thing) -> Thing:
         ...     ...
     """
     kind = thing.kind
-    source, plugin = _loading[-1] if _loading else (_module(thing), None)
+    source, plugin = _origin(thing)
     name = _checked_name(thing, source)
     listed, present = BUILT_IN[kind].get(name), _ENTRIES.get((kind, name))
     if source.startswith("asdjax.") and listed is None:
@@ -146,13 +146,18 @@ def register(thing: Thing) -> Thing:
     return thing
 
 
-def _module(thing: Any) -> str:
-    """The origin of a class or edition that is not from a plugin."""
+def _origin(thing: Any) -> tuple[str, str | None]:
+    """Where a class or edition comes from: a module, or a plugin's path and label.
+
+    A plugin may be what first imports a module of asdjax, which then registers its own classes.
+    """
     if isinstance(thing, type):
-        return thing.__module__
-    if (thing.kind, thing.name) in _ENTRIES:  # the built-in edition is registered already
-        return "this program"
-    return BUILT_IN[thing.kind].get(thing.name, "this program")
+        module = thing.__module__
+        built_in = module.startswith("asdjax.")
+    else:  # the built-in editions are registered when their class is defined, before all others
+        built_in = (thing.kind, thing.name) not in _ENTRIES and thing.name in BUILT_IN[thing.kind]
+        module = BUILT_IN[thing.kind][thing.name] if built_in else "this program"
+    return _loading[-1] if _loading and not built_in else (module, None)
 
 
 def _checked_name(thing: Any, source: str) -> str:
