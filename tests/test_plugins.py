@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.plugins import forget
 from support.plugins import plugins_of_the_test as plugins_of_the_test  # a fixture
@@ -184,9 +186,20 @@ def test_help_shows_the_settings(plugin, capsys):
         (THRESHOLD.replace('"largest"', '"quantile"'), "taken"),
         (THRESHOLD.replace('"largest"', '"my largest"'), "letters"),
         (THRESHOLD.replace("(frozen=True)", ""), "frozen"),
+        (THRESHOLD.replace("factor: float = 1.0", "plugin: float = 1.0"), "plugin"),
         (EXAMPLES["view"].replace("    share:", "    learns = True\n    share:"), "observe"),
     ],
-    ids=["empty", "syntax", "method", "default", "taken", "name", "frozen", "conditional"],
+    ids=[
+        "empty",
+        "syntax",
+        "method",
+        "default",
+        "taken",
+        "name",
+        "frozen",
+        "reserved",
+        "conditional",
+    ],
 )
 def test_refused_plugins(text, words, capsys, tmp_path):
     plugin = tmp_path / "mine.py"
@@ -243,3 +256,53 @@ def test_a_plugin_may_be_the_first_to_import_built_in_classes(first, tmp_path):
     command = [sys.executable, "-m", "asdjax", "data", "--help", "--plugin", str(plugin)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "dcase2026,my_plant" in shown.replace("\n", "").replace(" ", "").replace("│", "")
+
+
+def test_a_change_within_a_second_is_executed(tmp_path, monkeypatch):
+    """Python's cache of compiled modules knows files by their size and second of change."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    plugin = tmp_path / "mine.py"
+    for factor in "123":
+        plugin.write_text(THRESHOLD.replace("self.factor *", f"{factor} *"))
+        os.utime(plugin, (1e9, 1e9))
+        registry.load_plugin(plugin)
+        assert registry.find("threshold", "largest")().fit(np.ones(3)) == float(factor)
+    assert list(tmp_path.iterdir()) == [plugin]
+
+
+def test_a_plugin_that_ends_the_process_is_refused(capsys, tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("import sys\nsys.exit(0)\n")
+    assert "line 2" in refused(capsys, "docs", "--plugin", plugin)
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "words"),
+    [
+        ("backend", ".astype(np.float64) **", ".sum() **", "distance_to_mean"),
+        ("backend", ".astype(np.float64) **", ".astype(np.complex128) **", "distance_to_mean"),
+        ("backend", ".astype(np.float64) **", "* np.nan **", "distance_to_mean"),
+        ("threshold", "float(scores.max())", "scores[:1]", "largest"),
+        ("threshold", "float(scores.max())", "float('nan')", "largest"),
+    ],
+)
+def test_results_of_another_shape_or_type(kind, old, new, words, scored_run, capsys, tmp_path):
+    path, plugin = tmp_path / "run", tmp_path / "mine.py"
+    shutil.copytree(scored_run, path)
+    before = (path / "config.yaml").read_bytes()
+    assert old in EXAMPLES[kind]
+    plugin.write_text(EXAMPLES[kind].replace(old, new))
+    args = ["score", path, "--plugin", plugin, *OPTIONS[:2], OPTIONS[4]]
+    chosen = args[:4] + (args[4:6] if kind == "threshold" else args[6:])
+    assert words in refused(capsys, *chosen)
+    assert (path / "config.yaml").read_bytes() == before
+
+
+def test_a_defect_of_a_plugin_leaves_the_configuration(scored_run, tmp_path):
+    path, plugin = tmp_path / "run", tmp_path / "mine.py"
+    shutil.copytree(scored_run, path)
+    before = (path / "config.yaml").read_bytes()
+    plugin.write_text(THRESHOLD.replace("float(scores.max())", "undefined"))
+    with pytest.raises(NameError):
+        cli.main(["score", str(path), "--plugin", str(plugin), "--decision", "largest"])
+    assert (path / "config.yaml").read_bytes() == before

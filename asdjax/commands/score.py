@@ -43,7 +43,7 @@ def score(run: Run, config: Config | None = None) -> None:
             run.write_config(config)
         try:
             _score(run, config or before)
-        except AsdjaxError:
+        except Exception:  # also a defect of a plugin: the configuration stays as it was
             if config is not None and config != before:
                 run.write_config(before)
             raise

@@ -7,11 +7,11 @@ used. These modules call `register`, and so do plugins: Python files given with 
 import dataclasses
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import re
 import sys
 import traceback
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -64,6 +64,8 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
 """Module by kind and name. The first name of a kind is its default."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+PLUGIN = "plugin"
+"""The key of a section that names the plugin that its class comes from."""
 _INTERFACES = "asdjax.config.interfaces"
 _LARGEST_PLUGIN = 2**20  # bytes
 
@@ -181,6 +183,11 @@ def _name_of_class(chosen: Any, where: str) -> Any:
     if inspect.isabstract(chosen):
         missing = ", ".join(sorted(chosen.__abstractmethods__))
         raise ConfigError(f"{where}: a {chosen.kind} needs {missing}: define it")
+    taken = sorted(
+        {PLUGIN, "kind", "tag", "required"} & vars(chosen).get("__annotations__", {}).keys()
+    )
+    if taken:
+        raise ConfigError(f"{where}: a setting cannot be called {taken[0]}: choose another name")
     for flag, methods in chosen.conditional.items():
         inherited = [m for m in methods if getattr(chosen, m).__module__ == _INTERFACES]
         if getattr(chosen, flag) and inherited:
@@ -235,17 +242,17 @@ def load_plugin(path: Path) -> None:
     source, label = str(path), f"{path.name} {digest}"
     if any((entry.source, entry.plugin) == (source, label) for entry in _ENTRIES.values()):
         return
-    module_name = f"asdjax_plugin_{digest}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None  # because the name ends in .py
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # typing.get_type_hints looks up annotations here
+    module = types.ModuleType(f"asdjax_plugin_{digest}")
+    module.__file__ = source
+    sys.modules[module.__name__] = module  # typing.get_type_hints looks up annotations here
     _loading.append((source, label))
     try:
-        spec.loader.exec_module(module)
+        # These very bytes, whose digest results state: Python's own import might take a cached
+        # .pyc of a file that was changed within the same second.
+        exec(compile(content, source, "exec"), vars(module))
     except AsdjaxError:
         raise
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise ConfigError(f"{path}: {_place(error, path)}: repair the plugin") from error
     finally:
         _loading.pop()
@@ -253,7 +260,7 @@ def load_plugin(path: Path) -> None:
         raise ConfigError(f"{path}: registers nothing: call asdjax.register in it")
 
 
-def _place(error: Exception, path: Path) -> str:
+def _place(error: BaseException, path: Path) -> str:
     """The line of the file in which an exception was raised, and the exception's message."""
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: {error.msg}"

@@ -17,8 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 from asdjax.config import registry
 from asdjax.errors import ConfigError
 
-PLUGIN = "plugin"
-"""Key that a saved section has if its class comes from a plugin: the plugin's name and digest."""
+PLUGIN = registry.PLUGIN
 Check = tuple[Any, str, str]
 """A condition on settings: whether it holds (truthy), the key, and the message if it does not."""
 _SHOWN = 80

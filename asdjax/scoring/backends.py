@@ -100,7 +100,7 @@ class Fitted(abc.ABC):
         scores = np.empty(len(fold))
         for out in (fold == f for f in np.unique(fold)):
             refit = type(self)(self.config, self.points[~out], self.is_target[~out])
-            scores[out] = refit.score_points(self.points[out])
+            scores[out] = self._one_each(refit.score_points(self.points[out]), out.sum())
         return scores
 
     def note(self, sentence: str) -> None:
@@ -126,7 +126,7 @@ class Fitted(abc.ABC):
                 f"embeddings hold {points.shape[1]} values, the training clips' hold {size}: "
                 "extract both with the same model"
             )
-        return self.score_points(points)
+        return self._one_each(self.score_points(points), len(points))
 
     def leave_one_out(self) -> Float64[np.ndarray, " N"]:
         """Scores of the training clips, in the order given to `fit`, each against the others.
@@ -140,7 +140,20 @@ class Fitted(abc.ABC):
                 "leave-one-out scores need two training clips to score against, found 1: "
                 "add normal clips of this machine and section"
             )
-        return self.left_out_scores()
+        return self._one_each(self.left_out_scores(), len(self.points))
+
+    def _one_each(self, scores: Float64[np.ndarray, " M"], clips: int) -> Float64[np.ndarray, " M"]:
+        """The scores; `DataError` unless they are one finite real number for each clip."""
+        import numpy as np
+
+        found = np.asarray(scores)
+        real = found.dtype.kind == "f" and found.shape == (clips,)
+        if not (real and np.isfinite(found).all()):
+            raise DataError(
+                f"backend {self.config.name}: its scores of {clips} clips are {found.dtype} of "
+                f"shape {found.shape}, or not finite: one number is needed for each clip"
+            )
+        return found
 
 
 def fit(

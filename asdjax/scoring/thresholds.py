@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from asdjax.config.interfaces import Threshold
 from asdjax.config.registry import register
-from asdjax.config.schema import digits
+from asdjax.config.schema import digits, shown
 from asdjax.errors import DataError
 
 if TYPE_CHECKING:
@@ -46,7 +46,12 @@ def fit(decision: Threshold, scores: Float64[np.ndarray, " N"]) -> float:
         raise DataError(
             f"a threshold needs training scores, all of them finite and below {_LARGEST:g}"
         )
-    return decision.fit(scores)
+    threshold = decision.fit(scores)
+    if not isinstance(threshold, float) or not math.isfinite(threshold):
+        raise DataError(
+            f"threshold {decision.method}: {shown(threshold)} is not a finite number of type float"
+        )
+    return threshold
 
 
 @register

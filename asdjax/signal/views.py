@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from asdjax.config.interfaces import View
+from asdjax.errors import ConfigError
 from asdjax.signal.channels import Channels
 
 
@@ -35,6 +36,12 @@ def make(
     """
     clips = Channels(waveform, length)
     made = [view.make(clips, learned[view.name] if view.learns else None) for view in views]
+    for view, (sound, _) in zip(views, made, strict=True):
+        if sound.shape != clips.near.shape:
+            raise ConfigError(
+                f"view {view.name} ({view.method}): has the shape {sound.shape} where channel 1 "
+                f"has {clips.near.shape}: a view has one sample for each of a clip's"
+            )
     sounds = jnp.stack([sound for sound, _ in made])
     if waveform.shape[1] == 1:
         return sounds, {}

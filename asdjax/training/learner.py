@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from asdjax.config.interfaces import Weights
 from asdjax.config.recipe import Config
+from asdjax.errors import ConfigError
 from asdjax.models import building, parameters
 from asdjax.models.parameters import Tree
 from asdjax.runtime import parallel
@@ -207,6 +208,14 @@ class Learner:
             train=True,
             axis_name=parallel.AXIS,
         )
+        expected = (embedding.shape[0],), (embedding.shape[0], self.n_classes)
+        is_float = jnp.issubdtype(per_clip.dtype, jnp.floating)
+        if not is_float or (per_clip.shape, log_probability.shape) != expected:
+            raise ConfigError(
+                f"loss {self.config.loss.name}: returns {per_clip.dtype} of shape {per_clip.shape} "
+                f"and log probabilities of shape {log_probability.shape}: expected floats of "
+                f"shapes {expected[0]} and {expected[1]}"
+            )
         right = jnp.argmax(log_probability, axis=1) == jnp.argmax(target, axis=1)
         loss = per_clip.mean()
         metrics = {"loss": loss, "accuracy": right.astype(loss.dtype).mean()}
