@@ -270,6 +270,35 @@ def test_a_change_within_a_second_is_executed(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [plugin]
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "x: list = dataclasses.field(default_factory=list)", "x: NoSuchType = 1", "x: object = 3",
+        "x: float = float('nan')", "x: int = 'text'", "x: bytes = b'x'", "x: tuple[int] = (1.5,)",
+        "x: set = frozenset()", "x: int = dataclasses.field(default=1, init=False)",
+    ],
+)  # fmt: skip
+def test_settings_that_no_recipe_can_hold(setting, capsys, tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        THRESHOLD.replace("factor: float = 1.0", f"factor: float = 1.0\n    {setting}")
+    )
+    err = refused(capsys, "docs", "--plugin", plugin)
+    assert str(plugin) in err and "x" in err
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["x: int | None = None", "x: tuple[int, ...] = (1, 2)", "x: str = 'ä'", "x: bool = True"],
+)
+def test_settings_that_a_recipe_can_hold(setting, capsys, tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        THRESHOLD.replace("factor: float = 1.0", f"factor: float = 1.0\n    {setting}")
+    )
+    assert run(capsys, "docs", "--plugin", plugin)[0] == 0
+
+
 def test_a_plugin_that_ends_the_process_is_refused(capsys, tmp_path):
     plugin = tmp_path / "mine.py"
     plugin.write_text("import sys\nsys.exit(0)\n")

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import importlib
 import inspect
+import json
 import re
 import sys
 import traceback
@@ -199,7 +200,31 @@ def _name_of_class(chosen: Any, where: str) -> Any:
         no_default = field.default is field.default_factory is dataclasses.MISSING
         if no_default and field.name not in chosen.required:
             raise ConfigError(f"{where}: setting {field.name!r} has no default: give it one")
+    if not chosen.__module__.startswith("asdjax."):
+        _check_settings(chosen, where)
     return chosen.__dataclass_fields__[chosen.tag].default
+
+
+def _check_settings(chosen: Any, where: str) -> None:
+    """Refuse settings that no recipe can hold: defaults must survive writing and reading."""
+    from asdjax.config import schema  # imports this module
+
+    try:
+        instance = chosen(**dict.fromkeys(set(chosen.required) - {chosen.tag}, "x"))
+        tree = schema.to_tree(instance)
+        hash(instance)  # part of the key of compiled programs
+        json.dumps(tree, allow_nan=False)
+        if not all(field.init for field in dataclasses.fields(chosen)):
+            raise ValueError("one has init=False")
+        for name, kind in schema.field_types(chosen).items() if isinstance(tree, dict) else ():
+            if schema.read(kind, tree[name], name, where) != getattr(instance, name):
+                raise ValueError(f"the default of {name} is not of its type")
+        schema.check(chosen, instance, "", where)
+    except (TypeError, ValueError, NameError, LookupError, AttributeError) as error:
+        raise ConfigError(
+            f"{where}: settings that no recipe can hold ({error}): use numbers, text, true or "
+            "false, tuples, and frozen dataclasses of these"
+        ) from error
 
 
 def names(kind: str) -> tuple[str, ...]:
