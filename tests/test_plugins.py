@@ -143,6 +143,7 @@ def test_score_to_submission_with_a_threshold_of_ones_own(plugin, scored_run, ca
     assert {f["method"] for m in facts.values() for f in m.values()} == {"largest"}
     saved = (path / "config.yaml").read_text()
     assert re.search(r"plugin: largest.py [0-9a-f]{16}\n", saved) and "factor: 2.0" in saved
+    assert not (path / "metrics" / "metrics.json").exists()  # of other scores
     assert run(capsys, "evaluate", path, *option)[0] == 0
     # without the plugin the run says which is missing
     forget()

@@ -386,7 +386,9 @@ class Run:
             atomic.write_bytes(path, csv_bytes(rows))
 
     def write_scores(self, machine: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Store a machine's scores."""
+        """Store a machine's scores, and delete the metrics of earlier ones."""
+        for name in "metrics.json", "metrics.csv":
+            atomic.delete(self.metrics / name)
         made_from = self.scores_made_from(machine)
         self.write_artefact(self.scores_path(machine), csv_bytes(rows), made_from)
 
