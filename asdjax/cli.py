@@ -80,7 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             from asdjax.convert.__main__ import carry_out
 
             return carry_out(args[1:])
-        return _carry_out(args[0], kind, args[1:], keep_programs)
+        try:
+            return _carry_out(args[0], kind, args[1:], keep_programs)
+        except (Exception, SystemExit) as error:  # a plugin's code may raise anything
+            plugin_error = registry.plugin_error(error)
+            if plugin_error is None:
+                raise
+            raise plugin_error from error
 
     return console.finish(command, kind.lost)
 
@@ -123,7 +129,7 @@ def _with_kept_programs(command: Callable[[], int | None]) -> int | None:
     try:
         compile_cache.use()
     except AsdjaxError as error:
-        console.say(f"asdjax: compiling anew: {error}")
+        console.say(f"asdjax: compiled programs are not kept: {error}")
     try:
         return command()
     finally:

@@ -1,6 +1,7 @@
 """Plugins: what a user's file registers, what is refused, and what a run says of it."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -9,9 +10,11 @@ import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import yaml
 from support.plugins import forget
 from support.plugins import plugins_of_the_test as plugins_of_the_test  # a fixture
 
@@ -328,11 +331,90 @@ def test_results_of_another_shape_or_type(kind, old, new, words, scored_run, cap
     assert (path / "config.yaml").read_bytes() == before
 
 
-def test_a_defect_of_a_plugin_leaves_the_configuration(scored_run, tmp_path):
+@pytest.mark.parametrize(
+    ("defect", "words"),
+    [("undefined", "NameError"), ("__import__('sys').exit(0)", "SystemExit"), ("1 // 0", "zero")],
+)
+def test_a_defect_of_a_plugin_is_one_sentence(defect, words, scored_run, capsys, tmp_path):
     path, plugin = tmp_path / "run", tmp_path / "mine.py"
     shutil.copytree(scored_run, path)
     before = (path / "config.yaml").read_bytes()
-    plugin.write_text(THRESHOLD.replace("float(scores.max())", "undefined"))
-    with pytest.raises(NameError):
-        cli.main(["score", str(path), "--plugin", str(plugin), "--decision", "largest"])
+    plugin.write_text(THRESHOLD.replace("float(scores.max())", defect))
+    line = 1 + next(i for i, text in enumerate(plugin.read_text().splitlines()) if defect in text)
+    err = refused(capsys, "score", path, "--plugin", plugin, "--decision", "largest")
+    assert str(plugin) in err and f"line {line}: " in err and words in err
     assert (path / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("thing", [42, None, "x", int, asdjax.Threshold, asdjax.DataError])
+def test_what_cannot_be_registered(thing):
+    with pytest.raises(AsdjaxError, match="give a class|Threshold"):
+        asdjax.register(thing)
+
+
+def test_an_instance_is_not_registered():
+    quantile = registry.find("threshold", "quantile")
+    with pytest.raises(AsdjaxError, match="give a class"):
+        asdjax.register(quantile())
+
+
+def test_a_class_without_the_setting_that_names_it():
+    @dataclasses.dataclass(frozen=True)
+    class Nameless(registry.find("threshold", "quantile")):
+        method: ClassVar[str] = "nameless"
+
+    with pytest.raises(AsdjaxError, match="no setting .method."):
+        asdjax.register(Nameless)
+
+
+def test_an_encoder_with_pretrained_weights_needs_their_methods(capsys, tmp_path):
+    plugin = tmp_path / "mine.py"
+    feature = "    @property\n    def weights_folder(self):\n        return 'w'\n"
+    text = EXAMPLES["encoder"].replace("    def build(", f"{feature}\n    def build(", 1)
+    plugin.write_text(text)
+    assert "pretrained" in refused(capsys, "docs", "--plugin", plugin)
+    plugin.write_text(
+        EXAMPLES["encoder"].replace("    name: str", "    has_tokens = True\n    name: str")
+    )
+    assert "row_length" in refused(capsys, "docs", "--plugin", plugin)
+
+
+def test_a_plugin_under_two_paths(plugin, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.py").symlink_to(plugin)
+    for other in plugin.name, f"../{tmp_path.name}/{plugin.name}", "link.py":
+        assert run(capsys, "docs", "--plugin", plugin, "--plugin", other)[0] == 0
+
+
+def test_a_run_whose_plugin_for_scoring_is_lost(plugin, corpus_root, capsys, tmp_path):
+    path = tmp_path / "run"
+    args = ["run", HERE / "tiny.yaml", "--data", corpus_root, "--run", path]
+    assert run(capsys, *args, "--plugin", plugin, "--decision", "largest")[0] == 0
+    forget()
+    assert "choose another" in refused(capsys, "score", path)
+    config = path / "config.yaml"
+    saved = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**saved, "decision": "quantile"}))
+    for verb in "score", "evaluate":
+        assert run(capsys, verb, path)[0] == 0
+
+
+def test_settings_of_another_version_of_a_plugin(plugin, scored_run, capsys, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(scored_run, path)
+    assert run(capsys, "score", path, "--plugin", plugin, "--decision", "largest")[0] == 0
+    plugin.write_text(THRESHOLD.replace("factor", "times"))
+    err = refused(capsys, "score", path, "--plugin", plugin)
+    assert "decision.factor" in err and err.count("largest.py") == 2
+
+
+def test_the_digest_of_a_changed_plugin_is_stored(plugin, scored_run, capsys, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(scored_run, path)
+    args = "score", path, "--plugin", plugin
+    assert run(capsys, *args, "--decision", "largest")[0] == 0
+    for text in THRESHOLD, f"{THRESHOLD}\n# changed\n":
+        plugin.write_text(text)
+        assert run(capsys, *args)[0] == 0
+        digest = hashlib.sha256(plugin.read_bytes()).hexdigest()[:16]
+        assert f"plugin: largest.py {digest}\n" in (path / "config.yaml").read_text()

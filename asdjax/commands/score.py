@@ -39,13 +39,12 @@ def score(run: Run, config: Config | None = None) -> None:
     """
     with run.lock(existing=True):
         before = run.config()
-        if config is not None and config != before:
-            run.write_config(config)
+        config = config or before
+        run.write_config(config)  # also if only the digest of a plugin has changed
         try:
-            _score(run, config or before)
-        except Exception:  # also a defect of a plugin: the configuration stays as it was
-            if config is not None and config != before:
-                run.write_config(before)
+            _score(run, config)
+        except (Exception, SystemExit):  # of a plugin, for example
+            run.write_config(before)
             raise
 
 

@@ -48,6 +48,10 @@ class Encoder(Choice):
 
     kind = "encoder"
     passes_over = False
+    conditional = {
+        "has_tokens": ("row_length",),
+        "weights_folder": ("with_weights_folder", "resolved", "pretrained"),
+    }
     neutral: ClassVar[tuple[str, ...]] = ()
     """Settings that may change when a run is resumed."""
 
@@ -147,7 +151,10 @@ class Encoder(Choice):
 
     @property
     def weights_folder(self) -> str | None:
-        """Folder of the pretrained weights from which training starts; None: no such weights."""
+        """Folder of the pretrained weights from which training starts; None: no such weights.
+
+        If defined, define also `with_weights_folder`, `resolved` and `pretrained`.
+        """
         return None
 
     def with_weights_folder(self, folder: str) -> Encoder:
@@ -376,12 +383,12 @@ class Backend(Choice):
     """How anomaly scores are computed from embeddings."""
     metric: Literal["cosine", "euclidean"] = "cosine"
     """cosine: embeddings are scaled to unit length first; euclidean: they are not."""
-    target_neighbours: Annotated[int, Range(low=0)] = 1
+    target_neighbours: Annotated[int, Range(low=0, high=2**20)] = 1
     """Nearest target-domain clips whose distances are averaged; 0: ignore target clips."""
     combine_views: Literal["mean", "z_score", "embeddings"] = "mean"
     """How views become one score: mean of their scores; mean after standardising each view's scores
     by its leave-one-out scores (z_score); or score of the mean of their embeddings (embeddings)."""
-    folds: Annotated[int, Range(low=2)] = 10
+    folds: Annotated[int, Range(low=2, high=2**20)] = 10
     """Cross-validation folds for the scores of training clips, in backends that are refitted."""
 
     @abc.abstractmethod

@@ -139,7 +139,7 @@ class OptimConfig:
     """Added to the square root of the second moment."""
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay, multiplied by the learning rate."""
-    warmup_steps: Annotated[int, Range(low=0)] = 0
+    warmup_steps: Annotated[int, Range(low=0, high=2**31 - 1)] = 0
     """Steps over which the learning rate rises linearly from 0; afterwards it is constant."""
 
 
@@ -153,7 +153,7 @@ class TrainConfig:
     """Clips per step, over all devices and processes."""
     drop_last: bool = False
     """Skip the last batch of an epoch if it is smaller than the others."""
-    devices: Annotated[int, Range(low=0)] = 0
+    devices: Annotated[int, Range(low=0, high=2**20)] = 0
     """Number of local devices to use; 0: all."""
     log_every: Annotated[int, Range(low=1, high=8)] = 8
     """Steps between reads of the loss from the device."""
@@ -214,7 +214,7 @@ class SynthConfig:
     """Test clips per machine for each domain and label (source/target, normal/anomaly)."""
     seconds: Annotated[float, Range(low=0.5, high=60)] = 10.0
     """Length of every clip, seconds."""
-    seed: Annotated[int, Range(low=0)] = 0
+    seed: Annotated[int, Range(low=0, high=2**31 - 1)] = 0
     """Seed of the random numbers."""
     noise_db: Annotated[float, Range(low=-60, high=6)] = -8.0
     """Mean power of the environment relative to the machine, at the near microphone, dB."""

@@ -9,7 +9,9 @@ import hashlib
 import importlib
 import inspect
 import json
+import os
 import re
+import reprlib
 import sys
 import traceback
 import types
@@ -129,7 +131,12 @@ def register(thing: Thing) -> Thing:
         ...     method: str = "largest"
         ...     ...
     """
-    kind = thing.kind
+    kind = getattr(thing, "kind", None)
+    if not (isinstance(kind, str) and kind in BUILT_IN and _is_thing(thing)):
+        raise ConfigError(
+            f"register: found {reprlib.repr(thing)}: give a class that extends Encoder, Pooling, "
+            "Loss, View, Backend or Threshold, or an Edition"
+        )
     source, plugin = _origin(thing)
     name = _checked_name(thing, source)
     listed, present = BUILT_IN[kind].get(name), _ENTRIES.get((kind, name))
@@ -147,6 +154,13 @@ def register(thing: Thing) -> Thing:
     global changes
     changes += 1
     return thing
+
+
+def _is_thing(thing: Any) -> bool:
+    """Whether a thing is a class that a recipe chooses, or an edition; not an instance of one."""
+    if isinstance(thing, type):
+        return hasattr(thing, "tag") and hasattr(thing, "required")
+    return isinstance(getattr(thing, "name", None), str) and not hasattr(thing, "tag")
 
 
 def _origin(thing: Any) -> tuple[str, str | None]:
@@ -189,13 +203,14 @@ def _name_of_class(chosen: Any, where: str) -> Any:
     )
     if taken:
         raise ConfigError(f"{where}: a setting cannot be called {taken[0]}: choose another name")
-    for flag, methods in chosen.conditional.items():
-        inherited = [m for m in methods if getattr(chosen, m).__module__ == _INTERFACES]
-        if getattr(chosen, flag) and inherited:
-            needed = ", ".join(inherited)
-            raise ConfigError(f"{where}: a {chosen.kind} with {flag} needs {needed}: define it")
+    for feature, methods in chosen.conditional.items():
+        missing = ", ".join(name for name in methods if _has_default(chosen, name))
+        if missing and not _has_default(chosen, feature) and getattr(chosen, feature):
+            raise ConfigError(f"{where}: a {chosen.kind} with {feature} needs {missing}: define it")
     if "__dataclass_fields__" not in vars(chosen) or not chosen.__dataclass_params__.frozen:
         raise ConfigError(f"{where}: not a frozen dataclass: add dataclass(frozen=True)")
+    if chosen.tag not in {field.name for field in dataclasses.fields(chosen)}:
+        raise ConfigError(f"{where}: no setting {chosen.tag!r}: add it, with the name as default")
     for field in dataclasses.fields(chosen):
         no_default = field.default is field.default_factory is dataclasses.MISSING
         if no_default and field.name not in chosen.required:
@@ -203,6 +218,12 @@ def _name_of_class(chosen: Any, where: str) -> Any:
     if not chosen.__module__.startswith("asdjax."):
         _check_settings(chosen, where)
     return chosen.__dataclass_fields__[chosen.tag].default
+
+
+def _has_default(chosen: type, name: str) -> bool:
+    """Whether an attribute is that of the interface: the class does not define it."""
+    owner = next(of for of in chosen.__mro__ if name in vars(of))
+    return owner.__module__ == _INTERFACES
 
 
 def _check_settings(chosen: Any, where: str) -> None:
@@ -264,7 +285,7 @@ def load_plugin(path: Path) -> None:
         raise ConfigError(f"{path}: a plugin is a Python file: its name must end in .py")
     content = user_files.read_bytes(path, most=_LARGEST_PLUGIN)
     digest = hashlib.sha256(content).hexdigest()[:16]
-    source, label = str(path), f"{path.name} {digest}"
+    source, label = os.path.realpath(path), f"{path.name} {digest}"
     if any((entry.source, entry.plugin) == (source, label) for entry in _ENTRIES.values()):
         return
     module = types.ModuleType(f"asdjax_plugin_{digest}")
@@ -278,17 +299,33 @@ def load_plugin(path: Path) -> None:
     except AsdjaxError:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise ConfigError(f"{path}: {_place(error, path)}: repair the plugin") from error
+        raise ConfigError(f"{path}: {_place(error, source)}: repair the plugin") from error
     finally:
         _loading.pop()
     if all(entry.source != source for entry in _ENTRIES.values()):
         raise ConfigError(f"{path}: registers nothing: call asdjax.register in it")
 
 
-def _place(error: BaseException, path: Path) -> str:
-    """The line of the file in which an exception was raised, and the exception's message."""
+def plugin_error(error: BaseException) -> ConfigError | None:
+    """The error to report for an exception that was raised in or below a plugin's code.
+
+    None if no line of a plugin was being executed, or the message needs no plugin to explain it.
+    """
+    if isinstance(error, AsdjaxError | MemoryError):
+        return None
+    plugins = {entry.source for entry in _ENTRIES.values() if entry.plugin is not None}
+    frames = traceback.extract_tb(error.__traceback__)
+    at_fault = [frame.filename for frame in frames if frame.filename in plugins]
+    if not at_fault:
+        return None
+    return ConfigError(f"{at_fault[-1]}: {_place(error, at_fault[-1])}: repair the plugin")
+
+
+def _place(error: BaseException, source: str) -> str:
+    """The line of a plugin in which an exception was raised, and the exception's first line."""
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    return f"line {lines[-1] if lines else '?'}: {type(error).__name__}: {error}"
+    lines = [frame.lineno for frame in frames if frame.filename == source]
+    message = (str(error).splitlines() or [""])[0]
+    return f"line {lines[-1] if lines else '?'}: {type(error).__name__}: {message}"

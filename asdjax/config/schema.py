@@ -183,17 +183,22 @@ def _section(kind: type, tree: Any, key: str, source: str) -> Any:
     hints = field_types(kind)
     tree = dict(tree)
     plugin = tree.pop(PLUGIN, None) if named_things(kind) else None
+    changed = ""
     for name, thing in named_things(kind).items():
-        if isinstance(plugin, str) and tree.get(name) not in registry.names(thing):
-            where = f"{_join(key, name)}: {_not_among(thing, tree.get(name))}"
+        if not isinstance(plugin, str) or name not in tree:
+            continue
+        if tree[name] not in registry.names(thing):
+            where = f"{_join(key, name)}: {_not_among(thing, tree[name])}"
             raise ConfigError(f"{source}: {where}{_missing(plugin)}")
+        if (now := registry.plugin_of(thing, tree[name])) != plugin:
+            changed = f"; written with the plugin {cut(plugin)}, and {now or 'no plugin'} is loaded"
     for name in tree:
         if name not in hints:
             close = difflib.get_close_matches(cut(str(name)), hints, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise ConfigError(
                 f"{source}: unknown key {_join(key, cut(str(name)))!r}: {hint}valid keys: "
-                f"{', '.join(hints)}"
+                f"{', '.join(hints)}{changed}"
             )
     required = [
         field.name
@@ -213,7 +218,10 @@ def named_things(kind: type) -> dict[str, str]:
 
 
 def _missing(plugin: str) -> str:
-    return f", which is in the plugin {cut(plugin)}: name its file with --plugin"
+    return (
+        f", which is in the plugin {cut(plugin)}: name its file with --plugin, or choose another "
+        "one and remove the settings of this section"
+    )
 
 
 def field_types(kind: type) -> dict[str, Any]:
@@ -241,8 +249,8 @@ def _chosen(
         where = f"{_join(key, tag)}: {_not_among(kind.kind, name)}"
         raise ConfigError(f"{source}: {where}{hint}")
     chosen = registry.find(kind.kind, name)
-    settings = {field.name for field in dataclasses.fields(chosen)}
-    unused = {PLUGIN}
+    settings = {PLUGIN, *(field.name for field in dataclasses.fields(chosen))}
+    unused: set[str] = set()
     if kind.passes_over and not {*tree} <= settings:
         others = (registry.find(kind.kind, other) for other in choices)
         unused |= {field.name for other in others for field in dataclasses.fields(other)} - settings

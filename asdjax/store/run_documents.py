@@ -53,6 +53,8 @@ class RunDocuments:
         return False
 
     def _require_as_trained(self, config: Config, tree: dict[str, Any]) -> None:
+        # Plugins of the other sections, which may have changed since, are not needed.
+        tree = {name: tree[name] for name in TRAINING_SECTIONS if name in tree}
         trained = configs.from_tree(tree, str(self._training))
         changed = configs.differences(trained, config, TRAINING_SECTIONS)
         if changed:
@@ -62,7 +64,7 @@ class RunDocuments:
             )
         now = configs.plugins(configs.to_tree(trained))
         for key, plugin in configs.plugins(tree).items():
-            if key.split(".")[0] in TRAINING_SECTIONS and now.get(key) != plugin:
+            if now.get(key) != plugin:
                 raise ArtifactError(
                     f"{self._run}: {key}: trained with the plugin {plugin}, and {now.get(key)} "
                     "is loaded: restore it, or train again with --no-resume"

@@ -172,9 +172,11 @@ class Run:
         return {"random_init": True} if self.config().model.for_tests_only else {}
 
     def write_config(self, config: Config) -> None:
-        """Store the resolved configuration."""
-        atomic.write_bytes(self._config, configs.dump(config).encode())
-        self._read_again()
+        """Store the resolved configuration; nothing is written if it is stored already."""
+        content = configs.dump(config).encode()
+        if not present(self._config) or digest(self._config) != content_digest(content):
+            atomic.write_bytes(self._config, content)
+            self._read_again()
 
     def was_trained(self) -> bool:
         """Whether there is a training record or a checkpoint to resume from."""
@@ -277,6 +279,9 @@ class Run:
         for path in folder.glob("*/*.npz"):
             if path not in expected:
                 atomic.delete(path)
+        for view in folder.glob("*/"):
+            with contextlib.suppress(OSError):  # only an empty folder can be removed
+                view.rmdir()
         for others in ("scores", "diagnostics"):
             for path in (self.path / others).glob("*.csv"):
                 if path.stem not in machines:
@@ -314,11 +319,10 @@ class Run:
         return machines
 
     def _stated_machines(self) -> list[str]:
-        machines = read_json(self._machines) if present(self._machines) else []
+        remedy = f"delete it and run asdjax extract {self.path} again"
+        machines = read_json(self._machines, remedy) if present(self._machines) else []
         if not isinstance(machines, list) or not all(type(name) is str for name in machines):
-            raise ArtifactError(
-                f"{self._machines}: not a list of machines: delete it and run asdjax extract again"
-            )
+            raise ArtifactError(f"{self._machines}: not a list of machines: {remedy}")
         return machines
 
     def scores_made_from(self, machine: str) -> str:
