@@ -214,11 +214,11 @@ def parse(verb: str, kind: type[Any], args: Sequence[str]) -> Any:
         default = None if guess is None else _default(kind, guess)
     except AsdjaxError:
         default = None
-    command = _parse_with(verb, *_choose(args, default or _default(kind, None)), guess)
+    command = _parse_with(verb, *_choose(args, default or _default(kind, None)))
     named = str(getattr(command, source))
     if guess is not None and default is not None and named == config_name(guess):
         return command
-    return _parse_with(verb, *_choose(args, _default(kind, named)), named)
+    return _parse_with(verb, *_choose(args, _default(kind, named)))
 
 
 def _flags(kind: Any) -> set[str]:
@@ -254,16 +254,17 @@ def _choose(args: Sequence[str], command: Any) -> tuple[list[str], Any]:
     args, chosen = list(args), []
     for i, argument in enumerate(args):
         option, equals, value = argument.partition("=")
-        if not option.startswith("--") or not (equals or i + 1 < len(args)):
-            continue
-        path = option[2:].replace("-", "_").split(".")
-        chosen.append((path, i, value if equals else args[i + 1]))
+        if not equals:
+            value = next((word for word in args[i + 1 : i + 2] if not word.startswith("-")), "")
+        if option.startswith("--") and (equals or value):
+            chosen.append((option[2:].replace("-", "_").split("."), i, value))
 
     def depth(choice: tuple[list[str], int, str]) -> int:  # outer sections first
         path = choice[0]
         section = _inside(command, path[:-1])
         return len(path) - (isinstance(section, Choice) and path[-1] == section.tag)
 
+    sections: dict[tuple[str, ...], Choice] = {}  # with the default's settings
     for path, i, name in sorted(chosen, key=depth):
         section = _inside(command, path)
         if isinstance(section, Choice):
@@ -278,6 +279,7 @@ def _choose(args: Sequence[str], command: Any) -> tuple[list[str], Any]:
                 raise UsageError(
                     f"--{key}: expected one of {', '.join(names)}, found {shown(name)}"
                 )
+            section = sections.setdefault(tuple(path[:-1]), section)
             command = _with(command, path[:-1], _converted(section, name))
     return args, command
 
@@ -325,15 +327,14 @@ def _default(kind: type[Any], named: str | None) -> Any:
     return kind(**values | ({} if named is None else kind.defaults(config_name(named))))
 
 
-def _parse_with(verb: str, args: Sequence[str], default: Any, named: str | None = None) -> Any:
+def _parse_with(verb: str, args: Sequence[str], default: Any) -> Any:
     """Parse with tyro, given the class or an instance with the defaults."""
-    if {"-h", "--help"} & set(args):  # tyro omits a positional argument with a value from its help
-        args = [argument for argument in args if argument != named]
     is_class = isinstance(default, type)
     return tyro.cli(
         default if is_class else type(default),
         prog=f"asdjax {verb}",
-        args=args,
+        # the defaults have the recipe and the classes that the other arguments choose
+        args=["--help"] if {"-h", "--help"} & {*args} else args,
         default=None if is_class else default,
         config=(tyro.conf.AvoidSubcommands,),
         registry=_REGISTRY,

@@ -340,3 +340,16 @@ def test_a_flag_before_the_recipe_takes_no_value(flag):
     recipe = str(Path(TINY).with_name("tiny_beats.yaml"))
     command = parse("check", Check, [flag, recipe, "--data", "d", "--model.layers", "1"])
     assert command.recipe == recipe and command.config.model.layers == (1,)
+
+
+def test_the_last_class_of_a_section_counts():
+    options = ["--data", "d", "--loss", "arcface", "--loss.name=sub_cluster_adacos"]
+    config = parse("check", Check, ["system1", *options]).config
+    assert config.loss == configs.load("system1").loss
+
+
+@pytest.mark.parametrize("words", [["--backend"], ["--loss", "arcface", "--backend.name"]])
+def test_help_after_an_option_without_its_value(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse("check", Check, ["system1", *words, "--help"])
+    assert end.value.code == 0 and "--backend.name {" in capsys.readouterr().out

@@ -113,7 +113,7 @@ def test_the_option_and_a_refused_directory(corpus_root, nothing_chosen, capsys,
     nothing_chosen.mkdir()
     (nothing_chosen / "asdjax").touch()
     assert cli.main(check) == 0
-    assert "asdjax: compiling anew: " in capsys.readouterr().err
+    assert "asdjax: compiled programs are not kept: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", [TINY, TINY_BEATS])

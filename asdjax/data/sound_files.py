@@ -134,7 +134,7 @@ def read_any(path: Path, sample_rate: int, *, most: int | None = None) -> Sample
         else:
             samples = _decoded(file, path, layout, frames)
     if samples.dtype.kind == "f" and not np.isfinite(samples).all():
-        raise fault(path, "not_finite", "some samples are NaN or infinite")
+        raise fault(path, "not_finite", "some samples are NaN or infinite: record it again")
     if header.rate != sample_rate:
         samples = resampling.resample(samples, header.rate, sample_rate)
     return samples[:most]
@@ -160,7 +160,7 @@ def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, 
     if isinstance(layout, WavLayout):
         _require_rate(path, layout.rate)
         if not layout.frames:
-            raise fault(path, "empty", "the file has 0 samples")
+            raise fault(path, "empty", "the file has 0 samples: record it again")
         if layout.misread and layout.subtype in _PLAIN:
             return _wav_header(layout), layout
     found = _libsndfile_header(file, path, layout)
@@ -175,7 +175,7 @@ def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, 
             raise fault(path, "wrong_length", f"{reason}: convert it to WAV")
         found = dataclasses.replace(found, frames=min(found.frames, layout.frames))
     if not found.frames:
-        raise fault(path, "empty", "the file has 0 samples")
+        raise fault(path, "empty", "the file has 0 samples: record it again")
     return found, layout
 
 

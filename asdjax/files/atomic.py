@@ -28,6 +28,8 @@ _REMEDIES: dict[int | None, str] = {
     errno.EDQUOT: "free some disk space and run the same command again",
     errno.EFBIG: "allow larger files (ulimit -f) and run the same command again",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "its folder was deleted, or is a broken link: run the same command again, or "
+    "choose another path",
     errno.EACCES: "get write permission, or choose another path",
     errno.EPERM: "get write permission, or choose another path",
     errno.EROFS: "get write permission, or choose another path",

@@ -40,18 +40,26 @@ def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; `AsdjaxError` if it is not valid JSON or nested too deeply."""
+def read_json(path: Path, remedy: str = "restore the file") -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        remedy: what to do if it is faulty, for errors.
+
+    Raises:
+        AsdjaxError: it is not valid JSON or nested too deeply.
+    """
     text = user_files.read_text(path, most=_MOST_JSON)
     try:
         document = json.loads(text, parse_int=_whole_number)
         deep = _is_deep(document)
     except ValueError as error:
-        raise ArtifactError(f"{path}: cannot be read as JSON ({error})") from error
+        raise ArtifactError(f"{path}: cannot be read as JSON ({error}): {remedy}") from error
     except RecursionError:
         deep = True
     if deep:
-        raise ArtifactError(f"{path}: more than {_DEEPEST} levels of nesting: restore the file")
+        raise ArtifactError(f"{path}: more than {_DEEPEST} levels of nesting: {remedy}")
     return document
 
 

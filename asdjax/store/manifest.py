@@ -22,7 +22,7 @@ class Manifest:
 
     @functools.cached_property
     def _records(self) -> dict[str, Record]:
-        records = read_json(self._file) if present(self._file) else {}
+        records = read_json(self._file, "delete it") if present(self._file) else {}
         if not isinstance(records, dict) or not all(map(_is_record, records.values())):
             raise ArtifactError(f"{self._file}: not a valid record of results: delete it")
         return records

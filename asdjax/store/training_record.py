@@ -8,6 +8,7 @@ from asdjax.errors import ArtifactError
 from asdjax.files.documents import fingerprint, read_json, write_json
 
 SCHEMA = "asdjax.training/2"
+_REMEDY = "restore it, or train again with --no-resume"
 _TYPES = {  # the required keys
     "config": dict,
     "classes": list,
@@ -34,26 +35,21 @@ def is_record(document: Any) -> bool:
 
 def read(path: Path) -> dict[str, Any]:
     """Read the training record; `AsdjaxError` if it is invalid or was changed."""
-    document = read_json(path)
+    document = read_json(path, _REMEDY)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise ArtifactError(
             f"{path}: not written by this version of asdjax (schema {SCHEMA}): train again with "
             "--no-resume"
         )
     if document.pop("fingerprint", None) != fingerprint(document):
-        raise ArtifactError(
-            f"{path}: changed since training: restore it, or train again with --no-resume"
-        )
+        raise ArtifactError(f"{path}: changed since training: {_REMEDY}")
     wrong = [key for key, kind in _TYPES.items() if not _is(document.get(key, ...), kind)]
     if not wrong and not all(type(name) is str for name in document["classes"]):
         wrong = ["classes"]
     if not wrong and not 0 < document["n_samples"] < 2**31:
         wrong = ["n_samples"]
     if wrong:
-        raise ArtifactError(
-            f"{path}: missing or invalid: {', '.join(wrong)}: restore it, or train again "
-            "with --no-resume"
-        )
+        raise ArtifactError(f"{path}: missing or invalid: {', '.join(wrong)}: {_REMEDY}")
     return document
 
 
