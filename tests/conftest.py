@@ -20,7 +20,8 @@ from asdjax.config.recipe import SynthConfig
 from asdjax.synth import corpus as synth
 
 pytest.register_assert_rewrite("support")
-GOLDEN = Path(__file__).parent / "golden"
+TESTS = Path(__file__).parent
+ROOT, GOLDEN = TESTS.parent, TESTS / "golden"
 _unpacked = tempfile.TemporaryDirectory(prefix="asdjax-")  # gone when the tests end
 with tarfile.open(GOLDEN / "ckpt_variants.tar.xz") as _archive:
     if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on

@@ -12,6 +12,12 @@ def test_helpers_are_in_support():
         assert not found, f"{path.name} imports another file of tests: share it in tests/support"
 
 
+def test_folders_are_those_of_the_code():
+    code = {path.name for path in (HERE.parent / "asdjax").iterdir() if path.is_dir()}
+    folders = {path.parent.name for path in HERE.glob("*/test_*.py")}
+    assert folders <= code | {"convert", "scripts"}
+
+
 def test_every_golden_file_has_an_origin():
     text = (HERE / "golden" / "README.md").read_text("utf-8")
     files = {path.name for path in (HERE / "golden").iterdir()} - {"README.md"}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from conftest import LAYER, relative
+from conftest import LAYER, TESTS, relative
 
 import asdjax
 from asdjax.cli import VERBS, main
@@ -22,7 +22,7 @@ from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
-TINY = str(Path(__file__).parent / "tiny.yaml")
+TINY = str(TESTS / "tiny.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ AFTER_TRAINING = {
 def refusals(run, corpus_root, folder, monkeypatch, capsys, verbs=tuple(AFTER_TRAINING)):
     """What each verb says when it refuses a run."""
     monkeypatch.chdir(folder)
-    shutil.copy(Path(__file__).parent / "submission.yaml", "info.yaml")
+    shutil.copy(TESTS / "submission.yaml", "info.yaml")
     shutil.copy(next(corpus_root.glob("fan/train/*.wav")), "clip.wav")
     before, said = stamps(run), {}
     for verb in verbs:

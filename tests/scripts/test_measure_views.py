@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT, TESTS
 
 from asdjax.commands import evaluate
 from asdjax.config import recipe as configs
@@ -16,8 +17,8 @@ from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
-TINY = Path(__file__).parent / "tiny.yaml"
-SCRIPT = Path(__file__).parent.parent / "scripts" / "measure_views.py"
+TINY = TESTS / "tiny.yaml"
+SCRIPT = ROOT / "scripts" / "measure_views.py"
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Sends signals to every verb at random moments: what is said, what is left, and the same again.
 
-    python tests/kills.py --count 300 --seed 0 [--verbs train embed ...]
+    cd tests; python -m support.kills --count 300 --seed 0 [--verbs train embed ...]
 
 Prints what went wrong, a line each, and ends with 1 if anything did.
 """
@@ -19,9 +19,10 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
+
 from support.torch_writer import write
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent
 TINY = str(HERE / "tiny.yaml")
 CORPUS = [
     "--machines", "fan", "bearingEmu", "--train-source", "13", "--train-target", "3",

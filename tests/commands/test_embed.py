@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 import soundfile
-from conftest import relative
+from conftest import TESTS, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.converted_beats import SMALL
@@ -40,7 +40,6 @@ from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
-HERE = Path(__file__).parent
 # of one patch, and of nine and ten, which share rows of ten
 SHORT, PADDED_LONG, LONG = 2800, 23280, 25840
 LONG_CLIPS = network.LONG
@@ -86,7 +85,7 @@ def finetuned(tmp_path_factory):
 def run_path(request, corpus_root, tmp_path_factory):
     """Runs with embeddings: MultiResNet's and BEATs'."""
     path = tmp_path_factory.mktemp("runs") / request.param
-    command = [str(HERE / f"{request.param}.yaml"), "--data", str(corpus_root), "--run", str(path)]
+    command = [str(TESTS / f"{request.param}.yaml"), "--data", str(corpus_root), "--run", str(path)]
     assert (
         main(["train", *command, "--train.epochs", "1"]) == 0 and main(["extract", str(path)]) == 0
     )
@@ -625,7 +624,7 @@ def test_converted_weights_are_called_like_a_run(weights, rng):
 
 
 @pytest.mark.parametrize(
-    "model", [BEATsConfig(encoder=ENCODER, random_init=True), load(HERE / "tiny.yaml").model]
+    "model", [BEATsConfig(encoder=ENCODER, random_init=True), load(TESTS / "tiny.yaml").model]
 )
 def test_bfloat16_differs_by_rounding_alone(model, rng):
     """What is computed once for inference, and weights that are held rounded, change nothing."""
@@ -635,7 +634,7 @@ def test_bfloat16_differs_by_rounding_alone(model, rng):
         model = dataclasses.replace(model, compute_dtype=dtype)
         graphdef, params, stats = parameters.split(building.build(model, 16000, 16000, seed=0))
         state = {"params": {"model": params}, "stats": {"model": stats}}
-        config = dataclasses.replace(load(HERE / "tiny_beats.yaml"), model=model)
+        config = dataclasses.replace(load(TESTS / "tiny_beats.yaml"), model=model)
         found[dtype] = Embedder(config, 16000, jax.tree.map(np.asarray, state))(waves)
         apply = partial(parameters.apply, graphdef, train=False)
         plain = np.asarray(jax.jit(apply)(params, stats, waves)[0])

@@ -1,6 +1,5 @@
-from pathlib import Path
-
 import pytest
+from conftest import TESTS
 from support.plugins import forget
 from support.plugins import plugins_of_the_test as plugins_of_the_test  # a fixture
 
@@ -10,7 +9,6 @@ from asdjax.config import registry
 from asdjax.data.editions import Edition, better_edition, find_edition
 from asdjax.errors import AsdjaxError
 
-HERE = Path(__file__).parent
 EDITIONS = [find_edition(name) for name in registry.names("edition")]
 
 
@@ -110,9 +108,9 @@ def test_a_plugins_edition_from_data_to_submission(corpus_root, tmp_path, capsys
     assert main(["data", data, *edition]) == 0
     printed = capsys.readouterr()
     assert "(dcase2027)" in printed.out and "those of" not in printed.out + printed.err
-    recipe = str(HERE / "tiny.yaml")
+    recipe = str(TESTS / "tiny.yaml")
     assert main(["run", recipe, "--data", data, "--run", run, *edition, "--train.epochs", "1"]) == 0
-    info = str(HERE / "submission.yaml")
+    info = str(TESTS / "submission.yaml")
     subset = ["--subsets", "evaluation"]
     assert main(["submit", run, "--info", info, "--out", package, *subset]) == 0
     assert "refuse" not in capsys.readouterr().err  # 16 clips are the right number

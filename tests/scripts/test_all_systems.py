@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT, TESTS
 from support.converted_beats import folder as folder  # a fixture
 
 from asdjax.cli import main
@@ -23,9 +24,9 @@ from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
-TINY = str(Path(__file__).parent / "tiny.yaml")
-INFO = str(Path(__file__).parent / "submission.yaml")
-SCRIPT = Path(__file__).parent.parent / "scripts" / "all_systems.py"
+TINY = str(TESTS / "tiny.yaml")
+INFO = str(TESTS / "submission.yaml")
+SCRIPT = ROOT / "scripts" / "all_systems.py"
 QUICK = ("--train.epochs", "1", "--model.stage-channels", "4")
 SYSTEMS = ("system1", "system2", "system3", "system4")
 FIGURES = ("auc_source", "auc_target", "pauc", "score")

@@ -9,12 +9,12 @@ import shutil
 import subprocess
 import sys
 from importlib import resources
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import yaml
+from conftest import TESTS
 from support.plugins import forget
 from support.plugins import plugins_of_the_test as plugins_of_the_test  # a fixture
 
@@ -26,7 +26,6 @@ from asdjax.errors import AsdjaxError
 PAGE = (resources.files("asdjax") / "docs" / "plugins.md").read_text("utf-8")
 EXAMPLES = dict(re.findall(r"## (?:A|An) (\w+).*?```python\n(.*?)```", PAGE, re.DOTALL))
 THRESHOLD = EXAMPLES["threshold"]
-HERE = Path(__file__).parent
 RECIPE = """extract: {views: [{name: mine, method: subtracted, share: 0.25}]}
 model: {name: mean_spectrum, size: 8}
 """
@@ -54,7 +53,7 @@ pytestmark = pytest.mark.usefixtures("compiled_fast_here", "plugins_of_the_test"
 @pytest.fixture(scope="module")
 def scored_run(corpus_root, tmp_path_factory):
     path = tmp_path_factory.mktemp("plugins") / "run"
-    recipe = HERE / "tiny.yaml"
+    recipe = TESTS / "tiny.yaml"
     assert cli.main(["run", str(recipe), "--data", str(corpus_root), "--run", str(path)]) == 0
     return path
 
@@ -101,7 +100,7 @@ def train_and_submit(capsys, tmp_path, kinds, recipe, data, options):
     assert run(capsys, *args, *plugged)[0] == 0
     code, said = run(capsys, *args, *plugged)  # a second time
     assert code == 0 and "training has finished" in said.err
-    made = ["submit", path, "--info", HERE / "submission.yaml", "--out", out, *plugged]
+    made = ["submit", path, "--info", TESTS / "submission.yaml", "--out", out, *plugged]
     assert run(capsys, *made)[0] == 0
     # each missing plugin is named
     for kind in kinds:
@@ -114,7 +113,7 @@ def train_and_submit(capsys, tmp_path, kinds, recipe, data, options):
 def test_the_pages_examples_from_training_to_submission(plant, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = tmp_path / "recipe.yaml"
-    tiny = (HERE / "tiny.yaml").read_text()
+    tiny = (TESTS / "tiny.yaml").read_text()
     recipe.write_text(tiny[: tiny.index("model:")] + tiny[tiny.index("train:") :] + RECIPE)
     meta = train_and_submit(capsys, tmp_path, TOGETHER, recipe, plant, OPTIONS)
     for kind in set(TOGETHER) - {"edition"}:
@@ -126,7 +125,7 @@ def test_the_pages_examples_from_training_to_submission(plant, capsys, tmp_path,
 def test_the_pages_pooling_from_training_to_submission(corpus_root, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     option = "--model.pooling", "maximum"
-    recipe = HERE / "tiny_beats.yaml"
+    recipe = TESTS / "tiny_beats.yaml"
     meta = train_and_submit(capsys, tmp_path, ["pooling"], recipe, corpus_root, option)
     assert SENTENCES["pooling"] in meta
 
@@ -388,7 +387,7 @@ def test_a_plugin_under_two_paths(plugin, capsys, tmp_path, monkeypatch):
 
 def test_a_run_whose_plugin_for_scoring_is_lost(plugin, corpus_root, capsys, tmp_path):
     path = tmp_path / "run"
-    args = ["run", HERE / "tiny.yaml", "--data", corpus_root, "--run", path]
+    args = ["run", TESTS / "tiny.yaml", "--data", corpus_root, "--run", path]
     assert run(capsys, *args, "--plugin", plugin, "--decision", "largest")[0] == 0
     forget()
     assert "choose another" in refused(capsys, "score", path)

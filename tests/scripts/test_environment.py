@@ -4,11 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
+SCRIPTS = ROOT / "scripts"
 WITHOUT_ENSUREPIP = f"""#!/bin/sh
 # Debian's python3 without python3-venv
 exec {sys.executable} -c "import sys; sys.modules['ensurepip'] = None; exec(sys.argv[2])" "$@"

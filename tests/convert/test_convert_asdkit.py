@@ -2,12 +2,11 @@
 
 import dataclasses
 from collections import OrderedDict
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from conftest import COSINE, EMBEDDING, relative
+from conftest import COSINE, EMBEDDING, TESTS, relative
 from support.conversions import TINY, arrays, assert_equal, refused
 from support.conversions import nano as nano  # fixtures
 from support.conversions import tiny as tiny
@@ -125,7 +124,7 @@ def test_other_files_are_no_asdkit(tmp_path, capsys, nano):
 
 
 def test_a_converted_run_is_extracted_scored_and_evaluated(corpus_root, tmp_path, capsys):
-    recipe = str(Path(__file__).parent / "tiny.yaml")
+    recipe = str(TESTS / "tiny.yaml")
     config = configs.load(recipe)
     learner = Learner(config, n_classes=3, n_samples=6400)
     weights = jax.tree.map(np.asarray, learner.start().weights)
@@ -337,7 +336,7 @@ def test_torch_refuses(tiny, tmp_path, capsys):
     folder = tmp_path / "folder.npz"
     folder.mkdir()
     assert "not a regular file" in refused(capsys, "torch", tiny[0], folder, "--overwrite")
-    config = configs.load(str(Path(__file__).parent / "tiny.yaml"))
+    config = configs.load(str(TESTS / "tiny.yaml"))
     run = finished_run(tmp_path / "run", config)
     run.write_training({**run.finished_training(), "digest": "0" * 32})
     err = refused(capsys, "torch", run.path, tmp_path / "a.npz")

@@ -1,6 +1,5 @@
 import functools
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ from asdjax.training import cosine_losses
 from asdjax.training.adacos import AdaCos, SubClusterAdaCos
 from asdjax.training.arcface import ArcFace
 
-HERE = Path(__file__).parent
 SUB_CLUSTER = SubClusterAdaCos()
 DYNAMIC = SubClusterAdaCos(dynamic=True)
 ADACOS = AdaCos()

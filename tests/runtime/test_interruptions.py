@@ -3,15 +3,15 @@
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import TESTS
 
 from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
-RECIPE = str(Path(__file__).parent / "views.yaml")
+RECIPE = str(TESTS / "views.yaml")
 PROGRAM = """
 import os, signal, sys, threading
 from asdjax import cli

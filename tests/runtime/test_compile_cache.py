@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 import soundfile
+from conftest import ROOT, TESTS
 
 import asdjax
 from asdjax import cli
@@ -31,9 +32,8 @@ from asdjax.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
-ROOT = Path(__file__).parent.parent
-TINY = str(Path(__file__).parent / "tiny.yaml")
-TINY_BEATS = str(Path(__file__).parent / "tiny_beats.yaml")
+TINY = str(TESTS / "tiny.yaml")
+TINY_BEATS = str(TESTS / "tiny_beats.yaml")
 
 
 @pytest.fixture

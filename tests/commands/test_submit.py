@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import TESTS
 
 from asdjax.challenge import submission, verification
 from asdjax.challenge.meta_yaml import describe, read_info
@@ -25,7 +26,7 @@ from asdjax.signal.view_raw import RAW
 from asdjax.signal.view_wiener import Wiener
 from asdjax.store.runs import Run
 
-INFO = Path(__file__).parent / "submission.yaml"
+INFO = TESTS / "submission.yaml"
 CELLS = list(product(("source", "target"), ("normal", "anomaly")))
 THREE_VIEWS = (
     RAW,

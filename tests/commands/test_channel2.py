@@ -6,13 +6,12 @@ import json
 import os
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import yaml
-from conftest import LAYER, STFT, relative
+from conftest import LAYER, STFT, TESTS, relative
 from support.plugins import forget
 from support.view_oracle import inverse, spectrum
 
@@ -27,8 +26,8 @@ from asdjax.synth import corpus as synth
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
-RECIPE = str(Path(__file__).with_name("views.yaml"))
-INFO = str(Path(__file__).with_name("submission.yaml"))
+RECIPE = str(TESTS / "views.yaml")
+INFO = str(TESTS / "submission.yaml")
 METHODS = ("raw", "mild", "strong", "cancel", "calibrated", "far", "difference")
 MACHINES = ("ToothBrush", "bearingEmu", "fan")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import relative
+from conftest import TESTS, relative
 from flax import nnx
 from support.plugins import plugins_of_the_test as plugins_of_the_test  # a fixture
 
@@ -22,7 +22,7 @@ from asdjax.store.checkpoint import Checkpoints, digest
 from asdjax.store.runs import Run
 from asdjax.training.learner import Learner
 
-TINY = Path(__file__).parent / "tiny.yaml"
+TINY = TESTS / "tiny.yaml"
 LOUDNESS = '''
 import dataclasses
 import jax.numpy as jnp

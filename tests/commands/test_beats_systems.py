@@ -3,13 +3,12 @@
 import dataclasses
 import json
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from conftest import DEVICES_EMBEDDING, DEVICES_LOSS, relative
+from conftest import DEVICES_EMBEDDING, DEVICES_LOSS, TESTS, relative
 from support.converted_beats import folder as folder  # a fixture
 from support.training_steps import embedded, in_float64, kill_at_step, noise, run_steps
 
@@ -30,7 +29,7 @@ from asdjax.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
-TINY = Path(__file__).parent / "tiny_beats.yaml"
+TINY = TESTS / "tiny_beats.yaml"
 LORA = LoRAConfig(rank=4, dropout=0.1)
 FROZEN = {"pooling": Mean(), "embedding_size": 0}
 

@@ -7,13 +7,14 @@ import socket
 from pathlib import Path
 
 import pytest
+from conftest import TESTS
 
 from asdjax.challenge import meta_yaml
 from asdjax.config import recipe as configs
 from asdjax.config import registry, schema
 from asdjax.errors import AsdjaxError
 
-INFO = Path(__file__).parent / "submission.yaml"
+INFO = TESTS / "submission.yaml"
 
 
 @pytest.mark.parametrize("name", configs.names())

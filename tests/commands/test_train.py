@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ from conftest import (
     DEVICES_LOSS,
     FLOAT64,
     GRADIENT,
+    TESTS,
     TRACE,
     relative,
     relative_l2,
@@ -41,7 +41,7 @@ from asdjax.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
-TINY = Path(__file__).parent / "tiny.yaml"
+TINY = TESTS / "tiny.yaml"
 SMALL = MultiResNetConfig(
     fft_branch=False,
     spectrograms=(SpectrogramConfig(256, 128),),

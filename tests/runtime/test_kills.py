@@ -1,10 +1,10 @@
-"""Signals at random moments of every verb, in real processes; see kills.py."""
+"""Signals at random moments of every verb, in real processes; see support/kills.py."""
 
 import random
 
 import pytest
 from conftest import VARIANTS
-from kills import VERBS, Kills
+from support.kills import VERBS, Kills
 
 
 @pytest.fixture(scope="module")
