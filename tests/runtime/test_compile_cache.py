@@ -175,8 +175,8 @@ def test_every_start_works_whatever_came_before(recipe, command, tmp_path, rng):
     command.here("train", *once, "--run", runs[1])
     command.here("train", *once, "--run", runs[2], "--train.keep-checkpoints", "3")
     command.here("train", *once, "--run", runs[3], "--seed", "1")
-    with (command.package / "asdjax" / "learner.py").open("a") as file:
-        file.write("# a comment\n")
+    source = command.package / "asdjax" / "training" / "learner.py"
+    source.write_text(f"# a comment, which moves every line\n{source.read_text()}")
     command.here("train", *once, "--run", runs[4])
     moved = tmp_path / "moved"
     command.cache.rename(moved)
@@ -204,7 +204,7 @@ def test_damaged_entries_are_reported_once_and_compiled_again(command, tmp_path)
     once = TINY, *command.corpus, "--train.epochs", "1"
     command.here("train", *once, "--run", tmp_path / "good")
     found = entries(command.cache)
-    assert len(found) > 1
+    assert len(found) >= 4  # so that two rounds do each kind of damage
 
     def damage(path, number):
         kind = number % 6
@@ -221,7 +221,7 @@ def test_damaged_entries_are_reported_once_and_compiled_again(command, tmp_path)
             (path / "inside").touch()
 
     retired = found[0].parent / "0123.program"
-    for first in 0, 2, 5:
+    for first in 0, 2:
         retired.write_bytes(b"a pickle")
         for number, path in enumerate(found, first):
             damage(path, number)

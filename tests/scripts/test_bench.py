@@ -212,6 +212,7 @@ def test_a_python_without_torch(bench, python):
         bench.main(["filterbank", "--no-compile-cache", "--torch-python", python])
 
 
+@pytest.mark.slow  # two starts of the benchmark, one of which compiles
 def test_programs_are_cached_for_the_next_start(tmp_path):
     command = [sys.executable, SCRIPTS / "bench.py", "filterbank", "--batch", "1"]
     kept = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
