@@ -264,7 +264,7 @@ def _about(embedder: Embedder, weights: Path, pool: Pool) -> dict[str, Any]:
         about["random_init"] = True
     return about | {
         "pool": pool,
-        "compute_dtype": model.compute_dtype,
+        "compute_dtype": embedder.network.model.compute_dtype,
         "layers": list(model.layers),
         "sample_rate": embedder.config.audio.sample_rate,
     }

@@ -14,7 +14,7 @@ from asdjax.embedder import Embedder, extraction
 from asdjax.embedder.extraction import ClipFiles
 from asdjax.embedder.network import rounded_up
 from asdjax.errors import DataError
-from asdjax.runtime import console
+from asdjax.runtime import console, parallel
 from asdjax.signal.view_raw import of_mono
 from asdjax.store import runs
 from asdjax.store.embeddings import Embeddings
@@ -59,6 +59,10 @@ def _due(
     expected: dict[Path, str] = {}
     due: dict[str, dict[View, str]] = {}
     recipes = run.embedding_recipes()
+    config = run.config()
+    devices = parallel.local_devices(config.train.devices, at_most=True)
+    # embeddings of different precisions are never compared
+    precision = config.model.on_platform(devices[0].platform).compute_dtype
     for machine, scored in machines.items():
         paths = [corpus.root / clip.path for clip in _clips(scored)]
         stamps = [
@@ -66,7 +70,7 @@ def _due(
             for clip, path in zip(_clips(scored), paths, strict=True)
         ]
         for view, recipe in recipes.items():
-            made_from = f"{recipe}/{runs.fingerprint(stamps)}"
+            made_from = f"{recipe}/{precision}/{runs.fingerprint(stamps)}"
             path = run.embeddings_path(view.name, machine)
             expected[path] = made_from
             if not run.is_current(path, made_from):

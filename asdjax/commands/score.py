@@ -80,7 +80,8 @@ def _decide(run: Run, machines: Sequence[str], config: Config) -> None:
         for section, facts in document[machine].items():
             name = machine if len(document[machine]) == 1 else f"{machine} section {section}"
             console.say(f"{name}: {false_alarms.sentence(facts, config.decision)}")
-    run.write_thresholds({"schema": false_alarms.SCHEMA, **run.marks(), "machines": document})
+    about = {"schema": false_alarms.SCHEMA, **run.marks(), "compute_dtype": run.precision()}
+    run.write_thresholds({**about, "machines": document})
 
 
 def rehearse(config: Config, machines: Mapping[str, ScoredMachine]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import jax
 import numpy as np
 
-from asdjax.config.interfaces import Weights
+from asdjax.config.interfaces import Encoder, Weights
 from asdjax.config.recipe import (
     Config,
     DatasetConfig,
@@ -57,10 +57,14 @@ class Plan:
             return 0
         return self.epoch.steps * self.config.train.epochs
 
+    @property
+    def model(self) -> Encoder:
+        """Section `model` of the configuration, as used on `devices`."""
+        return self.config.model.on_platform(self.devices[0].platform)
+
     def learner(self) -> Learner:
         """The learner that trains on `devices`."""
-        model = self.config.model.on_platform(self.devices[0].platform)
-        config = dataclasses.replace(self.config, model=model)
+        config = dataclasses.replace(self.config, model=self.model)
         return Learner(config, n_classes=len(self.classes), n_samples=self.n_samples)
 
     def identity(self) -> dict[str, Any]:
@@ -233,6 +237,9 @@ def _loop(
                 f"{run.checkpoints / str(begun)}: does not say where in the data it was saved: "
                 "delete it and train again, or start over with --no-resume"
             )
+        before, now = meta.get("compute_dtype"), work.model.compute_dtype
+        if before not in (None, now):
+            console.say(f"{run.path}: was trained in {before}, and goes on in {now} on this device")
         host_state = host_state.with_items(checkpoints.restore(begun, host_state.to_items()))
         data.restore(place)
         console.say(f"{run.path}: continuing after step {begun} of {work.steps}")
@@ -364,6 +371,7 @@ def _meta(work: Plan, step: int, iterator: dict[str, int] | None) -> dict[str, A
         "data": str(work.corpus.root.absolute()),
         "skipped": work.corpus.skipped,
         "devices": f"{len(work.devices)} x {work.devices[0].device_kind}",
+        "compute_dtype": work.model.compute_dtype,
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in packages},

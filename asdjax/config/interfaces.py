@@ -22,8 +22,25 @@ if TYPE_CHECKING:
     from flax import nnx
     from jaxtyping import Array, Bool, Float, Float64, PRNGKeyArray
 
-ComputeDtype = Literal["float32", "bfloat16"]
-"""Data type to which the operands of large matrix products and convolutions are rounded."""
+ComputeDtype = Literal["auto", "float32", "tensorfloat32", "bfloat16"]
+"""Precision of large matrix products and convolutions: what their operands are rounded to.
+
+tensorfloat32 keeps 10 bits after the point on NVIDIA GPUs; on TPUs a product is computed in three
+passes of bfloat16, which is at least as precise; on CPUs it is float32. auto is float32 on CPUs and
+tensorfloat32 on other devices.
+"""
+
+
+def precision_on(platform: str, compute_dtype: ComputeDtype) -> ComputeDtype:
+    """What a `compute_dtype` means on a platform ("cpu", "gpu", "tpu"); never "auto".
+
+    Example:
+        >>> precision_on("cpu", "auto"), precision_on("gpu", "auto")
+        ('float32', 'tensorfloat32')
+    """
+    if compute_dtype not in ("auto", "tensorfloat32"):
+        return compute_dtype
+    return "float32" if platform == "cpu" else "tensorfloat32"
 
 
 class Weights(Protocol):
@@ -87,12 +104,15 @@ class Encoder(Choice):
         return []
 
     def on_platform(self, platform: str) -> Encoder:
-        """The settings, without features that this platform ("cpu", "gpu", "tpu") does not have."""
-        return self
+        """The settings as they are used on this platform ("cpu", "gpu", "tpu").
+
+        `compute_dtype` is resolved (`precision_on`), and features that the platform lacks are off.
+        """
+        return self.computing_in(precision_on(platform, self.compute_dtype))
 
     @property
     def compute_dtype(self) -> ComputeDtype:
-        """Type to which operands of large products are rounded; may be overridden by a setting."""
+        """Precision of the large products; a setting of this name may override it."""
         return "float32"
 
     def computing_in(self, compute_dtype: ComputeDtype) -> Encoder:

@@ -32,6 +32,7 @@ class Network:
         config: the run's configuration.
         n_samples: length of the model's input, samples; None: any.
         devices: the local devices; batch sizes are multiples of their number.
+        model: section `model` of the configuration, as used on these devices.
         dtype: dtype of the waveforms.
         weights: {"params", "stats"}, replicated on the devices.
     """
@@ -40,9 +41,9 @@ class Network:
         """Copy weights, NumPy arrays {"params": {"model"}, "stats": {"model"}}, to the devices."""
         self.config, self.n_samples = config, n_samples
         self.devices = parallel.local_devices(config.train.devices, at_most=True)
-        model = config.model.on_platform(self.devices[0].platform)
-        module = building.skeleton(model, n_samples, config.audio.sample_rate)
-        params = building.folded(model, module, weights["params"]["model"])
+        self.model = config.model.on_platform(self.devices[0].platform)
+        module = building.skeleton(self.model, n_samples, config.audio.sample_rate)
+        params = building.folded(self.model, module, weights["params"]["model"])
         self._graphdef, _, _ = parameters.split(module)
         self.dtype = jax.tree.leaves(weights["params"]["model"])[0].dtype  # before `folded` rounds
         placed = {"params": params, "stats": weights["stats"]["model"]}

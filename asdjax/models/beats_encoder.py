@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from asdjax.config.beats_architecture import BEATsEncoderConfig, LoRAConfig
-from asdjax.config.interfaces import ComputeDtype, Encoder, Pooling
+from asdjax.config.interfaces import ComputeDtype, Encoder, Pooling, precision_on
 from asdjax.config.registry import default, register
 from asdjax.config.schema import Check, Count, Probability, Range, digits
 from asdjax.errors import ArtifactError, ConfigError
@@ -56,8 +56,9 @@ class BEATsConfig(Encoder):
     dropout_input: Probability | None = None
     encoder_layerdrop: Probability | None = None
     layer_wise_gradient_decay_ratio: Probability | None = None
-    compute_dtype: ComputeDtype = "float32"
-    """Precision of the large products; weights, softmax, norms and the loss remain float32."""
+    compute_dtype: ComputeDtype = "auto"
+    """Precision of the large products; weights, softmax, norms and the loss remain float32.
+    auto: float32 on CPUs, TensorFloat-32 on GPUs, three passes of bfloat16 on TPUs."""
     fused_attention: bool = False
     """Use cuDNN's attention kernel on NVIDIA GPUs; needs compute_dtype bfloat16. It has no effect
     on other devices, and in training with attention dropout."""
@@ -127,10 +128,11 @@ class BEATsConfig(Encoder):
 
     def on_platform(self, platform: str) -> BEATsConfig:
         fused = self.fused_attention and platform == "gpu"  # needs cuDNN
-        return dataclasses.replace(self, fused_attention=fused)
+        resolved = self.computing_in(precision_on(platform, self.compute_dtype))
+        return dataclasses.replace(resolved, fused_attention=fused)
 
     def computing_in(self, compute_dtype: ComputeDtype) -> BEATsConfig:
-        fused = self.fused_attention and compute_dtype != "float32"  # it rounds to bfloat16
+        fused = self.fused_attention and compute_dtype == "bfloat16"  # it rounds to that
         return dataclasses.replace(self, compute_dtype=compute_dtype, fused_attention=fused)
 
     # training

@@ -1,4 +1,4 @@
-"""Products of float32 arrays with operands that are optionally rounded to bfloat16."""
+"""Products of float32 arrays in a chosen precision."""
 
 import functools
 
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from asdjax.config.interfaces import ComputeDtype
 from asdjax.models.dropout import Draws
 from asdjax.models.layers import Linear, Rng
+from asdjax.models.operations import PRECISION
 
 
 def einsum(
@@ -23,13 +24,14 @@ def einsum(
         a: left operand.
         b: right operand, of the same dtype.
         compute_dtype: "float32" multiplies in the operands' dtype, at full precision on every
-            device; "bfloat16" rounds the operands, also in the gradients, and sums in float32.
+            device; "tensorfloat32" and "auto" at the precision that `ComputeDtype` says;
+            "bfloat16" rounds the operands, also in the gradients, and sums in float32.
 
     Returns:
         The product in the operands' dtype.
     """
-    if compute_dtype == "float32":
-        return jnp.einsum(spec, a, b, precision="highest")
+    if compute_dtype != "bfloat16":
+        return jnp.einsum(spec, a, b, precision=PRECISION[compute_dtype])
     product = _bfloat16_einsum(spec, a.astype(jnp.float32), b.astype(jnp.float32))
     return product.astype(a.dtype)
 

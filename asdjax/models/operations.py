@@ -6,6 +6,7 @@ first, channels last. "Positions" are the axes between: one (time or frequency) 
 
 import functools
 import itertools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,13 @@ from jaxtyping import Array, Complex, Float
 
 from asdjax.config.interfaces import ComputeDtype
 
+PRECISION: Mapping[str, lax.Precision] = {
+    "auto": lax.Precision.HIGH,
+    "float32": lax.Precision.HIGHEST,
+    "tensorfloat32": lax.Precision.HIGH,
+}
+"""JAX's name of a `ComputeDtype`. HIGH is float32 on CPUs, TensorFloat-32 on NVIDIA GPUs, and three
+passes of bfloat16 on TPUs."""
 CPU_CLIPS = 8
 """Clips per convolution in the backward pass on CPUs; other devices process all clips at once.
 On CPUs, XLA takes three times as long for 64 clips at once as for eight times 8 clips."""
@@ -37,11 +45,13 @@ def correlate(
         stride: step along every axis.
         padding: zeros at both ends of every axis.
         compute_dtype: "float32" multiplies in the operands' dtype, at full precision on every
-            device; "bfloat16" rounds operands and results, also of the gradients.
+            device; "tensorfloat32" and "auto" at the precision that `ComputeDtype` says;
+            "bfloat16" rounds operands and results, also of the gradients.
     """
     if x.shape[-1] == 1 and stride > 1 and padding == 0:
         x, kernel, stride = *folded(x, kernel, stride), 1  # one channel is slow on CPUs
-    return _correlate(*_rounded(x, kernel, compute_dtype), stride, padding).astype(x.dtype)
+    rounded = _rounded(x, kernel, compute_dtype)
+    return _correlate(*rounded, stride, padding, compute_dtype).astype(x.dtype)
 
 
 def folded(
@@ -80,12 +90,14 @@ def folded(
 
 
 def _rounded(x: Array, kernel: Array, compute_dtype: ComputeDtype) -> tuple[Array, Array]:
-    if compute_dtype == "float32":
+    if compute_dtype != "bfloat16":
         return x, kernel
     return x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
 
 
-def _correlate(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+def _correlate(
+    x: Array, kernel: Array, stride: int, padding: int, compute_dtype: ComputeDtype
+) -> Array:
     axes = x.ndim - 2
     return lax.conv_general_dilated(
         x,
@@ -93,7 +105,7 @@ def _correlate(x: Array, kernel: Array, stride: int, padding: int) -> Array:
         window_strides=(stride,) * axes,
         padding=((padding, padding),) * axes,
         dimension_numbers=("NWC", "WIO", "NWC") if axes == 1 else ("NHWC", "HWIO", "NHWC"),
-        precision=None if x.dtype == jnp.bfloat16 else "highest",
+        precision=PRECISION.get(compute_dtype),
     )
 
 
@@ -102,14 +114,16 @@ def _correlate_forward(
 ) -> tuple:
     dtype, (x, kernel) = x.dtype, _rounded(x, kernel, compute_dtype)
     x = lax.optimization_barrier(x)  # stored: else XLA recomputes it in the backward pass
-    return _correlate(x, kernel, stride, padding).astype(dtype), (x, kernel)
+    return _correlate(x, kernel, stride, padding, compute_dtype).astype(dtype), (x, kernel)
 
 
 def _correlate_backward(
     stride: int, padding: int, compute_dtype: ComputeDtype, saved: tuple, g: Array
 ) -> tuple[Array, Array]:
     (x, kernel), dtype = saved, g.dtype
-    plain = functools.partial(_correlate, stride=stride, padding=padding)
+    plain = functools.partial(
+        _correlate, stride=stride, padding=padding, compute_dtype=compute_dtype
+    )
 
     def gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
         by_x, by_kernel = jax.vjp(plain, x, kernel)[1](g)

@@ -305,18 +305,27 @@ class Run:
                 f"{self._machines}: missing or changed since extraction: run asdjax extract "
                 f"{self.path} again"
             )
+        precisions = set()
         for view, recipe in self.embedding_recipes().items() if machines else ():
             for machine in machines:
                 path = self.embeddings_path(view.name, machine)
                 record = manifest.record(path) or {"made_from": ""}
                 if not (record["made_from"].startswith(f"{recipe}/") and present(path)):
                     machines = []
-        if not machines:
+                precisions.add(_precision(record))
+        if not machines or len(precisions) > 1:
             raise ArtifactError(
                 f"{self.path}: no embeddings, or not of all machines with the current "
                 f"configuration: run asdjax extract {self.path} first"
             )
         return machines
+
+    def precision(self) -> str:
+        """The `compute_dtype` in which the embeddings of a finished extraction were computed."""
+        view = self.config().extract.view_names[0]
+        record = self._documents.manifest.record(self.embeddings_path(view, self.machines()[0]))
+        assert record is not None, "else machines() raises"
+        return _precision(record)
 
     def _stated_machines(self) -> list[str]:
         remedy = f"delete it and run asdjax extract {self.path} again"
@@ -419,6 +428,11 @@ def snapshots(all_runs: Iterable[Run]) -> Iterator[None]:
         for run in all_runs:
             stack.enter_context(run.snapshot())
         yield
+
+
+def _precision(embeddings: Record) -> str:
+    """The precision that the record of a file of embeddings states: recipe/precision/clips."""
+    return (embeddings["made_from"].split("/") + [""])[1]
 
 
 def _plain(name: str) -> str:

@@ -14,6 +14,7 @@ from conftest import LAYER, TESTS, relative
 
 import asdjax
 from asdjax.cli import VERBS, main
+from asdjax.config import interfaces
 from asdjax.config import recipe as configs
 from asdjax.runtime import host_memory
 from asdjax.scoring.kmeans import KMeans
@@ -534,3 +535,18 @@ def test_scoring_needs_no_jax(run_copy, verb):
     if verb == ["score"]:
         shutil.rmtree(run_copy / "scores")
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_embeddings_of_another_precision_are_made_again(run_copy, capsys, monkeypatch):
+    """As on a device whose products are not float32; embeddings of both are never compared."""
+    assert Run(run_copy).finished_training()["compute_dtype"] == "float32"
+    facts = json.loads((run_copy / "thresholds.json").read_text())
+    assert facts["compute_dtype"] == "float32"
+    before = {path: path.stat().st_mtime_ns for path in run_copy.glob("embeddings/*/*.npz")}
+    monkeypatch.setattr(interfaces, "precision_on", lambda platform, dtype: "tensorfloat32")
+    assert main(["extract", str(run_copy)]) == 0
+    assert all(path.stat().st_mtime_ns > before[path] for path in before)
+    assert main(["evaluate", str(run_copy)]) == 1 and "asdjax score" in capsys.readouterr().err
+    assert main(["score", str(run_copy)]) == 0
+    facts = json.loads((run_copy / "thresholds.json").read_text())
+    assert facts["compute_dtype"] == "tensorfloat32"

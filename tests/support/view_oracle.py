@@ -1,4 +1,4 @@
-"""The views of one clip in float64, with SciPy's STFT: what tests/signal/test_views.py compares with."""
+"""The views of one clip in float64, with SciPy's STFT: for tests/signal/test_views.py."""
 
 import dataclasses
 
