@@ -108,7 +108,7 @@ def test_calls(path):
             continue
         owner = ast.unparse(node.value)
         parallel = path == "asdjax/runtime/parallel.py"
-        assert (owner, node.attr) != ("jax", "pmap") or parallel
+        assert owner != "jax" or node.attr not in ("pmap", "shard_map") or parallel
         assert not owner.startswith("jax.distributed") or parallel
         forbidden = {"jit", "grad", "value_and_grad", "pmap", "Optimizer"}
         assert not (owner == "nnx" and node.attr in forbidden), "functional training only"

@@ -253,7 +253,7 @@ def _loop(
     )
     state = parallel.replicate(host_state, work.devices)
     del host_state  # a gigabyte of BEATs
-    step_function = parallel.training_step(learner.step, work.devices)
+    step_function = parallel.training_step(learner.step, work.devices, config.train.parallel)
     log = _Log(work, run, checkpoints)
     with console.progress("training", work.steps, "steps", done=first) as advance:
         for step in range(first, work.steps):
@@ -432,7 +432,7 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
         "label": np.zeros(size, np.int32),
     }
     split = parallel.split_batch(batch, work.devices)
-    step = parallel.training_step(learner.step, work.devices)
+    step = parallel.training_step(learner.step, work.devices, config.train.parallel)
     resident = host_memory.resident()  # before compiling, which a later start need not do
     console.say("compiling the training step, which tells how much memory it needs")
     memory = step.lower(state, split).compile().memory_analysis()

@@ -45,6 +45,7 @@ NEUTRAL_KEYS = frozenset(
         "audio.read_threads",
         "audio.prefetch_batches",
         "train.devices",
+        "train.parallel",
         "train.log_every",
         "train.checkpoint_every",
         "train.keep_checkpoints",
@@ -155,6 +156,8 @@ class TrainConfig:
     """Skip the last batch of an epoch if it is smaller than the others."""
     devices: Annotated[int, Range(low=0, high=2**20)] = 0
     """Number of local devices to use; 0: all."""
+    parallel: Literal["pmap", "shard_map"] = "pmap"
+    """Function of JAX that maps the training step over the devices; the results are equal."""
     log_every: Annotated[int, Range(low=1, high=8)] = 8
     """Steps between reads of the loss from the device."""
     checkpoint_every: Count = 1

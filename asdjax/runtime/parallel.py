@@ -1,13 +1,14 @@
-"""Data parallelism: the only file that uses jax.pmap and multi-process JAX.
+"""Data parallelism: the only file that uses jax.pmap, jax.shard_map and multi-process JAX.
 
 The state is replicated without a leading device axis (`in_axes=None`, `out_axes=None`): every leaf
 has its logical shape, also in checkpoints and in inference. The results of a step must therefore be
 equal on all devices: gradients and metrics are averaged by `mean_over_devices`, batch statistics by
-collectives over `AXIS` in the layers.
+collectives over `AXIS` in the layers. A step knows nothing else of the devices than these
+collectives, so that `jax.pmap` and `jax.jit` of `jax.shard_map` run it alike.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -72,8 +73,21 @@ def split_batch(batch: Any, devices: list[jax.Device]) -> Any:
     return jax.tree.map(lambda a: a.reshape(n, a.shape[0] // n, *a.shape[1:]), batch)
 
 
-def training_step(step: Callable, devices: list[jax.Device]) -> jax.stages.Wrapped:
-    """Compile `step(state, batch) -> (state, metrics)` for all devices; the state is donated."""
+def training_step(
+    step: Callable, devices: list[jax.Device], how: Literal["pmap", "shard_map"] = "pmap"
+) -> jax.stages.Wrapped:
+    """Compile `step(state, batch) -> (state, metrics)` for all devices; the state is donated.
+
+    Args:
+        step: called with each device's part of the batch.
+        devices: the local devices; the batch is from `split_batch`.
+        how: the function of JAX that maps the step over them; the results are equal.
+
+    Raises:
+        AsdjaxError: "shard_map" in several processes, which are not implemented.
+    """
+    if how == "shard_map":
+        return _by_shard_map(step, devices)
     return jax.pmap(
         step,
         axis_name=AXIS,
@@ -82,6 +96,24 @@ def training_step(step: Callable, devices: list[jax.Device]) -> jax.stages.Wrapp
         donate_argnums=(0,),
         devices=devices if jax.process_count() == 1 else None,
     )
+
+
+def _by_shard_map(step: Callable, devices: list[jax.Device]) -> jax.stages.Wrapped:
+    if jax.process_count() > 1:
+        raise ConfigError("train.parallel: shard_map runs in one process only: choose pmap")
+    everywhere, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
+
+    def mine(state: Any, batch: Any) -> Any:
+        return step(state, jax.tree.map(lambda a: a[0], batch))  # from [1, B / devices, ...]
+
+    mapped = jax.shard_map(
+        mine,
+        mesh=jax.sharding.Mesh(np.array(devices), (AXIS,)),
+        in_specs=(everywhere, split),
+        out_specs=(everywhere, everywhere),
+        check_vma=False,  # that results are equal on all devices is up to the step, as with pmap
+    )
+    return jax.jit(mapped, donate_argnums=(0,))
 
 
 def inference_step(step: Callable, devices: list[jax.Device]) -> Callable:

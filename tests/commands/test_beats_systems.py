@@ -162,6 +162,20 @@ def test_one_and_eight_devices_agree_in_float64(rng, float64, adaptation):
     assert relative(embeddings[1], embeddings[0]) < DEVICES_EMBEDDING
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_pmap_and_shard_map_give_equal_bits(rng, devices):
+    """With dropouts, layer drop, SpecAugment and mixup."""
+    work = Learner(
+        tiny(adaptation="lora", lora=LORA, encoder_layerdrop=0.3), n_classes=3, n_samples=6400
+    )
+    batches, runs = noise(rng, 8, 2, 6400), []
+    for how in "pmap", "shard_map":
+        runs.append(run_steps(work, work.start(), batches, devices, how))
+    (one, losses_one), (other, losses_other) = runs
+    assert losses_one == losses_other
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 # runs
 
 

@@ -135,6 +135,18 @@ def test_one_and_eight_devices_agree_in_float64(rng, float64, dynamic):
     assert (scales[0] != work.start().stats["head"]["scale"]) == dynamic
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_pmap_and_shard_map_give_equal_bits(rng, devices):
+    work = learner(dynamic=True)
+    runs = [
+        run_steps(work, work.start(), noise(np.random.default_rng(5), 8, 3), devices, how)
+        for how in ("pmap", "shard_map")
+    ]
+    (one, losses_one), (other, losses_other) = runs
+    assert losses_one == losses_other and len(set(losses_one)) == 3
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 def gradient(work, state, batch, devices):
     """One step's gradient, flat: Adam's first moment is the gradient times 1 - beta1."""
     after, _ = run_steps(work, state, [batch], devices)

@@ -29,11 +29,11 @@ def in_float64(tree):
     return jax.tree.map(lambda a: a.astype(np.float64) if a.dtype == np.float32 else a, tree)
 
 
-def run_steps(work, state, batches, devices):
+def run_steps(work, state, batches, devices, how="pmap"):
     """The state after training on the batches, and the loss of each step."""
     devices = jax.local_devices()[:devices]
     state = parallel.replicate(state, devices)
-    step = parallel.training_step(work.step, devices)
+    step = parallel.training_step(work.step, devices, how)
     losses = []
     for batch in batches:
         state, metrics = step(state, parallel.split_batch(batch, devices))
