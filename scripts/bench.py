@@ -104,8 +104,10 @@ def gemm_size() -> int:
 def gemm(dtype: str) -> Callable[[int], Any]:
     """A function that computes a square matrix product `times` times and waits for the last."""
     size = gemm_size()
-    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
-    how = {"preferred_element_type": jnp.float32, "precision": "highest"}  # no TF32
+    kind = jnp.bfloat16 if dtype == "bfloat16" else jnp.float32
+    a = jax.random.normal(jax.random.key(0), (size, size), kind)
+    precision = "high" if dtype == "tensorfloat32" else "highest"
+    how = {"preferred_element_type": jnp.float32, "precision": precision}
     product = jax.jit(lambda a: jnp.matmul(a, a, **how))
     return lambda times: jax.block_until_ready([product(a) for _ in range(times)][-1])
 
@@ -243,8 +245,11 @@ def main(argv: list[str]) -> None:
         "--batch", type=driver.count, nargs="*", help="batch sizes instead of the defaults"
     )
     parser.add_argument("--seconds", type=driver.seconds, help="length of the clips")
-    parser.add_argument("--dtype", nargs="*", choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", nargs="*", choices=["float32", "tensorfloat32", "bfloat16"])
     parser.add_argument("--remat", nargs="*", choices=["none", "attention", "full"])
+    parser.add_argument(
+        "--parallel", choices=["pmap", "shard_map"], default="pmap", help="of the training stages"
+    )
     parser.add_argument("--recipe", nargs="*", help="recipes of streaming and views")
     parser.add_argument("--clips", type=driver.count, help="number of clips of streaming and views")
     parser.add_argument("--devices", type=driver.count, help="number of simulated devices on a CPU")

@@ -137,7 +137,7 @@ def _computing_in(dtype: str, recipe: Config, **changes: Any) -> Config:
 
 def _training_dtypes() -> list[str]:
     """Default types: XLA is slow on CPUs for convolutions and gradients in bfloat16."""
-    return ["float32"] if jax.default_backend() == "cpu" else ["float32", "bfloat16"]
+    return ["float32"] if jax.default_backend() == "cpu" else ["tensorfloat32", "bfloat16"]
 
 
 def embedding_dtypes(options: argparse.Namespace) -> list[str]:
@@ -190,26 +190,34 @@ def beats_embed(options: argparse.Namespace, rng: np.random.Generator) -> Iterat
             del embedder, run
 
 
-def training_case(recipe: Config, length: float, batch: int, rng: np.random.Generator) -> Case:
-    """A training step, from the host's integers to the loss."""
+def training_case(
+    recipe: Config, length: float, batch: int, options: argparse.Namespace, rng: np.random.Generator
+) -> Case:
+    """A training step, from the host's integers to the loss; by shard_map also against pmap."""
     learner = Learner(recipe, n_classes=16, n_samples=round(length * RATE))
     devices = parallel.local_devices(recipe.train.devices)
-    step = parallel.training_step(learner.step, devices)
     data = {
         "waveform": sound(batch, length, rng),
         "label": rng.integers(0, 16, batch, dtype=np.int32),
     }
     data = parallel.split_batch(data, devices)
-    state = [parallel.replicate(learner.start(), devices)]
 
-    def run() -> None:
-        state[0], metrics = step(state[0], data)
-        jax.block_until_ready(metrics)
+    def steps(how: str) -> Callable[[], None]:
+        step = parallel.training_step(learner.step, devices, how)
+        state = [parallel.replicate(learner.start(), devices)]
 
+        def run() -> None:
+            state[0], metrics = step(state[0], data)
+            jax.block_until_ready(metrics)
+
+        return run
+
+    other = ("pmap", steps("pmap")) if options.parallel == "shard_map" else None
     alone = parallel.training_step(learner.step, jax.devices("cpu")[:1])  # as in `flop`
     whole = jax.tree.map(lambda a: a.reshape(1, batch, *a.shape[2:]), data)
     work = alone.lower(learner.shapes(), whole).cost_analysis()["flops"]
-    return Case({"seconds": length, "batch": batch}, batch, run, None, work)
+    about = {"seconds": length, "batch": batch}
+    return Case(about, batch, steps(options.parallel), None, work, alternative=other)
 
 
 def multiresnet_train(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
@@ -217,7 +225,7 @@ def multiresnet_train(options: argparse.Namespace, rng: np.random.Generator) -> 
     for batch in options.batch or (8, 64):
         for dtype in options.dtype or _training_dtypes():
             recipe = _computing_in(dtype, configs.load("system1"))
-            case = training_case(recipe, options.seconds or 12, batch, rng)
+            case = training_case(recipe, options.seconds or 12, batch, options, rng)
             case.about["dtype"] = case.dtype = dtype
             case.torch = ("multiresnet_train", dict(case.about))
             yield case
@@ -231,7 +239,7 @@ def _beats_training(
         for remat in options.remat or ("none",):
             for dtype in options.dtype or _training_dtypes():
                 changed = _computing_in(dtype, recipe, random_init=True, remat=remat)
-                case = training_case(changed, options.seconds or 10, batch, rng)
+                case = training_case(changed, options.seconds or 10, batch, options, rng)
                 case.about["dtype"] = case.dtype = dtype
                 case.torch = (stage, dict(case.about))
                 case.about["remat"] = remat
@@ -391,14 +399,14 @@ def _finished(function: Callable, *args: Any) -> None:
 
 
 ON_DEVICE: dict[str, Callable[..., Iterator[Case]]] = {
+    "multiresnet_train": multiresnet_train,  # training first: a visit to a device may be short
+    "lora_train": lora_train,
+    "beats_train": beats_train,
+    "multiresnet_embed": multiresnet_embed,
+    "beats_embed": beats_embed,
     "filterbank": filterbank,
     "spectrograms": spectrograms,
     "views": views,
-    "multiresnet_embed": multiresnet_embed,
-    "beats_embed": beats_embed,
-    "multiresnet_train": multiresnet_train,
-    "lora_train": lora_train,
-    "beats_train": beats_train,
     "streaming": streaming,
 }
 ON_HOST: dict[str, Callable[..., Iterator[Case]]] = {

@@ -100,7 +100,7 @@ class STFTBranch(nn.Module):
 
 
 def in_half(dtype: str) -> bool:
-    if dtype not in ("float32", "bfloat16"):
+    if dtype not in ("float32", "tensorfloat32", "bfloat16"):  # the first two: PyTorch's defaults
         raise ValueError(f"no dtype {dtype}")
     return dtype == "bfloat16"
 
@@ -291,7 +291,8 @@ def sound(batch: int, seconds: float) -> Tensor:
 
 
 def gemm(device: str, size: int = 2048, dtype: str = "float32") -> Job:
-    a = torch.ones(size, size, dtype=getattr(torch, dtype), device=device)
+    kind = torch.bfloat16 if in_half(dtype) else torch.float32
+    a = torch.ones(size, size, dtype=kind, device=device)
     return lambda: a @ a, {"clips": 1}
 
 
