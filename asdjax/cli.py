@@ -76,11 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> int | None:
         _load(plugins)
-        if kind is Convert:
-            from asdjax.convert.__main__ import carry_out
-
-            return carry_out(args[1:])
         try:
+            if kind is Convert:
+                from asdjax.convert.__main__ import carry_out
+
+                return carry_out(args[1:])
             return _carry_out(args[0], kind, args[1:], keep_programs)
         except (Exception, SystemExit) as error:  # a plugin's code may raise anything
             plugin_error = registry.plugin_error(error)

@@ -54,6 +54,10 @@ def table(model: Encoder, weights: Tree) -> Table:
     for kind in ("params", "stats"):
         names = {"centres": "W", "scale": "s"}
         for name in weights[kind]["head"]:
+            if name not in names:
+                raise ArtifactError(
+                    f"loss: ASDKit's losses have no weights {name!r}: convert runs of its losses"
+                )
             result[HEAD + names[name]] = Place(f"{kind}.head.{name}", SAME)
     return result
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from asdjax.challenge import submission
 from asdjax.config import recipe as configs
-from asdjax.errors import DataError
+from asdjax.errors import ArtifactError, DataError
 from asdjax.files import atomic
 from asdjax.files.documents import csv_bytes, write_json
 from asdjax.runtime import console
@@ -44,7 +44,7 @@ def evaluate(
     """
     with run.snapshot():
         machines = _labelled(run, truth)
-        seed, marks = run.config().seed, run.marks()
+        seed, marks, version = run.config().seed, run.marks(), run.scores_version()
     paths = [run.metrics / "metrics.json", run.metrics / "metrics.csv"]
     if not machines:
         with run.lock(existing=True):
@@ -54,6 +54,11 @@ def evaluate(
     document = _document(machines, resamples, seed) | marks
     rows = [{**row, "seed": document["seed"]} for row in layout.rows(document)]
     with run.lock(existing=True):
+        if run.scores_version() != version:
+            raise ArtifactError(
+                f"{run.path / 'scores'}: changed meanwhile by another process: run asdjax evaluate "
+                f"{run.path} again"
+            )
         write_json(paths[0], document)
         atomic.write_bytes(paths[1], csv_bytes(rows))
     return document

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from asdjax.config.interfaces import View
-from asdjax.data import audio, channel_diagnostics, dcase
+from asdjax.data import channel_diagnostics, dcase
 from asdjax.data.corpus import Corpus
 from asdjax.embedder import Embedder, extraction
 from asdjax.embedder.extraction import ClipFiles
@@ -64,13 +64,9 @@ def _due(
     # embeddings of different precisions are never compared
     precision = config.model.on_platform(devices[0].platform).compute_dtype
     for machine, scored in machines.items():
-        paths = [corpus.root / clip.path for clip in _clips(scored)]
-        stamps = [
-            [clip.path, path.stat().st_mtime_ns, audio.fingerprint(path)]
-            for clip, path in zip(_clips(scored), paths, strict=True)
-        ]
+        clips = runs.fingerprint(corpus.digests(_clips(scored)))
         for view, recipe in recipes.items():
-            made_from = f"{recipe}/{precision}/{runs.fingerprint(stamps)}"
+            made_from = f"{recipe}/{precision}/{clips}"
             path = run.embeddings_path(view.name, machine)
             expected[path] = made_from
             if not run.is_current(path, made_from):

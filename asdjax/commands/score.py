@@ -13,6 +13,7 @@ from asdjax.data.dcase import ScoredMachine
 from asdjax.errors import AsdjaxError, DataError
 from asdjax.runtime import console
 from asdjax.scoring import backends, false_alarms, thresholds
+from asdjax.scoring.distances import unit_length
 from asdjax.store.embeddings import Embeddings
 from asdjax.store.runs import Run
 from asdjax.store.scores import CLIP_COLUMNS
@@ -175,11 +176,8 @@ def _scores(
 
 def _mean(tables: Sequence[Embeddings], config: Backend) -> Embeddings:
     """The mean embedding of the views, each of unit length before for the cosine."""
-    embeddings = np.stack([table.embedding for table in tables])
-    if config.metric == "cosine":
-        norms = np.linalg.norm(embeddings, axis=2, keepdims=True)
-        embeddings = embeddings / np.maximum(norms, np.finfo(embeddings.dtype).tiny)
-    return dataclasses.replace(tables[0], embedding=embeddings.mean(axis=0))
+    embeddings = [unit_length(table.embedding, config.metric) for table in tables]
+    return dataclasses.replace(tables[0], embedding=np.mean(embeddings, axis=0))
 
 
 def _combined(

@@ -69,13 +69,10 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with before training goes on from it."""
-        clips = [
-            [clip.path, audio.fingerprint(self.corpus.root / clip.path)] for clip in self.clips
-        ]
         return {
             "classes": list(self.classes),
             "n_samples": self.n_samples,
-            "clips": runs.fingerprint(clips),
+            "clips": runs.fingerprint(self.corpus.digests(self.clips)),
             "steps": self.steps,
             "tail": self.epoch.tail,
             "settings": runs.fingerprint(settings(self.config, TRAINING_SECTIONS)),

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from asdjax.errors import AsdjaxError, ConfigError
+from asdjax.errors import ArtifactError, AsdjaxError, ConfigError
 from asdjax.files import user_files
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
@@ -283,7 +283,10 @@ def load_plugin(path: Path) -> None:
     """
     if path.suffix != ".py":
         raise ConfigError(f"{path}: a plugin is a Python file: its name must end in .py")
-    content = user_files.read_bytes(path, most=_LARGEST_PLUGIN)
+    try:
+        content = user_files.read_bytes(path, most=_LARGEST_PLUGIN)
+    except ArtifactError as error:
+        raise ConfigError(f"{error}: name the plugin's file with --plugin") from error
     digest = hashlib.sha256(content).hexdigest()[:16]
     source, label = os.path.realpath(path), f"{path.name} {digest}"
     if any((entry.source, entry.plugin) == (source, label) for entry in _ENTRIES.values()):
@@ -323,7 +326,7 @@ def plugin_error(error: BaseException) -> ConfigError | None:
 
 def _place(error: BaseException, source: str) -> str:
     """The line of a plugin in which an exception was raised, and the exception's first line."""
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.lineno is not None:
         return f"line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == source]

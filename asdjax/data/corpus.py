@@ -1,8 +1,10 @@
 """A data set that was scanned and checked, without faulty files."""
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from asdjax.config.recipe import AudioConfig, Config, DatasetConfig, ProblemKind
@@ -32,6 +34,19 @@ class Corpus:
     def pcm16(self) -> bool:
         """Whether every clip is 16-bit PCM: waveforms then are int16 up to the device."""
         return all(header.subtype == "PCM_16" for header in self.headers.values())
+
+    def digests(self, clips: Iterable[dcase.Clip]) -> list[tuple[str, str]]:
+        """The path of each clip and the digest of its file, which is read once."""
+        paths = [clip.path for clip in clips]
+        new = sorted({*paths} - self._digests.keys())
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(audio.fingerprint, (self.root / path for path in new))
+            self._digests.update(zip(new, found, strict=True))
+        return [(path, self._digests[path]) for path in paths]
+
+    @functools.cached_property
+    def _digests(self) -> dict[str, str]:
+        return {}
 
 
 def survey(

@@ -165,6 +165,9 @@ def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, 
             return _wav_header(layout), layout
     found = _libsndfile_header(file, path, layout)
     _require_rate(path, found.rate)
+    if found.subtype in ("VORBIS", "OPUS") and found.channels > 2:
+        reason = f"{found.channels} channels, whose order in Ogg files depends on the program that"
+        raise fault(path, "unreadable", f"{reason} wrote them: convert it to WAV or FLAC")
     if isinstance(layout, WavLayout):
         found = _agreed(path, layout, found)
     elif layout.size:

@@ -14,6 +14,7 @@ from asdjax.config.interfaces import View
 from asdjax.data import batches
 from asdjax.embedder.network import Network
 from asdjax.errors import AsdjaxError, DataError
+from asdjax.models import parameters
 from asdjax.models.parameters import Tree
 from asdjax.runtime import parallel
 from asdjax.signal import views as signal
@@ -136,7 +137,8 @@ def _embed(
     fitted = signal.fit_length(sounds, length, n_samples, shortest)
 
     def embed(waveform: jax.Array) -> jax.Array:
-        return network.module(state)(waveform, train=False)
+        module = network.module(state)
+        return parameters.checked(module(waveform, train=False), module, waveform)
 
     embedding = jax.lax.map(embed, fitted)  # compiles the network once for all views
     return {"embedding": jnp.swapaxes(embedding, 0, 1), **facts}

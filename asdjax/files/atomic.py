@@ -28,6 +28,9 @@ _REMEDIES: dict[int | None, str] = {
     errno.EDQUOT: "free some disk space and run the same command again",
     errno.EFBIG: "allow larger files (ulimit -f) and run the same command again",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "a file stands where a folder is needed: move it away",
+    errno.EEXIST: "a file stands where a folder is needed: move it away",
+    errno.EISDIR: "a folder stands where a file is needed: move it away",
     errno.ENOENT: "its folder was deleted, or is a broken link: run the same command again, or "
     "choose another path",
     errno.EACCES: "get write permission, or choose another path",
@@ -223,6 +226,15 @@ def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
                 shutil.rmtree(earlier)
 
 
+def clear_abandoned(folder: Path) -> None:
+    """Delete what a process left that was killed after it had replaced `folder`."""
+    place = Path(os.path.realpath(folder))
+    work = place.with_name(f".{place.name}.asdjax-partial")
+    if work.exists():
+        with contextlib.suppress(_Busy), _claimed(work, folder):
+            pass  # it is deleted at the end
+
+
 def require_result(folder: Path, overwrite: bool, ours: Callable[[Path], bool]) -> None:
     """Check that a result may be written to `folder`; `AsdjaxError` if not.
 
@@ -389,6 +401,11 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         if not (stat.S_ISREG(os.fstat(descriptor).st_mode) and _lock(descriptor, path, busy, path)):
             raise ArtifactError(f"{path}: was replaced meanwhile: run the same command again")
         yield
+        if not _is_at(descriptor, path):
+            raise ArtifactError(
+                f"{path.parent}: was moved or replaced while this command wrote to it: run the "
+                "same command again"
+            )
     finally:
         os.close(descriptor)
 
@@ -404,7 +421,12 @@ def _lock(descriptor: int, path: Path, busy: str, name: Path) -> bool:
             f"{path}: its file system does not support locks ({error.strerror}): choose a path on "
             "a local disk"
         ) from error
+    return _is_at(descriptor, name)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file or folder is the one at a path."""
     try:
-        return os.path.samestat(os.fstat(descriptor), os.lstat(name))
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
         return False

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from asdjax.config.interfaces import Encoder
+from asdjax.errors import ConfigError
 from asdjax.models.parameters import Tree, divided
 
 
@@ -23,7 +24,7 @@ def build(encoder: Encoder, n_samples: int | None, sample_rate: int, seed: int) 
     Raises:
         AsdjaxError: the network cannot process clips of this length.
     """
-    return encoder.build(n_samples, sample_rate, np.random.default_rng(seed))
+    return _checked(encoder, encoder.build(n_samples, sample_rate, np.random.default_rng(seed)))
 
 
 def skeleton(encoder: Encoder, n_samples: int | None, sample_rate: int) -> Any:
@@ -31,7 +32,20 @@ def skeleton(encoder: Encoder, n_samples: int | None, sample_rate: int) -> Any:
 
     Used where the weights come from a checkpoint or another toolkit.
     """
-    return nnx.eval_shape(lambda: encoder.build(n_samples, sample_rate, _NoDraws()))
+    return nnx.eval_shape(
+        lambda: _checked(encoder, encoder.build(n_samples, sample_rate, _NoDraws()))
+    )
+
+
+def _checked(encoder: Encoder, module: Any) -> nnx.Module:
+    """The result of `Encoder.build`; `AsdjaxError` unless it is as that method says."""
+    size = getattr(module, "embedding_size", None)
+    if not isinstance(module, nnx.Module) or not (type(size) is int and size > 0):
+        raise ConfigError(
+            f"encoder {encoder.name}: build returns {type(module).__name__} with the "
+            f"embedding_size {size}: return an nnx.Module whose embedding_size is a whole number"
+        )
+    return module
 
 
 class _NoDraws:

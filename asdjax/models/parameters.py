@@ -59,10 +59,25 @@ def apply(
         The embeddings, and the running statistics: updated in training, else unchanged.
     """
     module = merged(graphdef, params, stats)
-    embedding = module(waveform, train=train, axis_name=axis_name, **more)
+    embedding = checked(
+        module(waveform, train=train, axis_name=axis_name, **more), module, waveform
+    )
     if not train:
         return embedding, stats
     return embedding, _plain(nnx.state(module, BatchStat))
+
+
+def checked(embedding: Any, module: Any, waveform: Float[Array, "B T"]) -> Float[Array, "B D"]:
+    """A network's result; `AsdjaxError` unless it is one embedding for each clip."""
+    size = getattr(module, "embedding_size", None)
+    shape, dtype = getattr(embedding, "shape", None), getattr(embedding, "dtype", None)
+    if size is not None and (shape, dtype) != ((len(waveform), size), waveform.dtype):
+        raise ConfigError(
+            f"{type(module).__name__}: returns {dtype or type(embedding).__name__} of shape "
+            f"{shape} for {len(waveform)} clips: return {waveform.dtype} of shape "
+            f"({len(waveform)}, {size}), as embedding_size states"
+        )
+    return embedding
 
 
 def merged(graphdef: nnx.GraphDef, params: Tree, stats: Tree) -> Any:

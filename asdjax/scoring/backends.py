@@ -22,12 +22,16 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING
 
+from asdjax.config import schema
 from asdjax.config.interfaces import Backend
-from asdjax.errors import DataError
+from asdjax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Bool, Float, Float64
+
+
+_LARGEST = 1e100  # the squares of larger float64 values overflow in sums
 
 
 class Fitted(abc.ABC):
@@ -182,7 +186,13 @@ def fit(
         )
     if flags.dtype != bool:
         raise DataError(f"domains are of type {flags.dtype}: give booleans, true for target")
-    return config.fitted(points, flags)
+    fitted = config.fitted(points, flags)
+    if not isinstance(fitted, Fitted):
+        raise ConfigError(
+            f"backend {config.name}: fitted returns {schema.shown(fitted)}: return an object of a "
+            "class that extends asdjax.scoring.backends.Fitted"
+        )
+    return fitted
 
 
 def nearer_domain(config: Backend) -> str | None:
@@ -211,4 +221,6 @@ def _read(embeddings: Float[np.ndarray, "M D"], metric: str) -> Float[np.ndarray
             f"{bad} of {len(points)} embeddings hold values that are not finite: "
             "check the training's loss and the audio of these clips"
         )
+    if float(np.abs(points).max()) > _LARGEST:
+        raise DataError(f"embeddings have values above {_LARGEST:g}: scale them down")
     return unit_length(points, metric)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import TYPE_CHECKING, Annotated
 
 from asdjax.config.interfaces import Backend
@@ -54,6 +55,7 @@ class FittedKMeans(Fitted):
     def fit_points(self) -> None:
         import numpy as np
         from sklearn import cluster
+        from sklearn.exceptions import ConvergenceWarning
 
         from asdjax.scoring.distances import unit_length
 
@@ -62,7 +64,10 @@ class FittedKMeans(Fitted):
         self.note_few(clusters, len(centres), "kmeans_clusters")
         if len(centres) > clusters:
             kmeans = cluster.KMeans(clusters, n_init=1, random_state=self.config.kmeans_seed)
-            kmeans.fit(self.points[self.source].astype(np.float64))
+            with warnings.catch_warnings():
+                # of clips that differ by rounding only, which share a centre
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                kmeans.fit(self.points[self.source].astype(np.float64))
             centres = unit_length(kmeans.cluster_centers_, self.config.metric)
         self._centres = centres
         self._target_pool = self.points[self.target]

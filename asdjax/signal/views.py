@@ -7,6 +7,7 @@ padding and has no influence.
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -36,18 +37,36 @@ def make(
     """
     clips = Channels(waveform, length)
     made = [view.make(clips, learned[view.name] if view.learns else None) for view in views]
-    for view, (sound, _) in zip(views, made, strict=True):
-        if sound.shape != clips.near.shape:
-            raise ConfigError(
-                f"view {view.name} ({view.method}): has the shape {sound.shape} where channel 1 "
-                f"has {clips.near.shape}: a view has one sample for each of a clip's"
-            )
+    for view, result in zip(views, made, strict=True):
+        _check(view, result, clips)
     sounds = jnp.stack([sound for sound, _ in made])
     if waveform.shape[1] == 1:
         return sounds, {}
     none = jnp.ones_like(clips.near[:, 0])
     gains = jnp.stack([none if gain is None else gain for _, gain in made])
     return sounds, {"gain": gains, **clips.facts()}
+
+
+def _words(array: Any) -> str:
+    """An array as float32[8, 16000]; something else as its type."""
+    if not hasattr(array, "dtype"):
+        return type(array).__name__
+    return f"{array.dtype}{list(array.shape)}"
+
+
+def _check(view: View, result: Any, clips: Channels) -> None:
+    """Raise `AsdjaxError` unless a view's result is a waveform [B, T] and a gain [B] or None."""
+    waveforms, expected = clips.near, "make must return a waveform [B, T] and a gain [B] or None"
+    found: Any = type(result).__name__
+    if isinstance(result, tuple):
+        found = ["None" if a is None else _words(a) for a in result]
+        gain = "None" if result[1:] == (None,) else f"{waveforms.dtype}{list(waveforms.shape[:1])}"
+        if found == [f"{waveforms.dtype}{list(waveforms.shape)}", gain]:
+            return
+    raise ConfigError(
+        f"view {view.name} ({view.method}): returns {found} where channel 1 is "
+        f"{waveforms.dtype}{list(waveforms.shape)}: {expected}"
+    )
 
 
 def fit_length(

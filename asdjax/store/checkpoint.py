@@ -179,7 +179,10 @@ class Checkpoints:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise ArtifactError(f"{self.directory}: cannot be read ({error.strerror})") from error
+            raise ArtifactError(
+                f"{self.directory}: cannot be read ({error.strerror}): restore the folder, or "
+                "delete it and train again"
+            ) from error
         return [int(name) for name in names if _STEP.fullmatch(name)]
 
 

@@ -45,7 +45,7 @@ def read(path: Path) -> Pretrained:
         raise ArtifactError(
             f"{path}: not a folder of converted weights (no {DOCUMENT}): create one with {HOW}"
         )
-    document = documents.read_json(file)
+    document = documents.read_json(file, "convert again")
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise ArtifactError(
             f"{file}: not written by this version of asdjax (schema {SCHEMA}): convert again"

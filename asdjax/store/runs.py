@@ -161,6 +161,8 @@ class Run:
         return self._documents.config
 
     def _require_config(self) -> None:
+        if os.path.exists(self._config) and not present(self._config):
+            raise ArtifactError(f"{self._config}: is not a regular file: restore it")
         if not present(self._config):
             raise ArtifactError(
                 f"{self.path}: not a run directory (no config.yaml): train first, with "
@@ -408,6 +410,11 @@ class Run:
     def has_scores(self, machine: str) -> bool:
         """Whether a machine's scores are up to date with its embeddings and the configuration."""
         return self.is_current(self.scores_path(machine), self.scores_made_from(machine))
+
+    def scores_version(self) -> str:
+        """A digest of all scores, to detect that another process has changed them."""
+        records = self._documents.manifest.record
+        return fingerprint([records(self.scores_path(machine)) for machine in self.machines()])
 
     def read_scores(self, machine: str) -> list[dict[str, str]]:
         """The rows of a machine's scores, as text by column; `AsdjaxError` if not up to date."""

@@ -23,8 +23,7 @@ from jaxtyping import Float64
 from asdjax.config import schema
 from asdjax.config.recipe import SynthConfig
 from asdjax.errors import ArtifactError, AsdjaxError, UsageError
-from asdjax.files import atomic
-from asdjax.store import runs
+from asdjax.files import atomic, documents
 from asdjax.synth.machine import (
     PROFILES,
     SAMPLE_RATE,
@@ -108,7 +107,9 @@ def write(root: Path, config: SynthConfig) -> SynthSummary:
     _validate(config)
     kept = tuple(name for name in config.machines if _holds_same(root / name, config))
     for name in config.machines:
-        if name not in kept:
+        if name in kept:
+            atomic.clear_abandoned(root / name)
+        else:
             _write_machine(root, name, config)
         if config.ground_truth and PROFILES[name].evaluation:
             _write_ground_truth(root, name, config)
@@ -218,7 +219,7 @@ def _holds_same(place: Path, config: SynthConfig) -> bool:
             return False
     identity = None
     with suppress(AsdjaxError):  # none, or one of another program
-        identity = runs.read_json(place / _IDENTITY)
+        identity = documents.read_json(place / _IDENTITY)
     if not isinstance(identity, dict) or identity.get("made_by") != _identity(config)["made_by"]:
         raise ArtifactError(
             f"{place}: exists and was not made by asdjax synth: give another folder"

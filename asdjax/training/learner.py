@@ -73,6 +73,17 @@ def to_float(waveform: Float[Array, "B T"] | Int[Array, "B T"], dtype: Any) -> F
     return waveform.astype(dtype)
 
 
+def _shapes(tree: Any) -> Any:
+    """Nested arrays as texts such as float32[8, 3]; other leaves as their type."""
+
+    def words(leaf: Any) -> str:
+        if not hasattr(leaf, "dtype"):
+            return type(leaf).__name__
+        return f"{leaf.dtype}{list(leaf.shape)}"
+
+    return jax.tree.map(words, tree)
+
+
 class Learner:
     """What is trained and how, with no state of its own."""
 
@@ -139,7 +150,13 @@ class Learner:
     ) -> tuple[Tree, Tree, optax.OptState]:
         """The head's weights and statistics, and the optimiser's state, before the first step."""
         key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # no step's number
-        head_params, head_stats = self.config.loss.init(self.n_classes, self._embedding_size, key)
+        made: Any = self.config.loss.init(self.n_classes, self._embedding_size, key)
+        if not (isinstance(made, tuple) and [type(part) for part in made] == [dict, dict]):
+            raise ConfigError(
+                f"loss {self.config.loss.name}: init must return two dictionaries of arrays, "
+                "params and stats"
+            )
+        head_params, head_stats = made
         optimiser = self.optimiser.init({"model": trained, "head": head_params})
         return head_params, head_stats, optimiser
 
@@ -200,7 +217,7 @@ class Learner:
             axis_name=parallel.AXIS,
             **more,
         )
-        per_clip, log_probability, head_stats = self.config.loss.apply(
+        result = self.config.loss.apply(
             params["head"],
             stats["head"],
             embedding,
@@ -208,14 +225,15 @@ class Learner:
             train=True,
             axis_name=parallel.AXIS,
         )
-        expected = (embedding.shape[0],), (embedding.shape[0], self.n_classes)
-        is_float = jnp.issubdtype(per_clip.dtype, jnp.floating)
-        if not is_float or (per_clip.shape, log_probability.shape) != expected:
+        clips = embedding.shape[0]
+        floats = [jax.ShapeDtypeStruct(s, embedding.dtype) for s in [(clips,), target.shape]]
+        expected, found = _shapes((*floats, stats["head"])), _shapes(result)
+        if found != expected:
             raise ConfigError(
-                f"loss {self.config.loss.name}: returns {per_clip.dtype} of shape {per_clip.shape} "
-                f"and log probabilities of shape {log_probability.shape}: expected floats of "
-                f"shapes {expected[0]} and {expected[1]}"
+                f"loss {self.config.loss.name}: apply returns {found}: it must return the losses, "
+                f"the log probabilities and the new stats, here {expected}"
             )
+        per_clip, log_probability, head_stats = result
         right = jnp.argmax(log_probability, axis=1) == jnp.argmax(target, axis=1)
         loss = per_clip.mean()
         metrics = {"loss": loss, "accuracy": right.astype(loss.dtype).mean()}

@@ -1,6 +1,8 @@
 """Every verb, through the command line, on a tiny corpus."""
 
+import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,11 +16,13 @@ from conftest import LAYER, TESTS, relative
 
 import asdjax
 from asdjax.cli import VERBS, main
-from asdjax.config import interfaces
+from asdjax.commands import evaluate, score
+from asdjax.config import interfaces, registry
 from asdjax.config import recipe as configs
 from asdjax.runtime import host_memory
 from asdjax.scoring.kmeans import KMeans
 from asdjax.scoring.mahalanobis import Mahalanobis
+from asdjax.store.embeddings import Embeddings
 from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
@@ -550,3 +554,69 @@ def test_embeddings_of_another_precision_are_made_again(run_copy, capsys, monkey
     assert main(["score", str(run_copy)]) == 0
     facts = json.loads((run_copy / "thresholds.json").read_text())
     assert facts["compute_dtype"] == "tensorfloat32"
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_changed_clip_is_noticed_whatever_its_size_and_time(split, run_copy, data_copy, capsys):
+    args = ["run", TINY, "--data", str(data_copy), "--run", str(run_copy)]
+    assert main(args) == 0  # a copy of the data set: nothing is made again
+    assert "embeddings are up to date" in capsys.readouterr().err
+    before = snapshot(run_copy)
+    for path in sorted((data_copy / "fan" / split).glob("*.wav")):
+        times, content = path.stat(), bytearray(path.read_bytes())
+        middle = len(content) // 3 // 4 * 4
+        content[middle : middle + 4000] = bytes(4000)
+        path.write_bytes(content)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    code = main(args)
+    printed = capsys.readouterr().err
+    if split == "train":  # what was trained on
+        assert code == 1 and "the training clips" in printed and "clips" in printed
+    else:
+        assert code == 0 and "embeddings are up to date" not in printed
+        assert snapshot(run_copy)["embeddings/raw/fan.npz"] != before["embeddings/raw/fan.npz"]
+
+
+def test_metrics_are_not_written_next_to_newer_scores(run_copy, capsys, monkeypatch):
+    """Another process scores the run while the bootstrap resamples are computed."""
+    real = evaluate.bootstrap.intervals
+
+    def meanwhile(*args, **more):
+        monkeypatch.setattr(evaluate.bootstrap, "intervals", real)
+        run = Run(run_copy)
+        decision = registry.find("threshold", "gamma")()
+        score.score(run, dataclasses.replace(run.config(), decision=decision))
+        return real(*args, **more)
+
+    monkeypatch.setattr(evaluate.bootstrap, "intervals", meanwhile)
+    assert main(["evaluate", str(run_copy)]) == 1
+    printed = capsys.readouterr().err
+    assert "scores: changed meanwhile" in printed and "asdjax evaluate" in printed
+    assert not (run_copy / "metrics" / "metrics.json").exists()
+    assert main(["evaluate", str(run_copy)]) == 0
+
+
+def test_a_run_directory_that_is_replaced_meanwhile(run_copy, capsys, monkeypatch):
+    real = score._decide
+
+    def replaced(*args):
+        run_copy.rename(run_copy.with_name("elsewhere"))
+        shutil.copytree(run_copy.with_name("elsewhere"), run_copy)
+        return real(*args)
+
+    monkeypatch.setattr(score, "_decide", replaced)
+    assert main(["score", str(run_copy), "--decision", "gamma"]) == 1
+    assert f"{run_copy}: was moved or replaced" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e20])
+def test_the_mean_embedding_has_unit_vectors_at_any_scale(scale):
+    rng = np.random.default_rng(3)
+    views = rng.standard_normal((2, 5, 7)).astype(np.float32)
+    unit = views / np.linalg.norm(views.astype(np.float64), axis=2, keepdims=True)
+    facts = {name: np.array(["x"] * 5) for name in ("path", "split", "section", "domain", "label")}
+    unknown = {name: np.zeros(5) for name in ("gain", "level_db", "correlation", "lag", "silent")}
+    unknown["calibration"] = np.empty((2, 0))
+    tables = [Embeddings(**facts, **unknown, embedding=np.float32(scale) * v) for v in views]
+    mean = score._mean(tables, KMeans()).embedding
+    np.testing.assert_allclose(mean, unit.mean(axis=0), rtol=0, atol=1e-6)

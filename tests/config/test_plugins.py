@@ -345,6 +345,87 @@ def test_a_defect_of_a_plugin_is_one_sentence(defect, words, scored_run, capsys,
     assert (path / "config.yaml").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("kind", "old", "new"),
+    [
+        ("encoder", "self.embedding_size = size", "pass"),
+        ("encoder", "self.embedding_size = size", "self.embedding_size = size + 1"),
+        ("encoder", "return MeanSpectrumModule(self.size, rng)", "return None"),
+        ("encoder", "return MeanSpectrumModule(self.size, rng)", "return Linear"),
+        ("encoder", "+ 1e-6))", "+ 1e-6))[0]"),
+        ("encoder", "+ 1e-6))", "+ 1e-6)).astype(jnp.bfloat16)"),
+        ("loss", "log_probabilities, stats", "log_probabilities"),
+        ("loss", "log_probabilities, stats", "log_probabilities, {'new': target}"),
+        ("loss", "log_probabilities, stats", "target[0], stats"),
+        ("loss", ".astype(float)}, {}", ".astype(float)}"),
+    ],
+)
+def test_results_in_training_that_are_not_as_documented(
+    kind, old, new, corpus_root, capsys, tmp_path
+):
+    plugin = tmp_path / "mine.py"
+    assert old in EXAMPLES[kind]
+    plugin.write_text(EXAMPLES[kind].replace(old, new))
+    name = {"encoder": "mean_spectrum", "loss": "cross_entropy"}[kind]
+    section = {"encoder": "model", "loss": "loss"}[kind]
+    recipe = tmp_path / "recipe.yaml"
+    tiny = (TESTS / "tiny.yaml").read_text()
+    if kind == "encoder":
+        tiny = tiny[: tiny.index("model:")] + tiny[tiny.index("train:") :]
+    recipe.write_text(tiny)
+    code, said = run(
+        capsys, "check", recipe, "--data", corpus_root, "--plugin", plugin, f"--{section}", name
+    )
+    last = said.err.splitlines()[-1]
+    assert code == 1 and "Traceback" not in said.err
+    assert name in last or "MeanSpectrumModule" in last or str(plugin) in last
+
+
+@pytest.mark.parametrize(
+    "new", ["clips.near", "None", "clips.near, clips.near", "clips.near[:1], None"]
+)
+def test_results_of_a_view_that_are_not_as_documented(
+    new, scored_run, corpus_root, capsys, tmp_path
+):
+    path, plugin = tmp_path / "run", tmp_path / "mine.py"
+    shutil.copytree(scored_run, path)
+    old = "clips.near - self.share * clips.far, None"
+    assert old in EXAMPLES["view"]
+    plugin.write_text(EXAMPLES["view"].replace(old, new))
+    config = path / "config.yaml"
+    saved = yaml.safe_load(config.read_text())
+    saved["extract"]["views"] = [{"name": "mine", "method": "subtracted"}]
+    config.write_text(yaml.safe_dump(saved))
+    err = refused(capsys, "extract", path, "--plugin", plugin)
+    assert "view mine (subtracted)" in err and "gain [B] or None" in err
+
+
+@pytest.mark.parametrize("new", ["None", "FittedMean", "self"])
+def test_a_backend_that_returns_no_fitted_one(new, scored_run, capsys, tmp_path):
+    path, plugin = tmp_path / "run", tmp_path / "mine.py"
+    shutil.copytree(scored_run, path)
+    old = "return FittedMean(self, points, is_target)"
+    assert old in EXAMPLES["backend"]
+    plugin.write_text(EXAMPLES["backend"].replace(old, f"return {new}"))
+    args = "--plugin", plugin, "--backend", "distance_to_mean"
+    assert "extends asdjax.scoring.backends.Fitted" in refused(capsys, "score", path, *args)
+
+
+def test_asdkit_has_no_loss_of_a_plugin(corpus_root, capsys, tmp_path):
+    path, plugin = tmp_path / "run", tmp_path / "mine.py"
+    plugin.write_text(EXAMPLES["loss"])
+    option = "--plugin", plugin
+    args = ["train", TESTS / "tiny.yaml", "--data", corpus_root, "--run", path, *option]
+    assert run(capsys, *args, "--loss", "cross_entropy")[0] == 0
+    assert "'kernel'" in refused(capsys, "convert", "torch", path, tmp_path / "out.npz", *option)
+
+
+def test_a_plugin_with_nul_bytes(capsys, tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_bytes(b"import asdjax\0\n")
+    assert "None" not in refused(capsys, "docs", "--plugin", plugin)
+
+
 @pytest.mark.parametrize("thing", [42, None, "x", int, asdjax.Threshold, asdjax.DataError])
 def test_what_cannot_be_registered(thing):
     with pytest.raises(AsdjaxError, match="give a class|Threshold"):

@@ -441,3 +441,17 @@ def test_mutated_headers_are_refused_or_read_completely(tmp_path_factory, data):
     assert samples.shape == (header.frames, header.channels)
     if not content.startswith(b".snd"):  # AU: another number of channels is consistent, too
         assert samples.size > 40_000 - 2 * 4 * 576  # at most the padding of MP3 is missing
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_files_of_more_than_two_channels_are_refused(subtype, tmp_path):
+    """Some programs store them in the order of the Vorbis specification, libsndfile as given."""
+    for channels in 1, 2, 3, 6:
+        path = tmp_path / f"{channels}.ogg"
+        soundfile.write(path, np.zeros((48000, channels)), 48000, subtype, format="OGG")
+        if channels <= 2:
+            assert audio.inspect_any(path).channels == channels
+            continue
+        for read in audio.inspect_any, lambda path: audio.read_any(path, 16000):
+            with pytest.raises(FaultyFile, match=f"{channels} channels.*convert it to WAV"):
+                read(path)

@@ -354,3 +354,18 @@ def test_an_interruption_between_making_and_locking_leaves_nothing(tmp_path, mon
     with pytest.raises(KeyboardInterrupt), atomic.whole_folder(tmp_path / "x", lambda: None):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_after_replacing_a_folder(tmp_path):
+    done, left = tmp_path / "done", tmp_path / ".done.asdjax-partial"
+    (left / "earlier").mkdir(parents=True)
+    done.mkdir()
+    (left / "earlier" / "old").touch()
+    with atomic._claimed(left, done):  # another process is still at work
+        (left / "earlier").mkdir(exist_ok=True)
+        atomic.clear_abandoned(done)
+        assert left.exists()
+    (left / "earlier").mkdir(parents=True)
+    atomic.clear_abandoned(done)
+    assert [path.name for path in tmp_path.iterdir()] == ["done"]
+    atomic.clear_abandoned(done)

@@ -668,3 +668,22 @@ def test_synthetic_points_lie_between_their_parents(rng):
         one, other = train[targets[of]][[0, -1]]
         detour = distance(one, point) + distance(point, other)
         np.testing.assert_allclose(detour, distance(one, other), rtol=0, atol=SCORE)
+
+
+@pytest.mark.parametrize("value", [1e101, 1e160, 1e300])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_values_whose_squares_overflow_are_refused(rng, value, metric):
+    points = rng.standard_normal((8, 3))
+    points[0] *= value
+    with pytest.raises(AsdjaxError, match="scale them down"):
+        backends.fit(NearestNeighbours(metric=metric), points, np.arange(8) < 2)
+
+
+def test_nearly_equal_clips_give_no_warning_of_scikit_learn(rng, recwarn):
+    points = 1 + 1e-15 * rng.standard_normal((40, 3))
+    backends.fit(
+        registry.find("backend", "kmeans")(kmeans_clusters=16, metric="euclidean"),
+        points,
+        np.zeros(40, bool),
+    )
+    assert not recwarn.list
