@@ -176,7 +176,7 @@ def _scores(
 
 def _mean(tables: Sequence[Embeddings], config: Backend) -> Embeddings:
     """The mean embedding of the views, each of unit length before for the cosine."""
-    embeddings = [unit_length(table.embedding, config.metric) for table in tables]
+    embeddings = [unit_length(t.embedding.astype(np.float64), config.metric) for t in tables]
     return dataclasses.replace(tables[0], embedding=np.mean(embeddings, axis=0))
 
 

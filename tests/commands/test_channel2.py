@@ -125,7 +125,8 @@ def test_averaged_embeddings_make_one_bank(run_copy):
     assert main(["score", str(run_copy), "--backend.combine-views", "embeddings"]) == 0
     run = Run(run_copy)
     tables = [run.read_embeddings(view, "fan") for view in METHODS]
-    units = [t.embedding / np.linalg.norm(t.embedding, axis=1, keepdims=True) for t in tables]
+    embeddings = [table.embedding.astype(np.float64) for table in tables]
+    units = [e / np.linalg.norm(e, axis=1, keepdims=True) for e in embeddings]
     mean, clips = np.mean(units, axis=0), tables[0]
     train = clips.split == "train"
     bank = backends.fit(run.config().backend, mean[train], clips.domain[train] == "target")

@@ -178,7 +178,7 @@ def test_wrong_use(script, arguments, words, tmp_path, capsys):
         (["--recipe", "nowhere"], "no recipe or file 'nowhere'"),
         (["--recipe", "system3"], "^system3: model.weights: this system starts from pretrained"),
         (["--recipe", "far.yaml"], "far.yaml: .*: wiener takes channel 1 as the signal"),
-        (["--seeds", "0", "-1"], "seed: must be at least 0, found -1"),
+        (["--seeds", "0", "-1"], "seed: must be at least 0 and at most 2147483647, found -1"),
         (["--noise", "-8", "30"], "noise_db: must be .* at most 6, found 30"),
         (["--leakage", "0", "nan"], "leakage_db: must be .* found nan"),
         (["--", "--machines", "fan", "cat"], "machine 'cat'"),
