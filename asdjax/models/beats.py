@@ -7,7 +7,7 @@ Tokens are time-major: token index = (bands / patch size) * time step + frequenc
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import jax
@@ -117,6 +117,7 @@ class _Plan(NamedTuple):
     config: BEATsEncoderConfig
     lora: LoRAConfig | None
     remat: Remat
+    scan: bool
     compute_dtype: ComputeDtype
     fused_attention: bool
     rng: Rng
@@ -135,6 +136,7 @@ class BEATs(nnx.Module):
     Args:
         config: the architecture.
         lora: adapters for the projections that it targets, in every layer.
+        scan: run the layers as one loop over stacked weights; one layer is then compiled.
         remat: what the backward pass recomputes instead of storing: nothing, the attention weights,
             or all activations inside of a layer.
         compute_dtype: precision of the large products; with "bfloat16", weights, softmax, norms,
@@ -150,11 +152,12 @@ class BEATs(nnx.Module):
         *,
         lora: LoRAConfig | None = None,
         remat: Remat = "none",
+        scan: bool = False,
         compute_dtype: ComputeDtype = "float32",
         fused_attention: bool = False,
         rng: Rng,
     ):
-        plan = _Plan(config, lora, remat, compute_dtype, fused_attention, rng)
+        plan = _Plan(config, lora, remat, scan, compute_dtype, fused_attention, rng)
         width = config.encoder_embed_dim
         self.config = config
         self.patch_embedding = PatchEmbedding(plan)
@@ -318,7 +321,7 @@ class TransformerEncoder(nnx.Module):
 
     def __init__(self, plan: _Plan):
         config = plan.config
-        self.config, self.remat = config, plan.remat
+        self.config, self.remat, self.scan = config, plan.remat, plan.scan
         self.pos_conv = PositionalConv(plan)
         self.layer_norm = LayerNorm(config.encoder_embed_dim)
         table = plan.rng.normal(0, 0.02, (config.num_buckets, config.encoder_attention_heads))
@@ -336,19 +339,52 @@ class TransformerEncoder(nnx.Module):
         x = self.positioned(x, valid)
         x = dropout(x, config.dropout, at(draws, _TOKENS))
         bias = self.position_bias(x.shape[1])
-        hidden = {0: x}
-        for number, layer in enumerate(itertools.islice(self.layers, max(layers)), 1):
-            run = jax.checkpoint(layer.__call__) if self.remat == "full" else layer
-            x = optax.scale_gradient(x, config.layer_wise_gradient_decay_ratio)
-            own = at(draws, number)
-            if own is None or config.encoder_layerdrop == 0:
-                x = run(x, bias, valid, own)
-            else:
-                drawn = jax.random.uniform(own.at(_SKIP).key, (), jnp.float32)
-                skip = drawn < config.encoder_layerdrop  # [0, 1): a rate of 1 always skips
-                x = lax.cond(skip, lambda x, *_: x, run, x, bias, valid, own)
-            hidden[number] = x
+        hidden, done = {0: x}, 0
+        for number in sorted({*layers} - {0}):
+            x = self._through(done, number, x, bias, valid, draws)
+            hidden[number], done = x, number
         return tuple(hidden[number] for number in layers)
+
+    def _through(
+        self, first: int, last: int, x: Tokens, bias: Bias, valid: Valid, draws: Draws | None
+    ) -> Tokens:
+        """Apply the layers `first` + 1 to `last`."""
+        layers = list(itertools.islice(self.layers, first, last))
+        if not self.scan:
+            for number, layer in enumerate(layers, first + 1):
+                x = self._apply(layer, number, x, bias, valid, draws)
+            return x
+        structure = nnx.split(layers[0])[0]
+        weights = jax.tree.map(lambda *arrays: jnp.stack(arrays), *map(nnx.state, layers))
+
+        def step(x: Tokens, which: tuple[Int[Array, ""], nnx.State]) -> tuple[Tokens, None]:
+            number, state = which
+            layer = nnx.merge(structure, state)
+            return self._apply(layer, number, x, bias, valid, draws), None
+
+        numbers = jnp.arange(first + 1, last + 1, dtype=jnp.int32)
+        return lax.scan(step, x, (numbers, weights))[0]
+
+    def _apply(
+        self,
+        layer: "TransformerEncoderLayer",
+        number: int | Int[Array, ""],
+        x: Tokens,
+        bias: Bias,
+        valid: Valid,
+        draws: Draws | None,
+    ) -> Tokens:
+        """Apply a layer, unless it is dropped."""
+        run: Callable = layer
+        if self.remat == "full":
+            run = jax.checkpoint(layer.__call__, prevent_cse=not self.scan)
+        x = optax.scale_gradient(x, self.config.layer_wise_gradient_decay_ratio)
+        own = at(draws, number)
+        if own is None or self.config.encoder_layerdrop == 0:
+            return run(x, bias, valid, own)
+        drawn = jax.random.uniform(own.at(_SKIP).key, (), jnp.float32)
+        skip = drawn < self.config.encoder_layerdrop  # [0, 1): a rate of 1 always skips
+        return lax.cond(skip, lambda x, *_: x, run, x, bias, valid, own)
 
     def positioned(self, x: Tokens, valid: Valid = None) -> Tokens:
         """The first layer's input: the tokens with positional encoding, normalised."""

@@ -70,6 +70,7 @@ class BEATsEmbedder(nnx.Module):
             dataclasses.replace(config.encoder, **changed),
             lora=config.lora if config.adaptation == "lora" else None,
             remat=config.remat,
+            scan=bool(config.scan_layers),
             compute_dtype=config.compute_dtype,
             fused_attention=config.fused_attention,
             rng=rng,

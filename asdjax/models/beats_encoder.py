@@ -28,7 +28,7 @@ _DROPOUT, _SPEC_AUGMENT = 1000, 1001  # random streams; mixup uses the key of th
 class BEATsConfig(Encoder):
     """BEATs (Chen et al., ICML 2023): a pretrained transformer on patches of a filterbank."""
 
-    neutral = ("weights", "remat")
+    neutral = ("weights", "remat", "scan_layers")
     has_tokens = True
     memory_is_quadratic = True
 
@@ -64,6 +64,9 @@ class BEATsConfig(Encoder):
     on other devices, and in training with attention dropout."""
     remat: Literal["none", "attention", "full"] = "none"
     """Save memory: recompute attention weights, or whole layers (full), in the backward pass."""
+    scan_layers: bool | None = None
+    """Run the layers as one loop, so that one layer is compiled. Default: on GPUs and TPUs only, as
+    it takes more memory and saves little on CPUs."""
 
     def build(self, n_samples: int | None, sample_rate: int, rng: Any) -> BEATsEmbedder:
         from asdjax.models.beats_embedder import BEATsEmbedder, check_length
@@ -129,7 +132,8 @@ class BEATsConfig(Encoder):
     def on_platform(self, platform: str) -> BEATsConfig:
         fused = self.fused_attention and platform == "gpu"  # needs cuDNN
         resolved = self.computing_in(precision_on(platform, self.compute_dtype))
-        return dataclasses.replace(resolved, fused_attention=fused)
+        scan = platform != "cpu" if self.scan_layers is None else self.scan_layers
+        return dataclasses.replace(resolved, fused_attention=fused, scan_layers=scan)
 
     def computing_in(self, compute_dtype: ComputeDtype) -> BEATsConfig:
         fused = self.fused_attention and compute_dtype == "bfloat16"  # it rounds to that

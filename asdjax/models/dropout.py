@@ -17,12 +17,12 @@ class Draws(NamedTuple):
     rows: Int[Array, " B"]
     """Each clip's index in the global batch."""
 
-    def at(self, place: int) -> "Draws":
+    def at(self, place: int | Int[Array, ""]) -> "Draws":
         """An independent stream for one place in the network."""
         return self._replace(key=jax.random.fold_in(self.key, place))
 
 
-def at(draws: Draws | None, place: int) -> Draws | None:
+def at(draws: Draws | None, place: int | Int[Array, ""]) -> Draws | None:
     """`draws.at(place)`, or None (no dropout) for None."""
     return None if draws is None else draws.at(place)
 

@@ -42,6 +42,7 @@ from asdjax.models.beats import (
     position_buckets,
     reference_token_mask,
 )
+from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.models.dropout import dropout
 
 FLOAT64_FINAL, FLOAT64_POOLED = 1e-6, 1e-7  # the reference evaluates GELU in float32
@@ -311,24 +312,53 @@ def test_a_row_without_own_tokens_stays_finite(rng):
 
 
 @pytest.mark.usefixtures("compiled_fast_here")
-def test_remat_changes_nothing(rng, float64):
+@pytest.mark.parametrize(
+    ("n_layers", "ways"),
+    [(1, (("attention", False), ("full", False))), (3, (("none", True), ("full", True)))],
+    ids=["remat", "scan"],
+)
+def test_remat_and_scan_change_nothing(n_layers, ways, rng, float64):
     """Neither tokens nor gradients, in training with every dropout and layer drop."""
-    x = rng.standard_normal((2, 40, 128))
+    x, config = (
+        rng.standard_normal((2, 40, 128)),
+        dataclasses.replace(RANDOM, encoder_layers=n_layers),
+    )
     results = []
-    for remat in "none", "attention", "full":
-        graphdef, params = fresh(RANDOM, np.float64, remat=remat, lora=LORA)
+    for remat, scan in ("none", False), *ways:
+        graphdef, params = fresh(config, np.float64, remat=remat, scan=scan, lora=LORA)
 
         def loss(params, x, draws, graphdef=graphdef):
             module = nnx.merge(graphdef, params)
-            tokens = module(x, layers=(0, 1), train=True, draws=draws)
+            tokens = module(x, layers=(0, 1, n_layers), train=True, draws=draws)
             return sum(jnp.sum(jnp.sin(t)) for t in tokens), tokens
 
         train = jit(jax.grad(loss, (0, 1), has_aux=True))
         results.append([train(params, x, draws([0, 1], seed)) for seed in range(4)])
-    assert {bool(np.all(a == b)) for _, (a, b) in results[0]} == {True, False}  # layer dropped
+    assert {bool(np.all(a == b)) for _, (a, b, _) in results[0]} == {True, False}  # layer dropped
     for other in results[1:]:
         for a, b in zip(*map(jax.tree.leaves, (other, results[0])), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * max(1, np.abs(b).max()))
+
+
+def test_a_loop_over_the_layers_is_one_layer_to_the_compiler():
+    def lines(n_layers, scan):
+        config = dataclasses.replace(STILL, encoder_layers=n_layers)
+        graphdef, params = fresh(config, scan=scan)
+        x = jax.ShapeDtypeStruct((2, 40, 128), np.float32)
+        lowered = jax.jit(lambda params, x: nnx.merge(graphdef, params)(x)[0]).lower(params, x)
+        return lowered.as_text().count("stablehlo.dot_general")
+
+    assert lines(6, True) == lines(2, True) == lines(1, False)
+    assert lines(6, False) > 2 * lines(2, False)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "platform", "scan"),
+    [(None, "cpu", False), (None, "gpu", True), (None, "tpu", True), (True, "cpu", True),
+     (False, "gpu", False)],
+)  # fmt: skip
+def test_where_layers_are_a_loop(chosen, platform, scan):
+    assert BEATsConfig(scan_layers=chosen).on_platform(platform).scan_layers is scan
 
 
 def test_remat_stores_less():
