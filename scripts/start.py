@@ -15,6 +15,7 @@ _CONTINUES = "the same command continues where it stopped"
 SCRIPTS = {  # name: message after an interruption
     "all_systems": _CONTINUES,
     "measure_views": _CONTINUES,
+    "check_tpu": "the lines above are complete",
     "bench_memory": "the figures above are complete",
     "bench_scaling": "the figures measured before are in OUT.jsonl",
 }
