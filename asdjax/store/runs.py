@@ -268,7 +268,7 @@ class Run:
             expected: file of embeddings -> fingerprint of its inputs.
         """
         machines = sorted({path.stem for path in expected})
-        listed = {self._machines: fingerprint(machines)}
+        listed = {self._machines: self._listed(machines)}
         made_from, folder = {**expected, **listed}, self.path / "embeddings"
 
         def stays(path: Path, record: Record) -> bool:
@@ -276,6 +276,7 @@ class Run:
 
         if self._documents.manifest.keep(stays):  # a mixture of old and new is never complete
             atomic.delete(self.thresholds)
+            self._delete_metrics()
         if not self.is_current(self._machines, listed[self._machines]):
             self.write_artefact(self._machines, json_bytes(machines), listed[self._machines])
         for path in folder.glob("*/*.npz"):
@@ -302,10 +303,10 @@ class Run:
                 f"{self._artefacts}: missing record of results: run asdjax extract {self.path} "
                 "again"
             )
-        if machines and not manifest.is_current(self._machines, fingerprint(machines)):
+        if machines and not manifest.is_current(self._machines, self._listed(machines)):
             raise ArtifactError(
-                f"{self._machines}: missing or changed since extraction: run asdjax extract "
-                f"{self.path} again"
+                f"{self._machines}: missing, changed since extraction, or of another choice of "
+                f"machines (section dataset of config.yaml): run asdjax extract {self.path} again"
             )
         precisions = set()
         for view, recipe in self.embedding_recipes().items() if machines else ():
@@ -321,6 +322,10 @@ class Run:
                 f"configuration: run asdjax extract {self.path} first"
             )
         return machines
+
+    def _listed(self, machines: Sequence[str]) -> str:
+        """The fingerprint of a list of machines and of the settings that choose them."""
+        return fingerprint(list(machines), configs.to_tree(self.config())["dataset"])
 
     def precision(self) -> str:
         """The `compute_dtype` in which the embeddings of a finished extraction were computed."""
@@ -402,10 +407,13 @@ class Run:
 
     def write_scores(self, machine: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store a machine's scores, and delete the metrics of earlier ones."""
-        for name in "metrics.json", "metrics.csv":
-            atomic.delete(self.metrics / name)
+        self._delete_metrics()
         made_from = self.scores_made_from(machine)
         self.write_artefact(self.scores_path(machine), csv_bytes(rows), made_from)
+
+    def _delete_metrics(self) -> None:
+        for name in "metrics.json", "metrics.csv":
+            atomic.delete(self.metrics / name)
 
     def has_scores(self, machine: str) -> bool:
         """Whether a machine's scores are up to date with its embeddings and the configuration."""
@@ -418,14 +426,23 @@ class Run:
 
     def read_scores(self, machine: str) -> list[dict[str, str]]:
         """The rows of a machine's scores, as text by column; `AsdjaxError` if not up to date."""
-        path = self.scores_path(machine)
-        if not self.has_scores(machine):
+        path, made_from = self.scores_path(machine), self.scores_made_from(machine)
+        record = self._documents.manifest.record(path)
+        content = b""
+        if record is not None and present(path):
+            with user_files.open_regular(path) as file:
+                content = file.read()
+        if (
+            record is None
+            or record["made_from"] != made_from
+            or record["content"] != content_digest(content)
+        ):
             raise ArtifactError(
                 f"{path}: missing, changed, or of other embeddings or another backend: run "
                 f"asdjax score {self.path}"
             )
         remedy = f"delete the file and run asdjax score {self.path}"
-        return scores.read(path, self.config().extract.view_names, remedy)
+        return scores.parse(path, content, self.config().extract.view_names, remedy)
 
 
 @contextlib.contextmanager

@@ -8,25 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from asdjax.errors import ArtifactError
-from asdjax.files import user_files
 
 CLIP_COLUMNS = ("path", "split", "section", "domain", "label")
 """The first columns of every table of clips."""
 
 
-def read(path: Path, views: Iterable[str], remedy: str) -> list[dict[str, str]]:
+def parse(path: Path, content: bytes, views: Iterable[str], remedy: str) -> list[dict[str, str]]:
     """The rows of a table of scores, as text by column.
 
     Args:
-        path: the file.
+        path: the file, for errors.
+        content: its content.
         views: the columns besides `CLIP_COLUMNS` and `score` that it must have.
         remedy: what to do about an invalid row.
 
     Raises:
         AsdjaxError: it is not a table, or a row lacks a column or has one that is not a number.
     """
-    with user_files.open_regular(path) as file:
-        content = file.read()
     try:
         rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
     except (UnicodeDecodeError, csv.Error) as error:

@@ -19,6 +19,8 @@ from asdjax.cli import VERBS, main
 from asdjax.commands import evaluate, score
 from asdjax.config import interfaces, registry
 from asdjax.config import recipe as configs
+from asdjax.errors import AsdjaxError
+from asdjax.files import user_files
 from asdjax.runtime import host_memory
 from asdjax.scoring.kmeans import KMeans
 from asdjax.scoring.mahalanobis import Mahalanobis
@@ -221,7 +223,7 @@ def test_a_shortened_list_of_machines_is_refused(
     path.write_text(json.dumps(json.loads(good)[:1]))
     verbs = "score", "evaluate", "compare", "submit"
     for words in refusals(run_copy, corpus_root, tmp_path, monkeypatch, capsys, verbs).values():
-        assert f"{path}: missing or changed since extraction: run asdjax extract" in words
+        assert f"{path}: missing, changed since extraction, or" in words
     before = stamps(run_copy)
     assert main(["extract", str(run_copy)]) == 0
     assert path.read_bytes() == good
@@ -620,3 +622,47 @@ def test_the_mean_embedding_has_unit_vectors_at_any_scale(scale):
     tables = [Embeddings(**facts, **unknown, embedding=np.float32(scale) * v) for v in views]
     mean = score._mean(tables, KMeans()).embedding
     np.testing.assert_allclose(mean, unit.mean(axis=0), rtol=0, atol=1e-6)
+
+
+def test_another_choice_of_machines_is_noticed(run_copy, corpus_root, capsys):
+    args = [TINY, "--data", str(corpus_root), "--run", str(run_copy)]
+    assert main(["train", *args, "--dataset.score-machines", "fan"]) == 0
+    for verb in "score", "evaluate":
+        assert main([verb, str(run_copy)]) == 1
+        assert "asdjax extract" in capsys.readouterr().err
+    for verb in "extract", "score":
+        assert main([verb, str(run_copy)]) == 0
+    assert not (run_copy / "metrics" / "metrics.json").exists()  # of more machines
+    assert main(["evaluate", str(run_copy)]) == 0
+    metrics = json.loads((run_copy / "metrics" / "metrics.json").read_text())
+    assert list(metrics["machines"]) == ["fan"]
+
+
+def test_scores_that_change_between_check_and_reading_are_refused(run_copy, monkeypatch):
+    run, path = Run(run_copy), run_copy / "scores" / "fan.csv"
+    other = path.read_bytes().replace(b"normal", b"anomaly")
+    real = user_files.open_regular
+
+    def replaced(file):
+        if file == path:
+            path.write_bytes(other)
+        return real(file)
+
+    with run.snapshot():
+        run.scored_machines()
+        monkeypatch.setattr(user_files, "open_regular", replaced)
+        with pytest.raises(AsdjaxError, match="asdjax score"):
+            run.read_scores("fan")
+
+
+def test_runs_of_other_test_clips_are_not_averaged(run_copy, data_copy, tmp_path, capsys):
+    runs = [tmp_path / f"seed{seed}" for seed in range(2)]
+    clips = sorted((data_copy / "fan" / "test").glob("*normal*.wav"))
+    for seed, run in enumerate(runs):
+        elsewhere = clips[seed].rename(tmp_path / "clip.wav")  # another clip is missing
+        args = ["run", TINY, "--data", str(data_copy), "--run", str(run), "--seed", str(seed)]
+        assert main(args) == 0, capsys.readouterr().err
+        elsewhere.rename(clips[seed])
+    capsys.readouterr()
+    assert main(["evaluate", *map(str, runs)]) == 1
+    assert "other test clips" in capsys.readouterr().err

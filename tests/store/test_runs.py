@@ -251,7 +251,7 @@ def test_a_run_that_is_itself_named_by_a_link_is_fine(tmp_path):
 def test_machines_name_no_other_places(tmp_path, name):
     run = finished(tmp_path / "run")
     machines = ["fan", name]
-    listed, made_from = run.path / "embeddings" / "machines.json", documents.fingerprint(machines)
+    listed, made_from = run.path / "embeddings" / "machines.json", run._listed(machines)
     run.write_artefact(listed, documents.json_bytes(machines), made_from)
     for verb in (score.score, evaluate.evaluate):
         with pytest.raises(AsdjaxError, match="not the name of a machine or a view"):
