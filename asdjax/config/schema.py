@@ -86,6 +86,13 @@ def shown(value: Any) -> str:
     return cut(reprlib.repr(value) if isinstance(value, list | tuple | dict) else repr(value))
 
 
+def array_shown(value: Any) -> str:
+    """An array for an error message, as float32[8, 16000]; something else by its type."""
+    if not (hasattr(value, "dtype") and hasattr(value, "shape")):
+        return "None" if value is None else type(value).__name__
+    return f"{value.dtype}{list(value.shape)}"
+
+
 def cut(text: str) -> str:
     """A text for an error message, cut if it is long."""
     if len(text) <= _SHOWN:

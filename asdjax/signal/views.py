@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from asdjax.config.interfaces import View
+from asdjax.config.schema import array_shown
 from asdjax.errors import ConfigError
 from asdjax.signal.channels import Channels
 
@@ -47,19 +48,12 @@ def make(
     return sounds, {"gain": gains, **clips.facts()}
 
 
-def _words(array: Any) -> str:
-    """An array as float32[8, 16000]; something else as its type."""
-    if not hasattr(array, "dtype"):
-        return type(array).__name__
-    return f"{array.dtype}{list(array.shape)}"
-
-
 def _check(view: View, result: Any, clips: Channels) -> None:
     """Raise `AsdjaxError` unless a view's result is a waveform [B, T] and a gain [B] or None."""
     waveforms, expected = clips.near, "make must return a waveform [B, T] and a gain [B] or None"
     found: Any = type(result).__name__
     if isinstance(result, tuple):
-        found = ["None" if a is None else _words(a) for a in result]
+        found = [array_shown(part) for part in result]
         gain = "None" if result[1:] == (None,) else f"{waveforms.dtype}{list(waveforms.shape[:1])}"
         if found == [f"{waveforms.dtype}{list(waveforms.shape)}", gain]:
             return

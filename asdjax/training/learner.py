@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from asdjax.config.interfaces import Weights
 from asdjax.config.recipe import Config
+from asdjax.config.schema import array_shown
 from asdjax.errors import ConfigError
 from asdjax.models import building, parameters
 from asdjax.models.parameters import Tree
@@ -71,17 +72,6 @@ def to_float(waveform: Float[Array, "B T"] | Int[Array, "B T"], dtype: Any) -> F
     if waveform.dtype == jnp.int16:
         return waveform.astype(dtype) / jnp.asarray(32768, dtype)
     return waveform.astype(dtype)
-
-
-def _shapes(tree: Any) -> Any:
-    """Nested arrays as texts such as float32[8, 3]; other leaves as their type."""
-
-    def words(leaf: Any) -> str:
-        if not hasattr(leaf, "dtype"):
-            return type(leaf).__name__
-        return f"{leaf.dtype}{list(leaf.shape)}"
-
-    return jax.tree.map(words, tree)
 
 
 class Learner:
@@ -227,7 +217,9 @@ class Learner:
         )
         clips = embedding.shape[0]
         floats = [jax.ShapeDtypeStruct(s, embedding.dtype) for s in [(clips,), target.shape]]
-        expected, found = _shapes((*floats, stats["head"])), _shapes(result)
+        expected, found = (
+            jax.tree.map(array_shown, tree) for tree in ((*floats, stats["head"]), result)
+        )
         if found != expected:
             raise ConfigError(
                 f"loss {self.config.loss.name}: apply returns {found}: it must return the losses, "
