@@ -65,7 +65,11 @@ def _content_faults(
         faults.append(f"submission.authors: {len(corresponding)} corresponding, expected 1")
     for key in DESCRIPTION:
         need(tree, f"system.description.{key}", "")
-    need(tree, "system.complexity.total_parameters", "", int, "a whole number")
+    parameters = need(tree, "system.complexity.total_parameters", "", int, "a whole number")
+    if parameters is not None and parameters < 0:
+        faults.append(
+            f"system.complexity.total_parameters: at least 0 expected, found {shown(parameters)}"
+        )
     need(tree, "system.source_code", "", str | None, "an address or null")
     sets = need(tree, "system.external_datasets", "", list | None, "a list or null")
     for i, external in enumerate(few("system.external_datasets", sets or [])):
@@ -73,18 +77,26 @@ def _content_faults(
             need(external, key, f"system.external_datasets[{i}].", str | None, "text")
     if "results" in tree:  # absent if no development machine was scored
         results = need(tree, "results.development_dataset", "", Mapping, "machines") or {}
-        facts = find_edition(edition)
-        choices = {*facts.development, *machines} - ({*facts.evaluation} - {*facts.development})
-        for machine in few("results.development_dataset", [*results]):
-            name = cut(str(machine))
-            here = f"results.development_dataset.{name}"
-            if machine not in choices:
-                faults.append(f"{here}: not a development machine{similar(name, choices)}")
-            for figure in FIGURES:
-                value = need(results[machine], figure, f"{here}.", int | float, "a percentage")
-                if value is not None and not 0 <= value <= 100:
-                    faults.append(f"{here}.{figure}: expected a percentage, found {shown(value)}")
+        _check_results(results, fields, edition, machines)
     return faults
+
+
+def _check_results(
+    results: Mapping[Any, Any], fields: "_Fields", edition: str, machines: Collection[str]
+) -> None:
+    facts = find_edition(edition)
+    choices = {*facts.development, *machines} - ({*facts.evaluation} - {*facts.development})
+    for machine in fields.few("results.development_dataset", [*results]):
+        name = cut(str(machine))
+        here = f"results.development_dataset.{name}"
+        if machine not in choices:
+            fields.faults.append(f"{here}: not a development machine{similar(name, choices)}")
+        for figure in FIGURES:
+            value = fields.need(results[machine], figure, f"{here}.", int | float, "a percentage")
+            if value is not None and not 0 <= value <= 100:
+                fields.faults.append(
+                    f"{here}.{figure}: expected a percentage, found {shown(value)}"
+                )
 
 
 class _Fields:

@@ -51,7 +51,13 @@ def compare(
     with snapshots((run_a, run_b)):
         a, b = _labelled(run_a, known), _labelled(run_b, known)
         seeds = [run.config().seed for run in (run_a, run_b)]
+        files_a, files_b = run_a.clips(), run_b.clips()
     _require_same_clips((run_a, a), (run_b, b))
+    if other := [machine for machine in a if files_a.get(machine) != files_b.get(machine)]:
+        console.say(
+            f"{run_a.path} and {run_b.path} embedded other training clips, or test clips of other "
+            f"contents, of {', '.join(other)}: the difference is not one of the systems alone"
+        )
     for note in bootstrap.describe(a, resamples)["single_clip_strata"]:
         console.say(f"{note}: a single clip, which resampling cannot vary: intervals too narrow")
     return {

@@ -196,21 +196,14 @@ def evaluate_runs(
                     f"{', '.join(documents[0]['machines'])}: average runs that scored the same "
                     "machines"
                 )
-        of_first = all_runs[0].precision(), _clips(all_runs[0])
+        of_first = all_runs[0].precision(), all_runs[0].clips()
         for run in all_runs[1:]:
-            if (run.precision(), _clips(run)) != of_first:
+            if (run.precision(), run.clips()) != of_first:
                 raise DataError(
-                    f"{run.path}: has other test clips or another compute_dtype than "
-                    f"{all_runs[0].path}: average runs of the same clips and precision"
+                    f"{run.path}: has other clips or another compute_dtype than "
+                    f"{all_runs[0].path}: average runs of the same files and precision"
                 )
     return {**averages.spread(documents), "seed": seeds, **marks}
-
-
-def _clips(run: Run) -> set[tuple[str, str]]:
-    """Machine and path of a run's test clips."""
-    machines = run.scored_machines()
-    rows = ((machine, row) for machine in machines for row in run.read_scores(machine))
-    return {(machine, row["path"]) for machine, row in rows if row["split"] == "test"}
 
 
 def _labelled(run: Run, truth: Path | None, column: str = "score") -> Machines:

@@ -32,9 +32,15 @@ def extract(run: Run, corpus: Corpus) -> None:
 
     Files that were made from the same weights, clips, view and clip length are not made again. For
     machines with mono files the raw view replaces views that need channel 2. A comparison of the
-    two channels is written to diagnostics/; likely faults are reported.
+    two channels is written to diagnostics/; likely faults are reported, and so is a data set whose
+    training clips are not those that the run was trained on.
     """
     with run.lock(existing=True):
+        if not _trained_on(run, corpus):
+            console.say(
+                f"{corpus.root}: its training clips are not those that {run.path} was trained on "
+                "(other files, or other contents); they serve as references all the same"
+            )
         machines = dcase.scored_machines(corpus.dataset, run.config().dataset)
         mono = {m for m, s in machines.items() if corpus.headers[s.test[0].path].channels == 1}
         views = run.config().extract.views
@@ -50,6 +56,18 @@ def extract(run: Run, corpus: Corpus) -> None:
             console.say(f"{run.path}: embeddings are up to date")
         for machine in machines:
             _diagnose(run, machine)
+
+
+def _trained_on(run: Run, corpus: Corpus) -> bool:
+    """Whether the data set's training clips are those of the run; true if it trained nothing."""
+    trained_on = run.finished_training().get("clips")  # None in converted checkpoints
+    if trained_on is None or run.config().model.trains_nothing:
+        return True
+    try:
+        clips = dcase.training_clips(corpus.dataset, run.config().dataset)
+    except DataError:  # a data set without any
+        return False
+    return bool(runs.fingerprint(corpus.digests(clips)) == trained_on)
 
 
 def _due(
@@ -111,7 +129,7 @@ def _embed(
             tables = {}
             for view, made_from in stale.items():
                 path = run.embeddings_path(view.name, machine)
-                table = _table(clips, arrays, views.index(made[view]))
+                table = _table(clips, arrays, views.index(made[view]), made[view].uses_channel_2)
                 _check_finite(table.embedding, clips, path)
                 table = dataclasses.replace(table, calibration=learned.get(view.name, _NONE))
                 tables[path] = table, made_from
@@ -180,17 +198,26 @@ def _diagnose(run: Run, machine: str) -> None:
     run.write_diagnostics(machine, rows)
 
 
-def _table(clips: Sequence[dcase.Clip], arrays: dict[str, np.ndarray], view: int) -> Embeddings:
+def _table(
+    clips: Sequence[dcase.Clip], arrays: dict[str, np.ndarray], view: int, uses_channel_2: bool
+) -> Embeddings:
+    """The embeddings of one of the views in `arrays`.
+
+    The comparison of the channels stands with the views that use both: the file of another view is
+    the same whether or not it was made together with them.
+    """
+
     def column(name: str) -> np.ndarray:
         return np.array([getattr(clip, name) or "" for clip in clips])
 
     unknown = np.full(len(clips), np.nan, np.float32)
+    facts = arrays if uses_channel_2 else {}
     return Embeddings(
         **{name: column(name) for name in CLIP_COLUMNS},
         embedding=arrays["embedding"][:, view],
-        gain=arrays["gain"][:, view] if "gain" in arrays else unknown,
-        **{name: arrays.get(name, unknown) for name in ("level_db", "correlation", "lag")},
-        silent=arrays.get("silent", np.zeros((len(clips), 2), bool)),
+        gain=facts["gain"][:, view] if facts else unknown,
+        **{name: facts.get(name, unknown) for name in ("level_db", "correlation", "lag")},
+        silent=facts.get("silent", np.zeros((len(clips), 2), bool)),
         calibration=_NONE,
     )
 

@@ -189,6 +189,8 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
     if finished:
         _check_same_work(run, finished, work)
         run.write_config(config)  # the later steps' sections may differ
+        if not _place(work).items() <= finished.items():  # the data set has moved
+            run.write_training({**finished, **_place(work)})
         console.say(f"{run.path}: training has finished ({finished['step']} steps)")
         return
     nothing_trains = config.model.trains_nothing
@@ -357,6 +359,11 @@ class _Log:
         )
 
 
+def _place(work: Plan) -> dict[str, Any]:
+    """Where the data set is, which may change, and how many of its files were skipped."""
+    return {"data": str(work.corpus.root.absolute()), "skipped": work.corpus.skipped}
+
+
 def _meta(work: Plan, step: int, iterator: dict[str, int] | None) -> dict[str, Any]:
     packages = ("asdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
     return {
@@ -365,8 +372,7 @@ def _meta(work: Plan, step: int, iterator: dict[str, int] | None) -> dict[str, A
         "iterator": iterator,
         "seed": work.config.seed,
         "sample_rate": work.config.audio.sample_rate,
-        "data": str(work.corpus.root.absolute()),
-        "skipped": work.corpus.skipped,
+        **_place(work),
         "devices": f"{len(work.devices)} x {work.devices[0].device_kind}",
         "compute_dtype": work.model.compute_dtype,
         "versions": {

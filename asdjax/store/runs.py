@@ -329,10 +329,18 @@ class Run:
 
     def precision(self) -> str:
         """The `compute_dtype` in which the embeddings of a finished extraction were computed."""
+        return _precision(self._extracted(self.machines()[0]))
+
+    def clips(self) -> dict[str, str]:
+        """A fingerprint of the files of each machine that a finished extraction embedded."""
+        return {machine: _clips(self._extracted(machine)) for machine in self.machines()}
+
+    def _extracted(self, machine: str) -> Record:
+        """The record of a machine's embeddings of the first view, after a finished extraction."""
         view = self.config().extract.view_names[0]
-        record = self._documents.manifest.record(self.embeddings_path(view, self.machines()[0]))
+        record = self._documents.manifest.record(self.embeddings_path(view, machine))
         assert record is not None, "else machines() raises"
-        return _precision(record)
+        return record
 
     def _stated_machines(self) -> list[str]:
         remedy = f"delete it and run asdjax extract {self.path} again"
@@ -457,6 +465,11 @@ def snapshots(all_runs: Iterable[Run]) -> Iterator[None]:
 def _precision(embeddings: Record) -> str:
     """The precision that the record of a file of embeddings states: recipe/precision/clips."""
     return (embeddings["made_from"].split("/") + [""])[1]
+
+
+def _clips(embeddings: Record) -> str:
+    """The fingerprint of the clips that the record states."""
+    return (embeddings["made_from"].split("/") + ["", ""])[2]
 
 
 def _plain(name: str) -> str:

@@ -404,6 +404,7 @@ def changed(path, tree, value):
         ("system.description.front_end", None, "system.description.front_end is missing"),
         ("system.complexity.total_parameters", "many", "expected a whole number"),
         ("system.complexity.total_parameters", True, "expected a whole number"),
+        ("system.complexity.total_parameters", -1, "at least 0 expected"),
         ("system.source_code", None, "system.source_code is missing"),
         ("system.external_datasets", "X", "expected a list"),
         ("system.external_datasets.0.url", None, "external_datasets[0].url is missing"),

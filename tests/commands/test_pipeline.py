@@ -665,4 +665,42 @@ def test_runs_of_other_test_clips_are_not_averaged(run_copy, data_copy, tmp_path
         elsewhere.rename(clips[seed])
     capsys.readouterr()
     assert main(["evaluate", *map(str, runs)]) == 1
-    assert "other test clips" in capsys.readouterr().err
+    assert "other clips" in capsys.readouterr().err
+
+
+def test_test_clips_of_other_contents_are_not_averaged_and_a_comparison_says_so(
+    run_path, data_copy, tmp_path, capsys
+):
+    first, second = sorted((data_copy / "fan" / "test").glob("*normal*.wav"))[:2]
+    first.rename(tmp_path / "clip.wav")
+    second.rename(first)
+    (tmp_path / "clip.wav").rename(second)
+    other = str(tmp_path / "other")
+    args = ["run", TINY, "--data", str(data_copy), "--run", other, "--seed", "1"]
+    assert main(args) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["evaluate", str(run_path), other]) == 1
+    assert "other clips" in capsys.readouterr().err
+    assert main(["compare", str(run_path), other]) == 0
+    assert "other contents, of fan:" in capsys.readouterr().err
+    assert main(["compare", other, other]) == 0
+    assert "contents" not in capsys.readouterr().err
+
+
+def test_extract_says_that_training_clips_were_changed(run_copy, data_copy, capsys):
+    args = ["extract", str(run_copy), "--data", str(data_copy)]
+    assert main(args) == 0
+    assert "trained on" not in capsys.readouterr().err
+    path = next((data_copy / "fan" / "train").glob("*.wav"))
+    samples, rate = soundfile.read(path, dtype="int16")
+    soundfile.write(path, samples // 2, rate, "PCM_16")
+    assert main(args) == 0
+    assert f"not those that {run_copy} was trained on" in capsys.readouterr().err
+
+
+def test_a_run_remembers_where_its_data_set_is_now(run_copy, data_copy, tmp_path):
+    args = ["--run", str(run_copy), "--data", str(data_copy)]
+    assert main(["train", TINY, *args]) == 0
+    assert Run(run_copy).finished_training()["data"] == str(data_copy)
+    assert main(["extract", str(run_copy)]) == 0
+    assert main(["score", str(run_copy)]) == 0
