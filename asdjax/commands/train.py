@@ -90,7 +90,7 @@ def plan(config: Config, corpus: Corpus) -> Plan:
     n_samples = audio.clip_samples(config.audio, corpus.headers.values())
     devices = parallel.local_devices(config.train.devices)
     everywhere = len(devices) * parallel.process()[1]
-    parallel.check_batch(config.train.batch_size, everywhere)
+    parallel.check_batch(config.train.batch_size, everywhere, config.train.accumulate)
     epoch = batches.plan_epoch(
         len(clips), config.train.batch_size, everywhere, config.train.drop_last
     )

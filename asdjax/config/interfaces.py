@@ -146,7 +146,8 @@ class Encoder(Choice):
         Args:
             key: random key of the step. Mixup splits it in three, which equals folding in 0, 1 and
                 2: derive other keys by folding in numbers from 1000 on.
-            rows: indices of this device's clips in the global batch.
+            rows: indices in the global batch of the clips at hand (of this device, or a part of
+                them, see train.accumulate).
             everyone: number of clips in the global batch.
             n_samples: length of the clips.
             augment: section `augment` of the configuration.
@@ -282,6 +283,11 @@ class Loss(Choice):
 
     name: str
     """Classification loss on the embeddings."""
+
+    @property
+    def of_whole_batch(self) -> bool:
+        """Whether `apply` needs all clips of a batch at once, which excludes train.accumulate."""
+        return False
 
     @abc.abstractmethod
     def init(

@@ -152,6 +152,9 @@ class TrainConfig:
     """Passes over the training clips; the weights of the last epoch are used."""
     batch_size: Annotated[int, Range(low=2, high=2**20)] = 64
     """Clips per step, over all devices and processes."""
+    accumulate: Annotated[int, Range(low=1, high=2**20)] = 1
+    """Parts into which each device's clips are divided to save memory; their gradients are averaged
+    for one update. Batch normalisation is by the part, not by the batch."""
     drop_last: bool = False
     """Skip the last batch of an epoch if it is smaller than the others."""
     devices: Annotated[int, Range(low=0, high=2**20)] = 0
@@ -292,6 +295,11 @@ def validate(config: Config, source: str) -> None:
     checks = [
         *config.model.checks(config.audio.sample_rate),
         *config.loss.checks(),
+        (
+            config.train.accumulate == 1 or not config.loss.of_whole_batch,
+            "train.accumulate",
+            f"must be 1 with this loss ({config.loss.name}), which needs a batch as a whole",
+        ),
         (max(config.optim.betas) < 1, "optim.betas", "must be below 1"),
         (config.extract.views, "extract.views", "name at least one view"),
         (

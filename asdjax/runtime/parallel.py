@@ -39,14 +39,24 @@ def memory_limit(device: jax.Device) -> int | None:
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
-def check_batch(batch_size: int, devices: int) -> None:
-    """Raise `AsdjaxError` unless the global batch is a multiple of the devices of all processes."""
-    if batch_size % devices:
-        below, above = batch_size // devices * devices, -(-batch_size // devices) * devices
+def check_batch(batch_size: int, devices: int, accumulate: int = 1) -> None:
+    """Raise `AsdjaxError` unless the global batch is a multiple of the parts of all devices.
+
+    Args:
+        batch_size: clips in the global batch.
+        devices: of all processes.
+        accumulate: parts into which the clips of a device are divided.
+    """
+    parts = devices * accumulate
+    if batch_size % parts:
+        below, above = batch_size // parts * parts, -(-batch_size // parts) * parts
         nearest = f"{below} or {above}" if below else f"{above}"
+        in_parts, other = "", "train.devices"
+        if accumulate > 1:
+            in_parts, other = f" in {accumulate} parts each", "train.devices or train.accumulate"
         raise ConfigError(
-            f"train.batch_size: {batch_size} clips cannot be split evenly over {devices} devices: "
-            f"the nearest batch sizes are {nearest} (or change train.devices)"
+            f"train.batch_size: {batch_size} clips cannot be split evenly over {devices} "
+            f"devices{in_parts}: the nearest batch sizes are {nearest} (or change {other})"
         )
 
 

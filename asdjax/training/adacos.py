@@ -32,6 +32,10 @@ class AdaCos(Loss):
     dynamic: bool = False
     """Re-estimate the scale in each training step, from the batch (without gradient)."""
 
+    @property
+    def of_whole_batch(self) -> bool:
+        return self.dynamic
+
     def init(
         self, n_classes: int, embedding_size: int, key: PRNGKeyArray
     ) -> tuple[dict[str, Array], dict[str, Array]]:

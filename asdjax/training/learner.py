@@ -18,7 +18,7 @@ from asdjax.errors import ConfigError
 from asdjax.models import building, parameters
 from asdjax.models.parameters import Tree
 from asdjax.runtime import parallel
-from asdjax.training import mixup, optim
+from asdjax.training import accumulation, mixup, optim
 
 Batch = dict[str, Array]
 
@@ -164,18 +164,23 @@ class Learner:
         dtype = jax.tree.leaves(state.params)[0].dtype
         key = mixup.step_key(state.seed, state.step)
         waveform, target = self._mixed(batch, key, dtype)
-        more = self.config.model.draws(
-            key,
-            parallel.my_rows(len(waveform)),
-            parallel.everyone(len(waveform)),
-            self.n_samples,
-            self.config.augment,
+        everyone = parallel.everyone(len(waveform))
+
+        def gradient(stats: Tree, clips: tuple[Array, ...]) -> tuple[tuple[Tree, Tree], Tree]:
+            waveform, target, rows = clips
+            more = self.config.model.draws(key, rows, everyone, self.n_samples, self.config.augment)
+
+            def objective(params: Tree) -> tuple[Array, tuple[Tree, dict[str, Array]]]:
+                return self.loss(params, stats, waveform, target, state.frozen, **more)
+
+            gradients, (stats, metrics) = jax.grad(objective, has_aux=True)(state.params)
+            return (gradients, metrics), stats
+
+        clips = waveform, target, parallel.my_rows(len(waveform))
+        part = self.config.train.batch_size // (parallel.everyone(1) * self.config.train.accumulate)
+        (gradients, metrics), stats = accumulation.mean_over_parts(
+            gradient, state.stats, clips, part
         )
-
-        def objective(params: Tree) -> tuple[Array, tuple[Tree, dict[str, Array]]]:
-            return self.loss(params, state.stats, waveform, target, state.frozen, **more)
-
-        gradients, (stats, metrics) = jax.grad(objective, has_aux=True)(state.params)
         gradients, metrics = parallel.mean_over_devices((gradients, metrics))
         metrics["learning_rate"] = optim.learning_rate(self.config.optim, state.step)
         updates, optimiser = self.optimiser.update(gradients, state.optimiser, state.params)

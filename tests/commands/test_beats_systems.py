@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from conftest import DEVICES_EMBEDDING, DEVICES_LOSS, TESTS, relative
+from conftest import DEVICES_EMBEDDING, DEVICES_LOSS, FLOAT64, TESTS, relative
 from support.converted_beats import folder as folder  # a fixture
 from support.training_steps import embedded, in_float64, kill_at_step, noise, run_steps
 
@@ -160,6 +160,28 @@ def test_one_and_eight_devices_agree_in_float64(rng, float64, adaptation):
     wave = batches[0]["waveform"].astype(np.float64) / 32768
     embeddings = [embedded(work, state.weights, state.frozen, wave) for state in (one, eight)]
     assert relative(embeddings[1], embeddings[0]) < DEVICES_EMBEDDING
+
+
+def test_a_batch_in_parts_is_the_batch_at_once_in_float64(rng, float64):
+    """With dropouts, layer drop, SpecAugment and mixup; parts of 2, the last one of 1 clip.
+
+    Without batch normalisation, which is by the part.
+    """
+    devices = 2
+    config = tiny(adaptation="lora", lora=LORA, encoder_layerdrop=0.3, pooling=Mean())
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=8))
+    train = dataclasses.replace(config.train, accumulate=2)
+    work = Learner(config, n_classes=3, n_samples=6400)
+    in_parts = Learner(dataclasses.replace(config, train=train), n_classes=3, n_samples=6400)
+    start = in_float64(work.start())
+    batches = [batch for clips in (8, 8, 3 * devices) for batch in noise(rng, clips, 1, 6400)]
+    (one, losses_one), (other, losses_other) = (
+        run_steps(learner, start, batches, devices) for learner in (work, in_parts)
+    )
+    np.testing.assert_allclose(losses_other, losses_one, rtol=FLOAT64, atol=0)
+    before, after, now = (leaves(s.params) for s in (start, one, other))
+    for name, value in after.items():
+        assert relative(now[name] - before[name], value - before[name]) < 1e-9, name
 
 
 @pytest.mark.parametrize("devices", [1, 8])
