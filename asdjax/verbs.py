@@ -107,14 +107,14 @@ class Check:
             raise ConfigError(f"{recipe}: model.weights: {error}") from error
 
     def __call__(self) -> int:
-        from asdjax.commands import score, train
+        from asdjax.commands import check, score
         from asdjax.data import dcase
         from asdjax.data.corpus import open_corpus
 
         corpus = open_corpus(self.data, self.config)
         score.rehearse(self.config, dcase.scored_machines(corpus.dataset, self.config.dataset))
-        facts = train.check(self.config, corpus)
-        print(json.dumps(facts, indent=1) if self.json else train.render_check(facts))
+        facts = check.check(self.config, corpus)
+        print(json.dumps(facts, indent=1) if self.json else check.render(facts))
         return int(not facts["fits"])
 
 

@@ -1,161 +1,27 @@
 """Training: configuration and clips in, checkpoints and training.json out."""
 
 import collections
-import dataclasses
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
-from asdjax.config.interfaces import Encoder, Weights
-from asdjax.config.recipe import (
-    Config,
-    DatasetConfig,
-    differences,
-    settings,
-    to_tree,
-    validate,
-)
-from asdjax.data import audio, batches, dcase
+from asdjax.config.recipe import Config, differences, to_tree
+from asdjax.data import batches
 from asdjax.data.corpus import Corpus
-from asdjax.errors import ArtifactError, ConfigError, DataError
-from asdjax.runtime import compile_cache, console, host_memory, parallel
-from asdjax.store import runs
+from asdjax.errors import ArtifactError, DataError
+from asdjax.models import parameters
+from asdjax.runtime import compile_cache, console, parallel
 from asdjax.store.checkpoint import Checkpoints, Tree, digest
 from asdjax.store.run_documents import TRAINING_SECTIONS
 from asdjax.store.runs import Run
 from asdjax.training.learner import Learner, TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What training will do, known from the configuration and the clips alone."""
-
-    config: Config
-    corpus: Corpus
-    clips: tuple[dcase.Clip, ...]
-    classes: tuple[str, ...]
-    labels: np.ndarray
-    """int32 [N]: each training clip's class."""
-    n_samples: int
-    devices: list[jax.Device]
-    epoch: batches.EpochPlan
-    pretrained: Weights | None
-    """The weights to start from, if any."""
-    notes: tuple[str, ...]
-    """What a user should know before training."""
-
-    @property
-    def steps(self) -> int:
-        """Updates in the whole training."""
-        if self.config.model.trains_nothing:
-            return 0
-        return self.epoch.steps * self.config.train.epochs
-
-    @property
-    def model(self) -> Encoder:
-        """Section `model` of the configuration, as used on `devices`."""
-        return self.config.model.on_platform(self.devices[0].platform)
-
-    def learner(self) -> Learner:
-        """The learner that trains on `devices`."""
-        config = dataclasses.replace(self.config, model=self.model)
-        return Learner(config, n_classes=len(self.classes), n_samples=self.n_samples)
-
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with before training goes on from it."""
-        return {
-            "classes": list(self.classes),
-            "n_samples": self.n_samples,
-            "clips": runs.fingerprint(self.corpus.digests(self.clips)),
-            "steps": self.steps,
-            "tail": self.epoch.tail,
-            "settings": runs.fingerprint(settings(self.config, TRAINING_SECTIONS)),
-            "pretrained": self.pretrained and self.pretrained.digest,
-        }
-
-
-def plan(config: Config, corpus: Corpus) -> Plan:
-    """Choose clips, classes, length, devices and batches; raise what stands in the way."""
-    config, pretrained = _resolve(config)
-    clips = dcase.training_clips(corpus.dataset, config.dataset)
-    classes = dcase.class_names(clips, config.dataset.label)
-    index = {name: i for i, name in enumerate(classes)}
-    labels = np.array([index[dcase.class_name(c, config.dataset.label)] for c in clips], np.int32)
-    n_samples = audio.clip_samples(config.audio, corpus.headers.values())
-    devices = parallel.local_devices(config.train.devices)
-    everywhere = len(devices) * parallel.process()[1]
-    parallel.check_batch(config.train.batch_size, everywhere, config.train.accumulate)
-    epoch = batches.plan_epoch(
-        len(clips), config.train.batch_size, everywhere, config.train.drop_last
-    )
-    notes = list(epoch.notes)
-    if len(classes) == 1 and not config.model.trains_nothing:
-        if not config.train.allow_one_class:
-            raise ConfigError(_one_class(clips, classes[0]))
-        notes.append(f"all training clips are of one class ({classes[0]}): nothing is learned")
-    notes += _far_lengths(clips, corpus, n_samples, config)
-    work = Plan(config, corpus, clips, classes, labels, n_samples, devices, epoch, pretrained, ())
-    warmup = config.optim.warmup_steps
-    if 0 < work.steps <= warmup:
-        notes.append(
-            f"training ends after {work.steps} updates, before the warm-up of {warmup}: the "
-            "learning rate never reaches optim.learning_rate"
-        )
-    if config.model.for_tests_only:
-        notes.append(
-            "model.random_init: the encoder starts from random weights, not from pretrained ones: "
-            "for tests only"
-        )
-    return dataclasses.replace(work, notes=tuple(notes))
-
-
-def _one_class(clips: Sequence[dcase.Clip], name: str) -> str:
-    """Why one class trains nothing, and the ways out."""
-    labels = [
-        label
-        for label in get_args(get_type_hints(DatasetConfig)["label"])
-        if len(dcase.class_names(clips, label)) > 1
-    ]
-    other = f", set dataset.label to {' or '.join(labels)}" if labels else ""
-    return (
-        f"all {len(clips)} training clips are of one class ({name}), from which nothing is learned "
-        f"(the loss is 0): add machines{other}, or take the recipe beats_frozen, which trains "
-        "nothing (train.allow_one_class trains all the same)"
-    )
-
-
-def _far_lengths(
-    clips: Sequence[dcase.Clip], corpus: Corpus, n_samples: int, config: Config
-) -> list[str]:
-    """Where the length of the clips is far from that of their files."""
-    shortest = min(corpus.headers[clip.path].frames for clip in clips)
-    longest = max(corpus.headers[clip.path].frames for clip in clips)
-    rate = config.audio.sample_rate
-    if n_samples > 1.25 * longest:
-        return [
-            f"audio.clip_seconds: the longest clip has {longest / rate:g} s, and every clip is "
-            f"repeated to {n_samples / rate:g} s: set audio.clip_seconds to auto for its own length"
-        ]
-    if n_samples > 0.75 * shortest:
-        return []
-    return [
-        f"audio.clip_seconds: the shortest clip has {shortest / rate:g} s, and of every clip only "
-        f"the first {n_samples / rate:g} s are scored: set audio.clip_seconds to auto for all of it"
-    ]
-
-
-def _resolve(config: Config) -> tuple[Config, Weights | None]:
-    """A recipe with the architecture of its pretrained weights, and these."""
-    model, weights = config.model.resolved()
-    resolved = dataclasses.replace(config, model=model)
-    validate(resolved, "model.weights")
-    return resolved, weights
+from asdjax.training.plan import Plan, plan
 
 
 def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> None:
@@ -244,7 +110,7 @@ def _loop(
         console.say(f"{run.path}: continuing after step {begun} of {work.steps}")
     first = begun or 0
     run.truncate_log(first)
-    count = _parameters(host_state.params)
+    count = parameters.count(host_state.params)
     console.say(
         f"training on {len(work.clips)} clips of {work.n_samples} samples in "
         f"{len(work.classes)} classes; {count:,} parameters; "
@@ -288,18 +154,13 @@ def _loop(
 
 def _result(weights: Tree, frozen: Tree) -> dict[str, Any]:
     """What training.json says of the embedder that training ended with."""
-    trained = _parameters(weights["params"]["model"])
+    trained = parameters.count(weights["params"]["model"])
     return {
-        "parameters": trained + _parameters(frozen),
+        "parameters": trained + parameters.count(frozen),
         "trained_parameters": trained,
         "digest": digest(weights),
         "frozen": digest(frozen) if frozen else None,
     }
-
-
-def _parameters(tree: Any) -> int:
-    """Trainable values of the embedder or of all that is trained."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 class _Log:
@@ -411,78 +272,3 @@ def _check_same_work(run: Run, stored: Mapping[str, Any], work: Plan) -> None:
             f"{run.path}: the training clips or their batches changed since this run was begun "
             f"({', '.join(changed)}): choose another --run, or --no-resume to begin again"
         )
-
-
-def check(config: Config, corpus: Corpus) -> dict[str, Any]:
-    """Verify configuration, data, shapes and memory without training.
-
-    Returns:
-        JSON-able facts: clips, classes, steps, parameters; in bytes `step_memory_bytes`, the
-        training step's peak on one device as the compiler states it, `audio_buffer_bytes`,
-        `needed_bytes` and `available_bytes` of a device's memory (of this machine's for CPUs, which
-        share it with the process; None where the device does not tell); and whether that `fits`.
-
-    Raises:
-        AsdjaxError: training is impossible.
-    """
-    work = plan(config, corpus)
-    learner = work.learner()
-    state = learner.shapes()
-    size = min(config.train.batch_size, len(work.clips))
-    size = size if size == config.train.batch_size else work.epoch.tail  # of the largest batch
-    batch = {
-        "waveform": np.zeros((size, work.n_samples), np.int16 if work.corpus.pcm16 else np.float32),
-        "label": np.zeros(size, np.int32),
-    }
-    split = parallel.split_batch(batch, work.devices)
-    step = parallel.training_step(learner.step, work.devices, config.train.parallel)
-    resident = host_memory.resident()  # before compiling, which a later start need not do
-    console.say("compiling the training step, which tells how much memory it needs")
-    memory = step.lower(state, split).compile().memory_analysis()
-    if memory is None:
-        raise ConfigError("the device's compiler does not tell how much memory training needs")
-    step_memory = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    audio_buffer = batch["waveform"].nbytes * config.audio.prefetch_batches
-    needed, available = step_memory, parallel.memory_limit(work.devices[0])
-    if work.devices[0].platform == "cpu":
-        needed = len(work.devices) * step_memory + audio_buffer + resident
-        available = host_memory.total()
-    return {
-        "schema": "asdjax.check/1",
-        "clips": len(work.clips),
-        "classes": list(work.classes),
-        "n_samples": work.n_samples,
-        "steps": work.steps,
-        "devices": [device.device_kind for device in work.devices],
-        "parameters": _parameters(state.params),
-        "step_memory_bytes": step_memory,
-        "audio_buffer_bytes": audio_buffer,
-        "needed_bytes": needed,
-        "available_bytes": available,
-        "fits": available is None or needed <= available,
-        "notes": list(work.notes),
-    }
-
-
-def render_check(facts: Mapping[str, Any]) -> str:
-    """The facts of `check` as text: a line each, the verdict on the memory last."""
-    lines = {
-        name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        for name, value in facts.items()
-        if not name.endswith("_bytes") and name not in ("schema", "fits", "notes")
-    }
-    for name in "step_memory", "audio_buffer":
-        lines[name] = _gib(facts[f"{name}_bytes"])
-    width = max(map(len, lines))
-    printed = [f"{name:{width}}  {console.printable(text)}" for name, text in lines.items()]
-    printed += [f"note: {console.printable(note)}" for note in facts["notes"]]
-    needed, available = facts["needed_bytes"], facts["available_bytes"]
-    has = "its device does not tell what it has" if available is None else f"has {_gib(available)}"
-    ways = ": lower train.batch_size or audio.clip_seconds"
-    verdict = "training fits" if facts["fits"] else "training does not fit"
-    needs = f"needs about {_gib(needed)}, this machine {has}"
-    return "\n".join([*printed, f"{verdict}: {needs}{'' if facts['fits'] else ways}"])
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB"

@@ -7,6 +7,7 @@ for JAX's transformations (jit, grad, pmap).
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import jax
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
@@ -106,6 +107,11 @@ def replace(params: Tree, others: Tree) -> Tree:
     for path, value in new.items():
         assert value.shape == flat[path].shape, path
     return unflatten_dict(flat | new)
+
+
+def count(params: Any) -> int:
+    """Number of values in all arrays of a tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _plain(state: nnx.State) -> Tree:

@@ -13,7 +13,7 @@ from support.converted_beats import folder as folder  # a fixture
 from support.training_steps import embedded, in_float64, kill_at_step, noise, run_steps
 
 from asdjax.cli import main
-from asdjax.commands.train import Plan, plan, train
+from asdjax.commands.train import train
 from asdjax.config import recipe as configs
 from asdjax.config.beats_architecture import LoRAConfig
 from asdjax.data.corpus import open_corpus
@@ -26,6 +26,7 @@ from asdjax.store import converted_weights
 from asdjax.store.checkpoint import Checkpoints, digest
 from asdjax.store.runs import Run
 from asdjax.training.learner import Learner
+from asdjax.training.plan import Plan, plan
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 

@@ -274,7 +274,7 @@ def test_options_may_come_before_the_recipe(corpus_root, capsys, monkeypatch):
         found = [config.train.drop_last, config.optim.betas, config.loss.dynamic]
         return {"found": found, "fits": True}
 
-    monkeypatch.setattr("asdjax.commands.train.check", check)
+    monkeypatch.setattr("asdjax.commands.check.check", check)
     plain = configs.load(TINY)
     before = [plain.train.drop_last, list(plain.optim.betas), plain.loss.dynamic]
     cases = ["--train.drop-last"], ["--optim.betas", "0.8", "0.99"], ["--loss.dynamic"]

@@ -106,7 +106,7 @@ def test_the_users_shortest_time_is_not_changed(nothing_chosen, monkeypatch):
 
 
 def test_the_option_and_a_refused_directory(corpus_root, nothing_chosen, capsys, monkeypatch):
-    monkeypatch.setattr("asdjax.commands.train.check", lambda config, corpus: {"fits": True})
+    monkeypatch.setattr("asdjax.commands.check.check", lambda config, corpus: {"fits": True})
     check = ["check", TINY, "--data", str(corpus_root), "--json"]
     assert cli.main([*check, "--no-compile-cache"]) == 0
     assert not nothing_chosen.exists()

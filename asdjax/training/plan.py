@@ -1,0 +1,144 @@
+"""What training will do: clips, classes, length, devices and batches."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, get_args, get_type_hints
+
+import jax
+import numpy as np
+
+from asdjax.config.interfaces import Encoder, Weights
+from asdjax.config.recipe import Config, DatasetConfig, settings, validate
+from asdjax.data import audio, batches, dcase
+from asdjax.data.corpus import Corpus
+from asdjax.errors import ConfigError
+from asdjax.runtime import parallel
+from asdjax.store import runs
+from asdjax.store.run_documents import TRAINING_SECTIONS
+from asdjax.training.learner import Learner
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What training will do, known from the configuration and the clips alone."""
+
+    config: Config
+    corpus: Corpus
+    clips: tuple[dcase.Clip, ...]
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    """int32 [N]: each training clip's class."""
+    n_samples: int
+    devices: list[jax.Device]
+    epoch: batches.EpochPlan
+    pretrained: Weights | None
+    """The weights to start from, if any."""
+    notes: tuple[str, ...]
+    """What a user should know before training."""
+
+    @property
+    def steps(self) -> int:
+        """Updates in the whole training."""
+        if self.config.model.trains_nothing:
+            return 0
+        return self.epoch.steps * self.config.train.epochs
+
+    @property
+    def model(self) -> Encoder:
+        """Section `model` of the configuration, as used on `devices`."""
+        return self.config.model.on_platform(self.devices[0].platform)
+
+    def learner(self) -> Learner:
+        """The learner that trains on `devices`."""
+        config = dataclasses.replace(self.config, model=self.model)
+        return Learner(config, n_classes=len(self.classes), n_samples=self.n_samples)
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with before training goes on from it."""
+        return {
+            "classes": list(self.classes),
+            "n_samples": self.n_samples,
+            "clips": runs.fingerprint(self.corpus.digests(self.clips)),
+            "steps": self.steps,
+            "tail": self.epoch.tail,
+            "settings": runs.fingerprint(settings(self.config, TRAINING_SECTIONS)),
+            "pretrained": self.pretrained and self.pretrained.digest,
+        }
+
+
+def plan(config: Config, corpus: Corpus) -> Plan:
+    """Choose clips, classes, length, devices and batches; raise what stands in the way."""
+    config, pretrained = _resolve(config)
+    clips = dcase.training_clips(corpus.dataset, config.dataset)
+    classes = dcase.class_names(clips, config.dataset.label)
+    index = {name: i for i, name in enumerate(classes)}
+    labels = np.array([index[dcase.class_name(c, config.dataset.label)] for c in clips], np.int32)
+    n_samples = audio.clip_samples(config.audio, corpus.headers.values())
+    devices = parallel.local_devices(config.train.devices)
+    everywhere = len(devices) * parallel.process()[1]
+    parallel.check_batch(config.train.batch_size, everywhere, config.train.accumulate)
+    epoch = batches.plan_epoch(
+        len(clips), config.train.batch_size, everywhere, config.train.drop_last
+    )
+    notes = list(epoch.notes)
+    if len(classes) == 1 and not config.model.trains_nothing:
+        if not config.train.allow_one_class:
+            raise ConfigError(_one_class(clips, classes[0]))
+        notes.append(f"all training clips are of one class ({classes[0]}): nothing is learned")
+    notes += _far_lengths(clips, corpus, n_samples, config)
+    work = Plan(config, corpus, clips, classes, labels, n_samples, devices, epoch, pretrained, ())
+    warmup = config.optim.warmup_steps
+    if 0 < work.steps <= warmup:
+        notes.append(
+            f"training ends after {work.steps} updates, before the warm-up of {warmup}: the "
+            "learning rate never reaches optim.learning_rate"
+        )
+    if config.model.for_tests_only:
+        notes.append(
+            "model.random_init: the encoder starts from random weights, not from pretrained ones: "
+            "for tests only"
+        )
+    return dataclasses.replace(work, notes=tuple(notes))
+
+
+def _one_class(clips: Sequence[dcase.Clip], name: str) -> str:
+    """Why one class trains nothing, and the ways out."""
+    labels = [
+        label
+        for label in get_args(get_type_hints(DatasetConfig)["label"])
+        if len(dcase.class_names(clips, label)) > 1
+    ]
+    other = f", set dataset.label to {' or '.join(labels)}" if labels else ""
+    return (
+        f"all {len(clips)} training clips are of one class ({name}), from which nothing is learned "
+        f"(the loss is 0): add machines{other}, or take the recipe beats_frozen, which trains "
+        "nothing (train.allow_one_class trains all the same)"
+    )
+
+
+def _far_lengths(
+    clips: Sequence[dcase.Clip], corpus: Corpus, n_samples: int, config: Config
+) -> list[str]:
+    """Where the length of the clips is far from that of their files."""
+    shortest = min(corpus.headers[clip.path].frames for clip in clips)
+    longest = max(corpus.headers[clip.path].frames for clip in clips)
+    rate = config.audio.sample_rate
+    if n_samples > 1.25 * longest:
+        return [
+            f"audio.clip_seconds: the longest clip has {longest / rate:g} s, and every clip is "
+            f"repeated to {n_samples / rate:g} s: set audio.clip_seconds to auto for its own length"
+        ]
+    if n_samples > 0.75 * shortest:
+        return []
+    return [
+        f"audio.clip_seconds: the shortest clip has {shortest / rate:g} s, and of every clip only "
+        f"the first {n_samples / rate:g} s are scored: set audio.clip_seconds to auto for all of it"
+    ]
+
+
+def _resolve(config: Config) -> tuple[Config, Weights | None]:
+    """A recipe with the architecture of its pretrained weights, and these."""
+    model, weights = config.model.resolved()
+    resolved = dataclasses.replace(config, model=model)
+    validate(resolved, "model.weights")
+    return resolved, weights
