@@ -1,8 +1,9 @@
 """Compiles the training steps of recipes for a TPU v5e that is not there, by libtpu on a CPU.
 
 Called by scripts/check_tpu. Each line tells whether the compiler takes a step, which memory
-it needs on each device, and how much it computes. It shows nothing about speed; and only a TPU can
-show that the program runs.
+it needs on each device, and how much it computes. A step that does not fit is compiled again with
+settings that save memory. It shows nothing about speed; and only a TPU can show that the program
+runs.
 
 `jax.experimental.topologies` is JAX's only way to compile for absent devices. If it vanishes, this
 script fails, and nothing else does.
@@ -12,7 +13,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import driver
@@ -59,14 +60,43 @@ def main(given: list[str]) -> int:
     fits = True
     for name, recipe in zip(chosen.recipes, recipes, strict=True):
         batch = chosen.batch or recipe.train.batch_size
-        facts = compiled(recipe, devices[: chosen.devices], batch, chosen.seconds)
-        print(json.dumps({"recipe": name, **facts}), flush=True)
+        facts = {"fits": False}
+        for smaller in in_less_memory(recipe, batch, chosen.devices):
+            facts = compiled(smaller, devices[: chosen.devices], batch, chosen.seconds)
+            print(json.dumps({"recipe": name, **facts}), flush=True)
+            if facts["fits"]:
+                break
         fits &= facts["fits"]
     return int(not fits)
 
 
+def in_less_memory(recipe: Config, batch: int, devices: int) -> Iterator[Config]:
+    """The recipe as a v5e runs it, then with settings with which it needs less and less memory.
+
+    These are what `model.remat: auto` chooses among, then more and more parts of a batch.
+    """
+    model = recipe.model.on_platform("tpu")
+    ways = model.saving_memory() if recipe.model.adapts_to_memory else [{}]
+    for changes in ways:
+        recipe = dataclasses.replace(recipe, model=dataclasses.replace(model, **changes))
+        yield recipe
+    parts = recipe.train.accumulate
+    while not recipe.loss.of_whole_batch and batch % (2 * parts * devices) == 0:
+        parts *= 2
+        if batch < 2 * parts:
+            break
+        train = dataclasses.replace(recipe.train, accumulate=parts)
+        yield dataclasses.replace(recipe, train=train)
+
+
 def compiled(recipe: Config, devices: Sequence[Any], batch: int, seconds: float) -> dict[str, Any]:
     """Compile a recipe's training step for some devices.
+
+    Args:
+        recipe: from `in_less_memory`.
+        devices: of a topology.
+        batch: clips of all devices.
+        seconds: length of the clips.
 
     Returns:
         The settings that matter; `fits`; `gib` per device, or the compiler's `reason` for refusing;
@@ -75,10 +105,11 @@ def compiled(recipe: Config, devices: Sequence[Any], batch: int, seconds: float)
     Raises:
         AsdjaxError: the batch cannot be split over the devices, or the clips are too short.
     """
-    parallel.check_batch(batch, len(devices))
-    model, samples = recipe.model.on_platform("tpu"), round(seconds * recipe.audio.sample_rate)
+    parallel.check_batch(batch, len(devices), recipe.train.accumulate)
+    samples = round(seconds * recipe.audio.sample_rate)
+    train = dataclasses.replace(recipe.train, batch_size=batch)
     learner = Learner(
-        dataclasses.replace(recipe, model=model), n_classes=CLASSES, n_samples=samples
+        dataclasses.replace(recipe, train=train), n_classes=CLASSES, n_samples=samples
     )
     step = parallel.training_step(learner.step, list(devices), "shard_map")
     share = batch // len(devices)
@@ -88,10 +119,11 @@ def compiled(recipe: Config, devices: Sequence[Any], batch: int, seconds: float)
     }
     about: dict[str, Any] = {"devices": len(devices), "batch": batch, "seconds": seconds}
     about |= {
-        name: getattr(model, name)
+        name: getattr(recipe.model, name)
         for name in ("compute_dtype", "remat", "scan_layers")
-        if hasattr(model, name)
+        if hasattr(recipe.model, name)
     }
+    about["accumulate"] = recipe.train.accumulate
     began = time.monotonic()
     lowered = step.lower(learner.shapes(), clips)
     about["lowering_s"] = round(time.monotonic() - began, 1)

@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from asdjax.config.recipe import Config
 from asdjax.data.corpus import Corpus
-from asdjax.errors import ConfigError
 from asdjax.models import parameters
 from asdjax.runtime import console, host_memory, parallel
+from asdjax.training import memory
 from asdjax.training.plan import plan
 
 
@@ -18,35 +16,32 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
 
     Returns:
         JSON-able facts: clips, classes, steps, parameters; in bytes `step_memory_bytes`, the
-        training step's peak on one device as the compiler states it, `audio_buffer_bytes`,
-        `needed_bytes` and `available_bytes` of a device's memory (of this machine's for CPUs, which
-        share it with the process; None where the device does not tell); and whether that `fits`.
+        training step's peak on one device as the compiler states it (None if it refuses),
+        `audio_buffer_bytes`, `needed_bytes` and `available_bytes` of a device's memory (of this
+        machine's for CPUs, which share it with the process; None where the device does not tell);
+        whether that `fits`; if not, `remedy`, options with which it does, or None.
 
     Raises:
         AsdjaxError: training is impossible.
     """
-    work = plan(config, corpus)
-    learner = work.learner()
-    state = learner.shapes()
-    size = min(config.train.batch_size, len(work.clips))
-    size = size if size == config.train.batch_size else work.epoch.tail  # of the largest batch
-    batch = {
-        "waveform": np.zeros((size, work.n_samples), np.int16 if work.corpus.pcm16 else np.float32),
-        "label": np.zeros(size, np.int32),
-    }
-    split = parallel.split_batch(batch, work.devices)
-    step = parallel.training_step(learner.step, work.devices, config.train.parallel)
+    work = memory.fitted(plan(config, corpus))
     resident = host_memory.resident()  # before compiling, which a later start need not do
     console.say("compiling the training step, which tells how much memory it needs")
-    memory = step.lower(state, split).compile().memory_analysis()
-    if memory is None:
-        raise ConfigError("the device's compiler does not tell how much memory training needs")
-    step_memory = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    audio_buffer = batch["waveform"].nbytes * config.audio.prefetch_batches
-    needed, available = step_memory, parallel.memory_limit(work.devices[0])
+    step_memory = memory.step_bytes(work)
+    audio_buffer = memory.batch_bytes(work) * config.audio.prefetch_batches
+    available = parallel.memory_limit(work.devices[0])
+    beside = 0  # what shares the memory with the steps
+    steps = 1
     if work.devices[0].platform == "cpu":
-        needed = len(work.devices) * step_memory + audio_buffer + resident
+        steps, beside = len(work.devices), audio_buffer + resident
         available = host_memory.total()
+
+    def fits(step_memory: int) -> bool:
+        return available is None or steps * step_memory + beside <= available
+
+    fitting = step_memory is not None and fits(step_memory)
+    if not fitting:
+        console.say("looking for settings with which it fits, which compiles more steps")
     return {
         "schema": "asdjax.check/1",
         "clips": len(work.clips),
@@ -54,12 +49,13 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
         "n_samples": work.n_samples,
         "steps": work.steps,
         "devices": [device.device_kind for device in work.devices],
-        "parameters": parameters.count(state.params),
+        "parameters": parameters.count(work.learner().shapes().params),
         "step_memory_bytes": step_memory,
         "audio_buffer_bytes": audio_buffer,
-        "needed_bytes": needed,
+        "needed_bytes": None if step_memory is None else steps * step_memory + beside,
         "available_bytes": available,
-        "fits": available is None or needed <= available,
+        "fits": fitting,
+        "remedy": None if fitting else memory.remedy(work, fits),
         "notes": list(work.notes),
     }
 
@@ -69,20 +65,25 @@ def render(facts: Mapping[str, Any]) -> str:
     lines = {
         name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         for name, value in facts.items()
-        if not name.endswith("_bytes") and name not in ("schema", "fits", "notes")
+        if not name.endswith("_bytes") and name not in ("schema", "fits", "remedy", "notes")
     }
     for name in "step_memory", "audio_buffer":
         lines[name] = _gib(facts[f"{name}_bytes"])
     width = max(map(len, lines))
     printed = [f"{name:{width}}  {console.printable(text)}" for name, text in lines.items()]
     printed += [f"note: {console.printable(note)}" for note in facts["notes"]]
-    needed, available = facts["needed_bytes"], facts["available_bytes"]
+    available = facts["available_bytes"]
     has = "its device does not tell what it has" if available is None else f"has {_gib(available)}"
-    ways = ": lower train.batch_size or audio.clip_seconds"
-    verdict = "training fits" if facts["fits"] else "training does not fit"
-    needs = f"needs about {_gib(needed)}, this machine {has}"
-    return "\n".join([*printed, f"{verdict}: {needs}{'' if facts['fits'] else ways}"])
+    needs = f"needs about {_gib(facts['needed_bytes'])}, this machine {has}"
+    if facts["fits"]:
+        return "\n".join([*printed, f"training fits: {needs}"])
+    way = "lower train.batch_size or audio.clip_seconds"
+    if facts["remedy"] is not None:
+        way = f"it fits with {facts['remedy']}"
+        if "accumulate" in way:
+            way += " (batch normalisation is then by the part)"
+    return "\n".join([*printed, f"training does not fit: {needs}: {way}"])
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB"
+def _gib(size: int | None) -> str:
+    return "more than the device has" if size is None else f"{size / 2**30:.3g} GiB"

@@ -20,6 +20,7 @@ from asdjax.runtime import compile_cache, console, parallel
 from asdjax.store.checkpoint import Checkpoints, Tree, digest
 from asdjax.store.run_documents import TRAINING_SECTIONS
 from asdjax.store.runs import Run
+from asdjax.training import memory
 from asdjax.training.learner import Learner, TrainState
 from asdjax.training.plan import Plan, plan
 
@@ -60,6 +61,8 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
         console.say(f"{run.path}: training has finished ({finished['step']} steps)")
         return
     nothing_trains = config.model.trains_nothing
+    if not nothing_trains and (chosen := memory.fitted(work)) is not work:
+        work, learner = chosen, chosen.learner()
     frozen = learner.frozen(work.pretrained) if nothing_trains else {}
     start = [] if nothing_trains else [learner.start(work.pretrained)]  # _loop takes it out
     if not resume:

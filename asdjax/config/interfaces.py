@@ -64,7 +64,7 @@ class Encoder(Choice):
     """
 
     kind = "encoder"
-    passes_over = False
+    ignores_foreign = False
     conditional = {
         "has_tokens": ("row_length",),
         "weights_folder": ("with_weights_folder", "resolved", "pretrained"),
@@ -109,6 +109,18 @@ class Encoder(Choice):
         `compute_dtype` is resolved (`precision_on`), and features that the platform lacks are off.
         """
         return self.computing_in(precision_on(platform, self.compute_dtype))
+
+    def saving_memory(self) -> list[dict[str, Any]]:
+        """Changes of settings with which training needs less and less memory, with equal results.
+
+        The first one changes nothing, except that it settles what `adapts_to_memory` leaves open.
+        """
+        return [{}]
+
+    @property
+    def adapts_to_memory(self) -> bool:
+        """Whether training takes the first change of `saving_memory` that fits the device."""
+        return False
 
     @property
     def compute_dtype(self) -> ComputeDtype:
@@ -250,7 +262,7 @@ class Pooling(Choice):
     """How the tokens of a clip are reduced to one vector."""
 
     kind = "pooling"
-    passes_over = False
+    ignores_foreign = False
     trains: ClassVar[bool] = False
     """Whether it has weights."""
 
@@ -415,7 +427,8 @@ class Backend(Choice):
     """How views become one score: mean of their scores; mean after standardising each view's scores
     by its leave-one-out scores (z_score); or score of the mean of their embeddings (embeddings)."""
     folds: Annotated[int, Range(low=2, high=2**20)] = 10
-    """Cross-validation folds for the scores of training clips, in backends that are refitted."""
+    """Cross-validation folds for the scores of training clips, in kmeans and mahalanobis; the
+    others leave out one clip at a time."""
 
     @abc.abstractmethod
     def fitted(self, points: Float[np.ndarray, "N D"], is_target: Bool[np.ndarray, " N"]) -> Any:
@@ -452,6 +465,8 @@ class Threshold(Choice):
     tag = "method"
     in_sample: ClassVar[bool] = False
     """Whether each training clip is among the clips it is scored against (no leave-one-out)."""
+    uses_level: ClassVar[bool] = True
+    """Whether the threshold follows `level`; if not, false alarms are not compared with it."""
 
     method: str
     """How the threshold is fitted to the training clips' scores."""
@@ -471,6 +486,6 @@ class Threshold(Choice):
         """Text for meta.yaml, given a name of the scores ("leave-one-out scores")."""
 
     @property
-    def far(self) -> str:
+    def why_far_from_level(self) -> str:
         """For a warning: why the false alarm rate of training clips is far from 1 - level."""
         return "many scores are equal"

@@ -37,29 +37,39 @@ class EpochPlan:
         """Batches in an epoch."""
         return self.clips // self.batch_size + (self.tail > 0)
 
+    @property
+    def largest(self) -> int:
+        """Clips in the largest batch."""
+        return self.batch_size if self.clips >= self.batch_size else self.tail
 
-def plan_epoch(clips: int, batch_size: int, devices: int, drop_last: bool) -> EpochPlan:
+
+def plan_epoch(
+    clips: int, batch_size: int, devices: int, drop_last: bool, accumulate: int = 1
+) -> EpochPlan:
     """Divide an epoch into batches; the last one may be shorter.
 
-    The last batch is cut to a multiple of the devices. A single clip is left out: it has no batch
-    statistics. Too few clips for one batch are an `AsdjaxError`.
+    The last batch is cut to a multiple of the devices, and of the `accumulate` parts of each.
+    Single clips are left out: they have no batch statistics. Too few clips for one batch are an
+    `AsdjaxError`.
 
     Example:
         >>> plan_epoch(11, batch_size=4, devices=2, drop_last=False).tail
         2
     """
     left = clips % batch_size
-    cut = left - left % devices
-    tail = 0 if drop_last or cut < 2 else cut
+    cut = left - left % (devices * accumulate)
+    tail = 0 if drop_last or cut < 2 * accumulate else cut
+    where = f"{devices} device{'s' * (devices > 1)}"
+    where += f" in {accumulate} parts" if accumulate > 1 else ""
     if clips < batch_size and not tail:
         raise DataError(
             f"train.batch_size: {clips} training clips are too few for a batch of {batch_size}"
-            + (" with train.drop_last" if drop_last else f" on {devices} devices")
+            + (" with train.drop_last" if drop_last else f" on {where}")
             + f": set train.batch_size to at most {clips}"
         )
     notes = []
     if left != tail:
-        why = "train.drop_last" if drop_last else f"{devices} device{'s' * (devices > 1)}"
+        why = "train.drop_last" if drop_last else where
         notes.append(
             f"each epoch leaves out {left - tail} of {clips} clips "
             f"(last batch of {left} cut to {tail}: {why})"

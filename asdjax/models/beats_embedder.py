@@ -69,7 +69,7 @@ class BEATsEmbedder(nnx.Module):
         self.encoder = BEATs(
             dataclasses.replace(config.encoder, **changed),
             lora=config.lora if config.adaptation == "lora" else None,
-            remat=config.remat,
+            remat="none" if config.remat == "auto" else config.remat,
             scan=bool(config.scan_layers),
             compute_dtype=config.compute_dtype,
             fused_attention=config.fused_attention,

@@ -62,8 +62,9 @@ class BEATsConfig(Encoder):
     fused_attention: bool = False
     """Use cuDNN's attention kernel on NVIDIA GPUs; needs compute_dtype bfloat16. It has no effect
     on other devices, and in training with attention dropout."""
-    remat: Literal["none", "attention", "full"] = "none"
-    """Save memory: recompute attention weights, or whole layers (full), in the backward pass."""
+    remat: Literal["auto", "none", "attention", "full"] = "auto"
+    """Save memory: recompute attention weights, or whole layers (full), in the backward pass.
+    auto: the first of none, attention and full that fits the device's memory; on CPUs none."""
     scan_layers: bool | None = None
     """Run the layers as one loop, so that one layer is compiled. Default: on GPUs and TPUs only, as
     it takes more memory and saves little on CPUs."""
@@ -134,6 +135,15 @@ class BEATsConfig(Encoder):
         resolved = self.computing_in(precision_on(platform, self.compute_dtype))
         scan = platform != "cpu" if self.scan_layers is None else self.scan_layers
         return dataclasses.replace(resolved, fused_attention=fused, scan_layers=scan)
+
+    def saving_memory(self) -> list[dict[str, Any]]:
+        ways = ["none", "attention", "full"]
+        first = 0 if self.adapts_to_memory else ways.index(self.remat)
+        return [{"remat": way} for way in ways[first:]]
+
+    @property
+    def adapts_to_memory(self) -> bool:
+        return self.remat == "auto"
 
     def computing_in(self, compute_dtype: ComputeDtype) -> BEATsConfig:
         fused = self.fused_attention and compute_dtype == "bfloat16"  # it rounds to that

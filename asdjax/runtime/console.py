@@ -150,7 +150,8 @@ def _sentence(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):  # from XLA
         return (
             f"out of memory on the device ({str(error).splitlines()[0][:200]}): use shorter "
-            "clips or a smaller batch_size, or set model.remat in training"
+            "clips or a smaller batch_size; in training also train.accumulate or model.remat save "
+            "memory"
         )
     return None
 

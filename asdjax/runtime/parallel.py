@@ -42,6 +42,8 @@ def memory_limit(device: jax.Device) -> int | None:
 def check_batch(batch_size: int, devices: int, accumulate: int = 1) -> None:
     """Raise `AsdjaxError` unless the global batch is a multiple of the parts of all devices.
 
+    A part must have two clips or more, over all devices, for batch statistics.
+
     Args:
         batch_size: clips in the global batch.
         devices: of all processes.
@@ -57,6 +59,11 @@ def check_batch(batch_size: int, devices: int, accumulate: int = 1) -> None:
         raise ConfigError(
             f"train.batch_size: {batch_size} clips cannot be split evenly over {devices} "
             f"devices{in_parts}: the nearest batch sizes are {nearest} (or change {other})"
+        )
+    if batch_size < 2 * accumulate:
+        raise ConfigError(
+            f"train.accumulate: {accumulate} parts of {batch_size} clips are single clips, which "
+            f"have no batch statistics: choose at most {batch_size // 2}"
         )
 
 

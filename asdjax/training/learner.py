@@ -26,7 +26,7 @@ Batch = dict[str, Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that a training step reads and renews: a pytree, with arrays as leaves.
+    """Everything that a training step reads and updates: a pytree, with arrays as leaves.
 
     Floating-point leaves are float32, or float64 in double precision. `params` and `stats` have the
     keys "model" and "head": the embedder, and the loss's class centres and scale.
@@ -35,7 +35,7 @@ class TrainState:
     params: Tree
     """What is trained, by the names and in the shapes of `parameters.split` and `Loss.init`."""
     stats: Tree
-    """What a step renews without gradient: BatchNorm's running statistics, the loss's scale []."""
+    """What a step updates without gradient: BatchNorm's running statistics, the loss's scale []."""
     optimiser: optax.OptState
     """AdamW's state: two moments with the names and shapes of `params`, and int32 counts []."""
     step: Int[Array, ""]
@@ -75,7 +75,7 @@ def to_float(waveform: Float[Array, "B T"] | Int[Array, "B T"], dtype: Any) -> F
 
 
 class Learner:
-    """What is trained and how, with no state of its own."""
+    """The training step and the initial state of a configuration; holds no weights."""
 
     def __init__(self, config: Config, *, n_classes: int, n_samples: int):
         """Describe the training of `config` on waveforms of `n_samples` in `n_classes` classes."""
@@ -116,7 +116,7 @@ class Learner:
         return self.start(weights).frozen
 
     def shapes(self) -> TrainState:
-        """The same with `jax.ShapeDtypeStruct` for arrays; nothing is computed."""
+        """Shapes and dtypes of the result of `start`; nothing is computed."""
         return jax.eval_shape(self._state, self._params, self._stats)
 
     def _state(self, params: Tree, stats: Tree) -> TrainState:
@@ -177,9 +177,8 @@ class Learner:
             return (gradients, metrics), stats
 
         clips = waveform, target, parallel.my_rows(len(waveform))
-        part = self.config.train.batch_size // (parallel.everyone(1) * self.config.train.accumulate)
         (gradients, metrics), stats = accumulation.mean_over_parts(
-            gradient, state.stats, clips, part
+            gradient, state.stats, clips, self.config.train.accumulate
         )
         gradients, metrics = parallel.mean_over_devices((gradients, metrics))
         metrics["learning_rate"] = optim.learning_rate(self.config.optim, state.step)

@@ -39,8 +39,8 @@ def mixup_draws(key: PRNGKeyArray, batch_size: int, probability: float) -> Mixup
     partner.
 
     Args:
-      key: random key of the step. The keys of `fold_in(key, i)` with i from 1000 on stay free for
-        the encoder (`Encoder.draws`).
+      key: random key of the step. Keys `fold_in(key, i)` with i >= 1000 are for the encoder
+        (`Encoder.draws`).
       batch_size: clips in the global batch.
       probability: probability that a clip is mixed.
 

@@ -35,6 +35,8 @@ class Plan:
     """The weights to start from, if any."""
     notes: tuple[str, ...]
     """What a user should know before training."""
+    fitted: Encoder | None = None
+    """`model`, if it was chosen by the devices' memory (`memory.fitted`)."""
 
     @property
     def steps(self) -> int:
@@ -46,7 +48,7 @@ class Plan:
     @property
     def model(self) -> Encoder:
         """Section `model` of the configuration, as used on `devices`."""
-        return self.config.model.on_platform(self.devices[0].platform)
+        return self.fitted or self.config.model.on_platform(self.devices[0].platform)
 
     def learner(self) -> Learner:
         """The learner that trains on `devices`."""
@@ -78,7 +80,11 @@ def plan(config: Config, corpus: Corpus) -> Plan:
     everywhere = len(devices) * parallel.process()[1]
     parallel.check_batch(config.train.batch_size, everywhere, config.train.accumulate)
     epoch = batches.plan_epoch(
-        len(clips), config.train.batch_size, everywhere, config.train.drop_last
+        len(clips),
+        config.train.batch_size,
+        everywhere,
+        config.train.drop_last,
+        config.train.accumulate,
     )
     notes = list(epoch.notes)
     if len(classes) == 1 and not config.model.trains_nothing:

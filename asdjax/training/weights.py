@@ -25,7 +25,7 @@ def of_run(run: Run) -> tuple[Config, int, Tree]:
         {"model"}}.
 
     Raises:
-        AsdjaxError: training has not finished, or other weights than it ended with.
+        AsdjaxError: training has not finished, or the weights are not those at its end.
     """
     with run.snapshot():
         config, n_samples = run.config(), run.finished_training()["n_samples"]
@@ -36,7 +36,7 @@ def of_run(run: Run) -> tuple[Config, int, Tree]:
 
 
 def parts(run: Run) -> tuple[Tree, Tree]:
-    """What a run trained, {"params", "stats"} of "model" and "head", and what it left as it was.
+    """The weights that a run trained, {"params", "stats"} of "model" and "head", and frozen ones.
 
     Raises:
         AsdjaxError: as for `of_run`.
@@ -57,7 +57,10 @@ def parts(run: Run) -> tuple[Tree, Tree]:
 
 
 def of_folder(folder: Pretrained, layers: tuple[int, ...]) -> tuple[Config, None, Tree]:
-    """The same of converted weights: the mean over the tokens of `layers`, any clip length."""
+    """Configuration, clip length and weights of converted weights.
+
+    The configuration takes the mean over the tokens of `layers`. Clips may have any length: None.
+    """
     model = registry.find("encoder", converted_weights.ENCODER).of_weights(folder, layers)
     config = Config(model=model, extract=ExtractConfig(batch_size=16))
     validate(config, str(folder.path))

@@ -355,6 +355,37 @@ def test_check_says_whether_training_fits(corpus_root, capsys, monkeypatch):
     assert "this machine has 0.0625 GiB: lower train.batch_size" in last
 
 
+def test_check_names_settings_with_which_training_fits(corpus_root, tmp_path, capsys, monkeypatch):
+    args = ["check", TINY, "--data", str(corpus_root), "--json", "--train.batch-size", "32"]
+
+    def checked(*more):
+        code = main([*args, *more])
+        return code, json.loads(capsys.readouterr().out)
+
+    _, at_once = checked()
+    monkeypatch.setattr(host_memory, "resident", lambda: 0)
+    beside = at_once["audio_buffer_bytes"]
+    monkeypatch.setattr(host_memory, "total", lambda: at_once["step_memory_bytes"] + beside - 1)
+    code, facts = checked()
+    assert code == 1 and facts["remedy"] == "--train.accumulate 2" and not facts["fits"]
+    code, fitting = checked(*facts["remedy"].split())
+    assert code == 0 and fitting["fits"] and fitting["remedy"] is None
+    assert fitting["step_memory_bytes"] < at_once["step_memory_bytes"]
+    assert main([arg for arg in args if arg != "--json"]) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "fits with --train.accumulate 2 (batch normalisation is then by the part)" in last
+
+
+def test_a_batch_that_cannot_be_divided_into_parts_is_refused(corpus_root, capsys):
+    args = ["check", TINY, "--data", str(corpus_root), "--train.batch-size", "10"]
+    assert main([*args, "--train.accumulate", "4"]) == 1
+    assert "train.accumulate" in capsys.readouterr().err
+    assert main([*args, "--train.accumulate", "10"]) == 1
+    assert "choose at most 5" in capsys.readouterr().err
+    assert main([*args, "--train.accumulate", "2", "--loss.dynamic"]) == 2
+    assert "sub_cluster_adacos" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["check", "run"])
 @pytest.mark.parametrize(
     ("options", "words"),

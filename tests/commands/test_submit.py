@@ -307,7 +307,7 @@ def test_description_of_views():
     config = dataclasses.replace(
         Config(), extract=dataclasses.replace(Config().extract, views=THREE_VIEWS)
     )
-    said = describe(config, ["fan/00"], read_info(INFO, 1))
+    said = describe(config, ["fan/00"])
     assert said["front_end"].count("Wiener") == 2 and "alpha 0.5, beta 0.05" in said["front_end"]
     assert said["aggregation_method"] == "mean of the views' scores"
     assert said["ensemble_method_subsystem_count"] == 3
@@ -325,7 +325,7 @@ def test_every_view_has_its_words(method):
     config = dataclasses.replace(
         Config(), extract=dataclasses.replace(Config().extract, views=views)
     )
-    said = describe(config, ["fan/00"], read_info(INFO, 1))["front_end"]
+    said = describe(config, ["fan/00"])["front_end"]
     assert ("Wiener" in said) == (method == "wiener")
     assert ("calibrated" in said) == (method == "calibrated")
 

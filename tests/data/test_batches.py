@@ -115,7 +115,20 @@ def test_resumed_pipeline_continues_exactly(clips):
     ],
 )
 def test_plan(clips, batch, devices, drop, steps, tail):
-    plan = batches.plan_epoch(clips, batch, devices, drop)
+    check_plan(batches.plan_epoch(clips, batch, devices, drop), clips, batch, steps, tail)
+
+
+@pytest.mark.parametrize(
+    ("clips", "devices", "accumulate", "steps", "tail"),
+    [(15, 1, 2, 2, 6), (15, 2, 2, 2, 4), (11, 1, 4, 1, 0), (12, 2, 4, 1, 0), (10, 1, 2, 1, 0)],
+)
+def test_plan_of_batches_in_parts(clips, devices, accumulate, steps, tail):
+    plan = batches.plan_epoch(clips, 8, devices, False, accumulate)
+    check_plan(plan, clips, 8, steps, tail)
+    assert plan.largest == 8
+
+
+def check_plan(plan, clips, batch, steps, tail):
     assert (plan.steps, plan.tail) == (steps, tail)
     used = (plan.steps - (tail > 0)) * batch + tail
     assert bool(plan.notes) == (used < clips)

@@ -1,5 +1,6 @@
 """The script that compiles for an absent TPU: its lines, its refusals, and the real compiler."""
 
+import dataclasses
 import importlib.util
 import json
 from types import SimpleNamespace
@@ -55,8 +56,21 @@ def test_too_little_memory_is_reported(script, monkeypatch, capsys):
     step = SimpleNamespace(lower=lambda *_: lowered)
     monkeypatch.setattr(script.parallel, "training_step", lambda *_: step)
     assert script.main(["--recipes", TINY, "--seconds", "0.4", "--batch", "8"]) == 1
-    facts = json.loads(capsys.readouterr().out)
+    *_, facts = map(json.loads, capsys.readouterr().out.splitlines())
     assert not facts["fits"] and facts["reason"] == "RESOURCE_EXHAUSTED: 17 G of 15.75 G"
+
+
+def test_settings_that_save_memory_in_turn(script):
+    config = configs.load(str(TESTS / "tiny_beats.yaml"))
+    tried = [*script.in_less_memory(config, 8, 1)]
+    assert [c.model.remat for c in tried] == ["none", "attention", *["full"] * 3]
+    assert [c.train.accumulate for c in tried] == [1, 1, 1, 2, 4]
+    fixed = dataclasses.replace(config.model, remat="attention")
+    tried = [*script.in_less_memory(dataclasses.replace(config, model=fixed), 12, 2)]
+    assert [(c.model.remat, c.train.accumulate) for c in tried] == [
+        ("attention", 1),
+        ("attention", 2),
+    ]
 
 
 @pytest.mark.parametrize(
