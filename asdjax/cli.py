@@ -7,7 +7,6 @@ that they find on standard output.
 """
 
 import dataclasses
-import difflib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from asdjax import arguments
 from asdjax._version import __version__
 from asdjax.arguments import check_overrides, path_text
 from asdjax.config import recipe as configs
-from asdjax.config import registry
+from asdjax.config import registry, schema
 from asdjax.config.recipe import Config
 from asdjax.errors import AsdjaxError, UsageError
 from asdjax.runtime import console, devices, host_memory, interruption
@@ -64,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"asdjax {__version__}")
         return 0
     if args[0] not in VERBS:
-        close = difflib.get_close_matches(args[0], VERBS, n=1)
-        hint = f": did you mean {close[0]}?" if close else ""
+        hint = schema.similar(args[0], VERBS)
         console.say(f"asdjax: no command {args[0]!r}{hint} (asdjax --help lists all)")
         return 2
     kind, own_process = VERBS[args[0]], argv is None

@@ -27,7 +27,7 @@ from asdjax.arguments import (
     require_folder,
 )
 from asdjax.config import recipe as configs
-from asdjax.config import registry
+from asdjax.config import registry, schema
 from asdjax.config.interfaces import Backend, ComputeDtype, Threshold
 from asdjax.config.recipe import AudioConfig, Config, DatasetConfig, SynthConfig
 from asdjax.errors import ConfigError, DataError, UsageError
@@ -187,7 +187,8 @@ class Embed:
     """mean: average the tokens (default with converted weights); none: keep all tokens; head: a
     run's trained embedding (its default), or a fine-tuned checkpoint's class probabilities."""
     compute_dtype: ComputeDtype | None = None
-    """Precision of large products and convolutions; default: the run's, or float32."""
+    """Precision of large products and convolutions; default: the run's, or auto (float32 on CPUs,
+    TensorFloat-32 on GPUs, three passes of bfloat16 on TPUs)."""
     channel: int | Literal["each"] | None = None
     """Channel to embed, counted from 1, or each; default: the run's, or the first."""
     format: Literal["npz", "parquet"] | None = None
@@ -425,7 +426,8 @@ class Docs:
         elif self.topic in pages:
             print(pages[self.topic], end="")
         else:
-            raise UsageError(f"docs: no page {self.topic!r}: choose {', '.join(pages)}")
+            hint = schema.similar(self.topic, pages)
+            raise UsageError(f"docs: no page {self.topic!r}{hint or ':'} choose {', '.join(pages)}")
 
 
 class Convert:

@@ -9,7 +9,7 @@ from asdjax.config import schema, strict_yaml
 from asdjax.config.recipe import Config
 from asdjax.config.schema import digits
 from asdjax.data.editions import find_edition
-from asdjax.errors import ArtifactError
+from asdjax.errors import ArtifactError, ConfigError
 from asdjax.signal.view_raw import of_mono
 from asdjax.store.runs import Run
 
@@ -141,7 +141,9 @@ def meta(
             "authors": [_author(author) for author in about.authors],
         },
         "system": {
-            "description": describe(run.config(), training["classes"], about),
+            "description": describe(
+                run.config(), training["classes"], [e.name for e in about.external_datasets]
+            ),
             "complexity": {"total_parameters": training["parameters"]},
             "external_datasets": [schema.to_tree(e) for e in about.external_datasets] or None,
             "source_code": about.source_code,
@@ -156,13 +158,18 @@ def _author(author: Author) -> dict[str, Any]:
     return {name: tree[name] for name in names}
 
 
-def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, Any]:
+def describe(
+    config: Config, classes: Sequence[str], external: Sequence[str] = ()
+) -> dict[str, Any]:
     """The entries of `system.description` in meta.yaml; None for what the system does not use.
 
     Args:
         config: the run's configuration.
         classes: the training classes, each `<machine>/<section>...`.
-        about: the authors' information.
+        external: names of external data sets.
+
+    Raises:
+        AsdjaxError: a plugin describes itself by something else than text.
     """
     mono = find_edition(config.dataset.edition).channels == 1
     views = config.extract.views
@@ -173,10 +180,10 @@ def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, A
     }[config.backend.combine_views]
     averages_scores = len(views) > 1 and config.backend.combine_views != "embeddings"
     machines = sorted({name.partition("/")[0] for name in classes})
-    features, embedding, network = config.model.sentences()
+    features, embedding, network = _texts(config.model, "sentences", config.model.sentences(), 3)
     method, trains = f"{network} without further training", []
     if not config.model.trains_nothing:
-        method = f"{network} classifier with {config.loss.sentence()} loss"
+        method = f"{network} classifier with {_text(config.loss, config.loss.sentence())} loss"
         trains = [f"training clips of {', '.join(machines)} train the embedder"]
     references = "each machine's own training clips are the references of its scores"
     return {
@@ -185,7 +192,7 @@ def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, A
         "front_end": _front_end(config, mono),
         "acoustic_features": features,
         "embeddings": embedding,
-        "machine_learning_method": f"{method}; {config.backend.sentence()}",
+        "machine_learning_method": f"{method}; {_text(config.backend, config.backend.sentence())}",
         "aggregation_method": combined if len(views) > 1 else None,
         "domain_adaptation_method": None,
         "domain_generalization_method": config.backend.generalization(),
@@ -197,7 +204,7 @@ def describe(config: Config, classes: Sequence[str], about: Info) -> dict[str, A
             "machine_section_attributes_domain": "training classes are machine, section, "
             "attributes and domain",
         }[config.dataset.label],
-        "external_data_usage": ", ".join(e.name for e in about.external_datasets) or None,
+        "external_data_usage": ", ".join(external) or None,
         "development_data_usage": "; ".join([*trains, references]),
     }
 
@@ -219,9 +226,25 @@ def _front_end(config: Config, mono: bool) -> str:
     if mono:
         channel = "the only channel"
     views = (of_mono(view) if mono else view for view in config.extract.views)
-    return "; ".join(dict.fromkeys(view.sentence(channel) for view in views))
+    return "; ".join(dict.fromkeys(_text(view, view.sentence(channel)) for view in views))
 
 
 def _decision(config: Config) -> str:
     rule = config.decision.sentence(config.backend.training_scores())
-    return f"one threshold per machine and section: {rule}"
+    return f"one threshold per machine and section: {_text(config.decision, rule)}"
+
+
+def _text(thing: schema.Choice, returned: Any) -> str:
+    """What the method `sentence` of a class returned, if it is a text."""
+    return _texts(thing, "sentence", (returned,), 1)[0]
+
+
+def _texts(thing: schema.Choice, method: str, returned: Any, count: int) -> tuple[str, ...]:
+    if isinstance(returned, tuple | list) and len(returned) == count:
+        if all(isinstance(text, str) and text.strip() for text in returned):
+            return tuple(returned)
+    what = "a text" if count == 1 else f"{count} texts"
+    found = schema.shown(returned[0] if count == 1 else returned)
+    raise ConfigError(
+        f"{thing.kind} {getattr(thing, thing.tag)}: {method} returns {found}: return {what}"
+    )

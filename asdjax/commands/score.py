@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float64
 
+from asdjax.challenge import meta_yaml
 from asdjax.config.interfaces import Backend
 from asdjax.config.recipe import Config
 from asdjax.data.dcase import ScoredMachine
@@ -86,15 +87,20 @@ def _decide(run: Run, machines: Sequence[str], config: Config) -> None:
 
 
 def rehearse(config: Config, machines: Mapping[str, ScoredMachine]) -> None:
-    """Score random embeddings of as many clips, to find before training what cannot be scored.
+    """Find before training what cannot be scored or described in a submission.
+
+    Random embeddings of as many clips are scored, and the classes that are chosen by name are asked
+    for their descriptions, because those of plugins may be faulty.
 
     Args:
         config: backend, views and decision are used.
         machines: from `dcase.scored_machines`.
 
     Raises:
-        AsdjaxError: some machine has too few training clips for the backend or the threshold.
+        AsdjaxError: some machine has too few training clips for the backend or the threshold, or a
+            plugin is faulty.
     """
+    meta_yaml.describe(config, classes=())
     rng, rehearsed = np.random.default_rng(0), set()
     for machine, scored in machines.items():
         counts = Counter((clip.section, clip.domain) for clip in scored.train)

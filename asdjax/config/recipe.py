@@ -64,7 +64,7 @@ class DatasetConfig:
     """Which clips are used for training, which are scored, and how classes are formed."""
 
     edition: Annotated[str, Name("edition")] = "dcase2026"
-    """Edition of the challenge; it defines machines, sections, channels and sample rate."""
+    """Edition of the challenge; it defines machines, sections and channels."""
     train_subsets: tuple[Literal["development", "additional"], ...] = ("development", "additional")
     """Subsets used for training; those that are not in the data set are ignored."""
     train_machines: tuple[str, ...] = ()

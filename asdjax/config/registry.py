@@ -15,7 +15,7 @@ import reprlib
 import sys
 import traceback
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -64,7 +64,8 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "in_sample": "asdjax.scoring.thresholds",
     },
 }
-"""Module by kind and name. The first name of a kind is its default."""
+"""Module by kind and name. The first name of a kind is the default of its section; that of
+`dataset.edition` stands in `DatasetConfig`."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 PLUGIN = "plugin"
@@ -217,6 +218,9 @@ def _name_of_class(chosen: Any, where: str) -> Any:
             raise ConfigError(f"{where}: setting {field.name!r} has no default: give it one")
     if not chosen.__module__.startswith("asdjax."):
         _check_settings(chosen, where)
+        for interface in chosen.__mro__:
+            if interface.__module__ == _INTERFACES:
+                check_methods(chosen, interface, where)
     return chosen.__dataclass_fields__[chosen.tag].default
 
 
@@ -224,6 +228,35 @@ def _has_default(chosen: type, name: str) -> bool:
     """Whether an attribute is that of the interface: the class does not define it."""
     owner = next(of for of in chosen.__mro__ if name in vars(of))
     return owner.__module__ == _INTERFACES
+
+
+def check_methods(thing: type, interface: type, where: str) -> None:
+    """Refuse methods that do not take the arguments of the interface's methods.
+
+    Args:
+        thing: a class that extends `interface`.
+        interface: the class that declares the methods.
+        where: start of the message.
+
+    Raises:
+        AsdjaxError: a method of `thing` cannot be called as `interface` says.
+    """
+    for name, declared in vars(interface).items():
+        own = inspect.getattr_static(thing, name)
+        if inspect.isfunction(declared) and inspect.isfunction(own) and own is not declared:
+            check_call(own, inspect.signature(declared), f"{where}: {name}")
+
+
+def check_call(method: Callable[..., Any], declared: inspect.Signature, where: str) -> None:
+    """Raise `AsdjaxError` unless a function takes the arguments of a declared signature."""
+    parameters = declared.parameters.values()
+    keywords = {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY}
+    try:
+        inspect.signature(method).bind(*[None] * (len(parameters) - len(keywords)), **keywords)
+    except TypeError as error:
+        taken = ", ".join(map(str, inspect.signature(method).parameters))
+        needed = ", ".join(map(str, declared.parameters))
+        raise ConfigError(f"{where}({taken}): {error}: it must take ({needed})") from error
 
 
 def _check_settings(chosen: Any, where: str) -> None:

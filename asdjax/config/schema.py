@@ -61,15 +61,17 @@ class Choice(abc.ABC):
         kind: kind of class, a key of `registry.BUILT_IN`.
         tag: the setting that names the class.
         required: settings without a default.
-        passes_over: whether settings that only other classes of the kind have are ignored instead
-            of refused. Runs of earlier versions saved the settings of all classes.
+        conditional: methods that a class must define if one of its attributes is true:
+            {attribute: methods}.
+        ignores_foreign: whether settings that only other classes of the kind have are ignored
+            instead of refused. Runs of earlier versions saved the settings of all classes.
     """
 
     kind: ClassVar[str]
     tag: ClassVar[str] = "name"
     required: ClassVar[tuple[str, ...]] = ()
     conditional: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    passes_over: ClassVar[bool] = True
+    ignores_foreign: ClassVar[bool] = True
 
 
 def digits(number: float) -> str:
@@ -201,10 +203,9 @@ def _section(kind: type, tree: Any, key: str, source: str) -> Any:
             changed = f"; written with the plugin {cut(plugin)}, and {now or 'no plugin'} is loaded"
     for name in tree:
         if name not in hints:
-            close = difflib.get_close_matches(cut(str(name)), hints, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
+            hint = similar(cut(str(name)), hints)
             raise ConfigError(
-                f"{source}: unknown key {_join(key, cut(str(name)))!r}: {hint}valid keys: "
+                f"{source}: unknown key {_join(key, cut(str(name)))!r}{hint or ':'} valid keys: "
                 f"{', '.join(hints)}{changed}"
             )
     required = [
@@ -258,7 +259,7 @@ def _chosen(
     chosen = registry.find(kind.kind, name)
     settings = {PLUGIN, *(field.name for field in dataclasses.fields(chosen))}
     unused: set[str] = set()
-    if kind.passes_over and not {*tree} <= settings:
+    if kind.ignores_foreign and not {*tree} <= settings:
         others = (registry.find(kind.kind, other) for other in choices)
         unused |= {field.name for other in others for field in dataclasses.fields(other)} - settings
     return chosen, {k: v for k, v in tree.items() if k not in unused}
@@ -266,7 +267,8 @@ def _chosen(
 
 def _not_among(kind: str, name: Any) -> str:
     """Words for a name that is not registered, with those that are."""
-    return f"expected one of {', '.join(registry.names(kind))}, {found(name)}"
+    choices = ", ".join(registry.names(kind))
+    return f"expected one of {choices} (or of a plugin, named with --plugin), {found(name)}"
 
 
 def _options(kind: Any) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Batches for waveforms of any lengths, with few different shapes, as each one is compiled."""
+"""Batches for waveforms of any lengths, of few shapes, because each new shape is compiled."""
 
 import dataclasses
 import math
@@ -50,7 +50,7 @@ class Batching:
             most = self.network.config.extract.batch_size
             if self.network.n_samples is None:
                 most = max(1, most * LONG // max(row_length, LONG))
-            # one size for any number of clips above one, as each size is compiled
+            # all batches of two or more clips get the same size, because each size is compiled
             rows = rounded_up(most if len(clips) > 1 else 1, self.network.devices)
             starts = range(0, len(clips), rows)
             groups += [Group(clips[i : i + rows], rows, row_length) for i in starts]

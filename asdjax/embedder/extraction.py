@@ -42,7 +42,7 @@ class ClipFiles:
 def learn(
     network: Network, groups: Sequence[ClipFiles], views: tuple[View, ...]
 ) -> dict[str, Float32[np.ndarray, "K F"]]:
-    """Fit the views that learn (`View.learns`) to a machine; their parameters by view name.
+    """Fit views to a machine's normal clips (`View.learns`); their parameters by view name.
 
     Args:
         network: of `Embedder`.

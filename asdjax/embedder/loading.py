@@ -23,8 +23,8 @@ def load(
         path: the run directory or the folder.
         layers: for converted weights, the layers whose tokens are concatenated and pooled; empty:
             the last layer.
-        compute_dtype: type to which operands of large products are rounded; None: the run's
-            `model.compute_dtype`, or float32.
+        compute_dtype: precision of large products; None: the run's `model.compute_dtype`, or
+            "auto" for converted weights.
 
     Returns:
         The embedder. With converted weights, it embeds clips of any length by the mean over tokens.

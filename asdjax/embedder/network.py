@@ -17,9 +17,9 @@ from asdjax.runtime import compile_cache, parallel
 
 AT_ONCE = {"cpu": 4}
 """Clips that the model processes at once, by platform; batches are processed in groups of these. A
-CPU is faster if a layer's activations fit into its cache. Platforms not named: the whole batch."""
+CPU is faster if a layer's activations fit into its cache. Others process the whole batch."""
 LONG = 480_000
-"""Row length in samples above which batches, and groups on CPUs, have fewer clips, because the
+"""Above this row length in samples, batches (and groups on CPUs) have fewer clips, because the
 memory of attention grows with the square of the length."""
 IN_FLIGHT = 2
 """Batches that are running on the devices before the result of the oldest is awaited."""

@@ -1,5 +1,6 @@
 """Building an encoder's network, and preparing its weights for training and inference."""
 
+import inspect
 from typing import Any
 
 import jax.numpy as jnp
@@ -7,9 +8,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from asdjax.config import registry
 from asdjax.config.interfaces import Encoder
 from asdjax.errors import ConfigError
 from asdjax.models.parameters import Tree, divided
+from asdjax.runtime import parallel
 
 
 def build(encoder: Encoder, n_samples: int | None, sample_rate: int, seed: int) -> nnx.Module:
@@ -45,7 +48,23 @@ def _checked(encoder: Encoder, module: Any) -> nnx.Module:
             f"encoder {encoder.name}: build returns {type(module).__name__} with the "
             f"embedding_size {size}: return an nnx.Module whose embedding_size is a whole number"
         )
+    call = type(module).__call__
+    registry.check_call(call, _CALL, f"encoder {encoder.name}: {type(module).__name__}.__call__")
+    for path, part in nnx.iter_modules(module):
+        if isinstance(part, nnx.BatchNorm) and part.axis_name is None:
+            raise ConfigError(
+                f"encoder {encoder.name}: {'.'.join(map(str, path))} is an nnx.BatchNorm without "
+                "axis_name, whose statistics would be those of one device's clips: make it with "
+                f"axis_name={parallel.AXIS!r}"
+            )
     return module
+
+
+def _declared(self: Any, waveform: Any, *, train: Any, axis_name: Any) -> None:
+    """How a network is called in training."""
+
+
+_CALL = inspect.signature(_declared)
 
 
 class _NoDraws:

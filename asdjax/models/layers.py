@@ -92,8 +92,8 @@ class BatchNorm(nnx.Module):
     """Batch normalisation over the last axis (Ioffe and Szegedy, 2015), with PyTorch's conventions.
 
     Training normalises by the batch's mean and biased variance; the running variance is updated
-    with the unbiased one. Under `jax.pmap` with an `axis_name`, the statistics are of the batch of
-    all devices, which must have equal shares.
+    with the unbiased one. With an `axis_name` in the call (of the device axis of `jax.pmap` or
+    `jax.shard_map`), the statistics are of the batch of all devices, which have equal shares.
 
     Args:
         features: size of the last axis.

@@ -18,7 +18,7 @@ SCHEMA = "asdjax.metrics/2"
 SPREAD_SCHEMA = "asdjax.metrics_spread/2"
 CHANCE = 0.5
 """AUC of random scores; below it anomalous clips tend to score lower than normal ones."""
-_OF_ONE_RUN = (
+_NOT_AVERAGED = (
     "inverted", "intervals", "false_alarm_interval", "resamples", "level", "single_clip_strata",
     "seed",
 )  # fmt: skip
@@ -126,7 +126,7 @@ def spread(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     if not documents:
         raise DataError("no metrics to average: give at least one run")
-    shared = [{k: v for k, v in d.items() if k not in _OF_ONE_RUN} for d in documents]
+    shared = [{k: v for k, v in d.items() if k not in _NOT_AVERAGED} for d in documents]
     return {**_spread(shared, "metrics"), "schema": SPREAD_SCHEMA, "seeds": len(documents)}
 
 

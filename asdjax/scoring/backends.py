@@ -20,9 +20,10 @@ Reading a recipe loads this module and that of its backend: they import NumPy in
 from __future__ import annotations
 
 import abc
+import functools
 from typing import TYPE_CHECKING
 
-from asdjax.config import schema
+from asdjax.config import registry, schema
 from asdjax.config.interfaces import Backend
 from asdjax.errors import ConfigError, DataError
 
@@ -43,7 +44,7 @@ class Fitted(abc.ABC):
         config: The backend and its settings: section `backend` of the configuration.
         points: The training clips' embeddings [N, D], for the cosine of unit length.
         is_target: Which of them are of the target domain.
-        used: Which of them others are scored against: without `target_neighbours` the source's.
+        used: Mask of the reference clips: all, or the source clips if `target_neighbours` is 0.
         source: The rows of the source clips.
         target: The rows of the target clips that are used.
         notes: One sentence per special case found while fitting; usually empty.
@@ -153,9 +154,10 @@ class Fitted(abc.ABC):
         found = np.asarray(scores)
         real = found.dtype.kind == "f" and found.shape == (clips,)
         if not (real and np.isfinite(found).all()):
+            what = "not finite" if real else f"{found.dtype} of shape {found.shape}"
             raise DataError(
-                f"backend {self.config.name}: its scores of {clips} clips are {found.dtype} of "
-                f"shape {found.shape}, or not finite: one number is needed for each clip"
+                f"backend {self.config.name}: its scores of {clips} clips are {what}: one finite "
+                "number is needed for each clip"
             )
         return found
 
@@ -192,7 +194,13 @@ def fit(
             f"backend {config.name}: fitted returns {schema.shown(fitted)}: return an object of a "
             "class that extends asdjax.scoring.backends.Fitted"
         )
+    _check_methods(type(fitted))
     return fitted
+
+
+@functools.cache
+def _check_methods(fitted: type[Fitted]) -> None:
+    registry.check_methods(fitted, Fitted, fitted.__qualname__)
 
 
 def nearer_domain(config: Backend) -> str | None:

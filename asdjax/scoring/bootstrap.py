@@ -9,8 +9,8 @@ Conventions
   intervals of a machine do not depend on others, and two runs over the same clips share resamples.
 * Intervals are percentile intervals (Efron and Tibshirani, "An Introduction to the Bootstrap",
   1993, chapter 13). A stratum with one clip does not vary, so that the interval is too narrow.
-* Where the resamples do not differ (single clips, a figure of 0 or 1) there is no interval: one of
-  no width would claim a certainty that the clips cannot give.
+* If no resample differs (single clips, a figure of 0 or 1), there is no interval, instead of one of
+  width 0.
 """
 
 import hashlib

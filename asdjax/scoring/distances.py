@@ -1,4 +1,8 @@
-"""Distances between embeddings, in float64 from differences: a copy of a clip has distance 0."""
+"""Distances between embeddings, in float64.
+
+They are computed from differences and not from inner products, so that equal embeddings have
+distance 0.
+"""
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64

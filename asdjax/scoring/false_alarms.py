@@ -18,9 +18,9 @@ def summary(rows: Sequence[Mapping[str, str]], decision: Threshold) -> dict[str,
         the `false_alarm_rate` of their leave-one-out scores, None without clips;
         `expected_false_alarms`, the bounds of the central 99 % interval of the binomial
         distribution of alarms with probability 1 - level, both domains together; and
-        `far_from_level`, whether the number of alarms is outside. The threshold was fitted to the
-        same scores, so that the number of alarms varies less than binomially: outside of the
-        interval, the method does not suit the scores.
+        `far_from_level`, whether the number of alarms is outside. The threshold was fitted to these
+        scores, so the count should lie inside. If not, the method does not suit the scores. (False
+        for a threshold that does not follow `level`.)
     """
     result = {}
     for section in sorted({row["section"] for row in rows}):
@@ -40,7 +40,7 @@ def summary(rows: Sequence[Mapping[str, str]], decision: Threshold) -> dict[str,
                 domain: sum(a) / len(a) if a else None for domain, a in alarms.items()
             },
             "expected_false_alarms": [fewest, most],
-            "far_from_level": not fewest <= sum(both) <= most,
+            "far_from_level": decision.uses_level and not fewest <= sum(both) <= most,
         }
     return result
 
@@ -54,8 +54,10 @@ def sentence(facts: Mapping[str, Any], decision: Threshold) -> str:
         if rate is not None
     )
     fewest, most = facts["expected_false_alarms"]
-    far = f"; far from the {meant:.3g} % meant, {fewest} to {most} clips: {decision.far}"
+    far = f"; far from the {meant:.3g} % meant, {fewest} to {most} clips: "
+    far += decision.why_far_from_level
+    level = f", level {facts['level']:g}" if decision.uses_level else ""
     return (
-        f"threshold {facts['threshold']:.6g} ({method}, level {facts['level']:g}); false alarms "
+        f"threshold {facts['threshold']:.6g} ({method}{level}); false alarms "
         f"among leave-one-out scores: {rates} clips{far if facts['far_from_level'] else ''}"
     )

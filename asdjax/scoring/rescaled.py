@@ -70,7 +70,7 @@ class FittedRescaled(Fitted):
         self.note_few(self.config.rescale_neighbours, others, "rescale_neighbours")
         distances = cdist(self._pool, self._pool)
         np.fill_diagonal(distances, np.inf)
-        # One more than the density needs: it moves up when a neighbour is left out.
+        # One neighbour more than the density needs, for when one of them is left out.
         kept = min(self._neighbours + 1, others)
         self._order = np.argsort(distances, axis=1, kind="stable")[:, :kept]
         self._distances = np.take_along_axis(distances, self._order, axis=1)
@@ -97,6 +97,6 @@ class FittedRescaled(Fitted):
             densities[self._order[:, rank], references] = density(rest)
         quotients = cdist(self._pool, self._pool) / densities
         np.fill_diagonal(quotients, np.inf)
-        scores = self.score_points(self.points)  # of clips that are no reference
+        scores = self.score_points(self.points)  # right for clips that are not references
         scores[self.used] = mean_nearest(quotients, self.config.source_neighbours)
         return scores

@@ -47,11 +47,9 @@ def fit(decision: Threshold, scores: Float64[np.ndarray, " N"]) -> float:
             f"a threshold needs training scores, all of them finite and below {_LARGEST:g}"
         )
     threshold = decision.fit(scores)
-    if not isinstance(threshold, float) or not math.isfinite(threshold):
-        raise DataError(
-            f"threshold {decision.method}: {shown(threshold)} is not a finite number of type float"
-        )
-    return threshold
+    if not isinstance(threshold, float | np.floating) or not math.isfinite(threshold):
+        raise DataError(f"threshold {decision.method}: {shown(threshold)} is not a finite number")
+    return float(threshold)
 
 
 @register
@@ -89,7 +87,7 @@ class Gamma(Threshold):
         )
 
     @property
-    def far(self) -> str:
+    def why_far_from_level(self) -> str:
         return "these scores follow no gamma distribution: set decision.method to quantile"
 
 
@@ -122,17 +120,17 @@ class Conformal(Threshold):
 @register
 @dataclasses.dataclass(frozen=True)
 class InSample(Quantile):
-    """The `level` quantile of the scores against a bank that holds the clips themselves."""
+    """The `level` quantile of the scores of clips that are among their own references."""
 
     in_sample = True
     method: str = "in_sample"
 
     def sentence(self, scores: str) -> str:
         return (
-            f"{digits(self.level)} quantile of the normal training clips' scores against a bank "
-            "that holds themselves"
+            f"{digits(self.level)} quantile of the normal training clips' scores, each clip being "
+            "among its own references"
         )
 
     @property
-    def far(self) -> str:
+    def why_far_from_level(self) -> str:
         return "the threshold follows from scores of clips that the backend was fitted to"

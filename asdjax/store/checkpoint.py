@@ -8,8 +8,7 @@ A checkpoint is written to a hidden folder and then renamed to its step; readers
 interrupted save leaves, and the next save deletes it. Digests are compared before orbax reads
 anything: an exception of orbax after that is a bug, not a damaged file.
 
-The interface of orbax is that of its versions 0.11 and 0.12: `orbax.checkpoint.v1` of the pages of
-orbax cannot be imported in 0.12.8, where it is experimental.
+Written for orbax 0.11 and 0.12. The documented `orbax.checkpoint.v1` cannot be imported in 0.12.8.
 """
 
 import asyncio

@@ -42,7 +42,7 @@ class Manifest:
         )
 
     def keep(self, wanted: Callable[[Path, Record], bool]) -> bool:
-        """Delete the records that are not wanted, all at once; whether there were any."""
+        """Delete the records that are not wanted, all at once; true if there were any."""
         kept = {n: r for n, r in self._records.items() if wanted(self._run / n, r)}
         if kept == self._records:
             return False

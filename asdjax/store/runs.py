@@ -88,7 +88,7 @@ class Run:
             for place in self._all_ours():
                 atomic.refuse_links(place)
             atomic.clear(self.path, ("checkpoints", *_FOLLOWING))  # a killed command's leftovers
-            with self._holding(RunDocuments(self.path)):  # as others left them before the lock
+            with self._holding(RunDocuments(self.path)):  # read after locking: current
                 yield
 
     @contextlib.contextmanager
@@ -110,7 +110,7 @@ class Run:
 
     @property
     def _documents(self) -> RunDocuments:
-        """Those of the present lock or snapshot, or else as they are now."""
+        """As of the start of the present lock or snapshot; without one, as they are now."""
         return self._held or RunDocuments(self.path)
 
     def _read_again(self) -> None:

@@ -256,8 +256,7 @@ def test_meta_yaml_rounds_no_number():
         "model: {high_hz: 123456.75}",
         "x",
     )
-    about = meta_yaml.read_info(INFO, 1)
-    said = meta_yaml.describe(config, ["fan/00"], about)
+    said = meta_yaml.describe(config, ["fan/00"])
     assert "0.12345678" in said["data_augmentation"]
     assert said["input_sampling_rate"] == "1048.575 kHz"
     assert "200 to 123456.75 Hz" in said["acoustic_features"]

@@ -314,8 +314,8 @@ def test_a_plugin_that_ends_the_process_is_refused(capsys, tmp_path):
         ("backend", ".astype(np.float64) **", ".sum() **", "distance_to_mean"),
         ("backend", ".astype(np.float64) **", ".astype(np.complex128) **", "distance_to_mean"),
         ("backend", ".astype(np.float64) **", "* np.nan **", "distance_to_mean"),
-        ("threshold", "float(scores.max())", "scores[:1]", "largest"),
-        ("threshold", "float(scores.max())", "float('nan')", "largest"),
+        ("threshold", "scores.max()", "scores[:1]", "largest"),
+        ("threshold", "scores.max()", "float('nan')", "largest"),
     ],
 )
 def test_results_of_another_shape_or_type(kind, old, new, words, scored_run, capsys, tmp_path):
@@ -338,7 +338,7 @@ def test_a_defect_of_a_plugin_is_one_sentence(defect, words, scored_run, capsys,
     path, plugin = tmp_path / "run", tmp_path / "mine.py"
     shutil.copytree(scored_run, path)
     before = (path / "config.yaml").read_bytes()
-    plugin.write_text(THRESHOLD.replace("float(scores.max())", defect))
+    plugin.write_text(THRESHOLD.replace("scores.max()", defect))
     line = 1 + next(i for i, text in enumerate(plugin.read_text().splitlines()) if defect in text)
     err = refused(capsys, "score", path, "--plugin", plugin, "--decision", "largest")
     assert str(plugin) in err and f"line {line}: " in err and words in err
@@ -409,6 +409,87 @@ def test_a_backend_that_returns_no_fitted_one(new, scored_run, capsys, tmp_path)
     plugin.write_text(EXAMPLES["backend"].replace(old, f"return {new}"))
     args = "--plugin", plugin, "--backend", "distance_to_mean"
     assert "extends asdjax.scoring.backends.Fitted" in refused(capsys, "score", path, *args)
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new"),
+    [
+        ("threshold", "def fit(self, scores)", "def fit(self)"),
+        ("threshold", "def sentence(self, scores)", "def sentence(self)"),
+        ("backend", "def fitted(self, points, is_target)", "def fitted(self, points)"),
+        ("view", "def make(self, clips, learned)", "def make(self, clips)"),
+        ("view", "def sentence(self, channel)", "def sentence(self, channel, more)"),
+        ("loss", "train, axis_name=None", "train"),
+        ("encoder", "def build(self, n_samples, sample_rate, rng)", "def build(self, rng)"),
+        ("encoder", "def sentences(self)", "def sentences()"),
+        ("pooling", "def build(self, features, hidden, rng)", "def build(self, features)"),
+    ],
+)
+def test_methods_with_other_arguments_are_refused_when_loaded(kind, old, new, capsys, tmp_path):
+    plugin = tmp_path / "mine.py"
+    assert old in EXAMPLES[kind]
+    plugin.write_text(EXAMPLES[kind].replace(old, new))
+    err = refused(capsys, "docs", "--plugin", plugin)
+    assert str(plugin) in err and "it must take (" in err
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "words"),
+    [
+        ("threshold", "return f", "return 1 or f", "sentence returns 1"),
+        ("backend", "return f", "return '' or None and f", "sentence returns None"),
+        ("loss", 'return "cross-entropy"', "return 3", "sentence returns 3"),
+        ("encoder", 'return "log mean power spectrum",', "return", "return 3 texts"),
+        ("backend", "def score_points(self, points)", "def score_points(self)", "score_points("),
+        ("encoder", "*, train=False, axis_name=None", "*, train=False", "__call__("),
+        (
+            "encoder",
+            "self.embedding_size = size",
+            "self.embedding_size, self.norm = size, nnx.BatchNorm(size, rngs=nnx.Rngs(0))",
+            "norm is an nnx.BatchNorm without axis_name",
+        ),
+    ],
+)
+def test_faults_that_are_found_before_training(
+    kind, old, new, words, corpus_root, capsys, tmp_path
+):
+    plugin, chosen = tmp_path / "mine.py", {"threshold": "decision", "encoder": "model"}
+    names = {
+        "threshold": "largest", "backend": "distance_to_mean",
+        "loss": "cross_entropy", "encoder": "mean_spectrum",
+    }  # fmt: skip
+    assert old in EXAMPLES[kind]
+    plugin.write_text(EXAMPLES[kind].replace(old, new))
+    recipe = tmp_path / "recipe.yaml"  # without settings of another encoder
+    recipe.write_text("audio: {clip_seconds: 0.4}\ntrain: {epochs: 1, batch_size: 16}\n")
+    run = tmp_path / "run"
+    args = ["run", recipe, "--data", corpus_root, "--run", run, "--plugin", plugin]
+    assert words in refused(capsys, *args, f"--{chosen.get(kind, kind)}", names[kind])
+    assert not (run / "training.json").exists()
+
+
+def test_batch_normalisation_over_all_devices_is_accepted(corpus_root, capsys, tmp_path):
+    old, plugin = "self.embedding_size = size", tmp_path / "mine.py"
+    norm = "nnx.BatchNorm(size, axis_name='clips', rngs=nnx.Rngs(0))"
+    text = EXAMPLES["encoder"].replace(old, f"{old}\n        self.norm = {norm}")
+    old = "return self.linear(jnp.log(jnp.mean(power, axis=1) + 1e-6))"
+    assert old in text
+    new = f"y = {old.removeprefix('return ')}"
+    new += "\n        return self.norm(y, use_running_average=not train)"
+    plugin.write_text(text.replace(old, new))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("audio: {clip_seconds: 0.4}\ntrain: {epochs: 1, batch_size: 16}\n")
+    args = ["--plugin", plugin, "--model", "mean_spectrum"]
+    first = []
+    for devices in "1", "8":
+        run_path = tmp_path / devices
+        code, said = run(
+            capsys, "train", recipe, "--data", corpus_root, "--run", run_path,
+            "--train.devices", devices, *args,
+        )  # fmt: skip
+        assert code == 0, said.err
+        first.append(json.loads((run_path / "log.jsonl").read_text().splitlines()[0])["loss"])
+    assert first[1] == pytest.approx(first[0], rel=1e-6)
 
 
 def test_asdkit_has_no_loss_of_a_plugin(corpus_root, capsys, tmp_path):
