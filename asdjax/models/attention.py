@@ -14,7 +14,7 @@ from asdjax.config.beats_architecture import BEATsEncoderConfig
 from asdjax.config.interfaces import ComputeDtype
 from asdjax.models.dropout import Draws, at, dropout
 from asdjax.models.layers import Rng
-from asdjax.models.mixed_precision import Projection, einsum
+from asdjax.models.mixed_precision import Projection, einsum, wide
 
 Tokens: TypeAlias = Float[Array, "B N D"]
 Valid: TypeAlias = Bool[Array, "B N"] | None
@@ -66,7 +66,7 @@ class MultiheadAttention(nnx.Module):
             for project, place in zip(projections, _QKV, strict=True)
         )
         attend = jax.checkpoint(self.attend) if self.remat else self.attend
-        y = attend((q, k, v), self.gate(q), bias, valid, at(draws, _WEIGHTS))
+        y = attend((q, k, v), self.gate(wide(q)), bias, valid, at(draws, _WEIGHTS))
         return self.out_proj(y.reshape(x.shape), at(draws, _OUT_PROJ))
 
     def gate(self, q: Heads) -> Gate:
@@ -84,7 +84,8 @@ class MultiheadAttention(nnx.Module):
         self, q: Heads, k: Heads, gate: Gate, bias: Bias, valid: Valid
     ) -> Float[Array, "B H N N"]:
         """The attention weights: softmax over keys of q k / sqrt(d) + gate * bias."""
-        logits = einsum("bqhd,bkhd->bhqk", q / math.sqrt(q.shape[-1]), k, self.compute_dtype)
+        scaled = wide(q) / math.sqrt(q.shape[-1])
+        logits = einsum("bqhd,bkhd->bhqk", scaled, k, self.compute_dtype)
         added = _gated(gate, bias)
         if added is not None:
             logits = logits + added
@@ -101,7 +102,7 @@ class MultiheadAttention(nnx.Module):
         if self.fused and (draws is None or self.dropout == 0):
             return fused_attention(q, k, v, _gated(gate, bias), valid)
         weights = dropout(self.weights(q, k, gate, bias, valid), self.dropout, draws)
-        return einsum("bhqk,bkhd->bqhd", weights, v, self.compute_dtype)
+        return einsum("bhqk,bkhd->bqhd", weights, v, self.compute_dtype).astype(v.dtype)
 
 
 def fused_attention(

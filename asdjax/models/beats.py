@@ -26,7 +26,7 @@ from asdjax.models.attention import Bias, MultiheadAttention, Tokens, Valid
 from asdjax.models.dropout import Draws, at, dropout
 from asdjax.models.layers import Conv, Rng
 from asdjax.models.lora import LoRALinear
-from asdjax.models.mixed_precision import Projection, einsum
+from asdjax.models.mixed_precision import Projection, einsum, wide
 from asdjax.signal.fbank import BANDS
 
 Remat: TypeAlias = Literal["none", "attention", "full"]
@@ -139,8 +139,9 @@ class BEATs(nnx.Module):
         scan: run the layers as one loop over stacked weights; one layer is then compiled.
         remat: what the backward pass recomputes instead of storing: nothing, the attention weights,
             or all activations inside of a layer.
-        compute_dtype: precision of the large products; with "bfloat16", weights, softmax, norms,
-            gates, residuals and the positional convolution remain float32.
+        compute_dtype: precision of the large products. With "bfloat16", the tokens between and
+            inside of layers are bfloat16, too; weights, softmax, norms, gates, sums and the
+            positional convolution remain float32.
         fused_attention: use `fused_attention` (NVIDIA GPUs), except where attention weights are
             dropped.
         rng: source of the initial weights, which are usually replaced by pretrained ones.
@@ -322,6 +323,7 @@ class TransformerEncoder(nnx.Module):
     def __init__(self, plan: _Plan):
         config = plan.config
         self.config, self.remat, self.scan = config, plan.remat, plan.scan
+        self.rounds = plan.compute_dtype == "bfloat16"
         self.pos_conv = PositionalConv(plan)
         self.layer_norm = LayerNorm(config.encoder_embed_dim)
         table = plan.rng.normal(0, 0.02, (config.num_buckets, config.encoder_attention_heads))
@@ -339,10 +341,12 @@ class TransformerEncoder(nnx.Module):
         x = self.positioned(x, valid)
         x = dropout(x, config.dropout, at(draws, _TOKENS))
         bias = self.position_bias(x.shape[1])
-        hidden, done = {0: x}, 0
+        hidden, done, dtype = {0: x}, 0, x.dtype
+        if self.rounds:
+            x = x.astype(jnp.bfloat16)
         for number in sorted({*layers} - {0}):
             x = self._through(done, number, x, bias, valid, draws)
-            hidden[number], done = x, number
+            hidden[number], done = x.astype(dtype), number
         return tuple(hidden[number] for number in layers)
 
     def _through(
@@ -439,8 +443,8 @@ class TransformerEncoderLayer(nnx.Module):
         """Apply the layer."""
         rate = self.config.dropout
         y = dropout(self.self_attn(x, bias, valid, draws), rate, at(draws, _ATTENDED))
-        x = self.self_attn_layer_norm(self.alpha * x + y)
-        y = jax.nn.gelu(self.fc1(x, at(draws, _FC1)), approximate=False)
+        x = self.self_attn_layer_norm(self.alpha * wide(x) + wide(y)).astype(x.dtype)
+        y = jax.nn.gelu(wide(self.fc1(x, at(draws, _FC1))), approximate=False).astype(x.dtype)
         y = dropout(y, self.config.activation_dropout, at(draws, _HIDDEN))
         y = dropout(self.fc2(y, at(draws, _FC2)), rate, at(draws, _OUTPUT))
-        return self.final_layer_norm(self.alpha * x + y)
+        return self.final_layer_norm(self.alpha * wide(x) + wide(y)).astype(x.dtype)

@@ -13,7 +13,7 @@ from asdjax.config.beats_architecture import LoRAConfig
 from asdjax.config.interfaces import ComputeDtype
 from asdjax.models.dropout import Draws, dropout
 from asdjax.models.layers import Linear, Rng
-from asdjax.models.mixed_precision import Projection
+from asdjax.models.mixed_precision import Projection, wide
 from asdjax.models.parameters import Tree
 
 _ADAPTERS = ("lora_a", "lora_b")
@@ -43,7 +43,8 @@ class LoRALinear(Projection):
         """Apply the adapted map; `draws` are for dropout of the adapter's input."""
         rows = dropout(x, self.dropout, draws).reshape(-1, x.shape[-1])
         adapted = self._product(self._product(rows, self.lora_a[...]), self.lora_b[...])
-        return super().__call__(x) + self.scale * adapted.reshape(*x.shape[:-1], -1)
+        y = super().__call__(wide(x)) + self.scale * adapted.reshape(*x.shape[:-1], -1)
+        return y.astype(x.dtype)
 
 
 def is_adapter(path: tuple[str, ...]) -> bool:

@@ -22,18 +22,23 @@ def einsum(
         spec: as in `jnp.einsum`, without ellipsis; each index occurs in exactly two of the three
             arrays (operands and result), so that gradients are such products, too.
         a: left operand.
-        b: right operand, of the same dtype.
+        b: right operand; of the same dtype, unless one of them is bfloat16.
         compute_dtype: "float32" multiplies in the operands' dtype, at full precision on every
             device; "tensorfloat32" and "auto" at the precision that `ComputeDtype` says;
             "bfloat16" rounds the operands, also in the gradients, and sums in float32.
 
     Returns:
-        The product in the operands' dtype.
+        The product in the operands' dtype; of bfloat16 operands in float32.
     """
     if compute_dtype != "bfloat16":
         return jnp.einsum(spec, a, b, precision=PRECISION[compute_dtype])
     product = _bfloat16_einsum(spec, a.astype(jnp.float32), b.astype(jnp.float32))
-    return product.astype(a.dtype)
+    return product.astype(wide(a).dtype)
+
+
+def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """An array of bfloat16 as float32; others unchanged."""
+    return x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x
 
 
 def _rounded_einsum(spec: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Array:
@@ -80,10 +85,13 @@ class Projection(Linear):
     def __call__(
         self, x: Float[Array, "*batch n_in"], draws: Draws | None = None
     ) -> Float[Array, "*batch n_out"]:
-        """Apply the map; `draws` are used by subclasses with dropout."""
+        """Apply the map; the result has the dtype of `x`.
+
+        `draws` are used by subclasses with dropout.
+        """
         rows = x.reshape(-1, x.shape[-1])
         y = self._product(rows, self.kernel[...]) + self.bias[...][None]
-        return y.reshape(*x.shape[:-1], -1)
+        return y.astype(x.dtype).reshape(*x.shape[:-1], -1)
 
     def _product(
         self, x: Float[Array, "N n_in"], kernel: Float[Array, "n_in n_out"]

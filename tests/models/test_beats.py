@@ -37,6 +37,7 @@ from asdjax.errors import AsdjaxError
 from asdjax.models.attention import fused_attention
 from asdjax.models.beats import (
     BEATs,
+    TransformerEncoderLayer,
     n_tokens,
     own_patch_mask,
     position_buckets,
@@ -541,6 +542,25 @@ def test_bfloat16(rng):
         assert a.dtype == b.dtype == jnp.float32 and np.isfinite(b).all()
     flat = [np.concatenate([np.ravel(a) for a in jax.tree.leaves(g)]) for g in gradients]
     assert cosine(*flat) > 0.99
+
+
+def test_tokens_between_layers_are_bfloat16(rng, monkeypatch):
+    """Not only the operands of products: also what a layer reads and returns."""
+    x = rng.standard_normal((2, 40, 128)).astype(np.float32)
+    seen, apply = [], TransformerEncoderLayer.__call__
+
+    def watched(layer, x, *others):
+        y = apply(layer, x, *others)
+        seen.append((x.dtype, y.dtype))
+        return y
+
+    monkeypatch.setattr(TransformerEncoderLayer, "__call__", watched)
+    for dtype in "bfloat16", "float32":
+        module = nnx.merge(*fresh(STILL, compute_dtype=dtype))
+        tokens = jax.eval_shape(lambda x, module=module: module(x, layers=(0, 1, 2)), x)
+        assert {t.dtype for t in tokens} == {jnp.dtype("float32")}
+        assert seen == [(jnp.dtype(dtype), jnp.dtype(dtype))] * STILL.encoder_layers
+        seen.clear()
 
 
 @pytest.mark.parametrize("masked", [False, True])
