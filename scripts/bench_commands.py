@@ -51,7 +51,7 @@ def end_to_end(options: argparse.Namespace, rng: np.random.Generator) -> Iterato
         _, work = embedder_and_work(recipe, length)
         embedding = 3 * clips * work(sound(1, length, rng))
         trained = len(list(data.rglob("train/*.wav")))
-        training = trained / 8 * training_case(recipe, length, 8, rng).flop
+        training = trained / 8 * training_case(recipe, length, 8, options, rng).flop
         about = {"views": 3, "seconds": length, "clips": clips}
         whole = {"verb": "run", "epochs": 1, "batch": 8, **about}
         yield Case(whole, clips, everything, flop=training + embedding)

@@ -89,7 +89,7 @@ def flat(many: int) -> None:
     recipe = dataclasses.replace(
         recipe,
         audio=dataclasses.replace(recipe.audio, clip_seconds=5.0),
-        train=dataclasses.replace(recipe.train, epochs=1, batch_size=8),
+        train=dataclasses.replace(recipe.train, epochs=1, batch_size=8, allow_one_class=True),
         extract=configs.ExtractConfig(),
     )
     Path("flat.yaml").write_text(configs.dump(recipe), "utf-8")

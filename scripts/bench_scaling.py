@@ -88,11 +88,12 @@ def main(argv: list[str]) -> None:
     figures = options.out.with_suffix(".jsonl")
     atomic.require_free(options.out.with_suffix(".png"), overwrite=True)
     if not options.plot_only:
-        atomic.write_bytes(figures, b"")
+        measured = b""  # figures of an earlier start stay until there is a new one
         for curve in CURVES:
             for value in curve.values:
                 line = measure(curve, value, options)
-                atomic.append(figures, f"{json.dumps(line)}\n".encode())
+                measured += f"{json.dumps(line)}\n".encode()
+                atomic.write_bytes(figures, measured)
                 print(f"{curve.name}, {curve.axis} {value:g}: {line['seconds']:.4g} s", flush=True)
     points = user_files.read_text(figures, most=2**24).splitlines()
     if not points:

@@ -282,8 +282,10 @@ def leave_one_out(options: argparse.Namespace, rng: np.random.Generator) -> Iter
 
 
 def small_corpus(folder: Path, clips: int, length: float) -> Path:
-    wanted = SynthConfig(machines=("fan",), train_source=clips // 2, train_target=2, seconds=length)
-    synth.write(folder, dataclasses.replace(wanted, test_per_cell=max(1, clips // 8)))
+    """About `clips` clips of two machines, as training needs two classes."""
+    machines, few = ("fan", "valveEmu"), max(1, clips // 16)
+    wanted = SynthConfig(machines, train_source=clips // 4, train_target=2, test_per_cell=few)
+    synth.write(folder, dataclasses.replace(wanted, seconds=length))
     return folder
 
 

@@ -51,12 +51,17 @@ def compare(
     with snapshots((run_a, run_b)):
         a, b = _labelled(run_a, known), _labelled(run_b, known)
         seeds = [run.config().seed for run in (run_a, run_b)]
-        files_a, files_b = run_a.clips(), run_b.clips()
+        from_a, from_b = run_a.made_from(), run_b.made_from()
     _require_same_clips((run_a, a), (run_b, b))
-    if other := [machine for machine in a if files_a.get(machine) != files_b.get(machine)]:
+    if other := [machine for machine in a if from_a[machine].test != from_b[machine].test]:
+        raise DataError(
+            f"{run_b.path}: its test clips of {', '.join(other)} have other contents than those of "
+            f"{run_a.path}, though equal names: compare runs that scored the same clips"
+        )
+    if other := [machine for machine in a if from_a[machine].train != from_b[machine].train]:
         console.say(
-            f"{run_a.path} and {run_b.path} embedded other training clips, or test clips of other "
-            f"contents, of {', '.join(other)}: the difference is not one of the systems alone"
+            f"{run_a.path} and {run_b.path} have other training clips of {', '.join(other)}: the "
+            "difference is not one of the systems alone"
         )
     for note in bootstrap.describe(a, resamples)["single_clip_strata"]:
         console.say(f"{note}: a single clip, which resampling cannot vary: intervals too narrow")

@@ -3,6 +3,7 @@
 Labels and domains come from the clips' names, or from a ground truth in the organisers' layout.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from asdjax.runtime import console
 from asdjax.scoring import averages, bootstrap, labels, layout, tables
 from asdjax.scoring.labels import Clips, Machines
 from asdjax.scoring.tables import Table
+from asdjax.store.embeddings import MadeFrom
 from asdjax.store.runs import Run, snapshots
 
 VIEWS_SCHEMA = "asdjax.views/1"
@@ -185,6 +187,7 @@ def evaluate_runs(
             )
         documents = []
         for run in all_runs:
+            console.say(f"{run.path}:")
             document = evaluate(run, resamples=resamples, truth=truth)
             if document is None:
                 raise DataError(f"{run.path}: no scored clip has a label: leave this run out")
@@ -196,14 +199,19 @@ def evaluate_runs(
                     f"{', '.join(documents[0]['machines'])}: average runs that scored the same "
                     "machines"
                 )
-        of_first = all_runs[0].precision(), all_runs[0].clips()
+        of_first = _files(all_runs[0])
         for run in all_runs[1:]:
-            if (run.precision(), run.clips()) != of_first:
+            if _files(run) != of_first:
                 raise DataError(
                     f"{run.path}: has other clips or another compute_dtype than "
                     f"{all_runs[0].path}: average runs of the same files and precision"
                 )
     return {**averages.spread(documents), "seed": seeds, **marks}
+
+
+def _files(run: Run) -> dict[str, MadeFrom]:
+    """Which clips a run embedded, and in which precision."""
+    return {m: dataclasses.replace(of, recipe="") for m, of in run.made_from().items()}
 
 
 def _labelled(run: Run, truth: Path | None, column: str = "score") -> Machines:

@@ -17,7 +17,7 @@ from asdjax.errors import DataError
 from asdjax.runtime import console, parallel
 from asdjax.signal.view_raw import of_mono
 from asdjax.store import runs
-from asdjax.store.embeddings import Embeddings
+from asdjax.store.embeddings import Embeddings, MadeFrom
 from asdjax.store.runs import Run
 from asdjax.store.scores import CLIP_COLUMNS
 
@@ -82,9 +82,9 @@ def _due(
     # embeddings of different precisions are never compared
     precision = config.model.on_platform(devices[0].platform).compute_dtype
     for machine, scored in machines.items():
-        clips = runs.fingerprint(corpus.digests(_clips(scored)))
+        train, test = (runs.fingerprint(corpus.digests(c)) for c in (scored.train, scored.test))
         for view, recipe in recipes.items():
-            made_from = f"{recipe}/{precision}/{clips}"
+            made_from = str(MadeFrom(recipe, precision, train, test))
             path = run.embeddings_path(view.name, machine)
             expected[path] = made_from
             if not run.is_current(path, made_from):

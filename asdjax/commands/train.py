@@ -248,7 +248,7 @@ def _meta(work: Plan, step: int, iterator: dict[str, int] | None) -> dict[str, A
 
 
 def _check_same_settings(run: Run, config: Config) -> None:
-    changed = differences(run.config(), config, TRAINING_SECTIONS)
+    changed = differences(run.training_settings(), config, TRAINING_SECTIONS)
     if changed:
         raise ArtifactError(
             f"{run.path}: this run was begun with other settings ({'; '.join(changed)}): "

@@ -227,8 +227,8 @@ def named_things(kind: type) -> dict[str, str]:
 
 def _missing(plugin: str) -> str:
     return (
-        f", which is in the plugin {cut(plugin)}: name its file with --plugin, or choose another "
-        "one and remove the settings of this section"
+        f", which is in the plugin {cut(plugin)}: name its file with --plugin, or name another one "
+        "in that file and remove the other settings of this section"
     )
 
 

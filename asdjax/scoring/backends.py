@@ -115,7 +115,7 @@ class Fitted(abc.ABC):
     def note_few(self, asked: int, found: int, key: str) -> None:
         """Note that a setting asks for more than there are, if so."""
         if 0 < found < asked:
-            self.note(f"backend.{key} is {asked}, there are {found}: all of them are used")
+            self.note(f"backend.{key} is {asked}, there are {found} clips: all of them are used")
 
     def score(self, embeddings: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
         """Anomaly scores of new clips; larger is more anomalous.

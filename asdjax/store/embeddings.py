@@ -9,6 +9,29 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
+class MadeFrom:
+    """What a file of embeddings was made from; artefacts.json holds it as text."""
+
+    recipe: str
+    """Fingerprint of weights, view and settings."""
+    precision: str
+    """The `compute_dtype`."""
+    train: str
+    """Fingerprint of the machine's training clips, paths and contents."""
+    test: str
+    """Fingerprint of its test clips."""
+
+    def __str__(self) -> str:
+        return "/".join(dataclasses.astuple(self))
+
+    @classmethod
+    def parse(cls, text: str) -> "MadeFrom | None":
+        """The inverse of `str`; None for other text."""
+        parts = text.split("/")
+        return cls(*parts) if len(parts) == len(dataclasses.fields(cls)) else None
+
+
+@dataclasses.dataclass(frozen=True)
 class Embeddings:
     """The embeddings of one machine and view; row i of every array is clip i, sorted by path."""
 

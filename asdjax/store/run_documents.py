@@ -42,6 +42,20 @@ class RunDocuments:
             self._require_as_trained(config, training["config"])
         return config
 
+    @functools.cached_property
+    def training_settings(self) -> Config:
+        """The sections of config.yaml that the weights depend on; the others are the defaults.
+
+        A plugin of the other sections may be missing. Raises as `config` does.
+        """
+        tree = strict_yaml.read(self._config)
+        if isinstance(tree, dict):
+            tree = {name: tree[name] for name in TRAINING_SECTIONS if name in tree}
+        config, training = configs.from_tree(tree, str(self._config)), self.training
+        if training is not None:
+            self._require_as_trained(config, training["config"])
+        return config
+
     def has_ours(self) -> bool:
         """Whether there is a configuration or a training record written by asdjax."""
         with contextlib.suppress(AsdjaxError):

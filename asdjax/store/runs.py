@@ -40,7 +40,7 @@ from asdjax.files.documents import (
     read_json,
 )
 from asdjax.store import scores, training_record
-from asdjax.store.embeddings import Embeddings
+from asdjax.store.embeddings import Embeddings, MadeFrom
 from asdjax.store.manifest import ARTEFACTS, Record
 from asdjax.store.run_documents import CONFIG, TRAINING, RunDocuments
 
@@ -159,6 +159,15 @@ class Run:
         """
         self._require_config()
         return self._documents.config
+
+    def training_settings(self) -> Config:
+        """The settings that the run was begun with; of the later sections the defaults.
+
+        Raises:
+            AsdjaxError: as in `config`.
+        """
+        self._require_config()
+        return self._documents.training_settings
 
     def _require_config(self) -> None:
         if os.path.exists(self._config) and not present(self._config):
@@ -313,9 +322,11 @@ class Run:
             for machine in machines:
                 path = self.embeddings_path(view.name, machine)
                 record = manifest.record(path) or {"made_from": ""}
-                if not (record["made_from"].startswith(f"{recipe}/") and present(path)):
+                made_from = MadeFrom.parse(record["made_from"])
+                if made_from is None or made_from.recipe != recipe or not present(path):
                     machines = []
-                precisions.add(_precision(record))
+                else:
+                    precisions.add(made_from.precision)
         if not machines or len(precisions) > 1:
             raise ArtifactError(
                 f"{self.path}: no embeddings, or not of all machines with the current "
@@ -329,18 +340,20 @@ class Run:
 
     def precision(self) -> str:
         """The `compute_dtype` in which the embeddings of a finished extraction were computed."""
-        return _precision(self._extracted(self.machines()[0]))
+        return self.made_from()[self.machines()[0]].precision
 
-    def clips(self) -> dict[str, str]:
-        """A fingerprint of the files of each machine that a finished extraction embedded."""
-        return {machine: _clips(self._extracted(machine)) for machine in self.machines()}
+    def made_from(self) -> dict[str, MadeFrom]:
+        """What each machine's embeddings were made from, after a finished extraction.
 
-    def _extracted(self, machine: str) -> Record:
-        """The record of a machine's embeddings of the first view, after a finished extraction."""
-        view = self.config().extract.view_names[0]
-        record = self._documents.manifest.record(self.embeddings_path(view, machine))
-        assert record is not None, "else machines() raises"
-        return record
+        All views have the same clips and precision; `recipe` is that of the first view.
+        """
+        view, result = self.config().extract.view_names[0], {}
+        for machine in self.machines():
+            record = self._documents.manifest.record(self.embeddings_path(view, machine))
+            made_from = MadeFrom.parse(record["made_from"]) if record else None
+            assert made_from is not None, "else machines() raises"
+            result[machine] = made_from
+        return result
 
     def _stated_machines(self) -> list[str]:
         remedy = f"delete it and run asdjax extract {self.path} again"
@@ -460,16 +473,6 @@ def snapshots(all_runs: Iterable[Run]) -> Iterator[None]:
         for run in all_runs:
             stack.enter_context(run.snapshot())
         yield
-
-
-def _precision(embeddings: Record) -> str:
-    """The precision that the record of a file of embeddings states: recipe/precision/clips."""
-    return (embeddings["made_from"].split("/") + [""])[1]
-
-
-def _clips(embeddings: Record) -> str:
-    """The fingerprint of the clips that the record states."""
-    return (embeddings["made_from"].split("/") + ["", ""])[2]
 
 
 def _plain(name: str) -> str:

@@ -552,7 +552,11 @@ def test_a_run_whose_plugin_for_scoring_is_lost(plugin, corpus_root, capsys, tmp
     args = ["run", TESTS / "tiny.yaml", "--data", corpus_root, "--run", path]
     assert run(capsys, *args, "--plugin", plugin, "--decision", "largest")[0] == 0
     forget()
-    assert "choose another" in refused(capsys, "score", path)
+    assert "name another one" in refused(capsys, "score", path)
+    before = (path / "config.yaml").read_bytes()
+    assert run(capsys, *args)[0] == 0  # with the recipe's own threshold
+    assert "quantile" in (path / "config.yaml").read_text()
+    (path / "config.yaml").write_bytes(before)
     config = path / "config.yaml"
     saved = yaml.safe_load(config.read_text())
     config.write_text(yaml.safe_dump({**saved, "decision": "quantile"}))

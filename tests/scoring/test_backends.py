@@ -572,22 +572,22 @@ def test_the_ordinary_case_needs_no_note(rng):
         (
             (50, 2),
             {"smote": SmoteConfig(ratio=0), "target_neighbours": 3},
-            "backend.target_neighbours is 3, there are 2: all of them are used",
+            "backend.target_neighbours is 3, there are 2 clips: all of them are used",
         ),
         (
             (4, 0),
             {"source_neighbours": 5},
-            "backend.source_neighbours is 5, there are 4: all of them are used",
+            "backend.source_neighbours is 5, there are 4 clips: all of them are used",
         ),
         (
             (8, 2),
             {"name": "kmeans"},
-            "backend.kmeans_clusters is 16, there are 8: all of them are used",
+            "backend.kmeans_clusters is 16, there are 8 clips: all of them are used",
         ),
         (
             (2, 1),
             {"name": "rescaled"},
-            "backend.rescale_neighbours is 4, there are 2: all of them are used",
+            "backend.rescale_neighbours is 4, there are 2 clips: all of them are used",
         ),
         (
             (30, 2),

@@ -15,7 +15,10 @@ import pytest
 from conftest import ROOT
 from support.converted_beats import SMALL
 
+from asdjax.config import recipe as configs
+from asdjax.data.corpus import open_corpus
 from asdjax.errors import AsdjaxError
+from asdjax.training.plan import plan
 
 SCRIPTS = ROOT / "scripts"
 
@@ -37,6 +40,28 @@ def test_every_stage_has_its_command(bench):
     names = {path.name for path in SCRIPTS.glob("bench_*") if path.suffix != ".py"}
     others = {"bench_all", "bench_scaling", "bench_memory"}
     assert names == {f"bench_{stage}" for stage in bench.STAGES} | others
+
+
+def test_the_corpora_of_the_stages_can_be_trained_on(bench, tmp_path):
+    """Two classes at least, which training needs."""
+    stages = sys.modules["bench_stages"]
+    for clips in 16, 64:
+        root = stages.small_corpus(tmp_path / str(clips), clips, 0.5)
+        config = configs.load("quickstart")
+        audio = replace(config.audio, clip_seconds=0.5)
+        train = replace(config.train, batch_size=4, devices=1)
+        config = replace(config, audio=audio, train=train)
+        corpus = open_corpus(root, config)
+        assert len(plan(config, corpus).classes) == 2
+        assert clips / 2 <= len(corpus.dataset.clips) <= 2 * clips
+
+
+@pytest.mark.slow  # a minute: System 1 on a small corpus
+@pytest.mark.parametrize("stage", ["end_to_end", "start"])
+def test_stages_of_whole_commands(stage, bench, capsys):
+    bench.main(["--no-compile-cache", stage, "--seconds", "4.48", "--rounds", "1"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) >= 2 and all(line["seconds"] > 0 for line in lines if "seconds" in line)
 
 
 def test_a_line_of_figures(bench, capsys):

@@ -17,7 +17,7 @@ from asdjax.errors import AsdjaxError
 from asdjax.files import documents, user_files
 from asdjax.scoring.kmeans import KMeans
 from asdjax.store import manifest
-from asdjax.store.embeddings import Embeddings
+from asdjax.store.embeddings import Embeddings, MadeFrom
 from asdjax.store.runs import Run
 
 TRAINING = {
@@ -180,7 +180,8 @@ def finished(path):
     run = begun(path)
     run.write_training(TRAINING)
     recipe = run.embedding_recipes()[run.config().extract.views[0]]
-    tables = {run.embeddings_path("raw", m): (table(), f"{recipe}/x") for m in ("fan", "pump")}
+    made_from = str(MadeFrom(recipe, "float32", "train", "test"))
+    tables = {run.embeddings_path("raw", m): (table(), made_from) for m in ("fan", "pump")}
     run.begin_extraction({place: made_from for place, (_, made_from) in tables.items()})
     run.write_embeddings(tables)
     run.append_log([{"step": 0}])

@@ -8,6 +8,7 @@ from asdjax.config.recipe import Config, to_tree
 from asdjax.scoring import false_alarms
 from asdjax.signal.view_raw import RAW
 from asdjax.signal.view_wiener import Wiener
+from asdjax.store.embeddings import MadeFrom
 from asdjax.store.runs import Run
 
 CELLS = [(d, label) for d in ("source", "target") for label in ("normal", "anomaly")]
@@ -57,7 +58,7 @@ def make_run(path, machines, seed=0):
         }
     )  # fmt: skip
     made_from = {
-        run.embeddings_path(view.name, machine): f"{recipe}/clips"
+        run.embeddings_path(view.name, machine): str(MadeFrom(recipe, "float32", "train", "test"))
         for view, recipe in run.embedding_recipes().items()
         for machine in machines
     }
