@@ -140,7 +140,12 @@ def _require_same_clips(*both: tuple[Run, Machines]) -> None:
     (run_a, a), (run_b, b) = (
         (
             run,
-            {name for sections in machines.values() for c in sections.values() for name in c.name},
+            {
+                f"{name} (section {section})"
+                for sections in machines.values()
+                for section, clips in sections.items()
+                for name in clips.name
+            },
         )
         for run, machines in both
     )

@@ -4,6 +4,7 @@ Labels and domains come from the clips' names, or from a ground truth in the org
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def evaluate(
 ) -> dict[str, Any] | None:
     """Compute a run's metrics and write metrics/metrics.json and metrics/metrics.csv.
 
+    In a run directory that cannot be written to, nothing is stored, which is said.
+
     Args:
         run: a scored run.
         resamples: number of bootstrap resamples.
@@ -48,12 +51,19 @@ def evaluate(
         machines = _labelled(run, truth)
         seed, marks, version = run.config().seed, run.marks(), run.scores_version()
     paths = [run.metrics / "metrics.json", run.metrics / "metrics.csv"]
+    stored = os.access(run.path, os.W_OK)  # false on a read-only file system
+    if not stored:
+        console.say(f"{run.path}: cannot be written to: the metrics are printed and not stored")
+    if not machines and not stored:
+        return None
     if not machines:
         with run.lock(existing=True):
             for path in paths:
                 atomic.delete(path)
         return None
     document = _document(machines, resamples, seed) | marks
+    if not stored:
+        return document
     rows = [{**row, "seed": document["seed"]} for row in layout.rows(document)]
     with run.lock(existing=True):
         if run.scores_version() != version:
@@ -200,6 +210,15 @@ def evaluate_runs(
                     "machines"
                 )
         of_first = _files(all_runs[0])
+        trained = [_training(run) for run in all_runs]
+        for run, facts in zip(all_runs, trained, strict=True):
+            other = [key for key, value in facts.items() if value != trained[0][key]]
+            if other:
+                raise DataError(
+                    f"{run.path}: was not trained on the same as {all_runs[0].path} (see "
+                    f"{', '.join(other)} in training.json): average runs that differ in their seed "
+                    "only"
+                )
         for run in all_runs[1:]:
             if _files(run) != of_first:
                 raise DataError(
@@ -212,6 +231,12 @@ def evaluate_runs(
 def _files(run: Run) -> dict[str, MadeFrom]:
     """Which clips a run embedded, and in which precision."""
     return {m: dataclasses.replace(of, recipe="") for m, of in run.made_from().items()}
+
+
+def _training(run: Run) -> dict[str, Any]:
+    """What a run was trained on: clips, classes, and the weights that it started from."""
+    training = run.finished_training()
+    return {key: training.get(key) for key in ("classes", "n_samples", "clips", "pretrained")}
 
 
 def _labelled(run: Run, truth: Path | None, column: str = "score") -> Machines:

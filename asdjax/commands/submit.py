@@ -89,6 +89,7 @@ def submit(
                     f"score such machines, or give --subsets {other}"
                 )
             _same_clips(all_runs[0], expected, run, chosen)
+            _same_contents(all_runs[0], run, {machine for machine, _ in chosen})
             expected = {key: set(section.scores) for key, section in chosen.items()}
             folder = f"task2/{label}"
             for key, section in chosen.items():
@@ -120,10 +121,6 @@ def _sections(run: Run) -> dict[Key, _Section]:
             if row["split"] != "test":
                 continue
             file = run.scores_path(machine)
-            if row.get("decision") not in ("0", "1") or "threshold" not in row:
-                raise ArtifactError(
-                    f"{file}: no thresholds and decisions: run asdjax score {run.path} again"
-                )
             clip = dcase.parse_clip(row["path"], edition)
             section = sections.setdefault((machine, row["section"]), _Section())
             if clip.name in section.scores:
@@ -151,6 +148,17 @@ def _same_clips(
             raise ArtifactError(
                 f"{run.path}: not the clips of {first.path}: {different[0]} of {key[0]} (and "
                 f"{len(different) - 1} others) are in only one of them: score the same machines"
+            )
+
+
+def _same_contents(first: Run, run: Run, machines: set[str]) -> None:
+    """Refuse a run whose test clips have other contents than the first one's."""
+    from_first, from_run = first.made_from(), run.made_from()
+    for machine in sorted(machines):
+        if from_first[machine].test != from_run[machine].test:
+            raise ArtifactError(
+                f"{run.path}: its test clips of {machine} have other contents than those of "
+                f"{first.path}, though equal names: score the same clips"
             )
 
 
@@ -193,6 +201,8 @@ def _place(out: Path, files: Mapping[str, bytes], document: dict[str, Any], arch
     digests = {name: _digest(content) for name, content in files.items()}
     with atomic.whole_folder(out, lambda: _refuse_foreign(out)) as made:
         for name, content in files.items():
+            if ".." in Path(name).parts or Path(name).is_absolute():
+                raise ArtifactError(f"{out}: {name!r} is not a name in a package")
             atomic.write_bytes(made / name, content)
         documents.write_json(made / verification.EXPECTED_FILE, {**document, "files": digests})
         for path in (made, made / archive):

@@ -87,6 +87,7 @@ _LABELLED = re.compile(
 _UNLABELLED = re.compile(r"section_(?P<section>[0-9]{2})_[0-9]{4}")
 _EDITION_2020 = re.compile(r"(?:(?:normal|anomaly)_)?id_[0-9]{2}_[0-9]{8}")
 _EDITION_2021 = re.compile(r"section_[0-9]{2}_(?:source|target)_test_[0-9]{4}")
+_LONGEST_NAME = 180  # bytes of a machine's name; files of results have up to 60 more
 _HIDDEN = "noAttribute"  # replaces attributes that the organisers withhold
 _NOT_IN_NAMES = frozenset(("Zs", "Ps", "Pe"))  # Unicode categories of spaces and brackets
 
@@ -184,8 +185,8 @@ def scan(root: Path, edition: str) -> Dataset:
     is listed in `unused`, and also in `problems` if it looks like a machine's clips.
 
     Raises:
-        AsdjaxError: no clips, an edition before 2022, one machine in two folders, or a folder that
-            cannot be listed.
+        AsdjaxError: no clips, an edition before 2022, one machine in two folders, a machine's name
+            that results cannot have, or a folder that cannot be listed.
     """
     clips: list[Clip] = []
     problems: list[Problem] = []
@@ -196,6 +197,7 @@ def scan(root: Path, edition: str) -> Dataset:
         machines = machine_folders(root)
         leftover = unused(root, machines)
         for folder in machines:
+            _check_machine_name(folder)
             found, faults = _scan_machine(root, folder, edition)
             clips += found
             problems += faults
@@ -219,6 +221,20 @@ def scan(root: Path, edition: str) -> Dataset:
     clips.sort(key=lambda clip: clip.path)
     problems += [Problem(u.folder, "unused", str(u)) for u in lost]
     return Dataset(root, edition, tuple(clips), tuple(sorted(problems)), tuple(sorted(leftover)))
+
+
+def _check_machine_name(folder: Path) -> None:
+    """Refuse names of machines that results cannot have; `DataError`."""
+    if folder.name == "all":
+        raise DataError(
+            f"{folder}: a machine cannot be called all, which is the name of the mean over all "
+            "machines in metrics.csv: rename the folder"
+        )
+    if len(os.fsencode(folder.name)) > _LONGEST_NAME:
+        raise DataError(
+            f"{folder}: the name is too long for files of results (more than {_LONGEST_NAME} "
+            "bytes): rename the folder"
+        )
 
 
 def class_name(clip: Clip, label: str) -> str:

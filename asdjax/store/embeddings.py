@@ -2,10 +2,15 @@
 
 import dataclasses
 import io
+import math
+import tokenize
 import zipfile
 from typing import BinaryIO
 
 import numpy as np
+from numpy.lib import format as npy
+
+from asdjax.store.scores import CLIP_COLUMNS, are_clips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,36 +81,56 @@ class Embeddings:
         """Read a file written by `to_bytes`; None if its content is invalid."""
         try:
             with zipfile.ZipFile(file) as archive:
-                if not all(_is_plain(member) for member in archive.infolist()):
+                members = {member.filename: member for member in archive.infolist()}
+                names = [f"{name}.npy" for name in _KINDS]
+                if sorted(archive.namelist()) != sorted(names):
+                    return None
+                if not all(_is_complete(archive, members[name]) for name in names):
                     return None
             file.seek(0)
-            arrays = dict(np.load(file, allow_pickle=False))
-        except (ValueError, EOFError, zipfile.BadZipFile):
+            table = cls(**np.load(file, allow_pickle=False))
+        except (
+            ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, tokenize.TokenError
+        ):  # fmt: skip
             return None
-        table = cls(**arrays) if arrays.keys() == _KINDS.keys() else None
-        return table if table is not None and _is_consistent(table) else None
+        return table if _is_consistent(table) else None
+
+
+def _is_complete(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    """Whether a member is an array as `np.savez` writes it, and as long as its header states.
+
+    Nothing is allocated for an array whose header states more than there is.
+    """
+    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+        return False  # compressed or encrypted
+    with archive.open(member) as file:
+        if npy.read_magic(file) != (1, 0):
+            return False
+        shape, _, dtype = npy.read_array_header_1_0(file)
+        return bool(math.prod(shape) * dtype.itemsize == member.file_size - file.tell())
 
 
 def _is_consistent(table: Embeddings) -> bool:
-    """Whether all arrays have the types and shapes that `Embeddings` states."""
+    """Whether all arrays have the types, shapes and values that `Embeddings` states."""
     n = len(table.path)
     shapes = {
         "embedding": (n, *table.embedding.shape[1:2]),
         "silent": (n, 2),
         "calibration": table.calibration.shape,
     }
-    return all(
-        array.dtype.kind == _KINDS[name]
-        and array.shape == shapes.get(name, (n,))
-        and array.ndim == (2 if name in shapes else 1)
-        for name, array in vars(table).items()
+    return (
+        n > 0
+        and all(
+            array.dtype.kind == _KINDS[name]
+            and array.shape == shapes.get(name, (n,))
+            and array.ndim == (2 if name in shapes else 1)
+            for name, array in vars(table).items()
+        )
+        and are_clips(
+            [{name: str(vars(table)[name][i]) for name in CLIP_COLUMNS} for i in range(n)]
+        )
     )
 
 
-def _is_plain(member: zipfile.ZipInfo) -> bool:
-    """Whether a member is neither compressed nor encrypted, as `np.savez` writes it."""
-    return member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1
-
-
 _KINDS = {field.name: "f" for field in dataclasses.fields(Embeddings)}
-_KINDS |= dict.fromkeys(("path", "split", "section", "domain", "label"), "U") | {"silent": "b"}
+_KINDS |= dict.fromkeys(CLIP_COLUMNS, "U") | {"silent": "b"}

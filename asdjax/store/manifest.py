@@ -27,6 +27,14 @@ class Manifest:
             raise ArtifactError(f"{self._file}: not a valid record of results: delete it")
         return records
 
+    def files(self) -> list[Path]:
+        """The files that have a record."""
+        return [self._run / name for name in self._records]
+
+    def require(self, path: Path) -> Record:
+        """The record of one of `files`."""
+        return self._records[self._name(path)]
+
     def record(self, path: Path) -> Record | None:
         """The record of a file, if it has one."""
         return self._records.get(self._name(path))

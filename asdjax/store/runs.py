@@ -20,7 +20,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,8 @@ class Run:
         self._training = self.path / TRAINING
         self._artefacts = self.path / ARTEFACTS
         self._log = self.path / "log.jsonl"
-        self._machines = self.path / "embeddings" / "machines.json"
+        self._embeddings = self.path / "embeddings"
+        self._machines = self._embeddings / "machines.json"
         self._held: RunDocuments | None = None  # those of the present lock or snapshot
 
     @contextlib.contextmanager
@@ -215,12 +216,33 @@ class Run:
 
     def forget_training(self) -> None:
         """Delete the results of an earlier training and everything computed from them."""
-        for file in self._training, self._artefacts, self._log, self.thresholds:
+        atomic.delete(self._training)
+        with contextlib.suppress(ArtifactError):  # an invalid record of results is deleted below
+            self._delete_results(lambda path, record: True)
+        self._delete_metrics()
+        for file in self._artefacts, self._log, self.thresholds:
             atomic.delete(file)
         self._read_again()
-        for folder in _FOLLOWING:
-            atomic.discard(self.path / folder)
         atomic.discard(self.checkpoints)
+
+    def _delete_results(self, doomed: Callable[[Path, Record], bool]) -> bool:
+        """Delete recorded results, their records and the diagnostics; whether there were any.
+
+        Files of other origin stay.
+        """
+        manifest = self._documents.manifest
+        recorded = [path for path in manifest.files() if path.parent.parent == self._embeddings]
+        before = {path.stem for path in recorded}
+        for path in manifest.files():
+            if doomed(path, manifest.require(path)):
+                atomic.delete(path)
+        left = {path.stem for path in recorded if present(path)}
+        for machine in before - left:
+            atomic.delete(self.diagnostics_path(machine))
+        for folder in self._embeddings.glob("*/"):
+            with contextlib.suppress(OSError):  # only an empty folder can be removed
+                folder.rmdir()
+        return manifest.keep(lambda path, record: not doomed(path, record))
 
     # the log
 
@@ -254,11 +276,32 @@ class Run:
 
     def embeddings_path(self, view: str, machine: str) -> Path:
         """The file of a machine's embeddings of a view."""
-        return self.path / "embeddings" / _plain(view) / f"{_plain(machine)}.npz"
+        return self._embeddings / _plain(view) / f"{_plain(machine)}.npz"
 
     def scores_path(self, machine: str) -> Path:
         """The file of a machine's anomaly scores."""
         return self.path / "scores" / f"{_plain(machine)}.csv"
+
+    def diagnostics_path(self, machine: str) -> Path:
+        """The file that compares the channels of a machine's clips."""
+        return self.path / "diagnostics" / f"{_plain(machine)}.csv"
+
+    def foreign_files(self) -> list[Path]:
+        """Files in the run directory that no command of asdjax writes, sorted."""
+        ours = {place for place in self._all_ours() if not place.is_dir()}
+        ours |= {self.metrics / "metrics.json", self.metrics / "metrics.csv"}
+        manifest = RunDocuments(self.path).manifest
+        recorded = {*manifest.files()}
+        machines = {path.stem for path in recorded}
+        ours |= recorded | {self.diagnostics_path(machine) for machine in machines}
+        return sorted(
+            path
+            for path in self.path.rglob("*")
+            if not path.is_dir()
+            and path not in ours
+            and not path.is_relative_to(self.checkpoints)
+            and not any(part.startswith(".") for part in path.relative_to(self.path).parts)
+        )
 
     def embedding_recipes(self) -> dict[View, str]:
         """Fingerprints of everything but the clips that each view's embeddings depend on."""
@@ -278,26 +321,18 @@ class Run:
         """
         machines = sorted({path.stem for path in expected})
         listed = {self._machines: self._listed(machines)}
-        made_from, folder = {**expected, **listed}, self.path / "embeddings"
+        made_from = {**expected, **listed}
 
-        def stays(path: Path, record: Record) -> bool:
-            return not path.is_relative_to(folder) or record["made_from"] == made_from.get(path)
+        def outdated(path: Path, record: Record) -> bool:
+            if path.is_relative_to(self._embeddings):
+                return record["made_from"] != made_from.get(path)
+            return path.parent == self.path / "scores" and path.stem not in machines
 
-        if self._documents.manifest.keep(stays):  # a mixture of old and new is never complete
+        if self._delete_results(outdated):  # a mixture of old and new is never complete
             atomic.delete(self.thresholds)
             self._delete_metrics()
         if not self.is_current(self._machines, listed[self._machines]):
             self.write_artefact(self._machines, json_bytes(machines), listed[self._machines])
-        for path in folder.glob("*/*.npz"):
-            if path not in expected:
-                atomic.delete(path)
-        for view in folder.glob("*/"):
-            with contextlib.suppress(OSError):  # only an empty folder can be removed
-                view.rmdir()
-        for others in ("scores", "diagnostics"):
-            for path in (self.path / others).glob("*.csv"):
-                if path.stem not in machines:
-                    atomic.delete(path)
 
     def machines(self) -> list[str]:
         """The machines of a finished extraction.
@@ -420,7 +455,7 @@ class Run:
 
     def write_diagnostics(self, machine: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store the comparison of a machine's channels; without rows, delete the file."""
-        path = self.path / "diagnostics" / f"{_plain(machine)}.csv"
+        path = self.diagnostics_path(machine)
         if not rows:
             atomic.delete(path)
         elif not present(path) or digest(path) != content_digest(csv_bytes(rows)):

@@ -46,6 +46,8 @@ def read(path: Path) -> dict[str, Any]:
     wrong = [key for key, kind in _TYPES.items() if not _is(document.get(key, ...), kind)]
     if not wrong and not all(type(name) is str for name in document["classes"]):
         wrong = ["classes"]
+    if not wrong and "\0" in document["data"]:
+        wrong = ["data"]
     if not wrong and not 0 < document["n_samples"] < 2**31:
         wrong = ["n_samples"]
     if wrong:

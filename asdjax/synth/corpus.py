@@ -10,6 +10,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,8 @@ from asdjax.synth.machine import (
 
 _IDENTITY = "synth.json"  # in each machine's folder: the settings of its corpus
 _GROUND_TRUTH = "ground_truth_{}_section_00_test.csv"
+_ATTRIBUTES = "attributes_00.csv"
+_OURS = re.compile(r"section_[0-9]{2}_.*\.wav")  # names of clips
 _RECIPE = 1  # version: incremented if the same settings give other sounds
 
 
@@ -197,7 +200,7 @@ def _write_machine(root: Path, name: str, config: SynthConfig) -> None:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for _ in pool.map(functools.partial(write_clip, made), todo):
                 pass
-        atomic.write_bytes(made / "attributes_00.csv", _attributes_csv(todo).encode())
+        atomic.write_bytes(made / _ATTRIBUTES, _attributes_csv(todo).encode())
         atomic.write_bytes(made / _IDENTITY, json.dumps(_identity(config), indent=1).encode())
         if place.is_dir():
             for path in _ground_truth(root, name).values():  # labels of the replaced clips
@@ -231,11 +234,24 @@ def _holds_same(place: Path, config: SynthConfig) -> bool:
     if identity == _identity(config) and found == expected:
         return True
     if config.overwrite:
+        _refuse_foreign(place)
         return False
     raise ArtifactError(
         f"{place}: has a corpus with other settings, or with missing or added files: choose "
         "another folder, or use --overwrite to replace it"
     )
+
+
+def _refuse_foreign(place: Path) -> None:
+    """Refuse to replace a folder that has other files than those that `write` writes."""
+    for path in sorted(place.rglob("*")):
+        clip = path.parent.parent == place and _OURS.fullmatch(path.name)
+        listed = path.parent == place and path.name in (_IDENTITY, _ATTRIBUTES)
+        if not (path.is_dir() or clip or listed):
+            raise ArtifactError(
+                f"{path}: not from asdjax synth, and --overwrite would delete it: move it away, or "
+                "choose another folder"
+            )
 
 
 def _attributes_csv(todo: list[SynthClip]) -> str:

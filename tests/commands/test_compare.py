@@ -147,7 +147,8 @@ def test_other_clips_are_refused(rng, pair, tmp_path):
     rows = {m: pair[0].read_scores(m) for m in pair[0].machines()}
     fewer = make_run(tmp_path / "fewer", {**rows, "fan": rows["fan"][2:]})
     names = [row["path"] for row in rows["fan"][:2]]
-    with pytest.raises(AsdjaxError, match=rf"{names[0]} \(and 1 others\), which .*fewer did not"):
+    words = rf"{names[0]} \(section 00\) \(and 1 others\), which .*fewer did not"
+    with pytest.raises(AsdjaxError, match=words):
         compare(pair[0], fewer)
     with pytest.raises(AsdjaxError, match=rf"a: scored {names[0]}"):
         compare(fewer, pair[0])

@@ -11,19 +11,22 @@ import numpy as np
 import pytest
 import yaml
 from conftest import TESTS
+from support.scored_runs import make_run, score_rows
 
 from asdjax.challenge import submission, verification
 from asdjax.challenge.meta_yaml import describe, read_info
+from asdjax.cli import main
 from asdjax.commands.submit import submit
 from asdjax.config import recipe as configs
 from asdjax.config import registry
 from asdjax.config.recipe import Config
 from asdjax.data.editions import find_edition
 from asdjax.errors import AsdjaxError
-from asdjax.files import atomic
-from asdjax.scoring import metrics
+from asdjax.files import atomic, documents
+from asdjax.scoring import false_alarms, metrics
 from asdjax.signal.view_raw import RAW
 from asdjax.signal.view_wiener import Wiener
+from asdjax.store.embeddings import MadeFrom
 from asdjax.store.runs import Run
 
 INFO = TESTS / "submission.yaml"
@@ -69,6 +72,8 @@ def rows_of(machine, rng, threshold=0.5):
 class FakeRun(Run):
     """A run whose scores are given."""
 
+    test = "clips"
+
     def __init__(self, path, rows, config=None, training=None):
         super().__init__(path)
         self.rows, self._own = rows, config or Config()
@@ -81,6 +86,9 @@ class FakeRun(Run):
     def scored_machines(self):
         return sorted(self.rows)
 
+    def made_from(self):
+        return {m: MadeFrom("recipe", "float32", "train", self.test) for m in self.rows}
+
     def read_scores(self, machine):
         return self.rows[machine]
 
@@ -91,6 +99,12 @@ class FakeRun(Run):
 @pytest.fixture
 def run(tmp_path, rng):
     return FakeRun(tmp_path / "run", {m: rows_of(m, rng) for m in ("fan", "ToothBrush")})
+
+
+@pytest.fixture
+def scored(tmp_path, rng):
+    """A run on disk."""
+    return make_run(tmp_path / "scored", {"fan": score_rows(rng, "fan")})
 
 
 @pytest.fixture
@@ -232,9 +246,9 @@ def test_names_per_run(run, other, tmp_path):
 
 def words(tree, about=None, classes=("fan/00", "ToyCar/00")):
     """The description of a configuration given as nested dictionaries."""
-    return describe(
-        configs.from_tree(tree, "test"), classes, about or read_info(INFO, 1)
-    )  # fmt: skip
+    sets = about or read_info(INFO, 1)
+    external = [one.name for one in sets.external_datasets]
+    return describe(configs.from_tree(tree, "test"), classes, external)
 
 
 def test_description_of_the_defaults():
@@ -275,7 +289,7 @@ def test_description_of_the_defaults():
         ({"backend": {"smote": {"ratio": 0}}}, "domain_generalization_method", "target", "SMOTE"),
         ({"decision": {"method": "gamma"}}, "decision_making", "gamma", "conformal"),
         ({"decision": {"method": "conformal"}}, "decision_making", "conformal", "quantile"),
-        ({"decision": {"method": "in_sample"}}, "decision_making", "themselves", "leave-one-out"),
+        ({"decision": {"method": "in_sample"}}, "decision_making", "its own", "leave-one-out"),
         ({"decision": {"level": 0.95}}, "decision_making", "0.95", "0.9 "),
         (
             {"dataset": {"label": "machine_section_attributes"}},
@@ -314,7 +328,7 @@ def test_description_of_views():
     joined = dataclasses.replace(
         config, backend=dataclasses.replace(config.backend, combine_views="embeddings")
     )
-    said = describe(joined, ["fan/00"], read_info(INFO, 1))
+    said = describe(joined, ["fan/00"])
     assert "embeddings" in said["aggregation_method"]
     assert said["ensemble_method_subsystem_count"] == 1
 
@@ -401,11 +415,28 @@ def test_wrong_numbers_of_runs(run, tmp_path):
         submit([run, FakeRun(run.path / ".", run.rows)], INFO, tmp_path / "out")
 
 
-@pytest.mark.parametrize("column", ["threshold", "decision"])
-def test_scores_of_an_older_version(run, tmp_path, column):
-    run.rows["fan"] = [{k: v for k, v in r.items() if k != column} for r in run.rows["fan"]]
-    with pytest.raises(AsdjaxError, match=r"fan\.csv: no thresholds .* asdjax score .* again"):
-        submit([run], INFO, tmp_path / "out")
+def test_runs_that_scored_other_recordings_of_equal_names(run, other, tmp_path):
+    other.test = "other"
+    with pytest.raises(AsdjaxError, match="other: its test clips of ToothBrush have other cont"):
+        submit([run, other], INFO, tmp_path / "out")
+
+
+@pytest.mark.parametrize("section", ["../../../victim", "0", "000", "00/../..", "\u0661\u0661"])
+def test_no_file_of_a_strangers_scores_leaves_the_package(section, scored, tmp_path, capsys):
+    """Digests in a run directory are no secret: whoever forges scores can forge them."""
+    rows = scored.read_scores("fan")
+    for row in rows:
+        row["section"] = section
+    scored.write_artefact(
+        scored.scores_path("fan"), documents.csv_bytes(rows), scored.scores_made_from("fan")
+    )
+    scored.write_thresholds({"schema": false_alarms.SCHEMA})
+    before = contents(tmp_path)
+    assert (
+        main(["submit", str(scored.path), "--info", str(INFO), "--out", str(tmp_path / "o")]) == 1
+    )
+    assert "fan.csv: not a table of training and test clips" in capsys.readouterr().err
+    assert contents(tmp_path) == before
 
 
 def test_training_of_an_older_version(run, tmp_path):

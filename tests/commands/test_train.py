@@ -229,7 +229,7 @@ def test_other_settings_or_clips_are_refused(tiny, tmp_path, monkeypatch):
     clips = tuple(clip for clip in corpus.dataset.clips if clip != gone)
     fewer = dataclasses.replace(corpus, dataset=dataclasses.replace(corpus.dataset, clips=clips))
     with monkeypatch.context() as patch:
-        patch.setattr("asdjax.commands.train.settings", lambda *_: {"model.of_later": 1})
+        patch.setattr("asdjax.training.plan.settings", lambda *_: {"model.of_later": 1})
         with pytest.raises(AsdjaxError, match="another version of asdjax or of a plugin"):
             train(config, corpus, run)
     with pytest.raises(AsdjaxError, match="clips or their batches changed"):

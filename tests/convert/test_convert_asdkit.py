@@ -84,6 +84,9 @@ def test_multiresnet_goes_round(multiresnet, golden, tmp_path, capsys):
     expected["head_dict.main.s"] = expected["head_dict.main.s"].astype(np.float32)
     assert_equal(back, expected)
     assert "exists already" in refused(capsys, *arguments)
+    (run / "notes.txt").write_text("mine")
+    assert "notes.txt: not written by asdjax" in refused(capsys, *arguments, "--overwrite")
+    (run / "notes.txt").unlink()
     assert main(["convert", *map(str, arguments), "--overwrite"]) == 0
 
 

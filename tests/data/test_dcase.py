@@ -376,3 +376,12 @@ def test_faulty_files_are_refused_or_skipped_and_counted():
     assert counts == {"misnamed": 3, "truncated": 1}
     assert set(clean.clips) - set(kept.clips) == {parse_clip(f"fan/train/{TARGET}", "dcase2026")}
     assert kept.problems == ()
+
+
+@pytest.mark.parametrize(("name", "words"), [("all", "mean over all"), ("m" * 181, "too long")])
+def test_names_of_machines_that_results_cannot_have(tmp_path, name, words):
+    folder = tmp_path / name / "train"
+    folder.mkdir(parents=True)
+    (folder / "section_00_source_train_normal_0000_noAttribute.wav").touch()
+    with pytest.raises(DataError, match=words):
+        scan(tmp_path, "dcase2026")

@@ -6,15 +6,18 @@ import io
 import multiprocessing
 import os
 import signal
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.scored_runs import make_run, score_rows
 
 from asdjax.commands import evaluate, score
 from asdjax.config.recipe import Config, to_tree
 from asdjax.errors import AsdjaxError
 from asdjax.files import documents, user_files
+from asdjax.scoring import false_alarms
 from asdjax.scoring.kmeans import KMeans
 from asdjax.store import manifest
 from asdjax.store.embeddings import Embeddings, MadeFrom
@@ -35,8 +38,9 @@ def begun(path):
 
 def table(n=5, d=3):
     text = np.array([f"fan/train/{i}.wav" for i in range(n)])
-    words = np.full(n, "00")
-    clips, facts = [text, words, words, words, words], [np.zeros(n, np.float32)] * 4
+    words = np.full(n, "00"), np.full(n, "source"), np.full(n, "normal")
+    split = np.array(["test", *["train"] * (n - 1)])
+    clips, facts = [text, split, *words], [np.zeros(n, np.float32)] * 4
     others = np.zeros((n, 2), bool), np.ones((2, 9), np.float32)
     return Embeddings(*clips, np.ones((n, d), np.float32), *facts, *others)
 
@@ -301,6 +305,160 @@ def test_a_table_with_a_fitting_record_is_still_checked(tmp_path):
         run.write_artefact(path, content, "x")
         with pytest.raises(AsdjaxError, match="fan.npz: missing or changed"):
             run.read_embeddings("raw", "fan")
+
+
+def forged(**changes):
+    """The bytes of a file of embeddings with other arrays or members."""
+    arrays, buffer = vars(table()), io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.save(member, changes.get(name, array))
+            archive.writestr(f"{name}.npy", changes.get(f"{name}.npy", member.getvalue()))
+        for name, content in changes.items():
+            if name not in arrays and name.removesuffix(".npy") not in arrays:
+                archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def header(text):
+    """An array's file with a given header and no values."""
+    line = text.encode().ljust(2 ** len(bin(len(text))), b" ")
+    return b"\x93NUMPY\x01\x00" + len(line).to_bytes(2, "little") + line
+
+
+def one(of, value):
+    """A column of text with one other value."""
+    array = getattr(table(), of).astype("U20")
+    array[1] = value
+    return array
+
+
+FORGED = {
+    "no rows": {name: a[:0] for name, a in vars(table()).items() if name != "calibration"},
+    "split": {"split": one("split", "tset")},
+    "no test clip": {"split": np.full(5, "train")},
+    "section": {"section": one("section", "../../victim")},
+    "other digits": {"section": one("section", "\u0661\u0661")},
+    "domain": {"domain": one("domain", "weird")},
+    "label": {"label": one("label", "broken")},
+    "one clip twice": {"path": one("path", "fan/train/0.wav")},
+    "line break": {"path": one("path", "fan/train/\n.wav")},
+    "surrogate": {"path": one("path", "fan/train/\udc80.wav")},
+    "not an array": {"gain.npy": b"gain"},
+    "another member": {"more.txt": b"more"},
+    "huge shape": {
+        "gain.npy": header("{'descr': '<f4', 'fortran_order': False, 'shape': (9007199254740992,)}")
+    },
+    "huge text": {
+        "path.npy": header("{'descr': '<U500000000', 'fortran_order': False, 'shape': (32,)}")
+    },
+    "parentheses": {"gain.npy": header("{'descr': " + "(" * 4500)},
+    "objects": {"gain.npy": header("{'descr': '|O', 'fortran_order': False, 'shape': (5,)}")},
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_embeddings_with_a_fitting_record_are_refused(tmp_path, name):
+    run = finished(tmp_path)
+    path = run.embeddings_path("raw", "fan")
+    run.write_artefact(path, forged(), "x")
+    assert len(run.read_embeddings("raw", "fan").path) == 5
+    run.write_artefact(path, forged(**FORGED[name]), "x")
+    with pytest.raises(AsdjaxError, match="fan.npz: missing or changed"):
+        run.read_embeddings("raw", "fan")
+
+
+def test_a_zip_file_of_another_version_or_with_a_member_twice(tmp_path):
+    run = finished(tmp_path)
+    path = run.embeddings_path("raw", "fan")
+    other = bytearray(forged())
+    other[other.index(b"PK\x01\x02") + 6] = 99  # version needed to extract
+    twice = io.BytesIO(forged())
+    with zipfile.ZipFile(twice, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("gain.npy", b"x")
+    for content in bytes(other), twice.getvalue():
+        run.write_artefact(path, content, "x")
+        with pytest.raises(AsdjaxError, match="fan.npz: missing or changed"):
+            run.read_embeddings("raw", "fan")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"decision": None}, {"threshold": None}, {"decision": "2"}, {"threshold": "nan"},
+        {"split": "tset"}, {"section": "../x"}, {"domain": "x"}, {"label": "x"}, {"path": ""},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_forged_scores_with_a_fitting_record_are_refused(tmp_path, rng, change):
+    run = make_run(tmp_path, {"fan": score_rows(rng, "fan")})
+    rows = run.read_scores("fan")
+    for row in rows:
+        for name, value in change.items():
+            if value is None:
+                del row[name]
+            else:
+                row[name] = value
+    forge_scores(run, rows)
+    for verb in (score.score, evaluate.evaluate, evaluate.by_view):
+        with pytest.raises(AsdjaxError, match="fan.csv: "):
+            verb(run)
+
+
+@pytest.mark.parametrize("cut", ["no train", "no test", "nothing", "twice"])
+def test_forged_scores_of_other_rows_are_refused(tmp_path, rng, cut):
+    run = make_run(tmp_path, {"fan": score_rows(rng, "fan")})
+    rows = run.read_scores("fan")
+    kept = {"no train": "test", "no test": "train", "nothing": "none"}.get(cut)
+    rows = rows + rows[:1] if cut == "twice" else [row for row in rows if row["split"] == kept]
+    forge_scores(run, rows)
+    with pytest.raises(AsdjaxError, match="fan.csv: "):
+        evaluate.evaluate(run)
+
+
+def forge_scores(run, rows):
+    """Scores of another origin with a record that fits: digests are no secret."""
+    content = documents.csv_bytes(rows) if rows else b"path,split\n"
+    run.write_artefact(run.scores_path("fan"), content, run.scores_made_from("fan"))
+    run.write_thresholds({"schema": false_alarms.SCHEMA})
+
+
+def test_files_of_other_origin_stay_in_a_run(tmp_path):
+    run = finished(tmp_path)
+    mine = [
+        tmp_path / "notes.txt", tmp_path / "metrics" / "plot.txt", tmp_path / "scores" / "mine.csv",
+        tmp_path / "embeddings" / "raw" / "backup.npz", tmp_path / "diagnostics" / "mine.csv",
+    ]  # fmt: skip
+    for path in mine:
+        path.write_text("mine")
+    assert run.foreign_files() == sorted(mine)
+    recipe = run.embedding_recipes()[run.config().extract.views[0]]
+    expected = {run.embeddings_path("raw", "pump"): f"{recipe}/other"}
+    with run.lock(existing=True):
+        run.begin_extraction(expected)
+    gone = run.embeddings_path("raw", "fan"), run.scores_path("fan"), run.diagnostics_path("fan")
+    assert not any(path.exists() for path in gone)
+    assert all(path.read_text() == "mine" for path in mine)
+    train_anew(run)
+    assert all(path.read_text() == "mine" for path in mine)
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(
+        [*mine, tmp_path / "config.yaml", tmp_path / ".lock"]
+    )
+
+
+def test_an_invalid_record_of_results_does_not_stop_a_new_training(tmp_path):
+    run = finished(tmp_path)
+    (tmp_path / "artefacts.json").write_text("[")
+    train_anew(run)
+    assert not (tmp_path / "artefacts.json").exists() and run.training() is None
+
+
+def test_a_data_set_with_a_nul_byte_in_its_path_is_refused(tmp_path):
+    run = finished(tmp_path)
+    run.write_training(TRAINING | {"data": "/tmp/\0x"})
+    with pytest.raises(AsdjaxError, match="training.json: .*data"):
+        run.training()
 
 
 def test_a_verb_on_nothing_leaves_nothing(tmp_path):

@@ -207,6 +207,8 @@ def main(variants: Path) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbs", nargs="+", default=list(VERBS), choices=list(VERBS))
     chosen = parser.parse_args()
+    # in the background, SIGINT may be ignored, which processes would inherit: it must stop them
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chance, bad = random.Random(chosen.seed), 0
     with tempfile.TemporaryDirectory(prefix="asdjax-kills-") as base:
         kills = Kills(Path(base), variants)
