@@ -1,9 +1,9 @@
-"""Compiles the training steps of recipes for a TPU v5e that is not there, by libtpu on a CPU.
+"""Compiles the programs of recipes for a TPU v5e that is not there, by libtpu on a CPU.
 
-Called by scripts/check_tpu. Each line tells whether the compiler takes a step, which memory
-it needs on each device, and how much it computes. A step that does not fit is compiled again with
-settings that save memory. It shows nothing about speed; and only a TPU can show that the program
-runs.
+Called by scripts/check_tpu. The programs are the training step, and the making of the views with
+their embeddings. Each line tells whether the compiler takes a program, which memory it needs on
+each device, how much it computes and communicates. A step that does not fit is compiled again with
+settings that save memory. Only a TPU can show that a program runs, and how fast.
 
 `jax.experimental.topologies` is JAX's only way to compile for absent devices. If it vanishes, this
 script fails, and nothing else does.
@@ -12,7 +12,9 @@ script fails, and nothing else does.
 import argparse
 import dataclasses
 import json
+import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,7 +25,10 @@ from jax.experimental import topologies
 
 from asdjax import arguments
 from asdjax.config.recipe import Config
+from asdjax.embedder.extraction import embed
+from asdjax.embedder.network import Network, rounded_up
 from asdjax.errors import ConfigError
+from asdjax.models import building, parameters
 from asdjax.runtime import parallel
 from asdjax.training.learner import Learner
 from asdjax.verbs import VERBS
@@ -32,11 +37,13 @@ SYSTEMS = ("system1", "system2", "system3", "system4")
 MEMORY = round(15.75 * 2**30)
 """Bytes that programs may use on a v5e."""
 CLASSES = 16
-TOPOLOGY = "v5e:2x2"
+PROGRAMS = ("extract", "step")
+TOPOLOGY = "v5e:2x4"
+_COLLECTIVE = re.compile(r"= \S+ (all-(?:reduce|gather|to-all)|collective-permute)(?:-start)?\(")
 
 
 def main(given: list[str]) -> int:
-    """Compile each recipe's training step; 1 if one of them does not fit."""
+    """Compile each recipe's programs; 1 if one of them does not fit."""
     options: list[str] = []
     if "--" in given:
         given, options = given[: given.index("--")], given[given.index("--") + 1 :]
@@ -46,7 +53,8 @@ def main(given: list[str]) -> int:
     parser.add_argument("--recipes", nargs="+", default=SYSTEMS)
     parser.add_argument("--batch", type=driver.count, help="clips per step; default: the recipe's")
     parser.add_argument("--seconds", type=driver.seconds, default=12.0, help="length of the clips")
-    parser.add_argument("--devices", type=int, choices=(1, 2, 4), default=1)
+    parser.add_argument("--devices", type=int, choices=(1, 2, 4, 8), default=1)
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
     chosen = parser.parse_args(given)
     parsed = [
         arguments.parse("check", VERBS["check"], [name, "--data", ".", *options])
@@ -56,17 +64,22 @@ def main(given: list[str]) -> int:
     try:
         devices = topologies.get_topology_desc(TOPOLOGY, platform="tpu").devices
     except RuntimeError as error:
-        raise ConfigError(f"{TOPOLOGY}: {error}: install the extra tpu") from error
+        raise ConfigError(f"{TOPOLOGY}: {error} (libtpu comes with the extra tpu)") from error
     fits = True
     for name, recipe in zip(chosen.recipes, recipes, strict=True):
         batch = chosen.batch or recipe.train.batch_size
-        facts = {"fits": False}
-        for smaller in in_less_memory(recipe, batch, chosen.devices):
-            facts = compiled(smaller, devices[: chosen.devices], batch, chosen.seconds)
+        used, last = devices[: chosen.devices], False
+        if "extract" in chosen.programs:
+            facts = extraction(recipe, used, chosen.seconds)
             print(json.dumps({"recipe": name, **facts}), flush=True)
-            if facts["fits"]:
+            fits &= facts["fits"]
+        for smaller in in_less_memory(recipe, batch, chosen.devices):
+            if "step" not in chosen.programs or last:
                 break
-        fits &= facts["fits"]
+            facts = training_step(smaller, used, batch, chosen.seconds)
+            print(json.dumps({"recipe": name, **facts}), flush=True)
+            last = facts["fits"]
+        fits &= last or "step" not in chosen.programs
     return int(not fits)
 
 
@@ -89,7 +102,17 @@ def in_less_memory(recipe: Config, batch: int, devices: int) -> Iterator[Config]
         yield dataclasses.replace(recipe, train=train)
 
 
-def compiled(recipe: Config, devices: Sequence[Any], batch: int, seconds: float) -> dict[str, Any]:
+def settings(recipe: Config, batch: int, devices: int, seconds: float) -> dict[str, Any]:
+    """The settings that matter."""
+    names = ("compute_dtype", "remat", "scan_layers")
+    about: dict[str, Any] = {"devices": devices, "batch": batch, "seconds": seconds}
+    about |= {n: getattr(recipe.model, n) for n in names if hasattr(recipe.model, n)}
+    return about
+
+
+def training_step(
+    recipe: Config, devices: Sequence[Any], batch: int, seconds: float
+) -> dict[str, Any]:
     """Compile a recipe's training step for some devices.
 
     Args:
@@ -99,8 +122,7 @@ def compiled(recipe: Config, devices: Sequence[Any], batch: int, seconds: float)
         seconds: length of the clips.
 
     Returns:
-        The settings that matter; `fits`; `gib` per device, or the compiler's `reason` for refusing;
-        `tflop` per device, with the body of a loop counted once; seconds of lowering and compiling.
+        `program`, the settings that matter, and the result of `compiled`.
 
     Raises:
         AsdjaxError: the batch cannot be split over the devices, or the clips are too short.
@@ -117,16 +139,55 @@ def compiled(recipe: Config, devices: Sequence[Any], batch: int, seconds: float)
         "waveform": jax.ShapeDtypeStruct((len(devices), share, samples), np.int16),
         "label": jax.ShapeDtypeStruct((len(devices), share), np.int32),
     }
-    about: dict[str, Any] = {"devices": len(devices), "batch": batch, "seconds": seconds}
-    about |= {
-        name: getattr(recipe.model, name)
-        for name in ("compute_dtype", "remat", "scan_layers")
-        if hasattr(recipe.model, name)
-    }
+    about = settings(recipe, batch, len(devices), seconds)
     about["accumulate"] = recipe.train.accumulate
+    return {"program": "step", **about, **compiled(step, learner.shapes(), clips)}
+
+
+def extraction(recipe: Config, devices: Sequence[Any], seconds: float) -> dict[str, Any]:
+    """Compile the making of a recipe's views and their embeddings for some devices.
+
+    Arguments, result and errors are those of `training_step`; the batch is that of `extract`.
+    """
+    samples = round(seconds * recipe.audio.sample_rate)
+    batch = rounded_up(recipe.extract.batch_size, devices)
+    train = dataclasses.replace(recipe.train, parallel="shard_map")
+    recipe = dataclasses.replace(recipe, train=train, model=recipe.model.on_platform("tpu"))
+    module = building.skeleton(recipe.model, samples, recipe.audio.sample_rate)
+    _, params, stats = parameters.split(module)
+    ones = jax.tree.map(lambda a: np.ones(a.shape, a.dtype), (params, stats))  # never computed on
+    weights = {"params": {"model": ones[0]}, "stats": {"model": ones[1]}}
+    network = Network(recipe, samples, weights, devices)
+    views = recipe.extract.views
+    channels = 1 + any(view.uses_channel_2 for view in views)
+    share = len(devices), batch // len(devices)
+    rows = {
+        "waveform": jax.ShapeDtypeStruct((*share, channels, samples), np.int16),
+        "length": jax.ShapeDtypeStruct(share, np.int32),
+        "used": jax.ShapeDtypeStruct(share, np.bool_),
+    }
+    state = {**network.weights, "learned": _learned(views)}
+    state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
+    step = network.mapped(embed, (views, samples, samples))
+    about = settings(recipe, batch, len(devices), seconds)
+    return {"program": "extract", "views": len(views), **about, **compiled(step, state, rows)}
+
+
+def _learned(views: Sequence[Any]) -> dict[str, np.ndarray]:
+    """The parameters of the calibrated views, which are the only ones of asdjax that learn."""
+    return {v.name: np.ones((2, v.n_fft // 2 + 1), np.float32) for v in views if v.learns}
+
+
+def compiled(step: Any, *arguments: Any) -> dict[str, Any]:
+    """Compile a program.
+
+    Returns:
+        `fits`; `gib` per device, or the compiler's `reason` for refusing; `tflop` per device, with
+        the body of a loop counted once; collectives; seconds of lowering and compiling.
+    """
     began = time.monotonic()
-    lowered = step.lower(learner.shapes(), clips)
-    about["lowering_s"] = round(time.monotonic() - began, 1)
+    lowered = step.lower(*arguments)
+    about: dict[str, Any] = {"lowering_s": round(time.monotonic() - began, 1)}
     began = time.monotonic()
     try:
         program = lowered.compile()
@@ -140,4 +201,8 @@ def compiled(recipe: Config, devices: Sequence[Any], batch: int, seconds: float)
     needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
     about["gib"] = round(needed / 2**30, 2)
     about["tflop"] = round(cost["flops"] / 1e12, 3)
+    about["gb_moved"] = round(cost["bytes accessed"] / 1e9, 1)
+    if "optimal_seconds" in cost and cost["optimal_seconds"] > 0:
+        about["optimal_s"] = round(cost["optimal_seconds"], 4)
+    about["collectives"] = dict(Counter(_COLLECTIVE.findall(program.as_text())))
     return {"fits": needed <= MEMORY, **about}

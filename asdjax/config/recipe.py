@@ -160,7 +160,7 @@ class TrainConfig:
     devices: Annotated[int, Range(low=0, high=2**20)] = 0
     """Number of local devices to use; 0: all."""
     parallel: Literal["pmap", "shard_map"] = "pmap"
-    """Function of JAX that maps the training step over the devices; the results are equal."""
+    """Function of JAX that maps training and embedding over the devices; the results are equal."""
     log_every: Annotated[int, Range(low=1, high=8)] = 8
     """Steps between reads of the loss from the device."""
     checkpoint_every: Count = 1

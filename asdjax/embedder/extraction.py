@@ -103,7 +103,7 @@ def stream(
     if learned:
         state = {**state, "learned": parallel.replicate(dict(learned), network.devices)}
     read = _read(network, clips, row_length, two_channels)
-    return network.run(_embed, (views, n_samples, shortest), state, read)
+    return network.run(embed, (views, n_samples, shortest), state, read)
 
 
 def _read(
@@ -121,7 +121,7 @@ def _read(
     )
 
 
-def _embed(
+def embed(
     network: Network,
     views: tuple[View, ...],
     n_samples: int,
@@ -129,18 +129,18 @@ def _embed(
     state: Tree,
     batch: Tree,
 ) -> Tree:
-    """The step of `stream`."""
+    """The step of `stream`, see `Network.run`: the views of a batch and their embeddings."""
     waveform, length = to_float(batch["waveform"], network.dtype), batch["length"]
     sounds, facts = signal.make(views, waveform, length, state.get("learned", {}))
     if facts:
         facts["gain"] = facts["gain"].T
     fitted = signal.fit_length(sounds, length, n_samples, shortest)
 
-    def embed(waveform: jax.Array) -> jax.Array:
+    def of_view(waveform: jax.Array) -> jax.Array:
         module = network.module(state)
         return parameters.checked(module(waveform, train=False), module, waveform)
 
-    embedding = jax.lax.map(embed, fitted)  # compiles the network once for all views
+    embedding = jax.lax.map(of_view, fitted)  # compiles the network once for all views
     return {"embedding": jnp.swapaxes(embedding, 0, 1), **facts}
 
 

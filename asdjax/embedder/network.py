@@ -37,17 +37,31 @@ class Network:
         weights: {"params", "stats"}, replicated on the devices.
     """
 
-    def __init__(self, config: Config, n_samples: int | None, weights: Tree):
-        """Copy weights, NumPy arrays {"params": {"model"}, "stats": {"model"}}, to the devices."""
+    def __init__(
+        self,
+        config: Config,
+        n_samples: int | None,
+        weights: Tree,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        """Copy the weights to the devices.
+
+        Args:
+            config: as in the attributes.
+            n_samples: as in the attributes.
+            weights: NumPy arrays {"params": {"model"}, "stats": {"model"}}.
+            devices: absent devices to compile for, to which nothing is copied; None: local ones.
+        """
         self.config, self.n_samples = config, n_samples
-        self.devices = parallel.local_devices(config.train.devices, at_most=True)
+        local = parallel.local_devices(config.train.devices, at_most=True)
+        self.devices = list(devices or local)
         self.model = config.model.on_platform(self.devices[0].platform)
         module = building.skeleton(self.model, n_samples, config.audio.sample_rate)
         params = building.folded(self.model, module, weights["params"]["model"])
         self._graphdef, _, _ = parameters.split(module)
         self.dtype = jax.tree.leaves(weights["params"]["model"])[0].dtype  # before `folded` rounds
         placed = {"params": params, "stats": weights["stats"]["model"]}
-        self.weights = parallel.replicate(placed, self.devices)
+        self.weights = placed if devices else parallel.replicate(placed, self.devices)
         self._compiled: dict[tuple[Any, ...], Callable] = {}
 
     def module(self, state: Tree) -> Any:
@@ -95,12 +109,16 @@ class Network:
         batch = parallel.split_batch(batch, self.devices)
         new = (step, static) not in self._compiled
         if new:
-            grouped = partial(in_groups, partial(step, self, *static), self.at_once)
-            self._compiled[step, static] = parallel.inference_step(grouped, self.devices)
+            self._compiled[step, static] = self.mapped(step, static)
         result = self._compiled[step, static](state, batch)
         if new:
             compile_cache.seal()
         return result
+
+    def mapped(self, step: Callable, static: tuple[Any, ...]) -> jax.stages.Wrapped:
+        """The step of `run` on all devices, a function of state and batch."""
+        grouped = partial(in_groups, partial(step, self, *static), self.at_once)
+        return parallel.inference_step(grouped, self.devices, self.config.train.parallel)
 
     def at_once(self, samples: int) -> int | None:
         """How many rows of `samples` samples the model processes at once; None: all.

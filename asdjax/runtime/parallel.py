@@ -18,6 +18,7 @@ from asdjax.errors import ConfigError
 
 AXIS = "clips"
 """The name of the device axis, for collectives inside a step."""
+_EVERYWHERE, _SPLIT = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
 
 
 def local_devices(count: int, *, at_most: bool = False) -> list[jax.Device]:
@@ -104,7 +105,7 @@ def training_step(
         AsdjaxError: "shard_map" in several processes, which are not implemented.
     """
     if how == "shard_map":
-        return _by_shard_map(step, devices)
+        return _mapped(step, devices, (_EVERYWHERE, _EVERYWHERE), donated=(0,))
     return jax.pmap(
         step,
         axis_name=AXIS,
@@ -115,10 +116,12 @@ def training_step(
     )
 
 
-def _by_shard_map(step: Callable, devices: list[jax.Device]) -> jax.stages.Wrapped:
+def _mapped(
+    step: Callable, devices: list[jax.Device], results: Any, donated: tuple[int, ...] = ()
+) -> jax.stages.Wrapped:
+    """`step(state, batch)` by `jax.shard_map`, with the partition of its results."""
     if jax.process_count() > 1:
         raise ConfigError("train.parallel: shard_map runs in one process only: choose pmap")
-    everywhere, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
 
     def mine(state: Any, batch: Any) -> Any:
         return step(state, jax.tree.map(lambda a: a[0], batch))  # from [1, B / devices, ...]
@@ -126,16 +129,30 @@ def _by_shard_map(step: Callable, devices: list[jax.Device]) -> jax.stages.Wrapp
     mapped = jax.shard_map(
         mine,
         mesh=jax.sharding.Mesh(np.array(devices), (AXIS,)),
-        in_specs=(everywhere, split),
-        out_specs=(everywhere, everywhere),
+        in_specs=(_EVERYWHERE, _SPLIT),
+        out_specs=results,
         check_vma=False,  # that results are equal on all devices is up to the step, as with pmap
     )
-    return jax.jit(mapped, donate_argnums=(0,))
+    return jax.jit(mapped, donate_argnums=donated)
 
 
-def inference_step(step: Callable, devices: list[jax.Device]) -> Callable:
-    """Compile `step(state, batch)`; its results are split: [devices, B / devices, ...]."""
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=devices)
+def inference_step(
+    step: Callable, devices: list[jax.Device], how: Literal["pmap", "shard_map"] = "pmap"
+) -> jax.stages.Wrapped:
+    """Compile `step(state, batch)`; its results are split: [devices, B / devices, ...].
+
+    Args:
+        step: called with each device's part of the batch.
+        devices: the local devices; the batch is from `split_batch`.
+        how: as in `training_step`.
+    """
+    if how == "pmap":
+        return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=devices)
+
+    def with_axis(state: Any, part: Any) -> Any:
+        return jax.tree.map(lambda a: a[None], step(state, part))
+
+    return _mapped(with_axis, devices, _SPLIT)
 
 
 def mean_over_devices(tree: Any) -> Any:

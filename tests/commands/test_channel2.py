@@ -1,12 +1,14 @@
 """Views through all verbs: embeddings, diagnostics, warnings, decisions, submission, comparison."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import os
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -19,10 +21,12 @@ from asdjax.challenge import verification
 from asdjax.cli import main
 from asdjax.config import recipe as configs
 from asdjax.config.recipe import SynthConfig
-from asdjax.embedder import Embedder
+from asdjax.embedder import Embedder, extraction
+from asdjax.embedder.network import Network
 from asdjax.scoring import backends
 from asdjax.store.runs import Run
 from asdjax.synth import corpus as synth
+from asdjax.training import weights
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
@@ -383,6 +387,30 @@ def test_views_on_eight_devices_are_those_on_one(run_copy):
         assert relative(after.embedding, before[view].embedding) < LAYER, view
         assert np.allclose(after.gain, before[view].gain, rtol=1e-5, equal_nan=True)
         assert np.array_equal(after.lag, before[view].lag, equal_nan=True)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_pmap_and_shard_map_embed_with_equal_bits(run_copy, devices):
+    found = []
+    for how in "pmap", "shard_map":
+        embedder = Embedder.load(run_copy)
+        train = dataclasses.replace(embedder.config.train, parallel=how, devices=devices)
+        network = Network(
+            dataclasses.replace(embedder.config, train=train),
+            embedder.n_samples,
+            weights.of_run(Run(run_copy))[2],
+        )
+        rng = np.random.default_rng(3)
+        rows = {
+            "waveform": rng.integers(-9000, 9000, (16, 2, 8000)).astype(np.int16),
+            "length": np.full(16, 8000, np.int32),
+        }
+        views = tuple(v for v in embedder.config.extract.views if not v.learns)
+        static = views, embedder.n_samples, 8000
+        found.append(list(network.run(extraction.embed, static, network.weights, [(rows, 13)])))
+    assert len(views) == 6
+    assert len(found[0][0]["embedding"]) == 13
+    jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 def test_an_extraction_stopped_between_machines_ends_in_the_same_bytes(run_copy, monkeypatch):

@@ -38,16 +38,30 @@ def test_a_line_for_each_recipe(devices, script, monkeypatch, capsys):
     on_cpus(monkeypatch, script)
     given = ["--recipes", TINY, "--seconds", "0.4", "--batch", "8", "--devices", str(devices)]
     assert script.main([*given, "--", "--model.compute-dtype", "float32"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["program"] for line in lines] == ["extract", "step"]
+    for facts in lines:
+        assert facts["fits"] and facts["devices"] == devices and facts["gib"] < 1
+        assert facts["compute_dtype"] == "float32" and facts["tflop"] >= 0
+    assert lines[0]["collectives"] == {} and lines[0]["batch"] >= 64
+    assert ("all-reduce" in lines[1]["collectives"]) == (devices > 1)
+
+
+@pytest.mark.usefixtures("compiled_fast_here")
+def test_the_views_of_a_recipe_are_compiled(script, monkeypatch, capsys):
+    on_cpus(monkeypatch, script)
+    views = str(TESTS / "views.yaml")
+    given = ["--recipes", views, "--programs", "extract", "--seconds", "0.5"]
+    assert script.main(given) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["fits"] and facts["devices"] == devices and facts["gib"] < 1
-    assert facts["compute_dtype"] == "float32" and facts["tflop"] >= 0
+    assert facts["fits"] and facts["views"] == 7 and facts["batch"] == 16
 
 
 def test_too_little_memory_is_reported(script, monkeypatch, capsys):
     on_cpus(monkeypatch, script)
     monkeypatch.setattr(script, "MEMORY", 1)
     config = configs.load(TINY)
-    assert not script.compiled(config, jax.devices("cpu")[:1], 8, 0.4)["fits"]
+    assert not script.training_step(config, jax.devices("cpu")[:1], 8, 0.4)["fits"]
 
     def refused():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 17 G of 15.75 G\nDetails")
@@ -55,7 +69,8 @@ def test_too_little_memory_is_reported(script, monkeypatch, capsys):
     lowered = SimpleNamespace(compile=refused)
     step = SimpleNamespace(lower=lambda *_: lowered)
     monkeypatch.setattr(script.parallel, "training_step", lambda *_: step)
-    assert script.main(["--recipes", TINY, "--seconds", "0.4", "--batch", "8"]) == 1
+    given = ["--recipes", TINY, "--seconds", "0.4", "--batch", "8", "--programs", "step"]
+    assert script.main(given) == 1
     *_, facts = map(json.loads, capsys.readouterr().out.splitlines())
     assert not facts["fits"] and facts["reason"] == "RESOURCE_EXHAUSTED: 17 G of 15.75 G"
 
@@ -79,7 +94,7 @@ def test_settings_that_save_memory_in_turn(script):
         (["--recipes", "nope"], "nope"),
         (["--", "--model.compute-dtype", "float32", "--train.epochs", "0"], "train.epochs"),
         (["--batch", "7", "--devices", "2"], "train.batch_size"),
-        ([], "install the extra tpu"),
+        ([], "comes with the extra tpu"),
     ],
 )
 def test_refused(given, words, script, monkeypatch):
@@ -99,9 +114,12 @@ def test_libtpus_compiler(script, monkeypatch, capsys):
     pytest.importorskip("libtpu", reason="needs the extra tpu (scripts/check_tpu installs it)")
     for name, value in {
         "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
         "TPU_WORKER_HOSTNAMES": "localhost",
     }.items():
         monkeypatch.setenv(name, value)
-    assert script.main(["--recipes", TINY, "--seconds", "0.4", "--batch", "8"]) == 0
-    assert json.loads(capsys.readouterr().out)["compute_dtype"] == "tensorfloat32"
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    given = ["--recipes", TINY, "--seconds", "0.4", "--batch", "8", "--devices", "8"]
+    assert script.main(given) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {line["compute_dtype"] for line in lines} == {"tensorfloat32"}
