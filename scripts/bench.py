@@ -44,6 +44,7 @@ from asdjax.runtime import compile_cache, interruption
 HERE = Path(__file__).parent
 STAGES = ON_DEVICE | ON_HOST | COMMANDS
 LEAST = 0.4  # seconds per measurement at least
+VISIT = 480  # seconds for all stages on an accelerator, with compilation
 GEMM = {"cpu": 2048}  # rows and columns of the matrix product, by kind of device
 BIG_GEMM = 8192  # on other devices
 
@@ -218,10 +219,21 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _stage(stage: str, rest: list[str]) -> int:
-    """Measure a stage in a new process; 0 if it succeeded. Wrong usage ends this process, too."""
+def _stage(stage: str, rest: list[str], limit: float | None) -> int:
+    """Measure a stage in a new process; 0 if it succeeded. Wrong usage ends this process, too.
+
+    Args:
+        stage: its name.
+        rest: the other arguments of the command line.
+        limit: seconds after which it is stopped; the figures that it has printed stay.
+    """
     with driver.running([sys.executable, __file__, stage, *rest]) as process:
-        status = process.wait()
+        try:
+            status = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            process.kill()  # a compilation answers to nothing else
+            print(f"bench: {stage}: stopped after {limit:g} s (--limit)", file=sys.stderr)
+            return 1
     if status == 2:
         sys.exit(status)
     if status:
@@ -255,6 +267,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--devices", type=driver.count, help="number of simulated devices on a CPU")
     parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="default: JAX's choice")
     parser.add_argument(
+        "--limit",
+        type=driver.seconds,
+        help="seconds for each of several stages; default: none, or with --device gpu or tpu "
+        f"{VISIT} in all",
+    )
+    parser.add_argument(
         "--no-compile-cache", action="store_true", help="compile all programs again"
     )
     options = parser.parse_args(argv)
@@ -263,10 +281,12 @@ def main(argv: list[str]) -> None:
         parser.error(f"no stage {', '.join(sorted(unknown))}: choose from {', '.join(STAGES)}")
     for recipe in options.recipe or ():
         configs.load(recipe)
-    stages = options.stages or list(ON_DEVICE if options.device in ("gpu", "tpu") else STAGES)
+    on_accelerator = options.device in ("gpu", "tpu")
+    stages = options.stages or list(ON_DEVICE if on_accelerator else STAGES)
     if len(stages) > 1:
         rest = [argument for argument in argv if argument not in STAGES]
-        sys.exit(max(_stage(stage, rest) for stage in stages))
+        limit = options.limit or (VISIT / len(stages) if on_accelerator else None)
+        sys.exit(max([_stage(stage, rest, limit) for stage in stages]))
     if options.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     elif "cpu" not in (jax.config.jax_platforms or "cpu"):  # the CPU counts operations

@@ -137,7 +137,7 @@ def test_how_several_stages_end(bench, monkeypatch, statuses, code, begun):
     ends = list(statuses)
 
     def running(_):
-        ended = SimpleNamespace(wait=lambda: ends.pop(0))
+        ended = SimpleNamespace(wait=lambda limit: ends.pop(0))
         return contextlib.nullcontext(ended)
 
     monkeypatch.setattr(bench.driver, "running", running)
@@ -145,6 +145,14 @@ def test_how_several_stages_end(bench, monkeypatch, statuses, code, begun):
         bench.main(["reading", "scoring"])
     assert end.value.code == code
     assert len(statuses) - len(ends) == begun
+
+
+def test_a_stage_over_its_limit_is_stopped_and_the_others_are_measured():
+    command = [sys.executable, SCRIPTS / "bench.py", "reading", "scoring", "--batch", "100"]
+    found = subprocess.run([*command, "--limit", "0.5"], capture_output=True, text=True)
+    assert found.returncode == 1 and not found.stdout
+    said = [line for line in found.stderr.splitlines() if line.startswith("bench: ")]
+    assert said == [f"bench: {s}: stopped after 0.5 s (--limit)" for s in ("reading", "scoring")]
 
 
 def test_a_case_and_its_alternative_alternate(bench, monkeypatch):
