@@ -105,8 +105,8 @@ def from_asdkit(
             "frozen": checkpoint.digest(frozen) if frozen else None,
         }
         progress = {"step": np.zeros((), np.int32)}
-        with Checkpoints(run.checkpoints, keep=1) as checkpoints:
-            checkpoints.save(0, {"weights": arrays, "progress": progress}, training)
+        checkpoints = Checkpoints(run.checkpoints, keep=1)
+        checkpoints.save(0, {"weights": arrays, "progress": progress}, training)
         run.write_training(training)
     return training
 

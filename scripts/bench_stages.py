@@ -18,6 +18,7 @@ from asdjax.config import recipe as configs
 from asdjax.config.interfaces import View
 from asdjax.config.recipe import Config, SynthConfig
 from asdjax.data import audio, batches
+from asdjax.data.samples import to_float
 from asdjax.embedder import Embedder, extraction
 from asdjax.embedder.extraction import ClipFiles
 from asdjax.embedder.network import AT_ONCE
@@ -29,7 +30,7 @@ from asdjax.signal import fbank, stft
 from asdjax.signal import views as signal_views
 from asdjax.signal.view_raw import RAW
 from asdjax.synth import corpus as synth
-from asdjax.training.learner import Learner, to_float
+from asdjax.training.learner import Learner
 
 RATE = 16000
 SIZES = 256, 1024, 4096  # of MultiResNet's transforms

@@ -8,8 +8,8 @@ from asdjax.config import strict_yaml
 from asdjax.config.schema import cut, found, shown, similar
 from asdjax.data.editions import find_edition
 from asdjax.errors import AsdjaxError
+from asdjax.scoring.metrics import FIGURES as FIGURES
 
-FIGURES = ("auc_source", "auc_target", "pauc")
 DESCRIPTION = (
     "input_sampling_rate", "data_augmentation", "front_end", "acoustic_features", "embeddings",
     "machine_learning_method", "aggregation_method", "domain_adaptation_method",

@@ -75,8 +75,8 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
         run.write_training({**_meta(work, 0, None), **result})
         console.say(f"{run.path}: nothing to train")
         return
-    with Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints) as checkpoints:
-        _loop(work, learner, start, run, checkpoints)
+    checkpoints = Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints)
+    _loop(work, learner, start, run, checkpoints)
 
 
 def _loop(

@@ -16,6 +16,7 @@ from jaxtyping import Float32, Int16, Int32
 
 from asdjax.config.recipe import AudioConfig
 from asdjax.data import audio
+from asdjax.data.samples import to_float
 from asdjax.errors import DataError
 
 Waveforms = Int16[np.ndarray, "B T"] | Float32[np.ndarray, "B T"]
@@ -94,9 +95,7 @@ class _Reader:
                 f"{self.paths[clip]}: {len(wave)} samples, but {self.frames[clip]} when the data "
                 "set was checked: do not change files while they are in use"
             )
-        if not self.pcm16 and wave.dtype == np.int16:
-            wave = wave.astype(np.float32) / np.float32(32768)
-        return wave
+        return wave if self.pcm16 else to_float(wave)
 
     @property
     def dtype(self) -> np.dtype:

@@ -9,6 +9,7 @@ import numpy as np
 
 from asdjax.data import sound_files
 from asdjax.data.dcase import Clip, Dataset, Problem
+from asdjax.data.samples import to_float
 from asdjax.data.sound_files import Header, Samples
 
 _BLOCK = 1024  # samples per channel that are compared first
@@ -55,11 +56,7 @@ def find(dataset: Dataset, headers: Mapping[str, Header]) -> list[Problem]:
 
 def _values(samples: Samples) -> np.ndarray:
     """The samples as float32, so that int16 samples equal the same sound stored as floats."""
-    values = samples.astype(np.float32)
-    if samples.dtype == np.int16:
-        values /= 32768
-    values += 0.0  # turns -0 into 0
-    return values
+    return to_float(samples) + np.float32(0)  # which turns -0 into 0
 
 
 def _groups(clips: Sequence[Clip], keys: Iterable[Hashable]) -> list[list[Clip]]:

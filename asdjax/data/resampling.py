@@ -6,6 +6,8 @@ import math
 import numpy as np
 from jaxtyping import Float32, Int16
 
+from asdjax.data.samples import to_float
+
 _PASS_BAND, _STOP_DB = 0.9, 110.0
 _MAX_FACTOR = 100_000  # 44101 for 44101 Hz to 16000 Hz; the filter has about 128 taps times that
 
@@ -35,7 +37,7 @@ def resample(
 
     up, down = _factors(rate, wanted)
     if waveform.dtype == np.int16:
-        waveform = waveform.astype(np.float32) / np.float32(32768)
+        waveform = to_float(waveform)
     return signal.resample_poly(waveform, up, down, window=_low_pass(max(up, down)))
 
 

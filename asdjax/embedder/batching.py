@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from asdjax.data import audio
+from asdjax.data.samples import to_float
 from asdjax.embedder.network import LONG, Network, rounded_up
 from asdjax.errors import DataError
 
@@ -66,8 +67,8 @@ class Batching:
         }
         for row, clip in enumerate(group.clips):
             wave = waveforms[clip]
-            if not integers and wave.dtype == np.int16:
-                wave = wave / 32768
+            if not integers:
+                wave = to_float(wave, dtype)
             if self.network.n_samples is not None:
                 wave = audio.fit_length(wave, group.row_length)
             wave = wave[: group.row_length]

@@ -13,6 +13,7 @@ from jaxtyping import Float32
 from asdjax.config.recipe import Config
 from asdjax.data import audio
 from asdjax.data.batches import Waveforms
+from asdjax.data.samples import to_float
 from asdjax.embedder.batching import Batching
 from asdjax.embedder.network import Network
 from asdjax.errors import ConfigError, DataError
@@ -20,7 +21,6 @@ from asdjax.models.parameters import Tree
 from asdjax.models.pooling import token_mean
 from asdjax.store.runs import Run
 from asdjax.training import weights
-from asdjax.training.learner import to_float
 
 Pool = Literal["mean", "none", "head"]
 """How the tokens of a clip become its embedding. mean: their average; none: they are returned;

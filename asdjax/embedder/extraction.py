@@ -12,6 +12,7 @@ from jaxtyping import Float32
 
 from asdjax.config.interfaces import View
 from asdjax.data import batches
+from asdjax.data.samples import to_float
 from asdjax.embedder.network import Network
 from asdjax.errors import AsdjaxError, DataError
 from asdjax.models import parameters
@@ -19,7 +20,6 @@ from asdjax.models.parameters import Tree
 from asdjax.runtime import parallel
 from asdjax.signal import views as signal
 from asdjax.signal.channels import Channels
-from asdjax.training.learner import to_float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -104,24 +104,18 @@ def load_pretrained(weights: Pretrained, like: Tree) -> Tree:
 
 
 class Checkpoints:
-    """The checkpoints in a directory; a context manager for writing."""
+    """The checkpoints in a directory."""
 
     def __init__(self, directory: Path, keep: int | None = None):
-        """Open a directory.
+        """Open a directory, and delete what killed processes left in it, if it is written to.
 
         Args:
             directory: created by the first save.
             keep: number of newest checkpoints to keep at a save; None for reading only.
         """
         self.directory, self._keep = directory, keep
-
-    def __enter__(self) -> "Checkpoints":
-        if self._keep is not None:
-            atomic.clear(self.directory)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Nothing to close."""
+        if keep is not None:
+            atomic.clear(directory)
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint, or None."""

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 from asdjax.config.interfaces import Weights
 from asdjax.config.recipe import Config
 from asdjax.config.schema import array_shown
+from asdjax.data.samples import to_float
 from asdjax.errors import ConfigError
 from asdjax.models import building, parameters
 from asdjax.models.parameters import Tree
@@ -65,13 +66,6 @@ class TrainState:
             optimiser=serialization.from_state_dict(self.optimiser, progress["optimiser"]),
             step=progress["step"],
         )
-
-
-def to_float(waveform: Float[Array, "B T"] | Int[Array, "B T"], dtype: Any) -> Float[Array, "B T"]:
-    """Waveforms in [-1, 1]: 16-bit integers are divided by 32768, floats pass."""
-    if waveform.dtype == jnp.int16:
-        return waveform.astype(dtype) / jnp.asarray(32768, dtype)
-    return waveform.astype(dtype)
 
 
 class Learner:

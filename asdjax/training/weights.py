@@ -76,8 +76,8 @@ def _trained(run: Run, training: Mapping[str, Any], like: Tree) -> Tree:
             f"{run.checkpoints}: the weights are gone: restore them, or train again with "
             "--no-resume"
         )
-    with Checkpoints(run.checkpoints) as checkpoints:
-        weights = checkpoints.restore(training["step"], {"weights": like})["weights"]
+    checkpoints = Checkpoints(run.checkpoints)
+    weights = checkpoints.restore(training["step"], {"weights": like})["weights"]
     if digest(weights) != training["digest"]:
         raise ArtifactError(
             f"{run.checkpoints / str(training['step'])}: the weights are not those that "

@@ -220,8 +220,8 @@ def test_a_lora_checkpoint_holds_what_trains_and_the_hash_of_the_rest(
     learner = Learner(run.config(), n_classes=len(training["classes"]), n_samples=6400)
     stored = learner.shapes().params["model"]["encoder"]
     assert all("lora_" in name for name in leaves(stored))
-    with Checkpoints(run.checkpoints) as checkpoints:
-        state = checkpoints.restore(training["step"], {"weights": learner.shapes().weights})
+    checkpoints = Checkpoints(run.checkpoints)
+    state = checkpoints.restore(training["step"], {"weights": learner.shapes().weights})
     embedder = Embedder.load(run)
     model, params = run.config().model.for_inference(
         parameters.join(
@@ -264,8 +264,8 @@ def test_merged_adapters_give_the_same_embeddings(rng, adapted):
     run = adapted[0]
     training = run.finished_training()
     learner = Learner(run.config(), n_classes=len(training["classes"]), n_samples=6400)
-    with Checkpoints(run.checkpoints) as checkpoints:
-        state = checkpoints.restore(training["step"], {"weights": learner.shapes().weights})
+    checkpoints = Checkpoints(run.checkpoints)
+    state = checkpoints.restore(training["step"], {"weights": learner.shapes().weights})
     wave = rng.normal(0, 0.1, (4, 6400)).astype(np.float32)
     found = embedded(learner, state["weights"], learner.frozen(None), wave)
     assert relative(Embedder.load(run)(wave), found) < 1e-5

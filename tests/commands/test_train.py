@@ -174,9 +174,9 @@ def test_a_state_goes_through_a_checkpoint_by_the_names_of_its_items(rng, tmp_pa
         "weights/params/model", "weights/params/head", "weights/stats/model", "weights/stats/head",
         "progress/step", "progress/optimiser/0", "progress/optimiser/2",
     }  # fmt: skip
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(2, items, {})
-        restored = work.start().with_items(checkpoints.restore(2, work.shapes().to_items()))
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(2, items, {})
+    restored = work.start().with_items(checkpoints.restore(2, work.shapes().to_items()))
     jax.tree.map(np.testing.assert_array_equal, restored, after)  # of one structure, too
     assert after.step == 2 and after.step.dtype == np.int32
 

@@ -71,8 +71,8 @@ def test_multiresnet_goes_round(multiresnet, golden, tmp_path, capsys):
         golden("multiresnet_state"), embedder.config.model, 71680, 16000
     )
     learner = Learner(embedder.config, n_classes=5, n_samples=71680)
-    with Checkpoints(Run(run).checkpoints) as stored:
-        weights = stored.restore(0, {"weights": learner.shapes().weights})["weights"]
+    stored = Checkpoints(Run(run).checkpoints)
+    weights = stored.restore(0, {"weights": learner.shapes().weights})["weights"]
     assert_equal(arrays(weights["params"]["model"]), arrays(expected[0]))
     assert_equal(arrays(weights["stats"]["model"]), arrays(expected[1]))
     assert main(["convert", "torch", str(run), str(tmp_path / "back.npz")]) == 0
@@ -292,8 +292,8 @@ def finished_run(path, config, weights=None):
     run.write_config(config)
     frozen = state.frozen
     if not config.model.trains_nothing:
-        with Checkpoints(run.checkpoints, keep=1) as checkpoints:
-            checkpoints.save(0, state.to_items(), {})
+        checkpoints = Checkpoints(run.checkpoints, keep=1)
+        checkpoints.save(0, state.to_items(), {})
     run.write_training(
         {
             "classes": list("abc"), "n_samples": 6400, "step": 0, "config": configs.to_tree(config),

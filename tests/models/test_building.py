@@ -47,7 +47,8 @@ class Loudness(asdjax.Encoder):
 class Network(nnx.Module):
     def __init__(self, parts, rngs):
         self.parts, self.embedding_size = parts, 4
-        self.norm, self.linear = nnx.BatchNorm(parts, rngs=rngs), nnx.Linear(parts, 4, rngs=rngs)
+        self.norm = nnx.BatchNorm(parts, axis_name="clips", rngs=rngs)
+        self.linear = nnx.Linear(parts, 4, rngs=rngs)
 
     def __call__(self, waveform, *, train=False, axis_name=None):
         cut = waveform[:, : waveform.shape[1] // self.parts * self.parts]
@@ -65,8 +66,8 @@ def test_an_encoder_of_flaxs_own_layers(corpus_root, tmp_path, capsys):
     assert main([*command, "--model.parts", "5", "--model", "loudness"]) == 0
     step = run.finished_training()["step"]
     learner = Learner(run.config(), n_classes=3, n_samples=6400)
-    with Checkpoints(run.checkpoints) as checkpoints:
-        weights = checkpoints.restore(step, {"weights": learner.shapes().weights})["weights"]
+    checkpoints = Checkpoints(run.checkpoints)
+    weights = checkpoints.restore(step, {"weights": learner.shapes().weights})["weights"]
     assert weights["stats"]["model"]["norm"]["mean"].any()  # BatchNorm's, in training
 
     embed = ["embed", str(run.path), str(corpus_root / "fan"), "--out", str(out)]

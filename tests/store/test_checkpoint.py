@@ -27,19 +27,19 @@ def state(rng):
 
 
 def test_round_trip_newest_kept_and_meta_alone(tmp_path, state):
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
-        assert checkpoints.latest() is None
-        for step in (1, 2, 3):
-            checkpoints.save(step, state, {"classes": ["a", "b"], "iterator": {"next_index": step}})
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
-        assert checkpoints.latest() == 3
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
-        assert checkpoints.meta(2)["iterator"] == {"next_index": 2}
-        restored = checkpoints.restore(3, state)
-        assert digest(restored) == digest(state)
-        assert isinstance(restored["progress"]["step"], np.ndarray)
-        weights = checkpoints.restore(3, {"weights": state["weights"]})
-        assert digest(weights["weights"]) == digest(state["weights"])
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.latest() is None
+    for step in (1, 2, 3):
+        checkpoints.save(step, state, {"classes": ["a", "b"], "iterator": {"next_index": step}})
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.latest() == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
+    assert checkpoints.meta(2)["iterator"] == {"next_index": 2}
+    restored = checkpoints.restore(3, state)
+    assert digest(restored) == digest(state)
+    assert isinstance(restored["progress"]["step"], np.ndarray)
+    weights = checkpoints.restore(3, {"weights": state["weights"]})
+    assert digest(weights["weights"]) == digest(state["weights"])
 
 
 @pytest.mark.parametrize(
@@ -55,29 +55,29 @@ def test_round_trip_newest_kept_and_meta_alone(tmp_path, state):
     ],
 )
 def test_another_models_checkpoint_is_refused(tmp_path, state, change, words):
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(1, state, {})
-        change(state)
-        with pytest.raises(AsdjaxError, match=words):
-            checkpoints.restore(1, state)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state, {})
+    change(state)
+    with pytest.raises(AsdjaxError, match=words):
+        checkpoints.restore(1, state)
 
 
 def test_an_interrupted_save_is_passed_over(tmp_path, state):
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(1, state, {})
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state, {})
     broken = tmp_path / ".2.asdjax-partial"
     broken.mkdir()
     (broken / "junk").write_text("half")
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
-        assert checkpoints.latest() == 1
-        assert not broken.exists()
-        checkpoints.save(2, state, {})
-        assert checkpoints.latest() == 2
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    assert checkpoints.latest() == 1
+    assert not broken.exists()
+    checkpoints.save(2, state, {})
+    assert checkpoints.latest() == 2
 
 
 def test_no_pickles(tmp_path, state):
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(1, state, {"a": 1})
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state, {"a": 1})
     for file in tmp_path.rglob("*"):
         assert file.suffix not in {".pkl", ".pickle"}
     assert json.loads((tmp_path / "1" / "meta.json").read_text()) == {"a": 1}
@@ -100,8 +100,8 @@ def test_digest_sees_names_shapes_dtypes_and_values(state):
 
 
 def test_every_damaged_file_of_a_checkpoint_is_named(tmp_path, state, capfd):
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(1, state, {})
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state, {})
     damages = {
         "delete": lambda file: file.unlink(),
         "empty": lambda file: file.write_bytes(b""),
@@ -138,9 +138,9 @@ def delete(file):
 
 
 def read(path, step, state):
-    with Checkpoints(path) as checkpoints:
-        checkpoints.meta(step)
-        return checkpoints.restore(step, state)
+    checkpoints = Checkpoints(path)
+    checkpoints.meta(step)
+    return checkpoints.restore(step, state)
 
 
 @pytest.mark.parametrize("defect", [KeyError, AttributeError, TypeError, ValueError, OSError])
@@ -149,23 +149,23 @@ def test_a_defect_keeps_its_traceback(tmp_path, state, monkeypatch, defect, call
     def fail(*_, **__):
         raise defect("a defect")
 
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(1, state, {})
-        monkeypatch.setattr(ocp.Checkpointer, call, fail)
-        if (call, defect) == ("save", OSError):
-            defect = AsdjaxError  # a save meets the file system
-        with pytest.raises(defect, match="a defect"):
-            checkpoints.save(2, state, {}) if call == "save" else checkpoints.restore(1, state)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state, {})
+    monkeypatch.setattr(ocp.Checkpointer, call, fail)
+    if (call, defect) == ("save", OSError):
+        defect = AsdjaxError  # a save meets the file system
+    with pytest.raises(defect, match="a defect"):
+        checkpoints.save(2, state, {}) if call == "save" else checkpoints.restore(1, state)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize("tree", [{"weights": {"a": "text"}}, {"weights": [np.zeros(2)]}, {}])
 def test_what_others_saved_is_refused_in_words(tmp_path, state, monkeypatch, tree):
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(1, state, {})
-        monkeypatch.setattr(checkpoint, "_stored", lambda place: tree.get(place.name))
-        with pytest.raises(AsdjaxError, match="1: not a checkpoint of this configuration"):
-            checkpoints.restore(1, state)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state, {})
+    monkeypatch.setattr(checkpoint, "_stored", lambda place: tree.get(place.name))
+    with pytest.raises(AsdjaxError, match="1: not a checkpoint of this configuration"):
+        checkpoints.restore(1, state)
 
 
 def test_a_list_of_arrays_is_refused(tmp_path):
@@ -175,35 +175,35 @@ def test_a_list_of_arrays_is_refused(tmp_path):
 
 
 def test_the_older_checkpoint_goes_on_where_the_newest_is_deleted(tmp_path, state):
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
-        for step in (1, 2, 3):
-            checkpoints.save(step, state, {"at": step})
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(step, state, {"at": step})
     (tmp_path / "3" / "weights" / "_METADATA").write_text("{}")
     with pytest.raises(AsdjaxError, match="delete it and train again, which continues"):
         read(tmp_path, 3, state)
     shutil.rmtree(tmp_path / "3")
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
-        assert checkpoints.latest() == 2 and checkpoints.meta(2) == {"at": 2}
-        assert digest(checkpoints.restore(2, state)) == digest(state)
-        checkpoints.save(3, state, {"at": 3})
-        with pytest.raises(AsdjaxError, match="checkpoint 3 exists already"):
-            checkpoints.save(3, state, {})
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.latest() == 2 and checkpoints.meta(2) == {"at": 2}
+    assert digest(checkpoints.restore(2, state)) == digest(state)
+    checkpoints.save(3, state, {"at": 3})
+    with pytest.raises(AsdjaxError, match="checkpoint 3 exists already"):
+        checkpoints.save(3, state, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, state, rng, capfd):
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(1, state, {})
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        big = {"weights": {"a": rng.normal(size=10_000)}, "progress": {"step": np.zeros(3)}}
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-        try:
-            with pytest.raises(AsdjaxError, match="/2/weights: cannot be written .File too large"):
-                checkpoints.save(2, big, {})
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        assert [path.name for path in tmp_path.iterdir()] == ["1"] and checkpoints.latest() == 1
-        assert digest(checkpoints.restore(1, state)) == digest(state)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state, {})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    big = {"weights": {"a": rng.normal(size=10_000)}, "progress": {"step": np.zeros(3)}}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(AsdjaxError, match="/2/weights: cannot be written .File too large"):
+            checkpoints.save(2, big, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"] and checkpoints.latest() == 1
+    assert digest(checkpoints.restore(1, state)) == digest(state)
     assert capfd.readouterr() == ("", "")
 
 
@@ -219,8 +219,8 @@ for i in range(18):
     most = (0, 100, 500, 2000, 20_000, 100_000)[i % 6]
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
     try:
-        with checkpoint.Checkpoints(root, keep=1) as checkpoints:
-            checkpoints.save(1, state, {})
+        checkpoints = checkpoint.Checkpoints(root, keep=1)
+        checkpoints.save(1, state, {})
     except checkpoint.AsdjaxError as error:
         print(error)
     print(*root.iterdir())
@@ -239,8 +239,8 @@ def test_many_arrays_and_a_full_disk_make_one_sentence_and_leave_nothing(count, 
 
 
 def test_reading_makes_nothing(tmp_path):
-    with Checkpoints(tmp_path / "absent") as checkpoints:
-        assert checkpoints.latest() is None
+    checkpoints = Checkpoints(tmp_path / "absent")
+    assert checkpoints.latest() is None
     assert not (tmp_path / "absent").exists()
 
 
@@ -254,16 +254,16 @@ def test_an_interruption_waits_for_orbaxs_writers(tmp_path, state, monkeypatch):
         original(self, *given, **named)
         done.append(given)
 
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(1, state, {})
-        monkeypatch.setattr(ocp.Checkpointer, "save", slow)
-        with pytest.raises(KeyboardInterrupt):
-            checkpoints.save(2, state, {})
-        assert done and [path.name for path in tmp_path.iterdir()] == ["1"]
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state, {})
+    monkeypatch.setattr(ocp.Checkpointer, "save", slow)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(2, state, {})
+    assert done and [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
 def test_a_record_that_is_none_is_said(tmp_path, state):
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(1, state, [1, 2])
-        with pytest.raises(AsdjaxError, match=r"1: .*meta\.json"):
-            checkpoints.meta(1)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state, [1, 2])
+    with pytest.raises(AsdjaxError, match=r"1: .*meta\.json"):
+        checkpoints.meta(1)
