@@ -21,6 +21,7 @@ from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.models.parameters import Tree
 from asdjax.models.poolings import Mean
 from asdjax.store import checkpoint, converted_weights
+from asdjax.store.checkpoint_files import checkpoint_files
 from asdjax.store.converted_weights import Pretrained
 
 KNOWN = {"8d1b234032a9ccff353612dc6c20982346dc2968b205b79d97303eb5e77bfb34": "BEATs_iter3.pt"}
@@ -72,6 +73,10 @@ def convert(
 
     def check() -> None:
         atomic.require_result(folder, overwrite, ours=_is_converted)
+        written = {folder / converted_weights.DOCUMENT}
+        for part in converted_weights.WEIGHTS, converted_weights.PREDICTOR:
+            written |= checkpoint_files(folder / part)
+        atomic.refuse_foreign(folder, written)
 
     with atomic.whole_folder(folder, check) as partial:
         network, weights, document = _read(source, dtype)
@@ -300,7 +305,10 @@ def _report(names: Table, state: dict[str, np.ndarray], like: Tree) -> list[dict
 
 
 def _is_converted(folder: Path) -> bool:
-    return documents.present(folder / converted_weights.DOCUMENT)
+    if not documents.present(folder / converted_weights.DOCUMENT):
+        return False
+    document = documents.read_json(folder / converted_weights.DOCUMENT, "choose another folder")
+    return isinstance(document, dict) and str(document.get("schema")).startswith("asdjax.beats/")
 
 
 def _model(encoder: BEATsEncoderConfig) -> BEATsConfig:

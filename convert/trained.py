@@ -69,11 +69,8 @@ def from_asdkit(
 
     def check() -> None:
         atomic.require_result(folder, overwrite, ours=_is_converted)
-        if folder.exists() and (foreign := Run(folder).foreign_files()):
-            raise ArtifactError(
-                f"{foreign[0]}: not written by asdjax, and --overwrite would delete it: move it "
-                "away, or choose another folder"
-            )
+        foreign = {*Run(folder).foreign_files()}
+        atomic.refuse_foreign(folder, {*folder.rglob("*")} - foreign)
 
     with atomic.whole_folder(folder, check) as partial:
         state = _trained_state(source)

@@ -53,7 +53,11 @@ def compare(
         seeds = [run.config().seed for run in (run_a, run_b)]
         from_a, from_b = run_a.made_from(), run_b.made_from()
     _require_same_clips((run_a, a), (run_b, b))
-    if other := [machine for machine in a if from_a[machine].test != from_b[machine].test]:
+    if other := [
+        machine
+        for machine, sections in a.items()
+        if any(from_a[machine].tests(s) != from_b[machine].tests(s) for s in sections)
+    ]:
         raise DataError(
             f"{run_b.path}: its test clips of {', '.join(other)} have other contents than those of "
             f"{run_a.path}, though equal names: compare runs that scored the same clips"
@@ -137,24 +141,23 @@ def _labelled(run: Run, truth: labels.Truth | None) -> Machines:
 
 
 def _require_same_clips(*both: tuple[Run, Machines]) -> None:
-    (run_a, a), (run_b, b) = (
-        (
-            run,
-            {
-                f"{name} (section {section})"
-                for sections in machines.values()
-                for section, clips in sections.items()
-                for name in clips.name
-            },
-        )
-        for run, machines in both
-    )
+    (run_a, a), (run_b, b) = ((run, _names(machines)) for run, machines in both)
     for run, other, alone in ((run_a, run_b, a - b), (run_b, run_a, b - a)):
         if alone:
             raise DataError(
                 f"{run.path}: scored {labels.first_of(alone)}, which {other.path} did not: "
                 "compare runs that scored the same clips"
             )
+
+
+def _names(machines: Machines) -> set[str]:
+    """Machine, section and file name of each clip, wherever the machine's folder is."""
+    return {
+        f"{machine}/test/{path.rpartition('/')[2]} (section {section})"
+        for machine, sections in machines.items()
+        for section, clips in sections.items()
+        for path in clips.name
+    }
 
 
 def _figures(machines: Machines) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def evaluate(
         machines = _labelled(run, truth)
         seed, marks, version = run.config().seed, run.marks(), run.scores_version()
     paths = [run.metrics / "metrics.json", run.metrics / "metrics.csv"]
-    stored = os.access(run.path, os.W_OK)  # false on a read-only file system
+    needed = [run.path, run.path / ".lock", run.metrics]
+    stored = all(os.access(path, os.W_OK) for path in needed if path.exists())
     if not stored:
         console.say(f"{run.path}: cannot be written to: the metrics are printed and not stored")
     if not machines and not stored:
@@ -230,7 +231,7 @@ def evaluate_runs(
 
 def _files(run: Run) -> dict[str, MadeFrom]:
     """Which clips a run embedded, and in which precision."""
-    return {m: dataclasses.replace(of, recipe="") for m, of in run.made_from().items()}
+    return {m: dataclasses.replace(of, recipe="", clips="") for m, of in run.made_from().items()}
 
 
 def _training(run: Run) -> dict[str, Any]:

@@ -82,15 +82,26 @@ def _due(
     # embeddings of different precisions are never compared
     precision = config.model.on_platform(devices[0].platform).compute_dtype
     for machine, scored in machines.items():
-        train, test = (runs.fingerprint(corpus.digests(c)) for c in (scored.train, scored.test))
+        clips = runs.fingerprint(corpus.digests(_clips(scored)))
+        train = _named(corpus, scored.train)
+        test = ";".join(
+            f"{section}:{_named(corpus, [c for c in scored.test if c.section == section])}"
+            for section in sorted({clip.section for clip in scored.test})
+        )
         for view, recipe in recipes.items():
-            made_from = str(MadeFrom(recipe, precision, train, test))
+            made_from = str(MadeFrom(recipe, precision, clips, train, test))
             path = run.embeddings_path(view.name, machine)
             expected[path] = made_from
             if not run.is_current(path, made_from):
                 due.setdefault(machine, {})[view] = made_from
     run.begin_extraction(expected)
     return due
+
+
+def _named(corpus: Corpus, clips: Sequence[dcase.Clip]) -> str:
+    """A fingerprint of the names and contents of clips of a machine, wherever they are."""
+    digests = corpus.digests(clips)
+    return runs.fingerprint(sorted([path.rpartition("/")[2], of] for path, of in digests))
 
 
 def _clips(scored: dcase.ScoredMachine) -> list[dcase.Clip]:

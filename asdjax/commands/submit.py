@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def submit(
                     f"score such machines, or give --subsets {other}"
                 )
             _same_clips(all_runs[0], expected, run, chosen)
-            _same_contents(all_runs[0], run, {machine for machine, _ in chosen})
+            _same_contents(all_runs[0], run, chosen)
             expected = {key: set(section.scores) for key, section in chosen.items()}
             folder = f"task2/{label}"
             for key, section in chosen.items():
@@ -151,11 +151,11 @@ def _same_clips(
             )
 
 
-def _same_contents(first: Run, run: Run, machines: set[str]) -> None:
+def _same_contents(first: Run, run: Run, chosen: Collection[Key]) -> None:
     """Refuse a run whose test clips have other contents than the first one's."""
     from_first, from_run = first.made_from(), run.made_from()
-    for machine in sorted(machines):
-        if from_first[machine].test != from_run[machine].test:
+    for machine, section in sorted(chosen):
+        if from_first[machine].tests(section) != from_run[machine].tests(section):
             raise ArtifactError(
                 f"{run.path}: its test clips of {machine} have other contents than those of "
                 f"{first.path}, though equal names: score the same clips"

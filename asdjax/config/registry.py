@@ -243,6 +243,8 @@ def check_methods(thing: type, interface: type, where: str) -> None:
     """
     for name, declared in vars(interface).items():
         own = inspect.getattr_static(thing, name)
+        if inspect.isfunction(declared) and not (callable(own) or isinstance(own, classmethod)):
+            raise ConfigError(f"{where}: {name} is not a method: define it as one")
         if inspect.isfunction(declared) and inspect.isfunction(own) and own is not declared:
             check_call(own, inspect.signature(declared), f"{where}: {name}")
 

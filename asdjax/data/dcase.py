@@ -230,7 +230,8 @@ def _check_machine_name(folder: Path) -> None:
             f"{folder}: a machine cannot be called all, which is the name of the mean over all "
             "machines in metrics.csv: rename the folder"
         )
-    if len(os.fsencode(folder.name)) > _LONGEST_NAME:
+    normal = unicodedata.normalize("NFC", folder.name)  # as results spell it
+    if max(len(os.fsencode(name)) for name in (folder.name, normal)) > _LONGEST_NAME:
         raise DataError(
             f"{folder}: the name is too long for files of results (more than {_LONGEST_NAME} "
             "bytes): rename the folder"

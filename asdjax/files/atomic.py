@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -255,9 +255,29 @@ def require_result(folder: Path, overwrite: bool, ours: Callable[[Path], bool]) 
         )
 
 
+def refuse_foreign(folder: Path, written: Collection[Path]) -> None:
+    """Refuse to replace a folder with other files than those that a command has written.
+
+    Raises:
+        AsdjaxError: there is such a file, in `folder` or below.
+    """
+    for path in sorted(folder.rglob("*")):
+        ours = path in written or is_temporary(path.relative_to(folder))
+        if not path.is_dir() and not ours:
+            raise ArtifactError(
+                f"{path}: not written by asdjax, and --overwrite would delete it: move it away, or "
+                "choose another folder"
+            )
+
+
 def discarded(folder: Path) -> Path:
     """The name that `discard` gives a folder before it deletes it."""
     return folder.with_name(f".{folder.name}.discarded")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a relative path is in a temporary folder of asdjax, which a killed process left."""
+    return any(_HIDDEN_FOLDER.fullmatch(part) for part in path.parts)
 
 
 def discard(folder: Path) -> None:

@@ -30,6 +30,7 @@ from flax.traverse_util import flatten_dict
 
 from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.files import atomic, documents
+from asdjax.store.checkpoint_files import FILES
 from asdjax.store.converted_weights import PREDICTOR, WEIGHTS, Pretrained
 
 Tree = dict[str, Any]
@@ -54,7 +55,7 @@ _DAMAGED = (
     "continues from an older one, or start over with --no-resume"
 )
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")
-_META, _FILES = "meta.json", "files.json"
+_META = "meta.json"
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 
@@ -261,7 +262,7 @@ def _read_arrays(directory: Path, like: Tree) -> Tree:
 def _seal(folder: Path) -> None:
     """Write the digests of all files in a folder."""
     documents.write_json(
-        folder / _FILES, {name: documents.digest(folder / name) for name in _names(folder)}
+        folder / FILES, {name: documents.digest(folder / name) for name in _names(folder)}
     )
 
 
@@ -273,9 +274,9 @@ def _verify(folder: Path, below: str, damaged: str) -> None:
     """
     try:
         atomic.refuse_links(folder)
-        stated = documents.read_json(folder / _FILES)
+        stated = documents.read_json(folder / FILES)
         if not isinstance(stated, dict):
-            raise ArtifactError(f"{_FILES} has no digests")
+            raise ArtifactError(f"{FILES} has no digests")
         expected = {name: digest for name, digest in stated.items() if name.startswith(below)}
         found = {name for name in _names(folder) if name.startswith(below)}
         for name in sorted(found ^ expected.keys()):
@@ -291,7 +292,7 @@ def _verify(folder: Path, below: str, damaged: str) -> None:
 
 def _names(folder: Path) -> list[str]:
     names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return sorted(name for name in names if name != _FILES)
+    return sorted(name for name in names if name != FILES)
 
 
 # trees

@@ -21,13 +21,20 @@ class MadeFrom:
     """Fingerprint of weights, view and settings."""
     precision: str
     """The `compute_dtype`."""
+    clips: str
+    """Fingerprint of the machine's clips: paths and contents."""
     train: str
-    """Fingerprint of the machine's training clips, paths and contents."""
+    """Fingerprint of names and contents of its training clips, wherever they are."""
     test: str
-    """Fingerprint of its test clips."""
+    """The same of the test clips of each section, as `00:fingerprint;01:fingerprint`."""
 
     def __str__(self) -> str:
         return "/".join(dataclasses.astuple(self))
+
+    def tests(self, section: str) -> str | None:
+        """The fingerprint of a section's test clips; None if it has none."""
+        sections = (part.partition(":") for part in self.test.split(";"))
+        return {name: found for name, _, found in sections}.get(section)
 
     @classmethod
     def parse(cls, text: str) -> "MadeFrom | None":

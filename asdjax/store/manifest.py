@@ -1,6 +1,7 @@
 """artefacts.json: the digest of each result of a run, and what the result was made from."""
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,15 @@ class Manifest:
     @functools.cached_property
     def _records(self) -> dict[str, Record]:
         records = read_json(self._file, "delete it") if present(self._file) else {}
-        if not isinstance(records, dict) or not all(map(_is_record, records.values())):
-            raise ArtifactError(f"{self._file}: not a valid record of results: delete it")
+        if not (
+            isinstance(records, dict)
+            and all(map(_is_result, records))
+            and all(map(_is_record, records.values()))
+        ):
+            raise ArtifactError(
+                f"{self._file}: not a valid record of results: delete it, and the folders "
+                "embeddings, scores and diagnostics"
+            )
         return records
 
     def files(self) -> list[Path]:
@@ -81,6 +89,31 @@ class Manifest:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._run).as_posix()
+
+
+_RESULTS = re.compile(
+    r"thresholds\.json|embeddings/machines\.json|embeddings/(?P<view>[^/]+)/(?P<m>[^/]+)\.npz"
+    r"|scores/(?P<machine>[^/]+)\.csv"
+)
+
+
+def _is_result(name: str) -> bool:
+    """Whether a name is that of a result of a run: files with a record are read and deleted."""
+    match = _RESULTS.fullmatch(name)
+    return match is not None and not any(
+        part.startswith(".") or "\0" in part or not _is_text(part)
+        for part in match.groups()
+        if part is not None
+    )
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be encoded."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_record(record: Any) -> bool:

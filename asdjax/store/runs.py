@@ -40,6 +40,7 @@ from asdjax.files.documents import (
     read_json,
 )
 from asdjax.store import scores, training_record
+from asdjax.store.checkpoint_files import checkpoint_files
 from asdjax.store.embeddings import Embeddings, MadeFrom
 from asdjax.store.manifest import ARTEFACTS, Record
 from asdjax.store.run_documents import CONFIG, TRAINING, RunDocuments
@@ -215,7 +216,17 @@ class Run:
         return document
 
     def forget_training(self) -> None:
-        """Delete the results of an earlier training and everything computed from them."""
+        """Delete the results of an earlier training and everything computed from them.
+
+        Raises:
+            AsdjaxError: the folder of checkpoints has files of other origin, which would be lost.
+        """
+        foreign = [path for path in self.foreign_files() if path.is_relative_to(self.checkpoints)]
+        if foreign:
+            raise ArtifactError(
+                f"{foreign[0]}: not written by asdjax, and --no-resume would delete it: move it "
+                "away"
+            )
         atomic.delete(self._training)
         with contextlib.suppress(ArtifactError):  # an invalid record of results is deleted below
             self._delete_results(lambda path, record: True)
@@ -225,24 +236,28 @@ class Run:
         self._read_again()
         atomic.discard(self.checkpoints)
 
-    def _delete_results(self, doomed: Callable[[Path, Record], bool]) -> bool:
-        """Delete recorded results, their records and the diagnostics; whether there were any.
+    def _delete_results(self, doomed: Callable[[Path, Record], bool]) -> None:
+        """Delete recorded results, their records, and what was computed from them.
 
-        Files of other origin stay.
+        Files of other origin stay. Metrics and thresholds, which cover all machines, go first: a
+        mixture of old and new is never complete.
         """
         manifest = self._documents.manifest
-        recorded = [path for path in manifest.files() if path.parent.parent == self._embeddings]
-        before = {path.stem for path in recorded}
-        for path in manifest.files():
-            if doomed(path, manifest.require(path)):
-                atomic.delete(path)
-        left = {path.stem for path in recorded if present(path)}
-        for machine in before - left:
+        gone = [path for path in manifest.files() if doomed(path, manifest.require(path))]
+        if not gone:
+            return
+        self._delete_metrics()
+        atomic.delete(self.thresholds)
+        embedded = [path for path in manifest.files() if path.parent.parent == self._embeddings]
+        for path in gone:
+            atomic.delete(path)
+        left = {path.stem for path in embedded if present(path)}
+        for machine in {path.stem for path in embedded} - left:
             atomic.delete(self.diagnostics_path(machine))
         for folder in self._embeddings.glob("*/"):
             with contextlib.suppress(OSError):  # only an empty folder can be removed
                 folder.rmdir()
-        return manifest.keep(lambda path, record: not doomed(path, record))
+        manifest.keep(lambda path, record: path not in gone)
 
     # the log
 
@@ -288,19 +303,23 @@ class Run:
 
     def foreign_files(self) -> list[Path]:
         """Files in the run directory that no command of asdjax writes, sorted."""
-        ours = {place for place in self._all_ours() if not place.is_dir()}
+        recorded: list[Path] = []
+        with contextlib.suppress(ArtifactError):  # an invalid record names no file
+            recorded = RunDocuments(self.path).manifest.files()
+        ours = {*recorded, *(self.diagnostics_path(path.stem) for path in recorded)}
+        ours |= {self.path / ".lock", self._machines}
         ours |= {self.metrics / "metrics.json", self.metrics / "metrics.csv"}
-        manifest = RunDocuments(self.path).manifest
-        recorded = {*manifest.files()}
-        machines = {path.stem for path in recorded}
-        ours |= recorded | {self.diagnostics_path(machine) for machine in machines}
+        ours |= {self._config, self._training, self._log, self._artefacts, self.thresholds}
+        for step in self.checkpoints.glob("[0-9]*"):
+            ours |= checkpoint_files(step)
+        hidden = [atomic.discarded(self.path / name) for name in ("checkpoints", *_FOLLOWING)]
         return sorted(
             path
             for path in self.path.rglob("*")
             if not path.is_dir()
             and path not in ours
-            and not path.is_relative_to(self.checkpoints)
-            and not any(part.startswith(".") for part in path.relative_to(self.path).parts)
+            and not any(path.is_relative_to(folder) for folder in hidden)
+            and not atomic.is_temporary(path.relative_to(self.path))
         )
 
     def embedding_recipes(self) -> dict[View, str]:
@@ -328,9 +347,7 @@ class Run:
                 return record["made_from"] != made_from.get(path)
             return path.parent == self.path / "scores" and path.stem not in machines
 
-        if self._delete_results(outdated):  # a mixture of old and new is never complete
-            atomic.delete(self.thresholds)
-            self._delete_metrics()
+        self._delete_results(outdated)
         if not self.is_current(self._machines, listed[self._machines]):
             self.write_artefact(self._machines, json_bytes(machines), listed[self._machines])
 

@@ -31,7 +31,8 @@ def are_clips(rows: Sequence[Mapping[str, str]]) -> bool:
     return (
         {row["split"] for row in rows} == {*_VALUES["split"]}
         and all(
-            row["path"]
+            all(isinstance(row[name], str) for name in CLIP_COLUMNS)
+            and row["path"].count("/") >= 2  # <machine>/<split>/<file>
             and row["path"].isprintable()
             and _SECTION.fullmatch(row["section"])
             and all(row[name] in values for name, values in _VALUES.items())

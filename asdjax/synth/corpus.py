@@ -10,7 +10,6 @@ import functools
 import itertools
 import json
 import os
-import re
 import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +37,6 @@ from asdjax.synth.machine import (
 _IDENTITY = "synth.json"  # in each machine's folder: the settings of its corpus
 _GROUND_TRUTH = "ground_truth_{}_section_00_test.csv"
 _ATTRIBUTES = "attributes_00.csv"
-_OURS = re.compile(r"section_[0-9]{2}_.*\.wav")  # names of clips
 _RECIPE = 1  # version: incremented if the same settings give other sounds
 
 
@@ -234,7 +232,7 @@ def _holds_same(place: Path, config: SynthConfig) -> bool:
     if identity == _identity(config) and found == expected:
         return True
     if config.overwrite:
-        _refuse_foreign(place)
+        atomic.refuse_foreign(place, _written(place, identity))
         return False
     raise ArtifactError(
         f"{place}: has a corpus with other settings, or with missing or added files: choose "
@@ -242,16 +240,14 @@ def _holds_same(place: Path, config: SynthConfig) -> bool:
     )
 
 
-def _refuse_foreign(place: Path) -> None:
-    """Refuse to replace a folder that has other files than those that `write` writes."""
-    for path in sorted(place.rglob("*")):
-        clip = path.parent.parent == place and _OURS.fullmatch(path.name)
-        listed = path.parent == place and path.name in (_IDENTITY, _ATTRIBUTES)
-        if not (path.is_dir() or clip or listed):
-            raise ArtifactError(
-                f"{path}: not from asdjax synth, and --overwrite would delete it: move it away, or "
-                "choose another folder"
-            )
+def _written(place: Path, identity: dict[str, Any]) -> set[Path]:
+    """The files that `write` wrote into a machine's folder, by the settings stored there."""
+    stored = {key: value for key, value in identity.items() if key not in ("made_by", "recipe")}
+    file = place / _IDENTITY
+    config = schema.read(SynthConfig, {**stored, "machines": [place.name]}, "", str(file))
+    schema.check(SynthConfig, config, "", str(file))
+    clips = {place.parent / clip.path for clip in _machine_clips(place.name, config)}
+    return {file, place / _ATTRIBUTES, *clips}
 
 
 def _attributes_csv(todo: list[SynthClip]) -> str:

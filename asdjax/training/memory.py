@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from asdjax.errors import ConfigError
+from asdjax.data import batches
+from asdjax.errors import ConfigError, DataError
 from asdjax.runtime import console, parallel
 from asdjax.training.plan import Plan
 
@@ -86,7 +87,11 @@ def remedy(work: Plan, fits: Callable[[int], bool]) -> str | None:
         parts = range(train.accumulate + 1, share + 1)
         tries += [(ways[-1], n) for n in parts if share % n == 0 and train.batch_size >= 2 * n]
     for changes, accumulate in tries:
-        needed = step_bytes(_with(work, changes, accumulate))
+        try:
+            changed = _with(work, changes, accumulate)
+        except DataError:  # too few clips for so many parts
+            continue
+        needed = step_bytes(changed)
         if needed is not None and fits(needed):
             more = f" --train.accumulate {accumulate}" if accumulate > train.accumulate else ""
             return (_as_options(changes) + more).strip()
@@ -96,9 +101,14 @@ def remedy(work: Plan, fits: Callable[[int], bool]) -> str | None:
 def _with(work: Plan, changes: Mapping[str, Any], accumulate: int) -> Plan:
     """The plan with other settings of the encoder and another number of parts."""
     train = dataclasses.replace(work.config.train, accumulate=accumulate)
+    everywhere = len(work.devices) * parallel.process()[1]
+    epoch = batches.plan_epoch(
+        work.epoch.clips, train.batch_size, everywhere, train.drop_last, accumulate
+    )
     return dataclasses.replace(
         work,
         config=dataclasses.replace(work.config, train=train),
+        epoch=epoch,
         fitted=dataclasses.replace(work.model, **changes),
     )
 

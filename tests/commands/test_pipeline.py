@@ -718,6 +718,19 @@ def test_test_clips_of_other_contents_are_neither_averaged_nor_compared(
     assert "contents" not in capsys.readouterr().err
 
 
+def test_a_copy_of_the_data_set_in_another_layout_has_the_same_clips(
+    run_path, corpus_root, tmp_path, capsys
+):
+    shutil.copytree(corpus_root, tmp_path / "data" / "dev_data" / "raw")
+    other = str(tmp_path / "other")
+    args = ["run", TINY, "--data", str(tmp_path / "data"), "--run", other, "--seed", "1"]
+    code = main(args)
+    assert code == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["compare", str(run_path), other]) == 0
+    assert "contents" not in capsys.readouterr().err
+
+
 def test_other_training_clips_are_said(run_path, run_copy, data_copy, capsys):
     args = ["extract", str(run_copy), "--data", str(data_copy)]
     assert main(args) == 0

@@ -87,7 +87,9 @@ class FakeRun(Run):
         return sorted(self.rows)
 
     def made_from(self):
-        return {m: MadeFrom("recipe", "float32", "train", self.test) for m in self.rows}
+        return {
+            m: MadeFrom("recipe", "float32", "clips", "train", f"00:{self.test}") for m in self.rows
+        }
 
     def read_scores(self, machine):
         return self.rows[machine]

@@ -433,6 +433,14 @@ def test_methods_with_other_arguments_are_refused_when_loaded(kind, old, new, ca
     assert str(plugin) in err and "it must take (" in err
 
 
+def test_a_method_that_is_none_is_refused_when_loaded(capsys, tmp_path):
+    plugin = tmp_path / "mine.py"
+    text = EXAMPLES["threshold"]
+    start = text.index("    def fit(")
+    plugin.write_text(text[:start] + "    fit = 3\n\n" + text[text.index("    def sentence(") :])
+    assert "fit is not a method" in refused(capsys, "docs", "--plugin", plugin)
+
+
 @pytest.mark.parametrize(
     ("kind", "old", "new", "words"),
     [

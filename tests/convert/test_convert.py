@@ -378,10 +378,35 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(checkpoint, "save_weights", save)
     for left in ("made", "earlier"):  # of a process that was killed
         (tmp_path / ".out.asdjax-partial" / left).mkdir(parents=True)
-    (tmp_path / ".out.asdjax-partial" / "earlier" / "beats.json").write_text("{}")
+    (tmp_path / ".out.asdjax-partial" / "earlier" / "beats.json").write_text(
+        '{"schema": "asdjax.beats/1"}'
+    )
     assert "exists already" in refused(capsys, *arguments[1:])  # back in its place
     converted(source, folder, "--overwrite")
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_overwrite_replaces_a_conversion_and_nothing_else(tmp_path, capsys):
+    source, folder = VARIANTS / "nano_zip.pt", tmp_path / "out"
+    arguments = ["beats", str(source), str(folder), "--overwrite"]
+    folder.mkdir()
+    (folder / "beats.json").write_text('{"my": "config"}')
+    assert "not a result of this command" in refused(capsys, *arguments)
+    (folder / "beats.json").unlink()
+    folder.rmdir()
+    converted(source, folder)
+    for mine in folder / "notes.txt", folder / ".git" / "x", folder / "weights" / "mine.txt":
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("mine")
+        assert f"{mine}: not written by asdjax" in refused(capsys, *arguments)
+        mine.unlink()
+    inside = folder / "nano.pt"
+    shutil.copy(source, inside)
+    arguments[1] = str(inside)
+    assert f"{inside}: not written by asdjax" in refused(capsys, *arguments)
+    inside.unlink()
+    (folder / "weights" / "files.json").write_text("[")  # a damaged conversion can be replaced
+    converted(source, folder, "--overwrite")
 
 
 def test_refused_files_stay_refused(tmp_path, capsys, monkeypatch):

@@ -378,7 +378,10 @@ def test_faulty_files_are_refused_or_skipped_and_counted():
     assert kept.problems == ()
 
 
-@pytest.mark.parametrize(("name", "words"), [("all", "mean over all"), ("m" * 181, "too long")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("all", "mean over all"), ("m" * 181, "too long"), ("\u0958" * 45, "too long")],
+)
 def test_names_of_machines_that_results_cannot_have(tmp_path, name, words):
     folder = tmp_path / name / "train"
     folder.mkdir(parents=True)

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import io
+import json
 import multiprocessing
 import os
 import signal
@@ -184,7 +185,7 @@ def finished(path):
     run = begun(path)
     run.write_training(TRAINING)
     recipe = run.embedding_recipes()[run.config().extract.views[0]]
-    made_from = str(MadeFrom(recipe, "float32", "train", "test"))
+    made_from = str(MadeFrom(recipe, "float32", "clips", "train", "00:test;01:test"))
     tables = {run.embeddings_path("raw", m): (table(), made_from) for m in ("fan", "pump")}
     run.begin_extraction({place: made_from for place, (_, made_from) in tables.items()})
     run.write_embeddings(tables)
@@ -445,6 +446,56 @@ def test_files_of_other_origin_stay_in_a_run(tmp_path):
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(
         [*mine, tmp_path / "config.yaml", tmp_path / ".lock"]
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "embeddings/../../victim.txt", "../victim.txt", "embeddings/../config.yaml", "config.yaml",
+        "training.json", "scores/../../victim.csv", "embeddings/a\0b/x.npz", "scores/\ud800.csv",
+        "", "/etc/passwd", "embeddings/raw/.x.npz", "embeddings/x.npz", "scores/a/b.csv",
+        "notes.txt",
+    ],
+)  # fmt: skip
+def test_a_record_of_a_file_that_is_no_result_is_refused(tmp_path, name):
+    """What has a record is deleted when it is outdated, and a run may come from anybody."""
+    run = finished(tmp_path / "run")
+    for victim in tmp_path / "victim.txt", tmp_path / "victim.csv", tmp_path / "run" / "notes.txt":
+        victim.write_text("precious")
+    path = tmp_path / "run" / "artefacts.json"
+    records = documents.read_json(path)
+    path.write_text(json.dumps({**records, name: {"made_from": "x", "content": "y"}}))
+    before = contents(tmp_path)
+    with pytest.raises(AsdjaxError, match="artefacts.json: not a valid record"):
+        with run.lock(existing=True):
+            run.begin_extraction({})
+    assert contents(tmp_path) == before
+    train_anew(run)
+    kept = {p: c for p, c in before.items() if "victim" in p or "notes" in p}
+    assert kept.items() <= contents(tmp_path).items()
+
+
+def test_a_new_training_deletes_no_checkpoints_of_other_origin(tmp_path):
+    run = finished(tmp_path)
+    mine = run.checkpoints / "best" / "weights.npz"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(AsdjaxError, match="best/weights.npz: not written by asdjax"):
+        train_anew(run)
+    assert mine.exists() and run.training() is not None
+    mine.unlink()
+    train_anew(run)
+
+
+def test_metrics_go_before_the_results_they_are_of(tmp_path, monkeypatch):
+    """Else those of a machine that is no longer there would stay after a kill in between."""
+    run = finished(tmp_path)
+    recipe = run.embedding_recipes()[run.config().extract.views[0]]
+    expected = {run.embeddings_path("raw", "pump"): f"{recipe}/other"}
+    monkeypatch.setattr(manifest.Manifest, "keep", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError), run.lock(existing=True):
+        run.begin_extraction(expected)
+    assert not (run.metrics / "metrics.json").exists() and not run.thresholds.exists()
 
 
 def test_an_invalid_record_of_results_does_not_stop_a_new_training(tmp_path):

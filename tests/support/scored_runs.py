@@ -58,7 +58,9 @@ def make_run(path, machines, seed=0):
         }
     )  # fmt: skip
     made_from = {
-        run.embeddings_path(view.name, machine): str(MadeFrom(recipe, "float32", "train", "test"))
+        run.embeddings_path(view.name, machine): str(
+            MadeFrom(recipe, "float32", "clips", "train", "00:test;01:test")
+        )
         for view, recipe in run.embedding_recipes().items()
         for machine in machines
     }

@@ -198,11 +198,11 @@ def test_a_finished_corpus_is_kept_and_another_refused(small, tmp_path):
     (tmp_path / "fan" / "test" / "mine.wav").write_bytes(b"x")
     with pytest.raises(AsdjaxError, match="fan: .*files.*--overwrite"):
         synth.write(tmp_path, SMALL)
-    with pytest.raises(AsdjaxError, match="fan/test/mine.wav: not from asdjax synth"):
+    with pytest.raises(AsdjaxError, match="fan/test/mine.wav: not written by asdjax"):
         synth.write(tmp_path, dataclasses.replace(SMALL, overwrite=True))
     (tmp_path / "fan" / "test" / "mine.wav").unlink()
     (tmp_path / "fan" / "notes.txt").write_text("mine")
-    with pytest.raises(AsdjaxError, match="fan/notes.txt: not from asdjax synth"):
+    with pytest.raises(AsdjaxError, match="fan/notes.txt: not written by asdjax"):
         synth.write(tmp_path, dataclasses.replace(louder, overwrite=True))
     (tmp_path / "fan" / "notes.txt").unlink()
     (tmp_path / "mine" / "fan").mkdir(parents=True)

@@ -60,6 +60,20 @@ def test_remedies_name_remat_before_parts(monkeypatch):
     assert memory.remedy(work, lambda size: False) is None
 
 
+def test_remedies_for_fewer_clips_than_a_batch(monkeypatch):
+    """Parts that the clips cannot be divided into are left out, others cut the batch."""
+    work = dataclasses.replace(planned(remat="full"), epoch=plan_epoch(7, 16, 1, False))
+    tried = []
+
+    def needed(plan):
+        tried.append((plan.config.train.accumulate, plan.epoch.largest))
+        return 1
+
+    monkeypatch.setattr(memory, "step_bytes", needed)
+    assert memory.remedy(work, lambda size: False) is None
+    assert tried == [(2, 6)]  # 4 parts would be of single clips
+
+
 def test_a_compiler_that_refuses_is_a_step_that_does_not_fit(monkeypatch):
     class Lowered:
         def compile(self):
