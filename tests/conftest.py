@@ -7,6 +7,7 @@ its cause, one level further down, and never given a wider one.
 import contextlib
 import gc
 import os
+import signal
 import tarfile
 import tempfile
 from pathlib import Path
@@ -47,6 +48,9 @@ DEVICES_LOSS, DEVICES_EMBEDDING, DEVICES_GRADIENT = 1e-9, 1e-6, 1e-5  # 1 agains
 # Products on several threads may differ in the last bit from one time to the next (jax 0.10.2 on a
 # loaded machine), and some tests ask for equal bytes.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+# A suite that a script starts in the background ignores Ctrl-C, and so would processes that tests
+# start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 gc.set_threshold(50_000)  # tracing makes many objects and little garbage: 3 % of the time
 hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("untimed")  # on a busy machine an example may take its time
