@@ -76,7 +76,7 @@ def convert(
         written = {folder / converted_weights.DOCUMENT}
         for part in converted_weights.WEIGHTS, converted_weights.PREDICTOR:
             written |= checkpoint_files(folder / part)
-        atomic.refuse_foreign(folder, written)
+        atomic.refuse_foreign(atomic.foreign(folder, written), "--overwrite")
 
     with atomic.whole_folder(folder, check) as partial:
         network, weights, document = _read(source, dtype)

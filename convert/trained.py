@@ -69,8 +69,7 @@ def from_asdkit(
 
     def check() -> None:
         atomic.require_result(folder, overwrite, ours=_is_converted)
-        foreign = {*Run(folder).foreign_files()}
-        atomic.refuse_foreign(folder, {*folder.rglob("*")} - foreign)
+        atomic.refuse_foreign(Run(folder).foreign_files(), "--overwrite")
 
     with atomic.whole_folder(folder, check) as partial:
         state = _trained_state(source)

@@ -255,29 +255,33 @@ def require_result(folder: Path, overwrite: bool, ours: Callable[[Path], bool]) 
         )
 
 
-def refuse_foreign(folder: Path, written: Collection[Path]) -> None:
-    """Refuse to replace a folder with other files than those that a command has written.
+def foreign(folder: Path, written: Collection[Path]) -> list[Path]:
+    """The files in a folder and below that a command has not written, sorted.
 
-    Raises:
-        AsdjaxError: there is such a file, in `folder` or below.
+    Args:
+        folder: to search; it need not exist.
+        written: the files that the command writes.
     """
-    for path in sorted(folder.rglob("*")):
-        ours = path in written or is_temporary(path.relative_to(folder))
-        if not path.is_dir() and not ours:
-            raise ArtifactError(
-                f"{path}: not written by asdjax, and --overwrite would delete it: move it away, or "
-                "choose another folder"
-            )
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if not path.is_dir()
+        and path not in written
+        and not any(_HIDDEN_FOLDER.fullmatch(part) for part in path.relative_to(folder).parts)
+    )
+
+
+def refuse_foreign(files: Sequence[Path], option: str) -> None:
+    """Raise `AsdjaxError` if there are files of other origin, which an option would delete."""
+    if files:
+        raise ArtifactError(
+            f"{files[0]}: not written by asdjax, and {option} would delete it: move it away"
+        )
 
 
 def discarded(folder: Path) -> Path:
     """The name that `discard` gives a folder before it deletes it."""
     return folder.with_name(f".{folder.name}.discarded")
-
-
-def is_temporary(path: Path) -> bool:
-    """Whether a relative path is in a temporary folder of asdjax, which a killed process left."""
-    return any(_HIDDEN_FOLDER.fullmatch(part) for part in path.parts)
 
 
 def discard(folder: Path) -> None:

@@ -222,11 +222,7 @@ class Run:
             AsdjaxError: the folder of checkpoints has files of other origin, which would be lost.
         """
         foreign = [path for path in self.foreign_files() if path.is_relative_to(self.checkpoints)]
-        if foreign:
-            raise ArtifactError(
-                f"{foreign[0]}: not written by asdjax, and --no-resume would delete it: move it "
-                "away"
-            )
+        atomic.refuse_foreign(foreign, "--no-resume")
         atomic.delete(self._training)
         with contextlib.suppress(ArtifactError):  # an invalid record of results is deleted below
             self._delete_results(lambda path, record: True)
@@ -312,15 +308,7 @@ class Run:
         ours |= {self._config, self._training, self._log, self._artefacts, self.thresholds}
         for step in self.checkpoints.glob("[0-9]*"):
             ours |= checkpoint_files(step)
-        hidden = [atomic.discarded(self.path / name) for name in ("checkpoints", *_FOLLOWING)]
-        return sorted(
-            path
-            for path in self.path.rglob("*")
-            if not path.is_dir()
-            and path not in ours
-            and not any(path.is_relative_to(folder) for folder in hidden)
-            and not atomic.is_temporary(path.relative_to(self.path))
-        )
+        return atomic.foreign(self.path, ours)
 
     def embedding_recipes(self) -> dict[View, str]:
         """Fingerprints of everything but the clips that each view's embeddings depend on."""

@@ -232,7 +232,7 @@ def _holds_same(place: Path, config: SynthConfig) -> bool:
     if identity == _identity(config) and found == expected:
         return True
     if config.overwrite:
-        atomic.refuse_foreign(place, _written(place, identity))
+        atomic.refuse_foreign(atomic.foreign(place, _written(place, identity)), "--overwrite")
         return False
     raise ArtifactError(
         f"{place}: has a corpus with other settings, or with missing or added files: choose "
