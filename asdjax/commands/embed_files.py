@@ -6,10 +6,10 @@ import io
 import json
 import math
 import os
-import stat
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +19,12 @@ from asdjax._version import __version__
 from asdjax.config.interfaces import ComputeDtype
 from asdjax.data import audio
 from asdjax.data.audio import Header
-from asdjax.data.folders import is_folder
-from asdjax.embedder import Embedder, Pool, load
+from asdjax.data.read_ahead import in_order
+from asdjax.data.sound_search import find
+from asdjax.embedder import Embedder, Pool, digests, load
 from asdjax.errors import ArtifactError, DataError, UsageError
 from asdjax.files import atomic
 from asdjax.runtime import console
-from asdjax.store import converted_weights
-from asdjax.store.runs import Run
 
 SCHEMA = "asdjax.embeddings/1"
 Format = Literal["npz", "parquet"]
@@ -33,7 +32,6 @@ Channel = int | Literal["each"]
 
 _BLOCK_ROWS, _BLOCK_SAMPLES = 256, 2**25
 """Size of a block: waveforms of similar length are batched within it, while the next is read."""
-_MOST_KINDS = 8  # endings of skipped files that are listed in a note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +87,7 @@ def embed(
             cannot be written.
     """
     format = _format(out, format, overwrite)
-    found = _find(inputs)
+    found = find(inputs, "embed")
     embedder = load(weights, layers=layers, compute_dtype=compute_dtype)
     pool = embedder.pooling(pool)
     default = {"near": 1, "far": 2}[embedder.config.audio.channel]
@@ -117,71 +115,6 @@ def embed(
 
 
 # input files
-
-
-def _find(inputs: Sequence[Path]) -> list[tuple[str, Path]]:
-    """The name in the output and the path of each file, in order."""
-    found = []
-    for given in inputs:
-        try:
-            folder = stat.S_ISDIR(os.stat(given).st_mode)
-        except FileNotFoundError:
-            raise DataError(f"{given}: no such file or directory") from None
-        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-            why = getattr(error, "strerror", None) or str(error)
-            raise DataError(f"{given}: cannot be read ({why})") from error
-        paths = _search(given) if folder else [given]
-        found += [(path.as_posix(), path) for path in paths]
-    if not found:
-        raise UsageError("nothing to embed: name audio files or directories")
-    for name, _ in found:
-        if not name.isascii() and name != name.encode(errors="replace").decode():
-            raise DataError(f"{name!r}: the name is not UTF-8 text: rename the file")
-    return found
-
-
-def _search(root: Path) -> list[Path]:
-    """The audio files below a directory, sorted; prints how many other files are skipped.
-
-    Each folder is searched once, even if several links lead to it. Links are followed last, so that
-    a folder is found under its real path if that is below the directory.
-    """
-    found: list[Path] = []
-    others: Counter[str] = Counter()
-    folders, seen = [root], set()
-    links: list[Path] = []
-    while folders or links:
-        folder = folders.pop() if folders else links.pop(0)
-        try:
-            known = os.stat(folder)
-            if (known.st_dev, known.st_ino) in seen:
-                continue
-            seen.add((known.st_dev, known.st_ino))
-            with os.scandir(folder) as entries:
-                inside = sorted(entries, key=lambda entry: entry.name)
-            for entry in inside:
-                path = folder / entry.name
-                if entry.name.startswith("."):
-                    others["hidden folder" if is_folder(entry) else "hidden"] += 1
-                elif is_folder(entry):
-                    (links if entry.is_symlink() else folders).append(path)
-                elif path.suffix.lower() in audio.SUFFIXES:
-                    found.append(path)
-                else:
-                    others[path.suffix.lower() or "without ending"] += 1
-        except OSError as error:
-            raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
-    if not found:
-        endings = ", ".join(sorted(audio.SUFFIXES))
-        raise DataError(f"{root}: contains no audio file ({endings})")
-    if others:
-        ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
-        kinds = [f"{count} {kind}" for kind, count in ranked[:_MOST_KINDS]]
-        if rest := sum(count for _, count in ranked[_MOST_KINDS:]):
-            kinds.append(f"{rest} of other endings")
-        noun = "entry" if others.total() == 1 else "entries"
-        console.say(f"{root}: {others.total()} {noun} skipped: {', '.join(kinds)}")
-    return sorted(found)
 
 
 def _headers(found: Sequence[tuple[str, Path]], wanted: Channel) -> list[_File]:
@@ -254,11 +187,7 @@ def _say_conversions(
 
 def _about(embedder: Embedder, weights: Path, pool: Pool) -> dict[str, Any]:
     about: dict[str, Any] = {"schema": SCHEMA, "asdjax": __version__, "weights": str(weights)}
-    if embedder.n_samples is None:
-        about["digest"] = converted_weights.read(weights).digest
-    else:
-        training = Run(weights).finished_training()
-        about |= {name: training[name] for name in ("digest", "frozen") if training.get(name)}
+    about |= digests(weights)
     model = embedder.config.model
     if model.for_tests_only:
         about["random_init"] = True
@@ -311,23 +240,8 @@ def _blocks(
 
 def _read_ahead(embedder: Embedder, files: Sequence[_File]) -> Iterator[np.ndarray]:
     """Samples [T, channels] of every file, read by threads while others are embedded."""
-    pending: deque[tuple[Future[np.ndarray], int]] = deque()
-    ahead = 0
-    with ThreadPoolExecutor() as threads:
-        try:
-            for file in files:
-                samples = file.header.channels * _length(embedder, file)
-                pending.append((threads.submit(_read, embedder, file), samples))
-                ahead += samples
-                while len(pending) > 1 and (len(pending) > _BLOCK_ROWS or ahead > _BLOCK_SAMPLES):
-                    future, samples = pending.popleft()
-                    ahead -= samples
-                    yield future.result()
-            while pending:
-                yield pending.popleft()[0].result()
-        finally:
-            for future, _ in pending:
-                future.cancel()
+    sizes = [file.header.channels * _length(embedder, file) for file in files]
+    return in_order(partial(_read, embedder), files, sizes)
 
 
 def _read(embedder: Embedder, file: _File) -> np.ndarray:

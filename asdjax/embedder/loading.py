@@ -54,6 +54,14 @@ def load(
     return Embedder(_computing_in(compute_dtype, config), n_samples, tree)
 
 
+def digests(path: Path) -> dict[str, str]:
+    """The digests of the weights of a finished run, or of a folder of converted weights."""
+    if (path / converted_weights.DOCUMENT).is_file():
+        return {"digest": converted_weights.read(path).digest}
+    training = Run(path).finished_training()
+    return {name: training[name] for name in ("digest", "frozen") if training.get(name)}
+
+
 def _computing_in(compute_dtype: ComputeDtype | None, config: Config) -> Config:
     """The configuration with another `compute_dtype`; None: unchanged."""
     if compute_dtype is None:

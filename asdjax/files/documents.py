@@ -50,7 +50,15 @@ def read_json(path: Path, remedy: str = "restore the file") -> Any:
     Raises:
         AsdjaxError: it is not valid JSON or nested too deeply.
     """
-    text = user_files.read_text(path, most=_MOST_JSON)
+    return parse_json(user_files.read_text(path, most=_MOST_JSON), path, remedy)
+
+
+def parse_json(text: str, path: Path, remedy: str) -> Any:
+    """The document in the text of a JSON file; `path` and `remedy` are for errors.
+
+    Raises:
+        AsdjaxError: as for `read_json`.
+    """
     try:
         document = json.loads(text, parse_int=_whole_number)
         deep = _is_deep(document)

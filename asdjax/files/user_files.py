@@ -68,8 +68,13 @@ def read_text(path: Path, *, most: int) -> str:
     Raises:
         AsdjaxError: as for `read_bytes`, or the file is not UTF-8 text.
     """
+    return as_text(read_bytes(path, most=most), path)
+
+
+def as_text(content: bytes, path: Path) -> str:
+    """The content of a file as UTF-8 text; `AsdjaxError`, with its path, if it is none."""
     try:
-        return read_bytes(path, most=most).decode("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ArtifactError(
             f"{path}: not UTF-8 text ({error.reason}): save it as UTF-8, or restore it"

@@ -1,15 +1,11 @@
 """The embeddings of one machine and view, as arrays and as an .npz file."""
 
 import dataclasses
-import io
-import math
-import tokenize
-import zipfile
 from typing import BinaryIO
 
 import numpy as np
-from numpy.lib import format as npy
 
+from asdjax.store import arrays
 from asdjax.store.scores import CLIP_COLUMNS, are_clips
 
 
@@ -79,42 +75,16 @@ class Embeddings:
 
     def to_bytes(self) -> bytes:
         """The .npz file; equal arrays give equal bytes."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **vars(self))
-        return buffer.getvalue()
+        return arrays.to_bytes(vars(self))
 
     @classmethod
     def read(cls, file: BinaryIO) -> "Embeddings | None":
         """Read a file written by `to_bytes`; None if its content is invalid."""
-        try:
-            with zipfile.ZipFile(file) as archive:
-                members = {member.filename: member for member in archive.infolist()}
-                names = [f"{name}.npy" for name in _KINDS]
-                if sorted(archive.namelist()) != sorted(names):
-                    return None
-                if not all(_is_complete(archive, members[name]) for name in names):
-                    return None
-            file.seek(0)
-            table = cls(**np.load(file, allow_pickle=False))
-        except (
-            ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, tokenize.TokenError
-        ):  # fmt: skip
+        found = arrays.read(file, _KINDS)
+        if found is None:
             return None
+        table = cls(**found)
         return table if _is_consistent(table) else None
-
-
-def _is_complete(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
-    """Whether a member is an array as `np.savez` writes it, and as long as its header states.
-
-    Nothing is allocated for an array whose header states more than there is.
-    """
-    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
-        return False  # compressed or encrypted
-    with archive.open(member) as file:
-        if npy.read_magic(file) != (1, 0):
-            return False
-        shape, _, dtype = npy.read_array_header_1_0(file)
-        return bool(math.prod(shape) * dtype.itemsize == member.file_size - file.tell())
 
 
 def _is_consistent(table: Embeddings) -> bool:

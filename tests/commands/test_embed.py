@@ -25,7 +25,7 @@ from asdjax.cli import main
 from asdjax.commands import embed_files
 from asdjax.config.recipe import load
 from asdjax.config.schema import to_tree
-from asdjax.data import audio, sound_files
+from asdjax.data import audio, read_ahead, sound_files, sound_search
 from asdjax.embedder import Embedder, network
 from asdjax.embedder.network import in_groups, rounded_up
 from asdjax.errors import AsdjaxError
@@ -336,9 +336,9 @@ def test_folders_that_may_not_be_listed_or_entered_are_named(open_folder, mode, 
     for folder in (open_folder, open_folder / "a" / "b"):
         (folder / "x.wav").touch()
     (open_folder / "a" / "link").symlink_to("b")
-    assert len(embed_files._find([open_folder])) == 2
+    assert len(sound_search.find([open_folder], "embed")) == 2
     with permissions(open_folder / name, mode), pytest.raises(AsdjaxError) as refusal:
-        embed_files._find([open_folder])
+        sound_search.find([open_folder], "embed")
     assert str(refusal.value).startswith(f"{open_folder / name}")
     assert str(refusal.value).endswith(": cannot be read (Permission denied)")
 
@@ -451,6 +451,8 @@ def test_blocks_and_reading_ahead_change_nothing(weights, rng, tmp_path, monkeyp
         reads[0] = taken[0] = 0
         monkeypatch.setattr(embed_files, "_BLOCK_ROWS", rows)
         monkeypatch.setattr(embed_files, "_BLOCK_SAMPLES", samples)
+        monkeypatch.setattr(read_ahead, "MOST_FILES", rows)
+        monkeypatch.setattr(read_ahead, "MOST_SAMPLES", samples)
         assert run(weights[0], tmp_path / "d", "--out", tmp_path / f"{name}.npz") == 0
     assert 2 < max(ahead_of) <= 5  # a block of two, the next, and one to know that it is whole
     one, *others = (read(tmp_path / f"{name}.npz") for name in ("one", "many", "long"))

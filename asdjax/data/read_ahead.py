@@ -1,0 +1,44 @@
+"""Reading of files by threads while earlier ones are in use."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MOST_FILES, MOST_SAMPLES = 256, 2**25
+"""Bounds of what is read and not yet in use; at least one file is always read."""
+
+
+def in_order(
+    read: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[int]
+) -> Iterator[Result]:
+    """The results of `read` for all items, in order; later items are read meanwhile.
+
+    Args:
+        read: called in threads.
+        items: what to read.
+        sizes: samples of each item, which bound the memory.
+
+    Example:
+        >>> list(in_order(len, ["a", "bc"], [1, 2]))
+        [1, 2]
+    """
+    pending: deque[tuple[Future[Result], int]] = deque()
+    ahead = 0
+    with ThreadPoolExecutor() as threads:
+        try:
+            for item, size in zip(items, sizes, strict=True):
+                pending.append((threads.submit(read, item), size))
+                ahead += size
+                while len(pending) > 1 and (len(pending) > MOST_FILES or ahead > MOST_SAMPLES):
+                    future, samples = pending.popleft()
+                    ahead -= samples
+                    yield future.result()
+            while pending:
+                yield pending.popleft()[0].result()
+        finally:
+            for future, _ in pending:
+                future.cancel()

@@ -1,0 +1,92 @@
+"""Search for sound files in folders."""
+
+import logging
+import os
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from asdjax.data import audio
+from asdjax.data.folders import is_folder
+from asdjax.errors import DataError, UsageError
+
+_LOG = logging.getLogger(__name__)
+_MOST_KINDS = 8  # endings of skipped files that are listed in a note
+
+
+def find(inputs: Sequence[Path], to: str) -> list[tuple[str, Path]]:
+    """The name and the path of each sound file that the inputs name, in order.
+
+    Args:
+        inputs: files, which are taken whatever their ending, and folders, whose files are sorted by
+            path; with subfolders and links to folders, without hidden files and folders.
+        to: what is done with the files, for messages.
+
+    Returns:
+        The path as it was given, as text with forward slashes, and as a path.
+
+    Raises:
+        AsdjaxError: there is no such file or folder, or a folder has no sound files.
+    """
+    found = []
+    for given in inputs:
+        try:
+            folder = stat.S_ISDIR(os.stat(given).st_mode)
+        except FileNotFoundError:
+            raise DataError(f"{given}: no such file or directory") from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+            why = getattr(error, "strerror", None) or str(error)
+            raise DataError(f"{given}: cannot be read ({why})") from error
+        paths = _search(given) if folder else [given]
+        found += [(path.as_posix(), path) for path in paths]
+    if not found:
+        raise UsageError(f"nothing to {to}: name audio files or directories")
+    for name, _ in found:
+        if not name.isascii() and name != name.encode(errors="replace").decode():
+            raise DataError(f"{name!r}: the name is not UTF-8 text: rename the file")
+    return found
+
+
+def _search(root: Path) -> list[Path]:
+    """The audio files below a directory, sorted; prints how many other files are skipped.
+
+    Each folder is searched once, even if several links lead to it. Links are followed last, so that
+    a folder is found under its real path if that is below the directory.
+    """
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    folders, seen = [root], set()
+    links: list[Path] = []
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        try:
+            known = os.stat(folder)
+            if (known.st_dev, known.st_ino) in seen:
+                continue
+            seen.add((known.st_dev, known.st_ino))
+            with os.scandir(folder) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name)
+            for entry in inside:
+                path = folder / entry.name
+                if entry.name.startswith("."):
+                    others["hidden folder" if is_folder(entry) else "hidden"] += 1
+                elif is_folder(entry):
+                    (links if entry.is_symlink() else folders).append(path)
+                elif path.suffix.lower() in audio.SUFFIXES:
+                    found.append(path)
+                else:
+                    others[path.suffix.lower() or "without ending"] += 1
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+    if not found:
+        endings = ", ".join(sorted(audio.SUFFIXES))
+        raise DataError(f"{root}: contains no audio file ({endings})")
+    if others:
+        ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+        kinds = [f"{count} {kind}" for kind, count in ranked[:_MOST_KINDS]]
+        if rest := sum(count for _, count in ranked[_MOST_KINDS:]):
+            kinds.append(f"{rest} of other endings")
+        noun = "entry" if others.total() == 1 else "entries"
+        _LOG.warning(f"{root}: {others.total()} {noun} skipped: {', '.join(kinds)}")
+    return sorted(found)
