@@ -15,6 +15,7 @@ _PUBLIC = {
     "Config": "config.recipe",
     "ConfigError": "errors",
     "DataError": "errors",
+    "Detector": "detector.detector",
     "Edition": "data.editions",
     "Embedder": "embedder",
     "Encoder": "config.interfaces",

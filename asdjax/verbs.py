@@ -38,11 +38,128 @@ Recipe = Annotated[
 DataRoot = Annotated[UserPath, arg(metavar="DIR", help="Root of the data set.")]
 RunPath = Annotated[UserPath, arg(metavar="DIR", help="Run directory; created if needed.")]
 FinishedRun = Annotated[UserPath, arg(metavar="RUN", help="Run directory.")]
+Recordings = Annotated[
+    tuple[UserPath, ...],
+    arg(metavar="FILE_OR_DIR...", help="Sound files, and folders to search for them."),
+]
+DetectorFile = Annotated[
+    UserPath, arg(metavar="DETECTOR", help="A file that asdjax fit has written.")
+]
 Folder = Annotated[UserPath | None, arg(metavar="DIR")]
 Resamples = Annotated[int, arg(help="Number of bootstrap resamples for the intervals.")]
 Moved = Annotated[
     UserPath | None, arg(help="Root of the data set, if it has moved since training.")
 ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Learn from normal recordings of a machine; writes a detector."""
+
+    lost: ClassVar[str] = "nothing was written: run the same command again"
+    inputs: Positional[Recordings]
+    out: Annotated[UserPath, arg(metavar="FILE.asd")]
+    """The detector's file."""
+    embedder: Annotated[UserPath, arg(metavar="spectral|DIR")] = Path("spectral")
+    """spectral: statistics of spectra, which need no training; or a run directory, or converted
+    BEATs weights (./spectral for a directory of that name)."""
+    backend: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ()
+    """Scoring backends; default: nearest_neighbours and rescaled, averaged."""
+    level: float = 0.9
+    """Intended share of normal recordings without an alarm."""
+    clip_seconds: Annotated[float | None, arg(metavar="SECONDS")] = None
+    """Length of the windows that are compared; default: the median length of the recordings, or 10
+    if that is above 20."""
+    hop_seconds: Annotated[float | None, arg(metavar="SECONDS")] = None
+    """Step between windows; default: their length."""
+    channel: Annotated[int | None, arg(metavar="INT")] = None
+    """Channel to use, counted from 1; default: the first, or that of the run."""
+    sample_rate: Annotated[int | None, arg(metavar="HERTZ")] = None
+    """Rate to which recordings are resampled; default: 16000, or that of the weights."""
+    max_bank: Annotated[int | None, arg(metavar="N")] = None
+    """Most windows to compare new ones with, chosen to cover all; default: all."""
+    seed: int = 0
+    """Seed of this choice."""
+    overwrite: bool = False
+    """Replace the detector if it exists."""
+
+    def __call__(self) -> None:
+        from asdjax.commands import fit
+        from asdjax.detector.detector import Detector
+
+        spectral = self.embedder == Path("spectral")
+        if not spectral:
+            require_folder(
+                self.embedder,
+                "run directory or folder of converted weights",
+                "train or convert beats",
+            )
+        detector = Detector(
+            str(self.embedder) if spectral else self.embedder,
+            backend=self.backend or None,
+            level=self.level,
+            clip_seconds=self.clip_seconds,
+            hop_seconds=self.hop_seconds,
+            channel=self.channel,
+            sample_rate=self.sample_rate,
+            max_bank=self.max_bank,
+            seed=self.seed,
+        )
+        fit.fit(detector, self.inputs, self.out, overwrite=self.overwrite)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Score recordings with a detector: file, score, ALARM or ok."""
+
+    lost: ClassVar[str] = "tables were not written: run the same command again"
+    detector: Positional[DetectorFile]
+    inputs: Positional[Recordings]
+    json: bool = False
+    """Print a JSON document per line (schema asdjax.prediction/1) instead of a table."""
+    csv: Annotated[UserPath | None, arg(metavar="FILE")] = None
+    """Write a table as CSV, too."""
+    parquet: Annotated[UserPath | None, arg(metavar="FILE")] = None
+    """Write a table as Parquet, too."""
+    overwrite: bool = False
+    """Replace these files if they exist."""
+    fail_on_alarm: bool = False
+    """Exit with code 3 if a recording alarms."""
+    level: Annotated[float | None, arg(metavar="FLOAT")] = None
+    """Another level than the detector was fitted with."""
+    embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
+    """Where the detector's run or converted weights are, if they have moved."""
+
+    def __call__(self) -> int:
+        from asdjax.commands import predict
+        from asdjax.detector.detector import Detector
+
+        detector = Detector.load(self.detector, embedder=self.embedder, level=self.level)
+        return predict.predict(
+            detector,
+            self.inputs,
+            as_json=self.json,
+            csv=self.csv,
+            parquet=self.parquet,
+            overwrite=self.overwrite,
+            fail_on_alarm=self.fail_on_alarm,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """Add normal recordings to a detector (a new season, a new tool)."""
+
+    lost: ClassVar[str] = "the detector is unchanged: run the same command again"
+    detector: Positional[DetectorFile]
+    inputs: Positional[Recordings]
+    embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
+    """Where the detector's run or converted weights are, if they have moved."""
+
+    def __call__(self) -> None:
+        from asdjax.commands import fit
+
+        fit.update(self.detector, self.inputs, self.embedder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -437,6 +554,9 @@ class Convert:
 
 
 VERBS: dict[str, type[Any]] = {
+    "fit": Fit,
+    "predict": Predict,
+    "update": Update,
     "run": RunAll,
     "train": Train,
     "extract": Extract,
@@ -452,4 +572,4 @@ VERBS: dict[str, type[Any]] = {
     "docs": Docs,
 }
 
-COMPILING = (Check, Embed, Extract, Train)  # and RunAll, which is a Train
+COMPILING = (Check, Embed, Extract, Fit, Predict, Train, Update)  # and RunAll, which is a Train

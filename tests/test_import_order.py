@@ -21,6 +21,7 @@ ORDER = [  # a file imports from its own row's folder and from the rows above
     {"challenge", "synth", "models", "arguments"},
     {"training"},
     {"embedder"},
+    {"detector"},
     {"commands", "convert"},
     {"verbs"},
     {"cli"},

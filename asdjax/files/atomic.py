@@ -406,12 +406,13 @@ def refuse_links(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
+def locked(path: Path, busy: str, *, replaced: bool = False) -> Iterator[None]:
     """Lock a file until the block or the process ends.
 
     Args:
         path: a regular file, created if missing; its content is not changed.
         busy: error message if another process holds the lock.
+        replaced: whether the block replaces the file, as `write_bytes` does.
 
     Raises:
         AsdjaxError: another process holds the lock; the path is not a regular file; or its file
@@ -425,7 +426,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         if not (stat.S_ISREG(os.fstat(descriptor).st_mode) and _lock(descriptor, path, busy, path)):
             raise ArtifactError(f"{path}: was replaced meanwhile: run the same command again")
         yield
-        if not _is_at(descriptor, path):
+        if not (replaced or _is_at(descriptor, path)):
             raise ArtifactError(
                 f"{path.parent}: was moved or replaced while this command wrote to it: run the "
                 "same command again"

@@ -1,0 +1,132 @@
+"""Prediction: a detector and recordings in, scores and alarms out, one row per recording."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from asdjax.data import sound_search
+from asdjax.detector.detector import Detector
+from asdjax.detector.prediction import COLUMNS, SCHEMA, Prediction
+from asdjax.errors import ArtifactError
+from asdjax.files import atomic
+from asdjax.files.documents import csv_bytes
+from asdjax.runtime import console
+
+ALARM = 3
+"""Exit code with `fail_on_alarm` if a recording alarms."""
+_WIDEST = 60  # characters of a name that others are aligned with
+
+
+def predict(
+    detector: Detector,
+    inputs: Sequence[Path],
+    *,
+    as_json: bool = False,
+    csv: Path | None = None,
+    parquet: Path | None = None,
+    overwrite: bool = False,
+    fail_on_alarm: bool = False,
+) -> int:
+    """Print a row per recording as soon as it is scored, and write tables at the end.
+
+    Args:
+        detector: a fitted detector.
+        inputs: sound files, and folders to search for them.
+        as_json: print a JSON document per line instead of a table.
+        csv: file for a table, or None.
+        parquet: file for a table, or None.
+        overwrite: whether to replace these files.
+        fail_on_alarm: whether to return `ALARM` if a recording alarms.
+
+    Returns:
+        The exit code: 1 if a recording could not be scored.
+
+    Raises:
+        AsdjaxError: an input is missing, or a table cannot be written.
+    """
+    for path in filter(None, (csv, parquet)):
+        atomic.require_free(path, overwrite)
+    if parquet is not None:
+        _require_pyarrow(parquet)
+    names = [path for _, path in sound_search.find(inputs, "score")]
+    rows: list[dict[str, Any]] = []
+    alarms = failures = 0
+    width = min(max(len(console.printable(str(name))) for name in names), _WIDEST)
+    if not as_json:
+        print(_line("decision", "score", "ratio", "p-value", "start", "file", "nearest", width))
+    for prediction in detector.iter_predictions(names, faulty="row"):
+        alarms += bool(prediction.alarm)
+        failures += prediction.error is not None
+        print(_json(prediction) if as_json else _text(prediction, width), flush=True)
+        for note in prediction.warnings:
+            console.say(f"{prediction.file}: {note}")
+        if csv or parquet:
+            rows.append(prediction.row())
+    if csv is not None:
+        atomic.write_bytes(csv, csv_bytes(rows), overwrite=overwrite)
+    if parquet is not None:
+        atomic.write_bytes(parquet, _parquet(rows), overwrite=overwrite)
+    console.say(
+        f"{len(names)} recordings: {alarms} alarm{'s' * (alarms != 1)}"
+        + (f", {failures} could not be scored" if failures else "")
+    )
+    if fail_on_alarm and alarms:
+        return ALARM
+    return int(failures > 0)
+
+
+def _json(prediction: Prediction) -> str:
+    return json.dumps({"schema": SCHEMA, **dataclasses.asdict(prediction)}, allow_nan=False)
+
+
+def _text(prediction: Prediction, width: int) -> str:
+    file = console.printable(prediction.file)
+    if prediction.error is not None:
+        return f"{'ERROR':<8}  {console.printable(prediction.error)}"
+    ratio = "" if prediction.ratio is None else f"{prediction.ratio:.2f}"
+    nearest = prediction.nearest[0].name if prediction.nearest else ""
+    return _line(
+        "ALARM" if prediction.alarm else "ok",
+        f"{prediction.score:.2f}",
+        ratio,
+        f"{prediction.p_value:.2g}",
+        f"{prediction.start:g}",
+        file,
+        console.printable(nearest),
+        width,
+    )
+
+
+def _line(
+    decision: str, score: str, ratio: str, p: str, start: str, file: str, near: str, width: int
+) -> str:
+    numbers = f"{decision:<8}  {score:>7}  {ratio:>6}  {p:>7}  {start:>7}"
+    return f"{numbers}  {file:<{width}}  {near}".rstrip()
+
+
+def _require_pyarrow(path: Path) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ArtifactError(
+            f"{path}: Parquet files need pyarrow: pip install 'asdjax[parquet]', or give --csv"
+        )
+
+
+def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    kinds = {
+        "start": pyarrow.float64(), "seconds": pyarrow.float64(), "windows": pyarrow.int32(),
+        "score": pyarrow.float64(), "threshold": pyarrow.float64(), "ratio": pyarrow.float64(),
+        "p_value": pyarrow.float64(), "alarm": pyarrow.bool_(),
+    }  # fmt: skip
+    fields = [pyarrow.field(name, kinds.get(name, pyarrow.string())) for name in COLUMNS]
+    table = pyarrow.Table.from_pylist(list(rows), pyarrow.schema(fields, {"schema": SCHEMA}))
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    return buffer.getvalue()

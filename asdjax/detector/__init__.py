@@ -1,0 +1,1 @@
+"""Detectors for machines of a user's own: recordings to alarms."""

@@ -1,0 +1,180 @@
+"""Anomaly scores by several backends on several features, made comparable and averaged.
+
+A member is one backend on one feature. Its scores are standardised by the mean and the standard
+deviation of its scores of normal windows, each scored against the other recordings. The score is
+the mean over members, less its median over the normal windows: 0 is a typical normal window.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int
+from scipy.spatial.distance import cdist
+
+from asdjax.config.interfaces import Backend
+from asdjax.errors import DataError
+from asdjax.scoring import backends
+from asdjax.scoring.backends import Fitted
+from asdjax.scoring.distances import unit_length
+
+Tables = Mapping[str, Float[np.ndarray, "N D"]]
+"""Vectors of windows by feature."""
+
+_FOLDS = 20  # of cross-validation by recording
+_FEWEST = 3  # windows: with two, each is the other's neighbour and all scores are equal
+_SMALLEST_SPREAD = 1e-3  # of a member's scores, relative to their mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation of a member's scores of normal windows."""
+
+    mean: float
+    deviation: float
+
+
+class Ensemble:
+    """Backends fitted to the windows of normal recordings.
+
+    Attributes:
+        tables: the vectors of the normal windows, by feature.
+        bank: which of the windows the members are fitted to.
+        members: names of the members, as `bands/nearest_neighbours`.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        chosen: Sequence[Backend],
+        bank: Bool[np.ndarray, " N"] | None = None,
+    ):
+        """Fit every backend to every feature.
+
+        Raises:
+            AsdjaxError: there are fewer than three windows, or a backend cannot be fitted.
+        """
+        self.tables, self._chosen = tables, tuple(chosen)
+        self._metric = self._chosen[0].metric
+        count = len(next(iter(tables.values())))
+        self.bank = np.ones(count, bool) if bank is None else bank
+        if self.bank.sum() < _FEWEST:
+            raise DataError(
+                f"{self.bank.sum()} normal windows of sound are too few to compare with: give at "
+                f"least {_FEWEST}, better 20"
+            )
+        self.members = [f"{name}/{backend.name}" for name in tables for backend in self._chosen]
+        self._fitted = self._fit(self.bank)
+
+    def _fit(self, rows: Bool[np.ndarray, " N"]) -> list[Fitted]:
+        no_targets = np.zeros(int(rows.sum()), bool)
+        return [
+            backends.fit(backend, table[rows], no_targets)
+            for table in self.tables.values()
+            for backend in self._chosen
+        ]
+
+    def distances(self, tables: Tables) -> Float64[np.ndarray, "K M"]:
+        """The scores of new windows by each member, not standardised."""
+        return self._scored(self._fitted, tables)
+
+    def _scored(self, fitted: Sequence[Fitted], tables: Tables) -> Float64[np.ndarray, "K M"]:
+        of_members = [table for table in tables.values() for _ in self._chosen]
+        return np.stack([m.score(t) for m, t in zip(fitted, of_members, strict=True)])
+
+    def nearest(
+        self, tables: Tables, count: int
+    ) -> tuple[Int[np.ndarray, "M C"], Float64[np.ndarray, "M C"]]:
+        """The nearest normal windows of the bank for each new window, and their distances.
+
+        The distance is the mean over features of the Euclidean distances (of unit vectors for the
+        cosine), each relative to the spread of the feature in the bank.
+        """
+        total = np.zeros((len(next(iter(tables.values()))), int(self.bank.sum())))
+        for name, table in tables.items():
+            reference, scale = self._references[name]
+            total += cdist(unit_length(table, self._metric), reference) / scale
+        order = np.argsort(total, axis=1, kind="stable")[:, :count]
+        distances = np.take_along_axis(total, order, axis=1) / len(tables)
+        return np.flatnonzero(self.bank)[order], distances
+
+    @functools.cached_property
+    def _references(self) -> dict[str, tuple[Float[np.ndarray, "P D"], float]]:
+        """The vectors of the bank, and their root mean square distance from their mean."""
+        return {
+            name: _with_scale(unit_length(table[self.bank], self._metric))
+            for name, table in self.tables.items()
+        }
+
+    def held_out(self, recording: Int[np.ndarray, " N"]) -> Float64[np.ndarray, "K N"]:
+        """The scores of the normal windows, each against those of other recordings.
+
+        If each recording is one window, or there is one recording, each window is left out by
+        itself. Otherwise recordings are left out together, in up to 20 folds. Windows that are not
+        in the bank are scored against it.
+
+        Args:
+            recording: the recording of each window, numbered from 0.
+        """
+        scores = np.empty((len(self.members), len(recording)))
+        if not self.bank.all():
+            outside = {name: table[~self.bank] for name, table in self.tables.items()}
+            scores[:, ~self.bank] = self.distances(outside)
+        groups = recording[self.bank]
+        if len(np.unique(groups)) in (1, len(groups)):
+            scores[:, self.bank] = [member.leave_one_out() for member in self._fitted]
+            return scores
+        _, group = np.unique(groups, return_inverse=True)
+        fold = np.full(len(recording), -1)
+        fold[self.bank] = group % min(_FOLDS, group.max() + 1)
+        for out in range(fold.max() + 1):
+            rows = fold == out
+            left = {name: table[rows] for name, table in self.tables.items()}
+            scores[:, rows] = self._scored(self._fit(self.bank & ~rows), left)
+        return scores
+
+
+def spreads(held_out: Float64[np.ndarray, "K N"]) -> list[Spread]:
+    """Mean and deviation of each member's scores of normal windows."""
+    means = held_out.mean(axis=1)
+    floors = np.maximum(_SMALLEST_SPREAD * np.abs(means), np.finfo(np.float64).tiny)
+    deviations = np.maximum(held_out.std(axis=1), floors)
+    return [Spread(float(m), float(d)) for m, d in zip(means, deviations, strict=True)]
+
+
+def standardised(
+    distances: Float64[np.ndarray, "K M"], by: Sequence[Spread]
+) -> Float64[np.ndarray, "K M"]:
+    """The members' scores in standard deviations from their mean over normal windows."""
+    means = np.array([[spread.mean] for spread in by])
+    return (distances - means) / np.array([[spread.deviation] for spread in by])
+
+
+def spread_out(tables: Tables, metric: str, count: int, seed: int) -> Bool[np.ndarray, " N"]:
+    """A choice of `count` windows that leaves no window far from all of them (k-centre).
+
+    The first is drawn; each next one is the window farthest from those already chosen (Gonzalez,
+    1985). Distances are those of `Ensemble.nearest`.
+    """
+    scaled = [_with_scale(unit_length(table, metric)) for table in tables.values()]
+    points = np.concatenate([table / scale for table, scale in scaled], axis=1)
+    chosen = np.zeros(len(points), bool)
+    newest = int(np.random.default_rng(seed).integers(len(points)))
+    distance = np.full(len(points), np.inf)
+    for _ in range(min(count, len(points))):
+        chosen[newest] = True
+        distance = np.minimum(distance, cdist(points, points[newest][None])[:, 0])
+        distance[chosen] = -np.inf
+        newest = int(np.argmax(distance))
+    return chosen
+
+
+def _with_scale(
+    points: Float[np.ndarray, "N D"],
+) -> tuple[Float64[np.ndarray, "N D"], float]:
+    """Points in float64, and their root mean square distance from their mean (1 if that is 0)."""
+    points = points.astype(np.float64)
+    scale = math.sqrt(float(np.mean(np.sum(np.square(points - points.mean(axis=0)), axis=1))))
+    return points, scale or 1.0

@@ -1,0 +1,178 @@
+"""What a detector compares: one or more vectors ("features") of a stretch of sound."""
+
+import abc
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32
+
+from asdjax.config.interfaces import Backend
+from asdjax.data.samples import to_float
+from asdjax.embedder import Embedder, digests, load
+from asdjax.errors import ConfigError, DataError
+from asdjax.runtime import compile_cache, parallel
+from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
+from asdjax.scoring.rescaled import Rescaled
+from asdjax.signal import spectral_statistics as statistics
+
+SPECTRAL = "spectral"
+"""Name of the embedder that needs neither weights nor training."""
+DEFAULT_RATE = 16_000
+"""Hertz, of spectral statistics."""
+_DENSITY_NEIGHBOURS = 2  # of the local density; a bank may have only ten clips
+_AT_ONCE = 8  # stretches of sound in a batch of spectral statistics, per device
+
+
+class Features(abc.ABC):
+    """Maps stretches of sound to vectors.
+
+    Attributes:
+        embedder: `SPECTRAL`, or the path of a run or of converted weights.
+        sample_rate: of the waveforms, hertz.
+        n_samples: the length of a stretch that the model requires; None: any.
+        shortest: the shortest stretch, samples.
+        channel: the channel to use unless another is chosen, counted from 1.
+        identity: what must be equal for vectors to be comparable, as a JSON document.
+        backends: the scoring backends that suit the vectors.
+    """
+
+    embedder: str
+    sample_rate: int
+    n_samples: int | None
+    shortest: int
+    channel: int
+    identity: Mapping[str, Any]
+    backends: tuple[Backend, ...]
+
+    @abc.abstractmethod
+    def __call__(
+        self, waveforms: Sequence[np.ndarray], names: Sequence[str], longest: int
+    ) -> dict[str, Float32[np.ndarray, "N D"]]:
+        """The vectors of each feature, by its name.
+
+        Args:
+            waveforms: [T] each, int16 or float in [-1, 1], at `sample_rate`.
+            names: of the waveforms, for messages.
+            longest: length of the longest stretch of the detector, samples; equal in all calls, as
+                each length is compiled.
+
+        Raises:
+            AsdjaxError: a waveform is too short, or its vector is not finite.
+        """
+
+
+class SpectralFeatures(Features):
+    """The features of `asdjax.signal.spectral_statistics`, computed on all local devices."""
+
+    embedder = SPECTRAL
+    n_samples = None
+    shortest = 1
+    channel = 1
+    backends = (
+        NearestNeighbours(metric="euclidean", smote=SmoteConfig(ratio=0)),
+        Rescaled(metric="euclidean", rescale_neighbours=_DENSITY_NEIGHBOURS),
+    )
+
+    def __init__(self, sample_rate: int):
+        self.sample_rate = sample_rate
+        self.identity = {"embedder": SPECTRAL, "version": 1, "sample_rate": sample_rate}
+        self._devices = parallel.local_devices(0)
+        step = partial(_statistics, sample_rate)
+        # pmap takes an argument without arrays, as this state is, for a mapped one
+        self._step = parallel.inference_step(step, self._devices, "shard_map")
+
+    def __call__(
+        self, waveforms: Sequence[np.ndarray], names: Sequence[str], longest: int
+    ) -> dict[str, Float32[np.ndarray, "N D"]]:
+        """The spectral statistics, in batches of equal shape."""
+        size = _AT_ONCE * len(self._devices)
+        results = []
+        for first in range(0, len(waveforms), size):
+            some = waveforms[first : first + size]
+            batch = {
+                "waveform": np.zeros((size, longest), np.float32),
+                "length": np.full(size, longest, np.int32),
+            }
+            for row, wave in enumerate(some):
+                batch["waveform"][row, : len(wave)] = to_float(wave)
+                batch["length"][row] = len(wave)
+            found = self._step({}, parallel.split_batch(batch, self._devices))
+            compile_cache.seal()
+            results.append({name: np.asarray(found[name]).reshape(size, -1) for name in found})
+        tables = {
+            name: np.concatenate([result[name] for result in results])[: len(waveforms)]
+            for name in statistics.FEATURES
+        }
+        for table in tables.values():
+            _require_finite(table, names)
+        return tables
+
+
+def _statistics(sample_rate: int, state: Any, batch: Mapping[str, jax.Array]) -> Any:
+    return statistics.spectral_statistics(
+        batch["waveform"], batch["length"].astype(jnp.int32), sample_rate=sample_rate
+    )
+
+
+class TrainedFeatures(Features):
+    """The embedding of a trained run, or of converted BEATs weights."""
+
+    backends = (
+        NearestNeighbours(smote=SmoteConfig(ratio=0)),
+        Rescaled(rescale_neighbours=_DENSITY_NEIGHBOURS),
+    )
+
+    def __init__(self, path: str):
+        """Load the weights; `AsdjaxError` if they are missing or damaged."""
+        self.embedder = path
+        self._model: Embedder = load(path)
+        config = self._model.config
+        self.sample_rate = config.audio.sample_rate
+        self.n_samples, self.shortest = self._model.n_samples, self._model.shortest
+        self.channel = {"near": 1, "far": 2}[config.audio.channel]
+        self.identity = {
+            "embedder": "trained",
+            **digests(Path(path)),
+            "pool": self._model.pooling(),
+            "compute_dtype": self._model.network.model.compute_dtype,
+            "sample_rate": self.sample_rate,
+        }
+
+    def __call__(
+        self, waveforms: Sequence[np.ndarray], names: Sequence[str], longest: int
+    ) -> dict[str, Float32[np.ndarray, "N D"]]:
+        """The embeddings, as the one feature `embedding`."""
+        found = self._model.embed(waveforms, names=names, loud=lambda peaks: None)
+        return {"embedding": np.stack(found).astype(np.float32)}
+
+
+def _require_finite(table: Float32[np.ndarray, "N D"], names: Sequence[str]) -> None:
+    bad = np.flatnonzero(~np.isfinite(table).all(axis=1))
+    if len(bad):
+        raise DataError(f"{names[bad[0]]}: not finite, or far beyond full scale: record it again")
+
+
+def open_features(embedder: str | Path, sample_rate: int | None = None) -> Features:
+    """The features of an embedder: `SPECTRAL`, a run directory, or converted weights.
+
+    Args:
+        embedder: as in `Features`.
+        sample_rate: of spectral statistics; None: 16 kHz. A trained embedder has its own.
+
+    Raises:
+        AsdjaxError: the weights are missing or damaged, or have another sample rate.
+    """
+    if str(embedder) == SPECTRAL:
+        return SpectralFeatures(DEFAULT_RATE if sample_rate is None else sample_rate)
+    features = TrainedFeatures(str(embedder))
+    if sample_rate not in (None, features.sample_rate):
+        raise ConfigError(
+            f"{embedder}: works at {features.sample_rate} Hz, not {sample_rate} Hz: omit the "
+            "sample rate; recordings are resampled"
+        )
+    return features

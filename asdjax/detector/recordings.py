@@ -1,0 +1,126 @@
+"""Recordings of any length and sample rate, and the stretches of sound that a detector compares."""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asdjax.data import audio
+from asdjax.data.samples import to_float
+from asdjax.errors import DataError
+from asdjax.store.detector_file import NormalRecording
+
+IGNORED, HALF = 0.1, 0.5
+"""Rest of a recording, as a share of a clip, below which it gets no window of its own: when
+scoring, and when fitting."""
+_FULL_SCALE = 0.999  # samples above count as clipped
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """One channel of a recording at its own sample rate."""
+
+    name: str
+    """Path as given, or the number of an array."""
+    waveform: np.ndarray
+    """[T], int16 or float32 in [-1, 1]."""
+    rate: int
+    """Hertz."""
+    channels: int
+    """Of the recording that the channel is from."""
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds."""
+        return len(self.waveform) / self.rate
+
+    def facts(self) -> NormalRecording:
+        """Digest, level, clipping and format."""
+        power, clipped, step = 0.0, 0, 2**20  # in parts: an hour as float64 needs a gigabyte
+        for first in range(0, len(self.waveform), step):
+            part = to_float(self.waveform[first : first + step], np.float64)
+            power += float(np.sum(np.square(part)))
+            clipped += int(np.count_nonzero(np.abs(part) >= _FULL_SCALE))
+        count = len(self.waveform)
+        level = 10 * math.log10(max(power / count, 1e-20))
+        return NormalRecording(
+            name=self.name, digest=self._digest(), rate=self.rate, channels=self.channels,
+            seconds=self.seconds, level_db=level, clipped=clipped / count,
+        )  # fmt: skip
+
+    def _digest(self) -> str:
+        """A digest of samples and rate: equal for copies of a recording under any name."""
+        samples = np.ascontiguousarray(self.waveform)
+        hashed = hashlib.blake2b(f"{samples.dtype} {self.rate} ".encode(), digest_size=16)
+        hashed.update(samples.view(np.uint8).data)
+        return hashed.hexdigest()
+
+    def windows(self, starts: Sequence[int], length: int, sample_rate: int) -> Iterator[np.ndarray]:
+        """Stretches of `length` samples from each start, resampled to `sample_rate`."""
+        for start in starts:
+            part = self.waveform[start : start + length]
+            if self.rate != sample_rate:
+                part = audio.resample(part, self.rate, sample_rate)
+            yield part
+
+
+def read(path: Path, name: str, channel: int) -> Recording:
+    """A channel, counted from 1, of a sound file.
+
+    Raises:
+        AsdjaxError: the file is faulty, or has no such channel.
+    """
+    header = audio.inspect_any(path)
+    samples = audio.read_any(path, header.rate)
+    return of_samples(samples, header.rate, name, channel)
+
+
+def of_array(samples: Any, rate: int, name: str, channel: int) -> Recording:
+    """A channel of an array [T] or [T, channels]: int16, or float with full scale 1.
+
+    Raises:
+        AsdjaxError: the array has another shape or type, or has no such channel or no samples.
+    """
+    array = np.asarray(samples)
+    if array.ndim not in (1, 2) or not (array.dtype == np.int16 or array.dtype.kind == "f"):
+        raise DataError(
+            f"{name}: an array of shape {array.shape} and type {array.dtype}: give samples [T] or "
+            "[T, channels], as int16 or as float in [-1, 1]"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"{name}: some samples are NaN or infinite: repair the recording")
+    if array.dtype != np.int16:
+        array = array.astype(np.float32)
+    return of_samples(array if array.ndim == 2 else array[:, None], rate, name, channel)
+
+
+def of_samples(samples: np.ndarray, rate: int, name: str, channel: int) -> Recording:
+    """A channel of samples [T, channels] that are checked already but for their number."""
+    if not 1 <= channel <= samples.shape[1]:
+        has = f"{samples.shape[1]} channel{'s' * (samples.shape[1] != 1)}"
+        raise DataError(f"{name}: no channel {channel}, the recording has {has}: choose another")
+    if not len(samples):
+        raise DataError(f"{name}: no samples: leave it out")
+    return Recording(name, samples[:, channel - 1].copy(), rate, samples.shape[1])
+
+
+def starts(samples: int, length: int, hop: int, ignored: float) -> list[int]:
+    """The first samples of the windows of a recording.
+
+    Windows of `length` samples follow each other by `hop`. If more than the share `ignored` of a
+    window is left at the end, one more window ends with the recording. A recording that is shorter
+    than a window is one window.
+
+    Example:
+        >>> starts(25, 10, 10, ignored=0.1)
+        [0, 10, 15]
+    """
+    last = samples - length
+    found = list(range(0, max(last, 0) + 1, hop))
+    if last - found[-1] > ignored * length:
+        found.append(last)
+    return found

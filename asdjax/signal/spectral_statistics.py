@@ -1,0 +1,142 @@
+"""Statistics over time of log-mel spectra: a description of a clip that needs no training.
+
+Three spectrograms (Hann windows of 1024, 4096 and 256 samples, half overlapping, power in mel
+bands, logarithm) give four features of a clip:
+
+    bands      mean and deviation of each band over time, medium window
+    fine       the same, long window: tones that move
+    fast       the same, short window: short events
+    events     relative deviation pooling of the medium window: unusual frames count more
+
+Relative deviation pooling is from arXiv 2603.04605. For frames X_t, less the mean of all bands and
+frames (the clip's level), m = mean_t X_t and d_t = |X_t - m| / max_t |X_t - m|, it is
+
+    sum_t w_t X_t,   w_t proportional to (1 + d_t)^8
+"""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from asdjax.signal import stft
+
+FEATURES = ("bands", "events", "fine", "fast")
+"""Names of the features."""
+
+_MEDIUM, _FINE, _FAST = (1024, 128), (4096, 128), (256, 32)  # window in samples, mel bands
+_FLOOR = 1e-12  # of a band's power; quantisation noise of 16 bits has 8e-11
+_GAMMA = 8  # exponent of relative deviation pooling
+_NO_DEVIATION = 1e-8  # largest deviation at which all frames count as equal
+
+
+def spectral_statistics(
+    waveform: Float[Array, "B T"], length: Int[Array, " B"], *, sample_rate: int
+) -> dict[str, Float[Array, "B D"]]:
+    """The features of clips by name, in the waveform's dtype.
+
+    A clip's features depend on its samples alone, not on the padding that follows.
+
+    Args:
+        waveform: clips in [-1, 1], padded by zeros.
+        length: samples of each clip; a clip shorter than a window has one frame.
+        sample_rate: hertz.
+
+    Example:
+        >>> noise = jax.random.normal(jax.random.key(0), (2, 16000))
+        >>> found = spectral_statistics(noise, jnp.array([16000, 8000]), sample_rate=16000)
+        >>> found["fast"].shape
+        (2, 54)
+    """
+    of_clip = functools.partial(_of_clip, sample_rate)
+    return jax.lax.platform_dependent(
+        waveform,
+        length,
+        cpu=lambda *clips: jax.lax.map(lambda clip: of_clip(*clip), clips),  # stays in the cache
+        default=jax.vmap(of_clip),
+    )
+
+
+def mel_bank(n_fft: int, sample_rate: int, bands: int) -> Float[np.ndarray, "F bands"]:
+    """Triangular weights of a transform's bins in mel bands from 0 Hz to half the sample rate.
+
+    The mel scale is 2595 log10(1 + hz / 700). Bands that are so narrow that they have no bin are
+    left out. float64.
+    """
+    hz = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
+    mel = _mel(hz)[:, None]
+    edges = np.linspace(0, _mel(np.array(sample_rate / 2)), bands + 2)
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    weights = np.minimum((mel - left) / (centre - left), (right - mel) / (right - centre))
+    weights = np.maximum(weights, 0)
+    return weights[:, weights.any(axis=0)]
+
+
+def band_hertz(n_fft: int, sample_rate: int, bands: int) -> Float[np.ndarray, " bands"]:
+    """The frequency with the largest weight in each band of `mel_bank`."""
+    bank = mel_bank(n_fft, sample_rate, bands)
+    return np.argmax(bank, axis=0) * sample_rate / n_fft
+
+
+def hertz(sample_rate: int) -> Mapping[str, Float[np.ndarray, " D"]]:
+    """The frequency of each value of each feature."""
+    found = {}
+    for name, window in zip(FEATURES, (_MEDIUM, _MEDIUM, _FINE, _FAST), strict=True):
+        of_bands = band_hertz(window[0], sample_rate, window[1])
+        found[name] = np.tile(of_bands, 1 if name == "events" else 2)
+    return found
+
+
+def _mel(hz: Float[np.ndarray, "*F"]) -> Float[np.ndarray, "*F"]:
+    return 2595 * np.log10(1 + hz / 700)
+
+
+def _of_clip(
+    sample_rate: int, waveform: Float[Array, "T"], length: Int[Array, ""]
+) -> dict[str, Float[Array, "D"]]:
+    result = {}
+    for name, (n_fft, bands) in (("bands", _MEDIUM), ("fine", _FINE), ("fast", _FAST)):
+        frames, used = _log_mel(waveform, length, n_fft, mel_bank(n_fft, sample_rate, bands))
+        mean = _mean(frames, used)
+        deviation = jnp.sqrt(_mean(jnp.square(frames - mean[None, :]), used))
+        result[name] = jnp.concatenate([mean, deviation])
+        if name == "bands":
+            result["events"] = _relative_deviation(frames - jnp.mean(mean), used)
+    return {name: result[name] for name in FEATURES}
+
+
+def _log_mel(
+    waveform: Float[Array, "T"],
+    length: Int[Array, ""],
+    n_fft: int,
+    bank: Float[np.ndarray, "F M"],
+) -> tuple[Float[Array, "L M"], Float[Array, "L"]]:
+    """Log power in bands of complete frames, and which frames belong to the clip (1 or 0)."""
+    hop, dtype = n_fft // 2, waveform.dtype
+    count = 1 + max(len(waveform) - n_fft, 0) // hop
+    window = stft.hann(n_fft)
+    window /= np.sqrt(np.sum(np.square(window)))  # white noise has its variance in every bin
+    windowed = stft.frames(waveform[None], jnp.asarray(window, dtype), hop=hop, count=count)[0]
+    spectrum = jnp.fft.rfft(windowed, axis=-1)
+    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    energy = jnp.matmul(power, jnp.asarray(bank, dtype), precision="highest")
+    ends = jnp.arange(count, dtype=jnp.int32) * hop + n_fft
+    used = (ends <= length) | (ends == n_fft)
+    return jnp.log(jnp.maximum(energy, _FLOOR)), used.astype(dtype)
+
+
+def _mean(frames: Float[Array, "L M"], weight: Float[Array, "L"]) -> Float[Array, "M"]:
+    """The weighted mean over frames."""
+    return jnp.sum(frames * (weight / jnp.sum(weight))[:, None], axis=0)
+
+
+def _relative_deviation(frames: Float[Array, "L M"], used: Float[Array, "L"]) -> Float[Array, "M"]:
+    """Relative deviation pooling of frames without the clip's level."""
+    deviation = frames - _mean(frames, used)[None, :]
+    distance = jnp.sqrt(jnp.sum(jnp.square(deviation), axis=1)) * used
+    largest = jnp.max(distance)
+    relative = jnp.where(largest > _NO_DEVIATION, distance / jnp.maximum(largest, _NO_DEVIATION), 0)
+    return _mean(frames, used * (1 + relative) ** _GAMMA)
