@@ -51,8 +51,8 @@ def update(path: Path, inputs: Sequence[Path], embedder: Path | None = None) -> 
     with atomic.locked(path, f"{path}: another process is updating this detector", replaced=True):
         detector = Detector.load(path, embedder=embedder)
         change = detector.update([*inputs])
-        if change.known:
-            console.say(f"{change.known} recordings were known already, or are copies")
+        if change.copies:
+            console.say(f"{change.copies} recordings were known already, or are copies")
         if not change.added:
             console.say(f"{path}: nothing new, not changed")
             return
@@ -74,11 +74,16 @@ def _describe(detector: Detector, path: Path) -> None:
     """Print what a detector was made of, and the normal recordings that stand out."""
     facts = detector.description()
     console.say(
-        f"{path}: {facts.recordings} recordings, {facts.windows} windows of "
-        f"{facts.clip_seconds:.3g} s at {facts.sample_rate} Hz, channel {facts.channel}"
+        f"{path}: {facts['recordings']} recordings, {facts['windows']} windows of "
+        f"{facts['clip_seconds']:.3g} s at {facts['sample_rate']} Hz, channel {facts['channel']}"
     )
+    if facts["bank"] < facts["windows"]:
+        console.say(
+            f"new recordings are compared with {facts['bank']} of the windows; normal windows are "
+            f"{100 * facts['bank_cost']:.2g} % farther from these than from all"
+        )
     console.say(
-        f"threshold {detector.threshold_:.3g}: about {100 * (1 - detector.level):.3g} % of normal "
+        f"threshold {facts['threshold']:.3g}: about {100 * (1 - facts['level']):.3g} % of normal "
         "recordings are expected to alarm"
     )
     ratios = detector.scores_ / detector.threshold_ if detector.threshold_ > 0 else np.array([])

@@ -4,7 +4,7 @@ import abc
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ class Features(abc.ABC):
         shortest: the shortest stretch, samples.
         channel: the channel to use unless another is chosen, counted from 1.
         identity: what must be equal for vectors to be comparable, as a JSON document.
+        metric: how vectors are compared.
         backends: the scoring backends that suit the vectors.
     """
 
@@ -47,6 +48,7 @@ class Features(abc.ABC):
     shortest: int
     channel: int
     identity: Mapping[str, Any]
+    metric: Literal["cosine", "euclidean"]
     backends: tuple[Backend, ...]
 
     @abc.abstractmethod
@@ -65,6 +67,13 @@ class Features(abc.ABC):
             AsdjaxError: a waveform is too short, or its vector is not finite.
         """
 
+    def places(self) -> Mapping[str, Sequence[tuple[str, float]]]:
+        """The statistic over time and the frequency (hertz) of each value, by feature.
+
+        Empty for features whose values have no frequency.
+        """
+        return {}
+
 
 class SpectralFeatures(Features):
     """The features of `asdjax.signal.spectral_statistics`, computed on all local devices."""
@@ -73,6 +82,7 @@ class SpectralFeatures(Features):
     n_samples = None
     shortest = 1
     channel = 1
+    metric = "euclidean"
     backends = (
         NearestNeighbours(metric="euclidean", smote=SmoteConfig(ratio=0)),
         Rescaled(metric="euclidean", rescale_neighbours=_DENSITY_NEIGHBOURS),
@@ -112,6 +122,10 @@ class SpectralFeatures(Features):
             _require_finite(table, names)
         return tables
 
+    def places(self) -> Mapping[str, Sequence[tuple[str, float]]]:
+        """The statistics and the bands' frequencies."""
+        return statistics.places(self.sample_rate)
+
 
 def _statistics(sample_rate: int, state: Any, batch: Mapping[str, jax.Array]) -> Any:
     return statistics.spectral_statistics(
@@ -122,6 +136,7 @@ def _statistics(sample_rate: int, state: Any, batch: Mapping[str, jax.Array]) ->
 class TrainedFeatures(Features):
     """The embedding of a trained run, or of converted BEATs weights."""
 
+    metric = "cosine"
     backends = (
         NearestNeighbours(smote=SmoteConfig(ratio=0)),
         Rescaled(rescale_neighbours=_DENSITY_NEIGHBOURS),

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,51 @@ class Recording:
         hashed.update(samples.view(np.uint8).data)
         return hashed.hexdigest()
 
-    def windows(self, starts: Sequence[int], length: int, sample_rate: int) -> Iterator[np.ndarray]:
-        """Stretches of `length` samples from each start, resampled to `sample_rate`."""
-        for start in starts:
-            part = self.waveform[start : start + length]
-            if self.rate != sample_rate:
-                part = audio.resample(part, self.rate, sample_rate)
-            yield part
+
+@dataclasses.dataclass(frozen=True)
+class Windowing:
+    """How recordings are cut into windows."""
+
+    clip_seconds: float
+    """Length of a window."""
+    hop_seconds: float
+    """Step between windows."""
+    sample_rate: int
+    """Hertz, to which every window is resampled."""
+    shortest: int = 1
+    """Samples that the features need."""
+
+    @property
+    def longest(self) -> int:
+        """Samples of a window."""
+        return max(1, round(self.clip_seconds * self.sample_rate))
+
+    def at(self, rate: int) -> tuple[int, int]:
+        """Length of a window and step between windows, samples at another rate."""
+        return max(1, round(self.clip_seconds * rate)), max(1, round(self.hop_seconds * rate))
+
+    def cut(self, recording: Recording, ignored: float) -> Iterator[tuple[float, np.ndarray]]:
+        """The windows of a recording at `sample_rate`, with their beginnings in seconds.
+
+        Args:
+            recording: of any rate.
+            ignored: see `starts`.
+
+        Raises:
+            AsdjaxError: the recording is too short for the features.
+        """
+        length, hop = self.at(recording.rate)
+        for start in starts(len(recording.waveform), length, hop, ignored):
+            part = recording.waveform[start : start + length]
+            if recording.rate != self.sample_rate:
+                part = audio.resample(part, recording.rate, self.sample_rate)
+            part = part[: self.longest]
+            if len(part) < self.shortest:
+                raise DataError(
+                    f"{recording.name}: {len(part)} samples at {self.sample_rate} Hz are too few "
+                    f"for this detector, which needs {self.shortest}: leave it out"
+                )
+            yield start / recording.rate, part
 
 
 def read(path: Path, name: str, channel: int) -> Recording:
@@ -124,3 +162,34 @@ def starts(samples: int, length: int, hop: int, ignored: float) -> list[int]:
     if last - found[-1] > ignored * length:
         found.append(last)
     return found
+
+
+def windows_of_stream(
+    chunks: Iterable[Any], rate: int, channel: int, length: int, hop: int
+) -> Iterator[tuple[Recording, float]]:
+    """The windows of endless sound, and their beginnings in seconds, in bounded memory.
+
+    Args:
+        chunks: consecutive samples [T] or [T, channels], of any lengths.
+        rate: hertz.
+        channel: to be used, counted from 1.
+        length: of a window, samples.
+        hop: step between windows, samples; at most `length`.
+
+    Raises:
+        AsdjaxError: a chunk is faulty, or differs in channels or type from the first.
+    """
+    first: Recording | None = None
+    held = np.zeros(0)
+    begin = 0  # of what is held, samples
+    for chunk in chunks:
+        if len(chunk) == 0:
+            continue
+        found = of_array(chunk, rate, "stream", channel)
+        first = first or found
+        if (found.channels, found.waveform.dtype) != (first.channels, first.waveform.dtype):
+            raise DataError("stream: the chunks differ in channels or type: give equal ones")
+        held = np.concatenate([held.astype(found.waveform.dtype), found.waveform])
+        while len(held) >= length:
+            yield dataclasses.replace(found, waveform=held[:length].copy()), begin / rate
+            held, begin = held[hop:], begin + hop

@@ -15,7 +15,6 @@ frames (the clip's level), m = mean_t X_t and d_t = |X_t - m| / max_t |X_t - m|,
 """
 
 import functools
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -75,18 +74,13 @@ def mel_bank(n_fft: int, sample_rate: int, bands: int) -> Float[np.ndarray, "F b
     return weights[:, weights.any(axis=0)]
 
 
-def band_hertz(n_fft: int, sample_rate: int, bands: int) -> Float[np.ndarray, " bands"]:
-    """The frequency with the largest weight in each band of `mel_bank`."""
-    bank = mel_bank(n_fft, sample_rate, bands)
-    return np.argmax(bank, axis=0) * sample_rate / n_fft
-
-
-def hertz(sample_rate: int) -> Mapping[str, Float[np.ndarray, " D"]]:
-    """The frequency of each value of each feature."""
+def places(sample_rate: int) -> dict[str, list[tuple[str, float]]]:
+    """The statistic over time (mean, deviation, events) and hertz of each feature's values."""
     found = {}
-    for name, window in zip(FEATURES, (_MEDIUM, _MEDIUM, _FINE, _FAST), strict=True):
-        of_bands = band_hertz(window[0], sample_rate, window[1])
-        found[name] = np.tile(of_bands, 1 if name == "events" else 2)
+    for name, (n_fft, bands) in zip(FEATURES, (_MEDIUM, _MEDIUM, _FINE, _FAST), strict=True):
+        peaks = np.argmax(mel_bank(n_fft, sample_rate, bands), axis=0) * sample_rate / n_fft
+        kinds = ("events",) if name == "events" else ("mean", "deviation")
+        found[name] = [(kind, float(hertz)) for kind in kinds for hertz in peaks]
     return found
 
 

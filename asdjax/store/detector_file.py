@@ -52,8 +52,8 @@ class NormalRecording:
 
 
 @dataclasses.dataclass(frozen=True)
-class Document:
-    """Everything about a detector but its arrays."""
+class Settings:
+    """The settings of a fitted detector."""
 
     embedder: str
     """`spectral`, or the path of the run or the converted weights."""
@@ -68,11 +68,38 @@ class Document:
     """Step between windows."""
     channel: Count
     """The channel in use, counted from 1."""
-    max_bank: Annotated[int, Range(low=0)]
-    """Most windows to compare with; 0: all."""
+    max_bank: Annotated[int, Range(low=3)] | None
+    """Most windows to compare with; None: all."""
     seed: Annotated[int, Range(low=0, high=2**32 - 1)]
     """Of the choice of these windows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """Everything about a detector but its arrays."""
+
+    settings: Settings
     recordings: tuple[NormalRecording, ...]
+
+
+def checked(settings: Settings, where: str) -> Settings:
+    """The settings; `AsdjaxError`, which begins with `where`, if one is invalid."""
+    settings = schema.read(Settings, schema.to_tree(settings), "", where)
+    schema.check(Settings, settings, "", where)
+    names = [backend.name for backend in settings.backends]
+    for possible, key, what in (
+        (len(names) > 0, "backend", "name one or more"),
+        (len(set(names)) == len(names), "backend", f"{', '.join(names)}: name each once"),
+        (
+            len({backend.metric for backend in settings.backends}) < 2,
+            "backend",
+            "all must have the same metric",
+        ),
+        (settings.hop_seconds <= settings.clip_seconds, "hop_seconds", "longer than clip_seconds"),
+    ):
+        if not possible:
+            raise ConfigError(f"{where}: {key}: {what}")
+    return settings
 
 
 def write(
@@ -114,6 +141,7 @@ def read(path: Path) -> tuple[Document, dict[str, np.ndarray]]:
     try:
         document = schema.read(Document, tree, "", str(path))
         schema.check(Document, document, "", str(path))
+        checked(document.settings, str(path))
     except ConfigError as error:
         raise ArtifactError(f"{error}: {_HOW}") from error
     if (fault := _fault(document, found)) is not None:
@@ -129,7 +157,7 @@ def _fault(document: Document, tables: Mapping[str, np.ndarray]) -> str | None:
         return "arrays are missing, or there are others"
     recording, start = tables["recording"], tables["start"]
     count = len(recording) if recording.ndim == 1 else 0
-    members = len(names) * len(document.backends)
+    members = len(names) * len(document.settings.backends)
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
         "recording": ((count,), np.int32),
         "start": ((count,), np.float64),

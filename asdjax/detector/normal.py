@@ -1,0 +1,179 @@
+"""The normal windows that a detector compares with, and its model of them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int
+
+from asdjax.config.interfaces import Backend
+from asdjax.detector import calibration, ensemble
+from asdjax.detector.ensemble import Ensemble, Tables
+from asdjax.detector.prediction import Nearest, Prediction, unlike
+from asdjax.scoring import backends
+from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
+from asdjax.store.detector_file import NormalRecording
+
+_NEAREST = 3  # normal windows that a prediction names
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalWindows:
+    """The windows of normal recordings and their features."""
+
+    recordings: tuple[NormalRecording, ...]
+    recording: Int[np.ndarray, " N"]
+    """The recording of each window, int32."""
+    start: Float64[np.ndarray, " N"]
+    """Seconds from the beginning of the recording."""
+    tables: Mapping[str, np.ndarray]
+    """float32 [N, D] by feature."""
+
+    def with_others(self, others: "NormalWindows") -> "NormalWindows":
+        """These windows and others, of other recordings."""
+        shifted = others.recording + np.int32(len(self.recordings))
+        return NormalWindows(
+            (*self.recordings, *others.recordings),
+            np.concatenate([self.recording, shifted]),
+            np.concatenate([self.start, others.start]),
+            {n: np.concatenate([self.tables[n], others.tables[n]]) for n in self.tables},
+        )
+
+    def sorted(self) -> "NormalWindows":
+        """The windows in an order that depends neither on the recordings' order nor on names."""
+        order = sorted(range(len(self.recordings)), key=lambda i: self.recordings[i].digest)
+        place = np.argsort(order)[self.recording]
+        rows = np.lexsort([self.start, place])
+        return NormalWindows(
+            tuple(self.recordings[i] for i in order),
+            place[rows].astype(np.int32),
+            self.start[rows],
+            {name: table[rows] for name, table in self.tables.items()},
+        )
+
+    def place(self, window: int) -> tuple[str, float]:
+        """The name of a window's recording, and where in it the window begins."""
+        return self.recordings[self.recording[window]].name, float(self.start[window])
+
+
+class Model:
+    """Scores of windows, and decisions on recordings, given the normal windows.
+
+    Attributes:
+        windows: the normal windows, sorted.
+        level: intended share of normal recordings without an alarm.
+        held_out: each member's scores of the normal windows [K, N], not standardised.
+        scores: of the normal windows, each compared with other recordings [N].
+        threshold: for a recording of one window.
+    """
+
+    def __init__(
+        self,
+        windows: NormalWindows,
+        chosen: Sequence[Backend],
+        level: float,
+        *,
+        max_bank: int | None = None,
+        seed: int = 0,
+        held_out: Float64[np.ndarray, "K N"] | None = None,
+    ):
+        """Fit the members to the windows, and the threshold to their held-out scores.
+
+        Args:
+            windows: in any order.
+            chosen: the backends.
+            level: see the class.
+            max_bank: most windows to compare with; None: all.
+            seed: of their choice.
+            held_out: if known already.
+
+        Raises:
+            AsdjaxError: there are too few windows.
+        """
+        self.windows, self.level = windows.sorted(), level
+        bank = _bank(self.windows.tables, chosen[0].metric, max_bank, seed)
+        self.ensemble = Ensemble(self.windows.tables, chosen, bank)
+        self.held_out = (
+            self.ensemble.held_out(self.windows.recording) if held_out is None else held_out
+        )
+        self._spreads = ensemble.spreads(self.held_out)
+        mean = ensemble.standardised(self.held_out, self._spreads).mean(axis=0)
+        self._median = float(np.median(mean))
+        self.scores = mean - self._median
+        self.threshold = calibration.threshold(self.scores, level)
+
+    def standardised(self, tables: Tables) -> Float64[np.ndarray, "K M"]:
+        """Each member's scores of new windows, in standard deviations."""
+        return ensemble.standardised(self.ensemble.distances(tables), self._spreads)
+
+    def score(self, tables: Tables) -> Float64[np.ndarray, " M"]:
+        """The scores of new windows; larger is more anomalous, 0 a typical normal window."""
+        return self.standardised(tables).mean(axis=0) - self._median
+
+    def judge(
+        self, found: NormalRecording, scores: Float64[np.ndarray, " n"], start: float, worst: Tables
+    ) -> Prediction:
+        """The decision on a recording.
+
+        Args:
+            found: what is known of the recording.
+            scores: of its windows.
+            start: beginning of the worst window, seconds.
+            worst: features of the worst window, one row each.
+        """
+        score, windows = float(scores.max()), len(scores)
+        threshold = calibration.threshold(self.scores, self.level, windows)
+        rows, distances = self.ensemble.nearest(worst, _NEAREST)
+        return Prediction(
+            file=found.name,
+            start=start,
+            seconds=found.seconds,
+            windows=windows,
+            score=score,
+            threshold=threshold,
+            ratio=score / threshold if threshold > 0 else None,
+            p_value=calibration.p_value(self.scores, score, windows),
+            alarm=score > threshold,
+            nearest=tuple(
+                Nearest(*self.windows.place(row), float(distance))
+                for row, distance in zip(rows[0], distances[0], strict=True)
+            ),
+            warnings=(*unlike(found, self.windows.recordings), *self._on_length(windows)),
+        )
+
+    def cost_of_bank(self) -> float:
+        """How much farther normal windows are from the bank than from all others, 0.1 for 10 %.
+
+        The mean over features; 0 if all windows are in the bank.
+        """
+        bank = self.ensemble.bank
+        if bank.all():
+            return 0.0
+        nearest = NearestNeighbours(metric="euclidean", smote=SmoteConfig(ratio=0))
+        increases = []
+        for table in self.windows.tables.values():
+            whole = backends.fit(nearest, table, np.zeros(len(table), bool)).leave_one_out()
+            fitted = backends.fit(nearest, table[bank], np.zeros(bank.sum(), bool))
+            of_bank = np.empty(len(table))
+            of_bank[bank], of_bank[~bank] = fitted.leave_one_out(), fitted.score(table[~bank])
+            increases.append(of_bank.mean() / whole.mean() - 1)
+        return float(np.mean(increases))
+
+    def _on_length(self, windows: int) -> tuple[str, ...]:
+        most = calibration.longest_calibrated(len(self.scores), self.level)
+        if windows <= most:
+            return ()
+        return (
+            f"it has {windows} windows, and {len(self.scores)} normal ones calibrate at most "
+            f"{most}: false alarms are more likely than {1 - self.level:.2g}",
+        )
+
+
+def _bank(
+    tables: Tables, metric: str, most: int | None, seed: int
+) -> Bool[np.ndarray, " N"] | None:
+    """Which windows to compare with; None: all."""
+    count = len(next(iter(tables.values()), ()))
+    if most is None or most >= count:
+        return None
+    return ensemble.spread_out(tables, metric, most, seed)

@@ -1,0 +1,174 @@
+"""The way of recordings through a detector: read, cut, features, scores, decision."""
+
+import dataclasses
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from asdjax.detector import sources
+from asdjax.detector.ensemble import Tables
+from asdjax.detector.features import Features
+from asdjax.detector.normal import Model, NormalWindows
+from asdjax.detector.prediction import SILENT_DB, Prediction
+from asdjax.detector.recordings import HALF, IGNORED, Recording, Windowing
+from asdjax.detector.sources import Faulty, Source
+from asdjax.errors import DataError
+from asdjax.store.detector_file import NormalRecording
+
+Item = TypeVar("Item")
+_AT_ONCE = 64  # windows whose features are computed together
+
+
+@dataclasses.dataclass
+class _Pending:
+    """A recording whose windows are being scored."""
+
+    name: str
+    facts: NormalRecording | None = None
+    error: str | None = None
+    complete: bool = False
+    """Whether all windows have been cut."""
+    scores: list[float] = dataclasses.field(default_factory=list)
+    start: float = 0.0
+    """Of the worst window, seconds."""
+    worst: Tables | None = None
+    """Features of the worst window."""
+
+
+_Window = tuple[_Pending, float, np.ndarray]  # recording, beginning in seconds, samples
+
+
+def normal_windows(
+    given: Sequence[Source],
+    features: Features,
+    windowing: Windowing,
+    known: Sequence[NormalRecording],
+) -> tuple[NormalWindows | None, list[str]]:
+    """The windows of normal recordings, without copies of each other and of known ones.
+
+    Returns:
+        The windows, None if there are no new ones, and the names of the copies.
+
+    Raises:
+        AsdjaxError: a recording is faulty or silent.
+    """
+    digests = {recording.digest for recording in known}
+    facts: list[NormalRecording] = []
+    copies: list[str] = []
+
+    def windows() -> Iterator[tuple[int, float, np.ndarray]]:
+        for recording in sources.read(given):
+            found = recording.facts()
+            if found.level_db < SILENT_DB:
+                raise DataError(f"{recording.name}: is silent: leave it out, or record it again")
+            if found.digest in digests:
+                copies.append(recording.name)
+                continue
+            digests.add(found.digest)
+            facts.append(found)
+            for start, window in windowing.cut(recording, HALF):
+                yield len(facts) - 1, start, window
+
+    tables, indices, begins = [], [], []
+    for chunk in _chunks(windows(), _AT_ONCE):
+        names = [facts[index].name for index, _, _ in chunk]
+        tables.append(features([w for _, _, w in chunk], names, windowing.longest))
+        indices += [index for index, _, _ in chunk]
+        begins += [start for _, start, _ in chunk]
+    if not tables:
+        return None, copies
+    joined = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    found = NormalWindows(tuple(facts), np.array(indices, np.int32), np.array(begins), joined)
+    return found, copies
+
+
+def predictions(
+    given: Sequence[Source],
+    features: Features,
+    windowing: Windowing,
+    model: Model,
+    *,
+    as_rows: bool,
+) -> Iterator[tuple[Prediction, Tables | None]]:
+    """The predictions of recordings, and the features of their worst windows; in bounded memory.
+
+    Args:
+        given: the recordings.
+        features: as those that the model was fitted to.
+        windowing: likewise.
+        model: the fitted model.
+        as_rows: whether a faulty recording is a prediction with `error`, instead of an exception.
+
+    Raises:
+        AsdjaxError: a recording is faulty, and `as_rows` is false.
+    """
+    pending: deque[_Pending] = deque()
+    found = sources.read_or_name(given) if as_rows else sources.read(given)
+    for chunk in _chunks(_cut_all(found, windowing, pending, as_rows), _AT_ONCE):
+        _score(chunk, features, windowing.longest, model, as_rows)
+        while pending and pending[0].complete:
+            yield _finished(pending.popleft(), model)
+    for item in pending:
+        yield _finished(item, model)
+
+
+def _cut_all(
+    found: Iterable[Recording | Faulty],
+    windowing: Windowing,
+    pending: deque[_Pending],
+    as_rows: bool,
+) -> Iterator[_Window]:
+    """The windows of recordings; every recording is added to `pending`."""
+    for recording in found:
+        if isinstance(recording, Faulty):
+            pending.append(_Pending(recording.name, error=recording.error, complete=True))
+            continue
+        pending.append(item := _Pending(recording.name, recording.facts()))
+        try:
+            for start, window in windowing.cut(recording, IGNORED):
+                yield item, start, window
+        except DataError as error:
+            if not as_rows:
+                raise
+            item.error = str(error)
+        item.complete = True
+
+
+def _score(
+    chunk: Sequence[_Window], features: Features, longest: int, model: Model, as_rows: bool
+) -> None:
+    """Add the scores of windows to their recordings."""
+    names = [item.name for item, _, _ in chunk]
+    try:
+        tables = features([window for _, _, window in chunk], names, longest)
+    except DataError as error:
+        if not as_rows:
+            raise
+        if len(chunk) == 1:
+            chunk[0][0].error = str(error)
+        else:  # find out which
+            for one in chunk:
+                _score([one], features, longest, model, as_rows)
+        return
+    for i, score in enumerate(model.score(tables)):
+        item, start, _ = chunk[i]
+        item.scores.append(float(score))
+        if score == max(item.scores):
+            item.start = start
+            item.worst = {name: table[i : i + 1] for name, table in tables.items()}
+
+
+def _finished(item: _Pending, model: Model) -> tuple[Prediction, Tables | None]:
+    if item.error is not None or item.facts is None or item.worst is None:
+        return Prediction(item.name, error=item.error), None
+    return model.judge(item.facts, np.array(item.scores), item.start, item.worst), item.worst
+
+
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items; the last may be shorter."""
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
