@@ -27,6 +27,7 @@ def fit(detector: Detector, inputs: Sequence[Path], out: Path, *, overwrite: boo
     Raises:
         AsdjaxError: a recording is faulty, there are too few, or `out` cannot be written.
     """
+    _require_some(inputs)
     if out.suffix != SUFFIX:
         raise UsageError(f"{out}: the name of a detector must end in {SUFFIX}")
     atomic.require_free(out, overwrite)
@@ -46,6 +47,7 @@ def update(path: Path, inputs: Sequence[Path], embedder: Path | None = None) -> 
     Raises:
         AsdjaxError: as for `fit`, or another process updates the detector; it is then unchanged.
     """
+    _require_some(inputs)
     if not path.exists():
         raise ArtifactError(f"{path}: no such detector: make one with asdjax fit")
     with atomic.locked(path, f"{path}: another process is updating this detector", replaced=True):
@@ -68,6 +70,11 @@ def update(path: Path, inputs: Sequence[Path], embedder: Path | None = None) -> 
             f"{_some(change.alarms)}"
         )
     _describe(detector, path)
+
+
+def _require_some(inputs: Sequence[Path]) -> None:
+    if not inputs:
+        raise UsageError("nothing to learn from: name sound files or folders")
 
 
 def _describe(detector: Detector, path: Path) -> None:

@@ -16,13 +16,13 @@ from asdjax.config import registry, schema
 from asdjax.config.interfaces import Backend
 from asdjax.detector import ensemble, recordings, sources
 from asdjax.detector.explanation import Explanation, explanation
-from asdjax.detector.features import SPECTRAL, Features, open_features
+from asdjax.detector.features import SPECTRAL, Features, open_features, require_identity
 from asdjax.detector.normal import Model, NormalWindows
 from asdjax.detector.predicting import normal_windows, predictions
 from asdjax.detector.prediction import Prediction
 from asdjax.detector.recordings import Windowing
 from asdjax.detector.sources import Source
-from asdjax.errors import ArtifactError, ConfigError
+from asdjax.errors import ArtifactError, AsdjaxError, ConfigError
 from asdjax.files import documents
 from asdjax.store import detector_file
 from asdjax.store.detector_file import PROBE, VECTORS, Document, Settings
@@ -442,7 +442,7 @@ class Detector(OutlierMixin, BaseEstimator):
             clip_seconds=settings.clip_seconds,
             hop_seconds=settings.hop_seconds,
             channel=settings.channel,
-            sample_rate=_stored_rate(path, settings),
+            sample_rate=_identity(path, settings)["sample_rate"],
             max_bank=settings.max_bank,
             seed=settings.seed,
         )
@@ -453,14 +453,11 @@ class Detector(OutlierMixin, BaseEstimator):
         self, path: Path, settings: Settings, document: Document, tables: Mapping[str, np.ndarray]
     ) -> None:
         """Take over what a file holds."""
-        features = open_features(self.embedder, self.sample_rate)
-        now = json.dumps(features.identity, sort_keys=True)
-        if now != settings.identity:
-            raise ArtifactError(
-                f"{path}: made with other weights or settings than those of {self.embedder} "
-                f"({settings.identity}, now {now}): name the right ones with --embedder, or fit "
-                "again"
-            )
+        try:
+            features = open_features(self.embedder, self.sample_rate)
+        except AsdjaxError as error:
+            raise ArtifactError(f"{path}: its embedder cannot be used: {error}") from error
+        require_identity(features, _identity(path, settings), str(path))
         settings = dataclasses.replace(settings, embedder=features.embedder)
         vectors = {n.removeprefix(VECTORS): t for n, t in tables.items() if n.startswith(VECTORS)}
         probe = {n.removeprefix(PROBE): t for n, t in tables.items() if n.startswith(PROBE)}
@@ -491,7 +488,7 @@ def _compare(path: Path, stored: Mapping[str, np.ndarray], found: Mapping[str, n
             f"{path}: has other features than this version of asdjax computes: fit again"
         )
     for name, table in found.items():
-        off = float(np.linalg.norm(table - stored[name]) / np.linalg.norm(stored[name]))
+        off = float(np.linalg.norm(table - stored[name]) / max(np.linalg.norm(table), 1e-12))
         if not off <= _SAME:
             raise ArtifactError(
                 f"{path}: this machine computes other features of the same sound (by {off:.2g}, "
@@ -499,13 +496,12 @@ def _compare(path: Path, stored: Mapping[str, np.ndarray], found: Mapping[str, n
             )
 
 
-def _stored_rate(path: Path, settings: Settings) -> int:
-    """The sample rate in the identity of a detector's features."""
+def _identity(path: Path, settings: Settings) -> dict[str, Any]:
+    """What the features of a stored detector were."""
     identity = documents.parse_json(settings.identity, path, "fit again")
-    rate = identity.get("sample_rate") if isinstance(identity, dict) else None
-    if type(rate) is not int:
+    if not isinstance(identity, dict) or type(identity.get("sample_rate")) is not int:
         raise ArtifactError(f"{path}: identity: no sample rate: fit again")
-    return rate
+    return identity
 
 
 def _warn_of_copies(copies: Sequence[str], recordings: int) -> None:

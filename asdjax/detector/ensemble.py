@@ -152,6 +152,16 @@ def standardised(
     return (distances - means) / np.array([[spread.deviation] for spread in by])
 
 
+def combined(
+    standardised: Float64[np.ndarray, "K M"],
+) -> Float64[np.ndarray, " M"]:
+    """The mean over members, added in order: NumPy's sum depends on M in the last bit."""
+    total = np.zeros(standardised.shape[1])
+    for scores in standardised:
+        total += scores
+    return total / len(standardised)
+
+
 def spread_out(tables: Tables, metric: str, count: int, seed: int) -> Bool[np.ndarray, " N"]:
     """A choice of `count` windows that leaves no window far from all of them (k-centre).
 

@@ -13,8 +13,9 @@ from jaxtyping import Float32
 
 from asdjax.config.interfaces import Backend
 from asdjax.data.samples import to_float
+from asdjax.data.sound_files import LOWEST_RATE
 from asdjax.embedder import Embedder, digests, load
-from asdjax.errors import ConfigError, DataError
+from asdjax.errors import ArtifactError, ConfigError, DataError
 from asdjax.runtime import compile_cache, parallel
 from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
 from asdjax.scoring.rescaled import Rescaled
@@ -25,6 +26,7 @@ SPECTRAL = "spectral"
 DEFAULT_RATE = 16_000
 """Hertz, of spectral statistics."""
 _DENSITY_NEIGHBOURS = 2  # of the local density; a bank may have only ten clips
+_HIGHEST = 96_000  # hertz; above, a window of two minutes takes gigabytes
 _AT_ONCE = 8  # stretches of sound in a batch of spectral statistics, per device
 
 
@@ -67,6 +69,10 @@ class Features(abc.ABC):
             AsdjaxError: a waveform is too short, or its vector is not finite.
         """
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy as the embedder's name or path, and what it must be."""
+        return _reopened, (self.embedder, self.sample_rate, dict(self.identity))
+
     def places(self) -> Mapping[str, Sequence[tuple[str, float]]]:
         """The statistic over time and the frequency (hertz) of each value, by feature.
 
@@ -89,6 +95,11 @@ class SpectralFeatures(Features):
     )
 
     def __init__(self, sample_rate: int):
+        """Spectral statistics at a sample rate; `AsdjaxError` if it is no sensible one."""
+        if not LOWEST_RATE <= sample_rate <= _HIGHEST:
+            raise ConfigError(
+                f"sample_rate {sample_rate}: give hertz, from {LOWEST_RATE} to {_HIGHEST}"
+            )
         self.sample_rate = sample_rate
         self.identity = {"embedder": SPECTRAL, "version": 1, "sample_rate": sample_rate}
         self._devices = parallel.local_devices(0)
@@ -190,4 +201,28 @@ def open_features(embedder: str | Path, sample_rate: int | None = None) -> Featu
             f"{embedder}: works at {features.sample_rate} Hz, not {sample_rate} Hz: omit the "
             "sample rate; recordings are resampled"
         )
+    return features
+
+
+def require_identity(features: Features, identity: Mapping[str, Any], what: str) -> None:
+    """Raise `AsdjaxError` unless features are comparable with those of a detector.
+
+    Args:
+        features: as they are now.
+        identity: of the features that the detector was fitted with.
+        what: names the detector in the message.
+    """
+    now = dict(features.identity)
+    if now == identity:
+        return
+    changed = [key for key in sorted({*now, *identity}) if now.get(key) != identity.get(key)]
+    raise ArtifactError(
+        f"{what}: fitted with other weights or settings than those of {features.embedder} "
+        f"({', '.join(changed)}): name the right ones with --embedder, or fit again"
+    )
+
+
+def _reopened(embedder: str, sample_rate: int, identity: Mapping[str, Any]) -> Features:
+    features = open_features(embedder, sample_rate)
+    require_identity(features, identity, "pickled detector")
     return features

@@ -97,7 +97,7 @@ class Model:
             self.ensemble.held_out(self.windows.recording) if held_out is None else held_out
         )
         self._spreads = ensemble.spreads(self.held_out)
-        mean = ensemble.standardised(self.held_out, self._spreads).mean(axis=0)
+        mean = ensemble.combined(ensemble.standardised(self.held_out, self._spreads))
         self._median = float(np.median(mean))
         self.scores = mean - self._median
         self.threshold = calibration.threshold(self.scores, level)
@@ -108,7 +108,7 @@ class Model:
 
     def score(self, tables: Tables) -> Float64[np.ndarray, " M"]:
         """The scores of new windows; larger is more anomalous, 0 a typical normal window."""
-        return self.standardised(tables).mean(axis=0) - self._median
+        return ensemble.combined(self.standardised(tables)) - self._median
 
     def judge(
         self, found: NormalRecording, scores: Float64[np.ndarray, " n"], start: float, worst: Tables

@@ -15,7 +15,7 @@ from asdjax.data.read_ahead import in_order
 from asdjax.data.sound_files import HIGHEST_RATE, LOWEST_RATE
 from asdjax.detector import recordings
 from asdjax.detector.recordings import Recording
-from asdjax.errors import ConfigError, DataError
+from asdjax.errors import AsdjaxError, ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ def read_or_name(given: Sequence[Source]) -> Iterator[Recording | Faulty]:
 def _read_or_name(source: Source) -> Recording | Faulty:
     try:
         return source.read()
-    except DataError as error:
+    except AsdjaxError as error:
         return Faulty(source.name, str(error))
 
 

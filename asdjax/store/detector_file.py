@@ -62,7 +62,7 @@ class Settings:
     backends: tuple[Backend, ...]
     level: Annotated[float, Range(low=0.5, high=0.9999)]
     """Intended share of normal recordings without an alarm."""
-    clip_seconds: Positive
+    clip_seconds: Annotated[float, Range(low=0, high=120, above=True)]
     """Length of a window."""
     hop_seconds: Positive
     """Step between windows."""

@@ -1,0 +1,246 @@
+"""asdjax fit, predict and update: from folders of recordings to alarms."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import TESTS
+from pyarrow import parquet
+from support.machines import RATE, folder, sound
+
+from asdjax import Detector
+from asdjax.cli import main
+from asdjax.detector.prediction import COLUMNS
+from asdjax.files import atomic
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sounds")
+    folder(root / "normal", range(24))
+    folder(root / "new", range(100, 104))
+    folder(root / "faulty", range(200, 203), fault="tone")
+    folder(root / "season", range(300, 306))
+    return root
+
+
+@pytest.fixture(scope="module")
+def detector(sounds):
+    path = sounds / "pump.asd"
+    assert main(["fit", str(sounds / "normal"), "--out", str(path)]) == 0
+    return path
+
+
+def test_two_commands(sounds, tmp_path, capsys):
+    out = tmp_path / "pump.asd"
+    assert main(["fit", str(sounds / "normal"), "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert not said.out
+    assert f"{out}: 24 recordings, 24 windows of 1 s at 16000 Hz, channel 1" in said.err
+    assert "about 10 % of normal recordings are expected to alarm" in said.err
+    assert main(["predict", str(out), str(sounds / "new"), str(sounds / "faulty")]) == 0
+    said = capsys.readouterr()
+    header, *rows = said.out.splitlines()
+    assert header.split() == ["decision", "score", "ratio", "p-value", "start", "file", "nearest"]
+    assert len(rows) == 7 and all(row.startswith("ALARM") for row in rows[4:])
+    assert [row.split()[0] for row in rows].count("ok") >= 3
+    assert said.err.splitlines()[-1].startswith("7 recordings: ")
+
+
+def test_json_csv_and_parquet_agree(sounds, detector, tmp_path, capsys):
+    args = ["predict", str(detector), str(sounds / "new"), str(sounds / "faulty"), "--json"]
+    tables = ["--csv", str(tmp_path / "t.csv"), "--parquet", str(tmp_path / "t.parquet")]
+    assert main([*args, *tables]) == 0
+    documents = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    with open(tmp_path / "t.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    of_parquet = parquet.read_table(tmp_path / "t.parquet")
+    assert tuple(of_parquet.column_names) == tuple(rows[0]) == COLUMNS
+    expected = Detector.load(detector).predict_details([sounds / "new", sounds / "faulty"])
+    for document, row, typed, found in zip(
+        documents, rows, of_parquet.to_pylist(), expected, strict=True
+    ):
+        assert document["schema"] == "asdjax.prediction/1"
+        assert float(row["score"]) == document["score"] == typed["score"] == found.score
+        assert document["alarm"] == typed["alarm"] == found.alarm == (row["alarm"] == "True")
+        assert row["file"] == document["file"] == typed["file"]
+        assert document["nearest"][0]["name"] == found.nearest[0].name
+    assert main([*args, *tables]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main([*args, *tables, "--overwrite"]) == 0
+
+
+def test_exit_codes(sounds, detector, tmp_path, capsys):
+    (tmp_path / "bad.wav").write_bytes(b"RIFF no sound")
+    new, faulty, bad = str(sounds / "new"), str(sounds / "faulty"), str(tmp_path / "bad.wav")
+    for inputs, options, code in (
+        ([faulty], [], 0),
+        ([faulty], ["--fail-on-alarm"], 3),
+        ([sounds / "normal" / "take 0.wav"], ["--fail-on-alarm"], 0),
+        ([bad, new], [], 1),
+        ([bad, faulty], ["--fail-on-alarm"], 3),
+        ([tmp_path / "missing.wav"], [], 1),
+    ):
+        assert main(["predict", str(detector), *map(str, inputs), *options]) == code, inputs
+    capsys.readouterr()
+    assert main(["predict", str(detector), bad, new]) == 1
+    said = capsys.readouterr()
+    rows = said.out.splitlines()[1:]
+    assert len(rows) == 5 and rows[0].startswith("ERROR") and "bad.wav" in rows[0]
+    assert "1 could not be scored" in said.err
+
+
+def test_names_from_files_are_escaped(sounds, detector, tmp_path, capsys):
+    evil = tmp_path / "a\x1b[31m\nb.wav"
+    evil.write_bytes((sounds / "new" / "take 100.wav").read_bytes())
+    assert main(["predict", str(detector), str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and len(printed.splitlines()) == 2
+
+
+def test_warnings_are_printed(sounds, detector, tmp_path, capsys):
+    folder(tmp_path, range(1), fault="louder")
+    assert main(["predict", str(detector), str(tmp_path)]) == 0
+    assert "its level is" in capsys.readouterr().err
+
+
+def test_an_update_is_a_fit_to_all(sounds, tmp_path, capsys):
+    path, both = tmp_path / "a.asd", tmp_path / "b.asd"
+    assert main(["fit", str(sounds / "normal"), "--out", str(path)]) == 0
+    assert main(["update", str(path), str(sounds / "season")]) == 0
+    said = capsys.readouterr().err
+    assert "6 recordings added: 24 normal windows before, 30 now" in said
+    inputs = [str(sounds / "normal"), str(sounds / "season")]
+    assert main(["fit", *inputs, "--out", str(both)]) == 0
+    assert path.read_bytes() == both.read_bytes()
+    assert main(["update", str(path), str(sounds / "season")]) == 0
+    assert "nothing new, not changed" in capsys.readouterr().err
+    assert path.read_bytes() == both.read_bytes()
+
+
+def test_updates_do_not_overlap_or_follow_links(sounds, detector, tmp_path, capsys):
+    path = tmp_path / "d.asd"
+    path.write_bytes(detector.read_bytes())
+    with atomic.locked(path, "busy"):
+        assert main(["update", str(path), str(sounds / "season")]) == 1
+    assert "another process" in capsys.readouterr().err
+    link = tmp_path / "link.asd"
+    link.symlink_to(path)
+    assert main(["update", str(link), str(sounds / "season")]) == 1
+    assert "link" in capsys.readouterr().err
+    assert path.read_bytes() == detector.read_bytes()
+    assert main(["update", str(tmp_path / "no.asd"), str(sounds / "season")]) == 1
+    assert "no such detector" in capsys.readouterr().err and not (tmp_path / "no.asd").exists()
+
+
+def test_unusual_normal_recordings_are_named(sounds, tmp_path, capsys):
+    folder(tmp_path, range(1), fault="knock")
+    args = ["fit", str(sounds / "normal"), str(tmp_path), "--out", str(tmp_path / "d.asd")]
+    assert main(args) == 0
+    assert f"{tmp_path}/take 0.wav" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["{normal}", "--out", "{tmp}/d.npz"], 2, ".asd"),
+        (["{tmp}/none", "--out", "{tmp}/d.asd"], 1, "no such file"),
+        (["{normal}", "--out", "{tmp}/d.asd", "--level", "0.99"], 1, "level 0.99 needs 99"),
+        (["{normal}", "--out", "{tmp}/d.asd", "--level", "7"], 1, "level"),
+        (["{normal}", "--out", "{tmp}/d.asd", "--backend", "knn"], 1, "knn"),
+        (["{normal}", "--out", "{tmp}/d.asd", "--embedder", "{tmp}/none"], 1, "none"),
+        (["{normal}", "--out", "{tmp}/d.asd", "--channel", "2"], 1, "no channel 2"),
+        (["{normal}"], 2, "out"),
+        (["--out", "{tmp}/d.asd"], 2, ""),
+        (["{normal}", "--out", "s3://bucket/d.asd"], 2, "URLs"),
+    ],
+)
+def test_wrong_command_lines_are_one_sentence(args, code, said, sounds, tmp_path, capsys):
+    args = [arg.format(normal=sounds / "normal", tmp=tmp_path) for arg in args]
+    try:
+        found = main(["fit", *args])
+    except SystemExit as error:
+        found = error.code
+    printed = capsys.readouterr()
+    assert found == code and said in printed.err + printed.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_detector_is_replaced_only_on_request(sounds, detector, tmp_path, capsys):
+    path = tmp_path / "d.asd"
+    path.write_bytes(b"precious")
+    args = ["fit", str(sounds / "normal"), "--out", str(path)]
+    assert main(args) == 1 and path.read_bytes() == b"precious"
+    assert main([*args, "--overwrite"]) == 0 and path.read_bytes() == detector.read_bytes()
+
+
+def test_another_level_is_chosen_when_predicting(sounds, detector, capsys):
+    args = ["predict", str(detector), str(sounds / "new"), "--json"]
+    assert main(args) == 0
+    usual = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert main([*args, "--level", "0.5"]) == 0
+    lower = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["score"] for row in lower] == [row["score"] for row in usual]
+    assert all(a["threshold"] < b["threshold"] for a, b in zip(lower, usual, strict=True))
+
+
+def test_recordings_of_any_rate_and_name_in_a_new_process(tmp_path):
+    """Forty files of 48 kHz, mono, MP3 and WAV, as a new user has them."""
+    for i in range(40):
+        kind = ("wav", "mp3")[i % 2]
+        place = tmp_path / "normal" / ("sub folder" if i % 3 else "") / f"Aufnahme {i} (ü).{kind}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(place, sound(i, rate=48_000), 48_000)
+    (tmp_path / "normal" / "notes.txt").write_text("no sound")
+    for i in range(4):
+        fault = "tone" if i % 2 else None
+        soundfile.write(tmp_path / f"new{i}.wav", sound(50 + i, rate=48_000, fault=fault), 48_000)
+
+    def asdjax(*args):
+        command = [sys.executable, "-m", "asdjax", *args]
+        environment = os.environ | {"HOME": str(tmp_path / "home")}
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    for _ in range(2):
+        made = asdjax("fit", "normal", "--out", "pump.asd", "--overwrite")
+        assert made.returncode == 0, made.stderr
+        assert "40 recordings" in made.stderr and "1 entry skipped: 1 .txt" in made.stderr
+        found = asdjax("predict", "pump.asd", *(f"new{i}.wav" for i in range(4)))
+        assert found.returncode == 0, found.stderr
+        decisions = [line.split()[0] for line in found.stdout.splitlines()[1:]]
+        assert decisions[1::2] == ["ALARM", "ALARM"]
+
+
+def test_a_trained_run_is_an_embedder(corpus_root, tmp_path, capsys):
+    """A machine is enrolled into a trained run without training; other weights are refused."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    for path, seed in ((run, "0"), (other, "1")):
+        recipe = ["train", str(TESTS / "tiny.yaml"), "--data", str(corpus_root), "--run", str(path)]
+        assert main([*recipe, "--train.epochs", "1", "--seed", seed]) == 0
+    files = [sound(seed, seconds=2.0) for seed in range(16)]
+    for i, wave in enumerate(files):
+        (tmp_path / "normal").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "normal" / f"{i}.wav", wave, RATE)
+    out = tmp_path / "d.asd"
+    args = ["fit", str(tmp_path / "normal"), "--embedder", str(run), "--out", str(out)]
+    assert main(args) == 0, capsys.readouterr().err
+    assert main(["predict", str(out), str(tmp_path / "normal")]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert len(rows) == 16
+    moved = tmp_path / "moved"
+    run.rename(moved)
+    assert main(["predict", str(out), str(tmp_path / "normal")]) == 1
+    assert str(run) in capsys.readouterr().err
+    assert main(["predict", str(out), str(tmp_path / "normal"), "--embedder", str(moved)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == rows
+    assert main(["predict", str(out), str(tmp_path / "normal"), "--embedder", str(other)]) == 1
+    assert "other weights" in capsys.readouterr().err
+    with pytest.raises(Exception, match="clip_seconds"):
+        Detector(moved, clip_seconds=0.3).fit([np.asarray(wave) for wave in files])
