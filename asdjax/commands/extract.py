@@ -215,7 +215,7 @@ def _table(
     """The embeddings of one of the views in `arrays`.
 
     The comparison of the channels stands with the views that use both: the file of another view is
-    the same whether or not it was made together with them.
+    the same, but for rounding, whether or not it was made together with them.
     """
 
     def column(name: str) -> np.ndarray:

@@ -488,7 +488,8 @@ def _compare(path: Path, stored: Mapping[str, np.ndarray], found: Mapping[str, n
             f"{path}: has other features than this version of asdjax computes: fit again"
         )
     for name, table in found.items():
-        off = float(np.linalg.norm(table - stored[name]) / max(np.linalg.norm(table), 1e-12))
+        off = float(np.linalg.norm(table - stored[name]))
+        off /= max(float(np.linalg.norm(table)), 1e-12)
         if not off <= _SAME:
             raise ArtifactError(
                 f"{path}: this machine computes other features of the same sound (by {off:.2g}, "

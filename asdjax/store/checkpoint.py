@@ -30,7 +30,7 @@ from flax.traverse_util import flatten_dict
 
 from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.files import atomic, documents
-from asdjax.store.checkpoint_files import FILES
+from asdjax.store.checkpoint_files import FILES, checkpoint_files
 from asdjax.store.converted_weights import PREDICTOR, WEIGHTS, Pretrained
 
 Tree = dict[str, Any]
@@ -55,6 +55,7 @@ _DAMAGED = (
     "continues from an older one, or start over with --no-resume"
 )
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")
+_LOG = logging.getLogger(__name__)
 _META = "meta.json"
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 
@@ -115,6 +116,7 @@ class Checkpoints:
             keep: number of newest checkpoints to keep at a save; None for reading only.
         """
         self.directory, self._keep = directory, keep
+        self._spared: set[Path] = set()
         if keep is not None:
             atomic.clear(directory)
 
@@ -137,7 +139,16 @@ class Checkpoints:
             documents.write_json(made / _META, meta)
             _seal(made)
         for old in sorted(self._steps())[: -self._keep]:
-            atomic.discard(self.directory / str(old))
+            self._delete(self.directory / str(old))
+
+    def _delete(self, place: Path) -> None:
+        """Delete a checkpoint, unless there are files of other origin in its folder."""
+        others = atomic.foreign(place, checkpoint_files(place))
+        if not others:
+            atomic.discard(place)
+        elif place not in self._spared:
+            self._spared.add(place)
+            _LOG.warning(f"{others[0]}: not written by asdjax: {place} is not deleted")
 
     def meta(self, step: int) -> dict[str, Any]:
         """A checkpoint's JSON part, without its arrays."""

@@ -10,10 +10,15 @@ FILES = "files.json"
 
 
 def checkpoint_files(folder: Path) -> set[Path]:
-    """The files that a checkpoint consists of; all in its folder if files.json is damaged."""
+    """The files that a checkpoint consists of.
+
+    None if the folder has no files.json: it is no checkpoint. All in it if files.json is damaged.
+    """
     stated: object = None
     with contextlib.suppress(AsdjaxError):
-        stated = read_json(folder / FILES) if present(folder / FILES) else None
+        if not present(folder / FILES):
+            return set()
+        stated = read_json(folder / FILES)
     if not isinstance(stated, dict):
         return {*folder.rglob("*")}
     return {folder / FILES, *(folder / name for name in stated)}

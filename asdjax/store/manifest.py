@@ -91,6 +91,7 @@ class Manifest:
         return path.relative_to(self._run).as_posix()
 
 
+_LONGEST = 240  # bytes of a name, so that the file's is below 255
 _RESULTS = re.compile(
     r"thresholds\.json|embeddings/machines\.json|embeddings/(?P<view>[^/]+)/(?P<m>[^/]+)\.npz"
     r"|scores/(?P<machine>[^/]+)\.csv"
@@ -101,7 +102,7 @@ def _is_result(name: str) -> bool:
     """Whether a name is that of a result of a run: files with a record are read and deleted."""
     match = _RESULTS.fullmatch(name)
     return match is not None and not any(
-        part.startswith(".") or "\0" in part or not _is_text(part)
+        part.startswith(".") or "\0" in part or not _is_text(part) or len(part.encode()) > _LONGEST
         for part in match.groups()
         if part is not None
     )

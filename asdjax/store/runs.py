@@ -89,6 +89,7 @@ class Run:
         with self._made(), atomic.locked(self.path / ".lock", f"{self.path}: {_BUSY}"):
             for place in self._all_ours():
                 atomic.refuse_links(place)
+            self._require_folders()
             atomic.clear(self.path, ("checkpoints", *_FOLLOWING))  # a killed command's leftovers
             with self._holding(RunDocuments(self.path)):  # read after locking: current
                 yield
@@ -143,6 +144,12 @@ class Run:
                     (self.path / ".lock").unlink()
                     self.path.rmdir()
             raise
+
+    def _require_folders(self) -> None:
+        """Refuse a file in the place of a folder before anything is deleted."""
+        for name in "checkpoints", *_FOLLOWING:
+            if os.path.lexists(self.path / name) and not (self.path / name).is_dir():
+                raise ArtifactError(f"{self.path / name}: is not a folder: move it away")
 
     def _all_ours(self) -> list[Path]:
         """All paths that a command writes to or deletes."""
@@ -306,8 +313,9 @@ class Run:
         ours |= {self.path / ".lock", self._machines}
         ours |= {self.metrics / "metrics.json", self.metrics / "metrics.csv"}
         ours |= {self._config, self._training, self._log, self._artefacts, self.thresholds}
-        for step in self.checkpoints.glob("[0-9]*"):
-            ours |= checkpoint_files(step)
+        for step in self.checkpoints.glob("*"):
+            if step.name.isdecimal():
+                ours |= checkpoint_files(step)
         return atomic.foreign(self.path, ours)
 
     def embedding_recipes(self) -> dict[View, str]:
@@ -461,6 +469,8 @@ class Run:
     def write_diagnostics(self, machine: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store the comparison of a machine's channels; without rows, delete the file."""
         path = self.diagnostics_path(machine)
+        if present(path) and not _is_diagnostics(path):
+            raise ArtifactError(f"{path}: not written by asdjax: move it away")
         if not rows:
             atomic.delete(path)
         elif not present(path) or digest(path) != content_digest(csv_bytes(rows)):
@@ -513,6 +523,12 @@ def snapshots(all_runs: Iterable[Run]) -> Iterator[None]:
         for run in all_runs:
             stack.enter_context(run.snapshot())
         yield
+
+
+def _is_diagnostics(path: Path) -> bool:
+    """Whether a file has the header of those that compare channels."""
+    with user_files.open_regular(path) as file:
+        return file.readline(2**16).startswith(",".join(scores.CLIP_COLUMNS).encode() + b",")
 
 
 def _plain(name: str) -> str:

@@ -23,7 +23,7 @@ from jaxtyping import Float64
 from asdjax.config import schema
 from asdjax.config.recipe import SynthConfig
 from asdjax.errors import ArtifactError, AsdjaxError, UsageError
-from asdjax.files import atomic, documents
+from asdjax.files import atomic, documents, user_files
 from asdjax.synth.machine import (
     PROFILES,
     SAMPLE_RATE,
@@ -36,6 +36,7 @@ from asdjax.synth.machine import (
 
 _IDENTITY = "synth.json"  # in each machine's folder: the settings of its corpus
 _GROUND_TRUTH = "ground_truth_{}_section_00_test.csv"
+_LARGEST_TRUTH = 2**24  # bytes
 _ATTRIBUTES = "attributes_00.csv"
 _RECIPE = 1  # version: incremented if the same settings give other sounds
 
@@ -107,6 +108,9 @@ def write(root: Path, config: SynthConfig) -> SynthSummary:
     """
     _validate(config)
     kept = tuple(name for name in config.machines if _holds_same(root / name, config))
+    for name in config.machines:
+        if config.ground_truth or (name not in kept and (root / name).is_dir()):
+            _require_own_ground_truth(root, name, config)
     for name in config.machines:
         if name in kept:
             atomic.clear_abandoned(root / name)
@@ -242,12 +246,18 @@ def _holds_same(place: Path, config: SynthConfig) -> bool:
 
 def _written(place: Path, identity: dict[str, Any]) -> set[Path]:
     """The files that `write` wrote into a machine's folder, by the settings stored there."""
+    config = _stored(place, identity)
+    clips = {place.parent / clip.path for clip in _machine_clips(place.name, config)}
+    return {place / _IDENTITY, place / _ATTRIBUTES, *clips}
+
+
+def _stored(place: Path, identity: dict[str, Any]) -> SynthConfig:
+    """The settings that a machine's folder was written with; `AsdjaxError` if they are invalid."""
     stored = {key: value for key, value in identity.items() if key not in ("made_by", "recipe")}
     file = place / _IDENTITY
     config = schema.read(SynthConfig, {**stored, "machines": [place.name]}, "", str(file))
     schema.check(SynthConfig, config, "", str(file))
-    clips = {place.parent / clip.path for clip in _machine_clips(place.name, config)}
-    return {file, place / _ATTRIBUTES, *clips}
+    return config
 
 
 def _attributes_csv(todo: list[SynthClip]) -> str:
@@ -261,17 +271,38 @@ def _attributes_csv(todo: list[SynthClip]) -> str:
 
 def _write_ground_truth(root: Path, name: str, config: SynthConfig) -> None:
     """Write the labels and domains of an evaluation machine's test clips: file name, 0 or 1."""
+    for kind, path in _ground_truth(root, name).items():
+        atomic.write_bytes(path, _ground_truth_csv(kind, name, config))
+
+
+def _ground_truth_csv(kind: str, name: str, config: SynthConfig) -> bytes:
+    one = {"data": "anomaly", "domain": "target"}[kind]
     tested = sorted(
         (clip for clip in _machine_clips(name, config) if clip.split == "test"),
         key=lambda clip: clip.path,
     )
+    rows = [
+        f"{clip.path.name},{int((clip.label if kind == 'data' else clip.domain) == one)}\n"
+        for clip in tested
+    ]
+    return "".join(rows).encode()
+
+
+def _require_own_ground_truth(root: Path, name: str, config: SynthConfig) -> None:
+    """Refuse links, and labels that were not written for the machine's folder or this corpus."""
+    place = root / name
+    possible = [config]
+    with suppress(AsdjaxError):  # no such folder
+        possible.append(_stored(place, documents.read_json(place / _IDENTITY)))
     for kind, path in _ground_truth(root, name).items():
-        one = {"data": "anomaly", "domain": "target"}[kind]
-        rows = [
-            f"{clip.path.name},{int((clip.label if kind == 'data' else clip.domain) == one)}\n"
-            for clip in tested
-        ]
-        atomic.write_bytes(path, "".join(rows).encode())
+        for part in (path.parent.parent, path.parent, path):
+            if part.is_symlink():
+                raise ArtifactError(f"{part}: is a link, through which synth does not write")
+        if not os.path.lexists(path):
+            continue
+        content = user_files.read_bytes(path, most=_LARGEST_TRUTH)
+        if content not in [_ground_truth_csv(kind, name, settings) for settings in possible]:
+            raise ArtifactError(f"{path}: not written by asdjax synth: move it away")
 
 
 def _ground_truth(root: Path, name: str) -> dict[str, Path]:

@@ -267,3 +267,18 @@ def test_a_record_that_is_none_is_said(tmp_path, state):
     checkpoints.save(1, state, [1, 2])
     with pytest.raises(AsdjaxError, match=r"1: .*meta\.json"):
         checkpoints.meta(1)
+
+
+def test_folders_with_files_of_other_origin_are_not_deleted(tmp_path, state, caplog):
+    """Neither a user's folder that is named by a number, nor a checkpoint with a user's file."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(2, state, {})
+    for mine in (tmp_path / "1" / "mine.txt", tmp_path / "2" / "mine.txt"):
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("mine")
+    for step in (3, 4, 5):
+        checkpoints.save(step, state, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "5"]
+    for folder in "12":
+        assert (tmp_path / folder / "mine.txt").read_text() == "mine"
+        assert caplog.text.count(f"{tmp_path / folder} is not deleted") == 1

@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import zipfile
 from pathlib import Path
@@ -23,6 +24,7 @@ from asdjax.scoring.kmeans import KMeans
 from asdjax.store import manifest
 from asdjax.store.embeddings import Embeddings, MadeFrom
 from asdjax.store.runs import Run
+from asdjax.store.scores import CLIP_COLUMNS
 
 TRAINING = {
     "classes": ["fan"], "n_samples": 8000, "step": 2, "seed": 0, "data": "d", "digest": "x",
@@ -190,11 +192,12 @@ def finished(path):
     run.begin_extraction({place: made_from for place, (_, made_from) in tables.items()})
     run.write_embeddings(tables)
     run.append_log([{"step": 0}])
-    run.write_diagnostics("fan", [{"a": 1}])
+    run.write_diagnostics("fan", [{**dict.fromkeys(CLIP_COLUMNS, ""), "level_db": "1"}])
     run.write_scores("fan", [{"score": 1.0}])
     documents.write_json(run.metrics / "metrics.json", {})
     documents.write_json(run.thresholds, {})
     documents.write_json(run.checkpoints / "2" / "meta.json", {})
+    documents.write_json(run.checkpoints / "2" / "files.json", {"meta.json": "x"})
     with run.lock(existing=True):
         assert run.machines() == ["fan", "pump"]
     return run
@@ -205,7 +208,8 @@ OURS = (
     "metrics", "metrics/.metrics.json.partial", "metrics/metrics.json", "scores", "scores/fan.csv",
     "diagnostics", "diagnostics/fan.csv", "embeddings", "embeddings/machines.json",
     "embeddings/raw", "embeddings/raw/fan.npz", "embeddings/other", "checkpoints", "checkpoints/2",
-    "checkpoints/2/meta.json", ".embeddings.discarded", ".checkpoints.discarded",
+    "checkpoints/2/meta.json", "checkpoints/2/files.json", ".embeddings.discarded",
+    ".checkpoints.discarded",
 )  # fmt: skip
 
 
@@ -454,7 +458,7 @@ def test_files_of_other_origin_stay_in_a_run(tmp_path):
         "embeddings/../../victim.txt", "../victim.txt", "embeddings/../config.yaml", "config.yaml",
         "training.json", "scores/../../victim.csv", "embeddings/a\0b/x.npz", "scores/\ud800.csv",
         "", "/etc/passwd", "embeddings/raw/.x.npz", "embeddings/x.npz", "scores/a/b.csv",
-        "notes.txt",
+        "notes.txt", f"scores/{'x' * 300}.csv", f"embeddings/{'x' * 300}/fan.npz",
     ],
 )  # fmt: skip
 def test_a_record_of_a_file_that_is_no_result_is_refused(tmp_path, name):
@@ -475,16 +479,42 @@ def test_a_record_of_a_file_that_is_no_result_is_refused(tmp_path, name):
     assert kept.items() <= contents(tmp_path).items()
 
 
-def test_a_new_training_deletes_no_checkpoints_of_other_origin(tmp_path):
+@pytest.mark.parametrize(
+    "name", ["best/weights.npz", "2.bak/meta.json", "2024-notes/n.txt", "7/mine.txt", "2/mine.txt"]
+)
+def test_a_new_training_deletes_no_checkpoints_of_other_origin(tmp_path, name):
     run = finished(tmp_path)
-    mine = run.checkpoints / "best" / "weights.npz"
-    mine.parent.mkdir(parents=True)
+    mine = run.checkpoints / name
+    mine.parent.mkdir(parents=True, exist_ok=True)
     mine.write_text("mine")
-    with pytest.raises(AsdjaxError, match="best/weights.npz: not written by asdjax"):
+    with pytest.raises(AsdjaxError, match=f"{name}: not written by asdjax"):
         train_anew(run)
     assert mine.exists() and run.training() is not None
     mine.unlink()
     train_anew(run)
+
+
+@pytest.mark.parametrize("rows", [[], [{"path": "x"}]])
+def test_diagnostics_of_other_origin_stay(tmp_path, rows):
+    run = finished(tmp_path)
+    mine = run.diagnostics_path("fan")
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("my own notes on the fan\n")
+    with pytest.raises(AsdjaxError, match="fan.csv: not written by asdjax"):
+        run.write_diagnostics("fan", rows)
+    assert mine.read_text() == "my own notes on the fan\n"
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "embeddings", "scores", "diagnostics", "metrics"])
+def test_a_file_in_the_place_of_a_folder_is_refused_before_anything_is_deleted(tmp_path, name):
+    run = finished(tmp_path)
+    if (tmp_path / name).is_dir():
+        shutil.rmtree(tmp_path / name)
+    (tmp_path / name).write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(AsdjaxError, match=f"{name}: is not a folder"), run.lock(existing=True):
+        pass
+    assert contents(tmp_path) == before
 
 
 def test_metrics_go_before_the_results_they_are_of(tmp_path, monkeypatch):

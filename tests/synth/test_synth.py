@@ -173,6 +173,29 @@ def test_domains_differ(small):
         assert shift > 0.8 * spread
 
 
+@pytest.mark.parametrize("ground_truth", [True, False])
+@pytest.mark.parametrize("link", [None, "supplemental", "supplemental/ground_truth_data"])
+def test_ground_truth_of_others_is_neither_replaced_nor_deleted(tmp_path, ground_truth, link):
+    root, outside = tmp_path / "data", tmp_path / "outside"
+    synth.write(root, SMALL)
+    mine = (
+        root / "supplemental" / "ground_truth_data" / "ground_truth_ToothBrush_section_00_test.csv"
+    )
+    if link is None:
+        mine.parent.mkdir(parents=True)
+    else:
+        (root / link).parent.mkdir(exist_ok=True)
+        (outside / mine.relative_to(root / link).parent).mkdir(parents=True)
+        (root / link).symlink_to(outside)
+    mine.write_text("section_00_0000.wav,1\n")
+    changed = dataclasses.replace(SMALL, seed=9, overwrite=True, ground_truth=ground_truth)
+    before = {path: path.read_bytes() for path in root.rglob("*.wav")}
+    with pytest.raises(AsdjaxError, match="not written by asdjax synth|is a link"):
+        synth.write(root, changed)
+    assert mine.read_text() == "section_00_0000.wav,1\n"
+    assert {path: path.read_bytes() for path in root.rglob("*.wav")} == before
+
+
 def test_ground_truth_of_evaluation_machines(tmp_path):
     synth.write(tmp_path, dataclasses.replace(SMALL, ground_truth=True))
     for kind in ("data", "domain"):
