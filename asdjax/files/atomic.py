@@ -279,6 +279,11 @@ def refuse_foreign(files: Sequence[Path], option: str) -> None:
         )
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether this process may create and delete files in a folder."""
+    return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
 def discarded(folder: Path) -> Path:
     """The name that `discard` gives a folder before it deletes it."""
     return folder.with_name(f".{folder.name}.discarded")
@@ -308,7 +313,8 @@ def clear(folder: Path, names: Sequence[str] | None = None) -> None:
         for path in folder.iterdir() if folder.is_dir() else ():
             ours = _HIDDEN_FOLDER.fullmatch(path.name) if hidden is None else path.name in hidden
             if ours and path.is_dir():
-                shutil.rmtree(path)
+                with writing(path):
+                    shutil.rmtree(path)
 
 
 @contextlib.contextmanager

@@ -142,13 +142,16 @@ class Checkpoints:
             self._delete(self.directory / str(old))
 
     def _delete(self, place: Path) -> None:
-        """Delete a checkpoint, unless there are files of other origin in its folder."""
+        """Delete a checkpoint, unless its folder has files of other origin or is read-only."""
         others = atomic.foreign(place, checkpoint_files(place))
-        if not others:
+        why = f"{others[0]}: not written by asdjax" if others else None
+        if why is None and not atomic.is_writable(place):
+            why = f"{place}: is read-only"
+        if why is None:
             atomic.discard(place)
         elif place not in self._spared:
             self._spared.add(place)
-            _LOG.warning(f"{others[0]}: not written by asdjax: {place} is not deleted")
+            _LOG.warning(f"{why}: {place} is not deleted")
 
     def meta(self, step: int) -> dict[str, Any]:
         """A checkpoint's JSON part, without its arrays."""

@@ -75,6 +75,9 @@ class Manifest:
             results: file -> its content and the fingerprint of its inputs.
             marks: flags that each record has besides.
         """
+        for folder in {path.parent for path in results}:
+            if folder.is_dir() and not atomic.is_writable(folder):
+                raise ArtifactError(f"{folder}: is read-only: make it writable")
         self.keep(lambda path, _: path not in results)
         records = dict(self._records)
         for path, (content, made_from) in results.items():

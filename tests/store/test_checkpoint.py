@@ -13,6 +13,8 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from support.permissions import open_folder as open_folder  # a fixture
+from support.permissions import permissions
 
 from asdjax.errors import AsdjaxError
 from asdjax.store import checkpoint
@@ -282,3 +284,17 @@ def test_folders_with_files_of_other_origin_are_not_deleted(tmp_path, state, cap
     for folder in "12":
         assert (tmp_path / folder / "mine.txt").read_text() == "mine"
         assert caplog.text.count(f"{tmp_path / folder} is not deleted") == 1
+
+
+def test_a_read_only_checkpoint_does_not_stop_the_training(open_folder, state, caplog):
+    folder = open_folder / "checkpoints"
+    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints.save(2, state, {})
+    for path in [open_folder, folder, *folder.rglob("*")]:
+        os.chown(path, 65534, -1) if os.geteuid() == 0 else None
+    with permissions(folder / "2", 0o555):
+        checkpoints.save(3, state, {})
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "3"]
+    assert f"{folder / '2'} is not deleted" in caplog.text
+    checkpoints.save(4, state, {})
+    assert [path.name for path in folder.iterdir()] == ["4"]

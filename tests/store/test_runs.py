@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.permissions import open_folder as open_folder  # a fixture
+from support.permissions import permissions
 from support.scored_runs import make_run, score_rows
 
 from asdjax.commands import evaluate, score
@@ -515,6 +517,17 @@ def test_a_file_in_the_place_of_a_folder_is_refused_before_anything_is_deleted(t
     with pytest.raises(AsdjaxError, match=f"{name}: is not a folder"), run.lock(existing=True):
         pass
     assert contents(tmp_path) == before
+
+
+def test_a_read_only_folder_of_results_is_refused_before_records_are_lost(open_folder):
+    run = finished(open_folder / "run")
+    for path in [run.path, *run.path.rglob("*")]:
+        os.chown(path, 65534, -1) if os.geteuid() == 0 else None
+    before = contents(run.path)
+    with permissions(run.path / "scores", 0o555), run.lock(existing=True):
+        with pytest.raises(AsdjaxError, match="scores: is read-only"):
+            run.write_artefact(run.scores_path("fan"), b"new", "new")
+    assert contents(run.path) == before
 
 
 def test_metrics_go_before_the_results_they_are_of(tmp_path, monkeypatch):
