@@ -86,7 +86,7 @@ def _measure(
     root: Path, place: Path, seed: int, embedders: Sequence[str]
 ) -> dict[str, list[Figures]]:
     """The figures of each machine, by embedder."""
-    clips = dcase.scan(root, Config().dataset).clips
+    clips = dcase.scan(root, Config().dataset.edition).clips
     found: dict[str, list[Figures]] = {}
     for name in embedders:
         embedder, score = EMBEDDERS[name](root, place, seed)

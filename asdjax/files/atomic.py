@@ -206,9 +206,11 @@ def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
         with writing(folder):
             restore()  # after a process was killed between the two renames
             for leftover in work.iterdir():
-                shutil.rmtree(leftover)
+                with writing(leftover):
+                    shutil.rmtree(leftover)
             made.mkdir()
         check()
+        _require_deletable(place)
         try:
             yield made
         except AsdjaxError as error:
@@ -224,6 +226,14 @@ def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
                 raise
             if earlier.exists():
                 shutil.rmtree(earlier)
+
+
+def _require_deletable(folder: Path) -> None:
+    """Refuse to replace a folder with a read-only one in it, before half of it is deleted."""
+    for parent, folders, _ in os.walk(folder):
+        for path in (Path(parent, name) for name in folders):
+            if not (path.is_symlink() or is_writable(path)):
+                raise ArtifactError(f"{path}: is read-only, and would be deleted: make it writable")
 
 
 def clear_abandoned(folder: Path) -> None:

@@ -11,6 +11,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.permissions import open_folder as open_folder  # a fixture
+from support.permissions import permissions
 
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic
@@ -234,6 +236,19 @@ def test_links_in_what_is_left_are_not_followed(tmp_path):
     (tmp_path / ".out.asdjax-partial" / "made" / "weights").symlink_to(victim)
     replaced(tmp_path / "out", a="1")
     assert (victim / "precious").exists() and not hidden(tmp_path)
+
+
+def test_a_folder_with_read_only_parts_is_not_replaced_by_halves(open_folder):
+    place = open_folder / "out"
+    (place / "sub").mkdir(parents=True)
+    (place / "sub" / "x").write_text("before")
+    for path in (open_folder, place, place / "sub", place / "sub" / "x"):
+        os.chown(path, 65534, -1) if os.geteuid() == 0 else None
+    with permissions(place / "sub", 0o555), pytest.raises(AsdjaxError, match="sub: is read-only"):
+        replaced(place, new="after")
+    assert (place / "sub" / "x").read_text() == "before" and not hidden(open_folder)
+    replaced(place, new="after")
+    assert [path.name for path in place.iterdir()] == ["new"] and not hidden(open_folder)
 
 
 def test_a_discarded_folder_goes_whole(tmp_path, monkeypatch):
