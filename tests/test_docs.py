@@ -1,10 +1,13 @@
 """The documentation: every page prints, and its links, paths and commands exist."""
 
 import re
+import shlex
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.machines import folder
 
 from asdjax.challenge import meta_yaml
 from asdjax.cli import VERBS, main
@@ -167,3 +170,25 @@ def test_the_example_of_what_authors_say_is_read(tmp_path):
     file.write_text(re.sub("(?m)^ {4}", "", block), "utf-8")
     info = meta_yaml.read_info(file, 1)
     assert info.institute == "ABC" and info.external_datasets and info.label_lastname == "Doe"
+
+
+def test_the_first_screen_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    """The commands and the Python lines, in the order that they stand there."""
+    text = FILES[0].read_text("utf-8").partition("## The challenge")[0]
+    folder(tmp_path / "normal", range(20))
+    folder(tmp_path / "new", range(1), fault="tone")
+    (tmp_path / "new" / "take 0.wav").rename(tmp_path / "new" / "today.wav")
+    monkeypatch.chdir(tmp_path)
+    blocks = [re.sub("(?m)^ {4}", "", b) for b in re.findall(r"(?m)(?:^ {4}.*\n|^\n)+", text)]
+    commands = [c for block in blocks for c in block.splitlines() if c.startswith("asdjax ")]
+    assert len(commands) == 2
+    for command in commands:
+        assert main(shlex.split(command)[1:]) == 0
+    printed, *_ = capsys.readouterr().out.splitlines()
+    (table,) = [block for block in blocks if "decision" in block]
+    assert printed.split() == table.split()[: len(printed.split())]
+    (code,) = [block for block in blocks if "import asdjax" in block]
+    (tmp_path / "pump.asd").unlink()
+    names: dict[str, Any] = {}
+    exec(compile(code.replace(".alarm", ".alarm or 1 / 0"), "README.md", "exec"), names)
+    assert (tmp_path / "pump.asd").exists()
