@@ -126,11 +126,11 @@ def _open_choices(info: StructTypeInfo) -> StructConstructorSpec | None:
     spec = ConstructorRegistry.get_struct_spec(marked)
     if not isinstance(spec, StructConstructorSpec):
         return None
-    kinds = schema.named_things(info.type)
+    values = schema.name_values(info.type)
     fields = [
         # tyro reads any annotation, but declares that it takes classes alone
-        dataclasses.replace(field, type=Literal[registry.names(kinds[field.name])])  # type: ignore[arg-type]
-        if field.name in kinds
+        dataclasses.replace(field, type=Literal[values[field.name]])  # type: ignore[arg-type]
+        if field.name in values
         else field
         for field in spec.fields
     ]

@@ -6,19 +6,44 @@ class AsdjaxError(Exception):
 
     `console.finish` prints the message on standard error and exits with status 1. Any other
     exception is a bug in asdjax and is shown with its traceback.
+
+    Example:
+        >>> try:
+        ...     asdjax.Detector.load("missing.asd")
+        ... except asdjax.AsdjaxError as error:
+        ...     print(error)
+        missing.asd: cannot be read (No such file or directory)
     """
 
 
 class ConfigError(AsdjaxError):
-    """A setting, a recipe, a plugin or the environment is wrong."""
+    """A setting, a recipe, a plugin or the environment is wrong.
+
+    Example:
+        >>> asdjax.Detector(level=2.0).fit("normal")
+        Traceback (most recent call last):
+        asdjax.errors.ConfigError: Detector: level: must be at least 0.5 and at most 0.9999, ...
+    """
 
 
 class DataError(AsdjaxError):
-    """Recordings, a data set, labels, embeddings or scores cannot be used."""
+    """Recordings, a data set, labels, embeddings or scores cannot be used.
+
+    Example:
+        >>> asdjax.Detector().fit([np.zeros(16000)])
+        Traceback (most recent call last):
+        asdjax.errors.DataError: recording 0: is silent: leave it out, or record it again
+    """
 
 
 class ArtifactError(AsdjaxError):
-    """A file or folder cannot be read or written, or is not what asdjax wrote."""
+    """A file or folder cannot be read or written, or is not what asdjax wrote.
+
+    Example:
+        >>> asdjax.Run("normal").config()
+        Traceback (most recent call last):
+        asdjax.errors.ArtifactError: normal: not a run directory (no config.yaml): train first, ...
+    """
 
 
 class UsageError(AsdjaxError):

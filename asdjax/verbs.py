@@ -226,11 +226,12 @@ class Check:
     def __call__(self) -> int:
         from asdjax.commands import check, score
         from asdjax.data import dcase
-        from asdjax.data.corpus import open_corpus
+        from asdjax.data.corpus import open_corpus, resolved
 
         corpus = open_corpus(self.data, self.config)
-        score.rehearse(self.config, dcase.scored_machines(corpus.dataset, self.config.dataset))
-        facts = check.check(self.config, corpus)
+        config = resolved(self.config, corpus)
+        score.rehearse(config, dcase.scored_machines(corpus.dataset, config.dataset))
+        facts = check.check(config, corpus)
         print(json.dumps(facts, indent=1) if self.json else check.render(facts))
         return int(not facts["fits"])
 
@@ -254,12 +255,12 @@ class Train:
 
     def __call__(self) -> None:
         from asdjax.commands import train
-        from asdjax.data.corpus import open_corpus
+        from asdjax.data.corpus import open_corpus, resolved
         from asdjax.store.runs import Run
 
         require_apart(self.run, self.data)
         corpus = open_corpus(self.data, self.config)
-        train.train(self.config, corpus, Run(self.run), resume=self.resume)
+        train.train(resolved(self.config, corpus), corpus, Run(self.run), resume=self.resume)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,7 +278,7 @@ class Extract:
         run = open_run(self.run)
         root = self.data or Path(run.finished_training()["data"])
         require_apart(self.run, root)
-        if self.data is None and not os.path.isdir(root):
+        if self.data is None and not os.path.exists(root):
             raise DataError(f"{root}: the data set is no longer there: name its root with --data")
         extract.extract(run, open_corpus(root, run.config()))
 
@@ -445,7 +446,7 @@ class Submit:
     """Verify this package (folder or zip) instead of making one; exit code 1 if it has faults."""
     data: Folder = None
     """With --verify: root of the data set, to check that the scored clips are its test clips."""
-    edition: Annotated[str, registry.Name("edition")] = DatasetConfig.edition
+    edition: Annotated[str, registry.Name("edition")] = "dcase2026"
     """With --verify: edition of the challenge."""
 
     def __call__(self) -> int:
@@ -493,14 +494,15 @@ class RunAll(Train):
     def __call__(self) -> None:
         from asdjax.commands import extract, score, train
         from asdjax.data import dcase
-        from asdjax.data.corpus import open_corpus
+        from asdjax.data.corpus import open_corpus, resolved
         from asdjax.store.runs import Run
 
         require_apart(self.run, self.data)
         run, corpus = Run(self.run), open_corpus(self.data, self.config)
+        config = resolved(self.config, corpus)
         # fail now, not after hours of training
-        score.rehearse(self.config, dcase.scored_machines(corpus.dataset, self.config.dataset))
-        train.train(self.config, corpus, run, resume=self.resume)
+        score.rehearse(config, dcase.scored_machines(corpus.dataset, config.dataset))
+        train.train(config, corpus, run, resume=self.resume)
         extract.extract(run, corpus)
         score.score(run)
         Evaluate((self.run,), json=self.json)()

@@ -43,10 +43,9 @@ from asdjax.challenge.submission import (
     score_file,
 )
 from asdjax.config import registry
-from asdjax.config.recipe import DatasetConfig
 from asdjax.config.schema import shown, similar
 from asdjax.data import dcase
-from asdjax.data.editions import find_edition
+from asdjax.data.editions import NEWEST, find_edition
 from asdjax.errors import ArtifactError
 from asdjax.files import user_files
 
@@ -258,9 +257,7 @@ def against_rules(systems: Sequence[System], edition: str) -> str | None:
     return f"the challenge would refuse it: {brief(faults)}" if faults else None
 
 
-def verify(
-    path: Path, *, data: Path | None = None, edition: str = DatasetConfig.edition
-) -> tuple[str, list[str]]:
+def verify(path: Path, *, data: Path | None = None, edition: str = NEWEST) -> tuple[str, list[str]]:
     """Check a submission package.
 
     Args:

@@ -278,8 +278,12 @@ def _document(machines: Machines, resamples: int, seed: int | None) -> dict[str,
                     f"{machine} section {section}: false alarms among normal test clips: "
                     f"{', '.join(parts)}"
                 )
+    of_target = any(clips.is_target.any() for of in machines.values() for clips in of.values())
+    if not of_target:
+        console.say("no test clip is of the target domain, so that there are no figures of it")
     for figure in document["missing"]:
-        console.say(f"{figure}: no clips, left out of every mean")
+        if of_target or not figure.endswith("_target"):
+            console.say(f"{figure}: no clips, left out of every mean")
     for stratum in document["single_clip_strata"]:
         console.say(f"{stratum}: a single clip, which resampling cannot vary: intervals too narrow")
     return document

@@ -38,17 +38,23 @@ def extract(run: Run, corpus: Corpus) -> None:
     with run.lock(existing=True):
         if not _trained_on(run, corpus):
             console.say(
-                f"{corpus.root}: its training clips are not those that {run.path} was trained on "
-                "(other files, or other contents); they serve as references all the same"
+                f"{corpus.dataset.source}: its training clips are not those that {run.path} was "
+                "trained on (other files, or other contents); they serve as references all the same"
             )
         machines = dcase.scored_machines(corpus.dataset, run.config().dataset)
-        mono = {m for m, s in machines.items() if corpus.headers[s.test[0].path].channels == 1}
+        mono = {
+            machine
+            for machine, scored in machines.items()
+            if any(corpus.headers[clip.path].channels == 1 for clip in _clips(scored))
+        }
         views = run.config().extract.views
         of_two = [view.name for view in views if view.uses_channel_2]
         if mono and of_two:
             every = all(of_mono(view).is_raw for view in views)
             which = "every view" if every else f"each of the views {', '.join(of_two)}"
-            console.say(f"mono files, so that {which} is the raw one: {', '.join(sorted(mono))}")
+            console.say(
+                f"mono recordings, so that {which} is the raw one: {', '.join(sorted(mono))}"
+            )
         due = _due(run, corpus, machines)
         if due:
             _embed(run, corpus, machines, mono, due)
@@ -188,6 +194,7 @@ class _Shapes:
                 shortest=shortest,
                 pcm16=self._corpus.pcm16,
                 batch_size=rows,
+                own=self._corpus.own_sound([clips[i] for i in places]),
             )
             found.append((places, files))
         return found

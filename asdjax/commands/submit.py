@@ -20,6 +20,7 @@ import yaml
 from asdjax.challenge import meta_yaml, submission, verification
 from asdjax.challenge.submission import Key
 from asdjax.data import dcase
+from asdjax.data.editions import OWN
 from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.files import atomic, documents
 from asdjax.runtime import console
@@ -73,6 +74,11 @@ def submit(
         if len(editions) > 1:
             raise ArtifactError(
                 f"the runs use {' and '.join(sorted(editions))}: submit one edition"
+            )
+        if OWN in editions:
+            raise ArtifactError(
+                f"{all_runs[0].path}: a run on data of your own (dataset.edition own): there is no "
+                "challenge to submit it to"
             )
         for i, run in enumerate(all_runs):
             label = submission.label(lastname, about.institute, i + 1)

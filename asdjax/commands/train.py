@@ -94,6 +94,7 @@ def _loop(
         epochs=config.train.epochs,
         seed=config.seed,
         process=parallel.process(),
+        own=work.corpus.own_sound(work.clips),
     )
     begun = checkpoints.latest()
     if begun is not None:
@@ -225,7 +226,7 @@ class _Log:
 
 def _place(work: Plan) -> dict[str, Any]:
     """Where the data set is, which may change, and how many of its files were skipped."""
-    return {"data": str(work.corpus.root.absolute()), "skipped": work.corpus.skipped}
+    return {"data": str(work.corpus.dataset.source.absolute()), "skipped": work.corpus.skipped}
 
 
 def _meta(work: Plan, step: int, iterator: dict[str, int] | None) -> dict[str, Any]:

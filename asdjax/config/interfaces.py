@@ -59,6 +59,10 @@ class Weights(Protocol):
 class Encoder(Choice):
     """The network that turns waveforms into embeddings, one vector per clip.
 
+    Example:
+        >>> asdjax.Config().model.name
+        'multiresnet'
+
     An encoder that is trained from scratch defines `build` and `sentences`. All other methods have
     defaults.
     """
@@ -259,7 +263,12 @@ class Encoder(Choice):
 
 @dataclasses.dataclass(frozen=True)
 class Pooling(Choice):
-    """How the tokens of a clip are reduced to one vector."""
+    """How the tokens of a clip are reduced to one vector.
+
+    Example:
+        >>> asdjax.Pooling.kind
+        'pooling'
+    """
 
     kind = "pooling"
     ignores_foreign = False
@@ -289,7 +298,12 @@ class Pooling(Choice):
 
 @dataclasses.dataclass(frozen=True)
 class Loss(Choice):
-    """The classification loss with which an encoder is trained."""
+    """The classification loss with which an encoder is trained.
+
+    Example:
+        >>> asdjax.Config().loss.name
+        'sub_cluster_adacos'
+    """
 
     kind = "loss"
 
@@ -344,7 +358,12 @@ class Loss(Choice):
 
 @dataclasses.dataclass(frozen=True)
 class View(Choice):
-    """A view of a clip: a signal computed from channel 1, channel 2 or both."""
+    """A view of a clip: a signal computed from channel 1, channel 2 or both.
+
+    Example:
+        >>> [view.name for view in asdjax.Config().extract.views]
+        ['raw']
+    """
 
     kind = "view"
     tag = "method"
@@ -413,7 +432,12 @@ class SpectralView(View):
 
 @dataclasses.dataclass(frozen=True)
 class Backend(Choice):
-    """Computes a clip's anomaly score from the embeddings of normal training clips."""
+    """Computes a clip's anomaly score from the embeddings of normal training clips.
+
+    Example:
+        >>> asdjax.Config().backend.sentence()
+        'cosine nearest neighbours'
+    """
 
     kind = "backend"
 
@@ -459,7 +483,12 @@ class Backend(Choice):
 
 @dataclasses.dataclass(frozen=True)
 class Threshold(Choice):
-    """Fits a machine's threshold to the scores of its normal training clips."""
+    """Fits a machine's threshold to the scores of its normal training clips.
+
+    Example:
+        >>> asdjax.Config().decision.fit(np.arange(11.0))
+        9.0
+    """
 
     kind = "threshold"
     tag = "method"

@@ -42,6 +42,7 @@ NEUTRAL_KEYS = frozenset(
         "dataset.score_subsets",
         "dataset.score_machines",
         "dataset.skip",
+        "audio.resample",
         "audio.read_threads",
         "audio.prefetch_batches",
         "train.devices",
@@ -63,8 +64,9 @@ Changes of the training clips, their batches or the pretrained weights are detec
 class DatasetConfig:
     """Which clips are used for training, which are scored, and how classes are formed."""
 
-    edition: Annotated[str, Name("edition")] = "dcase2026"
-    """Edition of the challenge; it defines machines, sections and channels."""
+    edition: Annotated[str, Name("edition", besides=("auto",))] = "auto"
+    """Edition of the challenge, which defines machines, sections and channels; own: data of your
+    own; auto: recognised by names of folders and files."""
     train_subsets: tuple[Literal["development", "additional"], ...] = ("development", "additional")
     """Subsets used for training; those that are not in the data set are ignored."""
     train_machines: tuple[str, ...] = ()
@@ -86,7 +88,10 @@ class AudioConfig:
     """How audio files are read."""
 
     sample_rate: Count = 16000
-    """Sample rate, hertz; files with another rate are refused, not resampled."""
+    """Sample rate, hertz."""
+    resample: Literal["auto", "always", "never"] = "auto"
+    """Whether files with another rate are resampled or refused; auto: resampled, except data of a
+    challenge."""
     clip_seconds: Annotated[float, Range(low=0, high=3600, above=True)] | Literal["auto"] = 12.0
     """Length of every clip, seconds: shorter clips are repeated, longer ones cropped; auto: the
     length of the longest clip."""
@@ -190,7 +195,12 @@ class ExtractConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """All settings of a run."""
+    """All settings of a run.
+
+    Example:
+        >>> asdjax.Config().train.batch_size
+        64
+    """
 
     seed: Annotated[int, Range(low=0, high=2**31 - 1)] = 0
     """Seed of the initial weights, the order of the clips, crops, mixup and dropout."""

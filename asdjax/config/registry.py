@@ -38,6 +38,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "mahalanobis": "asdjax.scoring.mahalanobis",
     },
     "edition": {
+        "own": "asdjax.data.editions",
         "dcase2022": "asdjax.data.editions",
         "dcase2023": "asdjax.data.editions",
         "dcase2024": "asdjax.data.editions",
@@ -106,9 +107,15 @@ class Name:
     """Marks a setting that holds a registered name: `Annotated[str, Name(kind)]`."""
 
     kind: str
+    besides: tuple[str, ...] = ()
+    """Further values."""
 
     def __contains__(self, name: object) -> bool:
-        return name in names(self.kind)
+        return name in self.values()
+
+    def values(self) -> tuple[str, ...]:
+        """All values of the setting."""
+        return *self.besides, *names(self.kind)
 
 
 def register(thing: Thing) -> Thing:
@@ -130,7 +137,10 @@ def register(thing: Thing) -> Thing:
         ... @dataclasses.dataclass(frozen=True)
         ... class Largest(asdjax.Threshold):
         ...     method: str = "largest"
-        ...     ...
+        ...     def fit(self, scores):
+        ...         return float(scores.max())
+        ...     def sentence(self, scores):
+        ...         return f"largest of the {scores}"
     """
     kind = getattr(thing, "kind", None)
     if not (isinstance(kind, str) and kind in BUILT_IN and _is_thing(thing)):
@@ -243,7 +253,7 @@ def check_methods(thing: type, interface: type, where: str) -> None:
     """
     for name, declared in vars(interface).items():
         own = inspect.getattr_static(thing, name)
-        if inspect.isfunction(declared) and not (callable(own) or isinstance(own, classmethod)):
+        if inspect.isfunction(declared) and not callable(getattr(thing, name)):
             raise ConfigError(f"{where}: {name} is not a method: define it as one")
         if inspect.isfunction(declared) and inspect.isfunction(own) and own is not declared:
             check_call(own, inspect.signature(declared), f"{where}: {name}")
@@ -315,6 +325,9 @@ def load_plugin(path: Path) -> None:
 
     Raises:
         AsdjaxError: the file cannot be read, raises an exception, or registers nothing.
+
+    Example:
+        >>> asdjax.load_plugin(Path("mine.py"))
     """
     if path.suffix != ".py":
         raise ConfigError(f"{path}: a plugin is a Python file: its name must end in .py")

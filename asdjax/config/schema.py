@@ -225,6 +225,16 @@ def named_things(kind: type) -> dict[str, str]:
     return named | ({kind.tag: kind.kind} if issubclass(kind, Choice) else {})
 
 
+def name_values(kind: type) -> dict[str, tuple[str, ...]]:
+    """The values of the fields of a dataclass that hold a registered name."""
+    values = {name: registry.names(of) for name, of in named_things(kind).items()}
+    for name, hint in field_types(kind).items():
+        for bound in getattr(hint, "__metadata__", ()):
+            if isinstance(bound, registry.Name):
+                values[name] = bound.values()
+    return values
+
+
 def _missing(plugin: str) -> str:
     return (
         f", which is in the plugin {cut(plugin)}: name its file with --plugin, or name another one "

@@ -6,6 +6,8 @@ where they are scaled by 1/32768.
 
 import dataclasses
 import hashlib
+import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +18,7 @@ from jaxtyping import Float32, Int16
 
 from asdjax.config.recipe import AudioConfig
 from asdjax.data.dcase import Clip, Dataset, FaultyFile, Problem
-from asdjax.data.editions import find_edition
+from asdjax.data.editions import OWN, find_edition
 from asdjax.data.resampling import resample
 from asdjax.data.sound_files import (
     FAR_BEYOND_1,
@@ -39,6 +41,7 @@ __all__ = [
     "crop_start",
     "fingerprint",
     "fit_length",
+    "is_resampled",
     "inspect",
     "inspect_any",
     "read",
@@ -47,6 +50,7 @@ __all__ = [
     "words_on_loudness",
 ]
 
+_LOG = logging.getLogger(__name__)
 _CHANNEL = {"near": 0, "far": 1}
 
 SUFFIXES = frozenset(
@@ -74,21 +78,23 @@ def check(dataset: Dataset, audio: AudioConfig) -> tuple[Dataset, dict[str, Head
     Only headers are read, except that files with float samples are read for NaN, infinity and
     values far above 1. The number of channels must be the edition's, with one exception: in a
     two-channel edition, all files of a machine may be mono if audio.channel is near; its views are
-    then raw.
+    then raw. Data of a user's own may have any number of channels, and any format of `inspect_any`.
 
     Args:
-        dataset: from `dcase.scan`.
-        audio: the files must have its `sample_rate` and `channel`.
+        dataset: from `layouts.find`.
+        audio: the files must have its `channel`, and its `sample_rate` unless they are resampled.
 
     Returns:
-        The data set with its problems sorted by path, and the headers of readable files by path.
+        The data set with its problems sorted by path, and the headers of readable files by path, as
+        the samples are after resampling and choice of a channel.
     """
+    own = dataset.edition == OWN
 
     def open_clip(clip: Clip) -> Header | Problem:
         try:
-            header = inspect(dataset.root / clip.path)
+            header = (inspect_any if own else inspect)(dataset.root / clip.path)
             if header.subtype in ("FLOAT", "DOUBLE"):
-                _require_in_range(dataset.root / clip.path)
+                _require_in_range(dataset.root / clip.path, header.rate)
         except FaultyFile as fault:
             return dataclasses.replace(fault.problem, path=clip.path)
         return header
@@ -108,35 +114,78 @@ def check(dataset: Dataset, audio: AudioConfig) -> tuple[Dataset, dict[str, Head
                 "samples follow: save the file again"
             )
             problems.append(Problem(path, "unstated_length", reason))
-        if header.rate != audio.sample_rate:
+        if header.rate != audio.sample_rate and not is_resampled(dataset, audio):
             reason = f"{header.rate} Hz, but audio.sample_rate is {audio.sample_rate} Hz"
             problems.append(Problem(path, "wrong_rate", reason))
     problems += _wrong_channels(dataset, headers, audio.channel)
+    if own:
+        _say_conversions(headers, audio)
+    if is_resampled(dataset, audio):
+        headers = {path: _resampled(header, audio.sample_rate) for path, header in headers.items()}
+    of_one = {clip.path for clip in dataset.clips if clip.channel is not None} & headers.keys()
+    headers |= {path: dataclasses.replace(headers[path], channels=1) for path in of_one}
     return dataclasses.replace(dataset, problems=tuple(sorted(problems))), headers
 
 
+def is_resampled(dataset: Dataset, audio: AudioConfig) -> bool:
+    """Whether files of other rates than `audio.sample_rate` are resampled, else refused."""
+    return audio.resample == "always" or (audio.resample == "auto" and dataset.edition == OWN)
+
+
+def _say_conversions(headers: Mapping[str, Header], audio: AudioConfig) -> None:
+    """Log how many files of a user's own data are resampled, and how many have further channels."""
+    rates = Counter(header.rate for header in headers.values())
+    rates.pop(audio.sample_rate, None)
+    if rates and audio.resample != "never":
+        counts = ", ".join(f"{count} of {rate} Hz" for rate, count in sorted(rates.items()))
+        _LOG.warning(
+            f"{rates.total()} of {len(headers)} files are resampled to {audio.sample_rate} Hz: "
+            f"{counts}"
+        )
+    several = sum(header.channels > 2 for header in headers.values())
+    if several:
+        _LOG.warning(
+            f"{several} of {len(headers)} files have more than two channels: the first is the near "
+            "one, the second the far one, the others are not used"
+        )
+
+
+def _resampled(header: Header, sample_rate: int) -> Header:
+    """The header of the samples that `resample` makes of a file; unchanged at equal rates."""
+    if header.rate == sample_rate:
+        return header
+    frames = -(-header.frames * sample_rate // header.rate)  # rounded up
+    return dataclasses.replace(header, frames=frames, rate=sample_rate, subtype="FLOAT")
+
+
 def read(
-    path: Path, *, channel: Literal["near", "far"] | None
+    path: Path,
+    *,
+    channel: Literal["near", "far"] | int | None,
+    sample_rate: int | None = None,
 ) -> Int16[np.ndarray, "T *channels"] | Float32[np.ndarray, "T *channels"]:
     """The samples of a file.
 
     Args:
-        path: a WAV file.
-        channel: near for the first channel, far for the second, None for all.
+        path: a WAV file; with `sample_rate`, a file of any format.
+        channel: near for the first channel, far for the second, None for the first two (or the
+            only one); or a number, counted from 1.
+        sample_rate: hertz, to which the file is resampled; None: it is not.
 
     Returns:
-        [T], or [T, channels] if `channel` is None: int16 for 16-bit PCM files, otherwise float32,
+        [T], or [T, 1 or 2] if `channel` is None: int16 for 16-bit PCM files, otherwise float32,
         with integers scaled to [-1, 1).
 
     Raises:
         FaultyFile: the file cannot be read or has no such channel.
     """
-    samples = read_wav(path)
+    samples = read_wav(path) if sample_rate is None else read_any(path, sample_rate)
     if channel is None:
-        return samples
-    if _CHANNEL[channel] >= samples.shape[1]:
+        return samples[:, :2]
+    index = _CHANNEL[channel] if isinstance(channel, str) else channel - 1
+    if index >= samples.shape[1]:
         raise fault(path, "wrong_channels", f"no {channel} channel: set audio.channel to near")
-    return np.ascontiguousarray(samples[:, _CHANNEL[channel]])
+    return np.ascontiguousarray(samples[:, index])
 
 
 def clip_samples(audio: AudioConfig, headers: Iterable[Header]) -> int:
@@ -182,8 +231,8 @@ def fit_length(
     return waveform[start : start + n_samples]
 
 
-def _require_in_range(path: Path) -> None:
-    samples = read(path, channel=None)
+def _require_in_range(path: Path, rate: int) -> None:
+    samples = read_any(path, rate)
     peak = float(np.max(np.abs(samples)))
     if not np.isfinite(peak):
         raise fault(path, "not_finite", "some samples are NaN or infinite")
@@ -217,7 +266,12 @@ def _wrong_channels(
         if clip.path not in headers:
             continue
         found = headers[clip.path].channels
-        if found <= _CHANNEL[channel]:
+        if clip.channel is not None or expected == 0:
+            if (clip.channel or _CHANNEL[channel] + 1) <= found:
+                continue
+            has = f"{found} channel{'' if found == 1 else 's'}"
+            reason = f"{has}, but channel {clip.channel or _CHANNEL[channel] + 1} is to be used"
+        elif found <= _CHANNEL[channel]:
             reason = f"{found} channels, but audio.channel is {channel}"
         elif found == expected or (found == 1 and counts[clip.machine] == {1}):
             continue

@@ -79,6 +79,16 @@ def plan_epoch(
 
 
 @dataclasses.dataclass(frozen=True)
+class OwnSound:
+    """How clips of a user's own data are read: files of any format, rate and number of channels."""
+
+    sample_rate: int
+    """Hertz, to which files are resampled."""
+    channels: Sequence[int | None]
+    """For each clip its channel, counted from 1; None: as the configuration says."""
+
+
+@dataclasses.dataclass(frozen=True)
 class _Reader:
     """Reads clips by index, as int16 if `pcm16`, otherwise as float32."""
 
@@ -86,10 +96,17 @@ class _Reader:
     frames: Sequence[int]
     channel: Literal["near", "far"] | None
     pcm16: bool
+    own: OwnSound | None
 
     def __call__(self, clip: int) -> np.ndarray:
         """Samples [T], or [T, channels] if `channel` is None."""
-        wave = audio.read(self.paths[clip], channel=self.channel)
+        channel: Literal["near", "far"] | int | None = self.channel
+        rate = None
+        if self.own is not None:
+            channel, rate = self.own.channels[clip] or channel, self.own.sample_rate
+        wave = audio.read(self.paths[clip], channel=channel, sample_rate=rate)
+        if self.channel is None and wave.ndim == 1:
+            wave = wave[:, None]
         if len(wave) != self.frames[clip]:
             raise DataError(
                 f"{self.paths[clip]}: {len(wave)} samples, but {self.frames[clip]} when the data "
@@ -122,6 +139,7 @@ class TrainingBatches:
         epochs: int,
         seed: int,
         process: tuple[int, int] = (0, 1),
+        own: OwnSound | None = None,
     ):
         """Set up the pipeline; nothing is read yet.
 
@@ -136,9 +154,10 @@ class TrainingBatches:
             epochs: passes over the clips.
             seed: for the order and the crops.
             process: this process's index and the number of processes.
+            own: for clips of a user's own data.
         """
         self.plan = plan
-        reader = _Reader(paths, frames, config.channel, pcm16)
+        reader = _Reader(paths, frames, config.channel, pcm16, own)
         index, count = process
 
         def place(clip: int, rng: np.random.Generator) -> tuple[int, float]:
@@ -185,6 +204,7 @@ def inference_batches(
     room: int,
     two_channels: bool,
     pcm16: bool,
+    own: OwnSound | None = None,
 ) -> Iterator[tuple[Clips, int]]:
     """Clips in order, zero-padded to batches of a fixed shape.
 
@@ -196,12 +216,13 @@ def inference_batches(
         room: samples of a row; longer clips are cut.
         two_channels: read both channels, near then far, instead of only `config.channel`.
         pcm16: as for `TrainingBatches`.
+        own: as for `TrainingBatches`.
 
     Yields:
         {"waveform": [batch_size, channels, room], "length": int32 [batch_size]}, and the number of
         clips in the batch; further rows are silent.
     """
-    reader = _Reader(paths, frames, None if two_channels else config.channel, pcm16)
+    reader = _Reader(paths, frames, None if two_channels else config.channel, pcm16, own)
 
     def read(batch: list[int]) -> tuple[Clips, int]:
         waveform = np.zeros((batch_size, 1 + two_channels, room), reader.dtype)

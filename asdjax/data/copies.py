@@ -4,11 +4,13 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
 from asdjax.data import sound_files
 from asdjax.data.dcase import Clip, Dataset, Problem
+from asdjax.data.editions import OWN
 from asdjax.data.samples import to_float
 from asdjax.data.sound_files import Header, Samples
 
@@ -42,9 +44,13 @@ def find(dataset: Dataset, headers: Mapping[str, Header]) -> list[Problem]:
         return header.frames, header.rate, header.channels, digest.digest()
 
     def block(clip: Clip) -> Hashable:
+        if dataset.edition == OWN:
+            return _of_any(dataset.root / clip.path, clip.channel, _BLOCK)
         return key(clip, _BLOCK)
 
     def whole(clip: Clip) -> Hashable:
+        if dataset.edition == OWN:
+            return _of_any(dataset.root / clip.path, clip.channel, None)
         return key(clip, headers[clip.path].frames)
 
     clips = [clip for clip in dataset.clips if clip.path in headers]
@@ -52,6 +58,16 @@ def find(dataset: Dataset, headers: Mapping[str, Header]) -> list[Problem]:
         candidates = [clip for group in _groups(clips, pool.map(block, clips)) for clip in group]
         same = _groups(candidates, pool.map(whole, candidates))
     return [problem for group in same for problem in _problems(group)]
+
+
+def _of_any(path: Path, channel: int | None, most: int | None) -> Hashable:
+    """The same for a file of any format, with a digest of its first samples."""
+    header = sound_files.inspect_any(path)
+    samples = sound_files.read_any(path, header.rate, most=most)
+    if channel is not None:
+        samples = np.ascontiguousarray(samples[:, channel - 1 : channel])
+    digest = hashlib.blake2b(_values(samples).data)
+    return header.frames, header.rate, samples.shape[1], digest.digest()
 
 
 def _values(samples: Samples) -> np.ndarray:

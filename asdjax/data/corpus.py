@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from asdjax.config.recipe import AudioConfig, Config, DatasetConfig, ProblemKind
-from asdjax.data import audio, copies, dcase, editions
+from asdjax.data import audio, copies, dcase, editions, layouts
 from asdjax.data.audio import Header
+from asdjax.data.batches import OwnSound
 
 _log = logging.getLogger(__name__)
 _MOST_NOTES = 5
@@ -24,6 +25,10 @@ class Corpus:
     """By clip path: one for each clip of `dataset`."""
     skipped: dict[ProblemKind, int]
     """Number of faulty files that `dataset.skip` excluded, by kind."""
+    sample_rate: int
+    """Hertz, of the samples that are read."""
+    any_sound: bool
+    """Whether files may be of any format, rate and number of channels."""
 
     @property
     def root(self) -> Path:
@@ -35,14 +40,27 @@ class Corpus:
         """Whether every clip is 16-bit PCM: waveforms then are int16 up to the device."""
         return all(header.subtype == "PCM_16" for header in self.headers.values())
 
+    def own_sound(self, clips: Sequence[dcase.Clip]) -> OwnSound | None:
+        """How clips are read, if the data is a user's own."""
+        if not self.any_sound:
+            return None
+        return OwnSound(self.sample_rate, [clip.channel for clip in clips])
+
     def digests(self, clips: Iterable[dcase.Clip]) -> list[tuple[str, str]]:
-        """The path of each clip and the digest of its file, which is read once."""
-        paths = [clip.path for clip in clips]
+        """The path of each clip and the digest of its file, which is read once.
+
+        The channel follows the digest, if the clip has one of its own.
+        """
+        channels = {clip.path: clip.channel for clip in clips}
+        paths = list(channels)
         new = sorted({*paths} - self._digests.keys())
         with ThreadPoolExecutor() as pool:
             found = pool.map(audio.fingerprint, (self.root / path for path in new))
             self._digests.update(zip(new, found, strict=True))
-        return [(path, self._digests[path]) for path in paths]
+        return [
+            (path, self._digests[path] + ("" if channel is None else f"/{channel}"))
+            for path, channel in channels.items()
+        ]
 
     @functools.cached_property
     def _digests(self) -> dict[str, str]:
@@ -54,16 +72,23 @@ def survey(
 ) -> tuple[dcase.Dataset, dict[str, Header]]:
     """A data set with all its problems, and the headers of its readable files by path.
 
+    Args:
+        root: the data set's root, or its manifest.
+        choice: the edition, which may be recognised (see `layouts.find`).
+        sound: sample rate and channel.
+
     Raises:
         AsdjaxError: there is no data set at `root`.
     """
-    checked, headers = audio.check(dcase.scan(root, choice.edition), sound)
+    checked, headers = audio.check(layouts.find(root, choice.edition), sound)
     problems = sorted([*checked.problems, *copies.find(checked, headers)])
     return dataclasses.replace(checked, problems=tuple(problems)), headers
 
 
 def edition_note(dataset: dcase.Dataset, headers: Mapping[str, Header]) -> str | None:
     """A sentence if the data set looks like one of another edition, else None."""
+    if dataset.edition == editions.OWN:
+        return None
     mono = bool(headers) and all(header.channels == 1 for header in headers.values())
     # also of misnamed files: file names of another edition may not be valid in this one
     paths = [found.path.split("/") for found in dataset.clips + dataset.problems]
@@ -91,4 +116,12 @@ def open_corpus(root: Path, config: Config) -> Corpus:
     if skipped:
         counts = ", ".join(f"{n} {kind}" for kind, n in skipped.items())
         _log.warning(f"{root}: excluded by dataset.skip: {counts}")
-    return Corpus(clean, {clip.path: headers[clip.path] for clip in clean.clips}, skipped)
+    headers = {clip.path: headers[clip.path] for clip in clean.clips}
+    any_sound = clean.edition == editions.OWN or audio.is_resampled(clean, config.audio)
+    return Corpus(clean, headers, skipped, config.audio.sample_rate, any_sound)
+
+
+def resolved(config: Config, corpus: Corpus) -> Config:
+    """The configuration with the edition that the data set was read as."""
+    dataset = dataclasses.replace(config.dataset, edition=corpus.dataset.edition)
+    return dataclasses.replace(config, dataset=dataset)

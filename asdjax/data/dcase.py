@@ -41,6 +41,8 @@ class Clip:
     attributes: str
     """Attribute text of the file name, empty if hidden; `attribute_pairs` splits it."""
     subset: Subset
+    channel: int | None = None
+    """The channel of the file that the clip is, counted from 1; None: by `audio.channel`."""
 
     @property
     def name(self) -> str:
@@ -78,6 +80,13 @@ class Dataset:
     problems: tuple[Problem, ...]
     unused: tuple[Unused, ...] = ()
     """Folders with audio that is not read; those that look like clips are also in `problems`."""
+    manifest: Path | None = None
+    """The table that lists the clips, if there is one."""
+
+    @property
+    def source(self) -> Path:
+        """What a user gives as --data: the root, or the manifest."""
+        return self.manifest or self.root
 
 
 _LABELLED = re.compile(
@@ -197,7 +206,7 @@ def scan(root: Path, edition: str) -> Dataset:
         machines = machine_folders(root)
         leftover = unused(root, machines)
         for folder in machines:
-            _check_machine_name(folder)
+            check_machine_name(folder.name, folder)
             found, faults = _scan_machine(root, folder, edition)
             clips += found
             problems += faults
@@ -223,18 +232,20 @@ def scan(root: Path, edition: str) -> Dataset:
     return Dataset(root, edition, tuple(clips), tuple(sorted(problems)), tuple(sorted(leftover)))
 
 
-def _check_machine_name(folder: Path) -> None:
-    """Refuse names of machines that results cannot have; `DataError`."""
-    if folder.name == "all":
+def check_machine_name(name: str, where: object) -> None:
+    """Refuse names of machines that results cannot have; `DataError`, which begins with `where`."""
+    if name == "all":
         raise DataError(
-            f"{folder}: a machine cannot be called all, which is the name of the mean over all "
-            "machines in metrics.csv: rename the folder"
+            f"{where}: a machine cannot be called all, which is the name of the mean over all "
+            "machines in metrics.csv: rename it"
         )
-    normal = unicodedata.normalize("NFC", folder.name)  # as results spell it
-    if max(len(os.fsencode(name)) for name in (folder.name, normal)) > _LONGEST_NAME:
+    if name.startswith(".") or "/" in name or "\0" in name:
+        raise DataError(f"{where}: {name!r} cannot be a machine's name: rename it, without . or /")
+    normal = unicodedata.normalize("NFC", name)  # as results spell it
+    if max(len(os.fsencode(text)) for text in (name, normal)) > _LONGEST_NAME:
         raise DataError(
-            f"{folder}: the name is too long for files of results (more than {_LONGEST_NAME} "
-            "bytes): rename the folder"
+            f"{where}: the machine's name is too long for files of results (more than "
+            f"{_LONGEST_NAME} bytes): rename it"
         )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, get_type_hints
 
 from asdjax.config import registry, schema
 from asdjax.config.registry import register
-from asdjax.config.schema import Count, Range
+from asdjax.config.schema import Range
 from asdjax.errors import AsdjaxError, DataError
 
 
@@ -19,7 +19,9 @@ class Edition:
         AsdjaxError: a value is of the wrong type.
 
     Example:
-        >>> asdjax.register(asdjax.Edition("dcase2027", ("fan", "valve"), ("Sander",), channels=2))
+        >>> edition = asdjax.Edition("dcase2027", ("fan", "valve"), ("Sander",), channels=2)
+        >>> asdjax.register(edition).name
+        'dcase2027'
     """
 
     kind: ClassVar[str] = "edition"
@@ -32,7 +34,8 @@ class Edition:
     """Machines with training clips in the additional subset and unlabelled test clips."""
     development_sections: tuple[str, ...] = ("00",)
     evaluation_sections: tuple[str, ...] = ("00",)
-    channels: Count = 1
+    channels: Annotated[int, Range(low=0, high=64)] = 1
+    """Channels of every file; 0: any."""
     clips_per_cell: Annotated[int, Range(low=0, high=2500)] = 0
     """Test clips of each domain and label, per machine and section; 0: taken from the data.
     Unlabelled test clips are numbered from 0."""
@@ -63,6 +66,8 @@ class Edition:
         return None
 
 
+AUTO, OWN, NEWEST = "auto", "own", "dcase2026"
+"""Values of `dataset.edition`: recognised; data of a user's own; the newest challenge."""
 _SEVEN = tuple("ToyCar ToyTrain bearing fan gearbox slider valve".split())
 
 register(Edition("dcase2022", _SEVEN, _SEVEN, ("00", "01", "02"), ("03", "04", "05")))
@@ -104,6 +109,9 @@ register(
 )
 
 
+register(Edition(OWN, (), (), tuple(f"{i:02d}" for i in range(100)), (), channels=0))
+
+
 def find_edition(name: str) -> Edition:
     """The edition that is registered under a name."""
     return registry.find("edition", name)
@@ -125,7 +133,7 @@ def better_edition(edition: str, machines: Collection[str], *, mono: bool) -> st
         known = find_edition(name).machines & set(machines)
         return len(known), mono == (find_edition(name).channels == 1)
 
-    names = registry.names("edition")
+    names = [name for name in registry.names("edition") if find_edition(name).machines]
     best = max(map(agreement, names))
     if best[0] == 0 or agreement(edition) == best:
         return None
@@ -134,6 +142,27 @@ def better_edition(edition: str, machines: Collection[str], *, mono: bool) -> st
         f"read as {edition}, but its machines and channels are those of {' or '.join(likely)}: "
         f"set the edition with --dataset.edition"
     )
+
+
+def likeliest(machines: Collection[str], sections: Collection[str], *, mono: bool) -> list[str]:
+    """The editions that suit a data set of a challenge best, the newest first; at least one.
+
+    Args:
+        machines: the data set's machines.
+        sections: its sections.
+        mono: whether its files have one channel.
+    """
+
+    def agreement(name: str) -> tuple[int, int, bool]:
+        facts = find_edition(name)
+        known = len(facts.machines & set(machines))
+        return known, len(set(facts.sections) & set(sections)), mono == (facts.channels == 1)
+
+    names = [name for name in registry.names("edition") if find_edition(name).machines]
+    best = max(map(agreement, names))
+    if best[0] == 0:
+        return [NEWEST]
+    return sorted((name for name in names if agreement(name) == best), reverse=True)
 
 
 def too_old(path: Path, year: int) -> AsdjaxError:

@@ -84,10 +84,11 @@ class Detector(OutlierMixin, BaseEstimator):
         offset_: -threshold_, as in scikit-learn.
 
     Example:
-        >>> rng = np.random.default_rng(0)
-        >>> detector = Detector().fit(rng.normal(0, 0.1, (20, 16000)))
-        >>> detector.predict(np.sin(np.arange(16000.0))[None] / 2)
+        >>> detector = asdjax.Detector().fit("normal")
+        >>> detector.predict([np.sin(np.arange(16000.0)) / 2])
         array([-1])
+        >>> detector.predict_details("today.wav")[0].windows
+        1
     """
 
     def __init__(
@@ -427,7 +428,8 @@ class Detector(OutlierMixin, BaseEstimator):
                 or this machine computes other features from the same sound.
 
         Example:
-            >>> detector = asdjax.Detector.load("pump.asd")
+            >>> asdjax.Detector.load("pump.asd").level
+        0.9
         """
         path = Path(path)
         document, tables = detector_file.read(path)

@@ -39,9 +39,11 @@ class Embedder:
         batching: makes the batches.
 
     Example:
-        >>> embedder = Embedder.load("runs/seed0")
-        >>> embedder(np.zeros((2, 160_000), np.float32)).shape
-        (2, 512)
+        >>> embedder = asdjax.Embedder.load("runs/seed0")
+        >>> embedder(np.zeros((2, 160_000), np.float32)).shape[0]
+        2
+        >>> embedder.embed(["today.wav"])[0].ndim
+        1
     """
 
     def __init__(self, config: Config, n_samples: int | None, weights: Tree):
@@ -72,22 +74,25 @@ class Embedder:
 
     def embed(
         self,
-        waveforms: Sequence[Waveforms],
+        waveforms: Sequence[Waveforms | Path | str],
         pool: Pool | None = None,
         *,
+        sample_rate: int | None = None,
         names: Sequence[str] | None = None,
         finished: Callable[[int], object] = lambda clips: None,
         loud: Callable[[Mapping[str, float]], object] | None = None,
     ) -> list[Float32[np.ndarray, "*L D"]]:
-        """Embeddings of waveforms [T] of any lengths, int16 or float in [-1, 1], in order.
+        """Embeddings of waveforms [T] or sound files of any lengths, in order.
 
         If the model embeds clips of any length, waveforms of similar lengths are padded to share a
         batch. The padding does not change their embeddings.
 
         Args:
-            waveforms: at the model's sample rate.
+            waveforms: int16 or float in [-1, 1]; or paths of sound files, which are read in the
+                model's channel and resampled.
+            sample_rate: of arrays, hertz; None: the model's.
             pool: see `Pool`; None: "head" for a run, "mean" for converted weights.
-            names: names of the waveforms in messages; None: their numbers.
+            names: names of the waveforms in messages; None: their paths or numbers.
             finished: called after each batch with its number of clips.
             loud: called with the peaks, by name, of waveforms above `audio.FAR_BEYOND_1`, if there
                 are any; None: issue a warning.
@@ -100,16 +105,19 @@ class Embedder:
                 embedding is not finite; or the model does not support `pool`.
         """
         pool = self.pooling(pool)
-        waveforms = [np.asarray(wave) for wave in waveforms]
-        names = names or [f"waveform {i}" for i in range(len(waveforms))]
-        peaks = [self.batching.check(w, name) for name, w in zip(names, waveforms, strict=True)]
+        names = names or [
+            str(wave) if isinstance(wave, str | Path) else f"waveform {i}"
+            for i, wave in enumerate(waveforms)
+        ]
+        arrays = [self._waveform(wave, sample_rate) for wave in waveforms]
+        peaks = [self.batching.check(w, name) for name, w in zip(names, arrays, strict=True)]
         beyond = {n: p for n, p in zip(names, peaks, strict=True) if p > audio.FAR_BEYOND_1}
         if beyond:
             (loud or _warn)(beyond)
-        groups = self.batching.groups([len(wave) for wave in waveforms])
-        batches = ((self.batching.batch(waveforms, g), len(g.clips)) for g in groups)
+        groups = self.batching.groups([len(wave) for wave in arrays])
+        batches = ((self.batching.batch(arrays, g), len(g.clips)) for g in groups)
         results = self.network.run(_pooled, (pool,), self.network.weights, batches)
-        found: list[Any] = [None] * len(waveforms)
+        found: list[Any] = [None] * len(arrays)
         for group, result in zip(groups, results, strict=True):
             rows = zip(group.clips, result["embedding"], result["tokens"], strict=True)
             for clip, embedding, tokens in rows:
@@ -121,6 +129,23 @@ class Embedder:
                 found[clip] = embedding[:tokens] if pool == "none" else embedding
             finished(len(group.clips))
         return found
+
+    def _waveform(self, given: Waveforms | Path | str, sample_rate: int | None) -> np.ndarray:
+        """The samples [T] of an array or a sound file at the model's sample rate."""
+        sound = self.config.audio
+        if isinstance(given, str | Path):
+            samples = audio.read_any(Path(given), sound.sample_rate, most=self.n_samples)
+            channel = {"near": 0, "far": 1}[sound.channel]
+            if channel >= samples.shape[1]:
+                raise DataError(f"{given}: has no second channel, which this model uses")
+            return samples[:, channel]
+        wave = np.asarray(given)
+        if sample_rate in (None, sound.sample_rate) or wave.ndim != 1:
+            return wave  # of another shape: refused later
+        try:
+            return audio.resample(wave, sample_rate, sound.sample_rate)
+        except ValueError as error:
+            raise ConfigError(f"sample_rate: {error}") from error
 
     def pooling(self, pool: Pool | None = None) -> Pool:
         """The pooling that `embed` uses for the argument `pool`.

@@ -37,6 +37,8 @@ class ClipFiles:
     """Whether all files are 16-bit; waveforms are then copied to the device as integers."""
     batch_size: int
     """Clips per batch, a multiple of the number of devices; the last batch is padded."""
+    own: batches.OwnSound | None = None
+    """For clips of a user's own data."""
 
 
 def learn(
@@ -118,6 +120,7 @@ def _read(
         room=row_length,
         two_channels=two_channels,
         pcm16=clips.pcm16,
+        own=clips.own,
     )
 
 

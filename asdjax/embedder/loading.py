@@ -34,7 +34,9 @@ def load(
             not supported.
 
     Example:
-        >>> embedder = load("weights/beats", layers=[6, 12])
+        >>> embedder = asdjax.load("weights/beats")
+        >>> embedder.embed([np.zeros(16_000, np.float32)], pool="mean")[0].ndim
+        1
     """
     path = Path(path)
     if (path / converted_weights.DOCUMENT).is_file():

@@ -275,7 +275,7 @@ def foreign(folder: Path, written: Collection[Path]) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
-        if not path.is_dir()
+        if (path.is_symlink() or not path.is_dir())
         and path not in written
         and not any(_HIDDEN_FOLDER.fullmatch(part) for part in path.relative_to(folder).parts)
     )

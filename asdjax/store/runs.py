@@ -55,6 +55,10 @@ class Run:
 
     Every method reads config.yaml, training.json and artefacts.json again, as other processes may
     have written them; within `lock` and `snapshot` each of them is read once.
+
+    Example:
+        >>> asdjax.Run("runs/seed0").was_trained()
+        True
     """
 
     def __init__(self, path: Path | str):
@@ -252,11 +256,14 @@ class Run:
         self._delete_metrics()
         atomic.delete(self.thresholds)
         embedded = [path for path in manifest.files() if path.parent.parent == self._embeddings]
-        for path in gone:
-            atomic.delete(path)
+        for path in gone:  # a file that was changed, or never written here, is not deleted
+            if present(path) and digest(path) == manifest.require(path)["content"]:
+                atomic.delete(path)
         left = {path.stem for path in embedded if present(path)}
         for machine in {path.stem for path in embedded} - left:
-            atomic.delete(self.diagnostics_path(machine))
+            diagnostics = self.diagnostics_path(machine)
+            if present(diagnostics) and _is_diagnostics(diagnostics):
+                atomic.delete(diagnostics)
         for folder in self._embeddings.glob("*/"):
             with contextlib.suppress(OSError):  # only an empty folder can be removed
                 folder.rmdir()
@@ -478,6 +485,9 @@ class Run:
 
     def write_scores(self, machine: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store a machine's scores, and delete the metrics of earlier ones."""
+        folder = self.scores_path(machine).parent
+        if folder.is_dir() and not atomic.is_writable(folder):
+            raise ArtifactError(f"{folder}: is read-only: make it writable")
         self._delete_metrics()
         made_from = self.scores_made_from(machine)
         self.write_artefact(self.scores_path(machine), csv_bytes(rows), made_from)

@@ -11,6 +11,7 @@ from asdjax.config.interfaces import Encoder, Weights
 from asdjax.config.recipe import Config, DatasetConfig, settings, validate
 from asdjax.data import audio, batches, dcase
 from asdjax.data.corpus import Corpus
+from asdjax.data.editions import OWN
 from asdjax.errors import ConfigError
 from asdjax.runtime import parallel
 from asdjax.store import runs
@@ -117,8 +118,8 @@ def _one_class(clips: Sequence[dcase.Clip], name: str) -> str:
     other = f", set dataset.label to {' or '.join(labels)}" if labels else ""
     return (
         f"all {len(clips)} training clips are of one class ({name}), from which nothing is learned "
-        f"(the loss is 0): add machines{other}, or take the recipe beats_frozen, which trains "
-        "nothing (train.allow_one_class trains all the same)"
+        f"(the loss is 0): use asdjax fit, which needs no training, add machines{other}, or take "
+        "the recipe beats_frozen, which trains nothing (train.allow_one_class trains all the same)"
     )
 
 
@@ -126,6 +127,8 @@ def _far_lengths(
     clips: Sequence[dcase.Clip], corpus: Corpus, n_samples: int, config: Config
 ) -> list[str]:
     """Where the length of the clips is far from that of their files."""
+    if corpus.dataset.edition == OWN:
+        return _shares_of_lengths(clips, corpus, n_samples, config)
     shortest = min(corpus.headers[clip.path].frames for clip in clips)
     longest = max(corpus.headers[clip.path].frames for clip in clips)
     rate = config.audio.sample_rate
@@ -139,6 +142,24 @@ def _far_lengths(
     return [
         f"audio.clip_seconds: the shortest clip has {shortest / rate:g} s, and of every clip only "
         f"the first {n_samples / rate:g} s are scored: set audio.clip_seconds to auto for all of it"
+    ]
+
+
+def _shares_of_lengths(
+    clips: Sequence[dcase.Clip], corpus: Corpus, n_samples: int, config: Config
+) -> list[str]:
+    """How many recordings of a user's own are much shorter or longer than the clips."""
+    frames = np.array([corpus.headers[clip.path].frames for clip in clips])
+    seconds = f"{n_samples / config.audio.sample_rate:g} s"
+    shares = {
+        f"shorter than three quarters of {seconds}, and repeated": frames < 0.75 * n_samples,
+        f"longer than {seconds} by a quarter or more, and only {seconds} of each are used at a "
+        "time": frames > 1.25 * n_samples,
+    }
+    return [
+        f"audio.clip_seconds: {100 * share.mean():.0f} % of the training clips are {what}"
+        for what, share in shares.items()
+        if share.any()
     ]
 
 

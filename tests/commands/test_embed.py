@@ -785,3 +785,21 @@ def test_rates_without_a_simple_ratio(tmp_path, rng):
     path = write(tmp_path / "a.wav", noise(rng, 4000), 384001)
     with pytest.raises(AsdjaxError, match=r"a\.wav: .*384001 Hz cannot be resampled to 16000 Hz"):
         audio.read_any(path, 16000)
+
+
+def test_paths_and_arrays_of_another_rate_are_embedded(weights, rng, tmp_path):
+    """As by asdjax embed: files of any rate, and arrays whose rate is stated."""
+    embedder = asdjax.load(weights[0])
+    wave = noise(rng, 9600)
+    rate = 3 * embedder.config.audio.sample_rate
+    soundfile.write(tmp_path / "a.wav", np.stack([wave, -wave], axis=1), rate, subtype="FLOAT")
+    of_file, of_text = embedder.embed([tmp_path / "a.wav", str(tmp_path / "a.wav")])
+    (of_array,) = embedder.embed([wave], sample_rate=rate)
+    assert np.array_equal(of_file, of_text)
+    np.testing.assert_allclose(of_array, of_file, atol=1e-5)  # SciPy rounds columns otherwise
+    (resampled,) = embedder.embed([audio.resample(wave, rate, rate // 3)])
+    assert np.array_equal(of_array, resampled)
+    with pytest.raises(AsdjaxError, match=str(tmp_path / "none.wav")):
+        embedder.embed([tmp_path / "none.wav"])
+    with pytest.raises(AsdjaxError, match="sample_rate"):
+        embedder.embed([wave], sample_rate=999_983)

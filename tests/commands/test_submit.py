@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import TESTS
-from support.scored_runs import make_run, score_rows
+from support.scored_runs import CHALLENGE, make_run, score_rows
 
 from asdjax.challenge import submission, verification
 from asdjax.challenge.meta_yaml import describe, read_info
@@ -76,7 +76,7 @@ class FakeRun(Run):
 
     def __init__(self, path, rows, config=None, training=None):
         super().__init__(path)
-        self.rows, self._own = rows, config or Config()
+        self.rows, self._own = rows, config or CHALLENGE
         self._done = {"classes": ["ToothBrush/00", "fan/00"], "parameters": 1234}
         self._done |= training or {}
 
@@ -250,7 +250,8 @@ def words(tree, about=None, classes=("fan/00", "ToyCar/00")):
     """The description of a configuration given as nested dictionaries."""
     sets = about or read_info(INFO, 1)
     external = [one.name for one in sets.external_datasets]
-    return describe(configs.from_tree(tree, "test"), classes, external)
+    challenge = {"dataset": {"edition": "dcase2026", **tree.get("dataset", {})}}
+    return describe(configs.from_tree({**tree, **challenge}, "test"), classes, external)
 
 
 def test_description_of_the_defaults():
@@ -321,7 +322,7 @@ def test_description_of_nothing():
 
 def test_description_of_views():
     config = dataclasses.replace(
-        Config(), extract=dataclasses.replace(Config().extract, views=THREE_VIEWS)
+        CHALLENGE, extract=dataclasses.replace(Config().extract, views=THREE_VIEWS)
     )
     said = describe(config, ["fan/00"])
     assert said["front_end"].count("Wiener") == 2 and "alpha 0.5, beta 0.05" in said["front_end"]
@@ -339,7 +340,7 @@ def test_description_of_views():
 def test_every_view_has_its_words(method):
     views = (registry.find("view", method)("x"),)
     config = dataclasses.replace(
-        Config(), extract=dataclasses.replace(Config().extract, views=views)
+        CHALLENGE, extract=dataclasses.replace(Config().extract, views=views)
     )
     said = describe(config, ["fan/00"])["front_end"]
     assert ("Wiener" in said) == (method == "wiener")

@@ -251,6 +251,7 @@ def test_faults_of_info(tmp_path, old, new, words):
 
 def test_meta_yaml_rounds_no_number():
     config = configs.parse(
+        "dataset: {edition: dcase2026}\n"
         "augment: {mixup: {probability: 0.12345678}}\n"
         "audio: {sample_rate: 1048575}\n"
         "model: {high_hz: 123456.75}",

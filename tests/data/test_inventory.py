@@ -115,19 +115,26 @@ def write(path: Path, rng, channels: int) -> None:
 def test_data_of_another_edition_are_recognised(tmp_path, rng, capsys, caplog):
     for machine in ("bearing", "fan"):
         write(tmp_path / machine / "train" / Path(PATHS[6]).name, rng, 1)
-    hint = "read as dcase2026, but its machines and channels are those of dcase2022 or dcase2023"
     assert main(["data", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    others = "(dcase2024, dcase2023, dcase2022 have the same machines)"
+    assert f"{tmp_path}: read as dcase2025 {others}" in printed.err
+    assert printed.out.startswith(f"{tmp_path} (dcase2025): 2 clips")
+    assert open_corpus(tmp_path, Config()).dataset.edition == "dcase2025"
+    assert f"{tmp_path}: read as dcase2025 {others}" in caplog.messages[0]
+    wrong = ["--dataset.edition", "dcase2026"]
+    assert main(["data", str(tmp_path), *wrong]) == 0
+    hint = "read as dcase2026, but its machines and channels are those of dcase2022 or dcase2023"
     assert f"note: {hint}" in capsys.readouterr().out
-    open_corpus(tmp_path, Config())
-    (warning,) = caplog.messages
-    assert warning.startswith(f"{tmp_path}: {hint}")
-    for path in tmp_path.rglob("*.wav"):  # sections that 2026 does not have
+    for path in tmp_path.rglob("*.wav"):  # sections that 2022 alone has
         path.rename(path.with_name(path.name.replace("section_00", "section_03")))
-    assert main(["data", str(tmp_path)]) == 1
+    assert main(["data", str(tmp_path)]) == 0
+    assert f"{tmp_path}: read as dcase2022;" in capsys.readouterr().err
+    assert main(["data", str(tmp_path), *wrong]) == 1
     assert f"note: {hint}" in capsys.readouterr().out
-    assert main(["check", "system1", "--data", str(tmp_path)]) == 1
+    assert main(["check", "system1", "--data", str(tmp_path), *wrong]) == 1
     printed = capsys.readouterr().err.splitlines()
-    assert printed[0] == warning and printed[1].startswith("asdjax: ")
+    assert printed[0].startswith(f"{tmp_path}: {hint}") and printed[1].startswith("asdjax: ")
     assert main(["data", str(tmp_path), "--dataset.edition", "dcase2022"]) == 0
     assert "read as" not in capsys.readouterr().out
 

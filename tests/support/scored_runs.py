@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from asdjax.config.recipe import Config, to_tree
+from asdjax.config.recipe import Config, DatasetConfig, to_tree
 from asdjax.scoring import false_alarms
 from asdjax.signal.view_raw import RAW
 from asdjax.signal.view_wiener import Wiener
@@ -12,6 +12,10 @@ from asdjax.store.embeddings import MadeFrom
 from asdjax.store.runs import Run
 
 CELLS = [(d, label) for d in ("source", "target") for label in ("normal", "anomaly")]
+
+
+CHALLENGE = dataclasses.replace(Config(), dataset=DatasetConfig(edition="dcase2026"))
+"""The default configuration on data of the challenge."""
 
 
 def score_rows(rng, machine, per_cell=6, named=True, lift=1.0, sections=("00",)):
@@ -47,7 +51,7 @@ def make_run(path, machines, seed=0):
     """A run directory whose scores are the given rows."""
     views = (RAW, Wiener("mild"))
     config = dataclasses.replace(
-        Config(), seed=seed, extract=dataclasses.replace(Config().extract, views=views)
+        CHALLENGE, seed=seed, extract=dataclasses.replace(Config().extract, views=views)
     )
     run = Run(path)
     run.write_config(config)
