@@ -80,6 +80,9 @@ class Fit:
     """Most windows to compare new ones with, chosen to cover all; default: all."""
     seed: int = 0
     """Seed of this choice."""
+    train: Annotated[UserPath | None, arg(metavar="RUN")] = None
+    """Train System 1's network first, in this run directory, to tell sub-folders of INPUT apart (or
+    machines and attributes of a table), and use it as the embedder."""
     overwrite: bool = False
     """Replace the detector if it exists."""
 
@@ -87,6 +90,8 @@ class Fit:
         from asdjax.commands import fit
         from asdjax.detector.detector import Detector
 
+        if self.train is not None:
+            return self._train(self.train)
         spectral = self.embedder == Path("spectral")
         if not spectral:
             require_folder(
@@ -94,18 +99,32 @@ class Fit:
                 "run directory or folder of converted weights",
                 "train or convert beats",
             )
-        detector = Detector(
-            str(self.embedder) if spectral else self.embedder,
-            backend=self.backend or None,
-            level=self.level,
-            clip_seconds=self.clip_seconds,
-            hop_seconds=self.hop_seconds,
-            channel=self.channel,
-            sample_rate=self.sample_rate,
-            max_bank=self.max_bank,
-            seed=self.seed,
-        )
+        detector = Detector(str(self.embedder) if spectral else self.embedder, **self._settings())
         fit.fit(detector, self.inputs, self.out, overwrite=self.overwrite)
+
+    def _settings(self) -> dict[str, Any]:
+        names = (
+            "level", "clip_seconds", "hop_seconds", "channel", "sample_rate", "max_bank", "seed",
+        )  # fmt: skip
+        return {"backend": self.backend or None, **{name: getattr(self, name) for name in names}}
+
+    def _train(self, run: Path) -> None:
+        from asdjax.commands import fit, train
+        from asdjax.data import conditions, corpus
+        from asdjax.detector.detector import Detector
+        from asdjax.store.runs import Run
+
+        if self.embedder != Path("spectral"):
+            raise UsageError("--embedder: cannot be used with --train: omit one of them")
+        fit.require_free(self.out, self.overwrite)
+        for path in self.inputs:
+            require_apart(run, path, "--train")
+        dataset = conditions.read(self.inputs)
+        config = conditions.recipe(dataset, self.clip_seconds, self.channel, self.seed)
+        train.train(config, corpus.check(dataset, config), Run(run))
+        settings = {**self._settings(), "clip_seconds": None, "channel": None}
+        paths = [dataset.root / clip.path for clip in dataset.clips]
+        fit.fit(Detector(run, **settings), paths, self.out, overwrite=self.overwrite)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,12 +28,17 @@ def fit(detector: Detector, inputs: Sequence[Path], out: Path, *, overwrite: boo
         AsdjaxError: a recording is faulty, there are too few, or `out` cannot be written.
     """
     _require_some(inputs)
-    if out.suffix != SUFFIX:
-        raise UsageError(f"{out}: the name of a detector must end in {SUFFIX}")
-    atomic.require_free(out, overwrite)
+    require_free(out, overwrite)
     detector.fit([*inputs])
     detector.save(out, overwrite=overwrite)
     _describe(detector, out)
+
+
+def require_free(out: Path, overwrite: bool) -> None:
+    """Raise `AsdjaxError` if a detector cannot be written to `out`."""
+    if out.suffix != SUFFIX:
+        raise UsageError(f"{out}: the name of a detector must end in {SUFFIX}")
+    atomic.require_free(out, overwrite)
 
 
 def update(path: Path, inputs: Sequence[Path], embedder: Path | None = None) -> None:

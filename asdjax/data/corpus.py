@@ -80,7 +80,13 @@ def survey(
     Raises:
         AsdjaxError: there is no data set at `root`.
     """
-    checked, headers = audio.check(layouts.find(root, choice.edition), sound)
+    return _surveyed(layouts.find(root, choice.edition), sound)
+
+
+def _surveyed(
+    dataset: dcase.Dataset, sound: AudioConfig
+) -> tuple[dcase.Dataset, dict[str, Header]]:
+    checked, headers = audio.check(dataset, sound)
     problems = sorted([*checked.problems, *copies.find(checked, headers)])
     return dataclasses.replace(checked, problems=tuple(problems)), headers
 
@@ -105,7 +111,13 @@ def open_corpus(root: Path, config: Config) -> Corpus:
         AsdjaxError: there is no data set at `root`, or it has faulty files of kinds that
             `dataset.skip` does not name.
     """
-    surveyed, headers = survey(root, config.dataset, config.audio)
+    return check(layouts.find(root, config.dataset.edition), config)
+
+
+def check(dataset: dcase.Dataset, config: Config) -> Corpus:
+    """Check every file of a data set; see `open_corpus`."""
+    root = dataset.source
+    surveyed, headers = _surveyed(dataset, config.audio)
     if note := edition_note(surveyed, headers):
         _log.warning(f"{root}: {note}")
     clean, skipped = dcase.require_clean(surveyed, config.dataset.skip)

@@ -14,6 +14,7 @@ from sklearn.exceptions import NotFittedError
 
 from asdjax.config import registry, schema
 from asdjax.config.interfaces import Backend
+from asdjax.data.conditions import usual_clip
 from asdjax.detector import ensemble, recordings, sources
 from asdjax.detector.explanation import Explanation, explanation
 from asdjax.detector.features import SPECTRAL, Features, open_features, require_identity
@@ -28,9 +29,6 @@ from asdjax.store import detector_file
 from asdjax.store.detector_file import PROBE, VECTORS, Document, Settings
 
 _LOG = logging.getLogger(__name__)
-_LONGEST, _USUAL = 20.0, 10.0
-"""Up to `_LONGEST` seconds, the median recording is one window; longer ones are cut into windows of
-`_USUAL` seconds."""
 _SAME = 1e-3  # relative difference of the probe's features between two machines
 
 
@@ -224,8 +222,7 @@ class Detector(OutlierMixin, BaseEstimator):
             return seconds
         if self.clip_seconds is not None:
             return self.clip_seconds
-        median = float(np.median([source.seconds() for source in given]))
-        return median if median <= _LONGEST else _USUAL
+        return usual_clip([source.seconds() for source in given])
 
     def _new_model(self, windows: NormalWindows, settings: Settings, **known: Any) -> Model:
         return Model(

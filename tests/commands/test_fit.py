@@ -15,8 +15,11 @@ from support.machines import RATE, folder, sound
 
 from asdjax import Detector
 from asdjax.cli import main
+from asdjax.config import recipe as configs
 from asdjax.detector.prediction import COLUMNS
 from asdjax.files import atomic
+
+TINY = str(TESTS / "tiny.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -244,3 +247,49 @@ def test_a_trained_run_is_an_embedder(corpus_root, tmp_path, capsys):
     assert "other weights" in capsys.readouterr().err
     with pytest.raises(Exception, match="clip_seconds"):
         Detector(moved, clip_seconds=0.3).fit([np.asarray(wave) for wave in files])
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_a_network_is_trained_on_conditions(table, tmp_path, capsys, monkeypatch):
+    """Sub-folders, or attributes of a table, are classes; a second start trains no more.
+
+    With the smallest network instead of System 1's.
+    """
+    load = configs.load
+    monkeypatch.setattr(configs, "load", lambda name: load(TINY if name == "system1" else name))
+    folder(tmp_path / "normal" / "slow", range(10))
+    folder(tmp_path / "normal" / "fast", range(20, 30), rate=8000)
+    source = tmp_path / "normal"
+    if table:
+        source = tmp_path / "recordings.csv"
+        rows = [f"{p},pump,train,{p.parent.name}" for p in (tmp_path / "normal").rglob("*.wav")]
+        source.write_text("\n".join(["path,machine,split,speed", *rows]))
+    run, out = tmp_path / "run", tmp_path / "pump.asd"
+    args = ["fit", str(source), "--train", str(run), "--out", str(out), "--overwrite"]
+    for _ in range(2):
+        assert main(args) == 0
+        said = capsys.readouterr().err
+        assert "20 recordings, 20 windows of 1 s" in said
+    assert "training has finished" in said
+    training = json.loads((run / "training.json").read_text())
+    assert len(training["classes"]) == 2 and "slow" in training["classes"][1]
+    assert main(["predict", str(out), str(tmp_path / "normal")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 21
+
+
+def test_conditions_that_cannot_be_told_apart(tmp_path, capsys):
+    folder(tmp_path / "normal", range(10))
+    one, out = str(tmp_path / "normal"), str(tmp_path / "d.asd")
+    run = ["--train", str(tmp_path / "run"), "--out", out]
+    for inputs, code, said in (
+        ([one], 1, "put them into sub-folders"),
+        ([one, one], 2, "name one folder"),
+        ([str(tmp_path / "normal" / "take 0.wav")], 2, "name one folder"),
+        ([one, "--embedder", str(tmp_path)], 2, "--embedder"),
+        ([one, "--channel", "3"], 1, "sub-folders"),
+    ):
+        assert main(["fit", *inputs, *run]) == code
+        assert said in capsys.readouterr().err
+    assert main(["fit", one, "--train", str(tmp_path / "normal" / "run"), "--out", out]) == 2
+    assert "lies in the data set" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["normal"]
