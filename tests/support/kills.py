@@ -59,6 +59,12 @@ VERBS = {
          "--subsets", "development"]
     ),
     "embed": Verb(["embed", "{base}/done", "{base}/data", "--out", "{}/e.npz", "--overwrite"]),
+    "fit": Verb(["fit", "{base}/data/fan/train", "--out", "{}/d.asd", "--overwrite"]),
+    "predict": Verb(
+        ["predict", "{base}/detector/d.asd", "{base}/data/fan/test", "--csv", "{}/t.csv",
+         "--overwrite"]
+    ),
+    "update": Verb(["update", "{}/detector/d.asd", "{base}/data/bearingEmu/train"], "detector"),
     "synth": Verb(["synth", "{}/data", *CORPUS]),
     "convert beats": Verb(["convert", "beats", "{base}/beats.pt", "{}/beats", "--overwrite"]),
     "convert verify": Verb(["convert", "verify", "{base}/beats"]),
@@ -89,6 +95,9 @@ class Kills:
         shutil.copytree(done, base / "extracted")
         self._run(["score", str(done)])
         self._run(["evaluate", str(done)])
+        (base / "detector").mkdir()
+        detector = str(base / "detector" / "d.asd")
+        self._run(["fit", str(corpus / "fan" / "train"), "--out", detector])
         options = ["--data", str(corpus), "--seed", "1"]
         self._run(["run", TINY, *options, "--run", str(base / "other")])
         shutil.copy(variants / "nano_zip.pt", base / "beats.pt")
