@@ -11,6 +11,7 @@ from asdjax.config.recipe import AudioConfig, Config, DatasetConfig, ProblemKind
 from asdjax.data import audio, copies, dcase, editions, layouts
 from asdjax.data.audio import Header
 from asdjax.data.batches import OwnSound
+from asdjax.files import documents
 
 _log = logging.getLogger(__name__)
 _MOST_NOTES = 5
@@ -49,18 +50,21 @@ class Corpus:
     def digests(self, clips: Iterable[dcase.Clip]) -> list[tuple[str, str]]:
         """The path of each clip and the digest of its file, which is read once.
 
-        The channel follows the digest, if the clip has one of its own.
+        What is known of a clip of a user's own follows: it may change while the path does not.
         """
-        channels = {clip.path: clip.channel for clip in clips}
-        paths = list(channels)
+        facts = {clip.path: self._facts(clip) for clip in clips}
+        paths = list(facts)
         new = sorted({*paths} - self._digests.keys())
         with ThreadPoolExecutor() as pool:
             found = pool.map(audio.fingerprint, (self.root / path for path in new))
             self._digests.update(zip(new, found, strict=True))
-        return [
-            (path, self._digests[path] + ("" if channel is None else f"/{channel}"))
-            for path, channel in channels.items()
-        ]
+        return [(path, self._digests[path] + of_clip) for path, of_clip in facts.items()]
+
+    def _facts(self, clip: dcase.Clip) -> str:
+        """What a clip is besides its path and content; empty if its path states it all."""
+        if self.dataset.edition != editions.OWN:
+            return ""
+        return "/" + documents.fingerprint(dataclasses.astuple(clip))
 
     @functools.cached_property
     def _digests(self) -> dict[str, str]:

@@ -303,6 +303,58 @@ def test_a_manifest_from_training_to_scores(own, tmp_path, capsys):
     assert (run / "embeddings" / "raw" / "fan.npz").read_bytes() != before
 
 
+@pytest.mark.parametrize("column", ["label", "domain", "section", "channel"])
+def test_a_changed_row_of_a_test_clip_makes_results_anew(own, tmp_path, column):
+    """Results are those of a fresh run on the changed manifest."""
+    rows = []
+    for clip in own_folders.scan(own).clips:
+        rows.append({"path": str(own / clip.path), "machine": clip.machine, "split": clip.split})
+        rows[-1] |= {"label": clip.label or ""}
+    path = manifest(tmp_path / "m.csv", rows)
+    first = ["--run", str(tmp_path / "run"), "--train.epochs", "1"]
+    assert main(["run", TINY, "--data", str(path), *first]) == 0
+    changed = [
+        {
+            **row,
+            column: {"label": "normal", "domain": "target", "section": "1", "channel": "2"}[column],
+        }
+        if row["machine"] == "fan" and (row["split"] == "test" or column == "section")
+        else row
+        for row in rows
+    ]
+    manifest(path, changed)
+    again = main(["extract", str(tmp_path / "run")])
+    assert again == 0 and main(["score", str(tmp_path / "run")]) == 0
+    fresh = ["--run", str(tmp_path / "fresh"), "--train.epochs", "1"]
+    assert main(["run", TINY, "--data", str(path), *fresh]) == 0
+    before, after = (
+        list(csv.DictReader(open(tmp_path / name / "scores" / "fan.csv", newline="")))
+        for name in ("run", "fresh")
+    )
+    names = [name for name in before[0] if name != "score" and "raw" not in name]
+    for one, other in zip(before, after, strict=True):
+        assert [one[name] for name in names if name != "threshold"] == [
+            other[name] for name in names if name != "threshold"
+        ]
+        assert float(one["score"]) == pytest.approx(float(other["score"]), rel=1e-4)
+
+
+def test_changed_attributes_are_changed_training_clips(own, tmp_path, capsys):
+    rows = [
+        {"path": str(own / c.path), "machine": c.machine, "split": c.split, "load": c.attributes}
+        for c in own_folders.scan(own).clips
+    ]
+    columns = ("path", "machine", "split", "load")
+    path = manifest(tmp_path / "m.csv", rows, columns)
+    args = ["run", TINY, "--data", str(path), "--run", str(tmp_path / "r"), "--train.epochs", "1"]
+    args += ["--dataset.label", "machine_section_attributes"]
+    assert main(args) == 0
+    swap = {"low": "high", "high": "low", "": ""}
+    manifest(path, [{**row, "load": swap[row["load"]]} for row in rows], columns)
+    assert main(args) == 1
+    assert "training clips or their batches changed" in capsys.readouterr().err
+
+
 def test_views_of_two_channels_need_two_in_all_recordings(own, tmp_path, capsys):
     root = tmp_path / "data"
     shutil.copytree(own, root)
