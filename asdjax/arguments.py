@@ -82,6 +82,8 @@ def _read_by(make: Callable[[str], Any], kind: type) -> PrimitiveConstructorSpec
 
 UserPath = Annotated[Path, _read_by(lambda given: Path(path_text(given)), Path)]
 """Type of all arguments that are a path of a file or directory."""
+PathText = Annotated[str, _read_by(path_text, str)]
+"""Type of arguments that are a path or a special name: the text as given, `./` included."""
 ConfigName = Annotated[str, _read_by(config_name, str)]
 """Type of all arguments that are the name of a recipe or the path of a YAML file."""
 

@@ -19,6 +19,7 @@ from tyro.conf import Positional, arg
 
 from asdjax.arguments import (
     ConfigName,
+    PathText,
     UserPath,
     check_overrides,
     locate_weights,
@@ -60,7 +61,7 @@ class Fit:
     inputs: Positional[Recordings]
     out: Annotated[UserPath, arg(metavar="FILE.asd")]
     """The detector's file."""
-    embedder: Annotated[UserPath, arg(metavar="spectral|DIR")] = Path("spectral")
+    embedder: Annotated[PathText, arg(metavar="spectral|DIR")] = "spectral"
     """spectral: statistics of spectra, which need no training; or a run directory, or converted
     BEATs weights (./spectral for a directory of that name)."""
     backend: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ()
@@ -81,8 +82,8 @@ class Fit:
     seed: int = 0
     """Seed of this choice."""
     train: Annotated[UserPath | None, arg(metavar="RUN")] = None
-    """Train System 1's network first, in this run directory, to tell sub-folders of INPUT apart (or
-    machines and attributes of a table), and use it as the embedder."""
+    """Train System 1's network first, in this run directory, to tell the sub-folders of the
+    recordings apart (or machines and attributes of a table), and use it as the embedder."""
     overwrite: bool = False
     """Replace the detector if it exists."""
 
@@ -92,14 +93,11 @@ class Fit:
 
         if self.train is not None:
             return self._train(self.train)
-        spectral = self.embedder == Path("spectral")
-        if not spectral:
-            require_folder(
-                self.embedder,
-                "run directory or folder of converted weights",
-                "train or convert beats",
-            )
-        detector = Detector(str(self.embedder) if spectral else self.embedder, **self._settings())
+        embedder: str | Path = self.embedder
+        if embedder != "spectral":
+            embedder, what = Path(embedder), "run directory or folder of converted weights"
+            require_folder(embedder, what, "train or convert beats")
+        detector = Detector(embedder, **self._settings())
         fit.fit(detector, self.inputs, self.out, overwrite=self.overwrite)
 
     def _settings(self) -> dict[str, Any]:
@@ -114,7 +112,7 @@ class Fit:
         from asdjax.detector.detector import Detector
         from asdjax.store.runs import Run
 
-        if self.embedder != Path("spectral"):
+        if self.embedder != "spectral":
             raise UsageError("--embedder: cannot be used with --train: omit one of them")
         fit.require_free(self.out, self.overwrite)
         for path in self.inputs:

@@ -1,6 +1,7 @@
 """What a detector compares: one or more vectors ("features") of a stretch of sound."""
 
 import abc
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ class Features(abc.ABC):
     """Maps stretches of sound to vectors.
 
     Attributes:
-        embedder: `SPECTRAL`, or the path of a run or of converted weights.
+        embedder: `SPECTRAL`, or the absolute path of a run or of converted weights.
         sample_rate: of the waveforms, hertz.
         n_samples: the length of a stretch that the model requires; None: any.
         shortest: the shortest stretch, samples.
@@ -193,9 +194,9 @@ def open_features(embedder: str | Path, sample_rate: int | None = None) -> Featu
     Raises:
         AsdjaxError: the weights are missing or damaged, or have another sample rate.
     """
-    if str(embedder) == SPECTRAL:
+    if embedder == SPECTRAL:  # and not a path of this name
         return SpectralFeatures(DEFAULT_RATE if sample_rate is None else sample_rate)
-    features = TrainedFeatures(str(embedder))
+    features = TrainedFeatures(os.path.abspath(embedder))
     if sample_rate not in (None, features.sample_rate):
         raise ConfigError(
             f"{embedder}: works at {features.sample_rate} Hz, not {sample_rate} Hz: omit the "

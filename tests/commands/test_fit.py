@@ -293,3 +293,14 @@ def test_conditions_that_cannot_be_told_apart(tmp_path, capsys):
     assert main(["fit", one, "--train", str(tmp_path / "normal" / "run"), "--out", out]) == 2
     assert "lies in the data set" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["normal"]
+
+
+def test_a_directory_called_spectral_is_one(sounds, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    args = ["fit", str(sounds / "normal"), "--out", "d.asd", "--embedder"]
+    assert main([*args, "./spectral"]) == 1
+    assert "there is no such run directory" in capsys.readouterr().err
+    (tmp_path / "spectral").mkdir()
+    assert main([*args, "./spectral"]) == 1
+    assert "neither a run directory" in capsys.readouterr().err
+    assert main([*args, "spectral"]) == 0
