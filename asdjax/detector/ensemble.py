@@ -113,26 +113,29 @@ class Ensemble:
 
         If each recording is one window, or there is one recording, each window is left out by
         itself. Otherwise recordings are left out together, in up to 20 folds. Windows that are not
-        in the bank are scored against it.
+        in the bank are scored in the same way against those in it.
 
         Args:
             recording: the recording of each window, numbered from 0.
         """
         scores = np.empty((len(self.members), len(recording)))
-        if not self.bank.all():
-            outside = {name: table[~self.bank] for name, table in self.tables.items()}
-            scores[:, ~self.bank] = self.distances(outside)
-        groups = recording[self.bank]
-        if len(np.unique(groups)) in (1, len(groups)):
+        recordings = len(np.unique(recording))
+        if recordings in (1, len(recording)):
             scores[:, self.bank] = [member.leave_one_out() for member in self._fitted]
+            if not self.bank.all():
+                outside = {name: table[~self.bank] for name, table in self.tables.items()}
+                scores[:, ~self.bank] = self.distances(outside)
             return scores
-        _, group = np.unique(groups, return_inverse=True)
-        fold = np.full(len(recording), -1)
-        fold[self.bank] = group % min(_FOLDS, group.max() + 1)
-        for out in range(fold.max() + 1):
-            rows = fold == out
+        fold = recording % min(_FOLDS, recordings)
+        for rows in (fold == out for out in np.unique(fold)):
             left = {name: table[rows] for name, table in self.tables.items()}
-            scores[:, rows] = self._scored(self._fit(self.bank & ~rows), left)
+            rest = self.bank & ~rows
+            if not rest.any():
+                raise DataError(
+                    f"all {int(self.bank.sum())} windows to compare with are of one recording: "
+                    "raise max_bank"
+                )
+            scores[:, rows] = self._scored(self._fit(rest), left)
         return scores
 
 

@@ -43,7 +43,8 @@ def read(file: BinaryIO, names: Collection[str] | None = None) -> dict[str, np.n
         with np.load(file, allow_pickle=False) as loaded:
             return {name: loaded[name] for name in loaded.files}
     except (
-        ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, tokenize.TokenError
+        ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, tokenize.TokenError,
+        OSError,  # a position before the beginning of the file
     ):  # fmt: skip
         return None
 
@@ -57,5 +58,10 @@ def _is_complete(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
     with archive.open(member) as file:
         if npy.read_magic(file) != (1, 0):
             return False
-        shape, _, dtype = npy.read_array_header_1_0(file)
+        try:
+            shape, _, dtype = npy.read_array_header_1_0(file)
+        except (TypeError, MemoryError, RecursionError):  # of a header that Python cannot parse
+            return False
+        if dtype.hasobject or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
+            return False
         return bool(math.prod(shape) * dtype.itemsize == member.file_size - file.tell())

@@ -30,6 +30,8 @@ from asdjax.store import arrays
 SCHEMA = "asdjax.detector/1"
 SUFFIX = ".asd"
 VECTORS, PROBE = "vectors/", "probe/"
+_LARGEST = 1e100  # of a vector or score; squares of larger ones are infinite
+_LONGEST_PATH = 4096  # characters
 _HOW = "make it again with asdjax fit"
 
 
@@ -88,6 +90,7 @@ def checked(settings: Settings, where: str) -> Settings:
     schema.check(Settings, settings, "", where)
     names = [backend.name for backend in settings.backends]
     for possible, key, what in (
+        (len(settings.embedder) <= _LONGEST_PATH, "embedder", "longer than a path may be"),
         (len(names) > 0, "backend", "name one or more"),
         (len(set(names)) == len(names), "backend", f"{', '.join(names)}: name each once"),
         (
@@ -172,8 +175,9 @@ def _fault(document: Document, tables: Mapping[str, np.ndarray]) -> str | None:
         table = tables[name]
         if table.shape != shape or table.dtype != dtype or 0 in shape:
             return f"{name}: {schema.array_shown(table)} instead of {np.dtype(dtype)}{list(shape)}"
-        if table.dtype.kind == "f" and not np.isfinite(table).all():
-            return f"{name}: not finite"
+        largest = float(np.abs(table).max())  # NaN if any is
+        if table.dtype.kind == "f" and not largest < _LARGEST:
+            return f"{name}: not finite, or too large"
     if not set(recording.tolist()) == set(range(len(document.recordings))):
         return "recording: not the recordings that are listed"
     if start.min() < 0:

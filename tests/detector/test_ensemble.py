@@ -69,6 +69,22 @@ def test_windows_outside_of_the_bank_are_scored_against_it(rng):
         )
 
 
+def test_no_window_is_compared_with_its_own_recording(rng):
+    """Nor those outside of a chosen bank; of a recording that fills the bank this is refused."""
+    normal = tables(rng, 12)
+    recording = np.repeat(np.arange(4), 3)
+    bank = np.array([1, 1, 0] * 4, bool)
+    found = Ensemble(normal, SpectralFeatures.backends, bank).held_out(recording)
+    table = normal["f0"].astype(np.float64)
+    for i in range(12):
+        rest = bank & (recording != recording[i])
+        for row, density in ((0, False), (1, True)):
+            (expected,) = scores(table[rest], table[[i]], density)
+            np.testing.assert_allclose(found[row, i], expected, rtol=1e-5)
+    with pytest.raises(AsdjaxError, match="raise max_bank"):
+        Ensemble(normal, SpectralFeatures.backends, recording == 1).held_out(recording)
+
+
 def test_standardised_scores_have_mean_0_and_deviation_1(rng):
     held_out = rng.gamma(2.0, size=(4, 50)) * np.array([[1e-9], [1.0], [1e6], [3.0]])
     found = ensemble.standardised(held_out, ensemble.spreads(held_out))

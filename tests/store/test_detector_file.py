@@ -68,6 +68,7 @@ def test_the_file_is_a_zip_of_arrays_without_pickles(content):
         (("settings", "backends"), ["nearest_neighbours"], "held_out"),
         (("settings", "backends"), [{"name": "evil", "plugin": "x.py 00"}], "evil"),
         (("settings", "embedder"), "/etc", "/etc"),
+        (("settings", "embedder"), "x" * 10**6, "embedder"),
         (("settings", "identity"), "{}", "identity"),
         (("settings", "identity"), "{", "JSON"),
         (("settings", "identity"), '{"embedder": "spectral", "sample_rate": 1e99}', "identity"),
@@ -101,6 +102,7 @@ def test_documents_are_checked(content, tmp_path, key, value, match):
         ("start", lambda a: a * np.nan),
         ("held_out", lambda a: a[:, :-1]),
         ("held_out", lambda a: a * np.inf),
+        ("held_out", lambda a: a * 0 + 1e308),
         ("vectors/bands", lambda a: a[:-1]),
         ("vectors/bands", lambda a: a.astype(np.float64)),
         ("vectors/bands", lambda a: np.where(a == a[3, 3], np.nan, a).astype(np.float32)),
@@ -140,6 +142,33 @@ def test_pickles_are_not_read(content, tmp_path):
     np.savez(buffer, **tables)
     refused(tmp_path, buffer.getvalue(), "damaged")
     assert not (tmp_path / "evil").exists()
+
+
+def with_header(header: bytes) -> bytes:
+    """A zip with one array `about`, whose header is given."""
+    header = header.ljust((len(header) + 10 + 63) // 64 * 64 - 11) + b"\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("about.npy", content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (True,)}",
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (0, 100000000000000000000)}",
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (-1,)}",
+        b"{'descr': '|O', 'fortran_order': False, 'shape': (0,)}",
+        b"{b'descr': '|u1', 'fortran_order': False, 'shape': (0,)}",
+        b"-" * 9000,
+        b"(" * 3000,
+        b"{",
+    ],
+)
+def test_headers_of_arrays_are_checked(tmp_path, header):
+    refused(tmp_path, with_header(header), "not a detector")
 
 
 @pytest.mark.parametrize("what", [b"", b"PK", b"RIFF", b"\x93NUMPY"])
