@@ -1,9 +1,9 @@
 """The command line: parses it, calls a sub-command, and turns errors into exit codes.
 
 Exit codes: 0 success; 1 a problem with the files or the system; 2 an invalid command line, whatever
-the files contain; 128 + n after signal n (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP). Every code but 0
-comes with one sentence on standard error, except that `data` and `submit --verify` print the faults
-that they find on standard output.
+the files contain; 3 an alarm, if `predict` is asked for it; 128 + n after signal n (130 Ctrl-C, 143
+SIGTERM, 129 SIGHUP). Every code but 0 comes with one sentence on standard error, except that `data`
+and `submit --verify` print the faults that they find on standard output.
 """
 
 import dataclasses
@@ -26,7 +26,8 @@ PLUGIN = "--plugin"
 
 
 def _usage() -> str:
-    lines = "\n".join(f"  {name:<9} {verb.__doc__}" for name, verb in VERBS.items())
+    summaries = {name: str(verb.__doc__).splitlines()[0] for name, verb in VERBS.items()}
+    lines = "\n".join(f"  {name:<9} {summary}" for name, summary in summaries.items())
     return f"""usage: asdjax COMMAND ...
 
 Anomalous sound detection for machine condition monitoring, on JAX (asdjax {__version__}).
@@ -36,13 +37,15 @@ commands:
 
 recipes: {", ".join(configs.names())}
 
+  asdjax fit normal/ --out pump.asd               learn from normal recordings of your machine
+  asdjax predict pump.asd new/                    ALARM or ok for each new recording
   asdjax synth data                               write a small corpus of synthetic machines
   asdjax run system1 --data data --run runs/one   train, extract, score, evaluate
   asdjax COMMAND --help                           all options with types and defaults
   asdjax train system1 --help                     the same, with the defaults of this recipe
 
-exit codes: 0 success; 1 a problem with the files or the system; 2 an invalid command line; 130
-Ctrl-C, 143 SIGTERM, 129 SIGHUP.
+exit codes: 0 success; 1 a problem with the files or the system; 2 an invalid command line; 3 an
+alarm (asdjax predict --fail-on-alarm); 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
 
 {PLUGIN} FILE.py        load a Python file that adds an encoder, a view, a backend ...
                         (asdjax docs plugins); needed in every command on a run that uses it

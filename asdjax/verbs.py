@@ -55,7 +55,7 @@ Moved = Annotated[
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Learn from normal recordings of a machine; writes a detector."""
+    """Learn from normal recordings of a machine; writes a detector (asdjax docs detector)."""
 
     lost: ClassVar[str] = "nothing was written: run the same command again"
     inputs: Positional[Recordings]
@@ -84,6 +84,8 @@ class Fit:
     train: Annotated[UserPath | None, arg(metavar="RUN")] = None
     """Train System 1's network first, in this run directory, to tell the sub-folders of the
     recordings apart (or machines and attributes of a table), and use it as the embedder."""
+    skip_faulty: bool = False
+    """Leave out recordings that are faulty or silent, instead of refusing them."""
     overwrite: bool = False
     """Replace the detector if it exists."""
 
@@ -98,7 +100,8 @@ class Fit:
             embedder, what = Path(embedder), "run directory or folder of converted weights"
             require_folder(embedder, what, "train or convert beats")
         detector = Detector(embedder, **self._settings())
-        fit.fit(detector, self.inputs, self.out, overwrite=self.overwrite)
+        options = {"overwrite": self.overwrite, "skip_faulty": self.skip_faulty}
+        fit.fit(detector, self.inputs, self.out, **options)
 
     def _settings(self) -> dict[str, Any]:
         names = (
@@ -127,9 +130,15 @@ class Fit:
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Score recordings with a detector: file, score, ALARM or ok."""
+    """Score recordings with a detector: ALARM or ok for each (asdjax docs detector).
 
-    lost: ClassVar[str] = "tables were not written: run the same command again"
+    decision: ALARM if the score is above the threshold. score: 0 is a typical normal recording,
+    larger is less normal. ratio: score divided by threshold; above 1 is an alarm, close to 1 is
+    uncertain. p-value: how likely so high a score is, if the recording is normal. start: where in
+    the recording the worst window begins, seconds. nearest: the most similar normal recording.
+    """
+
+    lost: ClassVar[str] = "no table was written: run the same command again"
     detector: Positional[DetectorFile]
     inputs: Positional[Recordings]
     json: bool = False
@@ -141,7 +150,7 @@ class Predict:
     overwrite: bool = False
     """Replace these files if they exist."""
     fail_on_alarm: bool = False
-    """Exit with code 3 if a recording alarms."""
+    """Exit with code 3 if a recording alarms, also if others could not be scored."""
     level: Annotated[float | None, arg(metavar="FLOAT")] = None
     """Another level than the detector was fitted with."""
     embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
@@ -165,18 +174,31 @@ class Predict:
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """Add normal recordings to a detector (a new season, a new tool)."""
+    """Add normal recordings to a detector: a new season, a new tool (asdjax docs detector)."""
 
     lost: ClassVar[str] = "the detector is unchanged: run the same command again"
     detector: Positional[DetectorFile]
     inputs: Positional[Recordings]
+    out: Annotated[UserPath | None, arg(metavar="FILE.asd")] = None
+    """Write a new file instead of replacing the detector."""
+    dry_run: bool = False
+    """Say what would change, and write nothing."""
+    skip_faulty: bool = False
+    """Leave out recordings that are faulty or silent, instead of refusing them."""
     embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
     """Where the detector's run or converted weights are, if they have moved."""
 
     def __call__(self) -> None:
         from asdjax.commands import fit
 
-        fit.update(self.detector, self.inputs, self.embedder)
+        fit.update(
+            self.detector,
+            self.inputs,
+            out=self.out,
+            dry_run=self.dry_run,
+            embedder=self.embedder,
+            skip_faulty=self.skip_faulty,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

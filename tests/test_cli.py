@@ -312,7 +312,7 @@ def test_the_exit_codes_are_in_the_help(capsys):
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
     codes = printed.partition("exit codes:")[2].partition(".")[0]
-    assert re.findall(r"\b\d+\b", codes) == ["0", "1", "2", "130", "143", "129"]
+    assert re.findall(r"\b\d+\b", codes) == ["0", "1", "2", "3", "130", "143", "129"]
     assert configs.names() and all(name in printed for name in configs.names())
 
 

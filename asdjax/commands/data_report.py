@@ -63,7 +63,7 @@ def describe(
     labels = get_args(get_type_hints(DatasetConfig)["label"])
     return {
         "schema": SCHEMA,
-        "root": printable(str(dataset.root)),
+        "root": printable(str(dataset.source)),
         "edition": dataset.edition,
         "clips": len(dataset.clips),
         "machines": machines,

@@ -10,7 +10,7 @@ from typing import Any
 from asdjax.data import sound_search
 from asdjax.detector.detector import Detector
 from asdjax.detector.prediction import COLUMNS, SCHEMA, Prediction
-from asdjax.errors import ArtifactError
+from asdjax.errors import ArtifactError, UsageError
 from asdjax.files import atomic
 from asdjax.files.documents import csv_bytes
 from asdjax.runtime import console
@@ -45,14 +45,18 @@ def predict(
         The exit code: 1 if a recording could not be scored.
 
     Raises:
-        AsdjaxError: an input is missing, or a table cannot be written.
+        AsdjaxError: a folder has no sound files, or a table cannot be written.
     """
-    for path in filter(None, (csv, parquet)):
-        atomic.require_free(path, overwrite)
+    for path, suffix in ((csv, ".csv"), (parquet, ".parquet")):
+        if path is not None and path.suffix.lower() != suffix:
+            raise UsageError(f"{path}: the name of this table must end in {suffix}")
+        if path is not None:
+            atomic.require_free(path, overwrite)
     if parquet is not None:
         _require_pyarrow(parquet)
-    names = [path for _, path in sound_search.find(inputs, "score")]
+    names = _files(inputs)
     rows: list[dict[str, Any]] = []
+    notes: dict[str, list[str]] = {}
     alarms = failures = 0
     width = min(max(len(console.printable(str(name))) for name in names), _WIDEST)
     if not as_json:
@@ -62,20 +66,36 @@ def predict(
         failures += prediction.error is not None
         print(_json(prediction) if as_json else _text(prediction, width), flush=True)
         for note in prediction.warnings:
-            console.say(f"{prediction.file}: {note}")
+            notes.setdefault(note, []).append(prediction.file)
         if csv or parquet:
             rows.append(prediction.row())
     if csv is not None:
         atomic.write_bytes(csv, csv_bytes(rows), overwrite=overwrite)
     if parquet is not None:
         atomic.write_bytes(parquet, _parquet(rows), overwrite=overwrite)
+    for note, files in notes.items():
+        others = f" (and {len(files) - 1} others)" if len(files) > 1 else ""
+        console.say(f"{files[0]}{others}: {note}")
+    count, level = len(names), detector.level
     console.say(
-        f"{len(names)} recordings: {alarms} alarm{'s' * (alarms != 1)}"
+        f"{count} recording{'s' * (count != 1)}: {alarms} alarm{'s' * (alarms != 1)} at level "
+        f"{level:g} (if all are normal, {(1 - level) * (count - failures):.2g} are expected)"
         + (f", {failures} could not be scored" if failures else "")
     )
     if fail_on_alarm and alarms:
         return ALARM
     return int(failures > 0)
+
+
+def _files(inputs: Sequence[Path]) -> list[Path]:
+    """The files that inputs name; a file that is missing becomes a row with an error."""
+    if not inputs:
+        raise UsageError("nothing to score: name sound files or folders")
+    found: list[Path] = []
+    for given in inputs:
+        inside = sound_search.find([given], "score") if given.is_dir() else []
+        found += [path for _, path in inside] or [given]
+    return found
 
 
 def _json(prediction: Prediction) -> str:
@@ -87,12 +107,13 @@ def _text(prediction: Prediction, width: int) -> str:
     if prediction.error is not None:
         return f"{'ERROR':<8}  {console.printable(prediction.error)}"
     ratio = "" if prediction.ratio is None else f"{prediction.ratio:.2f}"
+    p_value = "" if prediction.p_value is None else f"{prediction.p_value:.2g}"
     nearest = prediction.nearest[0].name if prediction.nearest else ""
     return _line(
         "ALARM" if prediction.alarm else "ok",
         f"{prediction.score:.2f}",
         ratio,
-        f"{prediction.p_value:.2g}",
+        p_value,
         f"{prediction.start:g}",
         file,
         console.printable(nearest),

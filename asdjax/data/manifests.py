@@ -31,7 +31,7 @@ _CHOICES: Mapping[str, Mapping[str, Any]] = {
 }
 _SECTION, _CHANNEL = re.compile(r"[0-9]{1,2}"), re.compile(r"[1-9][0-9]?")
 _LARGEST = 2**28  # bytes
-_MOST_CELL = 2**16  # characters
+_MOST_ROWS, _MOST_COLUMNS = 2_000_000, 1000
 
 
 def is_manifest(path: Path) -> bool:
@@ -47,10 +47,14 @@ def read(path: Path) -> Dataset:
     """
     rows = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
     clips: dict[str, Clip] = {}
+    spelled: dict[str, str] = {}
     for number, row in rows:
         where = f"{path}: row {number}"
         clip = _clip(row, where)
         dcase.check_machine_name(clip.machine, where)
+        first = spelled.setdefault(clip.machine.casefold(), clip.machine)
+        if first != clip.machine:
+            raise DataError(f"{where}: machine {clip.machine} is also spelled {first}: choose one")
         if clip.path in clips:
             raise DataError(f"{where}: {clip.path} is listed twice: remove one row")
         clips[clip.path] = clip
@@ -142,11 +146,22 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         ) from error
     content = user_files.read_bytes(path, most=_LARGEST)
     try:
-        table = parquet.read_table(pyarrow.BufferReader(content))
+        file = parquet.ParquetFile(pyarrow.BufferReader(content))
+        rows, columns = file.metadata.num_rows, file.metadata.num_columns
+        if rows > _MOST_ROWS or columns > _MOST_COLUMNS:
+            raise DataError(
+                f"{path}: {rows:,} rows and {columns:,} columns are more than {_MOST_ROWS:,} and "
+                f"{_MOST_COLUMNS:,}: divide it"
+            )
+        table = file.read()
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({error}): restore it") from error
     names = _header(table.column_names, path)
-    for number, row in enumerate(table.to_pylist(), start=1):
+    try:
+        cells_of_rows = table.to_pylist()
+    except (UnicodeDecodeError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path}: has cells that are no text ({error}): restore it") from error
+    for number, row in enumerate(cells_of_rows, start=1):
         cells = {n: _text(value) for n, value in zip(names, row.values(), strict=True)}
         yield number, cells
 
@@ -155,6 +170,8 @@ def _text(value: Any) -> str:
     """A cell as the text that a CSV file would have."""
     if value is None:
         return ""
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()

@@ -11,7 +11,6 @@ folder of a single machine.
 """
 
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from asdjax.data import audio, dcase
 from asdjax.data.dcase import Clip, Dataset, Label, Problem
 from asdjax.data.editions import OWN
-from asdjax.data.folders import Unused
+from asdjax.data.folders import Unused, is_folder
 from asdjax.errors import DataError
 
 NORMAL = frozenset("normal good ok healthy".split())
@@ -33,7 +32,6 @@ ANOMALY = frozenset(
 """Names of folders, in lower case."""
 
 _DEEPEST = 3  # levels of folders below the root at which machines are looked for
-_WORD = re.compile(r"[a-z]+")
 _EXPECTED = (
     "expected a folder per machine with normal recordings in a folder normal (or train) and, to "
     "score them, others in a folder test"
@@ -77,22 +75,33 @@ def scan(root: Path) -> Dataset:
 
 
 def _machines(root: Path) -> Iterator[Path]:
-    """The folders that have a folder of normal recordings, sorted; none of them is in another."""
-    level = [root]
+    """The folders that have a folder of normal recordings, sorted; none of them is in another.
+
+    Links are followed, but no folder is visited twice.
+    """
+    level, seen = [root], {_identity(root)}
     for _ in range(_DEEPEST + 1):
         below: list[Path] = []
         for folder in level:
             inside = _folders(folder)
             if any(path.name.casefold() in TRAIN for path in inside):
                 yield folder
-            else:
-                below += inside
+                continue
+            for path in inside:
+                if (found := _identity(path)) not in seen:
+                    seen.add(found)
+                    below.append(path)
         level = below
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def _folders(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
-        names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+        names = [e.name for e in entries if not e.name.startswith(".") and is_folder(e)]
     return [folder / name for name in sorted(names)]
 
 
@@ -127,7 +136,11 @@ def _scan_machine(root: Path, folder: Path, machine: str) -> tuple[list[Clip], l
                 plain = [name for name in inside if name.casefold() not in NORMAL]
                 clips.append(clip(path, machine, "train", "normal", "-".join(plain)))
             else:
-                label = "anomaly" if kind in ANOMALY else _label(inside, told_apart, file.stem)
+                label = "anomaly" if kind in ANOMALY else _label(inside, told_apart)
+                if kind in ANOMALY and any(name.casefold() in NORMAL for name in inside):
+                    reason = f"in a folder {part.name} and in one of normal recordings: move it"
+                    problems.append(Problem(path, "misnamed", reason))
+                    continue
                 clips.append(clip(path, machine, "test", label, ""))
     return clips, problems
 
@@ -157,14 +170,11 @@ def clip(
     )
 
 
-def _label(inside: Sequence[str], told_apart: bool, stem: str) -> Label | None:
-    """The label of a test clip, by its subfolder, else by the words in its name."""
-    if told_apart and inside:
-        return "normal" if inside[0].casefold() in NORMAL else "anomaly"
-    words = set(_WORD.findall(stem.casefold()))
-    if words & ANOMALY:
-        return "anomaly"
-    return "normal" if words & NORMAL else None
+def _label(inside: Sequence[str], told_apart: bool) -> Label | None:
+    """The label of a test clip by its subfolder; None if the subfolders tell nothing."""
+    if not (told_apart and inside):
+        return None
+    return "normal" if inside[0].casefold() in NORMAL else "anomaly"
 
 
 def _sounds(folder: Path) -> Iterator[Path]:

@@ -23,7 +23,7 @@ from asdjax.detector.predicting import normal_windows, predictions
 from asdjax.detector.prediction import Prediction
 from asdjax.detector.recordings import Windowing
 from asdjax.detector.sources import Source
-from asdjax.errors import ArtifactError, AsdjaxError, ConfigError
+from asdjax.errors import ArtifactError, AsdjaxError, ConfigError, DataError
 from asdjax.files import documents
 from asdjax.store import detector_file
 from asdjax.store.detector_file import PROBE, VECTORS, Document, Settings
@@ -114,46 +114,76 @@ class Detector(OutlierMixin, BaseEstimator):
 
     # fitting
 
-    def fit(self, X: Any, y: Any = None, *, sample_rate: int | None = None) -> "Detector":
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        sample_rate: int | None = None,
+        faulty: Literal["raise", "skip"] = "raise",
+    ) -> "Detector":
         """Learn from normal recordings. Copies of a recording count once.
 
         Args:
             X: normal recordings, see the class.
             y: ignored.
             sample_rate: of arrays, hertz; None: that of the detector.
+            faulty: whether recordings that are faulty or silent are an error, or left out with a
+                warning.
 
         Raises:
-            AsdjaxError: a setting is invalid, a recording is faulty or silent, or there are too few
+            AsdjaxError: a setting is invalid, recordings are faulty or silent, or there are too few
                 for `level`.
         """
-        features = open_features(self.embedder, self.sample_rate)
+        own_rate = None if self.sample_rate is None else sources.rate(_plain(self.sample_rate))
+        features = open_features(self.embedder, own_rate)
         channel = features.channel if self.channel is None else self.channel
         backends = self._chosen_backends(features)
         self._check_settings(features, channel, backends, clip_seconds=1.0)
-        given = sources.sources(X, sample_rate or features.sample_rate, channel, "learn from")
+        rate = features.sample_rate if sample_rate is None else sources.rate(_plain(sample_rate))
+        given = sources.sources(X, rate, channel, "learn from")
         clip_seconds = self._chosen_clip(features, given)
         settings = self._check_settings(features, channel, backends, clip_seconds)
         windowing = _windowing(settings, features)
-        windows, copies = normal_windows(given, features, windowing, known=())
-        assert windows is not None, "sources are never empty"
+        windows, copies = normal_windows(
+            given, features, windowing, channel, known=(), skip=faulty == "skip"
+        )
+        if windows is None:
+            raise DataError("no recording can be used: give others")
         _warn_of_copies(copies, len(given))
         model = self._new_model(windows, settings)
         self._adopt(features, settings, model, _probe_features(features, windowing))
         return self
 
-    def update(self, X: Any, *, sample_rate: int | None = None) -> Change:
+    def update(
+        self,
+        X: Any,
+        *,
+        sample_rate: int | None = None,
+        faulty: Literal["raise", "skip"] = "raise",
+    ) -> Change:
         """Learn from more normal recordings; the result is that of `fit` with all of them.
+
+        The length of the windows stays.
 
         Args:
             X: more normal recordings; copies of known ones are passed over.
             sample_rate: as in `fit`.
+            faulty: as in `fit`.
 
         Raises:
             AsdjaxError: as for `fit`; the detector is then unchanged.
         """
         given = self._given(X, sample_rate, "learn from")
         before = self._model.windows
-        new, copies = normal_windows(given, self._features, self._windowing, before.recordings)
+        new, copies = normal_windows(
+            given,
+            self._features,
+            self._windowing,
+            self._settings.channel,
+            before.recordings,
+            skip=faulty == "skip",
+        )
         old = self.threshold_
         if new is None:
             size = len(before.start)
@@ -222,13 +252,15 @@ class Detector(OutlierMixin, BaseEstimator):
             return seconds
         if self.clip_seconds is not None:
             return self.clip_seconds
-        return usual_clip([source.seconds() for source in given])
+        lengths = [length for source in given if (length := _seconds(source)) is not None]
+        return usual_clip(lengths or [1.0])  # without any, all are faulty
 
     def _new_model(self, windows: NormalWindows, settings: Settings, **known: Any) -> Model:
         return Model(
             windows,
             settings.backends,
             settings.level,
+            settings.clip_seconds,
             max_bank=settings.max_bank,
             seed=settings.seed,
             **known,
@@ -327,7 +359,7 @@ class Detector(OutlierMixin, BaseEstimator):
                 finite.
         """
         self._require_fitted()
-        rate = sample_rate or self._features.sample_rate
+        rate = self._rate(sample_rate)
         for window, start in recordings.windows_of_stream(
             chunks, rate, self._settings.channel, *self._windowing.at(rate)
         ):
@@ -344,13 +376,26 @@ class Detector(OutlierMixin, BaseEstimator):
 
     def _given(self, X: Any, sample_rate: int | None, to: str) -> list[Source]:
         self._require_fitted()
-        rate = self._features.sample_rate if sample_rate is None else sample_rate
+        rate = self._rate(sample_rate)
         return sources.sources(X, rate, self._settings.channel, to)
 
     def _judged(
         self, given: Sequence[Source], *, as_rows: bool
     ) -> Iterator[tuple[Prediction, ensemble.Tables | None]]:
-        return predictions(given, self._features, self._windowing, self._model, as_rows=as_rows)
+        return predictions(
+            given,
+            self._features,
+            self._windowing,
+            self._model,
+            self._settings.channel,
+            as_rows=as_rows,
+        )
+
+    def _rate(self, sample_rate: int | None) -> int:
+        """The sample rate of arrays, hertz; `AsdjaxError` if it is no sensible one."""
+        if sample_rate is None:
+            return self._features.sample_rate
+        return sources.rate(_plain(sample_rate))
 
     def _require_fitted(self) -> None:
         if not hasattr(self, "threshold_"):
@@ -380,6 +425,11 @@ class Detector(OutlierMixin, BaseEstimator):
             "level": self._settings.level,
             "threshold": self.threshold_,
         }
+
+    def near_copies(self) -> list[str]:
+        """Normal recordings that are almost equal to others, see `normal.Model.near_copies`."""
+        self._require_fitted()
+        return self._model.near_copies()
 
     def window_name(self, window: int) -> str:
         """The name of the recording of a normal window, a row of `scores_`."""
@@ -429,6 +479,8 @@ class Detector(OutlierMixin, BaseEstimator):
         0.9
         """
         path = Path(path)
+        if path.is_dir():
+            raise ArtifactError(f"{path}: is a folder: name the file of a detector (.asd) first")
         document, tables = detector_file.read(path)
         settings = document.settings
         if level is not None:
@@ -464,6 +516,14 @@ class Detector(OutlierMixin, BaseEstimator):
         windows = NormalWindows(document.recordings, tables["recording"], tables["start"], vectors)
         model = self._new_model(windows, settings, held_out=tables["held_out"])
         self._adopt(features, settings, model, probe)
+
+
+def _seconds(source: Source) -> float | None:
+    """The length of a recording; None if it is faulty, which is reported when it is read."""
+    try:
+        return source.seconds()
+    except AsdjaxError:
+        return None
 
 
 def _windowing(settings: Settings, features: Features) -> Windowing:

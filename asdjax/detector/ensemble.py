@@ -100,6 +100,14 @@ class Ensemble:
         distances = np.take_along_axis(total, order, axis=1) / len(tables)
         return np.flatnonzero(self.bank)[order], distances
 
+    def all_distances(self) -> Float64[np.ndarray, "N N"]:
+        """The distances of `nearest` between all windows, in the bank or not."""
+        total = np.zeros((len(self.bank),) * 2)
+        for name, table in self.tables.items():
+            points = unit_length(table, self._metric).astype(np.float64)
+            total += cdist(points, points) / self._references[name][1]
+        return total / len(self.tables)
+
     @functools.cached_property
     def _references(self) -> dict[str, tuple[Float[np.ndarray, "P D"], float]]:
         """The vectors of the bank, and their root mean square distance from their mean."""
@@ -142,7 +150,7 @@ class Ensemble:
 def spreads(held_out: Float64[np.ndarray, "K N"]) -> list[Spread]:
     """Mean and deviation of each member's scores of normal windows."""
     means = held_out.mean(axis=1)
-    floors = np.maximum(_SMALLEST_SPREAD * np.abs(means), np.finfo(np.float64).tiny)
+    floors = np.maximum(_SMALLEST_SPREAD * np.abs(means), 1e-12)
     deviations = np.maximum(held_out.std(axis=1), floors)
     return [Spread(float(m), float(d)) for m, d in zip(means, deviations, strict=True)]
 

@@ -10,10 +10,14 @@ from asdjax.config.interfaces import Backend
 from asdjax.detector import calibration, ensemble
 from asdjax.detector.ensemble import Ensemble, Tables
 from asdjax.detector.prediction import Nearest, Prediction, unlike
+from asdjax.errors import DataError
 from asdjax.scoring import backends
 from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
 from asdjax.store.detector_file import NormalRecording
 
+_ALMOST_EQUAL = 0.25  # distance (`Ensemble.nearest`); different windows have 0.3 to 1.4
+_MOST_COMPARED = 2000  # windows
+_MOST = 20_000  # windows in the bank: their distances to each other need 3 GB
 _NEAREST = 3  # normal windows that a prediction names
 
 
@@ -72,6 +76,7 @@ class Model:
         windows: NormalWindows,
         chosen: Sequence[Backend],
         level: float,
+        clip_seconds: float,
         *,
         max_bank: int | None = None,
         seed: int = 0,
@@ -83,6 +88,7 @@ class Model:
             windows: in any order.
             chosen: the backends.
             level: see the class.
+            clip_seconds: length of a window.
             max_bank: most windows to compare with; None: all.
             seed: of their choice.
             held_out: if known already.
@@ -91,7 +97,13 @@ class Model:
             AsdjaxError: there are too few windows.
         """
         self.windows, self.level = windows.sorted(), level
+        self._clip_seconds = clip_seconds
         bank = _bank(self.windows.tables, chosen[0].metric, max_bank, seed)
+        if (count := len(self.windows.start) if bank is None else int(bank.sum())) > _MOST:
+            raise DataError(
+                f"{count:,} normal windows are too many to compare with each other: give max_bank "
+                f"(--max-bank 2000; at most {_MOST:,}), or longer windows"
+            )
         self.ensemble = Ensemble(self.windows.tables, chosen, bank)
         self.held_out = (
             self.ensemble.held_out(self.windows.recording) if held_out is None else held_out
@@ -132,14 +144,34 @@ class Model:
             score=score,
             threshold=threshold,
             ratio=score / threshold if threshold > 0 else None,
-            p_value=calibration.p_value(self.scores, score, windows),
+            p_value=(
+                calibration.p_value(self.scores, score, windows) if windows <= self._most else None
+            ),
             alarm=score > threshold,
             nearest=tuple(
                 Nearest(*self.windows.place(row), float(distance))
                 for row, distance in zip(rows[0], distances[0], strict=True)
             ),
-            warnings=(*unlike(found, self.windows.recordings), *self._on_length(windows)),
+            warnings=(
+                *unlike(found, self.windows.recordings, self._clip_seconds),
+                *self._on_length(windows),
+                *self._on_recordings(),
+            ),
         )
+
+    def near_copies(self) -> list[str]:
+        """Recordings with a window that is almost equal to one of another recording.
+
+        They are likely copies (in a lossy format, or louder), which make the threshold too low.
+        Not looked for among more than 2,000 windows.
+        """
+        windows = self.windows
+        if len(windows.start) > _MOST_COMPARED:
+            return []
+        distances = self.ensemble.all_distances()
+        distances[windows.recording[:, None] == windows.recording[None, :]] = np.inf
+        near = np.flatnonzero(distances.min(axis=1) < _ALMOST_EQUAL)
+        return sorted({windows.place(int(i))[0] for i in near})
 
     def cost_of_bank(self) -> float:
         """How much farther normal windows are from the bank than from all others, 0.1 for 10 %.
@@ -159,13 +191,26 @@ class Model:
             increases.append(of_bank.mean() / whole.mean() - 1)
         return float(np.mean(increases))
 
-    def _on_length(self, windows: int) -> tuple[str, ...]:
-        most = calibration.longest_calibrated(len(self.scores), self.level)
-        if windows <= most:
+    def _on_recordings(self) -> tuple[str, ...]:
+        if len(self.windows.recordings) > 1:
             return ()
         return (
-            f"it has {windows} windows, and {len(self.scores)} normal ones calibrate at most "
-            f"{most}: false alarms are more likely than {1 - self.level:.2g}",
+            "the detector knows a single normal recording: others may alarm because they are "
+            "others (fit it with several)",
+        )
+
+    @property
+    def _most(self) -> int:
+        """Windows of the longest recording for which the level is kept."""
+        return calibration.longest_calibrated(len(self.scores), self.level)
+
+    def _on_length(self, windows: int) -> tuple[str, ...]:
+        if windows <= self._most:
+            return ()
+        seconds = self._most * self._clip_seconds
+        return (
+            f"it is longer than the {seconds:.3g} s for which {len(self.scores)} normal windows "
+            f"keep level {self.level:g}: an alarm is less certain, and has no p-value",
         )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -12,13 +13,16 @@ from asdjax.detector import sources
 from asdjax.detector.ensemble import Tables
 from asdjax.detector.features import Features
 from asdjax.detector.normal import Model, NormalWindows
-from asdjax.detector.prediction import SILENT_DB, Prediction
+from asdjax.detector.prediction import Prediction, silence
 from asdjax.detector.recordings import HALF, IGNORED, Recording, Windowing
 from asdjax.detector.sources import Faulty, Source
 from asdjax.errors import DataError
 from asdjax.store.detector_file import NormalRecording
 
 Item = TypeVar("Item")
+_LOG = logging.getLogger(__name__)
+_MOST = 500_000  # normal windows
+_MOST_NAMED = 5  # faulty recordings
 _AT_ONCE = 64  # windows whose features are computed together
 
 
@@ -45,25 +49,41 @@ def normal_windows(
     given: Sequence[Source],
     features: Features,
     windowing: Windowing,
+    channel: int,
     known: Sequence[NormalRecording],
+    *,
+    skip: bool,
 ) -> tuple[NormalWindows | None, list[str]]:
     """The windows of normal recordings, without copies of each other and of known ones.
+
+    Args:
+        given: the recordings.
+        features: of the windows.
+        windowing: how recordings are cut.
+        channel: in use, for messages.
+        known: recordings that are not wanted again.
+        skip: whether faulty and silent recordings are left out, with a warning.
 
     Returns:
         The windows, None if there are no new ones, and the names of the copies.
 
     Raises:
-        AsdjaxError: a recording is faulty or silent.
+        AsdjaxError: recordings are faulty or silent; the message names the first ones.
     """
     digests = {recording.digest for recording in known}
     facts: list[NormalRecording] = []
     copies: list[str] = []
+    faulty: list[str] = []
 
     def windows() -> Iterator[tuple[int, float, np.ndarray]]:
-        for recording in sources.read(given):
+        for recording in sources.read_or_name(given):
+            if isinstance(recording, Faulty):
+                faulty.append(recording.error)
+                continue
             found = recording.facts()
-            if found.level_db < SILENT_DB:
-                raise DataError(f"{recording.name}: is silent: leave it out, or record it again")
+            if why := silence(found, channel) or windowing.too_short(recording):
+                faulty.append(why)
+                continue
             if found.digest in digests:
                 copies.append(recording.name)
                 continue
@@ -78,6 +98,16 @@ def normal_windows(
         tables.append(features([w for _, _, w in chunk], names, windowing.longest))
         indices += [index for index, _, _ in chunk]
         begins += [start for _, start, _ in chunk]
+        if len(begins) > _MOST:
+            raise DataError(
+                f"more than {_MOST:,} windows: give longer windows (clip_seconds, hop_seconds)"
+            )
+    if faulty:
+        named = "; ".join(faulty[:_MOST_NAMED]) + ("; ..." if len(faulty) > _MOST_NAMED else "")
+        about = f"{len(faulty)} of {len(given)} recordings cannot be used: {named}"
+        if not skip:
+            raise DataError(f"{about} (--skip-faulty leaves them out)")
+        _LOG.warning(f"{about}: left out")
     if not tables:
         return None, copies
     joined = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
@@ -90,6 +120,7 @@ def predictions(
     features: Features,
     windowing: Windowing,
     model: Model,
+    channel: int,
     *,
     as_rows: bool,
 ) -> Iterator[tuple[Prediction, Tables | None]]:
@@ -100,6 +131,7 @@ def predictions(
         features: as those that the model was fitted to.
         windowing: likewise.
         model: the fitted model.
+        channel: in use, for messages.
         as_rows: whether a faulty recording is a prediction with `error`, instead of an exception.
 
     Raises:
@@ -107,7 +139,7 @@ def predictions(
     """
     pending: deque[_Pending] = deque()
     found = sources.read_or_name(given) if as_rows else sources.read(given)
-    for chunk in _chunks(_cut_all(found, windowing, pending, as_rows), _AT_ONCE):
+    for chunk in _chunks(_cut_all(found, windowing, pending, channel, as_rows), _AT_ONCE):
         _score(chunk, features, windowing.longest, model, as_rows)
         while pending and pending[0].complete:
             yield _finished(pending.popleft(), model)
@@ -119,6 +151,7 @@ def _cut_all(
     found: Iterable[Recording | Faulty],
     windowing: Windowing,
     pending: deque[_Pending],
+    channel: int,
     as_rows: bool,
 ) -> Iterator[_Window]:
     """The windows of recordings; every recording is added to `pending`."""
@@ -126,14 +159,14 @@ def _cut_all(
         if isinstance(recording, Faulty):
             pending.append(_Pending(recording.name, error=recording.error, complete=True))
             continue
-        pending.append(item := _Pending(recording.name, recording.facts()))
-        try:
+        pending.append(item := _Pending(recording.name, facts := recording.facts()))
+        if why := silence(facts, channel) or windowing.too_short(recording):
+            if not as_rows:
+                raise DataError(why)
+            item.error = why
+        else:
             for start, window in windowing.cut(recording, IGNORED):
                 yield item, start, window
-        except DataError as error:
-            if not as_rows:
-                raise
-            item.error = str(error)
         item.complete = True
 
 

@@ -68,11 +68,30 @@ class Prediction:
         return values
 
 
-def unlike(found: NormalRecording, normal: Sequence[NormalRecording]) -> list[str]:
+def silence(found: NormalRecording, channel: int) -> str | None:
+    """Why a recording cannot be used, if the channel in use is silent."""
+    if found.level_db >= SILENT_DB:
+        return None
+    if found.channels == 1:
+        return f"{found.name}: is silent: check the microphone, and record again or leave it out"
+    return (
+        f"{found.name}: channel {channel} is silent: check the microphone, or choose another "
+        "channel when fitting"
+    )
+
+
+def unlike(
+    found: NormalRecording, normal: Sequence[NormalRecording], clip_seconds: float
+) -> list[str]:
     """In what a recording differs from all normal ones, other than in what a score tells."""
-    if found.level_db < SILENT_DB:
-        return ["it is silent"]
     notes = []
+    if found.digest in {recording.digest for recording in normal}:
+        notes.append("the detector has learned it as normal, so that its score says nothing")
+    if found.seconds < clip_seconds / 2:
+        notes.append(
+            f"it has {found.seconds:.2g} s, less than half of the detector's {clip_seconds:.3g} s: "
+            "its score is uncertain"
+        )
     levels = [recording.level_db for recording in normal]
     lowest, highest = min(levels), max(levels)
     if not lowest - _LEVEL_DB <= found.level_db <= highest + _LEVEL_DB:

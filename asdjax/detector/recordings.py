@@ -53,10 +53,12 @@ class Recording:
         )  # fmt: skip
 
     def _digest(self) -> str:
-        """A digest of samples and rate: equal for copies of a recording under any name."""
-        samples = np.ascontiguousarray(self.waveform)
-        hashed = hashlib.blake2b(f"{samples.dtype} {self.rate} ".encode(), digest_size=16)
-        hashed.update(samples.view(np.uint8).data)
+        """A digest of samples and rate: equal for copies of any name and sample type."""
+        hashed = hashlib.blake2b(f"{self.rate} ".encode(), digest_size=16)
+        step = 2**20
+        for first in range(0, len(self.waveform), step):
+            samples = to_float(self.waveform[first : first + step]) + np.float32(0)  # no -0
+            hashed.update(np.ascontiguousarray(samples).view(np.uint8).data)
         return hashed.hexdigest()
 
 
@@ -88,22 +90,23 @@ class Windowing:
         Args:
             recording: of any rate.
             ignored: see `starts`.
-
-        Raises:
-            AsdjaxError: the recording is too short for the features.
         """
         length, hop = self.at(recording.rate)
         for start in starts(len(recording.waveform), length, hop, ignored):
             part = recording.waveform[start : start + length]
             if recording.rate != self.sample_rate:
                 part = audio.resample(part, recording.rate, self.sample_rate)
-            part = part[: self.longest]
-            if len(part) < self.shortest:
-                raise DataError(
-                    f"{recording.name}: {len(part)} samples at {self.sample_rate} Hz are too few "
-                    f"for this detector, which needs {self.shortest}: leave it out"
-                )
-            yield start / recording.rate, part
+            yield start / recording.rate, part[: self.longest]
+
+    def too_short(self, recording: Recording) -> str | None:
+        """Why a recording cannot be used, if it has too few samples for the features."""
+        samples = -(-len(recording.waveform) * self.sample_rate // recording.rate)
+        if samples >= self.shortest:
+            return None
+        return (
+            f"{recording.name}: {samples} samples at {self.sample_rate} Hz are too few for this "
+            f"detector, which needs {self.shortest}: leave it out"
+        )
 
 
 def read(path: Path, name: str, channel: int) -> Recording:

@@ -15,7 +15,11 @@ from asdjax.data.read_ahead import in_order
 from asdjax.data.sound_files import HIGHEST_RATE, LOWEST_RATE
 from asdjax.detector import recordings
 from asdjax.detector.recordings import Recording
-from asdjax.errors import AsdjaxError, ConfigError
+from asdjax.errors import AsdjaxError, ConfigError, DataError
+
+_MOST_CHANNELS, _SHORTEST = 16, 1000
+"""An array with at most so many values on one axis, and more than so many on the other, is one
+recording of several channels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,28 +48,58 @@ def sources(X: Any, sample_rate: int, channel: int, to: str) -> list[Source]:
     """The recordings in `X`.
 
     Args:
-        X: the path of a sound file or folder, or several; or a list of arrays [T] or [T, channels];
-            or a matrix [N, T] of N recordings.
+        X: the path of a sound file or folder, or an array [T]; or a list of paths and of arrays [T]
+            or [T, channels]; or a matrix [N, T] of N recordings.
         sample_rate: of arrays, hertz.
         channel: to be used, counted from 1.
         to: what is done with the recordings, for messages.
 
     Raises:
-        AsdjaxError: a path leads nowhere, or a folder has no sound files.
+        AsdjaxError: a folder has no sound files, or there are no recordings. A path that leads
+            nowhere is an error when it is read.
         ValueError: `X` is neither of these, or a matrix with values that are not finite.
     """
-    paths = _paths(X)
-    if paths is not None:
-        return [_of_file(name, path, channel) for name, path in sound_search.find(paths, to)]
-    if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
-        raise ConfigError(
-            f"sample_rate {sample_rate}: give hertz, from {LOWEST_RATE} to {HIGHEST_RATE}"
+    if isinstance(X, str | Path):
+        X = [X]
+    elif isinstance(X, np.ndarray) and (X.dtype.kind in "UO" or X.ndim == 1):
+        X = [X] if X.dtype.kind in "biuf" else X.tolist()
+    if isinstance(X, list | tuple) and not X:
+        raise DataError(f"nothing to {to}: give recordings")
+    if not (isinstance(X, list | tuple) and all(isinstance(x, str | Path | np.ndarray) for x in X)):
+        X = _rows(X)
+    found: list[Source] = []
+    for i, one in enumerate(X):
+        if isinstance(one, str | Path) and os.path.isdir(one):
+            files = sound_search.find([Path(one)], to)
+            found += [_of_file(name, path, channel) for name, path in files]
+        elif isinstance(one, str | Path):
+            found.append(_of_file(Path(one).as_posix(), Path(one), channel))
+        else:
+            found.append(_of_array(f"recording {i}", one, sample_rate, channel))
+    return found
+
+
+def _rows(X: Any) -> list[np.ndarray]:
+    """The rows of a matrix, each a recording."""
+    if isinstance(X, np.ndarray) and X.dtype.kind in "iu" and X.dtype != np.int16:
+        raise DataError(f"an array of type {X.dtype}: give int16, or float in [-1, 1]")
+    rows = check_array(X, dtype=[np.float32, np.float64, np.int16])
+    if rows.shape[1] <= _MOST_CHANNELS and len(rows) > _SHORTEST:
+        raise DataError(
+            f"an array of shape {rows.shape} is {len(rows)} recordings of {rows.shape[1]} samples: "
+            "for one recording [T, channels], give a list with this array"
         )
-    if isinstance(X, list | tuple) and X and all(isinstance(x, np.ndarray) for x in X):
-        arrays = list(X)
-    else:
-        arrays = list(check_array(X, dtype=[np.float32, np.float64, np.int16]))
-    return [_of_array(f"recording {i}", a, sample_rate, channel) for i, a in enumerate(arrays)]
+    return list(rows)
+
+
+def rate(given: Any) -> int:
+    """A sample rate in hertz; `AsdjaxError` if it is no whole number or no sensible one."""
+    if type(given) is not int or not LOWEST_RATE <= given <= HIGHEST_RATE:
+        raise ConfigError(
+            f"sample_rate {given!r}: give hertz, a whole number from {LOWEST_RATE} to "
+            f"{HIGHEST_RATE}"
+        )
+    return given
 
 
 def of_recording(recording: Recording) -> Source:
@@ -104,16 +138,10 @@ def _of_file(name: str, path: Path, channel: int) -> Source:
 
 
 def _of_array(name: str, array: np.ndarray, rate: int, channel: int) -> Source:
+    if array.ndim == 2 and array.shape[0] <= _MOST_CHANNELS and array.shape[1] > _SHORTEST:
+        raise DataError(
+            f"{name}: an array of shape {array.shape} has {array.shape[0]} samples of "
+            f"{array.shape[1]} channels: transpose it to [T, channels]"
+        )
     read_array = partial(recordings.of_array, array, rate, name, channel)
     return Source(name, read_array, lambda: len(array) / rate, array.size)
-
-
-def _paths(X: Any) -> list[Path] | None:
-    """The paths in `X`; None if it holds arrays."""
-    if isinstance(X, str | Path):
-        return [Path(X)]
-    if isinstance(X, np.ndarray) and X.dtype.kind in "UO":
-        X = X.tolist()
-    if isinstance(X, list | tuple) and X and all(isinstance(x, str | Path) for x in X):
-        return [Path(x) for x in X]
-    return None

@@ -9,6 +9,7 @@ from asdjax.config.interfaces import ComputeDtype
 from asdjax.config.recipe import Config
 from asdjax.embedder.embedding import Embedder
 from asdjax.errors import ArtifactError, ConfigError
+from asdjax.files.documents import present
 from asdjax.store import converted_weights
 from asdjax.store.runs import Run
 from asdjax.training import weights
@@ -39,10 +40,10 @@ def load(
         1
     """
     path = Path(path)
-    if (path / converted_weights.DOCUMENT).is_file():
+    if present(path / converted_weights.DOCUMENT):
         config, n_samples, tree = weights.of_folder(converted_weights.read(path), tuple(layers))
         return Embedder(_computing_in(compute_dtype, config), n_samples, tree)
-    if not (path / "config.yaml").is_file():
+    if not present(path / "config.yaml"):
         raise ArtifactError(
             f"{path}: neither a run directory nor a folder of converted weights: train one with "
             "asdjax train, or convert BEATs_iter3.pt with asdjax convert beats"
@@ -58,7 +59,7 @@ def load(
 
 def digests(path: Path) -> dict[str, str]:
     """The digests of the weights of a finished run, or of a folder of converted weights."""
-    if (path / converted_weights.DOCUMENT).is_file():
+    if present(path / converted_weights.DOCUMENT):
         return {"digest": converted_weights.read(path).digest}
     training = Run(path).finished_training()
     return {name: training[name] for name in ("digest", "frozen") if training.get(name)}

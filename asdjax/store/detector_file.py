@@ -99,6 +99,11 @@ def checked(settings: Settings, where: str) -> Settings:
             "all must have the same metric",
         ),
         (settings.hop_seconds <= settings.clip_seconds, "hop_seconds", "longer than clip_seconds"),
+        (
+            settings.hop_seconds >= settings.clip_seconds / 100,
+            "hop_seconds",
+            "less than a hundredth of clip_seconds",
+        ),
     ):
         if not possible:
             raise ConfigError(f"{where}: {key}: {what}")
@@ -178,6 +183,12 @@ def _fault(document: Document, tables: Mapping[str, np.ndarray]) -> str | None:
         largest = float(np.abs(table).max())  # NaN if any is
         if table.dtype.kind == "f" and not largest < _LARGEST:
             return f"{name}: not finite, or too large"
+    for known in document.recordings:
+        if (
+            len(known.name) > _LONGEST_PATH
+            or known.name != known.name.encode(errors="replace").decode()
+        ):
+            return "recordings: a name that is too long, or no text"
     if not set(recording.tolist()) == set(range(len(document.recordings))):
         return "recording: not the recordings that are listed"
     if start.min() < 0:

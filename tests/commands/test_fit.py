@@ -45,14 +45,15 @@ def test_two_commands(sounds, tmp_path, capsys):
     said = capsys.readouterr()
     assert not said.out
     assert f"{out}: 24 recordings, 24 windows of 1 s at 16000 Hz, channel 1" in said.err
-    assert "about 10 % of normal recordings are expected to alarm" in said.err
+    assert "at level 0.9: about 10 % of normal recordings will alarm" in said.err
     assert main(["predict", str(out), str(sounds / "new"), str(sounds / "faulty")]) == 0
     said = capsys.readouterr()
     header, *rows = said.out.splitlines()
     assert header.split() == ["decision", "score", "ratio", "p-value", "start", "file", "nearest"]
     assert len(rows) == 7 and all(row.startswith("ALARM") for row in rows[4:])
     assert [row.split()[0] for row in rows].count("ok") >= 3
-    assert said.err.splitlines()[-1].startswith("7 recordings: ")
+    last = said.err.splitlines()[-1]
+    assert last.startswith("7 recordings: ") and "(if all are normal, 0.7 are expected)" in last
 
 
 def test_json_csv_and_parquet_agree(sounds, detector, tmp_path, capsys):
@@ -88,6 +89,8 @@ def test_exit_codes(sounds, detector, tmp_path, capsys):
         ([bad, new], [], 1),
         ([bad, faulty], ["--fail-on-alarm"], 3),
         ([tmp_path / "missing.wav"], [], 1),
+        ([tmp_path / "missing.wav", faulty], ["--fail-on-alarm"], 3),
+        ([], [], 2),
     ):
         assert main(["predict", str(detector), *map(str, inputs), *options]) == code, inputs
     capsys.readouterr()
@@ -96,6 +99,33 @@ def test_exit_codes(sounds, detector, tmp_path, capsys):
     rows = said.out.splitlines()[1:]
     assert len(rows) == 5 and rows[0].startswith("ERROR") and "bad.wav" in rows[0]
     assert "1 could not be scored" in said.err
+
+
+@pytest.mark.parametrize("option", ["--csv", "--parquet"])
+def test_tables_replace_neither_detectors_nor_recordings(sounds, detector, option, capsys):
+    before = detector.read_bytes()
+    for path in (detector, sounds / "new" / "take 100.wav"):
+        args = ["predict", str(detector), str(sounds / "new"), option, str(path), "--overwrite"]
+        assert main(args) == 2
+        assert "must end in" in capsys.readouterr().err
+    assert detector.read_bytes() == before
+
+
+def test_broken_links_are_rows(sounds, detector, tmp_path, capsys):
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    (tmp_path / "new.wav").write_bytes((sounds / "new" / "take 100.wav").read_bytes())
+    assert main(["predict", str(detector), str(tmp_path)]) == 1
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert len(rows) == 2 and rows[0].startswith("ERROR") and "gone.wav" in rows[0]
+
+
+def test_a_single_recording_is_said_to_be_too_few(sounds, tmp_path, capsys):
+    soundfile.write(tmp_path / "n.wav", np.concatenate([sound(i) for i in range(30)]), RATE)
+    args = [str(tmp_path / "n.wav"), "--out", str(tmp_path / "d.asd"), "--clip-seconds", "1"]
+    assert main(["fit", *args]) == 0
+    assert "all windows are of one recording" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "d.asd"), str(sounds / "new")]) == 0
+    assert "knows a single normal recording" in capsys.readouterr().err
 
 
 def test_names_from_files_are_escaped(sounds, detector, tmp_path, capsys):
@@ -126,6 +156,37 @@ def test_an_update_is_a_fit_to_all(sounds, tmp_path, capsys):
     assert path.read_bytes() == both.read_bytes()
 
 
+def test_an_update_can_be_tried_and_written_elsewhere(sounds, detector, tmp_path, capsys):
+    path, other = tmp_path / "a.asd", tmp_path / "b.asd"
+    path.write_bytes(detector.read_bytes())
+    args = ["update", str(path), str(sounds / "faulty")]
+    assert main([*args, "--dry-run"]) == 0
+    said = capsys.readouterr().err
+    assert "on 3 of them the detector alarmed before" in said and "not changed" in said
+    assert main([*args, "--out", str(other)]) == 0
+    assert path.read_bytes() == detector.read_bytes() != other.read_bytes()
+    assert main([*args, "--out", str(other)]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_odd_normal_recordings_are_named(sounds, tmp_path, capsys):
+    folder(tmp_path / "8k", range(1), rate=8000)
+    folder(tmp_path / "short", range(1, 2), seconds=0.3)
+    soundfile.write(tmp_path / "soft.wav", 0.1 * sound(5), RATE)
+    args = ["fit", str(sounds / "normal"), str(tmp_path), "--out", str(tmp_path / "d.asd")]
+    assert main(args) == 0
+    said = capsys.readouterr().err
+    assert f"1 recording not of 16000 Hz, as most are: {tmp_path}/8k" in said
+    assert f"1 recording shorter than half a window: {tmp_path}/short" in said
+    assert f"1 recording more than 10 dB louder or softer than the median: {tmp_path}/soft" in said
+
+
+def test_warnings_that_many_recordings_share_are_one_line(sounds, detector, capsys):
+    assert main(["predict", str(detector), str(sounds / "normal")]) == 0
+    said = capsys.readouterr().err
+    assert said.count("has learned it as normal") == 1 and "(and 23 others)" in said
+
+
 def test_updates_do_not_overlap_or_follow_links(sounds, detector, tmp_path, capsys):
     path = tmp_path / "d.asd"
     path.write_bytes(detector.read_bytes())
@@ -152,7 +213,7 @@ def test_unusual_normal_recordings_are_named(sounds, tmp_path, capsys):
     ("args", "code", "said"),
     [
         (["{normal}", "--out", "{tmp}/d.npz"], 2, ".asd"),
-        (["{tmp}/none", "--out", "{tmp}/d.asd"], 1, "no such file"),
+        (["{tmp}/none", "--out", "{tmp}/d.asd"], 1, "No such file"),
         (["{normal}", "--out", "{tmp}/d.asd", "--level", "0.99"], 1, "level 0.99 needs 99"),
         (["{normal}", "--out", "{tmp}/d.asd", "--level", "7"], 1, "level"),
         (["{normal}", "--out", "{tmp}/d.asd", "--backend", "knn"], 1, "knn"),

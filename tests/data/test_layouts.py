@@ -51,8 +51,8 @@ def test_folders_of_machines(tmp_path, caplog):
         "hall/fan/test/leak/f.wav": ("hall_fan", "test", "anomaly", ""),
         "hall/fan/broken/g.wav": ("hall_fan", "test", "anomaly", ""),
         "hall/saw/Good/h.wav": ("hall_saw", "train", "normal", ""),
-        "hall/saw/Test/x_anomaly_1.wav": ("hall_saw", "test", "anomaly", ""),
-        "hall/saw/Test/normal 3.wav": ("hall_saw", "test", "normal", ""),
+        "hall/saw/Test/x_anomaly_1.wav": ("hall_saw", "test", None, ""),
+        "hall/saw/Test/normal 3.wav": ("hall_saw", "test", None, ""),
     }
     assert not found.problems and found.edition == "own"
     assert [(u.folder, u.files) for u in found.unused] == [("notes", 1)]
@@ -86,11 +86,12 @@ def test_what_is_no_data_set(tmp_path, names, words):
         layouts.find(tmp_path, AUTO)
 
 
-def test_anomalies_are_not_trained_on(tmp_path):
-    touch(tmp_path, "m/train/normal/a.wav", "m/train/anomaly/b.wav")
+def test_folders_that_contradict_each_other_are_problems(tmp_path):
+    wrong = ("m/anomaly/normal/c.wav", "m/train/anomaly/b.wav")
+    touch(tmp_path, "m/train/normal/a.wav", *wrong)
     found = layouts.find(tmp_path, AUTO)
     assert [clip.path for clip in found.clips] == ["m/train/normal/a.wav"]
-    assert [(p.path, p.kind) for p in found.problems] == [("m/train/anomaly/b.wav", "misnamed")]
+    assert [(p.path, p.kind) for p in found.problems] == [(path, "misnamed") for path in wrong]
 
 
 def test_a_challenge_s_data_in_misnamed_folders_is_not_taken_for_ones_own(tmp_path):
@@ -353,6 +354,31 @@ def test_changed_attributes_are_changed_training_clips(own, tmp_path, capsys):
     manifest(path, [{**row, "load": swap[row["load"]]} for row in rows], columns)
     assert main(args) == 1
     assert "training clips or their batches changed" in capsys.readouterr().err
+
+
+def test_copies_of_other_channels_and_links_to_parents(own, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(own, root)
+    wave = soundfile.read(root / "pump" / "normal" / "low" / "take 1.wav", dtype="int16")[0]
+    soundfile.write(root / "pump" / "test" / "x.wav", np.stack([wave, wave // 2], axis=1), 16_000)
+    (root / "self").symlink_to(root)
+    surveyed, _ = survey(root, Config().dataset, AudioConfig())
+    assert {(p.path, p.kind) for p in surveyed.problems} == {
+        ("pump/normal/low/take 1.wav", "shared")
+    }
+    assert {clip.machine for clip in surveyed.clips} == {"fan", "pump"}
+
+
+def test_tables_of_very_many_rows_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifests, "_MOST_ROWS", 3)
+    with pytest.raises(AsdjaxError, match="5 rows and 9 columns are more than 3"):
+        manifests.read(manifest(tmp_path / "m.parquet", ROWS))
+
+
+def test_machines_are_spelled_alike(tmp_path):
+    rows = [ROWS[0], {**ROWS[1], "machine": "Pump"}]
+    with pytest.raises(AsdjaxError, match="row 3: machine Pump is also spelled pump"):
+        manifests.read(manifest(tmp_path / "m.csv", rows))
 
 
 def test_views_of_two_channels_need_two_in_all_recordings(own, tmp_path, capsys):

@@ -216,6 +216,43 @@ def test_copies_count_once(normal, fitted, tmp_path, caplog):
     assert "2 of 26 recordings are copies" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("suffix", "subtype"), [("wav", "PCM_24"), ("wav", "FLOAT"), ("flac", "PCM_24")]
+)
+def test_copies_of_another_sample_type_count_once(normal, fitted, tmp_path, suffix, subtype):
+    for i, path in enumerate(normal):
+        samples = soundfile.read(path, dtype="int16")[0].astype(np.int32) << 16
+        soundfile.write(tmp_path / f"{i}.{suffix}", samples, RATE, subtype=subtype)
+    detector = Detector().fit([*normal, tmp_path])
+    np.testing.assert_array_equal(detector.scores_, fitted.scores_)
+
+
+def test_recordings_that_are_almost_equal_are_named(normal, fitted):
+    assert fitted.near_copies() == []
+    waves = [soundfile.read(path)[0] for path in normal]
+    detector = Detector().fit([*waves, 1.001 * waves[3]])
+    assert detector.near_copies() == ["recording 24", "recording 3"]
+
+
+@pytest.mark.parametrize("rate", [8000.0, 22050.5, "8000", 0, -5, 10**9, True])
+def test_sample_rates_are_whole_hertz(fitted, normal, rate):
+    for method in (fitted.predict, fitted.update, Detector().fit):
+        with pytest.raises(AsdjaxError, match="sample_rate"):
+            method([sound(1)], sample_rate=rate)
+    with pytest.raises(AsdjaxError, match="sample_rate"):
+        list(fitted.stream([sound(1)], sample_rate=rate))
+    with pytest.raises(AsdjaxError, match="sample_rate"):
+        Detector(sample_rate=rate).fit(normal)
+    assert Detector(sample_rate=np.int64(8000)).fit(normal).threshold_ > 0
+
+
+def test_too_many_windows_are_refused(monkeypatch, normal):
+    monkeypatch.setattr(asdjax.detector.normal, "_MOST", 20)
+    with pytest.raises(AsdjaxError, match="24 normal windows are too many.*max_bank"):
+        Detector().fit(normal)
+    assert Detector(max_bank=10).fit(normal).description()["bank"] == 10
+
+
 def test_a_bank_of_few_windows_is_chosen_and_its_cost_known(normal, new):
     detector = Detector(max_bank=8, seed=3).fit(normal)
     facts = detector.description()
@@ -249,6 +286,7 @@ def test_backends_with_settings(normal):
         ({"clip_seconds": 1e9}, "clip_seconds"),
         ({"clip_seconds": float("nan")}, "clip_seconds"),
         ({"hop_seconds": 2.0}, "hop_seconds"),
+        ({"hop_seconds": 1e-7}, "hop_seconds"),
         ({"channel": 0}, "channel"),
         ({"channel": 2}, "no channel 2"),
         ({"sample_rate": 10}, "sample_rate"),
@@ -276,9 +314,50 @@ def test_recordings_that_cannot_be_used(fitted, normal, tmp_path, new):
     with pytest.raises(AsdjaxError, match="broken.wav"):
         fitted.predict([*normal, broken])
     rows = list(fitted.iter_predictions([broken, normal[0], silent, short], faulty="row"))
-    assert [row.error is None for row in rows] == [False, True, True, True]
+    assert [row.error is None for row in rows] == [False, True, False, True]
     assert "broken.wav" in rows[0].error and rows[0].score is None and rows[0].alarm is None
-    assert rows[2].warnings == ("it is silent",)
+    assert "silent.wav: is silent: check the microphone" in rows[2].error
+    assert any("less than half of the detector's 1 s" in note for note in rows[3].warnings)
+    assert any("has learned it as normal" in note for note in rows[1].warnings)
+    with pytest.raises(AsdjaxError, match="channel 1 is silent"):
+        fitted.predict([np.stack([np.zeros(RATE), sound(1)], axis=1)])
+
+
+def test_all_faulty_recordings_are_named_or_left_out(normal, fitted, tmp_path, caplog):
+    faulty = [tmp_path / f"{i}.wav" for i in range(3)]
+    faulty[0].write_bytes(b"RIFF")
+    faulty[1].write_bytes(b"")
+    soundfile.write(faulty[2], np.zeros(RATE), RATE)
+    with pytest.raises(AsdjaxError, match="3 of 27 recordings") as refusal:
+        Detector().fit([*normal, *faulty])
+    assert all(str(path) in str(refusal.value) for path in faulty)
+    detector = Detector().fit([*normal, *faulty], faulty="skip")
+    np.testing.assert_array_equal(detector.scores_, fitted.scores_)
+    assert "3 of 27 recordings cannot be used" in caplog.text
+    with pytest.raises(AsdjaxError, match="no recording can be used"):
+        Detector().fit(faulty, faulty="skip")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (np.zeros((50_000, 2)), "give a list with this array"),
+        (np.ones((5, 100), np.int32), "int32"),
+        ([np.zeros((2, 50_000))], "transpose it"),
+        ([], "nothing to"),
+    ],
+)
+def test_arrays_that_are_easily_mistaken_are_refused(fitted, given, words):
+    for method in (fitted.predict, fitted.score_samples, Detector().fit):
+        with pytest.raises(AsdjaxError, match=words):
+            method(given)
+
+
+def test_one_array_and_mixed_lists(fitted, new):
+    wave, rate = soundfile.read(new["tone"][0], dtype="int16")
+    assert fitted.predict(wave).tolist() == [-1]
+    found = fitted.predict_details([new["tone"][0], wave, str(new["tone"][0])])
+    assert len({prediction.score for prediction in found}) == 1
 
 
 def test_recordings_that_are_unlike_normal_ones_are_said_to_be(fitted, tmp_path):

@@ -11,6 +11,8 @@ NOT_FOR_SOUND = {
     "check_estimators_dtypes": "its random integers have rows of zeros, which are silence",
     "check_outliers_fit_predict": "a recording that was learned is normal, so none is an outlier",
     "check_outliers_train": "a recording that was learned is normal, so none is an outlier",
+    "check_fit1d": "an array [T] is one recording",
+    "check_fit2d_predict1d": "an array [T] is one recording",
     "check_fit2d_1sample": "the refusal is a sentence for people and not a ValueError",
 }
 """Checks that are left out, with the reason."""

@@ -79,6 +79,9 @@ def test_the_file_is_a_zip_of_arrays_without_pickles(content):
         (("recordings", 0, "rate"), 0, "rate"),
         (("recordings", 0, "level_db"), None, "level_db"),
         (("extra",), 1, "extra"),
+        (("recordings", 0, "name"), "\ud800.wav", "recordings"),
+        (("recordings", 0, "name"), "x" * 10**6, "recordings"),
+        (("settings", "embedder"), "x" * 3000, "embedder"),
     ],
 )
 def test_documents_are_checked(content, tmp_path, key, value, match):
@@ -176,7 +179,7 @@ def test_other_files_are_refused(tmp_path, what):
     refused(tmp_path, what, "not a detector")
     with pytest.raises(AsdjaxError, match="cannot be read"):
         Detector.load(tmp_path / "missing.asd")
-    with pytest.raises(AsdjaxError, match="is a directory"):
+    with pytest.raises(AsdjaxError, match="is a folder"):
         Detector.load(tmp_path)
 
 
