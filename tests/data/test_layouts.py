@@ -391,7 +391,9 @@ def test_views_of_two_channels_need_two_in_all_recordings(own, tmp_path, capsys)
     assert "is the raw one: pump" in capsys.readouterr().err
     soundfile.write(root / "fan" / "normal" / "mono.wav", sound(77), 16_000)
     soundfile.write(
-        root / "fan" / "test" / "three.wav", np.stack([sound(i) for i in (1, 2, 3)], 1), 16_000
+        root / "fan" / "test" / "three.wav",
+        np.stack([sound(seed) for seed in (801, 802, 803)], 1),
+        16_000,
     )
     assert main([*args[:-4], "--run", str(tmp_path / "other"), "--train.epochs", "1"]) == 0
     printed = capsys.readouterr().err

@@ -13,6 +13,7 @@ NOT_FOR_SOUND = {
     "check_outliers_train": "a recording that was learned is normal, so none is an outlier",
     "check_fit1d": "an array [T] is one recording",
     "check_fit2d_predict1d": "an array [T] is one recording",
+    "check_classifier_data_not_an_array": "integers that are not int16 have no known full scale",
     "check_fit2d_1sample": "the refusal is a sentence for people and not a ValueError",
 }
 """Checks that are left out, with the reason."""
