@@ -32,7 +32,7 @@ class DataError(AsdjaxError):
     Example:
         >>> asdjax.Detector().fit([np.zeros(16000)])
         Traceback (most recent call last):
-        asdjax.errors.DataError: recording 0: is silent: leave it out, or record it again
+        asdjax.errors.DataError: 1 of 1 recordings cannot be used: recording 0: is silent: ...
     """
 
 
