@@ -1,0 +1,42 @@
+"""The level is kept and faults are found, on synthetic machines and over seeds."""
+
+import numpy as np
+import pytest
+
+from asdjax import Detector
+from asdjax.config.recipe import SynthConfig
+from asdjax.synth import corpus
+
+SEEDS = range(8)
+
+
+def recordings(seed: int, machine: str, noise_db: float):
+    """Normal recordings to learn from, fresh normal ones and faulty ones [N, T], near channel."""
+    config = SynthConfig(
+        machines=(machine,), seed=seed, noise_db=noise_db, train_source=40, train_target=1,
+        test_per_cell=20, seconds=4.0,
+    )  # fmt: skip
+    found = {"train": [], "normal": [], "anomaly": []}
+    for clip in corpus.clips(config):
+        if clip.domain == "source":
+            near = sum(part[0] for part in corpus.components(config, clip))
+            found["train" if clip.split == "train" else clip.label].append(near)
+    return [np.array(waves) for waves in found.values()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise_db", [-40.0, -8.0])
+@pytest.mark.parametrize("machine", ["fan", "bearingEmu", "valveEmu"])
+def test_one_in_ten_normal_recordings_alarms_and_most_faulty_ones_do(machine, noise_db):
+    alarms, detected = [], []
+    for seed in SEEDS:
+        train, normal, faulty = recordings(seed, machine, noise_db)
+        detector = Detector(level=0.9).fit(train)
+        alarms += (detector.predict(normal) == -1).tolist()
+        detected += (detector.predict(faulty) == -1).tolist()
+    print(
+        f"{machine}, noise {noise_db:g} dB: {sum(alarms)} false alarms in {len(alarms)}, "
+        f"{sum(detected)} detected of {len(detected)}"
+    )
+    assert 0.05 * len(alarms) <= sum(alarms) <= 0.15 * len(alarms)
+    assert sum(detected) >= 0.8 * len(detected)
