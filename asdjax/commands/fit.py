@@ -132,8 +132,9 @@ def _describe(detector: Detector, path: Path) -> None:
             f"will alarm far more often than at level {facts['level']:g}: give several recordings"
         )
         return
+    about = "about" if facts["bank"] == facts["windows"] else "less than"
     console.say(
-        f"threshold {facts['threshold']:.3g} at level {facts['level']:g}: about "
+        f"threshold {facts['threshold']:.3g} at level {facts['level']:g}: {about} "
         f"{100 * (1 - facts['level']):.3g} % of normal recordings will alarm (fewer: --level)"
     )
     if copies := detector.near_copies():

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -18,7 +19,9 @@ _BLOCK = 1024  # samples per channel that are compared first
 _AT_ONCE = 2**20  # samples per channel that are read at a time
 
 
-def find(dataset: Dataset, headers: Mapping[str, Header]) -> list[Problem]:
+def find(
+    dataset: Dataset, headers: Mapping[str, Header], channel: Literal["near", "far"]
+) -> list[Problem]:
     """The problems of clips that have the same sound as another clip.
 
     Samples are compared, not bytes: the file formats may differ. A training clip that equals a test
@@ -28,6 +31,7 @@ def find(dataset: Dataset, headers: Mapping[str, Header]) -> list[Problem]:
     Args:
         dataset: from `audio.check`.
         headers: headers of the readable files by path; other clips are ignored.
+        channel: in use; in data of a user's own, only this channel is compared.
 
     Raises:
         AsdjaxError: a file can no longer be read.
@@ -45,27 +49,29 @@ def find(dataset: Dataset, headers: Mapping[str, Header]) -> list[Problem]:
 
     def block(clip: Clip) -> Hashable:
         if dataset.edition == OWN:
-            return _of_any(dataset.root / clip.path, clip.channel, _BLOCK)
+            return _of_any(dataset.root / clip.path, clip.channel or number, _BLOCK)
         return key(clip, _BLOCK)
 
     def whole(clip: Clip) -> Hashable:
         if dataset.edition == OWN:
-            return _of_any(dataset.root / clip.path, clip.channel, None)
+            return _of_any(dataset.root / clip.path, clip.channel or number, None)
         return key(clip, headers[clip.path].frames)
 
-    clips = [clip for clip in dataset.clips if clip.path in headers]
+    number = {"near": 1, "far": 2}[channel]
+    unusable = {problem.path for problem in dataset.problems if problem.kind == "wrong_channels"}
+    readable = headers.keys() - unusable
+    clips = [clip for clip in dataset.clips if clip.path in readable]
     with ThreadPoolExecutor() as pool:
         candidates = [clip for group in _groups(clips, pool.map(block, clips)) for clip in group]
         same = _groups(candidates, pool.map(whole, candidates))
     return [problem for group in same for problem in _problems(group)]
 
 
-def _of_any(path: Path, channel: int | None, most: int | None) -> Hashable:
-    """The same for a file of any format, with a digest of its first samples."""
+def _of_any(path: Path, channel: int, most: int | None) -> Hashable:
+    """The same for one channel of a file of any format, with a digest of its first samples."""
     header = sound_files.inspect_any(path)
     samples = sound_files.read_any(path, header.rate, most=most)
-    index = (channel or 1) - 1  # the first channel alone: the others are often not used
-    digest = hashlib.blake2b(np.ascontiguousarray(_values(samples[:, index])).data)
+    digest = hashlib.blake2b(np.ascontiguousarray(_values(samples[:, channel - 1])).data)
     return header.frames, header.rate, digest.digest()
 
 

@@ -91,7 +91,7 @@ def _surveyed(
     dataset: dcase.Dataset, sound: AudioConfig
 ) -> tuple[dcase.Dataset, dict[str, Header]]:
     checked, headers = audio.check(dataset, sound)
-    problems = sorted([*checked.problems, *copies.find(checked, headers)])
+    problems = sorted([*checked.problems, *copies.find(checked, headers, sound.channel)])
     return dataclasses.replace(checked, problems=tuple(problems)), headers
 
 

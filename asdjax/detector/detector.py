@@ -253,7 +253,7 @@ class Detector(OutlierMixin, BaseEstimator):
         if self.clip_seconds is not None:
             return self.clip_seconds
         lengths = [length for source in given if (length := _seconds(source)) is not None]
-        return usual_clip(lengths or [1.0])  # without any, all are faulty
+        return usual_clip([length for length in lengths if length > 0] or [1.0])  # or all faulty
 
     def _new_model(self, windows: NormalWindows, settings: Settings, **known: Any) -> Model:
         return Model(

@@ -7,7 +7,6 @@ the mean over members, less its median over the normal windows: 0 is a typical n
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -110,7 +109,7 @@ class Ensemble:
 
     @functools.cached_property
     def _references(self) -> dict[str, tuple[Float[np.ndarray, "P D"], float]]:
-        """The vectors of the bank, and their root mean square distance from their mean."""
+        """The vectors of the bank, and their median distance from their median."""
         return {
             name: _with_scale(unit_length(table[self.bank], self._metric))
             for name, table in self.tables.items()
@@ -195,7 +194,7 @@ def spread_out(tables: Tables, metric: str, count: int, seed: int) -> Bool[np.nd
 def _with_scale(
     points: Float[np.ndarray, "N D"],
 ) -> tuple[Float64[np.ndarray, "N D"], float]:
-    """Points in float64, and their root mean square distance from their mean (1 if that is 0)."""
+    """Points in float64, and their median distance from their median (1 if that is 0)."""
     points = points.astype(np.float64)
-    scale = math.sqrt(float(np.mean(np.sum(np.square(points - points.mean(axis=0)), axis=1))))
+    scale = float(np.median(np.linalg.norm(points - np.median(points, axis=0), axis=1)))
     return points, scale or 1.0

@@ -13,7 +13,7 @@ from asdjax.detector import sources
 from asdjax.detector.ensemble import Tables
 from asdjax.detector.features import Features
 from asdjax.detector.normal import Model, NormalWindows
-from asdjax.detector.prediction import Prediction, silence
+from asdjax.detector.prediction import Prediction, unusable
 from asdjax.detector.recordings import HALF, IGNORED, Recording, Windowing
 from asdjax.detector.sources import Faulty, Source
 from asdjax.errors import DataError
@@ -81,7 +81,7 @@ def normal_windows(
                 faulty.append(recording.error)
                 continue
             found = recording.facts()
-            if why := silence(found, channel) or windowing.too_short(recording):
+            if why := unusable(found, channel) or windowing.too_short(recording):
                 faulty.append(why)
                 continue
             if found.digest in digests:
@@ -160,7 +160,7 @@ def _cut_all(
             pending.append(_Pending(recording.name, error=recording.error, complete=True))
             continue
         pending.append(item := _Pending(recording.name, facts := recording.facts()))
-        if why := silence(facts, channel) or windowing.too_short(recording):
+        if why := unusable(facts, channel) or windowing.too_short(recording):
             if not as_rows:
                 raise DataError(why)
             item.error = why

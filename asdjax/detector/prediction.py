@@ -15,6 +15,7 @@ COLUMNS = (
 
 SILENT_DB = -100.0
 """A level below counts as silence, decibels of full scale; one step of 16 bits has -90."""
+_ABSURD_DB = 200.0  # a level above; squares of such samples are infinite in float32
 _LEVEL_DB = 6.0  # how far a level may be outside of those of the normal recordings
 _CLIPPED = 1e-3  # share of clipped samples that needs no mention
 
@@ -68,8 +69,13 @@ class Prediction:
         return values
 
 
-def silence(found: NormalRecording, channel: int) -> str | None:
-    """Why a recording cannot be used, if the channel in use is silent."""
+def unusable(found: NormalRecording, channel: int) -> str | None:
+    """Why a recording cannot be used: the channel in use is silent, or far beyond full scale."""
+    if found.level_db > _ABSURD_DB:
+        return (
+            f"{found.name}: its level is {found.level_db:.0f} dB, far beyond full scale: record it "
+            "again"
+        )
     if found.level_db >= SILENT_DB:
         return None
     if found.channels == 1:

@@ -135,7 +135,10 @@ def of_array(samples: Any, rate: int, name: str, channel: int) -> Recording:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{name}: some samples are NaN or infinite: repair the recording")
     if array.dtype != np.int16:
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise DataError(f"{name}: far beyond full scale, which is 1: repair the recording")
     return of_samples(array if array.ndim == 2 else array[:, None], rate, name, channel)
 
 

@@ -113,7 +113,8 @@ def test_a_stream_s_header_makes_no_other_clip(root):
     assert source[36:40] == b"data"
     (root / TRAIN.format("fan", 5)).write_bytes(source[:40] + b"\xff" * 4 + source[44:])
     dataset, headers = check(scan(root, "dcase2026"), AudioConfig())
-    assert [(p.path, p.kind) for p in find(dataset, headers)] == [(TRAIN.format("fan", 5), "copy")]
+    copy = TRAIN.format("fan", 5)
+    assert [(p.path, p.kind) for p in find(dataset, headers, "near")] == [(copy, "copy")]
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT"])
@@ -151,7 +152,7 @@ def test_a_file_that_vanishes_is_named(root):
     dataset, headers = check(scan(root, "dcase2026"), AudioConfig())
     (root / TRAIN.format("fan", 1)).unlink()
     with pytest.raises(AsdjaxError, match="fan/train/.*0001.*No such file"):
-        find(dataset, headers)
+        find(dataset, headers, "near")
 
 
 @pytest.mark.parametrize(

@@ -369,6 +369,23 @@ def test_copies_of_other_channels_and_links_to_parents(own, tmp_path):
     assert {clip.machine for clip in surveyed.clips} == {"fan", "pump"}
 
 
+def test_copies_are_of_the_channel_in_use(tmp_path):
+    """Different second channels beside an equal first one, and the other way round."""
+    for i in range(3):
+        for name, both in (("a", (0, i)), ("b", (i, 0))):
+            path = tmp_path / name / "pump" / "normal" / f"{i}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, np.stack([sound(seed) for seed in both], axis=1), 16_000)
+    for name, channel, copies in (
+        ("a", "far", 0),
+        ("a", "near", 2),
+        ("b", "far", 2),
+        ("b", "near", 0),
+    ):
+        surveyed, _ = survey(tmp_path / name, Config().dataset, AudioConfig(channel=channel))
+        assert [p.kind for p in surveyed.problems] == ["copy"] * copies
+
+
 def test_tables_of_very_many_rows_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(manifests, "_MOST_ROWS", 3)
     with pytest.raises(AsdjaxError, match="5 rows and 9 columns are more than 3"):

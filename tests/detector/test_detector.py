@@ -232,6 +232,22 @@ def test_recordings_that_are_almost_equal_are_named(normal, fitted):
     waves = [soundfile.read(path)[0] for path in normal]
     detector = Detector().fit([*waves, 1.001 * waves[3]])
     assert detector.near_copies() == ["recording 24", "recording 3"]
+    for odd in (np.eye(1, RATE)[0], sound(1, fault="knock"), sound(1, fault="louder")):
+        assert Detector().fit([*waves, odd]).near_copies() == []
+
+
+def test_recordings_far_beyond_full_scale_are_faulty(normal, fitted):
+    huge = [1e30 * sound(1), 1e300 * sound(1)]
+    detector = Detector().fit([*(soundfile.read(p)[0] for p in normal), *huge[:1]], faulty="skip")
+    np.testing.assert_array_equal(detector.scores_, fitted.scores_)
+    for one in huge:
+        with pytest.raises(AsdjaxError, match="far beyond full scale|NaN or infinite"):
+            fitted.predict([one])
+
+
+def test_empty_recordings_are_named(normal):
+    with pytest.raises(AsdjaxError, match="recording 0: no samples"):
+        Detector().fit([np.array([])])
 
 
 @pytest.mark.parametrize("rate", [8000.0, 22050.5, "8000", 0, -5, 10**9, True])
