@@ -113,6 +113,7 @@ class Fit:
         from asdjax.commands import fit, train
         from asdjax.data import conditions, corpus
         from asdjax.detector.detector import Detector
+        from asdjax.runtime import console
         from asdjax.store.runs import Run
 
         if self.embedder != "spectral":
@@ -126,6 +127,11 @@ class Fit:
         settings = {**self._settings(), "clip_seconds": None, "channel": None}
         paths = [dataset.root / clip.path for clip in dataset.clips]
         fit.fit(Detector(run, **settings), paths, self.out, overwrite=self.overwrite)
+        console.say(
+            f"the network in {run} has learned to tell the conditions apart, so that small "
+            "deviations from each count; with few recordings of each, a detector without --train "
+            "may be better: compare them on faulty recordings"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
