@@ -1,6 +1,7 @@
 """Shared by the scripts: argument types, and processes."""
 
 import argparse
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from asdjax import arguments, cli, verbs
 from asdjax.arguments import path_text
 from asdjax.errors import AsdjaxError
-from asdjax.runtime import interruption
+from asdjax.runtime import console, interruption
 
 ASDJAX = (sys.executable, "-m", "asdjax")
 
@@ -61,6 +62,18 @@ def seconds(given: str) -> float:
 def started(command: Sequence[str], **options: Any) -> AbstractContextManager[subprocess.Popen]:
     """Start an asdjax command, as `running` does; running it again continues it."""
     return running([*ASDJAX, *command], **options)
+
+
+def asdjax(*arguments: object) -> None:
+    """Run an asdjax command, its output on standard error; `AsdjaxError` if it fails."""
+    command = [str(argument) for argument in arguments]
+    console.say(f"$ asdjax {shlex.join(command)}")
+    with started(command, stdout=sys.stderr) as process:
+        code = process.wait()
+    if code:
+        raise AsdjaxError(
+            f"asdjax {command[0]} ended with code {code}, see above: the same command continues"
+        )
 
 
 @contextmanager

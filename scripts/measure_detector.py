@@ -7,7 +7,6 @@ which does not repeat what is finished.
 import argparse
 import dataclasses
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,8 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from asdjax import Detector
 from asdjax.config.recipe import Config
-from asdjax.data import dcase
-from asdjax.errors import AsdjaxError
+from asdjax.data import layouts
 from asdjax.files import atomic
 from asdjax.runtime import console
 
@@ -56,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     for noise in arguments.noise:
         for seed in arguments.seeds:
             root = arguments.out / f"noise{noise:g}" / f"seed{seed}" / "data"
-            _asdjax("synth", root, *CORPUS, "--noise-db", f"{noise:g}", "--seed", seed)
+            driver.asdjax("synth", root, *CORPUS, "--noise-db", f"{noise:g}", "--seed", seed)
             found = _measure(root, root.parent, seed, arguments.embedders)
             columns.setdefault(f"noise {noise:g} dB", []).append(found)
     for root in arguments.data:
@@ -86,7 +84,7 @@ def _measure(
     root: Path, place: Path, seed: int, embedders: Sequence[str]
 ) -> dict[str, list[Figures]]:
     """The figures of each machine, by embedder."""
-    clips = dcase.scan(root, Config().dataset.edition).clips
+    clips = layouts.find(root, Config().dataset.edition).clips
     found: dict[str, list[Figures]] = {}
     for name in embedders:
         embedder, score = EMBEDDERS[name](root, place, seed)
@@ -129,14 +127,14 @@ def _log_mel(root: Path, place: Path, seed: int) -> tuple[str | Path, Callable]:
 
 def _system1(root: Path, place: Path, seed: int) -> tuple[str | Path, Callable]:
     run = place / "system1"
-    _asdjax("train", "quickstart", "--data", root, "--run", run, "--seed", seed)
+    driver.asdjax("train", "quickstart", "--data", root, "--run", run, "--seed", seed)
     return run, _score
 
 
 def _random_beats(root: Path, place: Path, seed: int) -> tuple[str | Path, Callable]:
     run = place / "beats"
     options = ["--model.random-init", "--audio.clip-seconds", "6", "--seed", seed]
-    _asdjax("train", "beats_frozen", "--data", root, "--run", run, *options)
+    driver.asdjax("train", "beats_frozen", "--data", root, "--run", run, *options)
     return run, _score
 
 
@@ -165,13 +163,3 @@ def _table(
             )
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return rows
-
-
-def _asdjax(*arguments: object) -> None:
-    """Run an asdjax command, its output on standard error; `AsdjaxError` if it fails."""
-    command = [str(argument) for argument in arguments]
-    console.say(f"$ asdjax {shlex.join(command)}")
-    with driver.started(command, stdout=sys.stderr) as process:
-        code = process.wait()
-    if code:
-        raise AsdjaxError(f"asdjax {command[0]} ended with code {code}, see above")

@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import itertools
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from asdjax.config import recipe as configs
 from asdjax.config.interfaces import View
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic, documents, user_files
-from asdjax.runtime import console
 from asdjax.scoring import averages, metrics
 from asdjax.signal.view_calibrated import Calibrated
 from asdjax.signal.view_cancel import Cancel
@@ -130,16 +128,16 @@ def _measure(
             here = arguments.out / f"noise{noise:g}" / f"seed{seed}"
             corpora = {level: here / f"leakage{level:g}" for level in arguments.leakage}
             for leakage, root in corpora.items():
-                _asdjax("synth", root, *corpus_options, *_levels(noise, leakage, seed))
+                driver.asdjax("synth", root, *corpus_options, *_levels(noise, leakage, seed))
             lowest = min(corpora)  # the same for any order of the levels
             trained = here / f"trained_leakage{lowest:g}"
             place = ["--data", corpora[lowest], "--run", trained]
-            _asdjax("train", arguments.recipe, *place, "--seed", seed)
+            driver.asdjax("train", arguments.recipe, *place, "--seed", seed)
             for leakage, root in corpora.items():
                 run = here / f"run_leakage{leakage:g}"
                 _copy(trained, run, views)
-                _asdjax("extract", run, "--data", root)
-                _asdjax("score", run)
+                driver.asdjax("extract", run, "--data", root)
+                driver.asdjax("score", run)
                 title = f"noise {noise:g} dB, leakage {leakage:g} dB"
                 columns.setdefault(title, []).append(_figures(Run(run), sets))
     versions = Run(trained).finished_training()["versions"]
@@ -161,18 +159,6 @@ def _measure(
     )
     atomic.write_bytes(arguments.out / TABLE, text.encode())
     print(text)
-
-
-def _asdjax(*arguments: object) -> None:
-    """Run an asdjax command, its output on standard error; `AsdjaxError` if it fails."""
-    command = [str(argument) for argument in arguments]
-    console.say(f"$ asdjax {shlex.join(command)}")
-    with driver.started(command, stdout=sys.stderr) as process:
-        code = process.wait()
-    if code:
-        raise AsdjaxError(
-            f"asdjax {command[0]} ended with code {code}, see above: the same command continues"
-        )
 
 
 def _copy(trained: Path, run: Path, views: tuple[View, ...]) -> None:
