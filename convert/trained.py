@@ -16,6 +16,7 @@ from asdjax.config.beats_architecture import BEATsEncoderConfig
 from asdjax.config.recipe import Config
 from asdjax.convert import asdkit, beats, state_dict, torch_file
 from asdjax.data import audio
+from asdjax.data.editions import AUTO, NEWEST
 from asdjax.errors import ArtifactError
 from asdjax.files import atomic, documents
 from asdjax.models.beats_encoder import BEATsConfig
@@ -179,6 +180,9 @@ def _configuration(
             "another checkpoint"
         )
     config = configs.load(recipe or ("asdkit_lora" if adapters else "system1"))
+    if config.dataset.edition == AUTO:  # there are no data yet by which to recognise it
+        dataset = dataclasses.replace(config.dataset, edition=NEWEST)
+        config = dataclasses.replace(config, dataset=dataset)
     kind = BEATsConfig if adapters else MultiResNetConfig
     if not isinstance(config.model, kind):
         raise ArtifactError(

@@ -58,6 +58,7 @@ def test_multiresnet_goes_round(multiresnet, golden, tmp_path, capsys):
     arguments = ["asdkit", source, run, "--clip-seconds", "4.48"]
     assert main(["convert", *map(str, arguments)]) == 0
     training = Run(run).finished_training()
+    assert Run(run).config().dataset.edition == "dcase2026"  # not auto: there are no data yet
     assert training["converted_from"] == {
         "toolkit": "ASDKit",
         "file": "asdkit.ckpt",
