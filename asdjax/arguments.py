@@ -37,8 +37,12 @@ _NUMBERS = {
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
-def path_text(given: str) -> str:
+def path_text(given: str, *, any_bytes: bool = False) -> str:
     """A path from the command line or a recipe, with `~` and `~user` expanded.
+
+    Args:
+        given: the path.
+        any_bytes: whether it may have bytes that are not UTF-8.
 
     Raises:
         UsageError: it is empty, a URL, or has a NUL byte or an unknown user.
@@ -57,7 +61,7 @@ def path_text(given: str) -> str:
         )
     if "\0" in given:
         raise UsageError(f"{given}: a path cannot contain a NUL byte")
-    if given != given.encode(errors="replace").decode():
+    if not any_bytes and given != given.encode(errors="replace").decode():
         raise ArtifactError(f"{given}: the name is not UTF-8 text: rename it (or set PYTHONUTF8=1)")
     found = os.path.expanduser(given)
     if given.startswith("~") and found == given:
@@ -81,7 +85,9 @@ def _read_by(make: Callable[[str], Any], kind: type) -> PrimitiveConstructorSpec
 
 
 UserPath = Annotated[Path, _read_by(lambda given: Path(path_text(given)), Path)]
-"""Type of all arguments that are a path of a file or directory."""
+"""Type of arguments that are a path of a file or directory."""
+AnyPath = Annotated[Path, _read_by(lambda given: Path(path_text(given, any_bytes=True)), Path)]
+"""The same, of recordings, whose names may have bytes that are not UTF-8."""
 PathText = Annotated[str, _read_by(path_text, str)]
 """Type of arguments that are a path or a special name: the text as given, `./` included."""
 ConfigName = Annotated[str, _read_by(config_name, str)]

@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from tyro.conf import Positional, arg
 
 from asdjax.arguments import (
+    AnyPath,
     ConfigName,
     PathText,
     UserPath,
@@ -40,7 +41,7 @@ DataRoot = Annotated[UserPath, arg(metavar="DIR", help="Root of the data set.")]
 RunPath = Annotated[UserPath, arg(metavar="DIR", help="Run directory; created if needed.")]
 FinishedRun = Annotated[UserPath, arg(metavar="RUN", help="Run directory.")]
 Recordings = Annotated[
-    tuple[UserPath, ...],
+    tuple[AnyPath, ...],
     arg(metavar="FILE_OR_DIR...", help="Sound files, and folders to search for them."),
 ]
 DetectorFile = Annotated[

@@ -17,10 +17,9 @@ import numpy as np
 
 from asdjax._version import __version__
 from asdjax.config.interfaces import ComputeDtype
-from asdjax.data import audio
+from asdjax.data import audio, sound_search
 from asdjax.data.audio import Header
 from asdjax.data.read_ahead import in_order
-from asdjax.data.sound_search import find
 from asdjax.embedder import Embedder, Pool, digests, load
 from asdjax.errors import ArtifactError, DataError, UsageError
 from asdjax.files import atomic
@@ -87,7 +86,9 @@ def embed(
             cannot be written.
     """
     format = _format(out, format, overwrite)
-    found = find(inputs, "embed")
+    found = sound_search.find(inputs, "embed")
+    for _, path in found:
+        sound_search.require_text(path)
     embedder = load(weights, layers=layers, compute_dtype=compute_dtype)
     pool = embedder.pooling(pool)
     default = {"near": 1, "far": 2}[embedder.config.audio.channel]

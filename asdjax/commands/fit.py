@@ -1,5 +1,6 @@
 """Fitting: normal recordings of a machine in, one file with a detector out; and its update."""
 
+import os
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -48,9 +49,13 @@ def fit(
 
 def require_free(out: Path, overwrite: bool) -> None:
     """Raise `AsdjaxError` if a detector cannot be written to `out`."""
+    _require_suffix(out)
+    atomic.require_free(out, overwrite)
+
+
+def _require_suffix(out: Path) -> None:
     if out.suffix != SUFFIX:
         raise UsageError(f"{out}: the name of a detector must end in {SUFFIX}")
-    atomic.require_free(out, overwrite)
 
 
 def update(
@@ -79,7 +84,9 @@ def update(
     if not path.exists():
         raise ArtifactError(f"{path}: no such detector: make one with asdjax fit")
     if out is not None:
-        require_free(out, overwrite=False)
+        _require_suffix(out)
+        if os.path.lexists(out):
+            raise ArtifactError(f"{out}: exists already: choose another name, or omit --out")
     with atomic.locked(path, f"{path}: another process is updating this detector", replaced=True):
         detector = Detector.load(path, embedder=embedder)
         change = detector.update([*inputs], faulty="skip" if skip_faulty else "raise")
@@ -132,9 +139,8 @@ def _describe(detector: Detector, path: Path) -> None:
             f"will alarm far more often than at level {facts['level']:g}: give several recordings"
         )
         return
-    about = "about" if facts["bank"] == facts["windows"] else "less than"
     console.say(
-        f"threshold {facts['threshold']:.3g} at level {facts['level']:g}: {about} "
+        f"threshold {facts['threshold']:.3g} at level {facts['level']:g}: about "
         f"{100 * (1 - facts['level']):.3g} % of normal recordings will alarm (fewer: --level)"
     )
     if copies := detector.near_copies():

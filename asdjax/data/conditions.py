@@ -96,6 +96,7 @@ def usual_clip(seconds: Sequence[float]) -> float:
 
 def _clip(root: Path, path: Path) -> Clip:
     """A normal recording in a folder; its condition is the first sub-folder."""
+    sound_search.require_text(path)
     inside = path.relative_to(root)
     machine = Path(os.path.abspath(root)).name
     dcase.check_machine_name(machine, root)

@@ -18,13 +18,13 @@ _MOST_KINDS = 8  # endings of skipped files that are listed in a note
 def find(inputs: Sequence[Path], to: str) -> list[tuple[str, Path]]:
     """The name and the path of each sound file that the inputs name, in order.
 
+    The name is the path as it was given, with forward slashes; bytes that are not UTF-8 become
+    Python escapes.
+
     Args:
         inputs: files, which are taken whatever their ending, and folders, whose files are sorted by
             path; with subfolders and links to folders, without hidden files and folders.
         to: what is done with the files, for messages.
-
-    Returns:
-        The path as it was given, as text with forward slashes, and as a path.
 
     Raises:
         AsdjaxError: there is no such file or folder, or a folder has no sound files.
@@ -39,13 +39,26 @@ def find(inputs: Sequence[Path], to: str) -> list[tuple[str, Path]]:
             why = getattr(error, "strerror", None) or str(error)
             raise DataError(f"{given}: cannot be read ({why})") from error
         paths = _search(given) if folder else [given]
-        found += [(path.as_posix(), path) for path in paths]
+        found += [(shown(path), path) for path in paths]
     if not found:
         raise UsageError(f"nothing to {to}: name audio files or directories")
-    for name, _ in found:
-        if not name.isascii() and name != name.encode(errors="replace").decode():
-            raise DataError(f"{name!r}: the name is not UTF-8 text: rename the file")
     return found
+
+
+def shown(path: Path) -> str:
+    """The name of a path, see `find`."""
+    return as_text(path.as_posix())
+
+
+def as_text(text: str) -> str:
+    """A text that may have parts of paths, with Python escapes for bytes that are not UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def require_text(path: Path) -> None:
+    """Raise `AsdjaxError` if a path is not UTF-8 text."""
+    if shown(path) != path.as_posix():
+        raise DataError(f"{shown(path)}: the name is not UTF-8 text: rename the file")
 
 
 def _search(root: Path) -> list[Path]:

@@ -19,14 +19,14 @@ from asdjax.detector import ensemble, recordings, sources
 from asdjax.detector.explanation import Explanation, explanation
 from asdjax.detector.features import SPECTRAL, Features, open_features, require_identity
 from asdjax.detector.normal import Model, NormalWindows
-from asdjax.detector.predicting import normal_windows, predictions
+from asdjax.detector.predicting import normal_windows, predictions, survey
 from asdjax.detector.prediction import Prediction
 from asdjax.detector.recordings import Windowing
 from asdjax.detector.sources import Source
 from asdjax.errors import ArtifactError, AsdjaxError, ConfigError, DataError
 from asdjax.files import documents
 from asdjax.store import detector_file
-from asdjax.store.detector_file import PROBE, VECTORS, Document, Settings
+from asdjax.store.detector_file import PROBE, VECTORS, Document, NormalRecording, Settings
 
 _LOG = logging.getLogger(__name__)
 _SAME = 1e-3  # relative difference of the probe's features between two machines
@@ -142,16 +142,14 @@ class Detector(OutlierMixin, BaseEstimator):
         self._check_settings(features, channel, backends, clip_seconds=1.0)
         rate = features.sample_rate if sample_rate is None else sources.rate(_plain(sample_rate))
         given = sources.sources(X, rate, channel, "learn from")
-        clip_seconds = self._chosen_clip(features, given)
+        found = survey(given, features, channel, known=(), skip=faulty == "skip")
+        if not found.facts:
+            raise DataError("no recording can be used: give others")
+        _warn_of_copies(found.copies, len(given))
+        clip_seconds = self._chosen_clip(features, found.facts)
         settings = self._check_settings(features, channel, backends, clip_seconds)
         windowing = _windowing(settings, features)
-        windows, copies = normal_windows(
-            given, features, windowing, channel, known=(), skip=faulty == "skip"
-        )
-        if windows is None:
-            raise DataError("no recording can be used: give others")
-        _warn_of_copies(copies, len(given))
-        model = self._new_model(windows, settings)
+        model = self._new_model(normal_windows(found, features, windowing), settings)
         self._adopt(features, settings, model, _probe_features(features, windowing))
         return self
 
@@ -176,31 +174,31 @@ class Detector(OutlierMixin, BaseEstimator):
         """
         given = self._given(X, sample_rate, "learn from")
         before = self._model.windows
-        new, copies = normal_windows(
+        found = survey(
             given,
             self._features,
-            self._windowing,
             self._settings.channel,
             before.recordings,
             skip=faulty == "skip",
         )
-        old = self.threshold_
-        if new is None:
+        old, copies = self.threshold_, len(found.copies)
+        if not found.facts:
             size = len(before.start)
-            return Change(0, len(copies), (size, size), (old, old), ())
+            return Change(0, copies, (size, size), (old, old), ())
+        new = normal_windows(found, self._features, self._windowing)
         alarms = []
         scores = self._model.score(new.tables)
-        for i, found in enumerate(new.recordings):
+        for i, one in enumerate(new.recordings):
             rows = np.flatnonzero(new.recording == i)
             worst = rows[np.argmax(scores[rows])]
             features = {name: table[[worst]] for name, table in new.tables.items()}
-            if self._model.judge(found, scores[rows], float(new.start[worst]), features).alarm:
-                alarms.append(found.name)
+            if self._model.judge(one, scores[rows], float(new.start[worst]), features).alarm:
+                alarms.append(one.name)
         model = self._new_model(before.with_others(new), self._settings)
         self._adopt(self._features, self._settings, model, self._probe)
         return Change(
             added=len(new.recordings),
-            copies=len(copies),
+            copies=copies,
             windows=(len(before.start), len(model.windows.start)),
             threshold=(old, model.threshold),
             alarms=tuple(alarms),
@@ -239,7 +237,7 @@ class Detector(OutlierMixin, BaseEstimator):
         )
         return detector_file.checked(settings, "Detector")
 
-    def _chosen_clip(self, features: Features, given: Sequence[Source]) -> float:
+    def _chosen_clip(self, features: Features, normal: Sequence[NormalRecording]) -> float:
         """The length of a window, seconds."""
         fixed = features.n_samples
         if fixed is not None:
@@ -252,8 +250,7 @@ class Detector(OutlierMixin, BaseEstimator):
             return seconds
         if self.clip_seconds is not None:
             return self.clip_seconds
-        lengths = [length for source in given if (length := _seconds(source)) is not None]
-        return usual_clip([length for length in lengths if length > 0] or [1.0])  # or all faulty
+        return usual_clip([recording.seconds for recording in normal])
 
     def _new_model(self, windows: NormalWindows, settings: Settings, **known: Any) -> Model:
         return Model(
@@ -518,18 +515,8 @@ class Detector(OutlierMixin, BaseEstimator):
         self._adopt(features, settings, model, probe)
 
 
-def _seconds(source: Source) -> float | None:
-    """The length of a recording; None if it is faulty, which is reported when it is read."""
-    try:
-        return source.seconds()
-    except AsdjaxError:
-        return None
-
-
 def _windowing(settings: Settings, features: Features) -> Windowing:
-    return Windowing(
-        settings.clip_seconds, settings.hop_seconds, features.sample_rate, features.shortest
-    )
+    return Windowing(settings.clip_seconds, settings.hop_seconds, features.sample_rate)
 
 
 def _probe_features(features: Features, windowing: Windowing) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ the mean over members, less its median over the normal windows: 0 is a typical n
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
@@ -18,11 +18,14 @@ from asdjax.errors import DataError
 from asdjax.scoring import backends
 from asdjax.scoring.backends import Fitted
 from asdjax.scoring.distances import unit_length
+from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
 
 Tables = Mapping[str, Float[np.ndarray, "N D"]]
 """Vectors of windows by feature."""
+_Rows = Bool[np.ndarray, " N"]
 
 _FOLDS = 20  # of cross-validation by recording
+_FOLDS_OF_BANK = 5  # likewise, if each fold chooses a bank, which takes time
 _FEWEST = 3  # windows: with two, each is the other's neighbour and all scores are equal
 _SMALLEST_SPREAD = 1e-3  # of a member's scores, relative to their mean
 
@@ -48,17 +51,25 @@ class Ensemble:
         self,
         tables: Tables,
         chosen: Sequence[Backend],
-        bank: Bool[np.ndarray, " N"] | None = None,
+        *,
+        most: int | None = None,
+        seed: int = 0,
     ):
         """Fit every backend to every feature.
+
+        Args:
+            tables: see the class.
+            chosen: the backends.
+            most: windows in the bank, chosen by `spread_out`; None: all.
+            seed: of this choice.
 
         Raises:
             AsdjaxError: there are fewer than three windows, or a backend cannot be fitted.
         """
         self.tables, self._chosen = tables, tuple(chosen)
         self._metric = self._chosen[0].metric
-        count = len(next(iter(tables.values())))
-        self.bank = np.ones(count, bool) if bank is None else bank
+        self._most, self._seed = most, seed
+        self.bank = self._choose(np.ones(len(next(iter(tables.values()))), bool))
         if self.bank.sum() < _FEWEST:
             raise DataError(
                 f"{self.bank.sum()} normal windows of sound are too few to compare with: give at "
@@ -119,31 +130,52 @@ class Ensemble:
         """The scores of the normal windows, each against those of other recordings.
 
         If each recording is one window, or there is one recording, each window is left out by
-        itself. Otherwise recordings are left out together, in up to 20 folds. Windows that are not
-        in the bank are scored in the same way against those in it.
+        itself. Otherwise recordings are left out together, in up to 20 folds. If the bank is a
+        choice, each of five folds is scored against a bank chosen from the others: a window of the
+        bank itself is far from the rest of the bank, because it was chosen so.
 
         Args:
             recording: the recording of each window, numbered from 0.
         """
+        if self.bank.all() and len(np.unique(recording)) in (1, len(recording)):
+            return np.stack([member.leave_one_out() for member in self._fitted])
         scores = np.empty((len(self.members), len(recording)))
-        recordings = len(np.unique(recording))
-        if recordings in (1, len(recording)):
-            scores[:, self.bank] = [member.leave_one_out() for member in self._fitted]
-            if not self.bank.all():
-                outside = {name: table[~self.bank] for name, table in self.tables.items()}
-                scores[:, ~self.bank] = self.distances(outside)
-            return scores
-        fold = recording % min(_FOLDS, recordings)
-        for rows in (fold == out for out in np.unique(fold)):
+        for rows, rest in self._folds(recording):
             left = {name: table[rows] for name, table in self.tables.items()}
-            rest = self.bank & ~rows
-            if not rest.any():
-                raise DataError(
-                    f"all {int(self.bank.sum())} windows to compare with are of one recording: "
-                    "raise max_bank"
-                )
-            scores[:, rows] = self._scored(self._fit(rest), left)
+            scores[:, rows] = self._scored(self._fit(self._choose(rest)), left)
         return scores
+
+    def cost_of_bank(self, recording: Int[np.ndarray, " N"]) -> float:
+        """How much farther windows are from the bank than from all others, 0.1 for 10 %.
+
+        The mean over features of the distances to the nearest window, in the folds of `held_out`.
+        """
+        if self.bank.all():
+            return 0.0
+        backend = NearestNeighbours(metric=self._metric, smote=SmoteConfig(ratio=0))
+        totals = np.zeros((len(self.tables), 2))
+        for rows, rest in self._folds(recording):
+            for j, used in enumerate((self._choose(rest), rest)):
+                for i, table in enumerate(self.tables.values()):
+                    fitted = backends.fit(backend, table[used], np.zeros(used.sum(), bool))
+                    totals[i, j] += fitted.score(table[rows]).sum()
+        return float(np.mean(totals[:, 0] / totals[:, 1] - 1))
+
+    def _folds(self, recording: Int[np.ndarray, " N"]) -> Iterator[tuple[_Rows, _Rows]]:
+        """The windows that are scored together, and those that they may be compared with."""
+        groups = np.unique(recording, return_inverse=True)[1]
+        if groups.max() == 0:
+            groups = np.arange(len(recording))
+        fold = groups % min(_FOLDS if self.bank.all() else _FOLDS_OF_BANK, groups.max() + 1)
+        return ((fold == out, fold != out) for out in range(fold.max() + 1))
+
+    def _choose(self, rows: _Rows) -> _Rows:
+        """The windows to compare with, of some."""
+        chosen = rows.copy()
+        if self._most is not None and self._most < rows.sum():
+            some = {name: table[rows] for name, table in self.tables.items()}
+            chosen[rows] = spread_out(some, self._metric, self._most, self._seed)
+        return chosen
 
 
 def spreads(held_out: Float64[np.ndarray, "K N"]) -> list[Spread]:

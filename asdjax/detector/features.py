@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from asdjax.config.interfaces import Backend
 from asdjax.data.samples import to_float
 from asdjax.data.sound_files import LOWEST_RATE
+from asdjax.detector.recordings import Recording
 from asdjax.embedder import Embedder, digests, load
 from asdjax.errors import ArtifactError, ConfigError, DataError
 from asdjax.runtime import compile_cache, parallel
@@ -73,6 +74,16 @@ class Features(abc.ABC):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy as the embedder's name or path, and what it must be."""
         return _reopened, (self.embedder, self.sample_rate, dict(self.identity))
+
+    def too_short(self, recording: Recording) -> str | None:
+        """Why a recording cannot be used, if it has too few samples."""
+        samples = -(-len(recording.waveform) * self.sample_rate // recording.rate)
+        if samples >= self.shortest:
+            return None
+        return (
+            f"{recording.name}: {samples} samples at {self.sample_rate} Hz are too few for this "
+            f"detector, which needs {self.shortest}: leave it out"
+        )
 
     def places(self) -> Mapping[str, Sequence[tuple[str, float]]]:
         """The statistic over time and the frequency (hertz) of each value, by feature.

@@ -4,15 +4,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Float64, Int
 
 from asdjax.config.interfaces import Backend
 from asdjax.detector import calibration, ensemble
 from asdjax.detector.ensemble import Ensemble, Tables
 from asdjax.detector.prediction import Nearest, Prediction, unlike
 from asdjax.errors import DataError
-from asdjax.scoring import backends
-from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
 from asdjax.store.detector_file import NormalRecording
 
 _ALMOST_EQUAL = 0.25  # distance (`Ensemble.nearest`); different windows have 0.3 to 1.4
@@ -98,13 +96,13 @@ class Model:
         """
         self.windows, self.level = windows.sorted(), level
         self._clip_seconds = clip_seconds
-        bank = _bank(self.windows.tables, chosen[0].metric, max_bank, seed)
-        if (count := len(self.windows.start) if bank is None else int(bank.sum())) > _MOST:
+        count = len(self.windows.start)
+        if min(count, max_bank or count) > _MOST:
             raise DataError(
                 f"{count:,} normal windows are too many to compare with each other: give max_bank "
                 f"(--max-bank 2000; at most {_MOST:,}), or longer windows"
             )
-        self.ensemble = Ensemble(self.windows.tables, chosen, bank)
+        self.ensemble = Ensemble(self.windows.tables, chosen, most=max_bank, seed=seed)
         self.held_out = (
             self.ensemble.held_out(self.windows.recording) if held_out is None else held_out
         )
@@ -174,22 +172,8 @@ class Model:
         return sorted({windows.place(int(i))[0] for i in near})
 
     def cost_of_bank(self) -> float:
-        """How much farther normal windows are from the bank than from all others, 0.1 for 10 %.
-
-        The mean over features; 0 if all windows are in the bank.
-        """
-        bank = self.ensemble.bank
-        if bank.all():
-            return 0.0
-        nearest = NearestNeighbours(metric="euclidean", smote=SmoteConfig(ratio=0))
-        increases = []
-        for table in self.windows.tables.values():
-            whole = backends.fit(nearest, table, np.zeros(len(table), bool)).leave_one_out()
-            fitted = backends.fit(nearest, table[bank], np.zeros(bank.sum(), bool))
-            of_bank = np.empty(len(table))
-            of_bank[bank], of_bank[~bank] = fitted.leave_one_out(), fitted.score(table[~bank])
-            increases.append(of_bank.mean() / whole.mean() - 1)
-        return float(np.mean(increases))
+        """See `Ensemble.cost_of_bank`."""
+        return self.ensemble.cost_of_bank(self.windows.recording)
 
     def _on_recordings(self) -> tuple[str, ...]:
         if len(self.windows.recordings) > 1:
@@ -212,13 +196,3 @@ class Model:
             f"it is longer than the {seconds:.3g} s for which {len(self.scores)} normal windows "
             f"keep level {self.level:g}: an alarm is less certain, and has no p-value",
         )
-
-
-def _bank(
-    tables: Tables, metric: str, most: int | None, seed: int
-) -> Bool[np.ndarray, " N"] | None:
-    """Which windows to compare with; None: all."""
-    count = len(next(iter(tables.values()), ()))
-    if most is None or most >= count:
-        return None
-    return ensemble.spread_out(tables, metric, most, seed)

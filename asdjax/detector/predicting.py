@@ -45,56 +45,81 @@ class _Pending:
 _Window = tuple[_Pending, float, np.ndarray]  # recording, beginning in seconds, samples
 
 
-def normal_windows(
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """Normal recordings that can be used, not yet cut into windows."""
+
+    sources: tuple[Source, ...]
+    facts: tuple[NormalRecording, ...]
+    """Of each source."""
+    copies: tuple[str, ...]
+    """Names of recordings that are passed over, as copies of these or of known ones."""
+
+
+def survey(
     given: Sequence[Source],
     features: Features,
-    windowing: Windowing,
     channel: int,
     known: Sequence[NormalRecording],
     *,
     skip: bool,
-) -> tuple[NormalWindows | None, list[str]]:
-    """The windows of normal recordings, without copies of each other and of known ones.
+) -> Normal:
+    """Read normal recordings and find those that can be used.
 
     Args:
         given: the recordings.
-        features: of the windows.
-        windowing: how recordings are cut.
+        features: that will be computed.
         channel: in use, for messages.
         known: recordings that are not wanted again.
         skip: whether faulty and silent recordings are left out, with a warning.
-
-    Returns:
-        The windows, None if there are no new ones, and the names of the copies.
 
     Raises:
         AsdjaxError: recordings are faulty or silent; the message names the first ones.
     """
     digests = {recording.digest for recording in known}
+    used: list[Source] = []
     facts: list[NormalRecording] = []
     copies: list[str] = []
     faulty: list[str] = []
+    for source, recording in zip(given, sources.read_or_name(given), strict=True):
+        if isinstance(recording, Faulty):
+            faulty.append(recording.error)
+            continue
+        found = recording.facts()
+        if why := unusable(found, channel) or features.too_short(recording):
+            faulty.append(why)
+        elif found.digest in digests:
+            copies.append(recording.name)
+        else:
+            digests.add(found.digest)
+            used.append(source)
+            facts.append(found)
+    if faulty:
+        named = "; ".join(faulty[:_MOST_NAMED]) + ("; ..." if len(faulty) > _MOST_NAMED else "")
+        about = f"{len(faulty)} of {len(given)} recordings cannot be used: {named}"
+        if not skip:
+            raise DataError(f"{about} (--skip-faulty leaves them out)")
+        _LOG.warning(f"{about}: left out")
+    return Normal(tuple(used), tuple(facts), tuple(copies))
+
+
+def normal_windows(found: Normal, features: Features, windowing: Windowing) -> NormalWindows:
+    """The windows of normal recordings, of which there is at least one.
+
+    Raises:
+        AsdjaxError: a recording was changed since `survey`, or there are too many windows.
+    """
 
     def windows() -> Iterator[tuple[int, float, np.ndarray]]:
-        for recording in sources.read_or_name(given):
-            if isinstance(recording, Faulty):
-                faulty.append(recording.error)
-                continue
-            found = recording.facts()
-            if why := unusable(found, channel) or windowing.too_short(recording):
-                faulty.append(why)
-                continue
-            if found.digest in digests:
-                copies.append(recording.name)
-                continue
-            digests.add(found.digest)
-            facts.append(found)
+        for i, recording in enumerate(sources.read(found.sources)):
+            if recording.digest() != found.facts[i].digest:
+                raise DataError(f"{recording.name}: was changed while it was read: start again")
             for start, window in windowing.cut(recording, HALF):
-                yield len(facts) - 1, start, window
+                yield i, start, window
 
     tables, indices, begins = [], [], []
     for chunk in _chunks(windows(), _AT_ONCE):
-        names = [facts[index].name for index, _, _ in chunk]
+        names = [found.facts[index].name for index, _, _ in chunk]
         tables.append(features([w for _, _, w in chunk], names, windowing.longest))
         indices += [index for index, _, _ in chunk]
         begins += [start for _, start, _ in chunk]
@@ -102,17 +127,8 @@ def normal_windows(
             raise DataError(
                 f"more than {_MOST:,} windows: give longer windows (clip_seconds, hop_seconds)"
             )
-    if faulty:
-        named = "; ".join(faulty[:_MOST_NAMED]) + ("; ..." if len(faulty) > _MOST_NAMED else "")
-        about = f"{len(faulty)} of {len(given)} recordings cannot be used: {named}"
-        if not skip:
-            raise DataError(f"{about} (--skip-faulty leaves them out)")
-        _LOG.warning(f"{about}: left out")
-    if not tables:
-        return None, copies
     joined = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    found = NormalWindows(tuple(facts), np.array(indices, np.int32), np.array(begins), joined)
-    return found, copies
+    return NormalWindows(found.facts, np.array(indices, np.int32), np.array(begins), joined)
 
 
 def predictions(
@@ -139,7 +155,7 @@ def predictions(
     """
     pending: deque[_Pending] = deque()
     found = sources.read_or_name(given) if as_rows else sources.read(given)
-    for chunk in _chunks(_cut_all(found, windowing, pending, channel, as_rows), _AT_ONCE):
+    for chunk in _chunks(_cut_all(found, features, windowing, pending, channel, as_rows), _AT_ONCE):
         _score(chunk, features, windowing.longest, model, as_rows)
         while pending and pending[0].complete:
             yield _finished(pending.popleft(), model)
@@ -149,6 +165,7 @@ def predictions(
 
 def _cut_all(
     found: Iterable[Recording | Faulty],
+    features: Features,
     windowing: Windowing,
     pending: deque[_Pending],
     channel: int,
@@ -160,7 +177,7 @@ def _cut_all(
             pending.append(_Pending(recording.name, error=recording.error, complete=True))
             continue
         pending.append(item := _Pending(recording.name, facts := recording.facts()))
-        if why := unusable(facts, channel) or windowing.too_short(recording):
+        if why := unusable(facts, channel) or features.too_short(recording):
             if not as_rows:
                 raise DataError(why)
             item.error = why

@@ -48,11 +48,11 @@ class Recording:
         count = len(self.waveform)
         level = 10 * math.log10(max(power / count, 1e-20))
         return NormalRecording(
-            name=self.name, digest=self._digest(), rate=self.rate, channels=self.channels,
+            name=self.name, digest=self.digest(), rate=self.rate, channels=self.channels,
             seconds=self.seconds, level_db=level, clipped=clipped / count,
         )  # fmt: skip
 
-    def _digest(self) -> str:
+    def digest(self) -> str:
         """A digest of samples and rate: equal for copies of any name and sample type."""
         hashed = hashlib.blake2b(f"{self.rate} ".encode(), digest_size=16)
         step = 2**20
@@ -72,8 +72,6 @@ class Windowing:
     """Step between windows."""
     sample_rate: int
     """Hertz, to which every window is resampled."""
-    shortest: int = 1
-    """Samples that the features need."""
 
     @property
     def longest(self) -> int:
@@ -97,16 +95,6 @@ class Windowing:
             if recording.rate != self.sample_rate:
                 part = audio.resample(part, recording.rate, self.sample_rate)
             yield start / recording.rate, part[: self.longest]
-
-    def too_short(self, recording: Recording) -> str | None:
-        """Why a recording cannot be used, if it has too few samples for the features."""
-        samples = -(-len(recording.waveform) * self.sample_rate // recording.rate)
-        if samples >= self.shortest:
-            return None
-        return (
-            f"{recording.name}: {samples} samples at {self.sample_rate} Hz are too few for this "
-            f"detector, which needs {self.shortest}: leave it out"
-        )
 
 
 def read(path: Path, name: str, channel: int) -> Recording:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_array
 
-from asdjax.data import audio, sound_search
+from asdjax.data import sound_search
 from asdjax.data.read_ahead import in_order
 from asdjax.data.sound_files import HIGHEST_RATE, LOWEST_RATE
 from asdjax.detector import recordings
@@ -30,8 +30,6 @@ class Source:
     """The path as given, or the number of the array."""
     read: Callable[[], Recording]
     """Raises `AsdjaxError` if the recording is faulty."""
-    seconds: Callable[[], float]
-    """Its length; of a file, from the header."""
     size: int
     """About the number of samples."""
 
@@ -65,6 +63,10 @@ def sources(X: Any, sample_rate: int, channel: int, to: str) -> list[Source]:
         X = [X] if X.dtype.kind in "biuf" else X.tolist()
     if isinstance(X, list | tuple) and not X:
         raise DataError(f"nothing to {to}: give recordings")
+    if isinstance(X, Iterator | Mapping | Set | bytes):
+        raise DataError(
+            f"recordings cannot be given as {type(X).__name__}: give a list of paths and arrays"
+        )
     if not (isinstance(X, list | tuple) and all(isinstance(x, str | Path | np.ndarray) for x in X)):
         X = _rows(X)
     found: list[Source] = []
@@ -73,7 +75,7 @@ def sources(X: Any, sample_rate: int, channel: int, to: str) -> list[Source]:
             files = sound_search.find([Path(one)], to)
             found += [_of_file(name, path, channel) for name, path in files]
         elif isinstance(one, str | Path):
-            found.append(_of_file(Path(one).as_posix(), Path(one), channel))
+            found.append(_of_file(sound_search.shown(Path(one)), Path(one), channel))
         else:
             found.append(_of_array(f"recording {i}", one, sample_rate, channel))
     return found
@@ -104,7 +106,7 @@ def rate(given: Any) -> int:
 
 def of_recording(recording: Recording) -> Source:
     """A recording that is in memory already."""
-    return Source(recording.name, lambda: recording, lambda: recording.seconds, 0)
+    return Source(recording.name, lambda: recording, 0)
 
 
 def read(given: Sequence[Source]) -> Iterator[Recording]:
@@ -125,7 +127,7 @@ def _read_or_name(source: Source) -> Recording | Faulty:
     try:
         return source.read()
     except AsdjaxError as error:
-        return Faulty(source.name, str(error))
+        return Faulty(source.name, sound_search.as_text(str(error)))
 
 
 def _of_file(name: str, path: Path, channel: int) -> Source:
@@ -134,7 +136,7 @@ def _of_file(name: str, path: Path, channel: int) -> Source:
     except OSError:
         size = 0  # reading the file will say why
     read_file = partial(recordings.read, path, name, channel)
-    return Source(name, read_file, lambda: audio.inspect_any(path).seconds, size)
+    return Source(name, read_file, size)
 
 
 def _of_array(name: str, array: np.ndarray, rate: int, channel: int) -> Source:
@@ -144,4 +146,4 @@ def _of_array(name: str, array: np.ndarray, rate: int, channel: int) -> Source:
             f"{array.shape[1]} channels: transpose it to [T, channels]"
         )
     read_array = partial(recordings.of_array, array, rate, name, channel)
-    return Source(name, read_array, lambda: len(array) / rate, array.size)
+    return Source(name, read_array, array.size)

@@ -365,3 +365,34 @@ def test_a_directory_called_spectral_is_one(sounds, tmp_path, monkeypatch, capsy
     assert main([*args, "./spectral"]) == 1
     assert "neither a run directory" in capsys.readouterr().err
     assert main([*args, "spectral"]) == 0
+
+
+def test_a_name_that_is_not_utf8_is_a_row_as_others(sounds, detector, tmp_path, capsys):
+    os.mkdir(tmp_path / "in")
+    odd, bad = (tmp_path / "in" / f"{name}\udce9.wav" for name in "ab")
+    odd.write_bytes((sounds / "faulty" / "take 200.wav").read_bytes())
+    bad.write_bytes(b"RIFF")
+    tables = ["--csv", str(tmp_path / "t.csv"), "--parquet", str(tmp_path / "t.parquet")]
+    assert main(["predict", str(detector), str(odd), str(bad), "--json", *tables]) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["file"][-11:], row["alarm"]) for row in rows] == [
+        ("a\\udce9.wav", True), ("b\\udce9.wav", None),
+    ]  # fmt: skip
+    assert "b\\udce9.wav" in rows[1]["error"]
+    assert main(["predict", str(detector), str(tmp_path / "in")]) == 1
+    assert capsys.readouterr().out.count("udce9.wav") == 2
+    out = tmp_path / "x.asd"
+    assert main(["fit", str(sounds / "normal"), str(tmp_path / "in"), "--out", str(out)]) == 1
+    assert "b\\udce9.wav" in capsys.readouterr().err
+    odd_fit = ["fit", str(sounds / "normal"), str(tmp_path / "in"), "--out", str(out)]
+    assert main([*odd_fit, "--skip-faulty"]) == 0
+    assert any("a\\udce9" in found.name for found in Detector.load(out).recordings_)
+
+
+def test_update_to_an_existing_file_names_what_helps(sounds, detector, tmp_path, capsys):
+    taken = tmp_path / "t.asd"
+    taken.write_bytes(b"mine")
+    assert main(["update", str(detector), str(sounds / "season"), "--out", str(taken)]) == 1
+    said = capsys.readouterr().err
+    assert f"{taken}: exists already: choose another name" in said and "--overwrite" not in said
+    assert taken.read_bytes() == b"mine"

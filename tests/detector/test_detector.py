@@ -17,6 +17,7 @@ from support.machines import RATE, folder, sound
 
 import asdjax
 from asdjax import Detector
+from asdjax.detector.recordings import Recording
 from asdjax.errors import AsdjaxError
 from asdjax.scoring.kmeans import KMeans
 
@@ -214,6 +215,45 @@ def test_copies_count_once(normal, fitted, tmp_path, caplog):
     detector = Detector().fit([*normal, *copies])
     np.testing.assert_array_equal(detector.scores_, fitted.scores_)
     assert "2 of 26 recordings are copies" in caplog.text
+
+
+def test_the_length_of_windows_is_that_of_the_recordings_in_use(normal, tmp_path):
+    """Neither copies nor recordings that are left out count."""
+    long = [sound(1000 + i, seconds=3) for i in range(4)]
+    silent = [np.zeros(10 * RATE)] * 30
+    detector = Detector().fit([*normal[:10], *long, *long * 5, *silent], faulty="skip")
+    plain = Detector().fit([*normal[:10], *long])
+    assert detector.description() == plain.description()
+    assert detector.description()["clip_seconds"] == 1
+    np.testing.assert_array_equal(detector.scores_, plain.scores_)
+
+
+def test_a_recording_that_changes_while_it_is_read_is_an_error(normal, monkeypatch):
+    calls = iter(range(100))
+    digest = Recording.digest
+    monkeypatch.setattr(
+        Recording, "digest", lambda self: digest(self) if next(calls) != 30 else "another"
+    )
+    with pytest.raises(AsdjaxError, match="take 6.wav: was changed while it was read"):
+        Detector().fit(normal)
+
+
+def test_names_that_are_not_utf8(normal, new, tmp_path):
+    odd = tmp_path / "caf\udce9.wav"
+    odd.write_bytes(new["tone"][0].read_bytes())
+    for given in ([odd], tmp_path):
+        (found,) = Detector().fit([*normal, odd]).predict_details(given)
+        assert found.file == f"{tmp_path}/caf\\udce9.wav" and "learned it" in found.warnings[0]
+    assert Detector().fit([*normal, odd]).recordings_
+
+
+@pytest.mark.parametrize(
+    "given", [(x for x in "ab"), {"a": 1}, {1}, b"a.wav"], ids=lambda x: type(x).__name__
+)
+def test_what_is_no_list_is_refused(fitted, given):
+    for method in (fitted.predict, Detector().fit):
+        with pytest.raises(AsdjaxError, match="give a list"):
+            method(given)
 
 
 @pytest.mark.parametrize(

@@ -57,32 +57,41 @@ def test_held_out_scores_are_brute_force(rng, recordings):
             np.testing.assert_allclose(next(rows), expected, rtol=1e-5)
 
 
-def test_windows_outside_of_the_bank_are_scored_against_it(rng):
-    normal = tables(rng, 12)
-    bank = np.arange(12) % 2 == 0
-    found = Ensemble(normal, SpectralFeatures.backends, bank).held_out(np.arange(12))
-    table = normal["f0"].astype(np.float64)
-    for i in range(12):
-        rest = bank & (np.arange(12) != i)
-        np.testing.assert_allclose(
-            found[0, i], scores(table[rest], table[[i]], False)[0], rtol=1e-5
-        )
+@pytest.mark.parametrize("recording", [np.arange(20), np.repeat(np.arange(10), 2)])
+def test_with_a_chosen_bank_each_fold_is_scored_against_a_bank_of_the_others(rng, recording):
+    normal = tables(rng, 20)
+    fitted = Ensemble(normal, SpectralFeatures.backends, most=7, seed=2)
+    assert fitted.bank.sum() == 7
+    found, cost = fitted.held_out(recording), []
+    for out in range(5):
+        left = recording % 5 == out
+        rest = {name: table[~left] for name, table in normal.items()}
+        bank = ensemble.spread_out(rest, "euclidean", 7, seed=2)
+        rows = iter(found)
+        for name, table in normal.items():
+            reference, points = (t.astype(np.float64) for t in (rest[name][bank], table[left]))
+            for density in (False, True):
+                expected = scores(reference, points, density)
+                np.testing.assert_allclose(next(rows)[left], expected, rtol=1e-5)
+            cost.append([expected_distance(points, r) for r in (reference, rest[name])])
+    totals = np.array(cost).reshape(5, 2, 2).sum(axis=0)  # folds, features, (bank, all)
+    assert fitted.cost_of_bank(recording) == pytest.approx((totals[:, 0] / totals[:, 1]).mean() - 1)
+
+
+def expected_distance(points, reference):
+    return cdist(points, reference).min(axis=1).sum()
 
 
 def test_no_window_is_compared_with_its_own_recording(rng):
-    """Nor those outside of a chosen bank; of a recording that fills the bank this is refused."""
     normal = tables(rng, 12)
     recording = np.repeat(np.arange(4), 3)
-    bank = np.array([1, 1, 0] * 4, bool)
-    found = Ensemble(normal, SpectralFeatures.backends, bank).held_out(recording)
+    found = Ensemble(normal, SpectralFeatures.backends).held_out(recording)
     table = normal["f0"].astype(np.float64)
     for i in range(12):
-        rest = bank & (recording != recording[i])
+        rest = recording != recording[i]
         for row, density in ((0, False), (1, True)):
             (expected,) = scores(table[rest], table[[i]], density)
             np.testing.assert_allclose(found[row, i], expected, rtol=1e-5)
-    with pytest.raises(AsdjaxError, match="raise max_bank"):
-        Ensemble(normal, SpectralFeatures.backends, recording == 1).held_out(recording)
 
 
 def test_standardised_scores_have_mean_0_and_deviation_1(rng):

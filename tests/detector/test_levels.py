@@ -5,6 +5,9 @@ import pytest
 
 from asdjax import Detector
 from asdjax.config.recipe import SynthConfig
+from asdjax.detector.features import SpectralFeatures
+from asdjax.detector.normal import Model, NormalWindows
+from asdjax.store.detector_file import NormalRecording
 from asdjax.synth import corpus
 
 SEEDS = range(8)
@@ -40,3 +43,27 @@ def test_one_in_ten_normal_recordings_alarms_and_most_faulty_ones_do(machine, no
     )
     assert 0.05 * len(alarms) <= sum(alarms) <= 0.15 * len(alarms)
     assert sum(detected) >= 0.8 * len(detected)
+
+
+@pytest.mark.parametrize(("windows", "bank"), [(100, 30), (200, 100), (400, 50)])
+def test_the_level_is_kept_with_a_bank_of_few_windows(windows, bank):
+    """By simulation: the windows of the bank are unusual, which must not raise the threshold."""
+    rates = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        known = drawn(rng, windows)
+        recordings = tuple(
+            NormalRecording(str(i), f"{rng.integers(2**60):x}", 16000, 1, 1.0, -20.0, 0.0)
+            for i in range(windows)
+        )
+        places = np.arange(windows, dtype=np.int32), np.zeros(windows)
+        normal = NormalWindows(recordings, *places, known)
+        model = Model(normal, SpectralFeatures.backends, 0.9, 1.0, max_bank=bank)
+        rates.append((model.score(drawn(rng, 1000)) > model.threshold).mean())
+    assert 0.08 <= np.mean(rates) <= 0.12
+
+
+def drawn(rng, count):
+    """Features of windows, one in ten of which is farther out."""
+    scale = np.where(rng.random((count, 1)) < 0.1, 3, 1)
+    return {f: (rng.standard_normal((count, 10)) * scale).astype(np.float32) for f in "ab"}

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.machines import RATE, sound
 
+from asdjax.detector.features import SpectralFeatures
 from asdjax.detector.recordings import (
     HALF,
     IGNORED,
@@ -91,9 +92,14 @@ def test_windows_are_resampled_one_by_one():
     cut = list(windowing.cut(Recording("x", wave, 48_000, 1), IGNORED))
     assert [start for start, _ in cut] == [0, 1, 2]
     assert all(len(window) == RATE == windowing.longest for _, window in cut)
-    assert windowing.too_short(Recording("x", wave, 48_000, 1)) is None
-    too_short = Windowing(1.0, 1.0, RATE, shortest=50_000).too_short
-    assert "x: 48000 samples at 16000 Hz are too few" in too_short(Recording("x", wave, 48_000, 1))
+
+
+def test_recordings_with_too_few_samples_are_named():
+    found = Recording("x", np.zeros(3 * 48_000, np.float32), 48_000, 1)
+    features = SpectralFeatures(RATE)
+    assert features.too_short(found) is None
+    features.shortest = 50_000
+    assert "x: 48000 samples at 16000 Hz are too few" in features.too_short(found)
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=20), st.integers(1, 10))
