@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def sources(X: Any, sample_rate: int, channel: int, to: str) -> list[Source]:
         X = [X] if X.dtype.kind in "biuf" else X.tolist()
     if isinstance(X, list | tuple) and not X:
         raise DataError(f"nothing to {to}: give recordings")
-    if isinstance(X, Iterator | Mapping | Set | bytes):
+    if isinstance(X, Iterator | Set | bytes):
         raise DataError(
             f"recordings cannot be given as {type(X).__name__}: give a list of paths and arrays"
         )
