@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--data", type=driver.path, nargs="*", default=[], help="data sets")
     names = [*EMBEDDERS]
     parser.add_argument("--embedders", nargs="+", default=names, choices=names)
+    parser.add_argument("--epochs", type=int, default=40, help="of System 1's training")
     arguments = parser.parse_args(argv)
     atomic.require_free(arguments.out / TABLE, overwrite=True)
     columns: dict[str, list[Mapping[str, list[Figures]]]] = {}
@@ -55,13 +56,13 @@ def main(argv: Sequence[str]) -> int:
         for seed in arguments.seeds:
             root = arguments.out / f"noise{noise:g}" / f"seed{seed}" / "data"
             driver.asdjax("synth", root, *CORPUS, "--noise-db", f"{noise:g}", "--seed", seed)
-            found = _measure(root, root.parent, seed, arguments.embedders)
+            found = _measure(root, root.parent, seed, arguments)
             columns.setdefault(f"noise {noise:g} dB", []).append(found)
     for root in arguments.data:
         for seed in arguments.seeds:
             place = arguments.out / root.name / f"seed{seed}"
             columns.setdefault(root.name, []).append(
-                _measure(root, place, seed, arguments.embedders)
+                _measure(root, place, seed, arguments)
             )
     text = "\n".join(
         [
@@ -81,13 +82,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _measure(
-    root: Path, place: Path, seed: int, embedders: Sequence[str]
+    root: Path, place: Path, seed: int, arguments: argparse.Namespace
 ) -> dict[str, list[Figures]]:
     """The figures of each machine, by embedder."""
     clips = layouts.find(root, Config().dataset.edition).clips
     found: dict[str, list[Figures]] = {}
-    for name in embedders:
-        embedder, score = EMBEDDERS[name](root, place, seed)
+    for name in arguments.embedders:
+        embedder, score = EMBEDDERS[name](root, place, seed, arguments.epochs)
         for machine in sorted({clip.machine for clip in clips}):
             ours = [clip for clip in clips if clip.machine == machine]
             train = [root / clip.path for clip in ours if clip.split == "train"]
@@ -117,21 +118,22 @@ def _score_of_one_member(detector: Detector, paths: Sequence[Path]) -> np.ndarra
     return np.array([why.members[ONE_MEMBER] for why in detector.explain([*paths])])
 
 
-def _spectral(root: Path, place: Path, seed: int) -> tuple[str | Path, Callable]:
+def _spectral(root: Path, place: Path, seed: int, epochs: int) -> tuple[str | Path, Callable]:
     return "spectral", _score
 
 
-def _log_mel(root: Path, place: Path, seed: int) -> tuple[str | Path, Callable]:
+def _log_mel(root: Path, place: Path, seed: int, epochs: int) -> tuple[str | Path, Callable]:
     return "spectral", _score_of_one_member
 
 
-def _system1(root: Path, place: Path, seed: int) -> tuple[str | Path, Callable]:
+def _system1(root: Path, place: Path, seed: int, epochs: int) -> tuple[str | Path, Callable]:
     run = place / "system1"
-    driver.asdjax("train", "quickstart", "--data", root, "--run", run, "--seed", seed)
+    options = ["--train.epochs", epochs, "--seed", seed]
+    driver.asdjax("train", "quickstart", "--data", root, "--run", run, *options)
     return run, _score
 
 
-def _random_beats(root: Path, place: Path, seed: int) -> tuple[str | Path, Callable]:
+def _random_beats(root: Path, place: Path, seed: int, epochs: int) -> tuple[str | Path, Callable]:
     run = place / "beats"
     options = ["--model.random-init", "--audio.clip-seconds", "6", "--seed", seed]
     driver.asdjax("train", "beats_frozen", "--data", root, "--run", run, *options)
