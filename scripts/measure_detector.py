@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--data", type=driver.path, nargs="*", default=[], help="data sets")
     names = [*EMBEDDERS]
     parser.add_argument("--embedders", nargs="+", default=names, choices=names)
-    parser.add_argument("--epochs", type=int, default=40, help="of System 1's training")
+    parser.add_argument("--epochs", type=int, default=4, help="of System 1's training")
     arguments = parser.parse_args(argv)
     atomic.require_free(arguments.out / TABLE, overwrite=True)
     columns: dict[str, list[Mapping[str, list[Figures]]]] = {}
