@@ -61,9 +61,7 @@ def main(argv: Sequence[str]) -> int:
     for root in arguments.data:
         for seed in arguments.seeds:
             place = arguments.out / root.name / f"seed{seed}"
-            columns.setdefault(root.name, []).append(
-                _measure(root, place, seed, arguments)
-            )
+            columns.setdefault(root.name, []).append(_measure(root, place, seed, arguments))
     text = "\n".join(
         [
             "# Detectors on recordings that they were not fitted to",

@@ -23,6 +23,7 @@ from asdjax.detector.predicting import normal_windows, predictions, survey
 from asdjax.detector.prediction import Prediction
 from asdjax.detector.recordings import Windowing
 from asdjax.detector.sources import Source
+from asdjax.detector.spectra import Spectra
 from asdjax.errors import ArtifactError, AsdjaxError, ConfigError, DataError
 from asdjax.files import documents
 from asdjax.store import detector_file
@@ -149,7 +150,8 @@ class Detector(OutlierMixin, BaseEstimator):
         clip_seconds = self._chosen_clip(features, found.facts)
         settings = self._check_settings(features, channel, backends, clip_seconds)
         windowing = _windowing(settings, features)
-        model = self._new_model(normal_windows(found, features, windowing), settings)
+        windows = normal_windows(found, features, Spectra(features.sample_rate), windowing)
+        model = self._new_model(windows, settings)
         self._adopt(features, settings, model, _probe_features(features, windowing))
         return self
 
@@ -185,7 +187,7 @@ class Detector(OutlierMixin, BaseEstimator):
         if not found.facts:
             size = len(before.start)
             return Change(0, copies, (size, size), (old, old), ())
-        new = normal_windows(found, self._features, self._windowing)
+        new = normal_windows(found, self._features, self._spectra, self._windowing)
         alarms = []
         scores = self._model.score(new.tables)
         for i, one in enumerate(new.recordings):
@@ -269,6 +271,7 @@ class Detector(OutlierMixin, BaseEstimator):
         """Become the detector with this model, all at once."""
         self._features, self._settings, self._model, self._probe = features, settings, model, probe
         self._windowing = _windowing(settings, features)
+        self._spectra = Spectra(features.sample_rate)
         self.threshold_ = model.threshold
         self.offset_ = -model.threshold
         self.scores_ = model.scores
@@ -329,14 +332,34 @@ class Detector(OutlierMixin, BaseEstimator):
         return np.array([_number(p.threshold) - _number(p.score) for p in found])
 
     def explain(self, X: Any, *, sample_rate: int | None = None) -> list[Explanation]:
-        """Why recordings have their scores: members, and frequencies that are unlike normal ones.
+        """Why recordings have their scores: members, frequencies, and a map of what differs.
 
         Args and exceptions as for `predict`.
+
+        Example:
+            >>> (why,) = detector.explain("today.wav")
+            >>> len(why.areas) > 0
+            True
         """
-        return [
-            explanation(prediction, worst, self._model, self._features)
-            for prediction, worst in self._with_worst(X, sample_rate)
-        ]
+        return list(self.iter_explanations(X, sample_rate=sample_rate))
+
+    def iter_explanations(self, X: Any, *, sample_rate: int | None = None) -> Iterator[Explanation]:
+        """As `explain`, one after the other, in bounded memory."""
+        for source in self._given(X, sample_rate, "explain"):
+            recording = source.read()
+            given = sources.of_recording(recording)
+            ((prediction, worst),) = self._judged([given], as_rows=False)
+            assert worst is not None, "faulty recordings raise"
+            window = self._windowing.at_second(recording, prediction.start)
+            yield explanation(
+                prediction,
+                worst,
+                window,
+                self._model,
+                self._features,
+                self._spectra,
+                self._windowing.longest,
+            )
 
     def stream(
         self, chunks: Iterable[np.ndarray], *, sample_rate: int | None = None
@@ -362,14 +385,6 @@ class Detector(OutlierMixin, BaseEstimator):
         ):
             ((found, _),) = self._judged([sources.of_recording(window)], as_rows=False)
             yield dataclasses.replace(found, start=start)
-
-    def _with_worst(
-        self, X: Any, sample_rate: int | None
-    ) -> Iterator[tuple[Prediction, ensemble.Tables]]:
-        given = self._given(X, sample_rate, "explain")
-        for found, worst in self._judged(given, as_rows=False):
-            assert worst is not None, "faulty recordings raise"
-            yield found, worst
 
     def _given(self, X: Any, sample_rate: int | None, to: str) -> list[Source]:
         self._require_fitted()
@@ -446,6 +461,7 @@ class Detector(OutlierMixin, BaseEstimator):
             "recording": windows.recording,
             "start": windows.start,
             "held_out": self._model.held_out,
+            "spectra": windows.spectra,
             **{VECTORS + name: table for name, table in windows.tables.items()},
             **{PROBE + name: table for name, table in self._probe.items()},
         }
@@ -510,7 +526,13 @@ class Detector(OutlierMixin, BaseEstimator):
         vectors = {n.removeprefix(VECTORS): t for n, t in tables.items() if n.startswith(VECTORS)}
         probe = {n.removeprefix(PROBE): t for n, t in tables.items() if n.startswith(PROBE)}
         _compare(path, probe, _probe_features(features, _windowing(settings, features)))
-        windows = NormalWindows(document.recordings, tables["recording"], tables["start"], vectors)
+        windows = NormalWindows(
+            document.recordings,
+            tables["recording"],
+            tables["start"],
+            vectors,
+            tables["spectra"],
+        )
         model = self._new_model(windows, settings, held_out=tables["held_out"])
         self._adopt(features, settings, model, probe)
 

@@ -2,7 +2,7 @@
 
 import abc
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -115,28 +115,13 @@ class SpectralFeatures(Features):
         self.sample_rate = sample_rate
         self.identity = {"embedder": SPECTRAL, "version": 1, "sample_rate": sample_rate}
         self._devices = parallel.local_devices(0)
-        step = partial(_statistics, sample_rate)
-        # pmap takes an argument without arrays, as this state is, for a mapped one
-        self._step = parallel.inference_step(step, self._devices, "shard_map")
+        self._step = mapped(partial(_statistics, sample_rate), self._devices)
 
     def __call__(
         self, waveforms: Sequence[np.ndarray], names: Sequence[str], longest: int
     ) -> dict[str, Float32[np.ndarray, "N D"]]:
         """The spectral statistics, in batches of equal shape."""
-        size = _AT_ONCE * len(self._devices)
-        results = []
-        for first in range(0, len(waveforms), size):
-            some = waveforms[first : first + size]
-            batch = {
-                "waveform": np.zeros((size, longest), np.float32),
-                "length": np.full(size, longest, np.int32),
-            }
-            for row, wave in enumerate(some):
-                batch["waveform"][row, : len(wave)] = to_float(wave)
-                batch["length"][row] = len(wave)
-            found = self._step({}, parallel.split_batch(batch, self._devices))
-            compile_cache.seal()
-            results.append({name: np.asarray(found[name]).reshape(size, -1) for name in found})
+        results = in_batches(self._step, self._devices, waveforms, longest)
         tables = {
             name: np.concatenate([result[name] for result in results])[: len(waveforms)]
             for name in statistics.FEATURES
@@ -148,6 +133,47 @@ class SpectralFeatures(Features):
     def places(self) -> Mapping[str, Sequence[tuple[str, float]]]:
         """The statistics and the bands' frequencies."""
         return statistics.places(self.sample_rate)
+
+
+def mapped(step: Callable, devices: list[jax.Device]) -> jax.stages.Wrapped:
+    """Compile `step({}, batch)` for `in_batches`."""
+    # pmap takes an argument without arrays, as this state is, for a mapped one
+    return parallel.inference_step(step, devices, "shard_map")
+
+
+def in_batches(
+    step: jax.stages.Wrapped,
+    devices: list[jax.Device],
+    waveforms: Sequence[np.ndarray],
+    longest: int,
+) -> list[dict[str, np.ndarray]]:
+    """The results of a `mapped` step for waveforms, in batches of equal shape.
+
+    A batch has `waveform` float32 [B, longest], padded by zeros, and `length` int32 [B], samples.
+    The last batch is filled up with silence.
+
+    Args:
+        step: from `mapped`.
+        devices: the same.
+        waveforms: [T] each, int16 or float.
+        longest: length to which they are padded, samples.
+    """
+    size = _AT_ONCE * len(devices)
+    results = []
+    for first in range(0, len(waveforms), size):
+        some = waveforms[first : first + size]
+        batch = {
+            "waveform": np.zeros((size, longest), np.float32),
+            "length": np.full(size, longest, np.int32),
+        }
+        for row, wave in enumerate(some):
+            batch["waveform"][row, : len(wave)] = to_float(wave)
+            batch["length"][row] = len(wave)
+        found = step({}, parallel.split_batch(batch, devices))
+        compile_cache.seal()
+        arrays = {name: np.asarray(found[name]) for name in found}
+        results.append({name: a.reshape(size, *a.shape[2:]) for name, a in arrays.items()})
+    return results
 
 
 def _statistics(sample_rate: int, state: Any, batch: Mapping[str, jax.Array]) -> Any:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Float32, Float64, Int
 
 from asdjax.config.interfaces import Backend
 from asdjax.detector import calibration, ensemble
@@ -30,6 +30,8 @@ class NormalWindows:
     """Seconds from the beginning of the recording."""
     tables: Mapping[str, np.ndarray]
     """float32 [N, D] by feature."""
+    spectra: Float32[np.ndarray, "N S P"]
+    """`spectral_map.summary` of each window, for explanations."""
 
     def with_others(self, others: "NormalWindows") -> "NormalWindows":
         """These windows and others, of other recordings."""
@@ -39,6 +41,7 @@ class NormalWindows:
             np.concatenate([self.recording, shifted]),
             np.concatenate([self.start, others.start]),
             {n: np.concatenate([self.tables[n], others.tables[n]]) for n in self.tables},
+            np.concatenate([self.spectra, others.spectra]),
         )
 
     def sorted(self) -> "NormalWindows":
@@ -51,6 +54,7 @@ class NormalWindows:
             place[rows].astype(np.int32),
             self.start[rows],
             {name: table[rows] for name, table in self.tables.items()},
+            self.spectra[rows],
         )
 
     def place(self, window: int) -> tuple[str, float]:

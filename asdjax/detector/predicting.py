@@ -16,6 +16,7 @@ from asdjax.detector.normal import Model, NormalWindows
 from asdjax.detector.prediction import Prediction, unusable
 from asdjax.detector.recordings import HALF, IGNORED, Recording, Windowing
 from asdjax.detector.sources import Faulty, Source
+from asdjax.detector.spectra import Spectra
 from asdjax.errors import DataError
 from asdjax.store.detector_file import NormalRecording
 
@@ -103,7 +104,9 @@ def survey(
     return Normal(tuple(used), tuple(facts), tuple(copies))
 
 
-def normal_windows(found: Normal, features: Features, windowing: Windowing) -> NormalWindows:
+def normal_windows(
+    found: Normal, features: Features, spectra: Spectra, windowing: Windowing
+) -> NormalWindows:
     """The windows of normal recordings, of which there is at least one.
 
     Raises:
@@ -117,10 +120,12 @@ def normal_windows(found: Normal, features: Features, windowing: Windowing) -> N
             for start, window in windowing.cut(recording, HALF):
                 yield i, start, window
 
-    tables, indices, begins = [], [], []
+    tables, maps, indices, begins = [], [], [], []
     for chunk in _chunks(windows(), _AT_ONCE):
         names = [found.facts[index].name for index, _, _ in chunk]
-        tables.append(features([w for _, _, w in chunk], names, windowing.longest))
+        waveforms = [window for _, _, window in chunk]
+        tables.append(features(waveforms, names, windowing.longest))
+        maps.append(spectra.summaries(waveforms, windowing.longest))
         indices += [index for index, _, _ in chunk]
         begins += [start for _, start, _ in chunk]
         if len(begins) > _MOST:
@@ -128,7 +133,9 @@ def normal_windows(found: Normal, features: Features, windowing: Windowing) -> N
                 f"more than {_MOST:,} windows: give longer windows (clip_seconds, hop_seconds)"
             )
     joined = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    return NormalWindows(found.facts, np.array(indices, np.int32), np.array(begins), joined)
+    return NormalWindows(
+        found.facts, np.array(indices, np.int32), np.array(begins), joined, np.concatenate(maps)
+    )
 
 
 def predictions(

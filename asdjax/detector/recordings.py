@@ -91,10 +91,17 @@ class Windowing:
         """
         length, hop = self.at(recording.rate)
         for start in starts(len(recording.waveform), length, hop, ignored):
-            part = recording.waveform[start : start + length]
-            if recording.rate != self.sample_rate:
-                part = audio.resample(part, recording.rate, self.sample_rate)
-            yield start / recording.rate, part[: self.longest]
+            yield start / recording.rate, self._window(recording, start)
+
+    def at_second(self, recording: Recording, start: float) -> np.ndarray:
+        """The window of `cut` that begins at `start` seconds."""
+        return self._window(recording, round(start * recording.rate))
+
+    def _window(self, recording: Recording, start: int) -> np.ndarray:
+        part = recording.waveform[start : start + self.at(recording.rate)[0]]
+        if recording.rate != self.sample_rate:
+            part = audio.resample(part, recording.rate, self.sample_rate)
+        return part[: self.longest]
 
 
 def read(path: Path, name: str, channel: int) -> Recording:

@@ -15,6 +15,8 @@ frames (the clip's level), m = mean_t X_t and d_t = |X_t - m| / max_t |X_t - m|,
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +52,13 @@ def spectral_statistics(
         >>> found["fast"].shape
         (2, 54)
     """
-    of_clip = functools.partial(_of_clip, sample_rate)
+    return each(functools.partial(_of_clip, sample_rate), waveform, length)
+
+
+def each(
+    of_clip: Callable[..., Any], waveform: Float[Array, "B T"], length: Int[Array, " B"]
+) -> Any:
+    """The results of `of_clip(waveform, length)` for all clips."""
     return jax.lax.platform_dependent(
         waveform,
         length,
@@ -72,6 +80,37 @@ def mel_bank(n_fft: int, sample_rate: int, bands: int) -> Float[np.ndarray, "F b
     weights = np.minimum((mel - left) / (centre - left), (right - mel) / (right - centre))
     weights = np.maximum(weights, 0)
     return weights[:, weights.any(axis=0)]
+
+
+def edges(sample_rate: int) -> list[tuple[float, float]]:
+    """Lowest and highest frequency in the bands of the feature `bands`, hertz."""
+    n_fft, bands = _MEDIUM
+    weights = mel_bank(n_fft, sample_rate, bands) > 0
+    width = sample_rate / n_fft
+    found = [np.flatnonzero(weights[:, band]) for band in range(weights.shape[1])]
+    return [
+        (float(max(b[0] - 0.5, 0) * width), float(min(b[-1] + 0.5, n_fft / 2) * width))
+        for b in found
+    ]
+
+
+def log_mel(
+    waveform: Float[Array, "T"], length: Int[Array, ""], sample_rate: int
+) -> tuple[Float[Array, "L M"], Float[Array, "L"]]:
+    """The frames of which the feature `bands` is made, and which belong to the clip (1 or 0).
+
+    Args:
+        waveform: a clip in [-1, 1], padded by zeros.
+        length: samples of the clip.
+        sample_rate: hertz.
+    """
+    n_fft, bands = _MEDIUM
+    return _log_mel(waveform, length, n_fft, mel_bank(n_fft, sample_rate, bands))
+
+
+def frame_seconds(sample_rate: int) -> tuple[float, float]:
+    """The length of a frame of `log_mel` and the step between frames, seconds."""
+    return _MEDIUM[0] / sample_rate, _MEDIUM[0] / 2 / sample_rate
 
 
 def places(sample_rate: int) -> dict[str, list[tuple[str, float]]]:

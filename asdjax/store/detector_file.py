@@ -7,6 +7,7 @@
     recording   int32 [N]: index in `Document.recordings`
     start       float64 [N]: seconds from the beginning of the recording
     held_out    float64 [K, N]: each member's scores of the normal windows
+    spectra     float32 [N, S, P]: `asdjax.signal.spectral_map.summary` of the normal windows
 
 Nothing in it is executed, and it has no pickles.
 """
@@ -27,7 +28,7 @@ from asdjax.errors import ArtifactError, ConfigError
 from asdjax.files import atomic, documents, user_files
 from asdjax.store import arrays
 
-SCHEMA = "asdjax.detector/1"
+SCHEMA = "asdjax.detector/2"
 SUFFIX = ".asd"
 VECTORS, PROBE = "vectors/", "probe/"
 _LARGEST = 1e100  # of a vector or score; squares of larger ones are infinite
@@ -161,7 +162,7 @@ def _fault(document: Document, tables: Mapping[str, np.ndarray]) -> str | None:
     """What is wrong with the arrays, if anything."""
     names = {name.removeprefix(VECTORS) for name in tables if name.startswith(VECTORS)}
     expected = {f"{kind}{name}" for name in names for kind in (VECTORS, PROBE)}
-    if not names or tables.keys() != expected | {"recording", "start", "held_out"}:
+    if not names or tables.keys() != expected | {"recording", "start", "held_out", "spectra"}:
         return "arrays are missing, or there are others"
     recording, start = tables["recording"], tables["start"]
     count = len(recording) if recording.ndim == 1 else 0
@@ -171,6 +172,8 @@ def _fault(document: Document, tables: Mapping[str, np.ndarray]) -> str | None:
         "start": ((count,), np.float64),
         "held_out": ((members, count), np.float64),
     }
+    spectra = tables["spectra"]
+    shapes["spectra"] = (count, *(spectra.shape[1:] if spectra.ndim == 3 else (0, 0))), np.float32
     for name in names:
         vectors = tables[VECTORS + name]
         size = vectors.shape[1] if vectors.ndim == 2 else 0

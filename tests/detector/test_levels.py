@@ -57,7 +57,8 @@ def test_the_level_is_kept_with_a_bank_of_few_windows(windows, bank):
             for i in range(windows)
         )
         places = np.arange(windows, dtype=np.int32), np.zeros(windows)
-        normal = NormalWindows(recordings, *places, known)
+        spectra = np.zeros((windows, 4, 1), np.float32)
+        normal = NormalWindows(recordings, *places, known, spectra)
         model = Model(normal, SpectralFeatures.backends, 0.9, 1.0, max_bank=bank)
         rates.append((model.score(drawn(rng, 1000)) > model.threshold).mean())
     assert 0.08 <= np.mean(rates) <= 0.12
