@@ -1,0 +1,172 @@
+"""The sub-commands on detectors, see `asdjax.verbs`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from tyro.conf import Positional, arg
+
+from asdjax.arguments import AnyPath, PathText, UserPath, require_apart, require_folder
+from asdjax.errors import UsageError
+
+Recordings = Annotated[
+    tuple[AnyPath, ...],
+    arg(metavar="FILE_OR_DIR...", help="Sound files, and folders to search for them."),
+]
+DetectorFile = Annotated[
+    UserPath, arg(metavar="DETECTOR", help="A file that asdjax fit has written.")
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Learn from normal recordings of a machine; writes a detector (asdjax docs detector)."""
+
+    lost: ClassVar[str] = "nothing was written: run the same command again"
+    inputs: Positional[Recordings]
+    out: Annotated[UserPath, arg(metavar="FILE.asd")]
+    """The detector's file."""
+    embedder: Annotated[PathText, arg(metavar="spectral|DIR")] = "spectral"
+    """spectral: statistics of spectra, which need no training; or a run directory, or converted
+    BEATs weights (./spectral for a directory of that name)."""
+    backend: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ()
+    """Scoring backends; default: nearest_neighbours and rescaled, averaged."""
+    level: float = 0.9
+    """Intended share of normal recordings without an alarm."""
+    clip_seconds: Annotated[float | None, arg(metavar="SECONDS")] = None
+    """Length of the windows that are compared; default: the median length of the recordings, or 10
+    if that is above 20."""
+    hop_seconds: Annotated[float | None, arg(metavar="SECONDS")] = None
+    """Step between windows; default: their length."""
+    channel: Annotated[int | None, arg(metavar="INT")] = None
+    """Channel to use, counted from 1; default: the first, or that of the run."""
+    sample_rate: Annotated[int | None, arg(metavar="HERTZ")] = None
+    """Rate to which recordings are resampled; default: 16000, or that of the weights."""
+    max_bank: Annotated[int | None, arg(metavar="N")] = None
+    """Most windows to compare new ones with, chosen to cover all; default: all."""
+    seed: int = 0
+    """Seed of this choice."""
+    train: Annotated[UserPath | None, arg(metavar="RUN")] = None
+    """Train System 1's network first, in this run directory, to tell the sub-folders of the
+    recordings apart (or machines and attributes of a table), and use it as the embedder."""
+    skip_faulty: bool = False
+    """Leave out recordings that are faulty or silent, instead of refusing them."""
+    overwrite: bool = False
+    """Replace the detector if it exists."""
+
+    def __call__(self) -> None:
+        from asdjax.commands import fit
+        from asdjax.detector.detector import Detector
+
+        if self.train is not None:
+            return self._train(self.train)
+        embedder: str | Path = self.embedder
+        if embedder != "spectral":
+            embedder, what = Path(embedder), "run directory or folder of converted weights"
+            require_folder(embedder, what, "train or convert beats")
+        detector = Detector(embedder, **self._settings())
+        options = {"overwrite": self.overwrite, "skip_faulty": self.skip_faulty}
+        fit.fit(detector, self.inputs, self.out, **options)
+
+    def _settings(self) -> dict[str, Any]:
+        names = (
+            "level", "clip_seconds", "hop_seconds", "channel", "sample_rate", "max_bank", "seed",
+        )  # fmt: skip
+        return {"backend": self.backend or None, **{name: getattr(self, name) for name in names}}
+
+    def _train(self, run: Path) -> None:
+        from asdjax.commands import fit, train
+        from asdjax.data import conditions, corpus
+        from asdjax.detector.detector import Detector
+        from asdjax.runtime import console
+        from asdjax.store.runs import Run
+
+        if self.embedder != "spectral":
+            raise UsageError("--embedder: cannot be used with --train: omit one of them")
+        fit.require_free(self.out, self.overwrite)
+        for path in self.inputs:
+            require_apart(run, path, "--train")
+        dataset = conditions.read(self.inputs)
+        config = conditions.recipe(dataset, self.clip_seconds, self.channel, self.seed)
+        train.train(config, corpus.check(dataset, config), Run(run))
+        settings = {**self._settings(), "clip_seconds": None, "channel": None}
+        paths = [dataset.root / clip.path for clip in dataset.clips]
+        fit.fit(Detector(run, **settings), paths, self.out, overwrite=self.overwrite)
+        console.say(
+            f"the network in {run} has learned to tell the conditions apart, so that small "
+            "deviations from each count; with few recordings of each, a detector without --train "
+            "may be better: compare them on faulty recordings"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Score recordings with a detector: ALARM or ok for each (asdjax docs detector).
+
+    decision: ALARM if the score is above the threshold. score: 0 is a typical normal recording,
+    larger is less normal. ratio: score divided by threshold; above 1 is an alarm, close to 1 is
+    uncertain. p-value: how likely so high a score is, if the recording is normal. start: where in
+    the recording the worst window begins, seconds. nearest: the most similar normal recording.
+    """
+
+    lost: ClassVar[str] = "no table was written: run the same command again"
+    detector: Positional[DetectorFile]
+    inputs: Positional[Recordings]
+    json: bool = False
+    """Print a JSON document per line (schema asdjax.prediction/1) instead of a table."""
+    csv: Annotated[UserPath | None, arg(metavar="FILE")] = None
+    """Write a table as CSV, too."""
+    parquet: Annotated[UserPath | None, arg(metavar="FILE")] = None
+    """Write a table as Parquet, too."""
+    overwrite: bool = False
+    """Replace these files if they exist."""
+    fail_on_alarm: bool = False
+    """Exit with code 3 if a recording alarms, also if others could not be scored."""
+    level: Annotated[float | None, arg(metavar="FLOAT")] = None
+    """Another level than the detector was fitted with."""
+    embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
+    """Where the detector's run or converted weights are, if they have moved."""
+
+    def __call__(self) -> int:
+        from asdjax.commands import predict
+        from asdjax.detector.detector import Detector
+
+        detector = Detector.load(self.detector, embedder=self.embedder, level=self.level)
+        return predict.predict(
+            detector,
+            self.inputs,
+            as_json=self.json,
+            csv=self.csv,
+            parquet=self.parquet,
+            overwrite=self.overwrite,
+            fail_on_alarm=self.fail_on_alarm,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """Add normal recordings to a detector: a new season, a new tool (asdjax docs detector)."""
+
+    lost: ClassVar[str] = "the detector is unchanged: run the same command again"
+    detector: Positional[DetectorFile]
+    inputs: Positional[Recordings]
+    out: Annotated[UserPath | None, arg(metavar="FILE.asd")] = None
+    """Write a new file instead of replacing the detector."""
+    dry_run: bool = False
+    """Say what would change, and write nothing."""
+    skip_faulty: bool = False
+    """Leave out recordings that are faulty or silent, instead of refusing them."""
+    embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
+    """Where the detector's run or converted weights are, if they have moved."""
+
+    def __call__(self) -> None:
+        from asdjax.commands import fit
+
+        fit.update(
+            self.detector,
+            self.inputs,
+            out=self.out,
+            dry_run=self.dry_run,
+            embedder=self.embedder,
+            skip_faulty=self.skip_faulty,
+        )
