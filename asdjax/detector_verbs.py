@@ -170,3 +170,33 @@ class Update:
             embedder=self.embedder,
             skip_faulty=self.skip_faulty,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Explain:
+    """Say when, and at which frequencies, recordings differ from normal ones.
+
+    The largest differences first, in standard deviations of the ten most similar normal windows.
+    members: the parts of the score, in standard deviations.
+    """
+
+    lost: ClassVar[str] = "pictures that were written are kept; add --overwrite to start again"
+    detector: Positional[DetectorFile]
+    inputs: Positional[Recordings]
+    json: bool = False
+    """Print a JSON document per line (schema asdjax.explanation/1), with the whole map."""
+    png: Annotated[UserPath | None, arg(metavar="DIR")] = None
+    """Write a picture of each recording to this folder (needs matplotlib)."""
+    overwrite: bool = False
+    """Replace these pictures if they exist."""
+    embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
+    """Where the detector's run or converted weights are, if they have moved."""
+
+    def __call__(self) -> int:
+        from asdjax.commands import explain
+        from asdjax.detector.detector import Detector
+
+        detector = Detector.load(self.detector, embedder=self.embedder)
+        return explain.explain(
+            detector, self.inputs, as_json=self.json, png=self.png, overwrite=self.overwrite
+        )

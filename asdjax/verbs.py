@@ -30,7 +30,7 @@ from asdjax.config import recipe as configs
 from asdjax.config import registry, schema
 from asdjax.config.interfaces import Backend, ComputeDtype, Threshold
 from asdjax.config.recipe import AudioConfig, Config, DatasetConfig, SynthConfig
-from asdjax.detector_verbs import Fit, Predict, Update
+from asdjax.detector_verbs import Explain, Fit, Predict, Update
 from asdjax.errors import ConfigError, DataError, UsageError
 
 Recipe = Annotated[
@@ -443,6 +443,7 @@ VERBS: dict[str, type[Any]] = {
     "fit": Fit,
     "predict": Predict,
     "update": Update,
+    "explain": Explain,
     "run": RunAll,
     "train": Train,
     "extract": Extract,
@@ -458,4 +459,13 @@ VERBS: dict[str, type[Any]] = {
     "docs": Docs,
 }
 
-COMPILING = (Check, Embed, Extract, Fit, Predict, Train, Update)  # and RunAll, which is a Train
+COMPILING = (
+    Check,
+    Embed,
+    Explain,
+    Extract,
+    Fit,
+    Predict,
+    Train,
+    Update,
+)  # and RunAll, which is a Train

@@ -22,8 +22,10 @@ ORDER = [  # a file imports from its own row's folder and from the rows above
     {"training"},
     {"embedder"},
     {"detector"},
+    {"report"},
     {"commands", "convert"},
-    {"verbs", "detector_verbs"},
+    {"detector_verbs"},
+    {"verbs"},
     {"cli"},
     {"__main__", "__init__"},
 ]

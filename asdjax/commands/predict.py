@@ -54,7 +54,7 @@ def predict(
             atomic.require_free(path, overwrite)
     if parquet is not None:
         _require_pyarrow(parquet)
-    names = _files(inputs)
+    names = sound_search.files(inputs, "score")
     rows: list[dict[str, Any]] = []
     notes: dict[str, list[str]] = {}
     alarms = failures = 0
@@ -85,17 +85,6 @@ def predict(
     if fail_on_alarm and alarms:
         return ALARM
     return int(failures > 0)
-
-
-def _files(inputs: Sequence[Path]) -> list[Path]:
-    """The files that inputs name; a file that is missing becomes a row with an error."""
-    if not inputs:
-        raise UsageError("nothing to score: name sound files or folders")
-    found: list[Path] = []
-    for given in inputs:
-        inside = sound_search.find([given], "score") if given.is_dir() else []
-        found += [path for _, path in inside] or [given]
-    return found
 
 
 def _json(prediction: Prediction) -> str:

@@ -45,6 +45,21 @@ def find(inputs: Sequence[Path], to: str) -> list[tuple[str, Path]]:
     return found
 
 
+def files(inputs: Sequence[Path], to: str) -> list[Path]:
+    """As `find`, but a path that leads nowhere is kept: reading it says why.
+
+    Raises:
+        AsdjaxError: there are no inputs, or a folder has no sound files.
+    """
+    if not inputs:
+        raise UsageError(f"nothing to {to}: name sound files or folders")
+    found: list[Path] = []
+    for given in inputs:
+        inside = find([given], to) if given.is_dir() else []
+        found += [path for _, path in inside] or [given]
+    return found
+
+
 def shown(path: Path) -> str:
     """The name of a path, see `find`."""
     return as_text(path.as_posix())

@@ -143,6 +143,7 @@ class Model:
             start=start,
             seconds=found.seconds,
             windows=windows,
+            window_scores=tuple(scores.tolist()),
             score=score,
             threshold=threshold,
             ratio=score / threshold if threshold > 0 else None,

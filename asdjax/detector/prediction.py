@@ -44,6 +44,8 @@ class Prediction:
     """Length of the recording."""
     windows: int = 0
     """Number of windows."""
+    window_scores: tuple[float, ...] = ()
+    """Of all windows, in order."""
     score: float | None = None
     """Of the worst window; larger is more anomalous, and 0 is a typical normal window."""
     threshold: float | None = None

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -298,6 +299,11 @@ def test_a_trained_run_is_an_embedder(corpus_root, tmp_path, capsys):
     assert main(["predict", str(out), str(tmp_path / "normal")]) == 0
     rows = capsys.readouterr().out.splitlines()[1:]
     assert len(rows) == 16
+    hum = tmp_path / "hum.wav"
+    soundfile.write(hum, sound(1, seconds=2.0) + 0.1 * np.sin(np.arange(2 * RATE) / 2), RATE)
+    (why,) = Detector.load(out).explain(hum)  # its areas are not those of the network's vectors
+    area = why.areas[0]
+    assert not why.frequencies and area.low - 20 < RATE / (4 * np.pi) < area.high + 20
     moved = tmp_path / "moved"
     run.rename(moved)
     assert main(["predict", str(out), str(tmp_path / "normal")]) == 1
@@ -396,3 +402,46 @@ def test_update_to_an_existing_file_names_what_helps(sounds, detector, tmp_path,
     said = capsys.readouterr().err
     assert f"{taken}: exists already: choose another name" in said and "--overwrite" not in said
     assert taken.read_bytes() == b"mine"
+
+
+def test_explain_says_when_and_where(sounds, detector, tmp_path, capsys):
+    tone, pictures = sounds / "faulty" / "take 200.wav", tmp_path / "pictures"
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"RIFF")
+    command = ["explain", str(detector), str(tone), str(sounds / "new"), "--png", str(pictures)]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    first, area = said.out.splitlines()[:2]
+    assert first.startswith(f"{tone}: ALARM, score ")
+    low, high = re.search(r"([0-9]+) to ([0-9]+) Hz: louder than normal by", area).groups()
+    assert int(low) < 3100 < int(high)
+    assert said.out.count("\n  most similar: ") == 5
+    found = sorted(pictures.iterdir())
+    assert len(found) == 5 and all(p.read_bytes().startswith(b"\x89PNG") for p in found)
+    assert main(command) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    capsys.readouterr()
+    assert main(["explain", str(detector), str(bad), str(tone), "--json"]) == 1
+    said = capsys.readouterr()
+    assert str(bad) in said.err
+    document = json.loads(said.out)
+    assert document["schema"] == "asdjax.explanation/1"
+    assert document["prediction"]["file"] == str(tone)
+
+
+def test_pictures_of_equal_names_are_numbered(sounds, detector, tmp_path):
+    tone = sounds / "faulty" / "take 200.wav"
+    (tmp_path / tone.name).write_bytes(tone.read_bytes())
+    given = [str(tone), str(tmp_path / tone.name)]
+    assert main(["explain", str(detector), *given, "--png", str(tmp_path / "p")]) == 0
+    names = sorted(p.name for p in (tmp_path / "p").iterdir())
+    assert names == ["take 200.wav (2).png", "take 200.wav.png"]
+
+
+def test_without_matplotlib_the_remedy_is_named(sounds, detector, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    tone = str(sounds / "faulty" / "take 200.wav")
+    assert main(["explain", str(detector), tone, "--png", str(tmp_path / "p")]) == 1
+    assert "pip install 'asdjax[plot]'" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
