@@ -200,3 +200,64 @@ class Explain:
         return explain.explain(
             detector, self.inputs, as_json=self.json, png=self.png, overwrite=self.overwrite
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """Score recordings as they arrive in a folder, or the sound of a microphone; without end.
+
+    A line of JSON (schema asdjax.watch/1) is appended to the log for each recording, and alarms are
+    printed. Each file is scored once, also across restarts: the log tells which.
+    """
+
+    lost: ClassVar[str] = "recordings in the log are done, and the same command continues"
+    detector: Positional[DetectorFile]
+    log: Annotated[UserPath, arg(metavar="FILE.jsonl")]
+    """Is appended to, and created if missing."""
+    folder: Positional[Annotated[UserPath | None, arg(metavar="[DIR]")]] = None
+    """The folder where recordings arrive, with its subfolders."""
+    confirm: Annotated[str, arg(metavar="K/N")] = "1/1"
+    """Alarm only if K of the last N windows are above the threshold, as 3/5."""
+    settle: Annotated[float, arg(metavar="SECONDS")] = 2.0
+    """A file is complete if it has not changed for so long."""
+    interval: Annotated[float, arg(metavar="SECONDS")] = 1.0
+    """Time between two looks at the folder."""
+    once: bool = False
+    """End when all files are scored, with exit code 1 if some could not be."""
+    microphone: bool = False
+    """Listen to a microphone instead (needs sounddevice: pip install 'asdjax[live]')."""
+    device: Annotated[str | None, arg(metavar="NAME")] = None
+    """Name or number of the microphone; default: the system's."""
+    level: Annotated[float | None, arg(metavar="FLOAT")] = None
+    """Another level than the detector was fitted with."""
+    embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
+    """Where the detector's run or converted weights are, if they have moved."""
+
+    def __call__(self) -> int:
+        from asdjax.commands import watch
+        from asdjax.detector.detector import Detector
+
+        confirm = watch.parse_confirm(self.confirm)
+        for name, value, low, high in (
+            ("settle", self.settle, 0, 3600), ("interval", self.interval, 0.01, 3600),
+        ):  # fmt: skip
+            if not low <= value <= high:
+                raise UsageError(f"--{name} {value:g}: give {low:g} to {high:g} seconds")
+        if self.microphone == (self.folder is not None):
+            raise UsageError("name a folder or --microphone, one of them")
+        detector = Detector.load(self.detector, embedder=self.embedder, level=self.level)
+        if self.folder is not None:
+            return watch.watch_folder(
+                detector,
+                self.folder,
+                self.log,
+                confirm=confirm,
+                settle=self.settle,
+                interval=self.interval,
+                once=self.once,
+            )
+        from asdjax.data import microphone
+
+        streams = microphone.streams(self.device, detector.channel or 1)
+        watch.watch_microphone(detector, streams, self.log, confirm=confirm)
+        return 0

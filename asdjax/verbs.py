@@ -30,7 +30,7 @@ from asdjax.config import recipe as configs
 from asdjax.config import registry, schema
 from asdjax.config.interfaces import Backend, ComputeDtype, Threshold
 from asdjax.config.recipe import AudioConfig, Config, DatasetConfig, SynthConfig
-from asdjax.detector_verbs import Explain, Fit, Predict, Update
+from asdjax.detector_verbs import Explain, Fit, Predict, Update, Watch
 from asdjax.errors import ConfigError, DataError, UsageError
 
 Recipe = Annotated[
@@ -444,6 +444,7 @@ VERBS: dict[str, type[Any]] = {
     "predict": Predict,
     "update": Update,
     "explain": Explain,
+    "watch": Watch,
     "run": RunAll,
     "train": Train,
     "extract": Extract,

@@ -19,7 +19,7 @@ SCHEMA = "asdjax.explanation/1"
 
 _MOST = 8  # deviations in an explanation
 _MOST_AREAS = 3
-_SMALLEST_AREA = 3.0  # standard deviations; the first area is always given
+_SMALLEST_AREA = 5.0  # standard deviations; the first area is always given
 _SMALLEST = 0.1  # spread of a value, relative to the median over its feature's values
 _COMPARED = 10  # normal windows; of fewer, the variance between recordings is unknown
 _SHOWN = 1  # size of the map's areas in time, of `spectral_map.FRAMES`

@@ -11,7 +11,7 @@ from asdjax.errors import ArtifactError
 from asdjax.runtime import console
 
 _FEW, _MANY = 3.0, 12.0  # limits of the colours of deviations, standard deviations
-_TICKS = (50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 40_000)  # hertz
+_TICKS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 40_000)  # hertz
 _DYNAMIC_DB = 70.0
 
 

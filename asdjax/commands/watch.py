@@ -1,0 +1,204 @@
+"""Watching: recordings are scored as they arrive in a folder or from a microphone."""
+
+import dataclasses
+import datetime
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from asdjax.data import sound_search
+from asdjax.data.arrivals import Arrival, Arrivals, Identity
+from asdjax.detector.detector import Detector
+from asdjax.detector.prediction import Prediction
+from asdjax.errors import ArtifactError, DataError, UsageError
+from asdjax.runtime import console
+from asdjax.store import watch_log
+from asdjax.store.watch_log import WatchLog
+
+_PATIENCE = 60.0  # seconds until a file that cannot be read counts as faulty
+_AT_ONCE = 256  # files that are scored before the folder is looked at again
+_LONGEST_MEMORY = 1000  # windows
+
+
+class Confirmation:
+    """Whether at least k of the last n windows are above the threshold."""
+
+    def __init__(self, least: int, of: int, recent: str = ""):
+        """Continue after the decisions `recent`, one character each, 1 for above."""
+        self._least = least
+        self._recent = deque((c == "1" for c in recent), maxlen=of)
+
+    def add(self, above: Sequence[bool]) -> bool:
+        """Add windows in order; whether the alarm is confirmed at one of them."""
+        confirmed = False
+        for one in above:
+            self._recent.append(bool(one))
+            confirmed |= one and sum(self._recent) >= self._least
+        return bool(confirmed)
+
+    @property
+    def recent(self) -> str:
+        """The decisions on the last n windows, the latest last."""
+        return "".join("1" if above else "0" for above in self._recent)
+
+
+def parse_confirm(text: str) -> tuple[int, int]:
+    """The numbers of `k/n`.
+
+    Raises:
+        UsageError: it is something else, or not 1 <= k <= n <= 1000.
+    """
+    least, slash, of = text.partition("/")
+    if not (slash and least.isdecimal() and of.isdecimal() and len(text) < 10):
+        raise UsageError(f"--confirm {text}: give two numbers, as 3/5: 3 of the last 5 windows")
+    if not 1 <= int(least) <= int(of) <= _LONGEST_MEMORY:
+        raise UsageError(f"--confirm {text}: the first is more than the second, or out of bounds")
+    return int(least), int(of)
+
+
+def watch_folder(
+    detector: Detector,
+    folder: Path,
+    log: Path,
+    *,
+    confirm: tuple[int, int] = (1, 1),
+    settle: float = 2.0,
+    interval: float = 1.0,
+    once: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Score the files of a folder as they arrive, and append a line for each to a log.
+
+    Args:
+        detector: a fitted detector.
+        folder: is searched with its subfolders.
+        log: is created if missing; files that it lists are not scored again.
+        confirm: k and n, see `Confirmation`.
+        settle: seconds after which an unchanged file is complete.
+        interval: seconds between two looks at the folder.
+        once: whether to end as soon as no file is waiting.
+        clock: see `Arrivals`.
+        sleep: waits for some seconds.
+
+    Returns:
+        The exit code of `once`: 1 if files could not be scored.
+
+    Raises:
+        AsdjaxError: the folder cannot be read, or the log is in use or cannot be written.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder: name the one where recordings arrive")
+    arrivals = Arrivals(folder, settle, clock)
+    failures = 0
+    with watch_log.opened(log) as opened:
+        recent = _known(log, arrivals)
+        confirmation = Confirmation(*confirm, recent)
+        console.say(f"{folder}: watching, {log} gets a line for each recording")
+        while True:
+            ready = arrivals.look()
+            for first in range(0, len(ready), _AT_ONCE):
+                some = ready[first : first + _AT_ONCE]
+                failures += _score(detector, some, arrivals, opened, confirmation)
+            if once and not arrivals.waiting:
+                return int(failures > 0)
+            if len(ready) <= _AT_ONCE:
+                sleep(interval)
+
+
+def _known(log: Path, arrivals: Arrivals) -> str:
+    """Mark the files that a log lists as done; the latest decisions."""
+    recent = ""
+    for number, document in enumerate(watch_log.documents_of(log), start=1):
+        try:
+            recent = str(document["recent"])
+            if document["file"] is not None:
+                identity = Identity(**document["identity"])
+                arrivals.finish(str(document["file"]), identity)
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{log}: line {number}: not of a log of asdjax watch: name another log, or delete "
+                "the line"
+            ) from error
+    return recent
+
+
+def _score(
+    detector: Detector,
+    ready: Sequence[Arrival],
+    arrivals: Arrivals,
+    log: WatchLog,
+    confirmation: Confirmation,
+) -> int:
+    """Score files and append their lines; returns how many are faulty."""
+    failures = 0
+    paths = [arrival.path for arrival in ready]
+    predictions = detector.iter_predictions(paths, faulty="row")
+    for arrival, found in zip(ready, predictions, strict=True):
+        if not arrivals.is_unchanged(arrival):
+            continue  # still being written, renamed, or deleted
+        if found.error is not None and arrival.unchanged < _PATIENCE:
+            continue  # perhaps not complete
+        failures += found.error is not None
+        name = sound_search.as_text(arrival.name)
+        line = {"file": name, "identity": dataclasses.asdict(arrival.identity)}
+        _append(detector, found, line, log, confirmation)
+        arrivals.finish(arrival.name, arrival.identity)
+    return failures
+
+
+def _append(
+    detector: Detector,
+    found: Prediction,
+    line: dict[str, Any],
+    log: WatchLog,
+    confirmation: Confirmation,
+) -> None:
+    """Append the line of a prediction, and print it if its alarm is confirmed."""
+    confirmed = confirmation.add([score > detector.threshold_ for score in found.window_scores])
+    row = dataclasses.asdict(found)
+    del row["file"]
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    log.append({
+        "time": now, **line, **row, "confirmed": confirmed, "recent": confirmation.recent,
+    })  # fmt: skip
+    name = line["file"] or "microphone"
+    if found.error is not None:
+        console.say(f"{now} ERROR {found.error}")
+    elif confirmed:
+        console.say(
+            f"{now} ALARM {name}, from {found.start:g} s: score {found.score:.2f}, threshold "
+            f"{found.threshold:.2f}"
+        )
+
+
+def watch_microphone(
+    detector: Detector,
+    streams: Iterator[tuple[int, Iterator[Any]]],
+    log: Path,
+    *,
+    confirm: tuple[int, int] = (1, 1),
+) -> None:
+    """Score the windows of endless sound, and append a line for each to a log.
+
+    Args:
+        detector: a fitted detector.
+        streams: sample rate (hertz) and chunks of sound without gaps; after a gap the next.
+        log: is created if missing.
+        confirm: k and n, see `Confirmation`.
+
+    Raises:
+        AsdjaxError: the microphone fails, or the log is in use or cannot be written.
+    """
+    with watch_log.opened(log) as opened:
+        recent = ""
+        for document in watch_log.documents_of(log):
+            recent = str(document.get("recent", ""))
+        confirmation = Confirmation(*confirm, recent)
+        console.say(f"listening, {log} gets a line for each window")
+        for rate, chunks in streams:
+            for found in detector.stream(chunks, sample_rate=rate):
+                line = {"file": None, "identity": None}
+                _append(detector, found, line, opened, confirmation)

@@ -1,0 +1,140 @@
+"""Sound files that arrive in a folder: which are complete, and which were seen before."""
+
+import dataclasses
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from asdjax.data import audio
+from asdjax.errors import DataError
+
+_REMEMBERED = 24 * 3600.0  # seconds for which a file that is gone is remembered (a share unmounted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What tells a file from others of the same name."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrival:
+    """A file whose size and time have not changed for a while."""
+
+    name: str
+    """Path relative to the folder."""
+    path: Path
+    identity: Identity
+    unchanged: float
+    """Seconds for which it has been seen unchanged."""
+
+
+class Arrivals:
+    """The files of a folder and its subfolders that are complete and new.
+
+    A file is new if no file of its name, size and time was `finish`ed. A file that was renamed is
+    not new. Hidden files and folders are passed over, as are files without a suffix of sound.
+    """
+
+    def __init__(self, folder: Path, settle: float, clock: Callable[[], float]):
+        """Watch a folder.
+
+        Args:
+            folder: the folder.
+            settle: seconds for which a complete file has not changed.
+            clock: the present in seconds, which never goes back.
+        """
+        self.folder, self._settle, self._clock = folder, settle, clock
+        self._waiting: dict[str, tuple[Identity, float]] = {}  # and since when it is unchanged
+        self._done: dict[str, tuple[Identity, float]] = {}  # and when it was last seen
+        self._names: dict[Identity, str] = {}  # of those that are done
+
+    def look(self) -> list[Arrival]:
+        """The files that are complete and new, oldest first.
+
+        Raises:
+            AsdjaxError: the folder cannot be read.
+        """
+        now = self._clock()
+        present = self._list()
+        waiting: dict[str, tuple[Identity, float]] = {}
+        found = []
+        for name, (path, identity) in present.items():
+            if self._is_done(name, identity, present):
+                self._done[name] = identity, now
+                continue
+            known, since = self._waiting.get(name, (None, now))
+            waiting[name] = identity, since if known == identity else now
+            unchanged = now - waiting[name][1]
+            if unchanged >= self._settle:
+                found.append(Arrival(name, path, identity, unchanged))
+        self._waiting = waiting
+        for name, (identity, seen) in [*self._done.items()]:
+            if now - seen > _REMEMBERED:
+                del self._done[name]
+                if self._names.get(identity) == name:
+                    del self._names[identity]
+        return sorted(found, key=lambda one: (one.identity.mtime_ns, one.name))
+
+    @property
+    def waiting(self) -> int:
+        """The number of files that were not complete or not finished at the last look."""
+        return len(self._waiting)
+
+    def finish(self, name: str, identity: Identity) -> None:
+        """Never return this file again."""
+        self._done[name] = identity, self._clock()
+        self._names[identity] = name
+
+    def is_unchanged(self, arrival: Arrival) -> bool:
+        """Whether the file is still there and the same."""
+        return _identity(arrival.path) == arrival.identity
+
+    def _is_done(
+        self, name: str, identity: Identity, present: dict[str, tuple[Path, Identity]]
+    ) -> bool:
+        known = self._done.get(name)
+        if known and (known[0].size, known[0].mtime_ns) == (identity.size, identity.mtime_ns):
+            return True  # whatever the inode: it may change when a file system is mounted again
+        earlier = self._names.get(identity)
+        if earlier is None or (earlier in present and present[earlier][1] == identity):
+            return False
+        self.finish(name, identity)  # renamed
+        return True
+
+    def _list(self) -> dict[str, tuple[Path, Identity]]:
+        found = {}
+        folders = [self.folder]
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(folder) as entries:
+                    inside = [entry for entry in entries if not entry.name.startswith(".")]
+            except OSError as error:
+                if folder != self.folder:
+                    continue  # it was deleted or renamed meanwhile
+                raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+            for entry in inside:
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif path.suffix.lower() in audio.SUFFIXES:
+                    identity = _identity(path)
+                    if identity is not None:
+                        found[path.relative_to(self.folder).as_posix()] = path, identity
+        return found
+
+
+def _identity(path: Path) -> Identity | None:
+    """The identity of a regular file; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return Identity(found.st_ino, found.st_size, found.st_mtime_ns)

@@ -1,0 +1,397 @@
+"""asdjax watch: every complete file is scored once, whatever happens; and microphones."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+from support.machines import RATE, folder, sound
+
+from asdjax import Detector
+from asdjax.cli import main
+from asdjax.commands import watch
+from asdjax.data import microphone
+from asdjax.data.arrivals import Arrivals
+from asdjax.errors import AsdjaxError, UsageError
+from asdjax.store import watch_log
+
+
+class Clock:
+    """A clock that tests set; sleeping calls a function of the test."""
+
+    def __init__(self):
+        self.now, self.steps = 0.0, []
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        if not self.steps:
+            raise KeyboardInterrupt
+        self.steps.pop(0)()
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    return Detector().fit(folder(tmp_path_factory.mktemp("normal"), range(24)))
+
+
+@pytest.fixture(scope="module")
+def detector_file(fitted, tmp_path_factory):
+    path = tmp_path_factory.mktemp("detector") / "d.asd"
+    fitted.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sounds")
+    normal = folder(root, range(100, 130))
+    return normal, folder(root / "faulty", range(200, 206), fault="tone")
+
+
+def lines(log):
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def files(log):
+    return sorted(line["file"] for line in lines(log))
+
+
+def put(source, place):
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(source.read_bytes())
+
+
+# arrivals
+
+
+def test_files_are_complete_when_they_have_not_changed(tmp_path):
+    clock = Clock()
+    arrivals = Arrivals(tmp_path, 2.0, clock)
+    (tmp_path / "a.wav").write_bytes(b"1")
+    (tmp_path / ".hidden.wav").write_bytes(b"1")
+    (tmp_path / "notes.txt").write_bytes(b"1")
+    (tmp_path / "sub").mkdir()
+    assert arrivals.look() == [] and arrivals.waiting == 1
+    clock.now = 1.9
+    assert arrivals.look() == []
+    (tmp_path / "a.wav").write_bytes(b"12")
+    (tmp_path / "sub" / "b.FLAC").write_bytes(b"1")
+    clock.now = 2.5
+    assert arrivals.look() == []
+    clock.now = 4.5
+    found = arrivals.look()
+    assert [one.name for one in found] == ["a.wav", "sub/b.FLAC"]
+    for one in found:
+        assert arrivals.is_unchanged(one)
+        arrivals.finish(one.name, one.identity)
+    assert arrivals.look() == [] and arrivals.waiting == 0
+    (tmp_path / "a.wav").write_bytes(b"123")
+    assert not arrivals.is_unchanged(found[0])
+    assert arrivals.look() == [] and arrivals.waiting == 1
+
+
+def test_renamed_files_are_not_new_and_new_files_of_old_names_are(tmp_path):
+    clock = Clock()
+    arrivals = Arrivals(tmp_path, 0.0, clock)
+    (tmp_path / "a.wav").write_bytes(b"1")
+    (one,) = arrivals.look()
+    arrivals.finish(one.name, one.identity)
+    os.rename(tmp_path / "a.wav", tmp_path / "b.wav")
+    assert arrivals.look() == []
+    os.rename(tmp_path / "b.wav", tmp_path / "c.wav")
+    (tmp_path / "b.wav").write_bytes(b"2")
+    assert [found.name for found in arrivals.look()] == ["b.wav"]
+    os.link(tmp_path / "c.wav", tmp_path / "d.wav")
+    names = [found.name for found in arrivals.look()]
+    assert sorted(names) == ["b.wav", "d.wav"]
+    again = Arrivals(tmp_path, 0.0, clock)
+    again.finish("a.wav", one.identity)  # as read from a log
+    assert {found.name for found in again.look()} >= {"b.wav"}
+
+
+def test_a_share_that_is_away_for_a_while_is_not_new(tmp_path):
+    clock = Clock()
+    place, away = tmp_path / "share", tmp_path / "away"
+    place.mkdir()
+    (place / "a.wav").write_bytes(b"1")
+    arrivals = Arrivals(place, 0.0, clock)
+    (one,) = arrivals.look()
+    arrivals.finish(one.name, one.identity)
+    place.rename(away)
+    with pytest.raises(AsdjaxError, match="share: cannot be read"):
+        arrivals.look()
+    place.mkdir()
+    clock.now = 3600
+    assert arrivals.look() == []
+    place.rmdir()
+    away.rename(place)
+    assert arrivals.look() == []
+    away.mkdir()
+    for seconds in (3600 + 86000, 3600 + 2 * 86500):
+        clock.now = seconds
+        (place / "a.wav").rename(away / "a.wav")
+        assert arrivals.look() == []
+        (away / "a.wav").rename(place / "a.wav")
+    assert len(arrivals.look()) == 1  # forgotten after a day
+
+
+# the log
+
+
+def test_a_line_that_was_not_finished_is_cut_off(tmp_path):
+    log = tmp_path / "log.jsonl"
+    with watch_log.opened(log) as opened:
+        opened.append({"file": "a"})
+    whole = log.read_bytes()
+    for rest in (b"{", whole[:-1], b"\xff" * 200_000):
+        log.write_bytes(whole + rest)
+        assert [line["file"] for line in watch_log.documents_of(log)] == ["a"]
+        with watch_log.opened(log) as opened:
+            assert log.read_bytes() == whole
+            opened.append({"file": "b"})
+        assert [line["file"] for line in watch_log.documents_of(log)] == ["a", "b"]
+    log.write_bytes(b"half")
+    with watch_log.opened(log):
+        assert log.read_bytes() == b""
+
+
+@pytest.mark.parametrize("content", [b"my notes\n", b"{}\n", b'{"schema": "asdjax.watch/2"}\n'])
+def test_other_files_are_no_logs_and_stay(tmp_path, content, fitted):
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(content + b"the rest")
+    with pytest.raises(AsdjaxError, match="line 1"):
+        watch.watch_folder(fitted, tmp_path, log, once=True)
+    assert log.read_bytes() == content + b"the rest"
+
+
+def test_two_watchers_cannot_share_a_log(tmp_path, fitted):
+    log = tmp_path / "log.jsonl"
+    with (
+        watch_log.opened(log),
+        pytest.raises(AsdjaxError, match="another process writes this log"),
+    ):
+        watch.watch_folder(fitted, tmp_path, log, once=True)
+
+
+# watching
+
+
+def test_a_day_in_a_folder(fitted, sounds, tmp_path, capsys):
+    """Bursts, half-written, faulty, renamed and deleted files, and a restart at every step."""
+    normal, faulty = sounds
+    place, log, clock = tmp_path / "in", tmp_path / "log.jsonl", Clock()
+    place.mkdir()
+    whole = normal[3].read_bytes()
+
+    def steps():
+        yield lambda: [put(path, place / path.name) for path in normal[:3]]
+        yield lambda: (place / "half.wav").write_bytes(whole[:3000])
+        yield lambda: (place / "bad.wav").write_bytes(b"no sound")
+        yield lambda: os.rename(place / normal[0].name, place / "renamed.wav")
+        yield lambda: None
+        yield lambda: (place / "half.wav").write_bytes(whole)
+        yield lambda: put(faulty[0], place / "sub" / "tone.wav")
+        yield lambda: (put(normal[4], place / "gone.wav"), (place / "gone.wav").unlink())
+        yield lambda: os.rename(place / "sub", place / "moved")
+        for _ in range(70):
+            yield lambda: None
+
+    todo = list(steps())
+    while todo:
+        some, todo = todo[:3], todo[3:]
+        clock.steps = some
+        with pytest.raises(KeyboardInterrupt):
+            watch.watch_folder(
+                fitted, place, log, settle=0.5, interval=1.0, clock=clock, sleep=clock.sleep
+            )
+    found = files(log)
+    tone = [name for name in found if name.endswith("tone.wav")]
+    assert len(tone) == 1
+    first = [name for name in found if name in ("renamed.wav", normal[0].name)]
+    assert len(first) == 1
+    others = sorted(set(found) - {*tone, *first})
+    assert others == sorted(["half.wav", *(p.name for p in normal[1:3])]) and len(found) == 5
+    said = capsys.readouterr().err
+    assert f"ALARM {tone[0]}" in said and "bad.wav" not in said  # restarts come before its minute
+    scores = {line["file"]: line["score"] for line in lines(log)}
+    assert scores["half.wav"] == fitted.predict_details(normal[3])[0].score
+    clock.steps = [lambda: None] * 70
+    with pytest.raises(KeyboardInterrupt):
+        watch.watch_folder(
+            fitted, place, log, settle=0.5, interval=1.0, clock=clock, sleep=clock.sleep
+        )
+    assert "ERROR" in capsys.readouterr().err
+    (bad,) = (line for line in lines(log) if line["error"])
+    assert bad["file"] == "bad.wav" and bad["alarm"] is None and len(lines(log)) == 6
+
+
+def test_an_alarm_needs_k_of_n_windows_also_across_restarts(fitted, sounds, tmp_path, capsys):
+    normal, faulty = sounds
+    place, log = tmp_path / "in", tmp_path / "log.jsonl"
+    order = [faulty[0], normal[1], faulty[1], normal[2], faulty[2], faulty[3]]
+    above = fitted.predict([*order]) == -1
+    for i, path in enumerate(order):
+        put(path, place / f"{i}.wav")
+        os.utime(place / f"{i}.wav", (i, i))
+        watch.watch_folder(fitted, place, log, confirm=(3, 5), settle=0, once=True)
+    expected = [bool(above[max(0, i - 4) : i + 1].sum() >= 3 and above[i]) for i in range(6)]
+    assert [line["confirmed"] for line in lines(log)] == expected and any(expected)
+    assert lines(log)[-1]["recent"] == "".join("01"[int(x)] for x in above[1:])
+    assert capsys.readouterr().err.count("ALARM") == sum(expected)
+
+
+def test_confirmation():
+    two_of_three = watch.Confirmation(2, 3)
+    found = [two_of_three.add([a]) for a in (True, False, False, True, True, False, False)]
+    assert found == [False, False, False, False, True, False, False]
+    assert watch.Confirmation(2, 3).add([True, True, False]) and two_of_three.recent == "100"
+    assert watch.Confirmation(1, 1).add([True]) and not watch.Confirmation(1, 1).add([])
+
+
+@pytest.mark.parametrize("text", ["3", "0/5", "6/5", "3/5/7", "a/b", "-1/5", "3/", "1/1001", "²/3"])
+def test_confirm_that_makes_no_sense(text):
+    with pytest.raises(UsageError, match="--confirm"):
+        watch.parse_confirm(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--log", "x.jsonl"], "a folder or --microphone"),
+        (["in", "--log", "x.jsonl", "--microphone"], "a folder or --microphone"),
+        (["in", "--log", "x.jsonl", "--settle", "-1"], "--settle"),
+        (["in", "--log", "x.jsonl", "--interval", "0"], "--interval"),
+        (["in", "--log", "x.jsonl", "--confirm", "5/3"], "--confirm"),
+    ],
+)
+def test_usage(detector_file, options, named, capsys):
+    assert main(["watch", str(detector_file), *options]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_a_folder_that_is_missing(detector_file, tmp_path, capsys):
+    args = ["watch", str(detector_file), str(tmp_path / "no"), "--log", str(tmp_path / "l.jsonl")]
+    assert main(args) == 1
+    assert f"{tmp_path / 'no'}: no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "l.jsonl").exists()
+
+
+def test_kills_lose_and_repeat_nothing(detector_file, sounds, tmp_path):
+    """Files arrive in bursts while the process is killed again and again."""
+    normal, _ = sounds
+    place, log = tmp_path / "in", tmp_path / "log.jsonl"
+    place.mkdir()
+    command = [
+        sys.executable, "-m", "asdjax", "watch", str(detector_file), str(place), "--log", str(log),
+        "--settle", "0.2", "--interval", "0.1",
+    ]  # fmt: skip
+    rng = np.random.default_rng(0)
+    count = 0
+    for kill in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        before = log.stat().st_size if log.exists() else 0
+        for _ in range(8):
+            put(normal[count % len(normal)], place / f"part{count}.tmp")
+            os.rename(place / f"part{count}.tmp", place / f"take {count}.wav")
+            count += 1
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (log.exists() and log.stat().st_size > before):
+            time.sleep(0.01)
+        time.sleep(float(rng.uniform(0, 0.05)))
+        process.send_signal(kill)
+        assert process.wait(timeout=60) == {
+            signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130,
+        }[kill]  # fmt: skip
+    assert subprocess.run([*command, "--once"], stderr=subprocess.DEVNULL).returncode == 0
+    assert files(log) == sorted(f"take {i}.wav" for i in range(count))
+
+
+# microphones
+
+
+class Sounddevice(types.ModuleType):
+    """Stands in for the library: calls back with given blocks, then fails or stays silent."""
+
+    class PortAudioError(Exception):
+        """As the library's."""
+
+    def __init__(self, blocks, rate=RATE):
+        super().__init__("sounddevice")
+        self.blocks, self.rate, self.asked = blocks, rate, None
+
+    def query_devices(self, device, kind):
+        if device == "none":
+            raise ValueError("No input device matching 'none'")
+        return {"default_samplerate": float(self.rate)}
+
+    def InputStream(self, callback, **options):  # noqa: N802
+        self.asked = options
+        module = self
+
+        class Stream:
+            def __enter__(self):
+                for samples, status in module.blocks:
+                    callback(samples, len(samples), None, status)
+
+            def __exit__(self, *exception):
+                return False
+
+        return Stream()
+
+
+def blocks(wave, size=1600):
+    table = wave.astype(np.float32)[:, None]
+    return [(table[i : i + size], 0) for i in range(0, len(table), size)]
+
+
+def heard(monkeypatch, module, detector, log, **options):
+    monkeypatch.setitem(sys.modules, "sounddevice", module)
+    monkeypatch.setattr(microphone, "_SILENT", 0.05)
+    with pytest.raises(AsdjaxError, match="no more sound comes"):
+        watch.watch_microphone(detector, microphone.streams(None, 1), log, **options)
+    return lines(log)
+
+
+def test_a_microphone_gives_a_line_per_window(fitted, tmp_path, monkeypatch, capsys):
+    wave = np.concatenate([sound(100), sound(200, fault="tone"), sound(101)])
+    module = Sounddevice(blocks(wave))
+    found = heard(monkeypatch, module, fitted, tmp_path / "log.jsonl", confirm=(1, 2))
+    expected = list(fitted.stream([wave.astype(np.float32)]))
+    assert [line["score"] for line in found] == [one.score for one in expected]
+    assert found[1]["confirmed"] and found[1]["start"] == 1.0 and found[1]["file"] is None
+    assert "ALARM microphone, from 1 s" in capsys.readouterr().err
+    assert module.asked["samplerate"] == RATE and module.asked["channels"] == 1
+
+
+def test_windows_do_not_span_a_gap(fitted, tmp_path, monkeypatch, capsys):
+    """Neither a gap that the system reports, nor one because the buffer was full."""
+    before, after = sound(100, seconds=1.5), sound(101, seconds=2.2)
+    first, *rest = blocks(after)
+    module = Sounddevice([*blocks(before), (first[0], "input overflow"), *rest])
+    found = heard(monkeypatch, module, fitted, tmp_path / "log.jsonl")
+    assert "a gap" in capsys.readouterr().err
+    expected = [p for w in (before, after) for p in fitted.stream([w.astype(np.float32)])]
+    assert [(line["start"], line["score"]) for line in found] == [
+        (one.start, one.score) for one in expected
+    ]
+    monkeypatch.setattr(microphone, "_BUFFERED", 1.2)  # 12 of 15 chunks, and then none
+    found = heard(monkeypatch, Sounddevice(blocks(before)), fitted, tmp_path / "other.jsonl")
+    assert [line["score"] for line in found] == [expected[0].score]
+
+
+def test_without_the_library_or_a_device(detector_file, tmp_path, monkeypatch, capsys):
+    args = ["watch", str(detector_file), "--microphone", "--log", str(tmp_path / "l.jsonl")]
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    assert main(args) == 1
+    assert "pip install 'asdjax[live]'" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "sounddevice", Sounddevice([]))
+    assert main([*args, "--device", "none"]) == 1
+    assert "No input device matching" in capsys.readouterr().err
