@@ -261,3 +261,55 @@ class Watch:
         streams = microphone.streams(self.device, detector.channel or 1)
         watch.watch_microphone(detector, streams, self.log, confirm=confirm)
         return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Serve:
+    """Score recordings that come by HTTP: POST /predict, GET /health, GET /metrics.
+
+    curl --data-binary @today.wav http://127.0.0.1:8765/predict
+    """
+
+    lost: ClassVar[str] = "the server has stopped"
+    detector: Positional[DetectorFile]
+    host: str = "127.0.0.1"
+    """Address to listen on. All but this machine's own (loopback) need a token."""
+    port: int = 8765
+    """0: any free one."""
+    token_file: Annotated[UserPath | None, arg(metavar="FILE")] = None
+    """File with the token that requests must send, as Authorization: Bearer TOKEN; default: that of
+    the environment variable ASDJAX_TOKEN, if it is set."""
+    most_bytes: int = 64 * 2**20
+    """Size of the largest body."""
+    most_seconds: float = 600.0
+    """Length of the longest recording."""
+    most_waiting: int = 64
+    """Recordings that may wait to be scored; further requests are refused (503)."""
+    level: Annotated[float | None, arg(metavar="FLOAT")] = None
+    """Another level than the detector was fitted with."""
+    embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
+    """Where the detector's run or converted weights are, if they have moved."""
+
+    def __call__(self) -> None:
+        from asdjax.commands import serve
+        from asdjax.detector.detector import Detector
+
+        for name, value, low, high in (
+            ("port", self.port, 0, 65535), ("most-bytes", self.most_bytes, 1, 2**32),
+            ("most-seconds", self.most_seconds, 0.1, 7200),
+            ("most-waiting", self.most_waiting, 1, 10_000),
+        ):  # fmt: skip
+            if not low <= value <= high:
+                raise UsageError(f"--{name} {value:g}: give {low:g} to {high:g}")
+        serve.require_libraries()
+        token = serve.find_token(self.token_file)
+        detector = Detector.load(self.detector, embedder=self.embedder, level=self.level)
+        serve.serve(
+            detector,
+            host=self.host,
+            port=self.port,
+            token=token,
+            most_bytes=self.most_bytes,
+            most_seconds=self.most_seconds,
+            most_waiting=self.most_waiting,
+        )

@@ -22,7 +22,7 @@ ORDER = [  # a file imports from its own row's folder and from the rows above
     {"training"},
     {"embedder"},
     {"detector"},
-    {"report"},
+    {"report", "server"},
     {"commands", "convert"},
     {"detector_verbs"},
     {"verbs"},

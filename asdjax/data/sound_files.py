@@ -244,7 +244,7 @@ def _layout(file: BinaryIO, path: Path) -> Layout:
         raise fault(path, "unreadable", "samples without a header: convert it to WAV")
     if not start.startswith((*_WAV, _W64)):
         reason = "not a WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg or MP3 file: convert it to WAV"
-        raise fault(path, "unreadable", reason)
+        raise fault(path, "unknown_format", reason)
     file.seek(0)
     return _wav_layout(file, path)
 

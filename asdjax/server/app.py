@@ -1,0 +1,239 @@
+"""The HTTP interface: POST /predict, GET /health, GET /metrics.
+
+    POST /predict?name=today.wav   body: a sound file; answer: its prediction (asdjax.prediction/1)
+    GET /health                    200 while recordings can be scored
+    GET /metrics                   counters for Prometheus
+
+An error is a JSON document {"error": "..."}. 400: no body or a bad name; 401: no token, or a wrong
+one; 408: the body came too slowly; 413: too many bytes or seconds of sound; 415: not a sound file;
+422: a damaged or silent one; 503: too many requests; 507: the disk is full.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import hmac
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import prometheus_client
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from asdjax._version import __version__
+from asdjax.data import audio, sound_search
+from asdjax.data.dcase import FaultyFile
+from asdjax.detector.detector import Detector
+from asdjax.detector.prediction import SCHEMA
+from asdjax.server.batches import Batches, QueueFull
+
+_LONGEST_NAME = 1000  # characters
+_PARALLEL_BODIES = 64  # that are received at the same time
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a request may cost."""
+
+    most_bytes: int = 64 * 2**20
+    """Of a body."""
+    most_seconds: float = 600.0
+    """Of sound in a body."""
+    most_waiting: int = 64
+    """Recordings that wait to be scored."""
+    body_seconds: float = 30.0
+    """Time in which a body must have come."""
+
+
+class Refused(Exception):
+    """A request that is answered by an error."""
+
+    def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None):
+        super().__init__(reason)
+        self.status, self.reason, self.headers = status, reason, headers
+
+
+class _Metrics:
+    """The counters of one server."""
+
+    def __init__(self) -> None:
+        self.registry = prometheus_client.CollectorRegistry()
+        registry = self.registry
+        self.requests = prometheus_client.Counter(
+            "asdjax_requests", "Requests by path and status", ["path", "status"], registry=registry
+        )
+        self.seconds = prometheus_client.Histogram(
+            "asdjax_predict_seconds", "Time of a scored request", registry=registry
+        )
+        self.alarms = prometheus_client.Counter("asdjax_alarms", "Alarms", registry=registry)
+        self.batches = prometheus_client.Histogram(
+            "asdjax_batch_size", "Recordings scored together",
+            buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry,
+        )  # fmt: skip
+        self.waiting = prometheus_client.Gauge(
+            "asdjax_waiting", "Recordings that wait to be scored", registry=registry
+        )
+
+
+class Server:
+    """The requests to one detector."""
+
+    def __init__(self, detector: Detector, limits: Limits, token: str | None, uploads: Path):
+        """Serve a detector.
+
+        Args:
+            detector: a fitted detector.
+            limits: of each request.
+            token: that requests must have; None: none.
+            uploads: an empty private folder, for bodies while they are scored.
+        """
+        self._limits, self._token, self._uploads = limits, token, uploads
+        self._metrics = _Metrics()
+        self._batches = Batches(detector, limits.most_waiting, self._metrics.batches.observe)
+        self._metrics.waiting.set_function(lambda: self._batches.waiting)
+        self._worker: asyncio.Task[None] | None = None
+        self._names = itertools.count()
+        self._receiving = 0
+
+    def app(self) -> Starlette:
+        """The application."""
+        return Starlette(
+            routes=[
+                Route("/predict", self._answered(self._predict), methods=["POST"]),
+                Route("/health", self._answered(self._health), methods=["GET"]),
+                Route("/metrics", self._answered(self._show_metrics), methods=["GET"]),
+            ],
+            lifespan=self._lifespan,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        self._worker = asyncio.create_task(self._batches.run())
+        try:
+            yield
+        finally:
+            self._worker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._worker
+
+    def _answered(
+        self, answer: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Turn `Refused` into responses, and count them."""
+
+        async def respond(request: Request) -> Response:
+            status = 500
+            try:
+                response = await answer(request)
+                status = response.status_code
+                return response
+            except Refused as refused:
+                status = refused.status
+                return JSONResponse({"error": refused.reason}, status, refused.headers)
+            except ClientDisconnect:
+                status = 499  # as other servers log it; nobody reads the answer
+                return Response(status_code=400)
+            finally:
+                self._metrics.requests.labels(request.url.path, status).inc()
+
+        return respond
+
+    def _require_token(self, request: Request) -> None:
+        if self._token is None:
+            return
+        given = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+            raise Refused(
+                401,
+                "send the token: Authorization: Bearer TOKEN",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+    async def _predict(self, request: Request) -> Response:
+        self._require_token(request)
+        start = time.monotonic()
+        name = request.query_params.get("name", "request")
+        if len(name) > _LONGEST_NAME:
+            raise Refused(400, f"name: longer than {_LONGEST_NAME} characters")
+        name = sound_search.as_text(name)
+        path = self._uploads / f"{next(self._names)}"
+        try:
+            await self._receive(request, path)
+            await run_in_threadpool(self._require_sound, path, name)
+            try:
+                found = await self._batches.score(path)
+            except QueueFull:
+                raise self._busy("recordings wait") from None
+        finally:
+            path.unlink(missing_ok=True)
+        if found.error is not None:
+            raise Refused(422, found.error.replace(str(path), name))
+        self._metrics.seconds.observe(time.monotonic() - start)
+        self._metrics.alarms.inc(bool(found.alarm))
+        return JSONResponse(
+            {"schema": SCHEMA, **dataclasses.asdict(dataclasses.replace(found, file=name))}
+        )
+
+    async def _receive(self, request: Request, path: Path) -> None:
+        """Write the body to a file."""
+        most = self._limits.most_bytes
+        too_large = Refused(413, f"more than {most:,} bytes: send a shorter recording")
+        stated = request.headers.get("content-length", "0")
+        if stated.isdecimal() and int(stated[:20]) > most:
+            raise too_large
+        if self._receiving >= _PARALLEL_BODIES:
+            raise self._busy("requests are being received")
+        self._receiving += 1
+        received = 0
+        try:
+            async with asyncio.timeout(self._limits.body_seconds):
+                with open(path, "xb") as file:
+                    async for part in request.stream():
+                        received += len(part)
+                        if received > most:
+                            raise too_large
+                        file.write(part)
+        except OSError as error:
+            if isinstance(error, TimeoutError):
+                raise Refused(
+                    408, f"the body did not come within {self._limits.body_seconds:g} s"
+                ) from None
+            raise Refused(507, f"the body cannot be stored ({error.strerror})") from error
+        finally:
+            self._receiving -= 1
+        if not received:
+            raise Refused(400, "no body: send a sound file, as with curl --data-binary @today.wav")
+
+    def _busy(self, what: str) -> Refused:
+        return Refused(503, f"too many {what}: try again later", {"Retry-After": "1"})
+
+    def _require_sound(self, path: Path, name: str) -> None:
+        """Refuse a file whose header is not that of sound, or of too much."""
+        try:
+            header = audio.inspect_any(path)
+        except FaultyFile as error:
+            status = 415 if error.problem.kind == "unknown_format" else 422
+            raise Refused(status, str(error).replace(str(path), name)) from error
+        seconds, most = header.seconds, self._limits.most_seconds
+        if seconds > most or header.frames * header.channels > 8 * most * 48_000:
+            raise Refused(
+                413, f"{seconds:.0f} s of {header.channels} channels at {header.rate} Hz: "
+                f"send at most {most:g} s"
+            )  # fmt: skip
+
+    async def _health(self, request: Request) -> Response:
+        if self._worker is None or self._worker.done():
+            raise Refused(503, "recordings are not scored any more: start the server again")
+        return JSONResponse({"status": "ok", "asdjax": __version__})
+
+    async def _show_metrics(self, request: Request) -> Response:
+        self._require_token(request)
+        return Response(
+            prometheus_client.generate_latest(self._metrics.registry),
+            media_type=prometheus_client.CONTENT_TYPE_LATEST,
+        )

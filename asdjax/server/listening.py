@@ -1,0 +1,103 @@
+"""Running the server until a signal comes."""
+
+import asyncio
+import socket
+import threading
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from asdjax.errors import ArtifactError
+from asdjax.runtime import console, interruption
+
+_HEADER_SECONDS = 10.0
+_GRACE = 8  # seconds for requests in progress after a signal
+_MOST_CONNECTIONS = 512
+
+
+class _Impatient(H11Protocol):
+    """Closes connections on which no complete request header comes for some seconds."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_header()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._forget()  # a request is being answered
+        elif self._deadline is None:
+            self._await_header()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    def _await_header(self) -> None:
+        self._deadline = self.loop.call_later(_HEADER_SECONDS, self.transport.close)
+
+    def _forget(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        AsdjaxError: the address is in use, or is none of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_MOST_CONNECTIONS)
+    except OSError as error:
+        raise ArtifactError(
+            f"{host}:{port}: cannot listen ({error.strerror}): choose another --port or --host"
+        ) from error
+
+
+def is_local(host: str) -> bool:
+    """Whether a host name or address is of this machine alone (loopback)."""
+    import ipaddress
+
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    return bool(addresses) and all(address.is_loopback for address in addresses)
+
+
+def run(app: Starlette, listening: socket.socket) -> None:
+    """Answer requests until a signal comes; those in progress are then finished."""
+    config = uvicorn.Config(
+        app,
+        http=_Impatient,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=_GRACE,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listening],), name="server", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(timeout=0.5)
+    finally:
+        _stop(server, thread)
+    console.say("the server has stopped")
+
+
+@interruption.uninterrupted
+def _stop(server: uvicorn.Server, thread: threading.Thread) -> None:
+    server.should_exit = True
+    thread.join(timeout=_GRACE + 1)
