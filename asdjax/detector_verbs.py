@@ -50,7 +50,7 @@ class Fit:
     """Train System 1's network first, in this run directory, to tell the sub-folders of the
     recordings apart (or machines and attributes of a table), and use it as the embedder."""
     skip_faulty: bool = False
-    """Leave out recordings that are faulty or silent, instead of refusing them."""
+    """Leave out faulty and silent recordings instead of refusing them (not with --train)."""
     overwrite: bool = False
     """Replace the detector if it exists."""
 
@@ -78,20 +78,29 @@ class Fit:
         from asdjax.commands import fit, train
         from asdjax.data import conditions, corpus
         from asdjax.detector.detector import Detector
+        from asdjax.detector.features import TrainedFeatures
         from asdjax.runtime import console
         from asdjax.store.runs import Run
 
-        if self.embedder != "spectral":
-            raise UsageError("--embedder: cannot be used with --train: omit one of them")
+        for option, given in (
+            ("--embedder", self.embedder != "spectral"),
+            ("--skip-faulty", self.skip_faulty),
+        ):
+            if given:
+                raise UsageError(f"{option}: cannot be used with --train: omit one of them")
         fit.require_free(self.out, self.overwrite)
         for path in self.inputs:
             require_apart(run, path, "--train")
         dataset = conditions.read(self.inputs)
-        config = conditions.recipe(dataset, self.clip_seconds, self.channel, self.seed)
-        train.train(config, corpus.check(dataset, config), Run(run))
-        settings = {**self._settings(), "clip_seconds": None, "channel": None}
+        channel = conditions.channel(dataset, self.channel)
+        config = conditions.recipe(dataset, self.clip_seconds, channel, self.seed)
+        detector = Detector(run, **{**self._settings(), "clip_seconds": None, "channel": channel})
+        sound = config.audio
+        assert isinstance(sound.clip_seconds, float)
         paths = [dataset.root / clip.path for clip in dataset.clips]
-        fit.fit(Detector(run, **settings), paths, self.out, overwrite=self.overwrite)
+        detector.require_possible(TrainedFeatures, sound.sample_rate, sound.clip_seconds, paths)
+        train.train(config, corpus.check(dataset, config), Run(run))
+        fit.fit(detector, paths, self.out, overwrite=self.overwrite)
         console.say(
             f"the network in {run} has learned to tell the conditions apart, so that small "
             "deviations from each count; with few recordings of each, a detector without --train "

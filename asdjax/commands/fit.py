@@ -167,7 +167,7 @@ def _describe(detector: Detector, path: Path) -> None:
 def _odd(normal: Sequence[NormalRecording], clip_seconds: float) -> list[str]:
     """How normal recordings differ from most of the others, other than in their sound."""
     found = []
-    for what, of in (("Hz", "rate"), ("channels", "channels")):
+    for what, of in (("Hz", "rate"), ("channel(s)", "channels")):
         counts = Counter(getattr(recording, of) for recording in normal)
         (usual, _), *others = counts.most_common()
         if others:

@@ -74,14 +74,20 @@ def predict(
     if parquet is not None:
         atomic.write_bytes(parquet, _parquet(rows), overwrite=overwrite)
     for note, files in notes.items():
-        others = f" (and {len(files) - 1} others)" if len(files) > 1 else ""
+        more = len(files) - 1
+        others = f" (and {more} other{'s' * (more > 1)})" if more else ""
         console.say(f"{files[0]}{others}: {note}")
     count, level = len(names), detector.level
-    console.say(
-        f"{count} recording{'s' * (count != 1)}: {alarms} alarm{'s' * (alarms != 1)} at level "
-        f"{level:g} (if all are normal, {(1 - level) * (count - failures):.2g} are expected)"
-        + (f", {failures} could not be scored" if failures else "")
-    )
+    scored, said = count - failures, f"{count} recording{'s' * (count != 1)}: "
+    if scored:
+        expected = (1 - level) * scored
+        said += (
+            f"{alarms} alarm{'s' * (alarms != 1)} at level {level:g} (if all are normal, "
+            f"{f'{expected:.0f}' if expected >= 10 else f'{expected:.2g}'} are expected)"
+        )
+    if failures:
+        said += f"{', ' * bool(scored)}{failures} could not be scored"
+    console.say(said)
     if fail_on_alarm and alarms:
         return ALARM
     return int(failures > 0)

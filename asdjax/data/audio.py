@@ -27,6 +27,7 @@ from asdjax.data.sound_files import (
     inspect_any,
     read_any,
     read_wav,
+    samples_in,
 )
 from asdjax.data.sound_layout import fault
 from asdjax.errors import DataError
@@ -47,6 +48,7 @@ __all__ = [
     "read",
     "read_any",
     "resample",
+    "samples_in",
     "words_on_loudness",
 ]
 

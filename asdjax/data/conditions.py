@@ -47,30 +47,58 @@ def read(inputs: Sequence[Path]) -> Dataset:
     classes = dcase.class_names(train, "machine_section_attributes")
     if len(classes) < 2:
         raise DataError(
-            f"{source}: {len(train)} normal recordings of {len(classes)} conditions: a network "
+            f"{source}: {len(train)} normal recordings of one condition: a network "
             "learns by telling conditions apart: put them into sub-folders, or omit --train"
         )
     return Dataset(dataset.root, OWN, tuple(train), dataset.problems, manifest=dataset.manifest)
 
 
-def recipe(dataset: Dataset, clip_seconds: float | None, channel: int | None, seed: int) -> Config:
+def lengths(dataset: Dataset) -> list[float]:
+    """The lengths of the clips in seconds; `AsdjaxError` if a file is faulty."""
+    return [audio.inspect_any(dataset.root / clip.path).seconds for clip in dataset.clips]
+
+
+def channel(dataset: Dataset, chosen: int | None) -> int:
+    """The channel of all clips, counted from 1: the one that a table names, or the chosen one.
+
+    Raises:
+        AsdjaxError: the table names several, or another than the chosen one; or a network cannot
+            use it.
+    """
+    named = {clip.channel for clip in dataset.clips}
+    if named == {None}:
+        if chosen not in (None, 1, 2):
+            raise UsageError(f"--channel: a network uses channel 1 or 2, found {chosen}")
+        return chosen or 1
+    if len(named) > 1 or None in named:
+        raise DataError(
+            f"{dataset.source}: a detector has one channel, and the table names several: give one "
+            "table for each channel"
+        )
+    (only,) = named
+    assert only is not None
+    if chosen not in (None, only):
+        raise DataError(
+            f"{dataset.source}: names channel {only}, --channel {chosen}: omit the option"
+        )
+    return only
+
+
+def recipe(dataset: Dataset, clip_seconds: float | None, channel: int, seed: int) -> Config:
     """System 1's recipe for the clips of `read`, with the raw view alone.
 
     Args:
         dataset: the clips.
         clip_seconds: length of the clips; None: the median length, or 10 s if that is above 20 s,
             as for other detectors.
-        channel: 1 or 2; None: 1.
+        channel: from `channel`.
         seed: of the training.
 
     Raises:
         AsdjaxError: a file is faulty, or an option is not possible.
     """
-    if channel not in (None, 1, 2):
-        raise UsageError(f"--channel: a network uses channel 1 or 2, found {channel}")
     if clip_seconds is None:
-        lengths = [audio.inspect_any(dataset.root / clip.path).seconds for clip in dataset.clips]
-        clip_seconds = usual_clip(lengths)
+        clip_seconds = usual_clip(lengths(dataset))
     base = configs.load("system1")
     config = dataclasses.replace(
         base,

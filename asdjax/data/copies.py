@@ -12,6 +12,7 @@ import numpy as np
 from asdjax.data import sound_files
 from asdjax.data.dcase import Clip, Dataset, Problem
 from asdjax.data.editions import OWN
+from asdjax.data.read_ahead import in_order
 from asdjax.data.samples import to_float
 from asdjax.data.sound_files import Header, Samples
 
@@ -63,7 +64,8 @@ def find(
     clips = [clip for clip in dataset.clips if clip.path in readable]
     with ThreadPoolExecutor() as pool:
         candidates = [clip for group in _groups(clips, pool.map(block, clips)) for clip in group]
-        same = _groups(candidates, pool.map(whole, candidates))
+    sizes = (sound_files.samples_in(dataset.root / clip.path) for clip in candidates)
+    same = _groups(candidates, in_order(whole, candidates, sizes))
     return [problem for group in same for problem in _problems(group)]
 
 

@@ -1,7 +1,7 @@
 """Reading of files by threads while earlier ones are in use."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,14 +13,15 @@ MOST_FILES, MOST_SAMPLES = 256, 2**25
 
 
 def in_order(
-    read: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[int]
+    read: Callable[[Item], Result], items: Iterable[Item], sizes: Iterable[int]
 ) -> Iterator[Result]:
     """The results of `read` for all items, in order; later items are read meanwhile.
 
     Args:
         read: called in threads.
         items: what to read.
-        sizes: samples of each item, which bound the memory.
+        sizes: samples of each item, which bound the memory; a size is asked for when its item is
+            about to be read.
 
     Example:
         >>> list(in_order(len, ["a", "bc"], [1, 2]))
@@ -31,12 +32,12 @@ def in_order(
     with ThreadPoolExecutor() as threads:
         try:
             for item, size in zip(items, sizes, strict=True):
-                pending.append((threads.submit(read, item), size))
-                ahead += size
-                while len(pending) > 1 and (len(pending) > MOST_FILES or ahead > MOST_SAMPLES):
+                while pending and (len(pending) == MOST_FILES or ahead + size > MOST_SAMPLES):
                     future, samples = pending.popleft()
                     ahead -= samples
                     yield future.result()
+                pending.append((threads.submit(read, item), size))
+                ahead += size
             while pending:
                 yield pending.popleft()[0].result()
         finally:

@@ -83,6 +83,18 @@ def inspect_any(path: Path) -> Header:
     return header
 
 
+def samples_in(path: Path) -> int:
+    """The number of samples of all channels in a sound file; 0 if it is faulty.
+
+    A small compressed file may have very many.
+    """
+    try:
+        header = inspect_any(path)
+    except AsdjaxError:
+        return 0
+    return header.frames * header.channels
+
+
 def read_wav(path: Path, first: int = 0, most: int | None = None) -> Samples:
     """Read the samples of a WAV file, or a part of them.
 

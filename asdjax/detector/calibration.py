@@ -22,6 +22,15 @@ def smallest_bank(level: float) -> int:
     return math.ceil(round(level / (1 - level), 9))
 
 
+def require_enough(count: int, level: float) -> None:
+    """Raise `AsdjaxError` if `count` normal windows are too few for a level."""
+    if count < smallest_bank(level):
+        raise DataError(
+            f"level {level:g} needs {smallest_bank(level)} normal windows or more, found {count}: "
+            f"add recordings, or lower the level to {_floor(count / (count + 1))}"
+        )
+
+
 def _floor(level: float) -> str:
     """A level with two digits, rounded down."""
     return f"{math.floor(100 * level) / 100:.2f}"
@@ -46,11 +55,7 @@ def threshold(scores: Float64[np.ndarray, " N"], level: float, windows: int = 1)
         18.0
     """
     count = len(scores)
-    if count < smallest_bank(level):
-        raise DataError(
-            f"level {level:g} needs {smallest_bank(level)} normal windows or more, found {count}: "
-            f"add recordings, or lower the level to {_floor(count / (count + 1))}"
-        )
+    require_enough(count, level)
     # rounded first: 0.9 * 10 must give rank 9, not the ceiling of 9.000000000000002
     rank = math.ceil(round((count + 1) * level ** (1 / windows), 9))
     return float(np.sort(scores)[min(rank, count) - 1])

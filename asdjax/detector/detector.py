@@ -15,7 +15,7 @@ from sklearn.exceptions import NotFittedError
 from asdjax.config import registry, schema
 from asdjax.config.interfaces import Backend
 from asdjax.data.conditions import usual_clip
-from asdjax.detector import ensemble, recordings, sources
+from asdjax.detector import calibration, ensemble, recordings, sources
 from asdjax.detector.explanation import Explanation, explanation
 from asdjax.detector.features import SPECTRAL, Features, open_features, require_identity
 from asdjax.detector.normal import Model, NormalWindows
@@ -140,7 +140,9 @@ class Detector(OutlierMixin, BaseEstimator):
         features = open_features(self.embedder, own_rate)
         channel = features.channel if self.channel is None else self.channel
         backends = self._chosen_backends(features)
-        self._check_settings(features, channel, backends, clip_seconds=1.0)
+        lengths = self._fixed_clip(features), self.clip_seconds, self.hop_seconds
+        known = next((length for length in lengths if length is not None), 1.0)
+        self._check_settings(features.embedder, features.identity, channel, backends, known)
         rate = features.sample_rate if sample_rate is None else sources.rate(_plain(sample_rate))
         given = sources.sources(X, rate, channel, "learn from")
         found = survey(given, features, channel, known=(), skip=faulty == "skip")
@@ -148,7 +150,9 @@ class Detector(OutlierMixin, BaseEstimator):
             raise DataError("no recording can be used: give others")
         _warn_of_copies(found.copies, len(given))
         clip_seconds = self._chosen_clip(features, found.facts)
-        settings = self._check_settings(features, channel, backends, clip_seconds)
+        settings = self._check_settings(
+            features.embedder, features.identity, channel, backends, clip_seconds
+        )
         windowing = _windowing(settings, features)
         windows = normal_windows(found, features, Spectra(features.sample_rate), windowing)
         model = self._new_model(windows, settings)
@@ -206,7 +210,38 @@ class Detector(OutlierMixin, BaseEstimator):
             alarms=tuple(alarms),
         )
 
-    def _chosen_backends(self, features: Features) -> tuple[Backend, ...]:
+    def require_possible(
+        self, kind: type[Features], sample_rate: int, clip_seconds: float, X: Any
+    ) -> None:
+        """Check settings and normal recordings before an embedder is trained on them.
+
+        Args:
+            kind: of the features.
+            sample_rate: of the embedder, hertz.
+            clip_seconds: length of its clips.
+            X: normal recordings, see the class.
+
+        Raises:
+            AsdjaxError: a setting is invalid, recordings are faulty or silent, or there are too few
+                for `level`.
+        """
+        if self.sample_rate not in (None, sample_rate):
+            raise ConfigError(
+                f"sample_rate {self.sample_rate}: the embedder works at {sample_rate} Hz: omit it"
+            )
+        backends = self._chosen_backends(kind)
+        settings = self._check_settings("", {}, self.channel or 1, backends, clip_seconds)
+        given = sources.sources(X, sample_rate, settings.channel, "learn from")
+        plain = open_features(SPECTRAL, sample_rate)
+        found = survey(given, plain, settings.channel, known=(), skip=False)
+        length, hop = (round(s * sample_rate) for s in (clip_seconds, settings.hop_seconds))
+        windows = sum(
+            len(recordings.starts(round(one.seconds * sample_rate), length, hop, recordings.HALF))
+            for one in found.facts
+        )
+        calibration.require_enough(windows, settings.level)
+
+    def _chosen_backends(self, features: Features | type[Features]) -> tuple[Backend, ...]:
         if self.backend is None:
             return features.backends
         given = self.backend
@@ -223,12 +258,17 @@ class Detector(OutlierMixin, BaseEstimator):
         return tuple(found)
 
     def _check_settings(
-        self, features: Features, channel: int, backends: tuple[Backend, ...], clip_seconds: float
+        self,
+        embedder: str,
+        identity: Mapping[str, Any],
+        channel: int,
+        backends: tuple[Backend, ...],
+        clip_seconds: float,
     ) -> Settings:
         """The settings of a fitted detector; `AsdjaxError` if one is invalid."""
         settings = Settings(
-            embedder=features.embedder,
-            identity=json.dumps(features.identity, sort_keys=True),
+            embedder=embedder,
+            identity=json.dumps(identity, sort_keys=True),
             backends=backends,
             level=_plain(self.level),
             clip_seconds=_plain(clip_seconds),
@@ -241,18 +281,21 @@ class Detector(OutlierMixin, BaseEstimator):
 
     def _chosen_clip(self, features: Features, normal: Sequence[NormalRecording]) -> float:
         """The length of a window, seconds."""
-        fixed = features.n_samples
-        if fixed is not None:
-            seconds = fixed / features.sample_rate
-            if self.clip_seconds not in (None, seconds):
-                raise ConfigError(
-                    f"clip_seconds {self.clip_seconds}: {self.embedder} needs clips of "
-                    f"{seconds:g} s: omit it"
-                )
-            return seconds
-        if self.clip_seconds is not None:
-            return self.clip_seconds
-        return usual_clip([recording.seconds for recording in normal])
+        usual = usual_clip([recording.seconds for recording in normal])
+        lengths = self._fixed_clip(features), self.clip_seconds
+        return next((length for length in lengths if length is not None), usual)
+
+    def _fixed_clip(self, features: Features) -> float | None:
+        """The length of a window that the embedder requires, seconds; None: any."""
+        if features.n_samples is None:
+            return None
+        seconds = features.n_samples / features.sample_rate
+        if self.clip_seconds not in (None, seconds):
+            raise ConfigError(
+                f"clip_seconds {self.clip_seconds}: {self.embedder} needs clips of "
+                f"{seconds:g} s: omit it"
+            )
+        return seconds
 
     def _new_model(self, windows: NormalWindows, settings: Settings, **known: Any) -> Model:
         return Model(
@@ -373,17 +416,19 @@ class Detector(OutlierMixin, BaseEstimator):
         Yields:
             A prediction for each window of `clip_seconds`, every `hop_seconds`, as soon as it is
             complete; `start` counts from the first chunk, and the threshold is that for one window.
+            A window that is silent, or has samples that are not finite, has an `error`.
 
         Raises:
-            AsdjaxError: a chunk has another shape or type than the first, or samples that are not
-                finite.
+            AsdjaxError: a chunk has another shape or type than the first.
         """
         self._require_fitted()
         rate = self._rate(sample_rate)
-        for window, start in recordings.windows_of_stream(
-            chunks, rate, self._settings.channel, *self._windowing.at(rate)
-        ):
-            ((found, _),) = self._judged([sources.of_recording(window)], as_rows=False)
+        windows = recordings.windows_of_stream(
+            chunks, self._settings.channel, *self._windowing.at(rate), rate
+        )
+        for window, start in windows:
+            given = Source("stream", window, lambda: 0)
+            ((found, _),) = self._judged([given], as_rows=True)
             yield dataclasses.replace(found, start=start)
 
     def _given(self, X: Any, sample_rate: int | None, to: str) -> list[Source]:

@@ -44,6 +44,7 @@ class Ensemble:
     Attributes:
         tables: the vectors of the normal windows, by feature.
         bank: which of the windows the members are fitted to.
+        metric: how vectors are compared: "cosine" or "euclidean".
         members: names of the members, as `bands/nearest_neighbours`.
     """
 
@@ -67,7 +68,7 @@ class Ensemble:
             AsdjaxError: there are fewer than three windows, or a backend cannot be fitted.
         """
         self.tables, self._chosen = tables, tuple(chosen)
-        self._metric = self._chosen[0].metric
+        self.metric = self._chosen[0].metric
         self._most, self._seed = most, seed
         self.bank = self._choose(np.ones(len(next(iter(tables.values()))), bool))
         if self.bank.sum() < _FEWEST:
@@ -105,7 +106,7 @@ class Ensemble:
         total = np.zeros((len(next(iter(tables.values()))), int(self.bank.sum())))
         for name, table in tables.items():
             reference, scale = self._references[name]
-            total += cdist(unit_length(table, self._metric), reference) / scale
+            total += cdist(unit_length(table, self.metric), reference) / scale
         order = np.argsort(total, axis=1, kind="stable")[:, :count]
         distances = np.take_along_axis(total, order, axis=1) / len(tables)
         return np.flatnonzero(self.bank)[order], distances
@@ -114,7 +115,7 @@ class Ensemble:
         """The distances of `nearest` between all windows, in the bank or not."""
         total = np.zeros((len(self.bank),) * 2)
         for name, table in self.tables.items():
-            points = unit_length(table, self._metric).astype(np.float64)
+            points = unit_length(table, self.metric).astype(np.float64)
             total += cdist(points, points) / self._references[name][1]
         return total / len(self.tables)
 
@@ -122,7 +123,7 @@ class Ensemble:
     def _references(self) -> dict[str, tuple[Float[np.ndarray, "P D"], float]]:
         """The vectors of the bank, and their median distance from their median."""
         return {
-            name: _with_scale(unit_length(table[self.bank], self._metric))
+            name: _with_scale(unit_length(table[self.bank], self.metric))
             for name, table in self.tables.items()
         }
 
@@ -152,7 +153,7 @@ class Ensemble:
         """
         if self.bank.all():
             return 0.0
-        backend = NearestNeighbours(metric=self._metric, smote=SmoteConfig(ratio=0))
+        backend = NearestNeighbours(metric=self.metric, smote=SmoteConfig(ratio=0))
         totals = np.zeros((len(self.tables), 2))
         for rows, rest in self._folds(recording):
             for j, used in enumerate((self._choose(rest), rest)):
@@ -174,7 +175,7 @@ class Ensemble:
         chosen = rows.copy()
         if self._most is not None and self._most < rows.sum():
             some = {name: table[rows] for name, table in self.tables.items()}
-            chosen[rows] = spread_out(some, self._metric, self._most, self._seed)
+            chosen[rows] = spread_out(some, self.metric, self._most, self._seed)
         return chosen
 
 

@@ -166,10 +166,11 @@ class Model:
         """Recordings with a window that is almost equal to one of another recording.
 
         They are likely copies (in a lossy format, or louder), which make the threshold too low.
-        Not looked for among more than 2,000 windows.
+        Not looked for among more than 2,000 windows, nor with a trained embedder: it may map
+        different recordings of one class to almost the same vector.
         """
         windows = self.windows
-        if len(windows.start) > _MOST_COMPARED:
+        if len(windows.start) > _MOST_COMPARED or self.ensemble.metric == "cosine":
             return []
         distances = self.ensemble.all_distances()
         distances[windows.recording[:, None] == windows.recording[None, :]] = np.inf

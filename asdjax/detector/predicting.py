@@ -99,7 +99,7 @@ def survey(
         named = "; ".join(faulty[:_MOST_NAMED]) + ("; ..." if len(faulty) > _MOST_NAMED else "")
         about = f"{len(faulty)} of {len(given)} recordings cannot be used: {named}"
         if not skip:
-            raise DataError(f"{about} (--skip-faulty leaves them out)")
+            raise DataError(f"{about}: repair or remove them, or leave them out (--skip-faulty)")
         _LOG.warning(f"{about}: left out")
     return Normal(tuple(used), tuple(facts), tuple(copies))
 

@@ -3,7 +3,8 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from asdjax.store.detector_file import NormalRecording
 IGNORED, HALF = 0.1, 0.5
 """Rest of a recording, as a share of a clip, below which it gets no window of its own: when
 scoring, and when fitting."""
+_FEWEST_FOR_OFFSET = 1000  # samples; of fewer the mean may be sound, of more it is an offset
 _FULL_SCALE = 0.999  # samples above count as clipped
 
 
@@ -40,13 +42,15 @@ class Recording:
 
     def facts(self) -> NormalRecording:
         """Digest, level, clipping and format."""
-        power, clipped, step = 0.0, 0, 2**20  # in parts: an hour as float64 needs a gigabyte
+        total, power, clipped, step = 0.0, 0.0, 0, 2**20  # in parts: an hour as float64 takes 1 GB
         for first in range(0, len(self.waveform), step):
             part = to_float(self.waveform[first : first + step], np.float64)
+            total += float(np.sum(part))
             power += float(np.sum(np.square(part)))
             clipped += int(np.count_nonzero(np.abs(part) >= _FULL_SCALE))
         count = len(self.waveform)
-        level = 10 * math.log10(max(power / count, 1e-20))
+        offset = total / count if count >= _FEWEST_FOR_OFFSET else 0.0
+        level = 10 * math.log10(max(power / count - offset**2, 1e-20))
         return NormalRecording(
             name=self.name, digest=self.digest(), rate=self.rate, channels=self.channels,
             seconds=self.seconds, level_db=level, clipped=clipped / count,
@@ -121,12 +125,7 @@ def of_array(samples: Any, rate: int, name: str, channel: int) -> Recording:
     Raises:
         AsdjaxError: the array has another shape or type, or has no such channel or no samples.
     """
-    array = np.asarray(samples)
-    if array.ndim not in (1, 2) or not (array.dtype == np.int16 or array.dtype.kind == "f"):
-        raise DataError(
-            f"{name}: an array of shape {array.shape} and type {array.dtype}: give samples [T] or "
-            "[T, channels], as int16 or as float in [-1, 1]"
-        )
+    array = _two_axes(samples, name)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{name}: some samples are NaN or infinite: repair the recording")
     if array.dtype != np.int16:
@@ -134,14 +133,12 @@ def of_array(samples: Any, rate: int, name: str, channel: int) -> Recording:
             array = array.astype(np.float32)
         if not np.isfinite(array).all():
             raise DataError(f"{name}: far beyond full scale, which is 1: repair the recording")
-    return of_samples(array if array.ndim == 2 else array[:, None], rate, name, channel)
+    return of_samples(array, rate, name, channel)
 
 
 def of_samples(samples: np.ndarray, rate: int, name: str, channel: int) -> Recording:
     """A channel of samples [T, channels] that are checked already but for their number."""
-    if not 1 <= channel <= samples.shape[1]:
-        has = f"{samples.shape[1]} channel{'s' * (samples.shape[1] != 1)}"
-        raise DataError(f"{name}: no channel {channel}, the recording has {has}: choose another")
+    _require_channel(samples, name, channel)
     if not len(samples):
         raise DataError(f"{name}: no samples: leave it out")
     return Recording(name, samples[:, channel - 1].copy(), rate, samples.shape[1])
@@ -166,31 +163,56 @@ def starts(samples: int, length: int, hop: int, ignored: float) -> list[int]:
 
 
 def windows_of_stream(
-    chunks: Iterable[Any], rate: int, channel: int, length: int, hop: int
-) -> Iterator[tuple[Recording, float]]:
+    chunks: Iterable[Any], channel: int, length: int, hop: int, rate: int
+) -> Iterator[tuple[Callable[[], Recording], float]]:
     """The windows of endless sound, and their beginnings in seconds, in bounded memory.
+
+    A window is a function that makes a recording of it; it raises an exception if there are samples
+    that are not finite.
 
     Args:
         chunks: consecutive samples [T] or [T, channels], of any lengths.
-        rate: hertz.
         channel: to be used, counted from 1.
         length: of a window, samples.
         hop: step between windows, samples; at most `length`.
+        rate: hertz.
 
     Raises:
-        AsdjaxError: a chunk is faulty, or differs in channels or type from the first.
+        AsdjaxError: a chunk has no such channel, or differs in channels or type from the first.
     """
-    first: Recording | None = None
+    kind: tuple[int, np.dtype] | None = None
     held = np.zeros(0)
     begin = 0  # of what is held, samples
     for chunk in chunks:
-        if len(chunk) == 0:
+        samples = _two_axes(chunk, "stream")
+        if len(samples) == 0:
             continue
-        found = of_array(chunk, rate, "stream", channel)
-        first = first or found
-        if (found.channels, found.waveform.dtype) != (first.channels, first.waveform.dtype):
+        _require_channel(samples, "stream", channel)
+        kind = kind or (samples.shape[1], samples.dtype)
+        if (samples.shape[1], samples.dtype) != kind:
             raise DataError("stream: the chunks differ in channels or type: give equal ones")
-        held = np.concatenate([held.astype(found.waveform.dtype), found.waveform])
+        held = np.concatenate([held.astype(samples.dtype), samples[:, channel - 1]])
         while len(held) >= length:
-            yield dataclasses.replace(found, waveform=held[:length].copy()), begin / rate
+            yield partial(_window, held[:length].copy(), rate, samples.shape[1]), begin / rate
             held, begin = held[hop:], begin + hop
+
+
+def _window(samples: np.ndarray, rate: int, channels: int) -> Recording:
+    return dataclasses.replace(of_array(samples, rate, "stream", 1), channels=channels)
+
+
+def _two_axes(samples: Any, name: str) -> np.ndarray:
+    """Samples [T, channels] of an array [T] or [T, channels]: int16, or float with full scale 1."""
+    array = np.asarray(samples)
+    if array.ndim not in (1, 2) or not (array.dtype == np.int16 or array.dtype.kind == "f"):
+        raise DataError(
+            f"{name}: an array of shape {array.shape} and type {array.dtype}: give samples [T] or "
+            "[T, channels], as int16 or as float in [-1, 1]"
+        )
+    return array if array.ndim == 2 else array[:, None]
+
+
+def _require_channel(samples: np.ndarray, name: str, channel: int) -> None:
+    if not 1 <= channel <= samples.shape[1]:
+        has = f"{samples.shape[1]} channel{'s' * (samples.shape[1] != 1)}"
+        raise DataError(f"{name}: no channel {channel}, the recording has {has}: choose another")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_array
 
-from asdjax.data import sound_search
+from asdjax.data import audio, sound_search
 from asdjax.data.read_ahead import in_order
 from asdjax.data.sound_files import HIGHEST_RATE, LOWEST_RATE
 from asdjax.detector import recordings
@@ -30,8 +30,8 @@ class Source:
     """The path as given, or the number of the array."""
     read: Callable[[], Recording]
     """Raises `AsdjaxError` if the recording is faulty."""
-    size: int
-    """About the number of samples."""
+    samples: Callable[[], int]
+    """Their number in all channels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +75,8 @@ def sources(X: Any, sample_rate: int, channel: int, to: str) -> list[Source]:
             files = sound_search.find([Path(one)], to)
             found += [_of_file(name, path, channel) for name, path in files]
         elif isinstance(one, str | Path):
+            if not str(one) or "\0" in str(one):
+                raise DataError(f"{str(one)!r} is no path: give those of sound files and folders")
             found.append(_of_file(sound_search.shown(Path(one)), Path(one), channel))
         else:
             found.append(_of_array(f"recording {i}", one, sample_rate, channel))
@@ -106,7 +108,7 @@ def rate(given: Any) -> int:
 
 def of_recording(recording: Recording) -> Source:
     """A recording that is in memory already."""
-    return Source(recording.name, lambda: recording, 0)
+    return Source(recording.name, lambda: recording, lambda: 0)
 
 
 def read(given: Sequence[Source]) -> Iterator[Recording]:
@@ -115,12 +117,12 @@ def read(given: Sequence[Source]) -> Iterator[Recording]:
     Raises:
         AsdjaxError: one is faulty.
     """
-    return in_order(lambda source: source.read(), given, [source.size for source in given])
+    return in_order(lambda source: source.read(), given, (one.samples() for one in given))
 
 
 def read_or_name(given: Sequence[Source]) -> Iterator[Recording | Faulty]:
     """As `read`, with `Faulty` in the place of faulty recordings."""
-    return in_order(_read_or_name, given, [source.size for source in given])
+    return in_order(_read_or_name, given, (source.samples() for source in given))
 
 
 def _read_or_name(source: Source) -> Recording | Faulty:
@@ -131,12 +133,8 @@ def _read_or_name(source: Source) -> Recording | Faulty:
 
 
 def _of_file(name: str, path: Path, channel: int) -> Source:
-    try:
-        size = os.stat(path).st_size
-    except OSError:
-        size = 0  # reading the file will say why
     read_file = partial(recordings.read, path, name, channel)
-    return Source(name, read_file, size)
+    return Source(name, read_file, partial(audio.samples_in, path))
 
 
 def _of_array(name: str, array: np.ndarray, rate: int, channel: int) -> Source:
@@ -146,4 +144,4 @@ def _of_array(name: str, array: np.ndarray, rate: int, channel: int) -> Source:
             f"{array.shape[1]} channels: transpose it to [T, channels]"
         )
     read_array = partial(recordings.of_array, array, rate, name, channel)
-    return Source(name, read_array, array.size)
+    return Source(name, read_array, lambda: array.size)

@@ -31,7 +31,7 @@ from asdjax.store import arrays
 SCHEMA = "asdjax.detector/2"
 SUFFIX = ".asd"
 VECTORS, PROBE = "vectors/", "probe/"
-_LARGEST = 1e100  # of a vector or score; squares of larger ones are infinite
+_LARGEST = {np.float32: 1e15, np.float64: 1e100}  # squares of larger values may be infinite
 _LONGEST_PATH = 4096  # characters
 _HOW = "make it again with asdjax fit"
 
@@ -49,7 +49,7 @@ class NormalRecording:
     channels: Count
     seconds: Positive
     level_db: float
-    """Mean power of the channel in use, decibels of full scale; at least -200."""
+    """Mean power of the channel in use without its mean, decibels of full scale; at least -200."""
     clipped: Probability
     """Share of samples at full scale."""
 
@@ -184,7 +184,7 @@ def _fault(document: Document, tables: Mapping[str, np.ndarray]) -> str | None:
         if table.shape != shape or table.dtype != dtype or 0 in shape:
             return f"{name}: {schema.array_shown(table)} instead of {np.dtype(dtype)}{list(shape)}"
         largest = float(np.abs(table).max())  # NaN if any is
-        if table.dtype.kind == "f" and not largest < _LARGEST:
+        if dtype in _LARGEST and not largest < _LARGEST[dtype]:
             return f"{name}: not finite, or too large"
     for known in document.recordings:
         if (

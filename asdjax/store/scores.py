@@ -32,7 +32,7 @@ def are_clips(rows: Sequence[Mapping[str, str]]) -> bool:
         {row["split"] for row in rows} == {*_VALUES["split"]}
         and all(
             all(isinstance(row[name], str) for name in CLIP_COLUMNS)
-            and row["path"].count("/") >= 2  # <machine>/<split>/<file>
+            and row["path"].strip("/")
             and row["path"].isprintable()
             and _SECTION.fullmatch(row["section"])
             and all(row[name] in values for name, values in _VALUES.items())

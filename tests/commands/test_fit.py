@@ -344,6 +344,75 @@ def test_a_network_is_trained_on_conditions(table, tmp_path, capsys, monkeypatch
     assert len(capsys.readouterr().out.splitlines()) == 21
 
 
+@pytest.fixture
+def two_channels(tmp_path, monkeypatch):
+    """A table of recordings whose machine is on channel 2 alone; channel 1 is noise."""
+    load = configs.load
+    monkeypatch.setattr(configs, "load", lambda name: load(TINY if name == "system1" else name))
+    rng, rows = np.random.default_rng(0), []
+    for i in range(20):
+        name, rate = f"{i}.wav", RATE
+        both = [0.1 * rng.standard_normal(rate), sound(i, fault="tone" if i % 2 else None)]
+        soundfile.write(tmp_path / name, np.stack(both, axis=1), rate)
+        rows.append([name, "pump", "train", "2", "fast" if i % 2 else "slow"])
+
+    def write(rows):
+        lines = [",".join(row) for row in (["path", "machine", "split", "channel", "load"], *rows)]
+        (tmp_path / "t.csv").write_text("\n".join(lines))
+        return tmp_path / "t.csv"
+
+    return write, rows
+
+
+def test_a_table_s_channel_is_the_detector_s(two_channels, tmp_path, capsys):
+    write, rows = two_channels
+    run, out = tmp_path / "run", tmp_path / "d.asd"
+    train = ["--train", str(run), "--out", str(out)]
+    mixed = write([rows[0][:3] + ["1"] + rows[0][4:], *rows[1:]])
+    assert main(["fit", str(mixed), *train]) == 1
+    assert "names several" in capsys.readouterr().err and not run.exists()
+    table = write(rows)
+    assert main(["fit", str(table), *train, "--channel", "1"]) == 1
+    assert "names channel 2" in capsys.readouterr().err and not run.exists()
+    assert main(["fit", str(table), *train]) == 0
+    assert "channel 2" in capsys.readouterr().err
+    detector = Detector.load(out)
+    assert detector.channel == 2
+    second = [soundfile.read(tmp_path / f"{i}.wav")[0][:, 1] for i in range(20)]
+    alone = Detector(run, channel=1).fit(second)
+    np.testing.assert_allclose(np.sort(detector.scores_), np.sort(alone.scores_), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--skip-faulty"], 2, "--skip-faulty"),
+        (["--backend", "nonsuch"], 1, "nonsuch"),
+        (["--level", "0.99"], 1, "needs 99 normal windows"),
+        (["--sample-rate", "8000"], 1, "sample_rate"),
+        (["--hop-seconds", "9"], 1, "hop_seconds"),
+        (["--max-bank", "2"], 1, "max_bank"),
+    ],
+)
+def test_options_are_checked_before_a_network_is_trained(
+    two_channels, tmp_path, capsys, options, code, said
+):
+    write, rows = two_channels
+    run = tmp_path / "run"
+    args = ["fit", str(write(rows)), "--train", str(run), "--out", str(tmp_path / "d.asd")]
+    assert main([*args, *options]) == code
+    assert said in capsys.readouterr().err and not run.exists()
+
+
+def test_silence_is_found_before_a_network_is_trained(two_channels, tmp_path, capsys):
+    write, rows = two_channels
+    soundfile.write(tmp_path / "3.wav", np.zeros((RATE, 2)), RATE)
+    run = tmp_path / "run"
+    args = ["fit", str(write(rows)), "--train", str(run), "--out", str(tmp_path / "d.asd")]
+    assert main(args) == 1
+    assert "3.wav: channel 2 is silent" in capsys.readouterr().err and not run.exists()
+
+
 def test_conditions_that_cannot_be_told_apart(tmp_path, capsys):
     folder(tmp_path / "normal", range(10))
     one, out = str(tmp_path / "normal"), str(tmp_path / "d.asd")

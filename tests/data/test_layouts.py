@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -276,6 +277,30 @@ def test_from_training_to_evaluation_twice(own, tmp_path, capsys):
     assert {row["split"] for row in rows} == {"train", "test"} and len(rows) == 22
     assert main(["extract", str(run)]) == 0
     assert "embeddings are up to date" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["table beside its files", "folder of one machine"])
+def test_short_paths_from_training_to_scores(layout, own, tmp_path, capsys):
+    """Paths of one or two parts: `a.wav`, `normal/a.wav`."""
+    root, rows = tmp_path / "data", []
+    for i, clip in enumerate(own_folders.scan(own).clips):
+        split = "train" if clip.split == "train" else "test"
+        place = root if layout.startswith("table") else root / {"train": "normal"}.get(split, split)
+        place.mkdir(parents=True, exist_ok=True)
+        suffix = Path(clip.path).suffix
+        shutil.copy(own / clip.path, place / f"{i}{suffix}")
+        rows.append(f"{i}{suffix},{clip.machine},{split},{clip.label or ''}")
+    data = root
+    if layout.startswith("table"):
+        data = root / "t.csv"
+        data.write_text("\n".join(["path,machine,split,label", *rows]))
+    run = tmp_path / "run"
+    options = ["--train.epochs", "1", "--train.allow-one-class"]
+    args = ["run", TINY, "--data", str(data), "--run", str(run), *options]
+    for _ in range(2):
+        code = main(args)
+        assert code == 0, capsys.readouterr().err
+    assert main(["score", str(run)]) == 0
 
 
 def test_a_manifest_from_training_to_scores(own, tmp_path, capsys):

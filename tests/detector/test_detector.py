@@ -217,6 +217,43 @@ def test_copies_count_once(normal, fitted, tmp_path, caplog):
     assert "2 of 26 recordings are copies" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("clip", "hop"), [(None, 1.0), (None, 0.01), (0.5, 0.5), (0.05, 0.005), (3.0, 1.5), (2.0, 2.0)]
+)
+def test_hops_up_to_the_window_s_length(normal, clip, hop):
+    detector = Detector(clip_seconds=clip, hop_seconds=hop).fit(normal)
+    facts = detector.description()
+    assert (facts["clip_seconds"], facts["hop_seconds"]) == (clip or 1.0, hop)
+
+
+@pytest.mark.parametrize(("clip", "hop"), [(None, 1.1), (0.5, 0.6), (3.0, 0.02)])
+def test_other_hops_are_refused(normal, clip, hop):
+    with pytest.raises(AsdjaxError, match="hop_seconds"):
+        Detector(clip_seconds=clip, hop_seconds=hop).fit(normal)
+
+
+def test_recordings_with_an_offset_alone_are_silent(normal, fitted, tmp_path):
+    offset = np.full(RATE, 0.2)
+    with pytest.raises(AsdjaxError, match="is silent"):
+        Detector().fit([*normal, offset])
+    soundfile.write(tmp_path / "dc.wav", offset, RATE)
+    (found,) = fitted.iter_predictions(tmp_path / "dc.wav", faulty="row")
+    assert "is silent" in found.error
+    wave = soundfile.read(normal[0])[0]
+    assert fitted.predict_details([wave + 0.2])[0].score is not None
+
+
+def test_a_stream_goes_on_after_silence_and_faulty_samples(fitted):
+    wave = sound(100)
+    bad = wave.copy()
+    bad[5] = np.nan
+    found = list(fitted.stream([wave, 0 * wave, wave, bad, 1e300 * wave, wave]))
+    assert [one.error is None for one in found] == [True, False, True, False, False, True]
+    assert "silent" in found[1].error and "NaN" in found[3].error
+    assert [one.start for one in found] == [0, 1, 2, 3, 4, 5]
+    assert found[0].score == found[2].score == found[5].score
+
+
 def test_the_length_of_windows_is_that_of_the_recordings_in_use(normal, tmp_path):
     """Neither copies nor recordings that are left out count."""
     long = [sound(1000 + i, seconds=3) for i in range(4)]

@@ -107,15 +107,16 @@ def test_streams_have_the_windows_of_the_whole(sizes, hop):
     whole = np.arange(sum(sizes), dtype=np.int16)
     edges = np.cumsum([0, *sizes])
     chunks = [whole[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
-    found = list(windows_of_stream(chunks, 10, 1, 10, hop))
+    found = list(windows_of_stream(chunks, 1, 10, hop, 10))
     begins = range(0, len(whole) - 10 + 1, hop)
     assert [start for _, start in found] == [b / 10 for b in begins]
-    for (recording, _), begin in zip(found, begins, strict=True):
-        assert np.array_equal(recording.waveform, whole[begin : begin + 10])
+    for (window, _), begin in zip(found, begins, strict=True):
+        assert np.array_equal(window().waveform, whole[begin : begin + 10])
+        assert (window().rate, window().channels) == (10, 1)
 
 
 def test_chunks_of_a_stream_must_be_alike(rng):
     a, b = np.zeros(5, np.float32), np.zeros((5, 2), np.float32)
     for chunks in ([a, b], [a, np.zeros(5, np.int16)]):
         with pytest.raises(AsdjaxError, match="differ"):
-            list(windows_of_stream(chunks, 10, 1, 4, 4))
+            list(windows_of_stream(chunks, 1, 4, 4, 10))
