@@ -322,3 +322,26 @@ class Serve:
             most_seconds=self.most_seconds,
             most_waiting=self.most_waiting,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a detector as one program that needs JAX alone (asdjax docs live)."""
+
+    lost: ClassVar[str] = "nothing was written: run the same command again"
+    detector: Positional[DetectorFile]
+    out: Positional[Annotated[UserPath, arg(metavar="OUT")]]
+    """The file, for jax.export.deserialize."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+    level: Annotated[float | None, arg(metavar="FLOAT")] = None
+    """Another level than the detector was fitted with."""
+    embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
+    """Where the detector's run or converted weights are, if they have moved."""
+
+    def __call__(self) -> None:
+        from asdjax.commands import export
+        from asdjax.detector.detector import Detector
+
+        detector = Detector.load(self.detector, embedder=self.embedder, level=self.level)
+        export.export(detector, self.out, overwrite=self.overwrite)

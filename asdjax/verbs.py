@@ -30,7 +30,7 @@ from asdjax.config import recipe as configs
 from asdjax.config import registry, schema
 from asdjax.config.interfaces import Backend, ComputeDtype, Threshold
 from asdjax.config.recipe import AudioConfig, Config, DatasetConfig, SynthConfig
-from asdjax.detector_verbs import Explain, Fit, Predict, Serve, Update, Watch
+from asdjax.detector_verbs import Explain, Export, Fit, Predict, Serve, Update, Watch
 from asdjax.errors import ConfigError, DataError, UsageError
 
 Recipe = Annotated[
@@ -446,6 +446,7 @@ VERBS: dict[str, type[Any]] = {
     "explain": Explain,
     "watch": Watch,
     "serve": Serve,
+    "export": Export,
     "run": RunAll,
     "train": Train,
     "extract": Extract,

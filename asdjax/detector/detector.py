@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+import jax.export
 import numpy as np
 from jaxtyping import Float64, Int
 from sklearn.base import BaseEstimator, OutlierMixin
@@ -25,11 +27,12 @@ from asdjax.detector.recordings import Windowing
 from asdjax.detector.sources import Source
 from asdjax.detector.spectra import Spectra
 from asdjax.errors import ArtifactError, AsdjaxError, ConfigError, DataError
-from asdjax.files import documents
+from asdjax.files import atomic, documents
 from asdjax.store import detector_file
 from asdjax.store.detector_file import PROBE, VECTORS, Document, NormalRecording, Settings
 
 _LOG = logging.getLogger(__name__)
+_SAME_SCORE = 1e-3  # relative difference of scores between the detector and its exported program
 _SAME = 1e-3  # relative difference of the probe's features between two machines
 
 
@@ -512,6 +515,37 @@ class Detector(OutlierMixin, BaseEstimator):
         }
         document = Document(self._settings, windows.recordings)
         detector_file.write(Path(path), document, tables, overwrite=overwrite)
+
+    def export(self, path: Path | str, *, overwrite: bool = False) -> None:
+        """Write the detector as one program of `jax.export`, which needs JAX alone.
+
+        See `asdjax.detector.exporting.exported` for its argument and result. It takes complete
+        windows at the detector's sample rate and decides on each by itself.
+
+        Raises:
+            AsdjaxError: a backend cannot be exported; the program's scores are not the detector's;
+                flatbuffers is not installed; or the file exists or cannot be written.
+        """
+        from asdjax.detector import exporting
+
+        self._require_fitted()
+        exporting.require_flatbuffers()
+        path = Path(path)
+        atomic.require_free(path, overwrite)
+        samples = self._windowing.longest
+        program = exporting.exported(self._features, self._model, samples)
+        content = program.serialize()
+        sounds = 0.1 * np.random.default_rng(1).standard_normal((2, samples)).astype(np.float32)
+        found = jax.jit(jax.export.deserialize(content).call)(sounds)
+        (one, other) = self.predict_details([*sounds])
+        for expected, score in zip((one, other), np.asarray(found["score"]), strict=True):
+            off = abs(_number(expected.score) - float(score))
+            if not off <= _SAME_SCORE * max(1.0, abs(float(score))):
+                raise ArtifactError(
+                    f"{path}: not written: the program and the detector give a known sound other "
+                    f"scores (by {off:.2g})"
+                )
+        atomic.write_bytes(path, bytes(content), overwrite=overwrite)
 
     @classmethod
     def load(

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Float64, Int
 from scipy.spatial.distance import cdist
 
 from asdjax.config.interfaces import Backend
-from asdjax.errors import DataError
+from asdjax.errors import ConfigError, DataError
 from asdjax.scoring import backends
-from asdjax.scoring.backends import Fitted
+from asdjax.scoring.backends import Fitted, References
 from asdjax.scoring.distances import unit_length
 from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
 
@@ -94,6 +94,23 @@ class Ensemble:
     def _scored(self, fitted: Sequence[Fitted], tables: Tables) -> Float64[np.ndarray, "K M"]:
         of_members = [table for table in tables.values() for _ in self._chosen]
         return np.stack([m.score(t) for m, t in zip(fitted, of_members, strict=True)])
+
+    def references(self) -> list[References]:
+        """The members' scores as distances to reference points.
+
+        Raises:
+            AsdjaxError: those of a backend are not.
+        """
+        found = []
+        for member, fitted in zip(self.members, self._fitted, strict=True):
+            references = fitted.references()
+            if references is None:
+                raise ConfigError(
+                    f"{member}: only distances to reference points can be exported: fit with the "
+                    "backends nearest_neighbours or rescaled"
+                )
+            found.append(references)
+        return found
 
     def nearest(
         self, tables: Tables, count: int

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from asdjax.config.interfaces import Backend
 from asdjax.data.samples import to_float
@@ -71,6 +71,10 @@ class Features(abc.ABC):
             AsdjaxError: a waveform is too short, or its vector is not finite.
         """
 
+    @abc.abstractmethod
+    def traced(self, waveform: Float[jax.Array, "B T"]) -> dict[str, Float[jax.Array, "B D"]]:
+        """The vectors of each feature, as a JAX function of complete windows, to be exported."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy as the embedder's name or path, and what it must be."""
         return _reopened, (self.embedder, self.sample_rate, dict(self.identity))
@@ -129,6 +133,11 @@ class SpectralFeatures(Features):
         for table in tables.values():
             _require_finite(table, names)
         return tables
+
+    def traced(self, waveform: Float[jax.Array, "B T"]) -> dict[str, Float[jax.Array, "B D"]]:
+        """The spectral statistics."""
+        length = jnp.full(waveform.shape[:1], waveform.shape[1], jnp.int32)
+        return statistics.spectral_statistics(waveform, length, sample_rate=self.sample_rate)
 
     def places(self) -> Mapping[str, Sequence[tuple[str, float]]]:
         """The statistics and the bands' frequencies."""
@@ -213,6 +222,10 @@ class TrainedFeatures(Features):
         """The embeddings, as the one feature `embedding`."""
         found = self._model.embed(waveforms, names=names, loud=lambda peaks: None)
         return {"embedding": np.stack(found).astype(np.float32)}
+
+    def traced(self, waveform: Float[jax.Array, "B T"]) -> dict[str, Float[jax.Array, "B D"]]:
+        """The embedding, as the one feature `embedding`; the weights are constants."""
+        return {"embedding": self._model.traced(waveform)}
 
 
 def _require_finite(table: Float32[np.ndarray, "N D"], names: Sequence[str]) -> None:

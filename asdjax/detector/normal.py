@@ -69,6 +69,8 @@ class Model:
         windows: the normal windows, sorted.
         level: intended share of normal recordings without an alarm.
         held_out: each member's scores of the normal windows [K, N], not standardised.
+        spreads: mean and deviation of each member's held-out scores.
+        median: of the members' mean; subtracted from scores.
         scores: of the normal windows, each compared with other recordings [N].
         threshold: for a recording of one window.
     """
@@ -110,19 +112,19 @@ class Model:
         self.held_out = (
             self.ensemble.held_out(self.windows.recording) if held_out is None else held_out
         )
-        self._spreads = ensemble.spreads(self.held_out)
-        mean = ensemble.combined(ensemble.standardised(self.held_out, self._spreads))
-        self._median = float(np.median(mean))
-        self.scores = mean - self._median
+        self.spreads = ensemble.spreads(self.held_out)
+        mean = ensemble.combined(ensemble.standardised(self.held_out, self.spreads))
+        self.median = float(np.median(mean))
+        self.scores = mean - self.median
         self.threshold = calibration.threshold(self.scores, level)
 
     def standardised(self, tables: Tables) -> Float64[np.ndarray, "K M"]:
         """Each member's scores of new windows, in standard deviations."""
-        return ensemble.standardised(self.ensemble.distances(tables), self._spreads)
+        return ensemble.standardised(self.ensemble.distances(tables), self.spreads)
 
     def score(self, tables: Tables) -> Float64[np.ndarray, " M"]:
         """The scores of new windows; larger is more anomalous, 0 a typical normal window."""
-        return ensemble.combined(self.standardised(tables)) - self._median
+        return ensemble.combined(self.standardised(tables)) - self.median
 
     def judge(
         self, found: NormalRecording, scores: Float64[np.ndarray, " n"], start: float, worst: Tables

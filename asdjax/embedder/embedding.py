@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from asdjax.config.recipe import Config
 from asdjax.data import audio
@@ -129,6 +130,13 @@ class Embedder:
                 found[clip] = embedding[:tokens] if pool == "none" else embedding
             finished(len(group.clips))
         return found
+
+    def traced(self, waveform: Float[jax.Array, "B T"]) -> Float[jax.Array, "B D"]:
+        """Embeddings, as a JAX function; the weights are constants. `embed` has all checks."""
+        length = jnp.full(waveform.shape[:1], waveform.shape[1], jnp.int32)
+        constants = jax.tree.map(np.asarray, self.network.weights)
+        batch = {"waveform": waveform, "length": length}
+        return _pooled(self.network, self.pooling(), constants, batch)["embedding"]
 
     def _waveform(self, given: Waveforms | Path | str, sample_rate: int | None) -> np.ndarray:
         """The samples [T] of an array or a sound file at the model's sample rate."""

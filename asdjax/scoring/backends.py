@@ -20,6 +20,7 @@ Reading a recipe loads this module and that of its backend: they import NumPy in
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,20 @@ if TYPE_CHECKING:
 
 
 _LARGEST = 1e100  # the squares of larger float64 values overflow in sums
+
+
+@dataclasses.dataclass(frozen=True)
+class References:
+    """Scores as distances to reference points.
+
+    The score of x is `factor` times the mean of the `neighbours` smallest of the quotients
+    |x - point| / divisor.
+    """
+
+    points: Float[np.ndarray, "P D"]
+    divisors: Float64[np.ndarray, " P"]
+    neighbours: int
+    factor: float
 
 
 class Fitted(abc.ABC):
@@ -90,6 +105,13 @@ class Fitted(abc.ABC):
     @abc.abstractmethod
     def score_points(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
         """Anomaly scores of embeddings that are checked and, for the cosine, of unit length."""
+
+    def references(self) -> References | None:
+        """The same scores as distances to reference points, to be exported; None if they are not.
+
+        For the cosine, points are of unit length.
+        """
+        return None
 
     def left_out_scores(self) -> Float64[np.ndarray, " N"]:
         """Scores by cross-validation: each fold is scored by a backend fitted to the other folds.

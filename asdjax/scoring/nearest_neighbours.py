@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from asdjax.config.interfaces import Backend
 from asdjax.config.registry import register
 from asdjax.config.schema import Count, Range, digits
-from asdjax.scoring.backends import Fitted, nearer_domain
+from asdjax.scoring.backends import Fitted, References, nearer_domain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,6 +85,16 @@ class FittedNearestNeighbours(Fitted):
         self._target_pool = np.concatenate([self.points[self.target], new])
         self.note_few(config.source_neighbours, len(self._source_pool), "source_neighbours")
         self.note_few(config.target_neighbours, len(self._target_pool), "target_neighbours")
+
+    def references(self) -> References | None:
+        import numpy as np
+
+        if len(self._target_pool):
+            return None
+        count = len(self._source_pool)
+        neighbours = min(self.config.source_neighbours, count)
+        factor = 0.5 if self.config.metric == "cosine" else 1.0
+        return References(self._source_pool, np.ones(count), neighbours, factor)
 
     def left_out_scores(self) -> Float64[np.ndarray, " N"]:
         import numpy as np

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from asdjax.config.interfaces import Backend
 from asdjax.config.registry import register
 from asdjax.config.schema import Count
-from asdjax.scoring.backends import Fitted
+from asdjax.scoring.backends import Fitted, References
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,6 +83,10 @@ class FittedRescaled(Fitted):
 
         quotients = cdist(points, self._pool) / self._density
         return mean_nearest(quotients, self.config.source_neighbours)
+
+    def references(self) -> References:
+        neighbours = min(self.config.source_neighbours, len(self._pool))
+        return References(self._pool, self._density, neighbours, 1.0)
 
     def left_out_scores(self) -> Float64[np.ndarray, " N"]:
         import numpy as np

@@ -1,0 +1,92 @@
+"""A detector as one JAX program: waveforms in; embeddings, scores and alarms out.
+
+The program needs JAX alone. It has the weights, the normal windows' vectors and the threshold as
+constants. Distances and scores are computed in float64 inside, so that they agree with those of
+`Detector` whatever the caller's setting of jax_enable_x64.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64
+
+from asdjax.detector.features import Features
+from asdjax.detector.normal import Model
+from asdjax.errors import ArtifactError
+from asdjax.scoring.backends import References
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_FLOOR = 1e-12  # smallest norm, as in `asdjax.scoring.distances`
+
+
+def require_flatbuffers() -> None:
+    """Raise `AsdjaxError` if flatbuffers, with which JAX writes programs, is not installed."""
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise ArtifactError("JAX writes programs by flatbuffers: pip install 'asdjax[export]'")
+
+
+def exported(
+    features: Features, model: Model, samples: int, platforms: Sequence[str] = PLATFORMS
+) -> jax.export.Exported:
+    """The program, for any number of waveforms.
+
+    Its argument is float32 [B, samples] in [-1, 1], at the detector's sample rate. Its result is a
+    dictionary: `embedding` float32 [B, D] (all features, one after the other), `score` float32 [B],
+    `threshold` float32 [B], `alarm` bool [B].
+
+    Args:
+        features: of a fitted detector.
+        model: of a fitted detector.
+        samples: length of its windows.
+        platforms: for which the program is lowered.
+
+    Raises:
+        AsdjaxError: a backend's scores cannot be exported.
+    """
+    members = model.ensemble.references()
+    names = [member.partition("/")[0] for member in model.ensemble.members]
+    spreads = [(spread.mean, spread.deviation) for spread in model.spreads]
+
+    def program(waveform: Float[Array, "B T"]) -> dict[str, Array]:
+        tables = features.traced(waveform)
+        total = jnp.zeros(waveform.shape[:1], jnp.float64)
+        for name, references, (mean, deviation) in zip(names, members, spreads, strict=True):
+            points = tables[name].astype(jnp.float32)
+            if model.ensemble.metric == "cosine":
+                points = _unit_length(points)
+            total = total + (_score(references, points) - mean) / deviation
+        score = total / len(members) - model.median
+        return {
+            "embedding": jnp.concatenate([tables[name] for name in dict.fromkeys(names)], axis=1),
+            "score": score.astype(jnp.float32),
+            "threshold": jnp.full(waveform.shape[:1], model.threshold, jnp.float32),
+            "alarm": score > model.threshold,
+        }
+
+    program.__name__ = f"detector_{features.sample_rate}_hz"
+    (batch,) = jax.export.symbolic_shape("batch")
+    shape: Any = (batch, samples)
+    with jax.enable_x64(True):
+        argument = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return jax.export.export(jax.jit(program), platforms=platforms)(argument)
+
+
+def _unit_length(points: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    exact = points.astype(jnp.float64)
+    norms = jnp.sqrt(jnp.sum(jnp.square(exact), axis=1, keepdims=True))
+    return (exact / jnp.maximum(norms, _FLOOR)).astype(points.dtype)
+
+
+def _score(references: References, points: Float[Array, "B D"]) -> Float64[Array, "B"]:
+    """The score of `References` in float64."""
+    exact = points.astype(jnp.float64)[:, None, :]
+    pool = jnp.asarray(references.points.astype(np.float64))[None]
+    distances = jnp.sqrt(jnp.sum(jnp.square(exact - pool), axis=2))
+    quotients = distances / jnp.asarray(references.divisors)[None]
+    nearest = -jax.lax.top_k(-quotients, references.neighbours)[0]
+    return references.factor * jnp.mean(nearest, axis=1)

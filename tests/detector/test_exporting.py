@@ -1,0 +1,132 @@
+"""Exported programs: the detector's scores, in a process without asdjax."""
+
+import subprocess
+import sys
+
+import jax
+import jax.export
+import numpy as np
+import pytest
+from conftest import TESTS
+from support.machines import folder, sound
+
+from asdjax import Detector
+from asdjax.cli import main
+from asdjax.errors import AsdjaxError
+from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
+
+ALONE = """
+import sys
+sys.modules["asdjax"] = None  # an import would fail
+import jax, jax.export, numpy as np
+program = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+sounds = np.load(sys.argv[2])
+found = jax.jit(program.call)(sounds)
+assert all(found[name].dtype == "float32" for name in ("score", "threshold", "embedding"))
+np.savez(sys.argv[3], **found)
+assert not {"flax", "sklearn", "scipy"} & sys.modules.keys()
+"""
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    return Detector().fit(folder(tmp_path_factory.mktemp("normal"), range(24)))
+
+
+@pytest.fixture(scope="module")
+def sounds():
+    normal = [sound(seed) for seed in range(100, 112)]
+    faulty = [sound(seed, fault=fault) for seed in (200, 201) for fault in ("tone", "knock")]
+    return np.array([*normal, *faulty], np.float32)
+
+
+def compared(detector, found, sounds, tolerance=1e-6):
+    expected = detector.predict_details([*sounds])
+    scores = np.array([one.score for one in expected])
+    np.testing.assert_allclose(found["score"], scores, rtol=tolerance, atol=tolerance)
+    np.testing.assert_array_equal(found["alarm"], [one.alarm for one in expected])
+    np.testing.assert_allclose(found["threshold"], detector.threshold_, rtol=1e-6)
+    assert found["embedding"].shape[0] == len(sounds)
+
+
+def test_a_process_without_asdjax_has_the_same_scores(fitted, sounds, tmp_path, capsys):
+    fitted.save(tmp_path / "d.asd")
+    out = tmp_path / "d.jax"
+    args = ["export", str(tmp_path / "d.asd"), str(out)]
+    assert main(args) == 0
+    assert "for CPU, CUDA and TPU: waveforms float32 [any number, 16000]" in capsys.readouterr().err
+    assert main(args) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main([*args, "--overwrite"]) == 0
+    np.save(tmp_path / "x.npy", sounds)
+    command = [sys.executable, "-I", "-c", ALONE, out, tmp_path / "x.npy", tmp_path / "y.npz"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    compared(fitted, np.load(tmp_path / "y.npz"), sounds)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_any_number_of_waveforms_and_either_precision(fitted, sounds, tmp_path, x64):
+    fitted.export(tmp_path / "d.jax")
+    program = jax.export.deserialize(bytearray((tmp_path / "d.jax").read_bytes()))
+    assert set(program.platforms) == {"cpu", "cuda", "tpu"}
+    assert program.fun_name == "detector_16000_hz"
+    with jax.enable_x64(x64):
+        for count in (1, 3, len(sounds)):
+            compared(fitted, jax.jit(program.call)(sounds[:count]), sounds[:count])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_bank": 8},
+        {"level": 0.8},
+        {"backend": "nearest_neighbours"},
+        {
+            "backend": NearestNeighbours(
+                metric="euclidean", source_neighbours=3, smote=SmoteConfig(ratio=0)
+            )
+        },
+    ],
+)
+def test_other_settings(sounds, tmp_path, options):
+    detector = Detector(**options).fit([sound(seed) for seed in range(24)])
+    detector.export(tmp_path / "d.jax")
+    program = jax.export.deserialize(bytearray((tmp_path / "d.jax").read_bytes()))
+    compared(detector, jax.jit(program.call)(sounds), sounds)
+
+
+def test_a_trained_embedder_s_weights_are_inside(corpus_root, tmp_path):
+    run = tmp_path / "run"
+    recipe = ["train", str(TESTS / "tiny.yaml"), "--data", str(corpus_root), "--run", str(run)]
+    assert main([*recipe, "--train.epochs", "1"]) == 0
+    detector = Detector(run).fit([sound(seed) for seed in range(16)])
+    detector.export(tmp_path / "d.jax")
+    program = jax.export.deserialize(bytearray((tmp_path / "d.jax").read_bytes()))
+    (argument,) = program.in_avals
+    length = argument.shape[1]
+    sounds = np.array([sound(seed)[:length] for seed in range(100, 108)], np.float32)
+    compared(detector, jax.jit(program.call)(sounds), sounds, tolerance=1e-4)
+
+
+def test_backends_that_cannot_be_exported_are_named(tmp_path):
+    detector = Detector(backend="mahalanobis").fit([sound(seed) for seed in range(24)])
+    with pytest.raises(AsdjaxError, match="bands/mahalanobis: only distances"):
+        detector.export(tmp_path / "d.jax")
+    assert not any(tmp_path.iterdir())
+
+
+def test_without_flatbuffers_the_remedy_is_named(fitted, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(AsdjaxError, match=r"pip install 'asdjax\[export\]'"):
+        fitted.export(tmp_path / "d.jax")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_program_with_other_scores_is_not_written(fitted, tmp_path, monkeypatch):
+    from asdjax.detector import exporting
+
+    monkeypatch.setattr(exporting, "_score", lambda references, points: 2.0 * points[:, 0])
+    with pytest.raises(AsdjaxError, match="known sound other scores"):
+        fitted.export(tmp_path / "d.jax")
+    assert not any(tmp_path.iterdir())
