@@ -1,10 +1,11 @@
 """Training: configuration and clips in, checkpoints and training.json out."""
 
 import collections
+import functools
 import math
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ from asdjax.store.runs import Run
 from asdjax.training import memory
 from asdjax.training.learner import Learner, TrainState
 from asdjax.training.plan import Plan, plan
+from asdjax.training.validation import Validation
 
 
 def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> None:
@@ -83,10 +85,11 @@ def _loop(
     work: Plan, learner: Learner, start: list[TrainState], run: Run, checkpoints: Checkpoints
 ) -> None:
     config, host_state = work.config, start.pop()
+    clips = [work.clips[i] for i in work.trained_on]
     data = batches.TrainingBatches(
-        [work.corpus.root / clip.path for clip in work.clips],
-        [work.corpus.headers[clip.path].frames for clip in work.clips],
-        work.labels,
+        [work.corpus.root / clip.path for clip in clips],
+        [work.corpus.headers[clip.path].frames for clip in clips],
+        work.labels[work.trained_on],
         config.audio,
         work.epoch,
         n_samples=work.n_samples,
@@ -94,7 +97,7 @@ def _loop(
         epochs=config.train.epochs,
         seed=config.seed,
         process=parallel.process(),
-        own=work.corpus.own_sound(work.clips),
+        own=work.corpus.own_sound(clips),
     )
     begun = checkpoints.latest()
     if begun is not None:
@@ -115,14 +118,16 @@ def _loop(
     first = begun or 0
     run.truncate_log(first)
     count = parameters.count(host_state.params)
+    held_out = f", {len(work.held_out)} clips held out" if work.held_out else ""
     console.say(
-        f"training on {len(work.clips)} clips of {work.n_samples} samples in "
-        f"{len(work.classes)} classes; {count:,} parameters; "
+        f"training on {len(clips)} clips of {work.n_samples} samples in "
+        f"{len(work.classes)} classes{held_out}; {count:,} parameters; "
         f"{len(work.devices)} x {work.devices[0].device_kind}"
     )
     state = parallel.replicate(host_state, work.devices)
     del host_state  # a gigabyte of BEATs
     step_function = parallel.training_step(learner.step, work.devices, config.train.parallel)
+    validation = Validation(work, learner) if work.held_out else None
     log = _Log(work, run, checkpoints)
     with console.progress("training", work.steps, "steps", done=first) as advance:
         for step in range(first, work.steps):
@@ -137,9 +142,12 @@ def _loop(
             ):  # an epoch's last batch has a program of its own
                 compile_cache.seal()
             log.add(step, metrics)
+            epoch, last_of_epoch = divmod(step + 1, work.epoch.steps)
+            if validation is not None and last_of_epoch == 0:
+                log.measure(functools.partial(validation, state))
+                compile_cache.seal()
             if step == first:
                 log.write(keep=0)  # the first loss at once
-            epoch, last_of_epoch = divmod(step + 1, work.epoch.steps)
             done = step + 1 == work.steps
             due = last_of_epoch == 0 and (epoch % config.train.checkpoint_every == 0 or done)
             if due or log.waiting >= config.train.log_every:
@@ -172,8 +180,11 @@ class _Log:
 
     def __init__(self, work: Plan, run: Run, checkpoints: Checkpoints):
         self._work, self._run, self._checkpoints = work, run, checkpoints
-        self._pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
+        self._pending: collections.deque[tuple[int, Mapping[str, jax.Array], dict[str, float]]] = (
+            collections.deque()
+        )
         self._since = time.monotonic()
+        self._validation_words = ""
         self.words = ""
 
     @property
@@ -183,31 +194,45 @@ class _Log:
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Remember a dispatched step."""
-        self._pending.append((step, metrics))
+        self._pending.append((step, metrics, {}))
+
+    def measure(self, validation: Callable[[], Mapping[str, float]]) -> None:
+        """Add the values of `validation` to the newest step's line; its time is no step's."""
+        self.write(keep=1)
+        _, metrics, values = self._pending[-1]
+        jax.block_until_ready(metrics)
+        began = time.monotonic()
+        values.update(validation())
+        self._since += time.monotonic() - began
 
     def write(self, keep: int) -> None:
         """Wait for all pending steps but the newest `keep` and write their lines."""
         ready = [self._pending.popleft() for _ in range(len(self._pending) - keep)]
-        values = jax.device_get([metrics for _, metrics in ready])
+        values = jax.device_get([metrics for _, metrics, _ in ready])
         now = time.monotonic()
         seconds, self._since = (now - self._since) / max(len(ready), 1), now
         rows: list[dict[str, Any]] = []
-        for (step, _), metrics in zip(ready, values, strict=True):
+        for (step, _, validation), metrics in zip(ready, values, strict=True):
             loss = float(metrics["loss"])
-            if not math.isfinite(loss):
-                self._run.append_log(rows)
-                self.stop(step, f"the loss is {loss}")
+            validation_loss = validation.get("validation_loss", 0.0)
+            for name, value in (("loss", loss), ("validation loss", validation_loss)):
+                if not math.isfinite(value):
+                    self._run.append_log(rows)
+                    self.stop(step, f"the {name} is {value}")
             rows.append(
                 {
                     "step": step,
                     "epoch": step // self._work.epoch.steps,
                     "loss": loss,
                     "accuracy": float(metrics["accuracy"]),
+                    **validation,
                     "learning_rate": float(f"{metrics['learning_rate']:.6g}"),  # float32's digits
                     "seconds": round(seconds, 4),
                 }
             )
-            self.words = f"loss {loss:.4f}"
+            if validation:
+                self._validation_words = f" (validation {validation_loss:.4f})"
+            self.words = f"loss {loss:.4f}{self._validation_words}"
         self._run.append_log(rows)
 
     def stop(self, step: int, why: str) -> NoReturn:

@@ -158,6 +158,8 @@ class TrainConfig:
     accumulate: Annotated[int, Range(low=1, high=2**20)] = 1
     """Parts into which each device's clips are divided to save memory; their gradients are averaged
     for one update. Batch normalisation is by the part, not by the batch."""
+    validation: Annotated[float, Range(low=0, high=0.5)] = 0.0
+    """Share of the training clips to hold out; their loss is measured after each epoch."""
     drop_last: bool = False
     """Skip the last batch of an epoch if it is smaller than the others."""
     devices: Annotated[int, Range(low=0, high=2**20)] = 0
