@@ -23,12 +23,14 @@ from asdjax.store.run_documents import TRAINING_SECTIONS
 from asdjax.store.runs import Run
 from asdjax.training import memory
 from asdjax.training.learner import Learner, TrainState
-from asdjax.training.plan import Plan, plan
+from asdjax.training.plan import Plan, of_any_length, plan
 from asdjax.training.validation import Validation
 
 
 def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> None:
     """Train, or continue training, until the last epoch's checkpoint is in the run directory.
+
+    A run, finished or not, may go on to more epochs than it was begun with.
 
     Args:
         config: the recipe.
@@ -37,7 +39,8 @@ def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> N
         resume: continue from the newest checkpoint; false begins again from the first step.
 
     Raises:
-        AsdjaxError: the run was begun with other settings or clips, or the loss is not finite.
+        AsdjaxError: the run was begun with other settings or clips, or has been trained for more
+            epochs than the recipe states, or the loss is not finite.
     """
     work = plan(config, corpus)
     learner = work.learner()
@@ -48,8 +51,10 @@ def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> N
 def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
     config = work.config
     finished: Mapping[str, Any] | None = None
+    epochs = config.train.epochs  # of the run as it stands
     if resume and run.was_trained():
         _check_same_settings(run, config)
+        epochs = run.training_settings().train.epochs
         if finished := run.training():
             last = run.checkpoints / str(finished["step"])
             if not (last.is_dir() or config.model.trains_nothing):
@@ -57,6 +62,8 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
                 finished = None
     if finished:
         _check_same_work(run, finished, work)
+        _check_epochs(run, finished["step"], work)
+    if finished and epochs == config.train.epochs:
         run.write_config(config)  # the later steps' sections may differ
         if not _place(work).items() <= finished.items():  # the data set has moved
             run.write_training({**finished, **_place(work)})
@@ -67,22 +74,63 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
         work, learner = chosen, chosen.learner()
     frozen = learner.frozen(work.pretrained) if nothing_trains else {}
     start = [] if nothing_trains else [learner.start(work.pretrained)]  # _loop takes it out
+    checkpoints = Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints)
+    begun = None
+    if resume and not nothing_trains:
+        begun = _begun(run, checkpoints, work)
     if not resume:
         run.forget_training()
+    elif epochs != config.train.epochs:
+        run.reopen_training()  # first: config.yaml may not differ from a training record
+        console.say(
+            f"{run.path}: train.epochs was {epochs} and is {config.train.epochs} now; embeddings "
+            "and scores of the earlier weights have to be made again"
+        )
     run.write_config(config)
     for note in work.notes:
         console.say(note)
     if nothing_trains:
         result = _result({"params": {"model": {}}}, frozen)
-        run.write_training({**_meta(work, 0, None), **result})
+        run.write_training({**_meta(work, 0, None, []), **result})
         console.say(f"{run.path}: nothing to train")
         return
-    checkpoints = Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints)
-    _loop(work, learner, start, run, checkpoints)
+    _loop(work, learner, start, run, checkpoints, begun)
+
+
+def _begun(run: Run, checkpoints: Checkpoints, work: Plan) -> Mapping[str, Any] | None:
+    """What the newest checkpoint says of itself; None if there is none.
+
+    Raises:
+        AsdjaxError: training cannot go on from it.
+    """
+    step = checkpoints.latest()
+    if step is None:
+        return None
+    meta = checkpoints.meta(step)
+    _check_same_work(run, meta, work)
+    place, stages = meta.get("iterator"), meta.get("stages")
+    if not (
+        meta.get("step") == step
+        and isinstance(place, dict)
+        and type(place.get("next_index")) is int
+        and isinstance(stages, list)
+        and all(isinstance(stage, dict) for stage in stages)
+    ):
+        raise ArtifactError(
+            f"{run.checkpoints / str(step)}: does not say where in the data it was saved: "
+            "delete it and train again, or start over with --no-resume"
+        )
+    _check_epochs(run, step, work)
+    return meta
 
 
 def _loop(
-    work: Plan, learner: Learner, start: list[TrainState], run: Run, checkpoints: Checkpoints
+    work: Plan,
+    learner: Learner,
+    start: list[TrainState],
+    run: Run,
+    checkpoints: Checkpoints,
+    begun: Mapping[str, Any] | None,
 ) -> None:
     config, host_state = work.config, start.pop()
     clips = [work.clips[i] for i in work.trained_on]
@@ -99,23 +147,17 @@ def _loop(
         process=parallel.process(),
         own=work.corpus.own_sound(clips),
     )
-    begun = checkpoints.latest()
+    first, stages = 0, []
     if begun is not None:
-        meta = checkpoints.meta(begun)
-        _check_same_work(run, meta, work)
-        place = meta.get("iterator")
-        if not isinstance(place, dict) or type(place.get("next_index")) is not int:
-            raise ArtifactError(
-                f"{run.checkpoints / str(begun)}: does not say where in the data it was saved: "
-                "delete it and train again, or start over with --no-resume"
-            )
-        before, now = meta.get("compute_dtype"), work.model.compute_dtype
+        first, stages = begun["step"], begun["stages"]
+        before, now = begun.get("compute_dtype"), work.model.compute_dtype
         if before not in (None, now):
             console.say(f"{run.path}: was trained in {before}, and goes on in {now} on this device")
-        host_state = host_state.with_items(checkpoints.restore(begun, host_state.to_items()))
-        data.restore(place)
-        console.say(f"{run.path}: continuing after step {begun} of {work.steps}")
-    first = begun or 0
+        host_state = host_state.with_items(checkpoints.restore(first, host_state.to_items()))
+        data.restore(begun["iterator"])
+        console.say(f"{run.path}: continuing after step {first} of {work.steps}")
+    if not stages or stages[-1].get("epochs") != config.train.epochs:
+        stages = [*stages, {"epochs": config.train.epochs, "first_step": first}]
     run.truncate_log(first)
     count = parameters.count(host_state.params)
     held_out = f", {len(work.held_out)} clips held out" if work.held_out else ""
@@ -157,11 +199,11 @@ def _loop(
                 host_state = jax.tree.map(np.asarray, state)
                 if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host_state)):
                     log.stop(step, "the weights are no longer finite")
-                meta = _meta(work, step + 1, data.state())
+                meta = _meta(work, step + 1, data.state(), stages)
                 checkpoints.save(step + 1, host_state.to_items(), meta)
                 del host_state
     result = _result(*jax.tree.map(np.asarray, (state.weights, state.frozen)))
-    run.write_training({**_meta(work, work.steps, None), **result})
+    run.write_training({**_meta(work, work.steps, None, stages), **result})
 
 
 def _result(weights: Tree, frozen: Tree) -> dict[str, Any]:
@@ -254,11 +296,15 @@ def _place(work: Plan) -> dict[str, Any]:
     return {"data": str(work.corpus.dataset.source.absolute()), "skipped": work.corpus.skipped}
 
 
-def _meta(work: Plan, step: int, iterator: dict[str, int] | None) -> dict[str, Any]:
+def _meta(
+    work: Plan, step: int, iterator: dict[str, int] | None, stages: list[dict[str, int]]
+) -> dict[str, Any]:
     packages = ("asdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
     return {
         **work.identity(),
+        "steps": work.steps,
         "step": step,
+        "stages": stages,
         "iterator": iterator,
         "seed": work.config.seed,
         "sample_rate": work.config.audio.sample_rate,
@@ -274,11 +320,22 @@ def _meta(work: Plan, step: int, iterator: dict[str, int] | None) -> dict[str, A
 
 
 def _check_same_settings(run: Run, config: Config) -> None:
-    changed = differences(run.training_settings(), config, TRAINING_SECTIONS)
+    old, new = of_any_length(run.training_settings()), of_any_length(config)
+    changed = differences(old, new, TRAINING_SECTIONS)
     if changed:
         raise ArtifactError(
             f"{run.path}: this run was begun with other settings ({'; '.join(changed)}): "
             "choose another --run, or --no-resume to begin again"
+        )
+
+
+def _check_epochs(run: Run, step: int, work: Plan) -> None:
+    epochs, trained = work.config.train.epochs, step // work.epoch.steps
+    if epochs < trained:
+        raise ArtifactError(
+            f"{run.path}: train.epochs: {epochs}, but this run has been trained for {trained} "
+            f"epochs: set it to {trained} or more, or choose another --run, or --no-resume to "
+            "begin again"
         )
 
 

@@ -71,6 +71,15 @@ class Run(RunDirectory):
         self._read_again()
         atomic.discard(self.checkpoints)
 
+    def reopen_training(self) -> None:
+        """Delete the training record, because training goes on, and the metrics of its weights.
+
+        Embeddings and scores stay until they are made again; without the record nothing reads them.
+        """
+        self._delete_metrics()
+        atomic.delete(self._training)
+        self._read_again()
+
     def _delete_results(self, doomed: Callable[[Path, Record], bool]) -> None:
         """Delete recorded results, their records, and what was computed from them.
 

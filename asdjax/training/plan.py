@@ -69,12 +69,16 @@ class Plan:
             "classes": list(self.classes),
             "n_samples": self.n_samples,
             "clips": runs.fingerprint(self.corpus.digests(self.clips)),
-            "steps": self.steps,
             "tail": self.epoch.tail,
             "held_out": [self.clips[i].path for i in self.held_out],
-            "settings": runs.fingerprint(settings(self.config, TRAINING_SECTIONS)),
+            "settings": runs.fingerprint(settings(of_any_length(self.config), TRAINING_SECTIONS)),
             "pretrained": self.pretrained and self.pretrained.digest,
         }
+
+
+def of_any_length(config: Config) -> Config:
+    """The configuration with one epoch, to compare others with: a training may be made longer."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
 
 
 def plan(config: Config, corpus: Corpus) -> Plan:
