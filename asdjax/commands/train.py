@@ -1,13 +1,10 @@
 """Training: configuration and clips in, checkpoints and training.json out."""
 
-import collections
 import functools
-import math
 import platform
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
-from typing import Any, NoReturn
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -15,19 +12,28 @@ import numpy as np
 from asdjax.config.recipe import Config, differences, to_tree
 from asdjax.data import batches
 from asdjax.data.corpus import Corpus
-from asdjax.errors import ArtifactError, DataError
+from asdjax.errors import ArtifactError
 from asdjax.models import parameters
 from asdjax.runtime import compile_cache, console, parallel
 from asdjax.store.checkpoint import Checkpoints, Tree, digest
+from asdjax.store.event_files import FOLDER, EventFiles
 from asdjax.store.run_documents import TRAINING_SECTIONS
 from asdjax.store.runs import Run
 from asdjax.training import memory
 from asdjax.training.learner import Learner, TrainState
 from asdjax.training.plan import Plan, of_any_length, plan
+from asdjax.training.step_log import StepLog
 from asdjax.training.validation import Validation
 
 
-def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> None:
+def train(
+    config: Config,
+    corpus: Corpus,
+    run: Run,
+    *,
+    resume: bool = True,
+    log: Literal["tensorboard"] | None = None,
+) -> None:
     """Train, or continue training, until the last epoch's checkpoint is in the run directory.
 
     A run, finished or not, may go on to more epochs than it was begun with.
@@ -37,18 +43,22 @@ def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> N
         corpus: the checked data set.
         run: where everything goes.
         resume: continue from the newest checkpoint; false begins again from the first step.
+        log: where the log goes besides log.jsonl: to event files in RUN/tensorboard.
 
     Raises:
         AsdjaxError: the run was begun with other settings or clips, or has been trained for more
             epochs than the recipe states, or the loss is not finite.
     """
+    events = None if log is None else EventFiles(run.path / FOLDER)
     work = plan(config, corpus)
     learner = work.learner()
     with run.lock():  # before anything is compared: another process may be training
-        _train(work, learner, run, resume)
+        if events is not None:
+            events.check()
+        _train(work, learner, run, resume, events)
 
 
-def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
+def _train(work: Plan, learner: Learner, run: Run, resume: bool, events: EventFiles | None) -> None:
     config = work.config
     finished: Mapping[str, Any] | None = None
     epochs = config.train.epochs  # of the run as it stands
@@ -68,6 +78,9 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
         if not _place(work).items() <= finished.items():  # the data set has moved
             run.write_training({**finished, **_place(work)})
         console.say(f"{run.path}: training has finished ({finished['step']} steps)")
+        if events is not None:
+            _begin(events, run, work)
+            events.close()
         return
     nothing_trains = config.model.trains_nothing
     if not nothing_trains and (chosen := memory.fitted(work)) is not work:
@@ -94,7 +107,7 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
         run.write_training({**_meta(work, 0, None, []), **result})
         console.say(f"{run.path}: nothing to train")
         return
-    _loop(work, learner, start, run, checkpoints, begun)
+    _loop(work, learner, start, run, checkpoints, begun, events)
 
 
 def _begun(run: Run, checkpoints: Checkpoints, work: Plan) -> Mapping[str, Any] | None:
@@ -131,6 +144,7 @@ def _loop(
     run: Run,
     checkpoints: Checkpoints,
     begun: Mapping[str, Any] | None,
+    events: EventFiles | None,
 ) -> None:
     config, host_state = work.config, start.pop()
     clips = [work.clips[i] for i in work.trained_on]
@@ -170,7 +184,9 @@ def _loop(
     del host_state  # a gigabyte of BEATs
     step_function = parallel.training_step(learner.step, work.devices, config.train.parallel)
     validation = Validation(work, learner) if work.held_out else None
-    log = _Log(work, run, checkpoints)
+    if events is not None:
+        _begin(events, run, work)
+    log = StepLog(work, run, checkpoints, events)
     with console.progress("training", work.steps, "steps", done=first) as advance:
         for step in range(first, work.steps):
             batch = parallel.split_batch(next(data), work.devices)
@@ -202,8 +218,16 @@ def _loop(
                 meta = _meta(work, step + 1, data.state(), stages)
                 checkpoints.save(step + 1, host_state.to_items(), meta)
                 del host_state
+    if events is not None:
+        events.close()
     result = _result(*jax.tree.map(np.asarray, (state.weights, state.frozen)))
     run.write_training({**_meta(work, work.steps, None, stages), **result})
+
+
+def _begin(events: EventFiles, run: Run, work: Plan) -> None:
+    """Write the event files of the steps so far, and say how to look at them."""
+    events.begin(run.read_log(), work.epoch.clips_in)
+    console.say(f"tensorboard --logdir {events.folder} shows the training")
 
 
 def _result(weights: Tree, frozen: Tree) -> dict[str, Any]:
@@ -215,80 +239,6 @@ def _result(weights: Tree, frozen: Tree) -> dict[str, Any]:
         "digest": digest(weights),
         "frozen": digest(frozen) if frozen else None,
     }
-
-
-class _Log:
-    """Fetches metrics from the device some steps late and writes them to the run's log."""
-
-    def __init__(self, work: Plan, run: Run, checkpoints: Checkpoints):
-        self._work, self._run, self._checkpoints = work, run, checkpoints
-        self._pending: collections.deque[tuple[int, Mapping[str, jax.Array], dict[str, float]]] = (
-            collections.deque()
-        )
-        self._since = time.monotonic()
-        self._validation_words = ""
-        self.words = ""
-
-    @property
-    def waiting(self) -> int:
-        """Steps whose metrics are still on the device."""
-        return len(self._pending)
-
-    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Remember a dispatched step."""
-        self._pending.append((step, metrics, {}))
-
-    def measure(self, validation: Callable[[], Mapping[str, float]]) -> None:
-        """Add the values of `validation` to the newest step's line; its time is no step's."""
-        self.write(keep=1)
-        _, metrics, values = self._pending[-1]
-        jax.block_until_ready(metrics)
-        began = time.monotonic()
-        values.update(validation())
-        self._since += time.monotonic() - began
-
-    def write(self, keep: int) -> None:
-        """Wait for all pending steps but the newest `keep` and write their lines."""
-        ready = [self._pending.popleft() for _ in range(len(self._pending) - keep)]
-        values = jax.device_get([metrics for _, metrics, _ in ready])
-        now = time.monotonic()
-        seconds, self._since = (now - self._since) / max(len(ready), 1), now
-        rows: list[dict[str, Any]] = []
-        for (step, _, validation), metrics in zip(ready, values, strict=True):
-            loss = float(metrics["loss"])
-            validation_loss = validation.get("validation_loss", 0.0)
-            for name, value in (("loss", loss), ("validation loss", validation_loss)):
-                if not math.isfinite(value):
-                    self._run.append_log(rows)
-                    self.stop(step, f"the {name} is {value}")
-            rows.append(
-                {
-                    "step": step,
-                    "epoch": step // self._work.epoch.steps,
-                    "loss": loss,
-                    "accuracy": float(metrics["accuracy"]),
-                    **validation,
-                    "learning_rate": float(f"{metrics['learning_rate']:.6g}"),  # float32's digits
-                    "seconds": round(seconds, 4),
-                }
-            )
-            if validation:
-                self._validation_words = f" (validation {validation_loss:.4f})"
-            self.words = f"loss {loss:.4f}{self._validation_words}"
-        self._run.append_log(rows)
-
-    def stop(self, step: int, why: str) -> NoReturn:
-        """End the run with a sentence that says where it can go on from."""
-        good = self._checkpoints.latest()
-        where = (
-            f"the last good checkpoint is {self._run.checkpoints / str(good)}"
-            if good is not None
-            else "there is no checkpoint yet"
-        )
-        raise DataError(
-            f"{self._run.path}: {why} at step {step}; {where}: lower "
-            "optim.learning_rate or look for faulty clips with asdjax data"
-        )
 
 
 def _place(work: Plan) -> dict[str, Any]:

@@ -39,6 +39,10 @@ class EpochPlan:
         """Batches in an epoch."""
         return self.clips // self.batch_size + (self.tail > 0)
 
+    def clips_in(self, step: int) -> int:
+        """Clips in the batch of a step, over all epochs counted from 0."""
+        return self.tail if self.tail and (step + 1) % self.steps == 0 else self.batch_size
+
     @property
     def largest(self) -> int:
         """Clips in the largest batch."""
