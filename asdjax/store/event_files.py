@@ -7,7 +7,7 @@ killed training has written and a resumed one repeats are in it once.
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ TAGS = {
     "accuracy": "accuracy/training",
     "validation_accuracy": "accuracy/validation",
     "learning_rate": "learning_rate",
+    "clips_per_second": "clips_per_second",
 }
 """TensorBoard's names of the keys of log.jsonl."""
-CLIPS_PER_SECOND = "clips_per_second"
 _NAME = re.compile(r"events\.out\.tfevents\.[0-9]{13}\.asdjax")
 
 
@@ -57,7 +57,6 @@ class EventFiles:
         self._make_writer = RecordWriter
         self._writer: Any = None
         self._path = folder
-        self._clips: Callable[[int], int] = int
 
     def check(self) -> None:
         """Raise `AsdjaxError` if the folder has files of other origin, or is a link or a file."""
@@ -71,14 +70,9 @@ class EventFiles:
                 "move it away, or omit --log"
             )
 
-    def begin(self, rows: Sequence[Mapping[str, Any]], clips: Callable[[int], int]) -> None:
-        """Write a new file with the rows so far, and delete the old ones.
-
-        Args:
-            rows: of log.jsonl.
-            clips: the number of clips in the batch of a step.
-        """
-        old, self._clips = ours(self.folder), clips
+    def begin(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a new file with the rows of log.jsonl so far, and delete the old ones."""
+        old = ours(self.folder)
         # TensorBoard goes on to the file with the next higher name
         newest = max((int(path.name.split(".")[3]) for path in old), default=0)
         number = max(int(1000 * time.time()), newest + 1)
@@ -114,8 +108,6 @@ class EventFiles:
         if type(step) is not int or not 0 <= step < 2**31:
             return  # of a log that was changed
         values = {tag: _number(row, key) for key, tag in TAGS.items()}
-        seconds = _number(row, "seconds")
-        values[CLIPS_PER_SECOND] = self._clips(step) / seconds if seconds else None
         scalars = [
             self._summary.Value(tag=tag, simple_value=value)
             for tag, value in values.items()

@@ -42,7 +42,6 @@ class StepLog:
 
     def measure(self, validation: Callable[[], Mapping[str, float]]) -> None:
         """Add the values of `validation` to the newest step's line; its time is no step's."""
-        self.write(keep=1)
         _, metrics, values = self._pending[-1]
         jax.block_until_ready(metrics)
         began = time.monotonic()
@@ -54,7 +53,8 @@ class StepLog:
         ready = [self._pending.popleft() for _ in range(len(self._pending) - keep)]
         values = jax.device_get([metrics for _, metrics, _ in ready])
         now = time.monotonic()
-        seconds, self._since = (now - self._since) / max(len(ready), 1), now
+        elapsed, self._since = max(now - self._since, 1e-9), now
+        clips = sum(self._work.epoch.clips_in(step) for step, _, _ in ready)
         rows: list[dict[str, Any]] = []
         for (step, _, validation), metrics in zip(ready, values, strict=True):
             loss = float(metrics["loss"])
@@ -71,7 +71,8 @@ class StepLog:
                     "accuracy": float(metrics["accuracy"]),
                     **validation,
                     "learning_rate": float(f"{metrics['learning_rate']:.6g}"),  # float32's digits
-                    "seconds": round(seconds, 4),
+                    "seconds": round(elapsed / len(ready), 4),
+                    "clips_per_second": float(f"{clips / elapsed:.4g}"),
                 }
             )
             if validation:

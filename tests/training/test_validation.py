@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ def recipe(name="tiny", **changes):
 def rows(run):
     """The log without the times."""
     lines = map(json.loads, (run.path / "log.jsonl").read_text().splitlines())
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in lines]
+    times = "seconds", "clips_per_second"
+    return [{key: value for key, value in row.items() if key not in times} for row in lines]
 
 
 def by_numpy(run, root):
@@ -164,3 +166,22 @@ def test_check_and_the_console_say_how_many(corpus_root, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "training on 38 clips" in said and "10 clips held out" in said
     assert "(validation " in said
+
+
+def test_rates_are_those_of_the_steps_without_validation(corpus_root, tmp_path, monkeypatch):
+    """Steps of 16, 16 and 6 clips; the validation takes two seconds."""
+    original = Validation.__call__
+
+    def slowly(self, state):
+        time.sleep(2)
+        return original(self, state)
+
+    monkeypatch.setattr(Validation, "__call__", slowly)
+    config, run = recipe(), Run(tmp_path / "run")
+    train(config, open_corpus(corpus_root, config), run)
+    log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
+    last = log[6:9]  # read together, at the end of the epoch
+    assert len({(row["seconds"], row["clips_per_second"]) for row in last}) == 1
+    assert last[0]["seconds"] < 0.6  # 3 steps in less than the pause
+    expected = 38 / (3 * last[0]["seconds"])
+    assert last[0]["clips_per_second"] == pytest.approx(expected, rel=1e-4 / last[0]["seconds"])
