@@ -94,11 +94,13 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool, events: EventFi
     if not resume:
         run.forget_training()
     elif epochs != config.train.epochs:
-        run.reopen_training()  # first: config.yaml may not differ from a training record
-        console.say(
-            f"{run.path}: train.epochs was {epochs} and is {config.train.epochs} now; embeddings "
-            "and scores of the earlier weights have to be made again"
-        )
+        outdated = run.reopen_training()  # first: config.yaml may not differ from the record
+        console.say(f"{run.path}: train.epochs was {epochs} and is {config.train.epochs} now")
+        if outdated:
+            console.say(
+                f"{run.path}: its embeddings and scores are of the earlier weights: asdjax run "
+                "makes them again, or extract and score"
+            )
     run.write_config(config)
     for note in work.notes:
         console.say(note)

@@ -130,7 +130,7 @@ def _read(name_or_path: str, where: str = "") -> RecipeFile:
             raise
         close = difflib.get_close_matches(path.stem.lower(), names(), n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        relative = " relative to the file" if where else ""
+        relative = ", relative to this one," if where else ""
         raise ConfigError(
             f"{where}{': ' * bool(where)}no recipe or file {name_or_path!r}: {hint}give the path "
             f"of a YAML file{relative} or one of the recipes {', '.join(names())}"

@@ -73,14 +73,20 @@ class Run(RunDirectory):
         self._read_again()
         atomic.discard(self.checkpoints)
 
-    def reopen_training(self) -> None:
+    def reopen_training(self) -> bool:
         """Delete the training record, because training goes on, and the metrics of its weights.
 
         Embeddings and scores stay until they are made again; without the record nothing reads them.
+
+        Returns:
+            whether there are any.
         """
         self._delete_metrics()
         atomic.delete(self._training)
         self._read_again()
+        with contextlib.suppress(ArtifactError):  # an invalid record of results names none
+            return bool(self._documents.manifest.files())
+        return False
 
     def _delete_results(self, doomed: Callable[[Path, Record], bool]) -> None:
         """Delete recorded results, their records, and what was computed from them.
