@@ -82,8 +82,8 @@ def test_the_last_validation_is_that_of_the_final_weights(corpus_root, tmp_path,
 def test_one_and_eight_devices_agree_in_float64(corpus_root, float64):
     """Batches of 8 for 10 clips: the last one has padding."""
     found = []
-    for devices in (1, 8):
-        config = recipe(devices=devices, batch_size=8)
+    for devices, parallel_by in ((1, "pmap"), (8, "pmap"), (8, "shard_map")):
+        config = recipe(devices=devices, batch_size=8, parallel=parallel_by)
         work = plan(config, open_corpus(corpus_root, config))
         learner = work.learner()
         state = parallel.replicate(in_float64(learner.start()), work.devices)
@@ -93,6 +93,7 @@ def test_one_and_eight_devices_agree_in_float64(corpus_root, float64):
         found[1]["validation_loss"], rel=DEVICES_LOSS
     )
     assert found[0]["validation_accuracy"] == found[1]["validation_accuracy"]
+    assert found[1] == found[2]
 
 
 def test_padding_and_batch_size_change_nothing(corpus_root, float64):
