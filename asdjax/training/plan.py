@@ -29,8 +29,6 @@ class Plan:
     classes: tuple[str, ...]
     labels: np.ndarray
     """int32 [N]: each training clip's class."""
-    held_out: tuple[int, ...]
-    """Indices of the clips that are held out from training, for validation; ascending."""
     n_samples: int
     devices: list[jax.Device]
     epoch: batches.EpochPlan
@@ -40,6 +38,8 @@ class Plan:
     """What a user should know before training."""
     fitted: Encoder | None = None
     """`model`, if it was chosen by the devices' memory (`memory.fitted`)."""
+    held_out: tuple[int, ...] = ()
+    """Indices of the clips that are held out from training, for validation; ascending."""
 
     @property
     def steps(self) -> int:
@@ -115,12 +115,12 @@ def plan(config: Config, corpus: Corpus) -> Plan:
         clips=clips,
         classes=classes,
         labels=labels,
-        held_out=tuple(chosen.tolist()),
         n_samples=n_samples,
         devices=devices,
         epoch=epoch,
         pretrained=pretrained,
         notes=(),
+        held_out=tuple(chosen.tolist()),
     )
     warmup = config.optim.warmup_steps
     if 0 < work.steps <= warmup:
