@@ -132,6 +132,8 @@ class Train:
     run: RunPath
     resume: bool = True
     """Continue from the newest checkpoint; --no-resume deletes it and starts again."""
+    log: Annotated[Literal["tensorboard"] | None, arg(metavar="tensorboard")] = None
+    """tensorboard: write the log also as event files of TensorBoard, to tensorboard/ in the run."""
     config: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
 
     source: ClassVar[str] = "recipe"
@@ -144,7 +146,8 @@ class Train:
 
         require_apart(self.run, self.data)
         corpus = open_corpus(self.data, self.config)
-        train.train(resolved(self.config, corpus), corpus, Run(self.run), resume=self.resume)
+        config, run = resolved(self.config, corpus), Run(self.run)
+        train.train(config, corpus, run, resume=self.resume, log=self.log)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -386,7 +389,7 @@ class RunAll(Train):
         config = resolved(self.config, corpus)
         # fail now, not after hours of training
         score.rehearse(config, dcase.scored_machines(corpus.dataset, config.dataset))
-        train.train(config, corpus, run, resume=self.resume)
+        train.train(config, corpus, run, resume=self.resume, log=self.log)
         extract.extract(run, corpus)
         score.score(run)
         Evaluate((self.run,), json=self.json)()

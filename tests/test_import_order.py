@@ -34,6 +34,7 @@ ONLY_IN = {
     "orbax": {"asdjax/store/checkpoint.py"},
     "grain": {"asdjax/data/batches.py"},
     "soundfile": {"asdjax/data/sound_files.py"},
+    "tensorboardX": {"asdjax/store/event_files.py"},
 }
 JAX = {"jax", "flax", "optax", "orbax"}
 HEAVY = {*JAX, "numpy", "scipy", "sklearn", "imblearn", "soundfile", "grain"}

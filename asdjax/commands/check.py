@@ -45,6 +45,7 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
     return {
         "schema": "asdjax.check/1",
         "clips": len(work.clips),
+        "held_out": len(work.held_out),
         "classes": list(work.classes),
         "n_samples": work.n_samples,
         "steps": work.steps,

@@ -1,12 +1,10 @@
 """Training: configuration and clips in, checkpoints and training.json out."""
 
-import collections
-import math
+import functools
 import platform
-import time
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any, NoReturn
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -14,40 +12,59 @@ import numpy as np
 from asdjax.config.recipe import Config, differences, to_tree
 from asdjax.data import batches
 from asdjax.data.corpus import Corpus
-from asdjax.errors import ArtifactError, DataError
+from asdjax.errors import ArtifactError
 from asdjax.models import parameters
 from asdjax.runtime import compile_cache, console, parallel
 from asdjax.store.checkpoint import Checkpoints, Tree, digest
+from asdjax.store.event_files import FOLDER, EventFiles
 from asdjax.store.run_documents import TRAINING_SECTIONS
 from asdjax.store.runs import Run
 from asdjax.training import memory
 from asdjax.training.learner import Learner, TrainState
-from asdjax.training.plan import Plan, plan
+from asdjax.training.plan import Plan, of_any_length, plan
+from asdjax.training.step_log import StepLog
+from asdjax.training.validation import Validation
 
 
-def train(config: Config, corpus: Corpus, run: Run, *, resume: bool = True) -> None:
+def train(
+    config: Config,
+    corpus: Corpus,
+    run: Run,
+    *,
+    resume: bool = True,
+    log: Literal["tensorboard"] | None = None,
+) -> None:
     """Train, or continue training, until the last epoch's checkpoint is in the run directory.
+
+    A run, finished or not, may go on to more epochs than it was begun with.
 
     Args:
         config: the recipe.
         corpus: the checked data set.
         run: where everything goes.
         resume: continue from the newest checkpoint; false begins again from the first step.
+        log: where the log goes besides log.jsonl: to event files in RUN/tensorboard.
 
     Raises:
-        AsdjaxError: the run was begun with other settings or clips, or the loss is not finite.
+        AsdjaxError: the run was begun with other settings or clips, or has been trained for more
+            epochs than the recipe states, or the loss is not finite.
     """
+    events = None if log is None else EventFiles(run.path / FOLDER)
     work = plan(config, corpus)
     learner = work.learner()
     with run.lock():  # before anything is compared: another process may be training
-        _train(work, learner, run, resume)
+        if events is not None:
+            events.check()
+        _train(work, learner, run, resume, events)
 
 
-def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
+def _train(work: Plan, learner: Learner, run: Run, resume: bool, events: EventFiles | None) -> None:
     config = work.config
     finished: Mapping[str, Any] | None = None
+    epochs = config.train.epochs  # of the run as it stands
     if resume and run.was_trained():
         _check_same_settings(run, config)
+        epochs = run.training_settings().train.epochs
         if finished := run.training():
             last = run.checkpoints / str(finished["step"])
             if not (last.is_dir() or config.model.trains_nothing):
@@ -55,38 +72,88 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool) -> None:
                 finished = None
     if finished:
         _check_same_work(run, finished, work)
+        _check_epochs(run, finished["step"], work)
+    if finished and epochs == config.train.epochs:
         run.write_config(config)  # the later steps' sections may differ
         if not _place(work).items() <= finished.items():  # the data set has moved
             run.write_training({**finished, **_place(work)})
         console.say(f"{run.path}: training has finished ({finished['step']} steps)")
+        if events is not None:
+            _begin(events, run, work)
+            events.close()
         return
     nothing_trains = config.model.trains_nothing
     if not nothing_trains and (chosen := memory.fitted(work)) is not work:
         work, learner = chosen, chosen.learner()
     frozen = learner.frozen(work.pretrained) if nothing_trains else {}
     start = [] if nothing_trains else [learner.start(work.pretrained)]  # _loop takes it out
+    checkpoints = Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints)
+    begun = None
+    if resume and not nothing_trains:
+        begun = _begun(run, checkpoints, work)
     if not resume:
         run.forget_training()
+    elif epochs != config.train.epochs:
+        outdated = run.reopen_training()  # first: config.yaml may not differ from the record
+        console.say(f"{run.path}: train.epochs was {epochs} and is {config.train.epochs} now")
+        if outdated:
+            console.say(
+                f"{run.path}: its embeddings and scores are of the earlier weights: asdjax run "
+                "makes them again, or extract and score"
+            )
     run.write_config(config)
     for note in work.notes:
         console.say(note)
     if nothing_trains:
         result = _result({"params": {"model": {}}}, frozen)
-        run.write_training({**_meta(work, 0, None), **result})
+        run.write_training({**_meta(work, 0, None, []), **result})
         console.say(f"{run.path}: nothing to train")
         return
-    checkpoints = Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints)
-    _loop(work, learner, start, run, checkpoints)
+    _loop(work, learner, start, run, checkpoints, begun, events)
+
+
+def _begun(run: Run, checkpoints: Checkpoints, work: Plan) -> Mapping[str, Any] | None:
+    """What the newest checkpoint says of itself; None if there is none.
+
+    Raises:
+        AsdjaxError: training cannot go on from it.
+    """
+    step = checkpoints.latest()
+    if step is None:
+        return None
+    meta = checkpoints.meta(step)
+    _check_same_work(run, meta, work)
+    place, stages = meta.get("iterator"), meta.get("stages")
+    if not (
+        meta.get("step") == step
+        and isinstance(place, dict)
+        and type(place.get("next_index")) is int
+        and isinstance(stages, list)
+        and all(isinstance(stage, dict) for stage in stages)
+    ):
+        raise ArtifactError(
+            f"{run.checkpoints / str(step)}: does not say where in the data it was saved: "
+            "delete it and train again, or start over with --no-resume"
+        )
+    _check_epochs(run, step, work)
+    return meta
 
 
 def _loop(
-    work: Plan, learner: Learner, start: list[TrainState], run: Run, checkpoints: Checkpoints
+    work: Plan,
+    learner: Learner,
+    start: list[TrainState],
+    run: Run,
+    checkpoints: Checkpoints,
+    begun: Mapping[str, Any] | None,
+    events: EventFiles | None,
 ) -> None:
     config, host_state = work.config, start.pop()
+    clips = [work.clips[i] for i in work.trained_on]
     data = batches.TrainingBatches(
-        [work.corpus.root / clip.path for clip in work.clips],
-        [work.corpus.headers[clip.path].frames for clip in work.clips],
-        work.labels,
+        [work.corpus.root / clip.path for clip in clips],
+        [work.corpus.headers[clip.path].frames for clip in clips],
+        work.labels[work.trained_on],
         config.audio,
         work.epoch,
         n_samples=work.n_samples,
@@ -94,36 +161,34 @@ def _loop(
         epochs=config.train.epochs,
         seed=config.seed,
         process=parallel.process(),
-        own=work.corpus.own_sound(work.clips),
+        own=work.corpus.own_sound(clips),
     )
-    begun = checkpoints.latest()
+    first, stages = 0, []
     if begun is not None:
-        meta = checkpoints.meta(begun)
-        _check_same_work(run, meta, work)
-        place = meta.get("iterator")
-        if not isinstance(place, dict) or type(place.get("next_index")) is not int:
-            raise ArtifactError(
-                f"{run.checkpoints / str(begun)}: does not say where in the data it was saved: "
-                "delete it and train again, or start over with --no-resume"
-            )
-        before, now = meta.get("compute_dtype"), work.model.compute_dtype
+        first, stages = begun["step"], begun["stages"]
+        before, now = begun.get("compute_dtype"), work.model.compute_dtype
         if before not in (None, now):
             console.say(f"{run.path}: was trained in {before}, and goes on in {now} on this device")
-        host_state = host_state.with_items(checkpoints.restore(begun, host_state.to_items()))
-        data.restore(place)
-        console.say(f"{run.path}: continuing after step {begun} of {work.steps}")
-    first = begun or 0
+        host_state = host_state.with_items(checkpoints.restore(first, host_state.to_items()))
+        data.restore(begun["iterator"])
+        console.say(f"{run.path}: continuing after step {first} of {work.steps}")
+    if not stages or stages[-1].get("epochs") != config.train.epochs:
+        stages = [*stages, {"epochs": config.train.epochs, "first_step": first}]
     run.truncate_log(first)
     count = parameters.count(host_state.params)
+    held_out = f", {len(work.held_out)} clips held out" if work.held_out else ""
     console.say(
-        f"training on {len(work.clips)} clips of {work.n_samples} samples in "
-        f"{len(work.classes)} classes; {count:,} parameters; "
+        f"training on {len(clips)} clips of {work.n_samples} samples in "
+        f"{len(work.classes)} classes{held_out}; {count:,} parameters; "
         f"{len(work.devices)} x {work.devices[0].device_kind}"
     )
     state = parallel.replicate(host_state, work.devices)
     del host_state  # a gigabyte of BEATs
     step_function = parallel.training_step(learner.step, work.devices, config.train.parallel)
-    log = _Log(work, run, checkpoints)
+    validation = Validation(work, learner) if work.held_out else None
+    if events is not None:
+        _begin(events, run, work)
+    log = StepLog(work, run, checkpoints, events)
     with console.progress("training", work.steps, "steps", done=first) as advance:
         for step in range(first, work.steps):
             batch = parallel.split_batch(next(data), work.devices)
@@ -137,9 +202,12 @@ def _loop(
             ):  # an epoch's last batch has a program of its own
                 compile_cache.seal()
             log.add(step, metrics)
+            epoch, last_of_epoch = divmod(step + 1, work.epoch.steps)
+            if validation is not None and last_of_epoch == 0:
+                log.measure(functools.partial(validation, state))
+                compile_cache.seal()
             if step == first:
                 log.write(keep=0)  # the first loss at once
-            epoch, last_of_epoch = divmod(step + 1, work.epoch.steps)
             done = step + 1 == work.steps
             due = last_of_epoch == 0 and (epoch % config.train.checkpoint_every == 0 or done)
             if due or log.waiting >= config.train.log_every:
@@ -149,11 +217,19 @@ def _loop(
                 host_state = jax.tree.map(np.asarray, state)
                 if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host_state)):
                     log.stop(step, "the weights are no longer finite")
-                meta = _meta(work, step + 1, data.state())
+                meta = _meta(work, step + 1, data.state(), stages)
                 checkpoints.save(step + 1, host_state.to_items(), meta)
                 del host_state
+    if events is not None:
+        events.close()
     result = _result(*jax.tree.map(np.asarray, (state.weights, state.frozen)))
-    run.write_training({**_meta(work, work.steps, None), **result})
+    run.write_training({**_meta(work, work.steps, None, stages), **result})
+
+
+def _begin(events: EventFiles, run: Run, work: Plan) -> None:
+    """Write the event files of the steps so far, and say how to look at them."""
+    events.begin(run.read_log())
+    console.say(f"tensorboard --logdir {events.folder} shows the training")
 
 
 def _result(weights: Tree, frozen: Tree) -> dict[str, Any]:
@@ -167,73 +243,20 @@ def _result(weights: Tree, frozen: Tree) -> dict[str, Any]:
     }
 
 
-class _Log:
-    """Fetches metrics from the device some steps late and writes them to the run's log."""
-
-    def __init__(self, work: Plan, run: Run, checkpoints: Checkpoints):
-        self._work, self._run, self._checkpoints = work, run, checkpoints
-        self._pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
-        self._since = time.monotonic()
-        self.words = ""
-
-    @property
-    def waiting(self) -> int:
-        """Steps whose metrics are still on the device."""
-        return len(self._pending)
-
-    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Remember a dispatched step."""
-        self._pending.append((step, metrics))
-
-    def write(self, keep: int) -> None:
-        """Wait for all pending steps but the newest `keep` and write their lines."""
-        ready = [self._pending.popleft() for _ in range(len(self._pending) - keep)]
-        values = jax.device_get([metrics for _, metrics in ready])
-        now = time.monotonic()
-        seconds, self._since = (now - self._since) / max(len(ready), 1), now
-        rows: list[dict[str, Any]] = []
-        for (step, _), metrics in zip(ready, values, strict=True):
-            loss = float(metrics["loss"])
-            if not math.isfinite(loss):
-                self._run.append_log(rows)
-                self.stop(step, f"the loss is {loss}")
-            rows.append(
-                {
-                    "step": step,
-                    "epoch": step // self._work.epoch.steps,
-                    "loss": loss,
-                    "accuracy": float(metrics["accuracy"]),
-                    "learning_rate": float(f"{metrics['learning_rate']:.6g}"),  # float32's digits
-                    "seconds": round(seconds, 4),
-                }
-            )
-            self.words = f"loss {loss:.4f}"
-        self._run.append_log(rows)
-
-    def stop(self, step: int, why: str) -> NoReturn:
-        """End the run with a sentence that says where it can go on from."""
-        good = self._checkpoints.latest()
-        where = (
-            f"the last good checkpoint is {self._run.checkpoints / str(good)}"
-            if good is not None
-            else "there is no checkpoint yet"
-        )
-        raise DataError(
-            f"{self._run.path}: {why} at step {step}; {where}: lower "
-            "optim.learning_rate or look for faulty clips with asdjax data"
-        )
-
-
 def _place(work: Plan) -> dict[str, Any]:
     """Where the data set is, which may change, and how many of its files were skipped."""
     return {"data": str(work.corpus.dataset.source.absolute()), "skipped": work.corpus.skipped}
 
 
-def _meta(work: Plan, step: int, iterator: dict[str, int] | None) -> dict[str, Any]:
+def _meta(
+    work: Plan, step: int, iterator: dict[str, int] | None, stages: list[dict[str, int]]
+) -> dict[str, Any]:
     packages = ("asdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
     return {
         **work.identity(),
+        "steps": work.steps,
         "step": step,
+        "stages": stages,
         "iterator": iterator,
         "seed": work.config.seed,
         "sample_rate": work.config.audio.sample_rate,
@@ -249,11 +272,22 @@ def _meta(work: Plan, step: int, iterator: dict[str, int] | None) -> dict[str, A
 
 
 def _check_same_settings(run: Run, config: Config) -> None:
-    changed = differences(run.training_settings(), config, TRAINING_SECTIONS)
+    old, new = of_any_length(run.training_settings()), of_any_length(config)
+    changed = differences(old, new, TRAINING_SECTIONS)
     if changed:
         raise ArtifactError(
             f"{run.path}: this run was begun with other settings ({'; '.join(changed)}): "
             "choose another --run, or --no-resume to begin again"
+        )
+
+
+def _check_epochs(run: Run, step: int, work: Plan) -> None:
+    epochs, trained = work.config.train.epochs, step // work.epoch.steps
+    if epochs < trained:
+        raise ArtifactError(
+            f"{run.path}: train.epochs: {epochs}, but this run has been trained for {trained} "
+            f"epochs: set it to {trained} or more, or choose another --run, or --no-resume to "
+            "begin again"
         )
 
 

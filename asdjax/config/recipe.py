@@ -1,28 +1,26 @@
 """The configuration: all settings of a run, as frozen dataclasses read from YAML.
 
-A recipe (`configs/system1.yaml`) lists only what differs from the defaults below. Reading is
-strict: an unknown key, a wrong type or an invalid value raises `AsdjaxError` with the file, the key
-and the valid choices. `dump` writes every key, so that a saved configuration reproduces its run.
+A recipe (`configs/system1.yaml`) lists only what differs from the defaults below, or from the
+recipe that it extends. Reading is strict: an unknown key, a wrong type or an invalid value raises
+`AsdjaxError` with the file, the key and the valid choices. `dump` writes every key, so that a saved
+configuration reproduces its run.
 """
 
 import dataclasses
-import difflib
 import functools
 import re
 from collections.abc import Iterable
 from functools import partial
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 
-from asdjax.config import registry, schema, strict_yaml
+from asdjax.config import recipe_files, registry, schema, strict_yaml
 from asdjax.config.interfaces import Backend, Encoder, Loss, Threshold, View
+from asdjax.config.recipe_files import names as names
 from asdjax.config.registry import Name, default
 from asdjax.config.schema import Count, NonNegative, Positive, Probability, Range, to_tree
-from asdjax.errors import AsdjaxError, ConfigError
-from asdjax.files import user_files
+from asdjax.errors import ConfigError
 
 Subset = Literal["development", "additional", "evaluation"]
 ProblemKind = Literal[
@@ -155,12 +153,15 @@ class TrainConfig:
     """The training loop."""
 
     epochs: Count = 16
-    """Passes over the training clips; the weights of the last epoch are used."""
+    """Passes over the training clips; the weights of the last epoch are used. A run goes on if this
+    is raised later."""
     batch_size: Annotated[int, Range(low=2, high=2**20)] = 64
     """Clips per step, over all devices and processes."""
     accumulate: Annotated[int, Range(low=1, high=2**20)] = 1
     """Parts into which each device's clips are divided to save memory; their gradients are averaged
     for one update. Batch normalisation is by the part, not by the batch."""
+    validation: Annotated[float, Range(low=0, high=0.5)] = 0.0
+    """Share of the training clips to hold out; their loss is measured after each epoch."""
     drop_last: bool = False
     """Skip the last batch of an epoch if it is smaller than the others."""
     devices: Annotated[int, Range(low=0, high=2**20)] = 0
@@ -243,14 +244,10 @@ class SynthConfig:
     """Replace machine folders that an earlier run wrote with other settings."""
 
 
-def names() -> list[str]:
-    """The names of the recipes that are installed with asdjax."""
-    files = resources.files("asdjax.configs").iterdir()
-    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
-
-
 def load(name_or_path: str) -> Config:
     """Read an installed recipe by its name, or a YAML file by its path.
+
+    A recipe may extend another one (see `recipe_files`). Each of them must be valid.
 
     Raises:
         AsdjaxError: there is no such recipe or file, it cannot be read, or a value is invalid.
@@ -259,26 +256,16 @@ def load(name_or_path: str) -> Config:
         >>> load("system1").train.batch_size
         64
     """
-    if name_or_path in names():
-        text = (resources.files("asdjax.configs") / f"{name_or_path}.yaml").read_text("utf-8")
-        return parse(text, source=f"recipe {name_or_path}")
-    path = Path(name_or_path)
-    try:
-        text = user_files.read_text(path, most=strict_yaml.MOST_BYTES)
-    except AsdjaxError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            raise
-        close = difflib.get_close_matches(path.stem.lower(), names(), n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ConfigError(
-            f"no recipe or file {name_or_path!r}: {hint}give the path of a YAML file or one of the "
-            f"recipes {', '.join(names())}"
-        ) from error
-    return parse(text, source=str(path))
+    *others, last = recipe_files.chain(name_or_path)
+    tree, config = last.tree, from_tree(last.tree, last.source)
+    for file in reversed(others):
+        tree = recipe_files.merged(Config, tree, file.tree)
+        config = from_tree(tree, file.source)
+    return config
 
 
 def parse(text: str, source: str) -> Config:
-    """Read a configuration from YAML text; error messages begin with `source`."""
+    """Read a configuration from YAML text, which extends none; errors begin with `source`."""
     return _parse(text, source, registry.changes)
 
 

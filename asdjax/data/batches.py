@@ -21,6 +21,7 @@ from asdjax.errors import DataError
 
 Waveforms = Int16[np.ndarray, "B T"] | Float32[np.ndarray, "B T"]
 Clips = dict[str, np.ndarray]  # "waveform" [B, channels, T] and "length" [B]
+LabelledBatches = Iterator[tuple[dict[str, np.ndarray], int]]  # "waveform" [B, T], "label" [B]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,10 @@ class EpochPlan:
     def steps(self) -> int:
         """Batches in an epoch."""
         return self.clips // self.batch_size + (self.tail > 0)
+
+    def clips_in(self, step: int) -> int:
+        """Clips in the batch of a step, over all epochs counted from 0."""
+        return self.tail if self.tail and (step + 1) % self.steps == 0 else self.batch_size
 
     @property
     def largest(self) -> int:
@@ -193,6 +198,50 @@ class TrainingBatches:
     def restore(self, state: dict[str, int]) -> None:
         """Continue from a state that `state` returned."""
         self._iterator.set_state(state)
+
+
+def validation_batches(
+    paths: Sequence[Path],
+    frames: Sequence[int],
+    labels: Int32[np.ndarray, " N"],
+    config: AudioConfig,
+    *,
+    batch_size: int,
+    n_samples: int,
+    pcm16: bool,
+    own: OwnSound | None = None,
+) -> LabelledBatches:
+    """Clips in order with their classes, from their start, padded to batches of a fixed shape.
+
+    Args:
+        paths: the clips.
+        frames: as for `TrainingBatches`.
+        labels: as for `TrainingBatches`.
+        config: channel and prefetching.
+        batch_size: rows of a batch.
+        n_samples: T; shorter clips are repeated, longer ones cropped at the start.
+        pcm16: as for `TrainingBatches`.
+        own: as for `TrainingBatches`.
+
+    Yields:
+        {"waveform": [batch_size, T], "label": int32 [batch_size]}, and the number of clips in the
+        batch; further rows are silent, of class 0.
+    """
+    reader = _Reader(paths, frames, config.channel, pcm16, own)
+
+    def read(batch: list[int]) -> tuple[dict[str, np.ndarray], int]:
+        waveform = np.zeros((batch_size, n_samples), reader.dtype)
+        label = np.zeros(batch_size, np.int32)
+        for i, clip in enumerate(batch):
+            waveform[i] = audio.fit_length(reader(clip), n_samples, 0)
+            label[i] = labels[clip]
+        return {"waveform": waveform, "label": label}, len(batch)
+
+    options = grain.ReadOptions(
+        num_threads=config.read_threads, prefetch_buffer_size=config.prefetch_batches
+    )
+    clips = grain.MapDataset.range(len(paths)).batch(batch_size, batch_fn=list)
+    yield from clips.map(read).to_iter_dataset(options)
 
 
 def inference_batches(

@@ -179,7 +179,7 @@ def _pooled(network: Network, pool: Pool, state: Tree, batch: Tree) -> Tree:
     waveform = to_float(batch["waveform"], network.dtype)
     length = batch["length"] if network.n_samples is None else None
     module = network.module(state)
-    one = jnp.ones(len(waveform), jnp.int32)
+    one = jnp.ones(waveform.shape[:1], jnp.int32)
     if pool == "head" and length is None:
         return {"embedding": module(waveform, train=False), "tokens": one}
     tokens, valid = module.tokens(waveform, length=length)

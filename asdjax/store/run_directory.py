@@ -202,6 +202,13 @@ class RunDirectory:
                 lines = file.readlines()
             atomic.write_bytes(self._log, b"".join(line for line in lines if _step(line) < step))
 
+    def read_log(self) -> list[dict[str, Any]]:
+        """The log's rows; incomplete lines are left out."""
+        if not present(self._log):
+            return []
+        with user_files.open_regular(self._log) as file:
+            return [json.loads(line) for line in file if math.isfinite(_step(line))]
+
     def append_log(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append one JSON line per row."""
         lines = "".join(json.dumps({"schema": LOG_SCHEMA, **row}) + "\n" for row in rows)

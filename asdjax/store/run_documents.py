@@ -11,6 +11,7 @@ from asdjax.config import recipe as configs
 from asdjax.config import strict_yaml
 from asdjax.config.recipe import Config
 from asdjax.errors import ArtifactError, AsdjaxError
+from asdjax.files import user_files
 from asdjax.files.documents import present, read_json
 from asdjax.store import training_record
 from asdjax.store.manifest import Manifest
@@ -37,7 +38,9 @@ class RunDocuments:
     @functools.cached_property
     def config(self) -> Config:
         """The configuration; `AsdjaxError` if it differs from what the run was trained with."""
-        config, training = configs.load(str(self._config)), self.training
+        # not by load: a run may come from a stranger, and extends no files elsewhere
+        text = user_files.read_text(self._config, most=strict_yaml.MOST_BYTES)
+        config, training = configs.parse(text, str(self._config)), self.training
         if training is not None:
             self._require_as_trained(config, training["config"])
         return config

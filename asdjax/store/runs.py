@@ -11,6 +11,7 @@
     thresholds.json                  threshold and false alarms of each machine
     metrics/metrics.json  metrics.csv
     artefacts.json                   see manifest.py
+    tensorboard/                     see event_files.py
 
 Every file is written under a temporary name and renamed, so that readers never see a partial file.
 A run may come from an untrusted source: it must not contain links or names of paths outside it.
@@ -35,7 +36,7 @@ from asdjax.files.documents import (
     present,
     read_json,
 )
-from asdjax.store import scores
+from asdjax.store import event_files, scores
 from asdjax.store.checkpoint_files import checkpoint_files
 from asdjax.store.embeddings import Embeddings, MadeFrom
 from asdjax.store.manifest import Record
@@ -66,10 +67,26 @@ class Run(RunDirectory):
         with contextlib.suppress(ArtifactError):  # an invalid record of results is deleted below
             self._delete_results(lambda path, record: True)
         self._delete_metrics()
-        for file in self._artefacts, self._log, self.thresholds:
+        events = event_files.ours(self.path / event_files.FOLDER)
+        for file in self._artefacts, self._log, self.thresholds, *events:
             atomic.delete(file)
         self._read_again()
         atomic.discard(self.checkpoints)
+
+    def reopen_training(self) -> bool:
+        """Delete the training record, because training goes on, and the metrics of its weights.
+
+        Embeddings and scores stay until they are made again; without the record nothing reads them.
+
+        Returns:
+            whether there are any.
+        """
+        self._delete_metrics()
+        atomic.delete(self._training)
+        self._read_again()
+        with contextlib.suppress(ArtifactError):  # an invalid record of results names none
+            return bool(self._documents.manifest.files())
+        return False
 
     def _delete_results(self, doomed: Callable[[Path, Record], bool]) -> None:
         """Delete recorded results, their records, and what was computed from them.
@@ -134,6 +151,7 @@ class Run(RunDirectory):
         ours |= {self.path / ".lock", self._machines}
         ours |= {self.metrics / "metrics.json", self.metrics / "metrics.csv"}
         ours |= {self._config, self._training, self._log, self._artefacts, self.thresholds}
+        ours |= {*event_files.ours(self.path / event_files.FOLDER)}
         for step in self.checkpoints.glob("*"):
             if step.name.isdecimal():
                 ours |= checkpoint_files(step)

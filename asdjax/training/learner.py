@@ -213,21 +213,52 @@ class Learner:
             train=True,
             axis_name=parallel.AXIS,
         )
+        per_clip, log_probability, head_stats = self._checked(
+            result, embedding, target, stats["head"]
+        )
+        right = jnp.argmax(log_probability, axis=1) == jnp.argmax(target, axis=1)
+        loss = per_clip.mean()
+        metrics = {"loss": loss, "accuracy": right.astype(loss.dtype).mean()}
+        return loss, ({"model": model_stats, "head": head_stats}, metrics)
+
+    def _checked(self, result: Any, embedding: Array, target: Array, stats: Tree) -> Any:
+        """What `Loss.apply` returned; `AsdjaxError` unless it is what it must return."""
         clips = embedding.shape[0]
         floats = [jax.ShapeDtypeStruct(s, embedding.dtype) for s in [(clips,), target.shape]]
-        expected, found = (
-            jax.tree.map(array_shown, tree) for tree in ((*floats, stats["head"]), result)
-        )
+        expected, found = (jax.tree.map(array_shown, tree) for tree in ((*floats, stats), result))
         if found != expected:
             raise ConfigError(
                 f"loss {self.config.loss.name}: apply returns {found}: it must return the losses, "
                 f"the log probabilities and the new stats, here {expected}"
             )
-        per_clip, log_probability, head_stats = result
+        return result
+
+    def clip_losses(self, state: Tree, batch: Batch) -> dict[str, Array]:
+        """The loss of each clip as in inference: without mixup, dropout and augmentation.
+
+        Args:
+            state: "params", "stats" and "frozen" of a `TrainState`.
+            batch: as for `step`.
+
+        Returns:
+            "loss" float [b], and "right" bool [b]: whether the label is the most probable class.
+        """
+        params, stats = state["params"], state["stats"]
+        dtype = jax.tree.leaves(params)[0].dtype
+        embedding, _ = parameters.apply(
+            self.graphdef,
+            parameters.join(params["model"], state["frozen"]),
+            stats["model"],
+            to_float(batch["waveform"], dtype),
+            train=False,
+        )
+        target = jax.nn.one_hot(batch["label"], self.n_classes, dtype=dtype)
+        result = self.config.loss.apply(
+            params["head"], stats["head"], embedding, target, train=False
+        )
+        per_clip, log_probability, _ = self._checked(result, embedding, target, stats["head"])
         right = jnp.argmax(log_probability, axis=1) == jnp.argmax(target, axis=1)
-        loss = per_clip.mean()
-        metrics = {"loss": loss, "accuracy": right.astype(loss.dtype).mean()}
-        return loss, ({"model": model_stats, "head": head_stats}, metrics)
+        return {"loss": per_clip, "right": right}
 
     def _mixed(
         self, batch: Batch, key: PRNGKeyArray, dtype: jnp.dtype

@@ -9,7 +9,7 @@ import numpy as np
 
 from asdjax.config.interfaces import Encoder, Weights
 from asdjax.config.recipe import Config, DatasetConfig, settings, validate
-from asdjax.data import audio, batches, dcase
+from asdjax.data import audio, batches, dcase, held_out
 from asdjax.data.corpus import Corpus
 from asdjax.data.editions import OWN
 from asdjax.errors import ConfigError
@@ -38,6 +38,8 @@ class Plan:
     """What a user should know before training."""
     fitted: Encoder | None = None
     """`model`, if it was chosen by the devices' memory (`memory.fitted`)."""
+    held_out: tuple[int, ...] = ()
+    """Indices of the clips that are held out from training, for validation; ascending."""
 
     @property
     def steps(self) -> int:
@@ -51,6 +53,11 @@ class Plan:
         """Section `model` of the configuration, as used on `devices`."""
         return self.fitted or self.config.model.on_platform(self.devices[0].platform)
 
+    @property
+    def trained_on(self) -> list[int]:
+        """Indices of the clips that are not held out."""
+        return sorted({*range(len(self.clips))} - {*self.held_out})
+
     def learner(self) -> Learner:
         """The learner that trains on `devices`."""
         config = dataclasses.replace(self.config, model=self.model)
@@ -62,11 +69,16 @@ class Plan:
             "classes": list(self.classes),
             "n_samples": self.n_samples,
             "clips": runs.fingerprint(self.corpus.digests(self.clips)),
-            "steps": self.steps,
             "tail": self.epoch.tail,
-            "settings": runs.fingerprint(settings(self.config, TRAINING_SECTIONS)),
+            "held_out": [self.clips[i].path for i in self.held_out],
+            "settings": runs.fingerprint(settings(of_any_length(self.config), TRAINING_SECTIONS)),
             "pretrained": self.pretrained and self.pretrained.digest,
         }
+
+
+def of_any_length(config: Config) -> Config:
+    """The configuration with one epoch, to compare others with: a training may be made longer."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
 
 
 def plan(config: Config, corpus: Corpus) -> Plan:
@@ -80,8 +92,10 @@ def plan(config: Config, corpus: Corpus) -> Plan:
     devices = parallel.local_devices(config.train.devices)
     everywhere = len(devices) * parallel.process()[1]
     parallel.check_batch(config.train.batch_size, everywhere, config.train.accumulate)
+    share = 0 if config.model.trains_nothing else config.train.validation
+    chosen = held_out.choose([clip.path for clip in clips], labels, share, config.seed)
     epoch = batches.plan_epoch(
-        len(clips),
+        len(clips) - len(chosen),
         config.train.batch_size,
         everywhere,
         config.train.drop_last,
@@ -93,7 +107,21 @@ def plan(config: Config, corpus: Corpus) -> Plan:
             raise ConfigError(_one_class(clips, classes[0]))
         notes.append(f"all training clips are of one class ({classes[0]}): nothing is learned")
     notes += _far_lengths(clips, corpus, n_samples, config)
-    work = Plan(config, corpus, clips, classes, labels, n_samples, devices, epoch, pretrained, ())
+    if share < config.train.validation:
+        notes.append("train.validation: nothing is trained, and so nothing is held out")
+    work = Plan(
+        config=config,
+        corpus=corpus,
+        clips=clips,
+        classes=classes,
+        labels=labels,
+        n_samples=n_samples,
+        devices=devices,
+        epoch=epoch,
+        pretrained=pretrained,
+        notes=(),
+        held_out=tuple(chosen.tolist()),
+    )
     warmup = config.optim.warmup_steps
     if 0 < work.steps <= warmup:
         notes.append(

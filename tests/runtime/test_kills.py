@@ -12,7 +12,17 @@ def kills(tmp_path_factory):
     return Kills(tmp_path_factory.mktemp("kills"), VARIANTS)
 
 
-WRITING = ("train", "run", "extract", "score", "embed", "synth", "convert beats", "convert asdkit")
+WRITING = (
+    "train",
+    "train more",
+    "run",
+    "extract",
+    "score",
+    "embed",
+    "synth",
+    "convert beats",
+    "convert asdkit",
+)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,10 @@ VERBS = {
     "train beats": Verb(
         ["train", str(HERE / "tiny_beats.yaml"), "--data", "{base}/data", "--run", "{}/run"]
     ),
+    "train more": Verb(
+        ["train", TINY, "--data", "{base}/data", "--run", "{}/trained", "--train.epochs", "5"],
+        "trained",
+    ),
     "run": Verb(["run", TINY, "--data", "{base}/data", "--run", "{}/run"]),
     "extract": Verb(["extract", "{}/trained"], "trained"),
     "score": Verb(["score", "{}/extracted"], "extracted"),
