@@ -16,10 +16,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import driver
 import jax
+import jax.export
 import numpy as np
 from jax.experimental import topologies
 
@@ -54,6 +56,7 @@ def main(given: list[str]) -> int:
     parser.add_argument("--batch", type=driver.count, help="clips per step; default: the recipe's")
     parser.add_argument("--seconds", type=driver.seconds, default=12.0, help="length of the clips")
     parser.add_argument("--devices", type=int, choices=(1, 2, 4, 8), default=1)
+    parser.add_argument("--detector", type=driver.path, help="a file of asdjax export, instead")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
     chosen = parser.parse_args(given)
     parsed = [
@@ -65,6 +68,9 @@ def main(given: list[str]) -> int:
         devices = topologies.get_topology_desc(TOPOLOGY, platform="tpu").devices
     except RuntimeError as error:
         raise ConfigError(f"{TOPOLOGY}: {error} (libtpu comes with the extra tpu)") from error
+    if chosen.detector:
+        print(json.dumps(exported(chosen.detector, devices[:1], chosen.batch or 8)), flush=True)
+        return 0
     fits = True
     for name, recipe in zip(chosen.recipes, recipes, strict=True):
         batch = chosen.batch or recipe.train.batch_size
@@ -171,6 +177,16 @@ def extraction(recipe: Config, devices: Sequence[Any], seconds: float) -> dict[s
     step = network.mapped(embed, (views, samples, samples))
     about = settings(recipe, batch, len(devices), seconds)
     return {"program": "extract", "views": len(views), **about, **compiled(step, state, rows)}
+
+
+def exported(file: Path, devices: Sequence[Any], batch: int) -> dict[str, Any]:
+    """Compile a file of `asdjax export`; the result is as that of `training_step`."""
+    program = jax.export.deserialize(bytearray(file.read_bytes()))
+    (argument,) = program.in_avals
+    place = jax.sharding.SingleDeviceSharding(devices[0])
+    waveforms = jax.ShapeDtypeStruct((batch, argument.shape[1]), np.float32, sharding=place)
+    about = {"program": str(file), "batch": batch, "samples": argument.shape[1]}
+    return {**about, **compiled(jax.jit(program.call), waveforms)}
 
 
 def _learned(views: Sequence[Any]) -> dict[str, np.ndarray]:

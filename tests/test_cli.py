@@ -10,7 +10,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from asdjax.arguments import UserPath, parse, path_text, require_apart
+from asdjax.arguments import AnyPath, UserPath, parse, path_text, require_apart
 from asdjax.cli import VERBS, main
 from asdjax.config import recipe as configs
 from asdjax.convert import __main__ as convert
@@ -40,8 +40,9 @@ def asdjax(*args, stdout=subprocess.PIPE, **environment):
 
 
 def kinds(hint):
-    """A type and all types in it, except `UserPath`."""
-    if set(get_args(UserPath)[1:]) & set(getattr(hint, "__metadata__", ())):
+    """A type and all types in it, except `UserPath` and `AnyPath`."""
+    checked = {*get_args(UserPath)[1:], *get_args(AnyPath)[1:]}
+    if checked & set(getattr(hint, "__metadata__", ())):
         return []
     return [hint, *(kind for part in get_args(hint) for kind in kinds(part))]
 

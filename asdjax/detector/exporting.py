@@ -6,7 +6,7 @@ constants. Distances and scores are computed in float64 inside, so that they agr
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +48,18 @@ def exported(
     Raises:
         AsdjaxError: a backend's scores cannot be exported.
     """
+    program = program_of(features, model)
+    (batch,) = jax.export.symbolic_shape("batch")
+    shape: Any = (batch, samples)
+    with jax.enable_x64(True):
+        argument = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return jax.export.export(jax.jit(program), platforms=platforms)(argument)
+
+
+def program_of(
+    features: Features, model: Model
+) -> Callable[[Float[Array, "B T"]], dict[str, Array]]:
+    """The program of `exported`, to be traced with `jax.enable_x64(True)`."""
     members = model.ensemble.references()
     names = [member.partition("/")[0] for member in model.ensemble.members]
     spreads = [(spread.mean, spread.deviation) for spread in model.spreads]
@@ -69,11 +81,7 @@ def exported(
         }
 
     program.__name__ = f"detector_{features.sample_rate}_hz"
-    (batch,) = jax.export.symbolic_shape("batch")
-    shape: Any = (batch, samples)
-    with jax.enable_x64(True):
-        argument = jax.ShapeDtypeStruct(shape, jnp.float32)
-        return jax.export.export(jax.jit(program), platforms=platforms)(argument)
+    return program
 
 
 def _unit_length(points: Float[Array, "B D"]) -> Float[Array, "B D"]:
