@@ -69,6 +69,15 @@ VERBS = {
          "--overwrite"]
     ),
     "update": Verb(["update", "{}/detector/d.asd", "{base}/data/bearingEmu/train"], "detector"),
+    "explain": Verb(
+        ["explain", "{base}/detector/d.asd", "{base}/data/fan/test", "--png", "{}/pictures",
+         "--overwrite"]
+    ),
+    "export": Verb(["export", "{base}/detector/d.asd", "{}/d.jax", "--overwrite"]),
+    "watch": Verb(
+        ["watch", "{base}/detector/d.asd", "{base}/data/fan/test", "--log", "{}/log.jsonl",
+         "--settle", "0", "--interval", "0.05", "--once"]
+    ),
     "synth": Verb(["synth", "{}/data", *CORPUS]),
     "convert beats": Verb(["convert", "beats", "{base}/beats.pt", "{}/beats", "--overwrite"]),
     "convert verify": Verb(["convert", "verify", "{base}/beats"]),
