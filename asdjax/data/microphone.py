@@ -19,8 +19,9 @@ _SILENT = 10.0  # seconds without sound after which the microphone counts as los
 def streams(device: str | None, channels: int) -> Iterator[tuple[int, Iterator[Any]]]:
     """The sample rate and the chunks of sound without gaps, again after each gap.
 
-    A gap arises if sound comes faster than it is taken: what does not fit into a buffer of 30 s is
-    lost, which is said.
+    The device is looked for at once, and opened when the first chunk is asked for. A gap arises if
+    sound comes faster than it is taken: what does not fit into a buffer of 30 s is lost, which is
+    said.
 
     Args:
         device: name or number of an input device; None: the system's.
@@ -37,6 +38,12 @@ def streams(device: str | None, channels: int) -> Iterator[tuple[int, Iterator[A
         raise DataError(
             f"microphone {device or '(default)'}: {error}: python -m sounddevice lists the devices"
         ) from error
+    return _streams(library, chosen, rate, channels)
+
+
+def _streams(
+    library: Any, device: Any, rate: int, channels: int
+) -> Iterator[tuple[int, Iterator[Any]]]:
     waiting: queue.Queue[tuple[np.ndarray, bool]] = queue.Queue(round(_BUFFERED / _BLOCK))
     gap = [False]  # whether sound is missing before the next chunk
 
@@ -50,7 +57,7 @@ def streams(device: str | None, channels: int) -> Iterator[tuple[int, Iterator[A
 
     try:
         with library.InputStream(
-            samplerate=rate, blocksize=round(_BLOCK * rate), device=chosen, channels=channels,
+            samplerate=rate, blocksize=round(_BLOCK * rate), device=device, channels=channels,
             dtype="float32", callback=received,
         ):  # fmt: skip
             after_gap: list[np.ndarray] = []
