@@ -316,6 +316,29 @@ class Compare:
 
 
 @dataclasses.dataclass(frozen=True)
+class Report:
+    """Write a page of HTML on runs and detectors: figures, scores, sounds (asdjax docs report)."""
+
+    lost: ClassVar[str] = "nothing was written: run the same command again"
+    sources: Positional[
+        Annotated[
+            tuple[UserPath, ...],
+            arg(metavar="RUN_OR_DETECTOR...", help="Run directories, and detectors (.asd)."),
+        ]
+    ]
+    out: Annotated[UserPath, arg(metavar="FILE.html")] = Path("report.html")
+    """The page; it needs no other file and no network."""
+    data: Moved = None
+    overwrite: bool = False
+    """Replace the page if it exists."""
+
+    def __call__(self) -> None:
+        from asdjax.commands import report
+
+        report.report(self.sources, self.out, data=self.data, overwrite=self.overwrite)
+
+
+@dataclasses.dataclass(frozen=True)
 class Submit:
     """Package up to four runs as a challenge submission, or verify any package."""
 
@@ -457,6 +480,7 @@ VERBS: dict[str, type[Any]] = {
     "score": Score,
     "evaluate": Evaluate,
     "compare": Compare,
+    "report": Report,
     "submit": Submit,
     "check": Check,
     "data": Data,

@@ -28,6 +28,7 @@ from asdjax.data.sound_files import (
     read_any,
     read_wav,
     samples_in,
+    to_mp3,
 )
 from asdjax.data.sound_layout import fault
 from asdjax.errors import DataError
@@ -49,6 +50,7 @@ __all__ = [
     "read_any",
     "resample",
     "samples_in",
+    "to_mp3",
     "words_on_loudness",
 ]
 

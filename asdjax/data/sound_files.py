@@ -31,6 +31,7 @@ FAR_BEYOND_1 = 16.0
 """Float samples above are an error or a warning. Full scale is 1, and float recordings may exceed
 it by some dB, not by 24; 16-bit integers stored as floats exceed 16 unless they are faint."""
 
+_MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _WAV = (b"RIFF", b"RF64")
 _W64 = bytes.fromhex("72696666 2e91 cf11 a5d6 28db04c10000")  # GUID of Sony's riff chunk
 _PLAIN = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # WAV: read without libsndfile
@@ -93,6 +94,16 @@ def samples_in(path: Path) -> int:
     except AsdjaxError:
         return 0
     return header.frames * header.channels
+
+
+def to_mp3(wave: Float32[np.ndarray, " T"], rate: int) -> bytes:
+    """One channel as the content of an MP3 file; of a rate that MP3 lacks, resampled."""
+    if rate not in _MP3_RATES:
+        new = min((r for r in _MP3_RATES if r >= rate), default=max(_MP3_RATES))
+        wave, rate = resampling.resample(wave, rate, new), new
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, rate, format="MP3")
+    return buffer.getvalue()
 
 
 def read_wav(path: Path, first: int = 0, most: int | None = None) -> Samples:

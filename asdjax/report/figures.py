@@ -2,6 +2,8 @@
 
 import importlib.util
 import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -27,14 +29,10 @@ def explanation_png(why: Explanation) -> bytes:
     Raises:
         AsdjaxError: matplotlib is not installed.
     """
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    figure = _figure(9, 6)
     from matplotlib.patches import Rectangle
 
     found, prediction = why.map, why.prediction
-    figure = Figure(figsize=(9, 6), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
     decision = "ALARM" if prediction.alarm else "ok"
     name = console.printable(prediction.file)
@@ -66,9 +64,166 @@ def explanation_png(why: Explanation) -> bytes:
     for axes in (upper, lower):
         axes.set_ylabel("frequency (Hz)")
     lower.set_xlabel("time (s)")
+    return _png(figure)
+
+
+def histogram(
+    score: Float64[np.ndarray, " N"],
+    label: np.ndarray,
+    domain: np.ndarray,
+    threshold: Float64[np.ndarray, " N"],
+) -> bytes:
+    """Distributions of scores by label and domain, with the thresholds.
+
+    Args:
+        score: of the clips.
+        label: text: normal, anomaly, or empty.
+        domain: text: source, target, or empty.
+        threshold: of the clips.
+    """
+    figure = _figure(9, 3.2)
+    axes = figure.subplots()
+    bins = np.histogram_bin_edges(score, bins=min(40, max(8, len(score) // 4)))
+    for kind in sorted({*zip(label.tolist(), domain.tolist(), strict=True)}):
+        mask = (label == kind[0]) & (domain == kind[1])
+        axes.hist(
+            score[mask], bins, histtype="stepfilled", alpha=0.35, edgecolor=_colour(*kind),
+            facecolor=_colour(*kind), lw=1.5, label=f"{_words(*kind)} ({mask.sum()})",
+        )  # fmt: skip
+    for value in np.unique(threshold):
+        axes.axvline(value, color="black", ls="--", lw=1)
+    axes.set_xlabel("score")
+    axes.set_ylabel("clips")
+    axes.legend(fontsize="small")
+    return _png(figure)
+
+
+def roc(score: Float64[np.ndarray, " N"], label: np.ndarray, domain: np.ndarray) -> bytes:
+    """ROC of each domain's normal clips against the anomalies of both, and of all clips."""
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    figure = _figure(5, 4.4)
+    axes = figure.subplots()
+    axes.axvspan(0, 0.1, color="0.9", lw=0)
+    known = (label == "normal") | (label == "anomaly")
+    for name in ["all", *sorted(set(domain))]:
+        mask = known & ((label == "anomaly") | (domain == name) | (name == "all"))
+        truth = label[mask] == "anomaly"
+        if truth.all() or not truth.any():
+            continue
+        false, true, _ = roc_curve(truth, score[mask])
+        area = 100 * roc_auc_score(truth, score[mask])
+        axes.plot(false, true, label=f"{name or 'unknown domain'}: AUC {area:.1f} %")
+    axes.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls=":")
+    axes.set_xlabel("false alarms")
+    axes.set_ylabel("detected")
+    axes.legend(fontsize="small", loc="lower right")
+    return _png(figure)
+
+
+def plane(embedding: np.ndarray, split: np.ndarray, label: np.ndarray, domain: np.ndarray) -> bytes:
+    """Embeddings [N, D] in the plane of their two principal components."""
+    figure = _figure(6, 4.8)
+    axes = figure.subplots()
+    points = embedding.astype(np.float64)
+    points = points - points.mean(axis=0)
+    left, values, _ = np.linalg.svd(points, full_matrices=False)
+    place = (left * values)[:, :2]
+    place = np.pad(place, ((0, 0), (0, 2 - place.shape[1])))
+    share = 100 * np.square(values[:2]).sum() / max(np.square(values).sum(), 1e-300)
+    kinds = sorted({*zip(split.tolist(), label.tolist(), domain.tolist(), strict=True)})
+    for kind in kinds:
+        mask = (split == kind[0]) & (label == kind[1]) & (domain == kind[2])
+        shape = "." if kind[0] == "train" else "x"
+        axes.plot(
+            *place[mask].T,
+            shape,
+            ms=5,
+            color=_colour(*kind[1:]),
+            label=f"{kind[0]} {_words(*kind[1:])}",
+        )
+    axes.set_title(f"{share:.0f} % of the variance", fontsize="small")
+    axes.legend(fontsize="small")
+    return _png(figure)
+
+
+def spectrograms(one: np.ndarray, other: np.ndarray, sample_rate: int) -> bytes:
+    """Spectrograms of two recordings [T], and their difference over the time of the shorter.
+
+    A JPEG: noise is ten times larger as a PNG.
+    """
+    from scipy.signal import ShortTimeFFT
+    from scipy.signal.windows import hann
+
+    figure = _figure(11, 3.2)
+    panels = figure.subplots(1, 3, sharey=True)
+    transform = ShortTimeFFT(hann(1024, sym=False), hop=512, fs=sample_rate)
+    levels = []
+    for wave in (one, other):
+        padded = np.pad(wave, (0, max(0, 1024 - len(wave)))).astype(np.float64)
+        levels.append(10 * np.log10(np.maximum(transform.spectrogram(padded), 1e-12)))
+    frames = min(level.shape[1] for level in levels)
+    top = max(float(level.max()) for level in levels)
+    extent = 0, 512 * frames / sample_rate, 0, sample_rate / 2000
+    for axes, level in zip(panels, levels, strict=False):
+        image = axes.imshow(
+            level[:, :frames], aspect="auto", origin="lower", extent=extent, cmap="magma",
+            vmin=top - _DYNAMIC_DB, vmax=top,
+        )  # fmt: skip
+        axes.set_xlabel("time (s)")
+    figure.colorbar(image, ax=panels[1], label="dB")
+    image = panels[2].imshow(
+        levels[0][:, :frames] - levels[1][:, :frames], aspect="auto", origin="lower",
+        extent=extent, cmap="RdBu_r", vmin=-20, vmax=20,
+    )  # fmt: skip
+    figure.colorbar(image, ax=panels[2], label="difference (dB)")
+    panels[2].set_xlabel("time (s)")
+    panels[0].set_ylabel("frequency (kHz)")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": 80})
+    return buffer.getvalue()
+
+
+def course(log: Sequence[Mapping[str, Any]]) -> bytes:
+    """Loss and accuracy by step, of training and validation."""
+    figure = _figure(9, 3.2)
+    panels = figure.subplots(1, 2)
+    for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
+        for key, style in ((name, "-"), (f"validation_{name}", "o-")):
+            points = [(row["step"], row[key]) for row in log if key in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, ms=3, lw=1, label=key.split("_")[0])
+        axes.set_xlabel("step")
+        axes.set_ylabel(name)
+    panels[0].legend(["training", "validation"][: len(panels[0].lines)], fontsize="small")
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> Any:
+    """A figure of a size in inches, without pyplot, which keeps figures."""
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def _colour(label: str, domain: str) -> str:
+    """Anomalies are red, normal clips blue; the target domain is lighter."""
+    shades = {"anomaly": ("#b2182b", "#ef8a62"), "normal": ("#2166ac", "#67a9cf")}
+    return shades.get(label, ("#555555", "#999999"))[domain == "target"]
+
+
+def _words(label: str, domain: str) -> str:
+    return f"{label or 'unknown'}{f', {domain}' if domain else ''}"
 
 
 def _edges(centres: Float64[np.ndarray, " S"]) -> Float64[np.ndarray, " S+1"]:
