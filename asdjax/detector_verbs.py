@@ -95,10 +95,22 @@ class Fit:
         channel = conditions.channel(dataset, self.channel)
         config = conditions.recipe(dataset, self.clip_seconds, channel, self.seed)
         detector = Detector(run, **{**self._settings(), "clip_seconds": None, "channel": channel})
-        sound = config.audio
-        assert isinstance(sound.clip_seconds, float)
+        sound, seconds = config.audio, config.audio.clip_seconds
+        assert isinstance(seconds, float)
+        least = config.model.shortest_input(sound.sample_rate) / sound.sample_rate
+        if seconds < least:
+            if self.clip_seconds is not None:
+                raise UsageError(f"--clip-seconds {self.clip_seconds:g}: a network needs {least:g}")
+            console.say(
+                f"the recordings (median {seconds:.3g} s) are repeated to the {least:g} s that the "
+                "network needs"
+            )
+            seconds = least
+            config = dataclasses.replace(
+                config, audio=dataclasses.replace(sound, clip_seconds=least)
+            )
         paths = [dataset.root / clip.path for clip in dataset.clips]
-        detector.require_possible(TrainedFeatures, sound.sample_rate, sound.clip_seconds, paths)
+        detector.require_possible(TrainedFeatures, sound.sample_rate, seconds, paths)
         train.train(config, corpus.check(dataset, config), Run(run))
         fit.fit(detector, paths, self.out, overwrite=self.overwrite)
         console.say(

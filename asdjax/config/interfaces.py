@@ -256,6 +256,10 @@ class Encoder(Choice):
         """Length of the shortest clip that can be embedded, samples."""
         return 1
 
+    def shortest_input(self, sample_rate: int) -> int:
+        """Length of the shortest clips for which it can be built, samples."""
+        return 1
+
     def row_length(self, samples: int) -> int:
         """Length to which clips of `samples` are padded, so that similar lengths share a batch."""
         raise NotImplementedError

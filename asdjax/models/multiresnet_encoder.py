@@ -76,6 +76,11 @@ class MultiResNetConfig(Encoder):
     """Precision of the convolutions; weights, spectrograms, norms and the loss remain float32.
     auto: float32 on CPUs, TensorFloat-32 on GPUs, three passes of bfloat16 on TPUs."""
 
+    def shortest_input(self, sample_rate: int) -> int:
+        from asdjax.models.multiresnet import shortest
+
+        return shortest(self, sample_rate)
+
     def build(self, n_samples: int | None, sample_rate: int, rng: Any) -> MultiResNet:
         from asdjax.models.multiresnet import MultiResNet
 

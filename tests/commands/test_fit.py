@@ -413,6 +413,25 @@ def test_silence_is_found_before_a_network_is_trained(two_channels, tmp_path, ca
     assert "3.wav: channel 2 is silent" in capsys.readouterr().err and not run.exists()
 
 
+def test_short_recordings_are_repeated_for_a_network(tmp_path, capsys, monkeypatch):
+    class Trained(Exception):
+        """Instead of the training of System 1."""
+
+    def stop(config, corpus, run):
+        raise Trained(config.audio.clip_seconds)
+
+    monkeypatch.setattr("asdjax.commands.train.train", stop)
+    for i, name in enumerate(("slow", "fast")):
+        folder(tmp_path / "normal" / name, range(10 * i, 10 * i + 10))
+    args = ["fit", str(tmp_path / "normal"), "--train", str(tmp_path / "run")]
+    args += ["--out", str(tmp_path / "d.asd")]
+    with pytest.raises(Trained, match=r"4\.48"):
+        main(args)
+    assert "are repeated to the 4.48 s" in capsys.readouterr().err
+    assert main([*args, "--clip-seconds", "2"]) == 2
+    assert "--clip-seconds 2: a network needs 4.48" in capsys.readouterr().err
+
+
 def test_conditions_that_cannot_be_told_apart(tmp_path, capsys):
     folder(tmp_path / "normal", range(10))
     one, out = str(tmp_path / "normal"), str(tmp_path / "d.asd")
