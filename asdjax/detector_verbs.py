@@ -355,5 +355,9 @@ class Export:
         from asdjax.commands import export
         from asdjax.detector.detector import Detector
 
+        if self.out.exists() and self.detector.exists() and self.out.samefile(self.detector):
+            raise UsageError(
+                f"{self.out}: is the detector itself: name another file for the program"
+            )
         detector = Detector.load(self.detector, embedder=self.embedder, level=self.level)
         export.export(detector, self.out, overwrite=self.overwrite)

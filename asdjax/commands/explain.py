@@ -94,6 +94,7 @@ def _text(why: Explanation) -> str:
         nearest = found.nearest[0]
         name = console.printable(nearest.name)
         lines.append(f"  most similar: {name}" + (f" at {nearest.start:g} s" * (nearest.start > 0)))
+    lines += [f"  note: {note}" for note in found.warnings]
     return "\n".join(lines)
 
 

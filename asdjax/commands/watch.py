@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asdjax.data import sound_search
-from asdjax.data.arrivals import Arrival, Arrivals, Identity
+from asdjax.data.arrivals import Arrival, Arrivals, Identity, digest_of
 from asdjax.detector.detector import Detector
 from asdjax.detector.prediction import Prediction
 from asdjax.errors import ArtifactError, DataError, UsageError
@@ -84,7 +84,7 @@ def watch_folder(
         sleep: waits for some seconds.
 
     Returns:
-        The exit code of `once`: 1 if files could not be scored.
+        The exit code of `once`: 1 if files could not be scored, or a subfolder could not be read.
 
     Raises:
         AsdjaxError: the folder cannot be read, or the log is in use or cannot be written.
@@ -92,18 +92,22 @@ def watch_folder(
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder: name the one where recordings arrive")
     arrivals = Arrivals(folder, settle, clock)
-    failures = 0
+    failures, unreadable = 0, dict[str, str]()
     with watch_log.opened(log) as opened:
         recent = _known(log, arrivals)
         confirmation = Confirmation(*confirm, recent)
         console.say(f"{folder}: watching, {log} gets a line for each recording")
         while True:
             ready = arrivals.look()
+            for place, why in arrivals.unreadable.items():
+                if place not in unreadable:
+                    console.say(f"{place}: cannot be read ({why}): its files are not scored")
+            unreadable = arrivals.unreadable
             for first in range(0, len(ready), _AT_ONCE):
                 some = ready[first : first + _AT_ONCE]
                 failures += _score(detector, some, arrivals, opened, confirmation)
             if once and not arrivals.waiting:
-                return int(failures > 0)
+                return int(failures > 0 or bool(unreadable))
             if len(ready) <= _AT_ONCE:
                 sleep(interval)
 
@@ -116,7 +120,7 @@ def _known(log: Path, arrivals: Arrivals) -> str:
             recent = str(document["recent"])
             if document["file"] is not None:
                 identity = Identity(**document["identity"])
-                arrivals.finish(str(document["file"]), identity)
+                arrivals.finish(str(document["file"]), identity, document["digest"])
         except (KeyError, TypeError) as error:
             raise ArtifactError(
                 f"{log}: line {number}: not of a log of asdjax watch: name another log, or delete "
@@ -137,15 +141,17 @@ def _score(
     paths = [arrival.path for arrival in ready]
     predictions = detector.iter_predictions(paths, faulty="row")
     for arrival, found in zip(ready, predictions, strict=True):
+        digest = digest_of(arrival.path)
         if not arrivals.is_unchanged(arrival):
             continue  # still being written, renamed, or deleted
         if found.error is not None and arrival.unchanged < _PATIENCE:
             continue  # perhaps not complete
         failures += found.error is not None
         name = sound_search.as_text(arrival.name)
-        line = {"file": name, "identity": dataclasses.asdict(arrival.identity)}
+        identity = dataclasses.asdict(arrival.identity)
+        line = {"file": name, "identity": identity, "digest": digest}
         _append(detector, found, line, log, confirmation)
-        arrivals.finish(arrival.name, arrival.identity)
+        arrivals.finish(arrival.name, arrival.identity, digest)
     return failures
 
 
@@ -200,5 +206,5 @@ def watch_microphone(
         console.say(f"listening, {log} gets a line for each window")
         for rate, chunks in streams:
             for found in detector.stream(chunks, sample_rate=rate):
-                line = {"file": None, "identity": None}
+                line = {"file": None, "identity": None, "digest": None}
                 _append(detector, found, line, opened, confirmation)

@@ -144,7 +144,7 @@ def _parsed(text: str, source: str, folder: Path | None, identity: str) -> Recip
         tree = {}
     if isinstance(tree, dict) and EXTENDS in tree:
         extends = tree.pop(EXTENDS)
-        if extends is None:
+        if extends is None or extends == "":
             raise ConfigError(
                 f"{source}: {EXTENDS}: is empty: name a recipe or a YAML file, or remove the key"
             )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from asdjax.data import audio
-from asdjax.errors import DataError
+from asdjax.errors import AsdjaxError, DataError
 
 _REMEMBERED = 24 * 3600.0  # seconds for which a file that is gone is remembered (a share unmounted)
 
@@ -37,7 +37,11 @@ class Arrivals:
     """The files of a folder and its subfolders that are complete and new.
 
     A file is new if no file of its name, size and time was `finish`ed. A file that was renamed is
-    not new. Hidden files and folders are passed over, as are files without a suffix of sound.
+    not new: it has the inode, size, time and content of one that is gone. Hidden files and folders
+    are passed over, as are files without a suffix of sound, and links to folders.
+
+    Attributes:
+        unreadable: subfolders that could not be read at the last look, and why.
     """
 
     def __init__(self, folder: Path, settle: float, clock: Callable[[], float]):
@@ -51,7 +55,8 @@ class Arrivals:
         self.folder, self._settle, self._clock = folder, settle, clock
         self._waiting: dict[str, tuple[Identity, float]] = {}  # and since when it is unchanged
         self._done: dict[str, tuple[Identity, float]] = {}  # and when it was last seen
-        self._names: dict[Identity, str] = {}  # of those that are done
+        self._names: dict[Identity, tuple[str, str | None]] = {}  # name and digest of what is done
+        self.unreadable: dict[str, str] = {}
 
     def look(self) -> list[Arrival]:
         """The files that are complete and new, oldest first.
@@ -76,8 +81,7 @@ class Arrivals:
         for name, (identity, seen) in [*self._done.items()]:
             if now - seen > _REMEMBERED:
                 del self._done[name]
-                if self._names.get(identity) == name:
-                    del self._names[identity]
+                self._forget(name, identity)
         return sorted(found, key=lambda one: (one.identity.mtime_ns, one.name))
 
     @property
@@ -85,10 +89,16 @@ class Arrivals:
         """The number of files that were not complete or not finished at the last look."""
         return len(self._waiting)
 
-    def finish(self, name: str, identity: Identity) -> None:
-        """Never return this file again."""
+    def finish(self, name: str, identity: Identity, digest: str | None) -> None:
+        """Never return this file again; `digest` is that of its content, if it could be read."""
+        if name in self._done:
+            self._forget(name, self._done[name][0])
         self._done[name] = identity, self._clock()
-        self._names[identity] = name
+        self._names[identity] = name, digest
+
+    def _forget(self, name: str, identity: Identity) -> None:
+        if self._names.get(identity, ("", None))[0] == name:
+            del self._names[identity]
 
     def is_unchanged(self, arrival: Arrival) -> bool:
         """Whether the file is still there and the same."""
@@ -100,14 +110,19 @@ class Arrivals:
         known = self._done.get(name)
         if known and (known[0].size, known[0].mtime_ns) == (identity.size, identity.mtime_ns):
             return True  # whatever the inode: it may change when a file system is mounted again
-        earlier = self._names.get(identity)
+        earlier, digest = self._names.get(identity, (None, None))
         if earlier is None or (earlier in present and present[earlier][1] == identity):
             return False
-        self.finish(name, identity)  # renamed
+        if digest is None or digest_of(present[name][0]) != digest:
+            return (
+                False  # another file, to which the system has given the inode of one that is gone
+            )
+        self.finish(name, identity, digest)  # renamed
         return True
 
     def _list(self) -> dict[str, tuple[Path, Identity]]:
         found = {}
+        self.unreadable = {}
         folders = [self.folder]
         while folders:
             folder = folders.pop()
@@ -115,9 +130,11 @@ class Arrivals:
                 with os.scandir(folder) as entries:
                     inside = [entry for entry in entries if not entry.name.startswith(".")]
             except OSError as error:
-                if folder != self.folder:
-                    continue  # it was deleted or renamed meanwhile
-                raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+                if folder == self.folder:
+                    raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+                if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                    self.unreadable[str(folder)] = error.strerror or str(error)
+                continue  # it was deleted or renamed meanwhile, or is said to be unreadable
             for entry in inside:
                 path = Path(entry.path)
                 if entry.is_dir(follow_symlinks=False):
@@ -127,6 +144,14 @@ class Arrivals:
                     if identity is not None:
                         found[path.relative_to(self.folder).as_posix()] = path, identity
         return found
+
+
+def digest_of(path: Path) -> str | None:
+    """A digest of a file's content; None if it cannot be read."""
+    try:
+        return audio.fingerprint(path)
+    except AsdjaxError:
+        return None
 
 
 def _identity(path: Path) -> Identity | None:

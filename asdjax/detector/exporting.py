@@ -77,7 +77,7 @@ def program_of(
             "embedding": jnp.concatenate([tables[name] for name in dict.fromkeys(names)], axis=1),
             "score": score.astype(jnp.float32),
             "threshold": jnp.full(waveform.shape[:1], model.threshold, jnp.float32),
-            "alarm": score > model.threshold,
+            "alarm": ~(score <= model.threshold),  # also if the score is not finite
         }
 
     program.__name__ = f"detector_{features.sample_rate}_hz"

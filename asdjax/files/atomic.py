@@ -442,7 +442,7 @@ def locked(path: Path, busy: str, *, replaced: bool = False) -> Iterator[None]:
         if not (stat.S_ISREG(os.fstat(descriptor).st_mode) and _lock(descriptor, path, busy, path)):
             raise ArtifactError(f"{path}: was replaced meanwhile: run the same command again")
         yield
-        if not (replaced or _is_at(descriptor, path)):
+        if not (replaced or is_at(descriptor, path)):
             raise ArtifactError(
                 f"{path.parent}: was moved or replaced while this command wrote to it: run the "
                 "same command again"
@@ -462,10 +462,10 @@ def _lock(descriptor: int, path: Path, busy: str, name: Path) -> bool:
             f"{path}: its file system does not support locks ({error.strerror}): choose a path on "
             "a local disk"
         ) from error
-    return _is_at(descriptor, name)
+    return is_at(descriptor, name)
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def is_at(descriptor: int, path: Path) -> bool:
     """Whether an open file or folder is the one at a path."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -179,9 +180,7 @@ def spectrograms(one: np.ndarray, other: np.ndarray, sample_rate: int) -> bytes:
     figure.colorbar(image, ax=panels[2], label="difference (dB)")
     panels[2].set_xlabel("time (s)")
     panels[0].set_ylabel("frequency (kHz)")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": 80})
-    return buffer.getvalue()
+    return _saved(figure, format="jpeg", pil_kwargs={"quality": 80})
 
 
 def course(log: Sequence[Mapping[str, Any]]) -> bytes:
@@ -211,8 +210,15 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _png(figure: Any) -> bytes:
+    return _saved(figure, format="png")
+
+
+def _saved(figure: Any, **options: Any) -> bytes:
+    """The content of a figure's file; letters that the font lacks become boxes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
+        figure.savefig(buffer, **options)
     return buffer.getvalue()
 
 

@@ -16,7 +16,7 @@ import hmac
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import prometheus_client
 from starlette.applications import Starlette
@@ -146,8 +146,9 @@ class Server:
     def _require_token(self, request: Request) -> None:
         if self._token is None:
             return
-        given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.encode(), self._token.encode())
+        if not (right and scheme.lower() == "bearer"):
             raise Refused(
                 401,
                 "send the token: Authorization: Bearer TOKEN",
@@ -175,9 +176,11 @@ class Server:
             raise Refused(422, found.error.replace(str(path), name))
         self._metrics.seconds.observe(time.monotonic() - start)
         self._metrics.alarms.inc(bool(found.alarm))
-        return JSONResponse(
-            {"schema": SCHEMA, **dataclasses.asdict(dataclasses.replace(found, file=name))}
+        nearest = tuple(  # without the folders of this machine
+            dataclasses.replace(near, name=PurePosixPath(near.name).name) for near in found.nearest
         )
+        answer = dataclasses.replace(found, file=name, nearest=nearest)
+        return JSONResponse({"schema": SCHEMA, **dataclasses.asdict(answer)})
 
     async def _receive(self, request: Request, path: Path) -> None:
         """Write the body to a file."""

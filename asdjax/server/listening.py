@@ -81,23 +81,30 @@ def run(app: Starlette, listening: socket.socket) -> None:
         lifespan="on",
         log_config=None,
         access_log=False,
+        log_level="critical",  # malformed requests are answered, not logged
         server_header=False,
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=_GRACE,
     )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=([listening],), name="server", daemon=True)
-    thread.start()
+    server, ended = uvicorn.Server(config), threading.Event()
+
+    def answer() -> None:
+        try:
+            server.run([listening])
+        finally:
+            ended.set()
+
+    threading.Thread(target=answer, name="server", daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(timeout=0.5)
+        while not ended.wait(timeout=0.5):  # an interrupted join would take the thread for ended
+            pass
     finally:
-        _stop(server, thread)
+        _stop(server, ended)
     console.say("the server has stopped")
 
 
 @interruption.uninterrupted
-def _stop(server: uvicorn.Server, thread: threading.Thread) -> None:
+def _stop(server: uvicorn.Server, ended: threading.Event) -> None:
     server.should_exit = True
-    thread.join(timeout=_GRACE + 1)
+    ended.wait(timeout=_GRACE + 1)

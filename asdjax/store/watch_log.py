@@ -30,8 +30,13 @@ class WatchLog:
         """Append a document and flush it to the disk.
 
         Raises:
-            AsdjaxError: the log cannot be written.
+            AsdjaxError: the log cannot be written, or is no longer at its path.
         """
+        if not atomic.is_at(self._descriptor, self._path):
+            raise ArtifactError(
+                f"{self._path}: was moved, deleted or replaced: start the same command again (with "
+                "a new log, everything in the folder is scored again)"
+            )
         line = json.dumps({"schema": SCHEMA, **document}, allow_nan=False).encode() + b"\n"
         with atomic.writing(self._path):
             while line:

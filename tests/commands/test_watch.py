@@ -16,7 +16,7 @@ from asdjax import Detector
 from asdjax.cli import main
 from asdjax.commands import watch
 from asdjax.data import microphone
-from asdjax.data.arrivals import Arrivals
+from asdjax.data.arrivals import Arrivals, digest_of
 from asdjax.errors import AsdjaxError, UsageError
 from asdjax.store import watch_log
 
@@ -91,7 +91,7 @@ def test_files_are_complete_when_they_have_not_changed(tmp_path):
     assert [one.name for one in found] == ["a.wav", "sub/b.FLAC"]
     for one in found:
         assert arrivals.is_unchanged(one)
-        arrivals.finish(one.name, one.identity)
+        arrivals.finish(one.name, one.identity, digest_of(one.path))
     assert arrivals.look() == [] and arrivals.waiting == 0
     (tmp_path / "a.wav").write_bytes(b"123")
     assert not arrivals.is_unchanged(found[0])
@@ -103,7 +103,7 @@ def test_renamed_files_are_not_new_and_new_files_of_old_names_are(tmp_path):
     arrivals = Arrivals(tmp_path, 0.0, clock)
     (tmp_path / "a.wav").write_bytes(b"1")
     (one,) = arrivals.look()
-    arrivals.finish(one.name, one.identity)
+    arrivals.finish(one.name, one.identity, digest_of(one.path))
     os.rename(tmp_path / "a.wav", tmp_path / "b.wav")
     assert arrivals.look() == []
     os.rename(tmp_path / "b.wav", tmp_path / "c.wav")
@@ -113,8 +113,65 @@ def test_renamed_files_are_not_new_and_new_files_of_old_names_are(tmp_path):
     names = [found.name for found in arrivals.look()]
     assert sorted(names) == ["b.wav", "d.wav"]
     again = Arrivals(tmp_path, 0.0, clock)
-    again.finish("a.wav", one.identity)  # as read from a log
+    again.finish("a.wav", one.identity, digest_of(tmp_path / "c.wav"))  # as read from a log
     assert {found.name for found in again.look()} >= {"b.wav"}
+
+
+def test_another_file_with_the_inode_size_and_time_of_one_that_is_gone_is_new(tmp_path):
+    arrivals = Arrivals(tmp_path, 0.0, Clock())
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"1")
+    os.utime(path, (5, 5))
+    (one,) = arrivals.look()
+    arrivals.finish(one.name, one.identity, digest_of(path))
+    path.rename(tmp_path / "b.wav")  # the same inode
+    (tmp_path / "b.wav").write_bytes(b"2")
+    os.utime(tmp_path / "b.wav", (5, 5))
+    (found,) = arrivals.look()
+    assert found.name == "b.wav" and found.identity == one.identity
+
+
+def test_a_name_that_is_written_again_and_again_is_remembered_once(tmp_path):
+    arrivals = Arrivals(tmp_path, 0.0, Clock())
+    for i in range(50):
+        (tmp_path / "latest.wav").write_bytes(b"x" * (i + 1))
+        (one,) = arrivals.look()
+        arrivals.finish(one.name, one.identity, digest_of(one.path))
+    assert len(arrivals._names) == len(arrivals._done) == 1
+
+
+def test_a_subfolder_that_cannot_be_read_is_said(fitted, sounds, tmp_path, monkeypatch, capsys):
+    put(sounds[0][0], tmp_path / "in" / "a.wav")
+    (tmp_path / "in" / "locked").mkdir()
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    log = tmp_path / "log.jsonl"
+    assert watch.watch_folder(fitted, tmp_path / "in", log, settle=0, once=True) == 1
+    said = capsys.readouterr().err
+    assert said.count("locked: cannot be read (Permission denied)") == 1 and files(log) == ["a.wav"]
+
+
+def test_a_log_that_is_moved_or_replaced_ends_the_command(fitted, sounds, tmp_path):
+    log, clock = tmp_path / "log.jsonl", Clock()
+    put(sounds[0][0], tmp_path / "in" / "a.wav")
+
+    def replace():
+        log.rename(tmp_path / "log.1")
+        log.write_bytes((tmp_path / "log.1").read_bytes())
+        put(sounds[0][1], tmp_path / "in" / "b.wav")
+
+    clock.steps = [replace, lambda: None]
+    with pytest.raises(AsdjaxError, match="was moved, deleted or replaced"):
+        watch.watch_folder(fitted, tmp_path / "in", log, settle=0, clock=clock, sleep=clock.sleep)
+    assert files(log) == files(tmp_path / "log.1") == ["a.wav"]
+    watch.watch_folder(fitted, tmp_path / "in", log, settle=0, once=True)
+    assert files(log) == ["a.wav", "b.wav"]
 
 
 def test_a_share_that_is_away_for_a_while_is_not_new(tmp_path):
@@ -124,7 +181,7 @@ def test_a_share_that_is_away_for_a_while_is_not_new(tmp_path):
     (place / "a.wav").write_bytes(b"1")
     arrivals = Arrivals(place, 0.0, clock)
     (one,) = arrivals.look()
-    arrivals.finish(one.name, one.identity)
+    arrivals.finish(one.name, one.identity, digest_of(one.path))
     place.rename(away)
     with pytest.raises(AsdjaxError, match="share: cannot be read"):
         arrivals.look()

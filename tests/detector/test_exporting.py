@@ -115,6 +115,24 @@ def test_a_trained_embedder_s_weights_are_inside(corpus_root, tmp_path):
     compared(detector, found, sounds, tolerance=1e-3)
 
 
+def test_samples_that_are_not_finite_alarm(fitted, sounds, tmp_path):
+    fitted.export(tmp_path / "d.jax")
+    program = jax.export.deserialize(bytearray((tmp_path / "d.jax").read_bytes()))
+    bad = sounds[:3].copy()
+    bad[0, 7], bad[1, 7] = np.nan, np.inf
+    assert np.asarray(jax.jit(program.call)(bad)["alarm"]).tolist()[:2] == [True, True]
+
+
+def test_a_detector_is_not_replaced_by_its_program(fitted, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fitted.save("d.asd")
+    before = (tmp_path / "d.asd").read_bytes()
+    for out in ("d.asd", "./d.asd", str(tmp_path / "d.asd")):
+        assert main(["export", "d.asd", out, "--overwrite"]) == 2
+        assert "is the detector itself" in capsys.readouterr().err
+    assert (tmp_path / "d.asd").read_bytes() == before
+
+
 def test_backends_that_cannot_be_exported_are_named(tmp_path):
     detector = Detector(backend="mahalanobis").fit([sound(seed) for seed in range(24)])
     with pytest.raises(AsdjaxError, match="bands/mahalanobis: only distances"):

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +102,8 @@ def test_predictions_are_those_of_the_detector(port, detector_file, sounds):
         assert found["file"] == "today.wav"
         assert (found["score"], found["alarm"]) == (expected.score, expected.alarm)
         assert found["threshold"] == expected.threshold
+        assert found["nearest"][0]["name"] == Path(expected.nearest[0].name).name
+        assert b"/normal/" not in body and b"tmp" not in body
 
 
 def test_concurrent_requests_get_their_own_answers(port, detector_file, sounds):
@@ -239,6 +242,24 @@ def test_hostile_requests_leave_it_serving(port, sounds):
     assert ask(port, "GET", "/health")[0] == 200
 
 
+def test_a_request_in_progress_is_finished_after_a_signal(detector_file, tmp_path):
+    """Of ten minutes, which take longer than the signal needs."""
+    wave = np.concatenate([sound(seed, seconds=2.0) for seed in range(290)])
+    soundfile.write(tmp_path / "long.wav", wave, RATE)
+    body = (tmp_path / "long.wav").read_bytes()
+    with (
+        concurrent.futures.ThreadPoolExecutor(1) as threads,
+        running(detector_file) as port,
+    ):
+        answer = threads.submit(ask, port, body=body)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:  # until it is being scored
+            metrics = ask(port, "GET", "/metrics")[1].decode()
+            if "asdjax_batch_size_count 1.0" in metrics:
+                break
+    assert answer.result()[0] == 200
+
+
 def test_a_token_is_needed_where_it_is_asked_for(detector_file, sounds, tmp_path):
     token = tmp_path / "token"
     token.write_text("a-token-of-enough-letters\n")
@@ -248,6 +269,9 @@ def test_a_token_is_needed_where_it_is_asked_for(detector_file, sounds, tmp_path
             headers = {} if given is None else {"Authorization": given.encode("latin-1")}
             status, _, answered = ask(port, body=whole, headers=headers)
             assert status == 401 and answered["WWW-Authenticate"] == "Bearer"
+        for scheme in ("bearer", "BEARER"):
+            headers = {"Authorization": f"{scheme} a-token-of-enough-letters"}
+            assert ask(port, body=whole, headers=headers)[0] == 200
         right = {"Authorization": "Bearer a-token-of-enough-letters"}
         assert ask(port, body=whole, headers=right)[0] == 200
         assert ask(port, "GET", "/metrics")[0] == 401
