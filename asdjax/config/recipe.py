@@ -24,8 +24,7 @@ from asdjax.errors import ConfigError
 
 Subset = Literal["development", "additional", "evaluation"]
 ProblemKind = Literal[
-    "misnamed", "unreadable", "unknown_format", "truncated", "empty", "wrong_rate",
-    "wrong_channels", "not_finite",
+    "misnamed", "unreadable", "truncated", "empty", "wrong_rate", "wrong_channels", "not_finite",
     "wrong_length", "unstated_length", "out_of_range",
     "copy", "shared", "unused",
 ]  # fmt: skip

@@ -23,6 +23,7 @@ from asdjax.data.resampling import resample
 from asdjax.data.sound_files import (
     FAR_BEYOND_1,
     Header,
+    has_known_format,
     inspect,
     inspect_any,
     read_any,
@@ -43,6 +44,7 @@ __all__ = [
     "crop_start",
     "fingerprint",
     "fit_length",
+    "has_known_format",
     "is_resampled",
     "inspect",
     "inspect_any",

@@ -34,6 +34,7 @@ it by some dB, not by 24; 16-bit integers stored as floats exceed 16 unless they
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _WAV = (b"RIFF", b"RF64")
 _W64 = bytes.fromhex("72696666 2e91 cf11 a5d6 28db04c10000")  # GUID of Sony's riff chunk
+_BEGINNINGS = (*_WAV, _W64, b"FORM", b"caff", b".snd", b"dns.", b"OggS", b"ID3", b"fLaC")
 _PLAIN = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # WAV: read without libsndfile
 _BYTES = {  # bytes per sample of the formats with a fixed size, by libsndfile's name
     **dict.fromkeys(("PCM_S8", "PCM_U8", "ULAW", "ALAW"), 1),
@@ -82,6 +83,13 @@ def inspect_any(path: Path) -> Header:
     with _opened(path) as file:
         header, _ = _inspect(file, path)
     return header
+
+
+def has_known_format(path: Path) -> bool:
+    """Whether a file begins as one of the formats of `inspect_any`."""
+    with _opened(path) as file:
+        start = file.read(16)
+    return start.startswith(_BEGINNINGS) or (start[:1] == b"\xff" and start[1:2] >= b"\xe0")
 
 
 def samples_in(path: Path) -> int:
@@ -267,7 +275,7 @@ def _layout(file: BinaryIO, path: Path) -> Layout:
         raise fault(path, "unreadable", "samples without a header: convert it to WAV")
     if not start.startswith((*_WAV, _W64)):
         reason = "not a WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg or MP3 file: convert it to WAV"
-        raise fault(path, "unknown_format", reason)
+        raise fault(path, "unreadable", reason)
     file.seek(0)
     return _wav_layout(file, path)
 

@@ -220,7 +220,7 @@ class Server:
         try:
             header = audio.inspect_any(path)
         except FaultyFile as error:
-            status = 415 if error.problem.kind == "unknown_format" else 422
+            status = 422 if audio.has_known_format(path) else 415
             raise Refused(status, str(error).replace(str(path), name)) from error
         seconds, most = header.seconds, self._limits.most_seconds
         if seconds > most or header.frames * header.channels > 8 * most * 48_000:

@@ -469,7 +469,7 @@ def test_explanations_point_at_the_fault(fitted, new):
         assert why.prediction == fitted.predict_details(path)[0]
         assert set(why.members) == set(fitted.members_)
         mean = np.mean(list(why.members.values()))
-        assert mean - fitted._model._median == pytest.approx(why.prediction.score)
+        assert mean - fitted._model.median == pytest.approx(why.prediction.score)
         largest = why.frequencies[0]
         assert abs(largest.hertz - 3100) < 200 and abs(largest.deviations) > 3
 
