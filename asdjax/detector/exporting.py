@@ -21,6 +21,7 @@ from asdjax.errors import ArtifactError
 from asdjax.scoring.backends import References
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+_SAME = 1e-3  # difference of scores, relative to those above 1
 _FLOOR = 1e-12  # smallest norm, as in `asdjax.scoring.distances`
 
 
@@ -54,6 +55,33 @@ def exported(
     with jax.enable_x64(True):
         argument = jax.ShapeDtypeStruct(shape, jnp.float32)
         return jax.export.export(jax.jit(program), platforms=platforms)(argument)
+
+
+def serialized(
+    program: jax.export.Exported, score_samples: Callable[[list[np.ndarray]], np.ndarray]
+) -> bytes:
+    """The content of a program's file.
+
+    Args:
+        program: from `exported`.
+        score_samples: of the detector, to compare the program with.
+
+    Raises:
+        AsdjaxError: the program scores known sounds otherwise than the detector.
+    """
+    content = bytes(program.serialize())
+    (argument,) = program.in_avals
+    shape = 2, argument.shape[1]
+    sounds = 0.1 * np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    found = jax.jit(jax.export.deserialize(bytearray(content)).call)(sounds)
+    scores, expected = np.asarray(found["score"], np.float64), -score_samples([*sounds])
+    off = np.abs(scores - expected) / np.maximum(np.abs(expected), 1)
+    if not (off <= _SAME).all():
+        raise ArtifactError(
+            f"the exported program and the detector give known sounds other scores (by "
+            f"{off.max():.2g}): not written"
+        )
+    return content
 
 
 def program_of(

@@ -151,6 +151,6 @@ def test_a_program_with_other_scores_is_not_written(fitted, tmp_path, monkeypatc
     from asdjax.detector import exporting
 
     monkeypatch.setattr(exporting, "_score", lambda references, points: points[:, 0].astype(float))
-    with pytest.raises(AsdjaxError, match="known sound other scores"):
+    with pytest.raises(AsdjaxError, match="known sounds other scores"):
         fitted.export(tmp_path / "d.jax")
     assert not any(tmp_path.iterdir())
