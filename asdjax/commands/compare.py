@@ -1,27 +1,18 @@
-"""Comparison of two runs on the same clips by a paired bootstrap; no jax.
-
-Both runs' figures are computed from the same resamples of the clips, so that the difficulty of a
-clip for both runs cancels in the difference.
-"""
+"""Comparison of two runs on the same clips by a paired bootstrap; no jax."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from asdjax.challenge import submission
 from asdjax.errors import DataError
 from asdjax.runtime import console
-from asdjax.scoring import averages, bootstrap, labels, layout, tables
+from asdjax.scoring import bootstrap, comparison, evaluation, labels, layout, tables
 from asdjax.scoring.labels import Machines
 from asdjax.scoring.tables import Table
 from asdjax.store.runs import Run, snapshots
 
 SCHEMA = "asdjax.compare/1"
-_SCOPE = (
-    "Valid for these two runs on these clips: the variation between training seeds is not included."
-)
 
 
 def compare(
@@ -38,10 +29,7 @@ def compare(
 
     Returns:
         `schema`; `a` and `b`, each with `run` (the path) and `seed`; `resamples`, `level`,
-        `single_clip_strata` and `scope`; and the nesting of `averages.means`, where each figure is
-        replaced by `a`, `b`, `difference` (a - b), its `interval` [low, high] (None if neither
-        figure has one) and `probability`, or by None if it has no clips. `probability` is the share
-        of resamples in which A is better; ties count half.
+        `single_clip_strata` and `scope`; and the result of `comparison.difference`.
 
     Raises:
         AsdjaxError: the runs scored different clips or no labelled ones; or as in
@@ -51,17 +39,8 @@ def compare(
     with snapshots((run_a, run_b)):
         a, b = _labelled(run_a, known), _labelled(run_b, known)
         seeds = [run.config().seed for run in (run_a, run_b)]
+        evaluation.require_same_clips((run_a, a), (run_b, b))
         from_a, from_b = run_a.made_from(), run_b.made_from()
-    _require_same_clips((run_a, a), (run_b, b))
-    if other := [
-        machine
-        for machine, sections in a.items()
-        if any(from_a[machine].tests(s) != from_b[machine].tests(s) for s in sections)
-    ]:
-        raise DataError(
-            f"{run_b.path}: its test clips of {', '.join(other)} have other contents than those of "
-            f"{run_a.path}, though equal names: compare runs that scored the same clips"
-        )
     if other := [machine for machine in a if from_a[machine].train != from_b[machine].train]:
         console.say(
             f"{run_a.path} and {run_b.path} have other training clips of {', '.join(other)}: the "
@@ -74,11 +53,8 @@ def compare(
         "a": {"run": str(run_a.path), "seed": seeds[0]},
         "b": {"run": str(run_b.path), "seed": seeds[1]},
         **bootstrap.describe(a, resamples),
-        "scope": _SCOPE,
-        **_difference(
-            (_figures(a), bootstrap.resample(a, resamples)),
-            (_figures(b), bootstrap.resample(b, resamples)),
-        ),
+        "scope": comparison.SCOPE,
+        **comparison.difference(a, b, resamples),
     }
 
 
@@ -128,8 +104,7 @@ def terminal_table(document: Mapping[str, Any]) -> tables.Fitted:
 
 
 def _labelled(run: Run, truth: labels.Truth | None) -> Machines:
-    rows = {machine: run.read_scores(machine) for machine in run.scored_machines()}
-    machines, notes = labels.labelled(rows, truth)
+    machines, notes = evaluation.labelled_with_notes(run, truth)
     for note in notes:
         console.say(f"{run.path}: {note}")
     if not machines:
@@ -138,54 +113,6 @@ def _labelled(run: Run, truth: labels.Truth | None) -> Machines:
             "runs that scored labelled clips"
         )
     return machines
-
-
-def _require_same_clips(*both: tuple[Run, Machines]) -> None:
-    (run_a, a), (run_b, b) = ((run, _names(machines)) for run, machines in both)
-    for run, other, alone in ((run_a, run_b, a - b), (run_b, run_a, b - a)):
-        if alone:
-            raise DataError(
-                f"{run.path}: scored {labels.first_of(alone)}, which {other.path} did not: "
-                "compare runs that scored the same clips"
-            )
-
-
-def _names(machines: Machines) -> set[str]:
-    """Machine, section and file name of each clip, wherever the machine's folder is."""
-    return {
-        f"{machine}/test/{path.rpartition('/')[2]} (section {section})"
-        for machine, sections in machines.items()
-        for section, clips in sections.items()
-        for path in clips.name
-    }
-
-
-def _figures(machines: Machines) -> dict[str, Any]:
-    return averages.means(
-        {m: {s: clips.figures() for s, clips in machines[m].items()} for m in machines}
-    )
-
-
-def _difference(a: tuple[Any, Any], b: tuple[Any, Any]) -> Any:
-    """Compare two nested dictionaries of figures, each given with its resampled figures."""
-    (value_a, drawn_a), (value_b, drawn_b) = a, b
-    if isinstance(drawn_a, Mapping):
-        return {
-            key: _difference((value_a[key], drawn_a[key]), (value_b[key], drawn_b[key]))
-            for key in drawn_a
-        }
-    if value_a is None:
-        return None
-    difference = drawn_a - drawn_b
-    varied = any(map(bootstrap.interval, (drawn_a, drawn_b)))
-    better = np.sign(np.round(difference, 12))  # rounding errors are no difference
-    return {
-        "a": value_a,
-        "b": value_b,
-        "difference": value_a - value_b,
-        "interval": bootstrap.ends(difference) if varied else None,
-        "probability": float((1 + better.mean()) / 2),
-    }
 
 
 def _parts(value: Mapping[str, Any], intervals: bool) -> list[str]:

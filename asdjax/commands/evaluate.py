@@ -17,7 +17,7 @@ from asdjax.errors import ArtifactError, DataError
 from asdjax.files import atomic
 from asdjax.files.documents import csv_bytes, write_json
 from asdjax.runtime import console
-from asdjax.scoring import averages, bootstrap, labels, layout, tables
+from asdjax.scoring import averages, bootstrap, evaluation, labels, layout, tables
 from asdjax.scoring.labels import Clips, Machines
 from asdjax.scoring.tables import Table
 from asdjax.store.embeddings import MadeFrom
@@ -157,7 +157,7 @@ def by_view(
 
     def summary(machines: Machines) -> dict[str, Any]:
         certainty = bootstrap.intervals(machines, resamples)
-        return {**_summary(machines), "intervals": certainty["intervals"]}
+        return {**evaluation.summary(machines), "intervals": certainty["intervals"]}
 
     return {
         "schema": VIEWS_SCHEMA,
@@ -243,26 +243,15 @@ def _training(run: Run) -> dict[str, Any]:
 def _labelled(run: Run, truth: Path | None, column: str = "score") -> Machines:
     """A run's labelled test clips; notes on the others are printed for the column `score` only."""
     known = None if truth is None else submission.read_truth(truth)
-    rows = {machine: run.read_scores(machine) for machine in run.scored_machines()}
-    machines, notes = labels.labelled(rows, known, column)
+    machines, notes = evaluation.labelled_with_notes(run, known, column)
     for note in notes if column == "score" else ():
         console.say(note)
     return machines
 
 
-def _summary(machines: Machines) -> dict[str, Any]:
-    figures = {m: {s: clips.figures() for s, clips in machines[m].items()} for m in machines}
-    return {key: value for key, value in averages.summary(figures).items() if key != "schema"}
-
-
 def _document(machines: Machines, resamples: int, seed: int | None) -> dict[str, Any]:
-    document = {
-        "schema": averages.SCHEMA,
-        **_summary(machines),
-        **bootstrap.intervals(machines, resamples),
-        **bootstrap.false_alarms(machines, resamples),
-        "seed": seed,
-    }
+    """The metrics document; what a reader should know is printed."""
+    document = evaluation.document(machines, resamples, seed)
     for machine, sections in document["false_alarm_rate"].items():
         for section, rates in sections.items():
             clips = machines[machine][section].strata()

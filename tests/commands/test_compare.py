@@ -9,10 +9,10 @@ from conftest import EXACT_METRIC
 from rich.console import Console
 from support.scored_runs import make_run, score_rows, write_truth
 
-from asdjax.commands.compare import _difference, _parts, compare, markdown, terminal_table
+from asdjax.commands.compare import _parts, compare, markdown, terminal_table
 from asdjax.commands.evaluate import evaluate
 from asdjax.errors import AsdjaxError
-from asdjax.scoring import averages, bootstrap, labels, metrics
+from asdjax.scoring import averages, bootstrap, comparison, labels, metrics
 
 
 def shifted(rng, rows, noise, lift=0.0):
@@ -198,5 +198,5 @@ def test_no_difference_is_printed_with_one_sign(difference):
 def test_figures_that_differ_by_rounding_alone_are_tied():
     drawn = np.array([0.1 + 0.2, 0.5, 0.6]), np.array([0.3, 0.5, 0.4])
     assert drawn[0][0] > drawn[1][0]
-    found = _difference((0.5, drawn[0]), (0.25, drawn[1]))
+    found = comparison._difference((0.5, drawn[0]), (0.25, drawn[1]))
     assert found["probability"] == pytest.approx(2 / 3, abs=EXACT_METRIC)
