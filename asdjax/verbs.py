@@ -329,13 +329,27 @@ class Report:
     out: Annotated[UserPath, arg(metavar="FILE.html")] = Path("report.html")
     """The page; it needs no other file and no network."""
     data: Moved = None
+    truth: Folder = None
+    """Labels of evaluation machines: folder with ground_truth_data and ground_truth_domain."""
+    log: Annotated[UserPath | None, arg(metavar="FILE.jsonl")] = None
+    """Log of asdjax watch, whose last predictions are shown with the detector."""
+    map: Literal["pca", "umap"] = "pca"
+    """How embeddings are shown in two dimensions (umap needs umap-learn)."""
     overwrite: bool = False
     """Replace the page if it exists."""
 
     def __call__(self) -> None:
         from asdjax.commands import report
 
-        report.report(self.sources, self.out, data=self.data, overwrite=self.overwrite)
+        report.report(
+            self.sources,
+            self.out,
+            data=self.data,
+            truth=self.truth,
+            log=self.log,
+            method=self.map,
+            overwrite=self.overwrite,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,6 @@ settings and version, and repeats only what is not.
 """
 
 import argparse
-import csv
 import json
 import os
 import shlex
@@ -22,10 +21,10 @@ from asdjax.arguments import require_apart
 from asdjax.config import recipe as configs
 from asdjax.errors import AsdjaxError
 from asdjax.files import atomic
+from asdjax.report import published
 from asdjax.runtime import console
 from asdjax.store import runs
 
-REPORT = Path(__file__).with_name("report_table1.csv")  # per cent; `all`: harmonic means
 FAMILIES = ("official", "within")
 FIGURES = {
     "auc_source": "AUC source",
@@ -213,12 +212,9 @@ def _evaluate(finished: Sequence[Path]) -> dict[str, Any]:
 
 def _report() -> dict[str, dict[tuple[str, str], float]]:
     """The report's figures as fractions, by system, then by machine and figure."""
-    with REPORT.open(newline="", encoding="utf-8") as file:
-        table = list(csv.DictReader(file))
     return {
-        system: {(r["machine"], r["figure"]): round(float(r[system]) / 100, 6) for r in table}
-        for system in table[0]
-        if system.startswith("system")
+        system: {key: round(value / 100, 6) for key, value in figures.items()}
+        for system, figures in published.table1().items()
     }
 
 

@@ -1,12 +1,16 @@
 """Reports: runs and detectors in, one page of HTML out."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
+from asdjax.challenge import submission
 from asdjax.detector.detector import Detector
 from asdjax.errors import ArtifactError, UsageError
 from asdjax.files import atomic
-from asdjax.report import of_detector, of_run, page
+from asdjax.report import facts, of_detector, of_run, of_runs, page
+from asdjax.report.facts import Facts
 from asdjax.report.parts import Section
 from asdjax.runtime import console
 from asdjax.store.detector_file import SUFFIX
@@ -14,7 +18,14 @@ from asdjax.store.runs import Run
 
 
 def report(
-    sources: Sequence[Path], out: Path, *, data: Path | None = None, overwrite: bool = False
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    data: Path | None = None,
+    truth: Path | None = None,
+    log: Path | None = None,
+    method: Literal["pca", "umap"] = "pca",
+    overwrite: bool = False,
 ) -> None:
     """Write a page on runs and detectors.
 
@@ -22,6 +33,10 @@ def report(
         sources: run directories, and files of detectors.
         out: the page, whose name ends in .html.
         data: root of the runs' data set, if it has moved since training.
+        truth: folder with ground_truth_data and ground_truth_domain, for clips whose names state
+            neither label nor domain.
+        log: of `asdjax watch`; its last predictions are shown with the detector.
+        method: of the maps of embeddings.
         overwrite: whether to replace an existing page.
 
     Raises:
@@ -33,21 +48,29 @@ def report(
         raise UsageError("nothing to report: name run directories or detectors (.asd)")
     if out.suffix not in (".html", ".htm"):
         raise UsageError(f"{out}: the name of a report must end in .html")
+    if method == "umap" and importlib.util.find_spec("umap") is None:
+        raise ArtifactError("--map umap needs umap-learn: pip install umap-learn")
     atomic.require_free(out, overwrite)
-    parts = []
+    detectors = [source for source in sources if source.suffix == SUFFIX and not source.is_dir()]
+    if log is not None and len(detectors) != 1:
+        raise UsageError("--log: name one detector, whose predictions the log has")
+    known = None if truth is None else submission.read_truth(truth)
+    parts: list[tuple[Path, Sequence[Section]]] = []
+    runs: list[Facts] = []
     for source in sources:
-        if source.suffix == SUFFIX and not source.is_dir():
-            found = of_detector.sections(Detector.load(source))
+        if source in detectors:
+            parts.append((source, of_detector.sections(Detector.load(source), log)))
         elif source.is_dir():
-            found = of_run.sections(Run(source), data)
+            console.say(f"{source}: reading")
+            runs.append(facts.read(Run(source), known, method))
+            parts.append((source, of_run.sections(runs[-1], data)))
         else:
             raise ArtifactError(f"{source}: neither a run directory nor a detector (.asd)")
-        parts.append((source, found))
     title = f"asdjax: {', '.join(console.printable(str(source)) for source, _ in parts)}"
-    if len(parts) == 1:
-        sections = parts[0][1]
-    else:
-        sections = [Section(str(source), sections=found) for source, found in parts]
+    sections = list(parts[0][1])
+    if len(parts) > 1:
+        sections = [of_runs.comparison_of(runs)] if len(runs) > 1 else []
+        sections += [Section(str(source), sections=found) for source, found in parts]
     content = page.render(title, sections).encode(errors="backslashreplace")
     atomic.write_bytes(out, content, overwrite=overwrite)
     console.say(f"{out}: {len(content) / 1e6:.1f} MB")

@@ -3,7 +3,6 @@
 import importlib.util
 import io
 import warnings
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from asdjax.runtime import console
 _FEW, _MANY = 3.0, 12.0  # limits of the colours of deviations, standard deviations
 _TICKS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 40_000)  # hertz
 _DYNAMIC_DB = 70.0
+_HOP = 512  # samples between frames of spectrograms, half a frame
 
 
 def require_matplotlib() -> None:
@@ -30,7 +30,7 @@ def explanation_png(why: Explanation) -> bytes:
     Raises:
         AsdjaxError: matplotlib is not installed.
     """
-    figure = _figure(9, 6)
+    figure = new(9, 6)
     from matplotlib.patches import Rectangle
 
     found, prediction = why.map, why.prediction
@@ -65,140 +65,73 @@ def explanation_png(why: Explanation) -> bytes:
     for axes in (upper, lower):
         axes.set_ylabel("frequency (Hz)")
     lower.set_xlabel("time (s)")
-    return _png(figure)
-
-
-def histogram(
-    score: Float64[np.ndarray, " N"],
-    label: np.ndarray,
-    domain: np.ndarray,
-    threshold: Float64[np.ndarray, " N"],
-) -> bytes:
-    """Distributions of scores by label and domain, with the thresholds.
-
-    Args:
-        score: of the clips.
-        label: text: normal, anomaly, or empty.
-        domain: text: source, target, or empty.
-        threshold: of the clips.
-    """
-    figure = _figure(9, 3.2)
-    axes = figure.subplots()
-    bins = np.histogram_bin_edges(score, bins=min(40, max(8, len(score) // 4)))
-    for kind in sorted({*zip(label.tolist(), domain.tolist(), strict=True)}):
-        mask = (label == kind[0]) & (domain == kind[1])
-        axes.hist(
-            score[mask], bins, histtype="stepfilled", alpha=0.35, edgecolor=_colour(*kind),
-            facecolor=_colour(*kind), lw=1.5, label=f"{_words(*kind)} ({mask.sum()})",
-        )  # fmt: skip
-    for value in np.unique(threshold):
-        axes.axvline(value, color="black", ls="--", lw=1)
-    axes.set_xlabel("score")
-    axes.set_ylabel("clips")
-    axes.legend(fontsize="small")
-    return _png(figure)
-
-
-def roc(score: Float64[np.ndarray, " N"], label: np.ndarray, domain: np.ndarray) -> bytes:
-    """ROC of each domain's normal clips against the anomalies of both, and of all clips."""
-    from sklearn.metrics import roc_auc_score, roc_curve
-
-    figure = _figure(5, 4.4)
-    axes = figure.subplots()
-    axes.axvspan(0, 0.1, color="0.9", lw=0)
-    known = (label == "normal") | (label == "anomaly")
-    for name in ["all", *sorted(set(domain))]:
-        mask = known & ((label == "anomaly") | (domain == name) | (name == "all"))
-        truth = label[mask] == "anomaly"
-        if truth.all() or not truth.any():
-            continue
-        false, true, _ = roc_curve(truth, score[mask])
-        area = 100 * roc_auc_score(truth, score[mask])
-        axes.plot(false, true, label=f"{name or 'unknown domain'}: AUC {area:.1f} %")
-    axes.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls=":")
-    axes.set_xlabel("false alarms")
-    axes.set_ylabel("detected")
-    axes.legend(fontsize="small", loc="lower right")
-    return _png(figure)
-
-
-def plane(embedding: np.ndarray, split: np.ndarray, label: np.ndarray, domain: np.ndarray) -> bytes:
-    """Embeddings [N, D] in the plane of their two principal components."""
-    figure = _figure(6, 4.8)
-    axes = figure.subplots()
-    points = embedding.astype(np.float64)
-    points = points - points.mean(axis=0)
-    left, values, _ = np.linalg.svd(points, full_matrices=False)
-    place = (left * values)[:, :2]
-    place = np.pad(place, ((0, 0), (0, 2 - place.shape[1])))
-    share = 100 * np.square(values[:2]).sum() / max(np.square(values).sum(), 1e-300)
-    kinds = sorted({*zip(split.tolist(), label.tolist(), domain.tolist(), strict=True)})
-    for kind in kinds:
-        mask = (split == kind[0]) & (label == kind[1]) & (domain == kind[2])
-        shape = "." if kind[0] == "train" else "x"
-        axes.plot(
-            *place[mask].T,
-            shape,
-            ms=5,
-            color=_colour(*kind[1:]),
-            label=f"{kind[0]} {_words(*kind[1:])}",
-        )
-    axes.set_title(f"{share:.0f} % of the variance", fontsize="small")
-    axes.legend(fontsize="small")
-    return _png(figure)
+    return png(figure)
 
 
 def spectrograms(one: np.ndarray, other: np.ndarray, sample_rate: int) -> bytes:
     """Spectrograms of two recordings [T], and their difference over the time of the shorter.
 
-    A JPEG: noise is ten times larger as a PNG.
+    The difference is that of levels averaged over 8 frames and 16 frequencies: noise then differs
+    by less than one decibel. A JPEG: noise is ten times larger as a PNG.
     """
-    from scipy.signal import ShortTimeFFT
-    from scipy.signal.windows import hann
-
-    figure = _figure(11, 3.2)
+    figure = new(11, 3.2)
     panels = figure.subplots(1, 3, sharey=True)
-    transform = ShortTimeFFT(hann(1024, sym=False), hop=512, fs=sample_rate)
-    levels = []
-    for wave in (one, other):
-        padded = np.pad(wave, (0, max(0, 1024 - len(wave)))).astype(np.float64)
-        levels.append(10 * np.log10(np.maximum(transform.spectrogram(padded), 1e-12)))
-    frames = min(level.shape[1] for level in levels)
+    powers = [_powers(wave, sample_rate) for wave in (one, other)]
+    frames = min(power.shape[1] for power in powers)
+    levels = [_decibels(power[:, :frames]) for power in powers]
     top = max(float(level.max()) for level in levels)
-    extent = 0, 512 * frames / sample_rate, 0, sample_rate / 2000
+    extent = 0, _HOP * frames / sample_rate, 0, sample_rate / 2000
     for axes, level in zip(panels, levels, strict=False):
         image = axes.imshow(
-            level[:, :frames], aspect="auto", origin="lower", extent=extent, cmap="magma",
+            level, aspect="auto", origin="lower", extent=extent, cmap="magma",
             vmin=top - _DYNAMIC_DB, vmax=top,
         )  # fmt: skip
         axes.set_xlabel("time (s)")
     figure.colorbar(image, ax=panels[1], label="dB")
+    averages = [_decibels(_averaged(power[:, :frames], 16, 8)) for power in powers]
     image = panels[2].imshow(
-        levels[0][:, :frames] - levels[1][:, :frames], aspect="auto", origin="lower",
-        extent=extent, cmap="RdBu_r", vmin=-20, vmax=20,
+        averages[0] - averages[1], aspect="auto", origin="lower", extent=extent, cmap="RdBu_r",
+        vmin=-12, vmax=12,
     )  # fmt: skip
     figure.colorbar(image, ax=panels[2], label="difference (dB)")
     panels[2].set_xlabel("time (s)")
     panels[0].set_ylabel("frequency (kHz)")
-    return _saved(figure, format="jpeg", pil_kwargs={"quality": 80})
+    return saved(figure, format="jpeg", pil_kwargs={"quality": 80})
 
 
-def course(log: Sequence[Mapping[str, Any]]) -> bytes:
-    """Loss and accuracy by step, of training and validation."""
-    figure = _figure(9, 3.2)
-    panels = figure.subplots(1, 2)
-    for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
-        for key, style in ((name, "-"), (f"validation_{name}", "o-")):
-            points = [(row["step"], row[key]) for row in log if key in row]
-            if points:
-                axes.plot(*zip(*points, strict=True), style, ms=3, lw=1, label=key.split("_")[0])
-        axes.set_xlabel("step")
-        axes.set_ylabel(name)
-    panels[0].legend(["training", "validation"][: len(panels[0].lines)], fontsize="small")
-    return _png(figure)
+def _powers(wave: np.ndarray, sample_rate: int) -> Float64[np.ndarray, "F L"]:
+    """The spectrogram of a waveform [T]: the frames that lie in it, at least one."""
+    from scipy.signal import ShortTimeFFT
+    from scipy.signal.windows import hann
+
+    padded = np.pad(wave, (0, max(0, 2 * _HOP - len(wave)))).astype(np.float64)
+    transform = ShortTimeFFT(hann(2 * _HOP, sym=False), hop=_HOP, fs=sample_rate)
+    first = transform.lower_border_end[1]
+    last = max(transform.upper_border_begin(len(padded))[1], first + 1)
+    return transform.spectrogram(padded, p0=first, p1=last)
 
 
-def _figure(width: float, height: float) -> Any:
+def _averaged(
+    power: Float64[np.ndarray, "F L"], over_frequencies: int, over_frames: int
+) -> Float64[np.ndarray, "f l"]:
+    """Means over areas; what is left over at the ends belongs to the last areas."""
+    rows, columns = (
+        np.arange(0, max(1, size // step) * step, step)
+        for size, step in zip(power.shape, (over_frequencies, over_frames), strict=True)
+    )
+    sums = np.add.reduceat(np.add.reduceat(power, rows, axis=0), columns, axis=1)
+    sizes = [
+        np.diff([*starts, size])
+        for starts, size in ((rows, power.shape[0]), (columns, power.shape[1]))
+    ]
+    return sums / np.outer(*sizes)
+
+
+def _decibels(power: np.ndarray) -> np.ndarray:
+    return 10 * np.log10(np.maximum(power, 1e-12))
+
+
+def new(width: float, height: float) -> Any:
     """A figure of a size in inches, without pyplot, which keeps figures."""
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -209,27 +142,18 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _png(figure: Any) -> bytes:
-    return _saved(figure, format="png")
+def png(figure: Any) -> bytes:
+    """The content of a figure's file."""
+    return saved(figure, format="png")
 
 
-def _saved(figure: Any, **options: Any) -> bytes:
+def saved(figure: Any, **options: Any) -> bytes:
     """The content of a figure's file; letters that the font lacks become boxes."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         figure.savefig(buffer, **options)
     return buffer.getvalue()
-
-
-def _colour(label: str, domain: str) -> str:
-    """Anomalies are red, normal clips blue; the target domain is lighter."""
-    shades = {"anomaly": ("#b2182b", "#ef8a62"), "normal": ("#2166ac", "#67a9cf")}
-    return shades.get(label, ("#555555", "#999999"))[domain == "target"]
-
-
-def _words(label: str, domain: str) -> str:
-    return f"{label or 'unknown'}{f', {domain}' if domain else ''}"
 
 
 def _edges(centres: Float64[np.ndarray, " S"]) -> Float64[np.ndarray, " S+1"]:

@@ -1,33 +1,87 @@
-"""The report of a detector: its bank, threshold, and what it says of recordings."""
+"""The report of a detector: its bank, threshold, and what it said of recordings."""
+
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from asdjax.detector.detector import Detector
-from asdjax.report import figures
-from asdjax.report.parts import Figure, Item, Section, Table
+from asdjax.report import score_figures
+from asdjax.report.parts import Figure, Item, Row, Section, Table, Text, Tile
+from asdjax.store import watch_log
 
 _MOST_ROWS = 200
+_MOST_PREDICTIONS = 1000
+_LATEST = 50  # rows of a table
 
 
-def sections(detector: Detector) -> list[Section]:
-    """The sections of a report of a fitted detector."""
+def sections(detector: Detector, log: Path | None = None) -> list[Section]:
+    """The sections of a report of a fitted detector.
+
+    Args:
+        detector: a fitted detector.
+        log: of `asdjax watch`; its last predictions are shown.
+
+    Raises:
+        AsdjaxError: the log cannot be read.
+    """
     facts = detector.description()
     rows = [["", ""], *([key, _shown(value)] for key, value in facts.items())]
     scores, count = detector.scores_, len(detector.scores_)
     blank = np.full(count, "")
     items: list[Item] = [
         Figure(
-            figures.histogram(
-                scores, np.full(count, "normal"), blank, np.full(1, detector.threshold_)
-            ),
+            score_figures.histogram(scores, np.full(count, "normal"), blank, detector.threshold_),
             "scores of the normal windows, each compared with other recordings; the threshold",
         )
     ]
+    tiles = [
+        Tile(f"{detector.threshold_:.3g}", "threshold", f"level {detector.level:g}"),
+        Tile(str(count), "normal windows", f"of {len(detector.recordings_)} recordings"),
+    ]
+    found = [Section("The detector", [Row(tiles), Table(rows)])]
+    if log is not None:
+        found.append(Section("Last predictions", _predictions(log)))
     return [
-        Section("The detector", [Table(rows)]),
+        *found,
         Section("Normal windows", items),
         Section("Normal recordings", [_recordings(detector)]),
     ]
+
+
+def _predictions(log: Path) -> list[Item]:
+    last = deque(watch_log.documents_of(log), maxlen=_MOST_PREDICTIONS)
+    scored = [row for row in last if _is_scored(row)]
+    if not last:
+        return [Text(f"{log}: no predictions yet.")]
+    rows = [["time", "recording", "decision", "score", "p-value", "remark"]]
+    for row in list(last)[: -_LATEST - 1 : -1]:
+        name = "microphone" if row.get("file") is None else str(row["file"])
+        time = str(row.get("time", ""))[:19].replace("T", " ")
+        if not _is_scored(row):
+            rows.append([time, name, "ERROR", "", "", str(row.get("error", ""))])
+            continue
+        decision = "ALARM" if row["alarm"] else "ok"
+        decision += ", confirmed" if row.get("confirmed") else ""
+        p_value = row.get("p_value")
+        rows.append([
+            time, name, decision, f"{row['score']:.2f}",
+            f"{p_value:.3g}" if isinstance(p_value, float) else "",
+            "; ".join(map(str, row.get("warnings") or ())),
+        ])  # fmt: skip
+    items: list[Item] = []
+    if scored:
+        values = [np.array([row[key] for row in scored]) for key in ("score", "threshold", "alarm")]
+        picture = score_figures.over_time(*values)
+        items.append(Figure(picture, f"the last {len(scored)} scores of {log}"))
+    return [*items, Table(rows, f"The latest {len(rows) - 1}, the last first:")]
+
+
+def _is_scored(row: Mapping[str, Any]) -> bool:
+    numbers = [row.get(key) for key in ("score", "threshold")]
+    return all(isinstance(value, float) for value in numbers) and isinstance(row.get("alarm"), bool)
 
 
 def _recordings(detector: Detector) -> Table:

@@ -1,100 +1,103 @@
 """The report of a run: figures, scores of each machine, misses and false alarms, training."""
 
 import dataclasses
-import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 
 from asdjax.config import recipe as configs
-from asdjax.data import audio
-from asdjax.data.samples import to_float
+from asdjax.data import corpus
 from asdjax.errors import AsdjaxError
-from asdjax.files.documents import read_json
-from asdjax.report import figures
-from asdjax.report.parts import Figure, Item, Section, Sound, Table, Text, Verbatim
-from asdjax.scoring import averages, layout
-from asdjax.store.embeddings import Embeddings
-from asdjax.store.runs import Run
+from asdjax.report import facts, of_section, published, score_figures
+from asdjax.report.facts import Facts
+from asdjax.report.parts import Figure, Item, Row, Section, Table, Text, Tile, Verbatim
+from asdjax.scoring import averages, comparison, layout
+from asdjax.synth import corpus as synth
 
-_LOG = logging.getLogger(__name__)
-_LONGEST = 20.0  # seconds of a recording that is shown
-_FEW_MACHINES, _MOST_MACHINES = 4, 12  # above which fewer recordings are shown, or none
+_FEW, _MANY = 4, 12  # sections above which fewer recordings are shown, or none
+_MOST_PROBLEMS = 20
 
 
-@dataclasses.dataclass(frozen=True)
-class Clips:
-    """The test clips of a machine as arrays, in the order of the table of scores."""
-
-    path: Sequence[str]
-    score: Float64[np.ndarray, " N"]
-    threshold: Float64[np.ndarray, " N"]
-    label: np.ndarray
-    """Text [N]: normal, anomaly, or empty."""
-    domain: np.ndarray
-    """Text [N]: source, target, or empty."""
-
-
-def sections(run: Run, data: Path | None = None) -> list[Section]:
+def sections(run: Facts, data: Path | None = None) -> list[Section]:
     """The sections of a report of a scored run.
 
     Args:
-        run: a scored run.
+        run: what is known of it.
         data: root of the data set, if it has moved since training.
-
-    Raises:
-        AsdjaxError: the run has no current scores.
     """
-    with run.snapshot():
-        machines = run.scored_machines()
-        rows = {machine: run.read_scores(machine) for machine in machines}
-        config, training = run.config(), run.finished_training()
-        view = config.extract.view_names[0]
-        embeddings = {machine: run.read_embeddings(view, machine) for machine in machines}
-        log = run.read_log()
-        metrics = run.metrics / "metrics.json"
-        document = None
-        if metrics.is_file():
-            document = read_json(metrics, f"delete it and run asdjax evaluate {run.path} again")
-    root = data or Path(training["data"])
-    root = root.parent if root.is_file() else root
-    channel = {"near": 0, "far": 1}[config.audio.channel]
-    shown = 2 if len(machines) <= _FEW_MACHINES else 1 if len(machines) <= _MOST_MACHINES else 0
-    of_machines = [
-        _machine(machine, rows[machine], embeddings[machine], root, channel, shown)
-        for machine in machines
-    ]
+    root, count = facts.root(run, data), len(run.sections)
+    shown = 2 if count <= _FEW else 1 if count <= _MANY else 0
     return [
-        Section("Results", [*_results(document)]),
-        Section("Machines", sections=of_machines),
-        Section("Training", [*_training(log)]),
-        Section("How the run was made", [*_made(run, config, training)]),
+        Section("Results", _results(run, root)),
+        Section(
+            "Machines",
+            sections=[of_section.section(of, run, root, shown) for of in run.sections],
+        ),
+        Section("Data", _data(run, root)),
+        Section("Training", _training(run.log)),
+        Section("How the run was made", _made(run)),
     ]
 
 
-def _results(document: Mapping[str, Any] | None) -> list[Item]:
+def _results(run: Facts, root: Path) -> list[Item | Row]:
+    notes = [Text(f"{note}.") for note in run.notes]
+    document = run.document
+    tests = sum(int(of.test.sum()) for of in run.sections)
+    machines = len({of.machine for of in run.sections})
+    counts = Tile(str(machines), "machines" if machines > 1 else "machine", f"{tests} test clips")
     if document is None:
-        return [Text("No test clip has a label, or asdjax evaluate was not run: no figures.")]
-    header = ["machine", *(layout.title(*column) for column in layout.COLUMNS)]
-    bounds = document.get("intervals")
+        words = "No test clip has a label, so that there are no figures (labels: --truth)."
+        return [Row([counts]), Text(words), *notes]
+    tiles = [
+        Tile(f"{100 * document[key]:.1f} %", words, between(document["intervals"][key]))
+        for key, words in (
+            ("official_score", "official score"), ("within_score", "within-domain score"),
+        )
+        if document[key] is not None
+    ]  # fmt: skip
+    alarms = [
+        bool(c)
+        for machine in run.labelled.values()
+        for clips in machine.values()
+        if clips.decision is not None
+        for c in clips.decision[~clips.is_anomaly]
+    ]
+    if alarms:
+        level = run.config.decision.level
+        intended = f"{100 * (1 - level):.3g} % intended" if run.config.decision.uses_level else ""
+        tiles.append(Tile(f"{100 * np.mean(alarms):.1f} %", "false alarms", intended))
+    items: list[Item | Row] = [Row([*tiles, counts]), _figures(document)]
+    if run.by_view:
+        items.append(_views(run))
+    return [*items, *_published(run, root), *notes]
+
+
+def between(interval: Sequence[float] | None) -> str:
+    """An interval in per cent, empty if there is none."""
+    return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+
+
+def _figures(document: Mapping[str, Any]) -> Table:
+    bounds = document["intervals"]
     named = [
-        (machine, table, bounds and bounds["machines"][machine])
+        (machine, table, bounds["machines"][machine])
         for machine, table in document["machines"].items()
     ]
-    named.append(("harmonic mean", layout.overall(document), bounds and layout.overall(bounds)))
-    rows = [header]
+    named.append(("harmonic mean", layout.overall(document), layout.overall(bounds)))
+    rows = [["machine", *(layout.title(*column) for column in layout.COLUMNS)]]
     for name, table, inside in named:
-        cells = [_figure(table, inside, *column) for column in layout.COLUMNS]
-        rows.append([name, *cells])
-    caption = (
-        "Per cent; in brackets intervals of 95 %. official: each domain's normal clips against the "
-        "anomalies of both domains; within: against the same domain's."
+        rows.append([name, *(_figure(table, inside, *column) for column in layout.COLUMNS)])
+    words = (
+        f"Per cent; below, {100 * document['level']:g} % bootstrap intervals over "
+        f"{document['resamples']} resamples of the clips. official: each domain's normal clips "
+        "against the anomalies of both domains; within: against the same domain's."
     )
-    return [Table(rows, caption)]
+    cells = [cell for row in rows for cell in row]
+    if any("!" in cell for cell in cells):
+        words += " ! AUC below chance (50 %): the ranking is inverted there."
+    return Table(rows, words)
 
 
 def _figure(table: Any, bounds: Any, family: str, name: str) -> str:
@@ -102,110 +105,118 @@ def _figure(table: Any, bounds: Any, family: str, name: str) -> str:
     if value is None:
         return "-"
     mark = "!" if averages.is_inverted(name, value) else ""
-    interval = bounds and layout.figure(bounds, family, name)
-    ends = f"\n[{', '.join(f'{100 * end:.1f}' for end in interval)}]" if interval else ""
-    return f"{100 * value:.1f}{mark}{ends}"
+    return f"{100 * value:.1f}{mark}\n{between(layout.figure(bounds, family, name))}".rstrip()
 
 
-def _machine(
-    machine: str,
-    rows: Sequence[Mapping[str, str]],
-    table: Embeddings,
-    root: Path,
-    channel: int,
-    shown: int,
-) -> Section:
-    test = [row for row in rows if row["split"] == "test"]
-    clips = Clips(
-        [row["path"] for row in test],
-        np.array([float(row["score"]) for row in test]),
-        np.array([float(row["threshold"]) for row in test]),
-        np.array([row["label"] for row in test]),
-        np.array([row["domain"] for row in test]),
+def _views(run: Facts) -> Table:
+    """What each view's scores reach alone, and how far all of them together are above."""
+    rows = [["view", "official score", "within score", "all views minus this (official)"]]
+    together = {  # views have no decisions of their own
+        machine: {s: dataclasses.replace(clips, decision=None) for s, clips in of.items()}
+        for machine, of in run.labelled.items()
+    }
+    for view, machines in run.by_view.items():
+        found = comparison.difference(together, machines, facts.RESAMPLES)
+        cells = [
+            "-" if found[key] is None else f"{100 * found[key]['b']:.1f}"
+            for key in ("official_score", "within_score")
+        ]
+        rows.append([view, *cells, signed(found["official_score"])])
+    document = run.document
+    assert document is not None
+    rows.append([
+        f"all ({run.config.backend.combine_views})",
+        *(_percent(document[key]) for key in ("official_score", "within_score")), "",
+    ])  # fmt: skip
+    return Table(rows, "Each view alone, and all together; per cent, differences with intervals:")
+
+
+def signed(found: Mapping[str, Any] | None) -> str:
+    """A difference of `comparison.difference` in per cent, with its interval."""
+    if found is None:
+        return "-"
+    ends = found["interval"]
+    between = "" if ends is None else f"\n{100 * ends[0]:+.1f} to {100 * ends[1]:+.1f}"
+    return f"{100 * found['difference'] + 0.0:+.1f}{between}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _published(run: Facts, root: Path) -> list[Item]:
+    """Published figures, if the run scored the development machines of DCASE 2026."""
+    labelled = run.labelled
+    sizes = {m: sum(len(clips.name) for clips in of.values()) for m, of in labelled.items()}
+    is_development = (
+        run.config.dataset.edition == "dcase2026"
+        and sizes == dict.fromkeys(published.DEVELOPMENT, published.TEST_CLIPS)
+        and root.is_dir()
+        and not any(synth.is_synthetic((root / of.path[0]).parents[1]) for of in run.sections)
     )
-    items: list[Item] = [
-        Figure(
-            figures.histogram(clips.score, clips.label, clips.domain, clips.threshold),
-            f"{machine}: scores of {len(test)} test clips, and the threshold (dashed)",
-        )
+    document = run.document
+    if not is_development or document is None:
+        return []
+    table = published.table1()
+    rows = [["machine", *(name.replace("system", "System ") for name in table), "this run"]]
+    for machine in (*published.DEVELOPMENT, "all"):
+        value = (document["machines"][machine] if machine != "all" else document)["within_score"]
+        name = "harmonic mean" if machine == "all" else machine
+        figures = [f"{system[machine, 'score']:.1f}" for system in table.values()]
+        rows.append([name, *figures, _percent(value)])
+    baseline = [["", "official score"]]
+    baseline += [[name, f"{value:.1f}"] for name, value in published.BASELINE.items()]
+    baseline.append(["this run", _percent(document["official_score"])])
+    return [
+        Table(
+            rows,
+            "Table 1 of J. Xia's report beside this run's within-domain score, per cent (its pAUC "
+            "follows neither convention exactly):",
+        ),
+        Table(baseline, "The challenge's baseline on the development machines, per cent:"),
     ]
-    if {"normal", "anomaly"} <= set(clips.label):
-        roc = figures.roc(clips.score, clips.label, clips.domain)
-        items.append(Figure(roc, f"{machine}: ROC; the shaded part counts for the pAUC"))
-        items.append(_decisions(clips))
-    points = figures.plane(table.embedding, table.split, table.label, table.domain)
-    items.append(
-        Figure(points, f"{machine}: embeddings of the first view in two principal components")
+
+
+def _data(run: Facts, root: Path) -> list[Item | Row]:
+    views = run.config.extract.view_names
+    rows = [["machine", "training clips", "test clips", "level of channel 2 (dB)", "correlation",
+             "silent channels", *(f"gain of {view}" for view in views)]]  # fmt: skip
+    for of in run.sections:
+        cells = [_median(values, 2) for values in (of.level_db, of.correlation)]
+        gains = [_median(of.gain[view], 2) for view in views]
+        rows.append([
+            run.name(of), str(np.count_nonzero(~of.test)), str(np.count_nonzero(of.test)), *cells,
+            str(np.count_nonzero(of.silent)), *gains,
+        ])  # fmt: skip
+    caption = (
+        "Medians over the clips, - without a second channel; level: of channel 2 relative to "
+        "channel 1; gain: what a view leaves of the first channel, as an amplitude."
     )
-    return Section(machine, items, [*_worst(clips, table, root, channel, shown)])
+    return [Table(rows, caption), *_problems(run, root)]
 
 
-def _decisions(clips: Clips) -> Table:
-    rows = [["domain", "false alarms", "detected"]]
-    alarm = clips.score > clips.threshold
-    for domain in sorted(set(clips.domain)):
-        cells = []
-        for label in ("normal", "anomaly"):
-            mask = (clips.domain == domain) & (clips.label == label)
-            share = f" ({100 * alarm[mask].mean():.0f} %)" if mask.any() else ""
-            cells.append(f"{alarm[mask].sum()} of {mask.sum()}{share}")
-        rows.append([domain or "unknown", *cells])
-    return Table(rows, "Decisions at the threshold")
+def _median(values: np.ndarray, digits: int) -> str:
+    known = values[np.isfinite(values)]
+    return f"{np.median(known):.{digits}f}" if len(known) else "-"
 
 
-def _worst(clips: Clips, table: Embeddings, root: Path, channel: int, shown: int) -> list[Section]:
-    """The misses with the lowest scores, and the false alarms with the highest."""
-    margin = clips.score - clips.threshold
-    result = []
-    for what, label, order in (("missed", "anomaly", margin), ("false alarm", "normal", -margin)):
-        wrong = (margin <= 0) if label == "anomaly" else (margin > 0)
-        candidates = np.flatnonzero(wrong & (clips.label == label))
-        for i in candidates[np.argsort(order[candidates], kind="stable")][:shown]:
-            result.append(_card(what, clips, int(i), table, root, channel))
-    return result
-
-
-def _card(what: str, clips: Clips, i: int, table: Embeddings, root: Path, channel: int) -> Section:
-    path = clips.path[i]
-    title = f"{what}: {path}"
-    facts = Text(
-        f"score {clips.score[i]:.3g}, threshold {clips.threshold[i]:.3g}, "
-        f"{clips.domain[i] or 'unknown'} domain"
-    )
-    nearest = _nearest(table, path)
+def _problems(run: Facts, root: Path) -> list[Item]:
+    source = root if root.is_dir() else None
+    stated = Path(run.training["data"])
     try:
-        one, rate = _read(root / path, channel)
-        other, _ = _read(root / nearest, channel)
+        if source is None:
+            return [Text(f"{root}: the data set is not there (its root: --data).")]
+        manifest = stated if stated.is_file() and stated.parent == root else root
+        found, _ = corpus.survey(manifest, run.config.dataset, run.config.audio)
     except AsdjaxError as error:
-        return Section(title, [facts, Text(f"The recording cannot be shown: {error}")])
-    return Section(
-        title,
-        [
-            facts,
-            Figure(
-                figures.spectrograms(one, other, rate),
-                "the recording, the most similar normal one, and their difference",
-            ),
-            Sound(audio.to_mp3(one, rate), path),
-            Sound(audio.to_mp3(other, rate), f"most similar normal recording: {nearest}"),
-        ],
-    )
-
-
-def _nearest(table: Embeddings, path: str) -> str:
-    """The training clip whose embedding has the largest cosine to that of a clip."""
-    vectors = table.embedding.astype(np.float64)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    row = int(np.flatnonzero(table.path == path)[0])
-    train = np.flatnonzero(table.split == "train")
-    return str(table.path[train[np.argmax(vectors[train] @ vectors[row])]])
-
-
-def _read(path: Path, channel: int) -> tuple[np.ndarray, int]:
-    """The beginning of a channel of a recording, float32, and its sample rate."""
-    rate = audio.inspect_any(path).rate
-    samples = audio.read_any(path, rate, most=round(_LONGEST * rate))
-    return to_float(samples[:, min(channel, samples.shape[1] - 1)]), rate
+        return [Text(f"The data set cannot be examined: {error}")]
+    if not found.problems:
+        return [Text("The data set has no problems.")]
+    rows = [["file", "problem", "reason"]]
+    rows += [[p.path, p.kind, p.reason] for p in found.problems[:_MOST_PROBLEMS]]
+    count = len(found.problems)
+    more = f", the first {_MOST_PROBLEMS}" if count > _MOST_PROBLEMS else ""
+    return [Table(rows, f"Problems of the data set: {count}{more}.")]
 
 
 def _training(log: Sequence[Mapping[str, Any]]) -> list[Item]:
@@ -213,18 +224,23 @@ def _training(log: Sequence[Mapping[str, Any]]) -> list[Item]:
         return [Text("Nothing was trained.")]
     last = log[-1]
     words = f"{len(log)} steps; last loss {last['loss']:.4g}"
-    return [Text(words), Figure(figures.course(log), "loss and accuracy in training, by step")]
+    return [
+        Text(words),
+        Figure(score_figures.course(log), "loss and accuracy in training, by step"),
+    ]
 
 
-def _made(run: Run, config: configs.Config, training: Mapping[str, Any]) -> list[Item]:
+def _made(run: Facts) -> list[Item]:
+    training = run.training
     keys = ("seed", "devices", "compute_dtype", "parameters", "trained_parameters", "steps")
     rows = [["", ""], *([key, str(training.get(key))] for key in keys)]
     rows += [["weights", str(training.get("digest"))], ["data", str(training.get("data"))]]
-    versions = json.dumps(training.get("versions"), indent=1)
-    command = f"asdjax run {run.path / 'config.yaml'} --data {training.get('data')} --run NEW"
+    if training.get("pretrained"):
+        rows.append(["pretrained", str(training["pretrained"])])
+    command = f"asdjax run {run.run.path / 'config.yaml'} --data {training.get('data')} --run NEW"
     return [
         Table(rows),
         Verbatim("command that makes the run again", command),
-        Verbatim("config.yaml", configs.dump(config)),
-        Verbatim("versions", versions),
+        Verbatim("config.yaml", configs.dump(run.config)),
+        Verbatim("versions", facts.parse_versions(training)),
     ]

@@ -1,18 +1,18 @@
 """A page of HTML that needs nothing else: no network, no scripts, no other files."""
 
 import datetime
-import importlib.util
 from collections.abc import Sequence
 from importlib import resources
+from importlib.util import find_spec
 
 from asdjax._version import __version__
 from asdjax.errors import ArtifactError
-from asdjax.report.parts import Figure, Section, Sound, Table, Verbatim
+from asdjax.report.parts import Figure, Row, Section, Sound, Table, Tile, Verbatim
 
 
 def require_libraries() -> None:
     """Raise `AsdjaxError` if a library for reports is not installed."""
-    if any(importlib.util.find_spec(name) is None for name in ("jinja2", "matplotlib")):
+    if any(find_spec(name) is None for name in ("jinja2", "matplotlib")):
         raise ArtifactError("reports need more libraries: pip install 'asdjax[plot]'")
 
 
@@ -25,7 +25,10 @@ def render(title: str, sections: Sequence[Section]) -> str:
     """
     import jinja2
 
-    kinds = {"table": Table, "figure": Figure, "sound": Sound, "verbatim": Verbatim}
+    kinds = {
+        "row": Row, "table": Table, "figure": Figure, "sound": Sound, "tile": Tile,
+        "verbatim": Verbatim,
+    }  # fmt: skip
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -49,6 +49,15 @@ class Text:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tile:
+    """A figure in large letters."""
+
+    value: str
+    words: str
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Verbatim:
     """Lines in a fixed font that can be copied; closed until asked for."""
 
@@ -56,7 +65,14 @@ class Verbatim:
     text: str
 
 
-Item = Table | Figure | Sound | Text | Verbatim
+Item = Table | Figure | Sound | Text | Tile | Verbatim
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Items side by side where the page is wide enough."""
+
+    items: Sequence[Item]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +80,5 @@ class Section:
     """A heading and what follows it."""
 
     title: str
-    items: Sequence[Item] = ()
+    items: Sequence[Item | Row] = ()
     sections: Sequence["Section"] = ()
-
-    @property
-    def anchor(self) -> str:
-        """A name for links, of letters, digits and hyphens."""
-        return "-".join(
-            "".join(c if c.isascii() and c.isalnum() else " " for c in self.title).split()
-        )

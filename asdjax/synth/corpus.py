@@ -177,6 +177,11 @@ def _clip(
     )
 
 
+def is_synthetic(machine: Path) -> bool:
+    """Whether a machine's folder was written by `write`."""
+    return (machine / _IDENTITY).is_file()
+
+
 def _write_machine(root: Path, name: str, config: SynthConfig) -> None:
     """Write a machine's folder atomically."""
     place = root / name

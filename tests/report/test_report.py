@@ -11,11 +11,15 @@ import pytest
 import soundfile
 from conftest import TESTS
 from support.machines import folder
+from support.scored_runs import embeddings, make_run, score_rows, write_truth
 
 from asdjax import Detector
 from asdjax.cli import main
-from asdjax.report import page
-from asdjax.report.parts import Figure, Section, Sound, Table, Text, Verbatim
+from asdjax.commands.compare import compare
+from asdjax.commands.evaluate import by_view, evaluate
+from asdjax.report import facts, figures, mistakes, page, published
+from asdjax.report.parts import Figure, Row, Section, Sound, Table, Text, Tile, Verbatim
+from asdjax.store.embeddings import Embeddings
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}"
 
@@ -56,7 +60,9 @@ def test_a_page_of_a_run_needs_nothing_else(run, tmp_path):
     assert all(address.startswith(("#", "data:")) for address in found.loads)
     assert "script" not in found.tags and "link" not in found.tags
     assert out.stat().st_size < 20e6
-    anchors = set(re.findall(r'<section id="([^"]+)"', out.read_text("utf-8")))
+    names = re.findall(r'<section id="([^"]+)"', out.read_text("utf-8"))
+    anchors = set(names)
+    assert len(anchors) == len(names)
     assert {address[1:] for address in found.loads if address.startswith("#")} <= anchors
     for word in ("fan", "bearingEmu", "harmonic mean", "false alarms", "config.yaml", "learning"):
         assert word in found.words
@@ -89,10 +95,141 @@ def test_a_second_page_and_several_runs(run, tmp_path, capsys):
 def test_without_sounds_and_without_labels(run, tmp_path):
     found = made(run, out=tmp_path / "r.html", options=["--data", str(tmp_path / "gone")])
     assert "audio" not in found.tags and "cannot be shown" in found.words
-    copy = tmp_path / "copy"
-    shutil.copytree(run, copy)
-    shutil.rmtree(copy / "metrics")
-    assert "no figures" in made(copy, out=tmp_path / "c.html").words
+    assert "the data set is not there" in found.words
+
+
+def test_clips_without_labels_get_them_from_the_ground_truth(rng, tmp_path):
+    rows = {"fan": score_rows(rng, "fan", named=False)}
+    run = make_run(tmp_path / "run", rows)
+    found = made(run.path, out=tmp_path / "none.html")
+    assert "no figures" in found.words and "detected" not in found.words
+    truth = write_truth(tmp_path / "truth", rows)
+    found = made(run.path, out=tmp_path / "r.html", options=["--truth", str(truth)])
+    document = evaluate(run, truth=truth)
+    assert f"{100 * document['official_score']:.1f}" in found.words
+    assert "missed: fan/test/section_00_" in found.words
+
+
+def test_runs_are_compared_on_the_same_clips(rng, tmp_path):
+    b = {m: score_rows(rng, m, per_cell=12, lift=0.3) for m in ("fan", "valve")}
+    a = {
+        m: [
+            {**row, "score": repr(float(row["score"]) + 2 * (row["label"] == "anomaly"))}
+            for row in of
+        ]
+        for m, of in b.items()
+    }
+    runs = [make_run(tmp_path / name, rows) for name, rows in (("a", a), ("b", b), ("c", a))]
+    found = made(*(run.path for run in runs), out=tmp_path / "r.html")
+    document = compare(*runs[:2])
+    difference = document["official_score"]
+    assert difference["interval"][0] > 0
+    assert f"{100 * difference['difference']:+.1f}" in found.words
+    words = found.words
+    assert (words.count("A is better"), words.count("B is better")) == (1, 1)
+    assert words.count("no significant difference") == 1
+    other = make_run(tmp_path / "other", {"fan": score_rows(rng, "fan", per_cell=5)})
+    found = made(runs[0].path, other.path, out=tmp_path / "o.html")
+    assert "Not compared" in found.words and "better" not in found.words
+
+
+def test_each_view_is_compared_with_all(rng, tmp_path):
+    rows = score_rows(rng, "fan", per_cell=10)
+    run = make_run(tmp_path / "run", {"fan": rows})
+    found = made(run.path, out=tmp_path / "r.html")
+    document = by_view(run)
+    for view in ("raw", "mild"):
+        alone = document["views"][view]["official_score"]
+        more = document["combination"]["official_score"] - alone
+        assert f"{100 * alone:.1f}" in found.words and f"{100 * more:+.1f}" in found.words
+
+
+def development(rng, root, *, clips=200):
+    """A run on the development machines of the challenge, whose data is in a folder."""
+    root.mkdir(exist_ok=True)
+    machines = {m: score_rows(rng, m, per_cell=clips // 4) for m in published.DEVELOPMENT}
+    return make_run(root / "run", machines)
+
+
+def test_published_figures_are_shown_for_the_data_that_they_are_of(rng, tmp_path):
+    run, data = development(rng, tmp_path), tmp_path / "data"
+    options = ["--overwrite", "--data", str(data)]
+    assert "Table 1" not in made(run.path, out=tmp_path / "r.html", options=options).words
+    data.mkdir()
+    found = made(run.path, out=tmp_path / "r.html", options=options)
+    assert "Table 1" in found.words and "66.0" in found.words and "57.7" in found.words
+    (data / "fan").mkdir()
+    (data / "fan" / "synth.json").write_text("{}")  # a synthetic corpus has the same names
+    assert "Table 1" not in made(run.path, out=tmp_path / "r.html", options=options).words
+    fewer = development(rng, tmp_path / "fewer", clips=100)
+    (data / "fan" / "synth.json").unlink()
+    assert "Table 1" not in made(fewer.path, out=tmp_path / "f.html", options=options).words
+
+
+def test_p_values_and_nearest_clips_of_a_section(rng, tmp_path):
+    rows = score_rows(rng, "fan", sections=("00", "01"))
+    train = [row for row in rows if row["split"] == "train"]
+    for i in range(9):
+        rows += [
+            {**row, "path": row["path"].replace("_x", f"_x{i}"), "score": repr(float(i))}
+            for row in train
+        ]
+    rows.sort(key=lambda row: row["path"])
+    found = facts.read(make_run(tmp_path / "run", {"fan": rows}))
+    assert [found.name(of) for of in found.sections] == ["fan section 00", "fan section 01"]
+    table = Embeddings.read(io.BytesIO(embeddings(rows)))
+    for of in found.sections:
+        known = of.score[of.split == "train"]
+        right = [(1 + sum(known >= score)) / (1 + len(known)) for score in of.score]
+        np.testing.assert_array_equal(of.p_values(), right)
+        vectors = table.embedding[table.section == of.section].astype(float)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        for i, nearest in enumerate(of.nearest):
+            others = [j for j in range(len(of.path)) if of.split[j] == "train" and j != i]
+            assert nearest == max(others, key=lambda j: vectors[i] @ vectors[j])
+
+
+def test_attributes_are_those_of_the_file_name():
+    name = "fan/train/section_00_source_train_normal_0001_m-n_2.wav"
+    assert mistakes.attributes_of(name) == "m-n_2"
+    assert mistakes.attributes_of("fan/test/section_00_0001.wav") == ""
+    assert mistakes.attributes_of("take 7 of a long row_of_many_words.wav") == ""
+
+
+def test_the_map_by_another_method_needs_its_library(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    out = tmp_path / "r.html"
+    assert main(["report", str(run), "--out", str(out), "--map", "umap"]) == 1
+    assert "pip install umap-learn" in capsys.readouterr().err
+
+
+def test_averages_over_areas():
+    power = np.arange(35.0).reshape(5, 7)
+    found = figures._averaged(power, 2, 3)
+    right = [[power[a:b, c:d].mean() for c, d in ((0, 3), (3, 7))] for a, b in ((0, 2), (2, 5))]
+    np.testing.assert_allclose(found, right)
+    np.testing.assert_allclose(figures._averaged(power, 9, 9), [[power.mean()]])
+
+
+def test_the_last_predictions_of_a_detector(tmp_path, capsys):
+    normal = folder(tmp_path / "normal", range(20))
+    Detector().fit(tmp_path / "normal").save(tmp_path / "d.asd")
+    new = tmp_path / "new"
+    new.mkdir()
+    for path in normal[:3]:
+        shutil.copy(path, new)
+    (new / "bad <b>.wav").write_bytes(b"RIFF")
+    log = tmp_path / "d.jsonl"
+    given = ["watch", str(tmp_path / "d.asd"), str(new), "--log", str(log), "--once"]
+    assert main([*given, "--settle", "0"]) in (0, 1)
+    options = ["--log", str(log), "--overwrite"]
+    found = made(tmp_path / "d.asd", out=tmp_path / "d.html", options=options)
+    assert found.words.count("take") >= 3 and "the last 3 scores" in found.words
+    assert main(["report", str(tmp_path / "normal"), "--out", "x.html", "--log", str(log)]) == 2
+    assert "--log: name one detector" in capsys.readouterr().err
+    log.write_text("{}\n")
+    assert main(["report", str(tmp_path / "d.asd"), "--out", "y.html", "--log", str(log)]) == 1
+    assert "line 1" in capsys.readouterr().err
 
 
 def test_a_page_of_a_detector(tmp_path):
@@ -109,11 +246,12 @@ def test_every_text_is_escaped():
     parts = [
         Table([[HOSTILE], [HOSTILE]], HOSTILE), Figure(b"\x89PNG", HOSTILE),
         Sound(b"", HOSTILE), Text(HOSTILE), Verbatim(HOSTILE, HOSTILE),
+        Row([Tile(HOSTILE, HOSTILE, HOSTILE)]),
     ]  # fmt: skip
     inner = Section(HOSTILE, parts)
     found = Page(page.render(HOSTILE, [Section(HOSTILE, parts, [inner])]))
     assert "script" not in found.tags
-    assert found.words.count(HOSTILE) >= 16
+    assert found.words.count(HOSTILE) >= 22
     assert "49" not in found.words.replace(HOSTILE, "")
 
 
@@ -136,6 +274,6 @@ def test_what_cannot_be_reported(tmp_path, monkeypatch, capsys, given, code, sai
 
 
 def test_without_the_libraries(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(page, "find_spec", lambda name: None)
     assert main(["report", str(run), "--out", str(tmp_path / "r.html")]) == 1
     assert "pip install 'asdjax[plot]'" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from support.converted_beats import folder as folder  # a fixture
 from asdjax.cli import main
 from asdjax.config import recipe as configs
 from asdjax.errors import AsdjaxError, UsageError
+from asdjax.report import published
 from asdjax.scoring.averages import harmonic_mean
 from asdjax.store.runs import Run
 
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 TINY = str(TESTS / "tiny.yaml")
 INFO = str(TESTS / "submission.yaml")
+TABLE1 = Path(published.__file__).with_name("table1.csv")
 SCRIPT = ROOT / "scripts" / "all_systems.py"
 QUICK = ("--train.epochs", "1", "--model.stage-channels", "4")
 SYSTEMS = ("system1", "system2", "system3", "system4")
@@ -297,7 +299,7 @@ def test_impossible_places(script, tmp_path, monkeypatch):
 
 
 def test_figures_of_the_report():
-    table = {(r["machine"], r["figure"]): r for r in rows(SCRIPT.with_name("report_table1.csv"))}
+    table = {(r["machine"], r["figure"]): r for r in rows(TABLE1)}
     machines = {machine for machine, _ in table} - {"all"}
     assert machines == {
         "bearingEmu", "fan", "gearboxEmu", "sliderEmu", "ToyCar", "ToyCarEmu", "valveEmu",
@@ -312,10 +314,7 @@ def test_figures_of_the_report():
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_harmonic_means_of_the_report(system):
     """From figures that were rounded to two decimals: within 0.01."""
-    table = {
-        (row["machine"], row["figure"]): float(row[system])
-        for row in rows(SCRIPT.with_name("report_table1.csv"))
-    }
+    table = {(row["machine"], row["figure"]): float(row[system]) for row in rows(TABLE1)}
     machines = sorted({machine for machine, _ in table} - {"all"})
     for machine in machines:
         mean = harmonic_mean(table[machine, figure] for figure in FIGURES[:3])

@@ -8,8 +8,9 @@ from asdjax.config.recipe import Config, DatasetConfig, to_tree
 from asdjax.scoring import false_alarms
 from asdjax.signal.view_raw import RAW
 from asdjax.signal.view_wiener import Wiener
-from asdjax.store.embeddings import MadeFrom
+from asdjax.store.embeddings import Embeddings, MadeFrom
 from asdjax.store.runs import Run
+from asdjax.store.scores import CLIP_COLUMNS
 
 CELLS = [(d, label) for d in ("source", "target") for label in ("normal", "anomaly")]
 
@@ -69,11 +70,30 @@ def make_run(path, machines, seed=0):
         for machine in machines
     }
     run.begin_extraction(made_from)
-    run.write_artefacts({path: (b"embeddings", inputs) for path, inputs in made_from.items()})
+    run.write_artefacts({
+        path: (embeddings(machines[path.stem]), inputs) for path, inputs in made_from.items()
+    })  # fmt: skip
     for machine, rows in machines.items():
         run.write_scores(machine, rows)
     run.write_thresholds({"schema": false_alarms.SCHEMA})
     return run
+
+
+def embeddings(rows):
+    """A file of random embeddings of the clips of some rows, without a second channel."""
+    clips = {name: np.array([row[name] for row in rows]) for name in CLIP_COLUMNS}
+    nothing = np.full(len(rows), np.nan, np.float32)
+    table = Embeddings(
+        **clips,
+        embedding=np.random.default_rng(len(rows)).normal(size=(len(rows), 4)).astype(np.float32),
+        gain=nothing,
+        level_db=nothing,
+        correlation=nothing,
+        lag=nothing,
+        silent=np.zeros((len(rows), 2), bool),
+        calibration=np.zeros((2, 0), np.float32),
+    )
+    return table.to_bytes()
 
 
 def write_truth(folder, machines):
