@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import struct
 import sys
 
@@ -149,18 +150,29 @@ def test_an_interrupted_run_shows_each_step_once(corpus, tmp_path, monkeypatch):
     assert [*(run.path / "tensorboard").iterdir()] == []
 
 
-def test_a_finished_run_without_event_files_gets_them(corpus, tmp_path):
-    run = Run(tmp_path / "run")
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    """A run of one epoch without event files."""
+    run = Run(tmp_path_factory.mktemp("finished") / "run")
     command.train(recipe(1), corpus, run)
+    return run
+
+
+def copy(run, folder):
+    shutil.copytree(run.path, folder / "run")
+    return Run(folder / "run")
+
+
+def test_a_finished_run_without_event_files_gets_them(corpus, finished, tmp_path):
+    run = copy(finished, tmp_path)
     assert not (run.path / "tensorboard").exists()
     train(1, corpus, run)
     assert len(check_against_log(run)[0]) == 3
 
 
 @pytest.mark.parametrize("name", ["events.out.tfevents.1700000000.host", "notes.txt", "a/b.txt"])
-def test_a_folder_of_other_origin_is_neither_used_nor_deleted(corpus, tmp_path, name):
-    run = Run(tmp_path / "run")
-    command.train(recipe(1), corpus, run)
+def test_a_folder_of_other_origin_is_neither_used_nor_deleted(corpus, finished, tmp_path, name):
+    run = copy(finished, tmp_path)
     file = run.path / "tensorboard" / name
     file.parent.mkdir(parents=True)
     file.write_text("mine")

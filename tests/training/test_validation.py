@@ -62,11 +62,25 @@ def by_numpy(run, root):
     return loss.mean(), (probability.argmax(1) == label).mean()
 
 
+@pytest.fixture(scope="module")
+def whole(corpus_root, tmp_path_factory):
+    """A finished run."""
+    config, run = recipe(), Run(tmp_path_factory.mktemp("whole") / "run")
+    train(config, open_corpus(corpus_root, config), run)
+    return run
+
+
 def held_out(run):
     return run.finished_training()["held_out"]
 
 
-@pytest.mark.parametrize(("name", "devices"), [("tiny", 1), ("tiny", 8), ("tiny_beats", 1)])
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [
+        ("tiny", 1), pytest.param("tiny", 8, marks=pytest.mark.slow),
+        pytest.param("tiny_beats", 1, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_the_last_validation_is_that_of_the_final_weights(corpus_root, tmp_path, name, devices):
     config, run = recipe(name, devices=devices), Run(tmp_path / "run")
     train(config, open_corpus(corpus_root, config), run)
@@ -110,23 +124,20 @@ def test_padding_and_batch_size_change_nothing(corpus_root, float64):
     assert len(found) == 1
 
 
-def test_held_out_clips_are_not_trained_on(corpus_root, tmp_path):
+def test_held_out_clips_are_not_trained_on(corpus_root, whole, tmp_path):
     """Training is that on a data set without them; test clips are never held out."""
-    config = recipe()
-    run = Run(tmp_path / "run")
-    train(config, open_corpus(corpus_root, config), run)
-    out = held_out(run)
+    out = held_out(whole)
     assert len(out) == 10 and all("/train/" in path for path in out)
     shutil.copytree(corpus_root, tmp_path / "data")
     for path in out:
         (tmp_path / "data" / path).unlink()
     without, other = recipe(validation=0.0), Run(tmp_path / "other")
     train(without, open_corpus(tmp_path / "data", without), other)
-    assert other.finished_training()["digest"] == run.finished_training()["digest"]
+    assert other.finished_training()["digest"] == whole.finished_training()["digest"]
     assert held_out(other) == [] and "validation_loss" not in rows(other)[-1]
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny_beats"])
+@pytest.mark.parametrize("name", ["tiny", pytest.param("tiny_beats", marks=pytest.mark.slow)])
 def test_an_interrupted_run_has_the_log_of_an_uninterrupted_one(corpus_root, tmp_path, name):
     config = recipe(name)
     corpus = open_corpus(corpus_root, config)
