@@ -294,6 +294,12 @@ def is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
+def require_writable(folder: Path) -> None:
+    """Raise `AsdjaxError` if this process may not create and delete files in a folder."""
+    if not is_writable(folder):
+        raise ArtifactError(f"{folder}: is read-only: make it writable")
+
+
 def discarded(folder: Path) -> Path:
     """The name that `discard` gives a folder before it deletes it."""
     return folder.with_name(f".{folder.name}.discarded")

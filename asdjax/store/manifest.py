@@ -76,8 +76,8 @@ class Manifest:
             marks: flags that each record has besides.
         """
         for folder in {path.parent for path in results}:
-            if folder.is_dir() and not atomic.is_writable(folder):
-                raise ArtifactError(f"{folder}: is read-only: make it writable")
+            if folder.is_dir():
+                atomic.require_writable(folder)
         self.keep(lambda path, _: path not in results)
         records = dict(self._records)
         for path, (content, made_from) in results.items():

@@ -18,6 +18,7 @@ A run may come from an untrusted source: it must not contain links or names of p
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,14 @@ class Run(RunDirectory):
         """Delete the results of an earlier training and everything computed from them.
 
         Raises:
-            AsdjaxError: the folder of checkpoints has files of other origin, which would be lost.
+            AsdjaxError: the folder of checkpoints has files of other origin, which would be lost,
+                or a folder is read-only. Nothing has been deleted then.
         """
+        atomic.require_writable(self.path)
+        results = self._embeddings, self.path / "scores", self.path / "diagnostics", self.metrics
+        for top in (self.checkpoints, *results):
+            for folder, _, _ in os.walk(top):
+                atomic.require_writable(Path(folder))
         foreign = [path for path in self.foreign_files() if path.is_relative_to(self.checkpoints)]
         atomic.refuse_foreign(foreign, "--no-resume")
         atomic.delete(self._training)
@@ -318,8 +325,8 @@ class Run(RunDirectory):
     def write_scores(self, machine: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store a machine's scores, and delete the metrics of earlier ones."""
         folder = self.scores_path(machine).parent
-        if folder.is_dir() and not atomic.is_writable(folder):
-            raise ArtifactError(f"{folder}: is read-only: make it writable")
+        if folder.is_dir():
+            atomic.require_writable(folder)
         self._delete_metrics()
         made_from = self.scores_made_from(machine)
         self.write_artefact(self.scores_path(machine), csv_bytes(rows), made_from)

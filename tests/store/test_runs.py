@@ -527,6 +527,8 @@ def test_a_read_only_folder_of_results_is_refused_before_records_are_lost(open_f
     with permissions(run.path / "scores", 0o555), run.lock(existing=True):
         with pytest.raises(AsdjaxError, match="scores: is read-only"):
             run.write_artefact(run.scores_path("fan"), b"new", "new")
+        with pytest.raises(AsdjaxError, match="scores: is read-only"):
+            run.forget_training()
     assert contents(run.path) == before
 
 
