@@ -41,9 +41,9 @@ def explanation_png(why: Explanation) -> bytes:
     title += f"score {prediction.score:.2f}, threshold {prediction.threshold:.2f}"
     figure.suptitle(title, parse_math=False)
     times, places = _edges(found.seconds), np.arange(len(found.hertz) + 1) - 0.5
-    top = float(found.level_db.max())
+    bottom, top = np.percentile(found.level_db, [1, 100])
     image = upper.pcolormesh(
-        times, places, found.level_db.T, cmap="magma", vmin=top - _DYNAMIC_DB, vmax=top
+        times, places, found.level_db.T, cmap="magma", vmin=max(bottom, top - _DYNAMIC_DB), vmax=top
     )
     figure.colorbar(image, ax=upper, label="level (dB)")
     most = float(np.clip(np.abs(found.deviations).max(), _FEW, _MANY))
