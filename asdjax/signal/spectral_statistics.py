@@ -29,6 +29,7 @@ FEATURES = ("bands", "events", "fine", "fast")
 """Names of the features."""
 
 _MEDIUM, _FINE, _FAST = (1024, 128), (4096, 128), (256, 32)  # window in samples, mel bands
+_HIGHEST = 0.45  # of the sample rate; bands end below
 _FLOOR = 1e-12  # of a band's power; quantisation noise of 16 bits has 8e-11
 _GAMMA = 8  # exponent of relative deviation pooling
 _NO_DEVIATION = 1e-8  # largest deviation at which all frames count as equal
@@ -71,7 +72,8 @@ def mel_bank(n_fft: int, sample_rate: int, bands: int) -> Float[np.ndarray, "F b
     """Triangular weights of a transform's bins in mel bands from 0 Hz to half the sample rate.
 
     The mel scale is 2595 log10(1 + hz / 700). Bands that are so narrow that they have no bin are
-    left out. float64.
+    left out, and those that reach above 0.45 of the sample rate: there the level depends on the
+    filter of the device or program that recorded or resampled the sound. float64.
     """
     hz = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
     mel = _mel(hz)[:, None]
@@ -79,7 +81,7 @@ def mel_bank(n_fft: int, sample_rate: int, bands: int) -> Float[np.ndarray, "F b
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     weights = np.minimum((mel - left) / (centre - left), (right - mel) / (right - centre))
     weights = np.maximum(weights, 0)
-    return weights[:, weights.any(axis=0)]
+    return weights[:, weights.any(axis=0) & (right <= _mel(np.array(_HIGHEST * sample_rate)))]
 
 
 def edges(sample_rate: int) -> list[tuple[float, float]]:
