@@ -22,7 +22,7 @@ DetectorFile = Annotated[
 class Fit:
     """Learn from normal recordings of a machine; writes a detector (asdjax docs detector)."""
 
-    lost: ClassVar[str] = "nothing was written: run the same command again"
+    lost: ClassVar[str] = "no detector was written: run the same command again"
     inputs: Positional[Recordings]
     out: Annotated[UserPath, arg(metavar="FILE.asd")]
     """The detector's file."""

@@ -86,7 +86,7 @@ def update(
     if out is not None:
         _require_suffix(out)
         if os.path.lexists(out):
-            raise ArtifactError(f"{out}: exists already: choose another name, or omit --out")
+            raise ArtifactError(f"{out}: exists already: choose another name, or move it away")
     with atomic.locked(path, f"{path}: another process is updating this detector", replaced=True):
         detector = Detector.load(path, embedder=embedder)
         change = detector.update([*inputs], faulty="skip" if skip_faulty else "raise")
@@ -159,8 +159,8 @@ def _describe(detector: Detector, path: Path) -> None:
     if unusual:
         named = [f"{name} (score {score})" for name, score in unusual.items()]
         console.say(
-            "unlike the other normal recordings, so that faults like these do not alarm: listen to "
-            f"them, and leave them out if they are faulty: {_some(named)}"
+            f"unlike the other normal recordings: {_some(named)}; listen to them: if one is "
+            "faulty, leave it out, because such faults would not alarm"
         )
 
 

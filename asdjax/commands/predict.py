@@ -128,7 +128,8 @@ def _require_pyarrow(path: Path) -> None:
 
     if importlib.util.find_spec("pyarrow") is None:
         raise ArtifactError(
-            f"{path}: Parquet files need pyarrow: pip install 'asdjax[parquet]', or give --csv"
+            f"{path}: Parquet files need pyarrow: pip install 'asdjax[parquet]', or omit --parquet "
+            "(--csv needs nothing)"
         )
 
 

@@ -229,7 +229,7 @@ def _loop(
 def _begin(events: EventFiles, run: Run, work: Plan) -> None:
     """Write the event files of the steps so far, and say how to look at them."""
     events.begin(run.read_log())
-    console.say(f"tensorboard --logdir {events.folder} shows the training")
+    console.say(f"{events.folder}: event files, for tensorboard --logdir")
 
 
 def _result(weights: Tree, frozen: Tree) -> dict[str, Any]:

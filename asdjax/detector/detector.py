@@ -126,7 +126,7 @@ class Detector(OutlierMixin, BaseEstimator):
 
         Args:
             X: normal recordings, see the class.
-            y: ignored.
+            y: None, or a label of each recording: those of -1 are faulty, and are left out.
             sample_rate: of arrays, hertz; None: that of the detector.
             faulty: whether recordings that are faulty or silent are an error, or left out with a
                 warning.
@@ -143,7 +143,7 @@ class Detector(OutlierMixin, BaseEstimator):
         known = next((length for length in lengths if length is not None), 1.0)
         self._check_settings(features.embedder, features.identity, channel, backends, known)
         rate = features.sample_rate if sample_rate is None else sources.rate(_plain(sample_rate))
-        given = sources.sources(X, rate, channel, "learn from")
+        given = _normal(sources.sources(X, rate, channel, "learn from"), y)
         found = survey(given, features, channel, known=(), skip=faulty == "skip")
         if not found.facts:
             raise DataError("no recording can be used: give others")
@@ -585,7 +585,10 @@ class Detector(OutlierMixin, BaseEstimator):
         try:
             features = open_features(self.embedder, self.sample_rate)
         except AsdjaxError as error:
-            raise ArtifactError(f"{path}: its embedder cannot be used: {error}") from error
+            raise ArtifactError(
+                f"{path}: its embedder cannot be used: {error}; if it was moved, say where it is "
+                "(--embedder)"
+            ) from error
         require_identity(features, _identity(path, settings), str(path))
         settings = dataclasses.replace(settings, embedder=features.embedder)
         vectors = {n.removeprefix(VECTORS): t for n, t in tables.items() if n.startswith(VECTORS)}
@@ -620,6 +623,18 @@ def _warn_of_copies(copies: Sequence[str], recordings: int) -> None:
             f"{len(copies)} of {recordings} recordings are copies of others and count once: "
             f"{copies[0]}{', ...' if len(copies) > 1 else ''}"
         )
+
+
+def _normal(given: list[Source], y: Any) -> list[Source]:
+    """The recordings whose label is not -1."""
+    if y is None:
+        return given
+    labels = np.asarray(y)
+    if labels.shape != (len(given),):
+        raise DataError(
+            f"y has the shape {labels.shape} for {len(given)} recordings: one label each"
+        )
+    return [source for source, label in zip(given, labels, strict=True) if label != -1]
 
 
 def _plain(value: Any) -> Any:

@@ -145,9 +145,10 @@ def _remove_invalid(folder: Path) -> None:
     for path in invalid:
         _delete(path)
     if invalid:
+        count = "a compiled program" if len(invalid) == 1 else f"{len(invalid)} compiled programs"
         console.say(
-            f"{folder}: deleted {len(invalid)} compiled programs, which will be compiled again: "
-            "they were changed, or their command was killed or still runs"
+            f"{folder}: deleted {count} of a command that was killed or still runs, or damaged; "
+            "what is needed is compiled again"
         )
 
 
