@@ -32,6 +32,11 @@ class Access:
         """
         self._token, self._host = token, host.lower()
 
+    @property
+    def needs_token(self) -> bool:
+        """Whether requests must have a token."""
+        return self._token is not None
+
     def require(self, request: Request) -> None:
         """Refuse a request without the token, or of a page of another site."""
         if self._token is not None:

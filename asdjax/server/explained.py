@@ -11,7 +11,7 @@ from asdjax.data.samples import to_float
 from asdjax.detector.detector import Detector
 from asdjax.detector.prediction import Prediction
 
-_DECIMALS = 2  # of the map
+_DECIMALS = 2  # of levels and deviations: shorter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +43,8 @@ def explained(detector: Detector, path: Path, name: str) -> Explained:
     (why,) = detector.explain(path)
     why = dataclasses.replace(why, prediction=without_folders(why.prediction, name))
     document = why.document()
-    document["map"] = {
-        key: np.round(array, _DECIMALS).tolist() for key, array in vars(why.map).items()
-    }
+    for key in ("level_db", "deviations"):
+        document["map"][key] = np.round(getattr(why.map, key), _DECIMALS).tolist()
     about = detector.description()
     rate = audio.inspect_any(path).rate
     first = round(why.prediction.start * rate)

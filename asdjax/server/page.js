@@ -40,13 +40,14 @@ function draw(tag, attributes = {}, ...children) {
 
 // numbers and words
 
-const score = (value) => (value === null ? "" : value.toFixed(2));
-const probability = (value) => (value === null ? "" : String(Number(value.toPrecision(2))));
+const score = (value) => value.toFixed(2);
+const probability = (value) => String(Number(value.toPrecision(2)));
 const seconds = (value) => `${Number(value.toFixed(2))} s`;
 const hertz = (value) => (value >= 1000 ? `${value / 1000} k` : String(value));
 const decision = (one) => (one.alarm ? "ALARM" : "ok");
 const badge = (one) => make("span", { className: one.alarm ? "badge alarm" : "badge" }, decision(one));
-const nearest = (one) => (one.nearest.length ? one.nearest[0].name : "");
+const brief = (name) => (name.length > 120 ? `${name.slice(0, 60)} ... ${name.slice(-50)}` : name);
+const nearest = (one) => (one.nearest.length ? brief(one.nearest[0].name) : "");
 
 function clock(text) {
   const time = new Date(text);
@@ -90,7 +91,7 @@ async function poll() {
     tell("live", "live");
   } catch (error) {
     if (error instanceof Unauthorised) return askForToken();
-    tell("lost", `no connection, trying again (${error.message})`);
+    tell("lost", `not up to date: ${error.message}; trying again`);
   }
   timer = setTimeout(refresh, POLL_MS);
 }
@@ -130,7 +131,7 @@ function take(found) {
     showChart();
   }
   const alarms = found.predictions.filter((one) => one.alarm);
-  if (!first && alarms.length) find("announcement").textContent = `Alarm: ${alarms.at(-1).file}`;
+  if (!first && alarms.length) find("announcement").textContent = `Alarm: ${brief(alarms.at(-1).file)}`;
   showDetails();
 }
 
@@ -139,7 +140,7 @@ function showDetector() {
   find("name").textContent = about.name;
   const facts = {
     threshold: score(about.threshold),
-    level: `${Number((100 * about.level).toFixed(2))} % without alarm`,
+    "normal without alarm": `${Number((100 * about.level).toFixed(2))} %`,
     "normal recordings": `${about.recordings}`,
     "normal windows": about.bank < about.windows ? `${about.windows}, compared with ${about.bank}` : `${about.windows}`,
     window: `${seconds(about.clip_seconds)} every ${seconds(about.hop_seconds)}`,
@@ -154,6 +155,10 @@ function terms(facts) {
   return Object.entries(facts).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]);
 }
 
+function pairs(facts) {
+  return Object.entries(facts).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)));
+}
+
 function showLatest() {
   const { recordings, detector } = state;
   const last = recordings.at(-1);
@@ -161,14 +166,14 @@ function showLatest() {
   document.title = `${last?.alarm ? "ALARM: " : ""}${detector.name}`;
   find("latest").replaceChildren(
     ...(last
-      ? [badge(last), ` ${last.file}, ${clock(last.time)}. `, `${alarms} of the last ${recordings.length} alarmed.`]
+      ? [badge(last), " ", make("bdi", {}, brief(last.file)), `, ${clock(last.time)}. `, `${alarms} of the last ${recordings.length} alarmed.`]
       : ["No recording has come yet."]),
   );
 }
 
 function row(one) {
-  const name = make("button", { type: "button" }, one.file);
-  name.addEventListener("click", () => select(one.id));
+  const name = make("button", { type: "button", title: one.file }, brief(one.file));
+  name.addEventListener("click", () => visit(one.id));
   const number = (value, kind = "") => make("td", { className: `number ${kind}` }, value);
   const line = make(
     "tr",
@@ -188,6 +193,10 @@ function row(one) {
 function select(number) {
   state.selected = number;
   showDetails();
+}
+
+function visit(number) {
+  select(number);
   find("details").scrollIntoView({ block: "nearest" });
 }
 
@@ -226,7 +235,7 @@ function showChart() {
   parts.push(draw("path", { class: "threshold", d: path }));
   const chosen = shownNumber();
   for (const [i, one] of recordings.entries()) {
-    const title = draw("title", {}, `${one.file}: ${decision(one)}, score ${score(one.score)}`);
+    const title = draw("title", {}, `${brief(one.file)}: ${decision(one)}, score ${score(one.score)}`);
     const [a, b, more] = [x(i), y(one.score), one.id === chosen ? " selected" : ""];
     parts.push(
       one.alarm
@@ -247,7 +256,7 @@ function showChart() {
   chart.addEventListener("click", (event) => {
     const i = Math.floor((event.clientX - chart.getBoundingClientRect().left - left) / step);
     const one = recordings[Math.min(Math.max(i, 0), recordings.length - 1)];
-    if (one) select(one.id);
+    if (one) visit(one.id);
   });
   place.replaceChildren(chart);
 }
@@ -290,8 +299,8 @@ function showDetails() {
   };
   if (one.windows > 1) facts["worst window"] = `from ${seconds(one.start)}, of ${one.windows}`;
   find("facts").replaceChildren(
-    make("p", { className: "title" }, badge(one), make("span", {}, one.file)),
-    make("dl", {}, ...terms({ ...facts, time: clock(one.time) })),
+    make("p", { className: "title" }, badge(one), make("bdi", {}, brief(one.file))),
+    make("dl", { className: "row" }, ...pairs({ ...facts, time: clock(one.time) })),
     ...one.warnings.map((text) => make("p", { className: "warning" }, `Note: ${text}`)),
   );
   if (state.alarms.has(number)) explain(number, wanted);
@@ -360,11 +369,13 @@ function showMaps() {
   const middle = getComputedStyle(document.documentElement).getPropertyValue("--middle").trim();
   const blueToRed = ["#2166ac", "#67a9cf", middle, "#ef8a62", "#b2182b"].map(colour);
   const most = (rows) => rows.flat().reduce((a, b) => Math.max(a, Math.abs(b)), 0);
-  const top = map.level_db.flat().reduce((a, b) => Math.max(a, b));
+  const levels = map.level_db.flat().sort((a, b) => a - b);
+  const top = levels.at(-1);
+  const bottom = Math.max(levels[Math.floor(levels.length / 100)], top - DYNAMIC_DB);
   const limit = Math.min(Math.max(most(map.deviations), FEW), MANY);
   const text = areas.map((area) => words(area, map)).join("; ");
   const common = { map, areas, start: prediction.start, length };
-  showMap(find("level"), { ...common, rows: map.level_db, low: top - DYNAMIC_DB, high: top, colours: MAGMA.map(colour), frame: "#ffffff" });
+  showMap(find("level"), { ...common, rows: map.level_db, low: bottom, high: top, colours: MAGMA.map(colour), frame: "#ffffff" });
   showMap(find("deviations"), { ...common, rows: map.deviations, low: -limit, high: limit, colours: blueToRed, frame: getComputedStyle(document.body).color });
   find("level").setAttribute("aria-label", "Levels by time and frequency");
   find("deviations").setAttribute("aria-label", `Deviations by time and frequency. ${text}`);
@@ -406,9 +417,9 @@ function showMap(canvas, { map, areas, start, length, rows, low, high, colours, 
   context.strokeStyle = frame;
   for (const [i, area] of areas.entries()) {
     const [upper, lower] = [y(band(area.high) + 0.5), y(band(area.low) - 0.5)];
+    const [begin, end] = [Math.max(x(area.start) - 3, FRAME.left + 1), Math.min(x(area.end) + 3, FRAME.left + w - 1)];
     context.lineWidth = i ? 1 : 2;
-    context.setLineDash(i ? [4, 3] : []);
-    context.strokeRect(x(area.start) + 1, upper, x(area.end) - x(area.start) - 2, lower - upper);
+    context.strokeRect(begin, upper - 3, end - begin, lower - upper + 6);
   }
   context.restore();
 
@@ -462,14 +473,14 @@ function showPlayhead() {
 
 async function upload(files) {
   for (const file of files) {
-    const result = make("li", {}, `${file.name}: being scored`);
+    const result = make("li", {}, `${brief(file.name)}: being scored`);
     find("results").prepend(result);
     while (find("results").children.length > MOST_RESULTS) find("results").lastChild.remove();
     try {
       const query = new URLSearchParams({ name: file.name });
       const one = await (await ask(`predict?${query}`, { method: "POST", body: file })).json();
       result.replaceChildren(
-        make("p", { className: "title" }, badge(one), make("span", {}, file.name)),
+        make("p", { className: "title" }, badge(one), make("bdi", {}, brief(file.name))),
         make("dl", {}, ...terms({ score: `${score(one.score)}, threshold ${score(one.threshold)}`, "p-value": probability(one.p_value), nearest: nearest(one) })),
         ...one.warnings.map((text) => make("p", { className: "warning" }, `Note: ${text}`)),
       );
@@ -478,7 +489,7 @@ async function upload(files) {
       if (known) select(known.id);
     } catch (error) {
       if (error instanceof Unauthorised) return askForToken();
-      result.replaceChildren(make("p", { className: "error" }, `${file.name}: ${error.message}`));
+      result.replaceChildren(make("p", { className: "error" }, `${brief(file.name)}: ${error.message}`));
     }
   }
 }
@@ -516,4 +527,5 @@ new ResizeObserver(() => {
   showMaps();
 }).observe(find("content"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showMaps);
-refresh();
+if (document.body.hasAttribute("data-token") && !state.token) askForToken();
+else refresh();

@@ -62,7 +62,9 @@ class Page:
         about["embedder"] = PurePosixPath(about["embedder"]).name
         self._about = {"name": name, **about}
         folder = resources.files("asdjax.server")
-        self._files = {path: (folder / file).read_bytes() for path, file in _FILES.items()}
+        self._files = {path: (folder / file).read_text("utf-8") for path, file in _FILES.items()}
+        if access.needs_token:  # so that the page asks for it first
+            self._files["/"] = self._files["/"].replace("<body>", "<body data-token>")
 
     @property
     def answers(self) -> dict[str, Answer]:
