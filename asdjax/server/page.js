@@ -116,15 +116,15 @@ function askForToken() {
 
 function take(found) {
   const first = state.started !== found.started;
+  const fresh = first || find("content").hidden;
   state.started = found.started;
   state.detector = found.detector;
   state.alarms = new Set(found.alarms);
   state.recordings = [...state.recordings, ...found.predictions].slice(-MOST);
-  const appear = find("content").hidden;
   find("login").hidden = true;
   find("content").hidden = false;
-  if (first || appear) showDetector();
-  if (first || appear || found.predictions.length) {
+  if (fresh) showDetector();
+  if (fresh || found.predictions.length) {
     for (const one of found.predictions) find("rows").prepend(row(one));
     while (find("rows").children.length > MOST) find("rows").lastChild.remove();
     showLatest();
@@ -272,22 +272,22 @@ function shownNumber() {
 function showDetails() {
   const number = shownNumber();
   const one = state.recordings.find((other) => other.id === number);
-  find("follow").hidden = number === null || state.selected !== number;
-  find("follow").hidden ||= !state.recordings.some((other) => other.alarm);
+  const chosen = number !== null && state.selected === number;
+  find("details-title").textContent = chosen ? "Recording" : "Latest alarm";
+  find("follow").hidden = !chosen || !state.recordings.some((other) => other.alarm);
   const wanted = `${state.started} ${number} ${state.alarms.has(number)}`;
   if (state.shown === wanted) return;
   state.shown = wanted;
   for (const line of find("rows").children) {
-    const chosen = Number(line.dataset.number) === number;
-    line.classList.toggle("selected", chosen);
-    line.querySelector("button").setAttribute("aria-pressed", chosen);
+    const here = Number(line.dataset.number) === number;
+    line.classList.toggle("selected", here);
+    line.querySelector("button").setAttribute("aria-pressed", here);
   }
   showChart();
   forget();
-  find("details-title").textContent = one && state.selected === null ? "Latest alarm" : "Recording";
   if (!one) {
     find("facts").replaceChildren();
-    find("explanation-note").textContent = "No alarm yet. Choose a recording to see its score.";
+    find("explanation-note").textContent = "None yet. Choose a recording to see its score.";
     return;
   }
   const facts = {
@@ -517,9 +517,9 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
 }
 find("follow").addEventListener("click", () => {
   state.selected = null;
-  state.shown = null;
   showDetails();
 });
+find("audio").addEventListener("play", () => select(shownNumber())); // a new alarm does not end it
 find("only").addEventListener("change", (event) => find("rows").classList.toggle("only-alarms", event.target.checked));
 for (const kind of ["play", "pause", "seeked", "emptied"]) find("audio").addEventListener(kind, showPlayhead);
 new ResizeObserver(() => {

@@ -66,6 +66,15 @@ def require_alarm(page, name):
     page.evaluate("document.getElementById('audio').play()")
     page.wait_for_function("() => document.getElementById('audio').currentTime > 0.3")
     assert page.locator(".playhead").first.is_visible()
+    page.evaluate("document.getElementById('audio').pause()")
+
+
+_DROP = """(content) => {
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([new Uint8Array(content)], "dropped.wav"));
+  document.getElementById("drop").dispatchEvent(
+    new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+}"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -100,6 +109,11 @@ def test_while_recordings_come(browser, detector_file, sounds, width, scheme):
             assert word in page.inner_text("#results")
         require_alarm(page, sounds["faulty"][1].name)
         assert page.title().startswith("ALARM")
+
+        page.evaluate(_DROP, [*sounds["new"][0].read_bytes()])
+        page.wait_for_function("() => document.querySelectorAll('#results .badge').length === 2")
+        assert "dropped.wav" in page.inner_text("#results")
+        assert page.inner_text("#facts bdi") == "dropped.wav"
 
         page.set_input_files("#file", __file__)
         page.wait_for_selector("#results .error")
@@ -143,6 +157,23 @@ def test_with_a_keyboard(browser, detector_file, sounds):
         page.focus("#follow")
         page.keyboard.press("Enter")
         assert page.inner_text("#facts bdi") == "first.wav"
+
+
+def test_a_new_alarm_does_not_end_what_is_heard(browser, detector_file, sounds):
+    with (
+        running(detector_file) as port,
+        browsers.opened(browser, f"http://127.0.0.1:{port}/", 1400) as page,
+    ):
+        post(port, sounds["faulty"][0], "first.wav")
+        page.wait_for_selector("#explanation:not([hidden])")
+        page.evaluate("document.getElementById('audio').play()")
+        post(port, sounds["faulty"][1], "second.wav")
+        page.wait_for_selector("#rows button[title='second.wav']")
+        assert page.inner_text("#facts bdi") == "first.wav"
+        page.click("#follow")
+        page.wait_for_selector("#explanation:not([hidden])")
+        assert page.inner_text("#facts bdi") == "second.wav"
+        assert page.inner_text("#details-title") == "Latest alarm"
 
 
 @pytest.mark.parametrize("width", browsers.WIDTHS)
