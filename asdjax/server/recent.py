@@ -47,15 +47,19 @@ class Recent:
         self._alarms: dict[int, Alarm] = {}
 
     def add(self, prediction: Prediction, path: Path) -> None:
-        """Take a prediction and, if it is an alarm, its sound file, which is moved."""
+        """Take a prediction and, if it is an alarm, its sound file, which is moved.
+
+        A file that is larger than all that may be kept stays where it is.
+        """
         self._count += 1
         row = dataclasses.asdict(prediction)
         del row["window_scores"]  # of a long recording, thousands
         self._rows.append({"id": self._count, "time": _now(), **row})
-        if prediction.alarm:
+        size = path.stat().st_size
+        if prediction.alarm and size <= MOST_BYTES:
             kept = self._folder / f"alarm-{self._count}"
             path.rename(kept)
-            self._alarms[self._count] = Alarm(prediction, kept, kept.stat().st_size)
+            self._alarms[self._count] = Alarm(prediction, kept, size)
             self._forget()
 
     def alarm(self, number: int) -> Alarm | None:

@@ -183,9 +183,11 @@ def test_what_is_kept_is_bounded(tmp_path, monkeypatch):
     assert found["alarms"] == [248, 249, 250] and len(list(tmp_path.iterdir())) == 3
     kept.add(*alarm(tmp_path, 985))
     assert kept.since(0)["alarms"] == [250, 251]
-    kept.add(*alarm(tmp_path, 1001))  # alone too large: its sound is not kept
-    assert kept.since(251)["alarms"] == [] and not list(tmp_path.iterdir())
-    assert len(kept.since(251)["predictions"]) == 1
+    large, path = alarm(tmp_path, 1001)
+    kept.add(large, path)  # too large to be kept; the others stay
+    assert kept.since(0)["alarms"] == [250, 251] and path.exists()
+    assert [one["id"] for one in kept.since(251)["predictions"]] == [252]
+    path.unlink()
     for _ in range(2):
         kept.add(*alarm(tmp_path, 400))
     one = kept.alarm(254)
