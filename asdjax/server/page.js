@@ -2,6 +2,7 @@
 // The page of `asdjax serve`. All texts become text nodes, never HTML.
 
 const POLL_MS = 1500;
+const PATIENCE_MS = 15000; // for what is new
 const MOST = 200; // recordings that are shown, as many as the server keeps
 const MOST_RESULTS = 3;
 const TOKEN = "asdjax-token";
@@ -18,7 +19,8 @@ const state = {
   alarms: new Set(), // numbers of those whose sounds are kept
   selected: null, // number of a recording; null: the latest alarm
   shown: null, // what the details show, as text
-  explanation: null,
+  explanation: null, // of a recording that is shown
+  explained: null, // its number
 };
 
 class Unauthorised extends Error {}
@@ -77,15 +79,20 @@ function refresh() {
   return asking;
 }
 
+async function whatIsNew(last) {
+  const response = await ask(`recent?since=${last}`, { signal: AbortSignal.timeout(PATIENCE_MS) });
+  return response.json();
+}
+
 async function poll() {
   try {
     const last = state.recordings.at(-1)?.id ?? 0;
-    let found = await (await ask(`recent?since=${last}`)).json();
+    let found = await whatIsNew(last);
     if (last && found.started !== state.started) {
       state.recordings = [];
       state.selected = null;
       find("rows").replaceChildren();
-      found = await (await ask("recent?since=0")).json();
+      found = await whatIsNew(0);
     }
     take(found);
     tell("live", "live");
@@ -275,7 +282,8 @@ function showDetails() {
   const chosen = number !== null && state.selected === number;
   find("details-title").textContent = chosen ? "Recording" : "Latest alarm";
   find("follow").hidden = !chosen || !state.recordings.some((other) => other.alarm);
-  const wanted = `${state.started} ${number} ${state.alarms.has(number)}`;
+  const kept = state.alarms.has(number) || state.explained === number;
+  const wanted = `${state.started} ${number} ${kept}`;
   if (state.shown === wanted) return;
   state.shown = wanted;
   for (const line of find("rows").children) {
@@ -303,7 +311,7 @@ function showDetails() {
     make("dl", { className: "row" }, ...pairs({ ...facts, time: clock(one.time) })),
     ...one.warnings.map((text) => make("p", { className: "warning" }, `Note: ${text}`)),
   );
-  if (state.alarms.has(number)) explain(number, wanted);
+  if (kept) explain(number, wanted);
   else if (one.alarm) find("explanation-note").textContent = "Its sound is not kept any more.";
   else find("explanation-note").textContent = "Sound and explanation are kept of alarms alone.";
 }
@@ -315,7 +323,7 @@ function forget() {
     audio.removeAttribute("src");
     audio.load();
   }
-  state.explanation = null;
+  state.explanation = state.explained = null;
   find("explanation").hidden = true;
   find("explanation-note").textContent = "";
 }
@@ -332,7 +340,7 @@ async function explain(number, wanted) {
     const { prediction } = document;
     const from = prediction.windows > 1 ? `, the worst window, from ${seconds(prediction.start)}` : "";
     find("audio-note").textContent = `What the detector heard${from}.`;
-    state.explanation = document;
+    [state.explanation, state.explained] = [document, number];
     find("areas").replaceChildren(...document.areas.map((area) => make("li", {}, words(area, document.map))));
     showMaps();
   } catch (error) {
