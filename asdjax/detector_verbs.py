@@ -286,7 +286,7 @@ class Watch:
 
 @dataclasses.dataclass(frozen=True)
 class Serve:
-    """Score recordings that come by HTTP: POST /predict, GET /health, GET /metrics.
+    """Score recordings that come by HTTP; a page at / shows the last ones, and why they alarm.
 
     curl --data-binary @today.wav http://127.0.0.1:8765/predict
     """
@@ -327,6 +327,7 @@ class Serve:
         detector = Detector.load(self.detector, embedder=self.embedder, level=self.level)
         serve.serve(
             detector,
+            name=self.detector.stem,
             host=self.host,
             port=self.port,
             token=token,

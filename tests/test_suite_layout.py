@@ -15,7 +15,7 @@ def test_helpers_are_in_support():
 def test_folders_are_those_of_the_code():
     code = {path.name for path in (HERE.parent / "asdjax").iterdir() if path.is_dir()}
     folders = {path.parent.name for path in HERE.glob("*/test_*.py")}
-    assert folders <= code | {"convert", "scripts"}
+    assert folders <= code | {"browser", "convert", "scripts"}
 
 
 def test_every_golden_file_has_an_origin():

@@ -47,6 +47,7 @@ def find_token(file: Path | None) -> str | None:
 def serve(
     detector: Detector,
     *,
+    name: str,
     host: str,
     port: int,
     token: str | None,
@@ -58,6 +59,7 @@ def serve(
 
     Args:
         detector: a fitted detector.
+        name: that the page shows.
         host: address to listen on.
         port: 0: any free one.
         token: that requests must have; None: none.
@@ -69,7 +71,7 @@ def serve(
         AsdjaxError: others than this machine can connect and there is no token; or the address is
             in use.
     """
-    from asdjax.server import app, listening
+    from asdjax.server import access, app, listening
 
     if token is None and not listening.is_local(host):
         raise UsageError(
@@ -79,10 +81,13 @@ def serve(
     limits = app.Limits(most_bytes, most_seconds, most_waiting)
     socket = listening.bind(host, port)
     noise = 0.1 * np.random.default_rng(0).standard_normal(8000)
-    detector.predict_details([noise])  # compiles
+    detector.explain([noise])  # compiles
     shown, number = socket.getsockname()[:2]
     with tempfile.TemporaryDirectory(prefix="asdjax-") as uploads:
-        server = app.Server(detector, limits, token, Path(uploads))
+        allowed = access.Access(token, host)
+        server = app.Server(name, detector, limits, allowed, Path(uploads))
         address = f"[{shown}]" if ":" in shown else shown
-        console.say(f"listening on http://{address}:{number} (POST /predict, /health, /metrics)")
+        console.say(
+            f"listening on http://{address}:{number} (page: /, POST /predict, /health, /metrics)"
+        )
         listening.run(server.app(), socket)

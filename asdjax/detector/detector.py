@@ -632,7 +632,7 @@ def _normal(given: list[Source], y: Any) -> list[Source]:
     labels = np.asarray(y)
     if labels.shape != (len(given),):
         raise DataError(
-            f"y has the shape {labels.shape} for {len(given)} recordings: one label each"
+            f"y has shape {labels.shape}: give a label for each of {len(given)} recordings"
         )
     return [source for source, label in zip(given, labels, strict=True) if label != -1]
 

@@ -1,22 +1,24 @@
 """The HTTP interface: POST /predict, GET /health, GET /metrics.
 
+The page at / and what it asks for are in `asdjax.server.page`.
+
     POST /predict?name=today.wav   body: a sound file; answer: its prediction (asdjax.prediction/1)
     GET /health                    200 while recordings can be scored
     GET /metrics                   counters for Prometheus
 
 An error is a JSON document {"error": "..."}. 400: no body or a bad name; 401: no token, or a wrong
-one; 408: the body came too slowly; 413: too many bytes or seconds of sound; 415: not a sound file;
-422: a damaged or silent one; 503: too many requests; 507: the disk is full.
+one; 403: asked by a page of another site; 408: the body came too slowly; 413: too many bytes or
+seconds of sound; 415: not a sound file; 422: a damaged or silent one; 503: too many requests; 507:
+the disk is full.
 """
 
 import asyncio
 import contextlib
 import dataclasses
-import hmac
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path, PurePosixPath
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import prometheus_client
 from starlette.applications import Starlette
@@ -30,7 +32,11 @@ from asdjax.data import audio, sound_search
 from asdjax.data.dcase import FaultyFile
 from asdjax.detector.detector import Detector
 from asdjax.detector.prediction import SCHEMA
+from asdjax.server.access import Access, Refused
 from asdjax.server.batches import Batches, QueueFull
+from asdjax.server.explained import without_folders
+from asdjax.server.page import Answer, Page
+from asdjax.server.recent import Recent
 
 _LONGEST_NAME = 1000  # characters
 _PARALLEL_BODIES = 64  # that are received at the same time
@@ -48,14 +54,6 @@ class Limits:
     """Recordings that wait to be scored."""
     body_seconds: float = 30.0
     """Time in which a body must have come."""
-
-
-class Refused(Exception):
-    """A request that is answered by an error."""
-
-    def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None):
-        super().__init__(reason)
-        self.status, self.reason, self.headers = status, reason, headers
 
 
 class _Metrics:
@@ -83,18 +81,23 @@ class _Metrics:
 class Server:
     """The requests to one detector."""
 
-    def __init__(self, detector: Detector, limits: Limits, token: str | None, uploads: Path):
+    def __init__(
+        self, name: str, detector: Detector, limits: Limits, access: Access, uploads: Path
+    ):
         """Serve a detector.
 
         Args:
+            name: of the detector.
             detector: a fitted detector.
             limits: of each request.
-            token: that requests must have; None: none.
-            uploads: an empty private folder, for bodies while they are scored.
+            access: what requests need.
+            uploads: an empty private folder, for bodies while they are scored, and of alarms.
         """
-        self._limits, self._token, self._uploads = limits, token, uploads
+        self._limits, self._access, self._uploads = limits, access, uploads
         self._metrics = _Metrics()
         self._batches = Batches(detector, limits.most_waiting, self._metrics.batches.observe)
+        self._recent = Recent(uploads)
+        self._page = Page(name, detector, access, self._batches, self._recent)
         self._metrics.waiting.set_function(lambda: self._batches.waiting)
         self._worker: asyncio.Task[None] | None = None
         self._names = itertools.count()
@@ -104,9 +107,10 @@ class Server:
         """The application."""
         return Starlette(
             routes=[
-                Route("/predict", self._answered(self._predict), methods=["POST"]),
-                Route("/health", self._answered(self._health), methods=["GET"]),
-                Route("/metrics", self._answered(self._show_metrics), methods=["GET"]),
+                self._route("/predict", self._predict, "POST"),
+                self._route("/health", self._health),
+                self._route("/metrics", self._show_metrics),
+                *(self._route(path, answer) for path, answer in self._page.answers.items()),
             ],
             lifespan=self._lifespan,
         )
@@ -121,10 +125,8 @@ class Server:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._worker
 
-    def _answered(
-        self, answer: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
-        """Turn `Refused` into responses, and count them."""
+    def _route(self, path: str, answer: Answer, method: str = "GET") -> Route:
+        """A route whose `Refused` are turned into responses; answers are counted."""
 
         async def respond(request: Request) -> Response:
             status = 500
@@ -139,24 +141,12 @@ class Server:
                 status = 499  # as other servers log it; nobody reads the answer
                 return Response(status_code=400)
             finally:
-                self._metrics.requests.labels(request.url.path, status).inc()
+                self._metrics.requests.labels(path, status).inc()
 
-        return respond
-
-    def _require_token(self, request: Request) -> None:
-        if self._token is None:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(given.encode(), self._token.encode())
-        if not (right and scheme.lower() == "bearer"):
-            raise Refused(
-                401,
-                "send the token: Authorization: Bearer TOKEN",
-                {"WWW-Authenticate": "Bearer"},
-            )
+        return Route(path, respond, methods=[method])
 
     async def _predict(self, request: Request) -> Response:
-        self._require_token(request)
+        self._access.require(request)
         start = time.monotonic()
         name = request.query_params.get("name", "request")
         if len(name) > _LONGEST_NAME:
@@ -170,16 +160,14 @@ class Server:
                 found = await self._batches.score(path)
             except QueueFull:
                 raise self._busy("recordings wait") from None
+            if found.error is not None:
+                raise Refused(422, found.error.replace(str(path), name))
+            answer = without_folders(found, name)
+            self._recent.add(answer, path)
         finally:
             path.unlink(missing_ok=True)
-        if found.error is not None:
-            raise Refused(422, found.error.replace(str(path), name))
         self._metrics.seconds.observe(time.monotonic() - start)
         self._metrics.alarms.inc(bool(found.alarm))
-        nearest = tuple(  # without the folders of this machine
-            dataclasses.replace(near, name=PurePosixPath(near.name).name) for near in found.nearest
-        )
-        answer = dataclasses.replace(found, file=name, nearest=nearest)
         return JSONResponse({"schema": SCHEMA, **dataclasses.asdict(answer)})
 
     async def _receive(self, request: Request, path: Path) -> None:
@@ -235,7 +223,7 @@ class Server:
         return JSONResponse({"status": "ok", "asdjax": __version__})
 
     async def _show_metrics(self, request: Request) -> Response:
-        self._require_token(request)
+        self._access.require(request)
         return Response(
             prometheus_client.generate_latest(self._metrics.registry),
             media_type=prometheus_client.CONTENT_TYPE_LATEST,

@@ -5,12 +5,15 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from asdjax.detector.detector import Detector
 from asdjax.detector.prediction import Prediction
 
 _LOG = logging.getLogger(__name__)
 _AT_ONCE = 64  # recordings
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 class QueueFull(Exception):
@@ -36,6 +39,7 @@ class Batches:
         """
         self._detector, self._observe = detector, observe
         self._waiting: asyncio.Queue[_Request] = asyncio.Queue(most_waiting)
+        self._turn, self._other_work = asyncio.Lock(), asyncio.Lock()
 
     @property
     def waiting(self) -> int:
@@ -55,22 +59,40 @@ class Batches:
             raise QueueFull from error
         return await request.result
 
+    async def between(
+        self,
+        work: Callable[_Arguments, _Result],
+        *args: _Arguments.args,
+        **options: _Arguments.kwargs,
+    ) -> _Result:
+        """The result of other work with the detector, which is done between two batches.
+
+        One at a time: of several, each waits for a batch after the one before it.
+        """
+        async with self._other_work, self._turn:
+            return await asyncio.to_thread(work, *args, **options)
+
     async def run(self) -> None:
         """Score what waits, until cancelled."""
         while True:
             batch = [await self._waiting.get()]
-            while len(batch) < _AT_ONCE and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
-            wanted = [request for request in batch if not request.result.done()]
-            self._observe(len(wanted))
-            loop = asyncio.get_running_loop()
-            try:
-                await asyncio.to_thread(self._score, wanted, loop)
-            except Exception as error:  # a defect: told to the requests, and the server goes on
-                _LOG.exception("a batch could not be scored")
-                for request in wanted:
-                    if not request.result.done():
-                        request.result.set_exception(error)
+            async with self._turn:
+                await self._run(batch)
+
+    async def _run(self, batch: list[_Request]) -> None:
+        """Score a batch, and what else waits."""
+        while len(batch) < _AT_ONCE and not self._waiting.empty():
+            batch.append(self._waiting.get_nowait())
+        wanted = [request for request in batch if not request.result.done()]
+        self._observe(len(wanted))
+        loop = asyncio.get_running_loop()
+        try:
+            await asyncio.to_thread(self._score, wanted, loop)
+        except Exception as error:  # a defect: told to the requests, and the server goes on
+            _LOG.exception("a batch could not be scored")
+            for request in wanted:
+                if not request.result.done():
+                    request.result.set_exception(error)
 
     def _score(self, batch: Sequence[_Request], loop: asyncio.AbstractEventLoop) -> None:
         paths = [request.path for request in batch]

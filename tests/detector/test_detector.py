@@ -233,6 +233,15 @@ def test_other_hops_are_refused(normal, clip, hop):
         Detector(clip_seconds=clip, hop_seconds=hop).fit(normal)
 
 
+def test_recordings_with_the_label_of_faulty_ones_are_left_out(normal, fitted):
+    faulty = [sound(500 + i, fault="tone") for i in range(3)]
+    labels = [*[1] * len(normal), *[-1] * len(faulty)]
+    detector = Detector().fit([*normal, *faulty], labels)
+    np.testing.assert_array_equal(detector.scores_, fitted.scores_)
+    with pytest.raises(AsdjaxError, match=r"y has shape \(2,\): give a label for each of 24"):
+        Detector().fit([*normal], [1, -1])
+
+
 @pytest.mark.parametrize("how", ["resample_poly", "resample", "decimate"])
 def test_other_filters_of_resampling_change_little(how):
     """What is close to half the sample rate depends on them; it once made every score an alarm."""

@@ -2,14 +2,10 @@
 
 import concurrent.futures
 import contextlib
-import http.client
 import json
 import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from support.machines import RATE, folder, sound
+from support.serving import ask, running
 
 from asdjax import Detector
 from asdjax.cli import main
@@ -44,40 +41,10 @@ def detector_file(sounds, tmp_path_factory):
     return path
 
 
-@contextlib.contextmanager
-def running(detector_file, *options, env=None):
-    """The port of a server in a process of its own, which is ended by SIGTERM."""
-    command = [sys.executable, "-m", "asdjax", "serve", str(detector_file), "--port", "0", *options]
-    environment = {**os.environ, **(env or {})}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if match := re.search(r"listening on http://.*:([0-9]+) ", line):
-                yield int(match[1])
-                break
-        else:
-            raise AssertionError("the server did not start")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 143
-        process.stderr.close()
-
-
 @pytest.fixture(scope="module")
 def port(detector_file):
     with running(detector_file, *SMALL) as found:
         yield found
-
-
-def ask(port, method="POST", path="/predict", body=None, headers=None):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        connection.request(method, path, body, headers or {})
-        response = connection.getresponse()
-        return response.status, response.read(), response.headers
-    finally:
-        connection.close()
 
 
 def raw(port, content, *, patience=30.0):
