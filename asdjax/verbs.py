@@ -333,6 +333,8 @@ class Report:
     """Labels of evaluation machines: folder with ground_truth_data and ground_truth_domain."""
     log: Annotated[UserPath | None, arg(metavar="FILE.jsonl")] = None
     """Log of asdjax watch, whose last predictions are shown with the detector."""
+    embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
+    """Where the detector's run or converted weights are, if they have moved."""
     map: Literal["pca", "umap"] = "pca"
     """How embeddings are shown in two dimensions (umap needs umap-learn)."""
     overwrite: bool = False
@@ -347,6 +349,7 @@ class Report:
             data=self.data,
             truth=self.truth,
             log=self.log,
+            embedder=self.embedder,
             method=self.map,
             overwrite=self.overwrite,
         )

@@ -12,6 +12,7 @@ from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.files import atomic
 from asdjax.runtime import console
 
+_LONGEST_NAME = 200  # bytes of the name of a picture, without number and ending
 _MEMBERS = 3  # that are printed
 
 
@@ -71,7 +72,8 @@ def _pictures(folder: Path | None, files: Sequence[Path], overwrite: bool) -> Se
     taken: Counter[str] = Counter()
     found = []
     for file in files:
-        name = console.printable(file.name)[-200:].replace("\\", "_")
+        name = console.printable(file.name).replace("\\", "_")
+        name = name.encode()[-_LONGEST_NAME:].decode(errors="ignore")
         taken[name] += 1
         number = f" ({taken[name]})" if taken[name] > 1 else ""
         found.append(folder / f"{name}{number}.png")

@@ -152,12 +152,15 @@ def _describe(detector: Detector, path: Path) -> None:
         console.say(note)
     scores = detector.scores_  # their median is 0
     spread = 1.4826 * float(np.median(np.abs(scores)))  # the deviation, if they are normal
-    unusual: dict[str, str] = {}
+    unusual: dict[int, str] = {}
     for i in np.argsort(-scores):
         if scores[i] > max(_UNUSUAL * spread, facts["threshold"]):
-            unusual.setdefault(detector.window_name(int(i)), f"{scores[i]:.3g}")
+            recording = detector.window_recording(int(i))
+            unusual.setdefault(
+                recording, f"{detector.recordings_[recording].name} (score {scores[i]:.3g})"
+            )
     if unusual:
-        named = [f"{name} (score {score})" for name, score in unusual.items()]
+        named = [*unusual.values()]
         console.say(
             f"unlike the other normal recordings: {_some(named)}; listen to them: if one is "
             "faulty, leave it out, because such faults would not alarm"

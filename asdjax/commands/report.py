@@ -24,6 +24,7 @@ def report(
     data: Path | None = None,
     truth: Path | None = None,
     log: Path | None = None,
+    embedder: Path | None = None,
     method: Literal["pca", "umap"] = "pca",
     overwrite: bool = False,
 ) -> None:
@@ -36,6 +37,7 @@ def report(
         truth: folder with ground_truth_data and ground_truth_domain, for clips whose names state
             neither label nor domain.
         log: of `asdjax watch`; its last predictions are shown with the detector.
+        embedder: where the detector's run or converted weights are, if they have moved.
         method: of the maps of embeddings.
         overwrite: whether to replace an existing page.
 
@@ -52,14 +54,17 @@ def report(
         raise ArtifactError("--map umap needs umap-learn: pip install umap-learn")
     atomic.require_free(out, overwrite)
     detectors = [source for source in sources if source.suffix == SUFFIX and not source.is_dir()]
-    if log is not None and len(detectors) != 1:
-        raise UsageError("--log: name one detector, whose predictions the log has")
+    for option, value in (("log", log), ("embedder", embedder)):
+        if value is not None and len(detectors) != 1:
+            raise UsageError(f"--{option}: is of one detector: name one")
     known = None if truth is None else submission.read_truth(truth)
     parts: list[tuple[Path, Sequence[Section]]] = []
     runs: list[Facts] = []
     for source in sources:
         if source in detectors:
-            parts.append((source, of_detector.sections(Detector.load(source), log)))
+            parts.append(
+                (source, of_detector.sections(Detector.load(source, embedder=embedder), log))
+            )
         elif source.is_dir():
             console.say(f"{source}: reading")
             runs.append(facts.read(Run(source), known, method))
@@ -73,4 +78,5 @@ def report(
         sections += [Section(str(source), sections=found) for source, found in parts]
     content = page.render(title, sections).encode(errors="backslashreplace")
     atomic.write_bytes(out, content, overwrite=overwrite)
-    console.say(f"{out}: {len(content) / 1e6:.1f} MB")
+    size = len(content)
+    console.say(f"{out}: {size / 1e6:.1f} MB" if size >= 1e6 else f"{out}: {size / 1e3:.0f} kB")

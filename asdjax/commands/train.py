@@ -244,8 +244,12 @@ def _result(weights: Tree, frozen: Tree) -> dict[str, Any]:
 
 
 def _place(work: Plan) -> dict[str, Any]:
-    """Where the data set is, which may change, and how many of its files were skipped."""
-    return {"data": str(work.corpus.dataset.source.absolute()), "skipped": work.corpus.skipped}
+    """Where the data set is, which may change, skipped files, and channels that its table chose."""
+    return {
+        "data": str(work.corpus.dataset.source.absolute()),
+        "skipped": work.corpus.skipped,
+        "channels": sorted({clip.channel for clip in work.clips if clip.channel is not None}),
+    }
 
 
 def _meta(

@@ -487,9 +487,9 @@ class Detector(OutlierMixin, BaseEstimator):
         self._require_fitted()
         return self._model.near_copies()
 
-    def window_name(self, window: int) -> str:
-        """The name of the recording of a normal window, a row of `scores_`."""
-        return self._model.windows.place(window)[0]
+    def window_recording(self, window: int) -> int:
+        """The recording of a normal window, a row of `scores_`: its number in `recordings_`."""
+        return int(self._model.windows.recording[window])
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the detector to a file (`asdjax.store.detector_file`).

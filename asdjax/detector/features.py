@@ -16,7 +16,7 @@ from asdjax.config.interfaces import Backend
 from asdjax.data.samples import to_float
 from asdjax.data.sound_files import LOWEST_RATE
 from asdjax.detector.recordings import Recording
-from asdjax.embedder import Embedder, digests, load
+from asdjax.embedder import Embedder, default_channel, digests, load
 from asdjax.errors import ArtifactError, ConfigError, DataError
 from asdjax.runtime import compile_cache, parallel
 from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
@@ -40,7 +40,6 @@ class Features(abc.ABC):
         sample_rate: of the waveforms, hertz.
         n_samples: the length of a stretch that the model requires; None: any.
         shortest: the shortest stretch, samples.
-        channel: the channel to use unless another is chosen, counted from 1.
         identity: what must be equal for vectors to be comparable, as a JSON document.
         metric: how vectors are compared.
         backends: the scoring backends that suit the vectors.
@@ -50,7 +49,6 @@ class Features(abc.ABC):
     sample_rate: int
     n_samples: int | None
     shortest: int
-    channel: int
     identity: Mapping[str, Any]
     metric: Literal["cosine", "euclidean"]
     backends: tuple[Backend, ...]
@@ -78,6 +76,11 @@ class Features(abc.ABC):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy as the embedder's name or path, and what it must be."""
         return _reopened, (self.embedder, self.sample_rate, dict(self.identity))
+
+    @property
+    @abc.abstractmethod
+    def channel(self) -> int:
+        """The channel to use unless another is chosen, counted from 1."""
 
     def too_short(self, recording: Recording) -> str | None:
         """Why a recording cannot be used, if it has too few samples."""
@@ -207,7 +210,6 @@ class TrainedFeatures(Features):
         config = self._model.config
         self.sample_rate = config.audio.sample_rate
         self.n_samples, self.shortest = self._model.n_samples, self._model.shortest
-        self.channel = {"near": 1, "far": 2}[config.audio.channel]
         self.identity = {
             "embedder": "trained",
             **digests(Path(path)),
@@ -215,6 +217,11 @@ class TrainedFeatures(Features):
             "compute_dtype": self._model.network.model.compute_dtype,
             "sample_rate": self.sample_rate,
         }
+
+    @property
+    def channel(self) -> int:
+        """The channel that the embedder was trained on."""
+        return default_channel(Path(self.embedder), self._model.config)
 
     def __call__(
         self, waveforms: Sequence[np.ndarray], names: Sequence[str], longest: int

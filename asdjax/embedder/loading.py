@@ -65,6 +65,25 @@ def digests(path: Path) -> dict[str, str]:
     return {name: training[name] for name in ("digest", "frozen") if training.get(name)}
 
 
+def default_channel(path: Path, config: Config) -> int:
+    """The channel that an embedder was trained on, counted from 1; of converted weights the first.
+
+    Args:
+        path: a finished run, or a folder of converted weights.
+        config: of the embedder.
+
+    Raises:
+        AsdjaxError: a table of recordings chose several channels.
+    """
+    chosen: list[int] = []
+    if not present(path / converted_weights.DOCUMENT):
+        chosen = Run(path).finished_training().get("channels") or []
+    if len(chosen) > 1:
+        names = ", ".join(map(str, chosen))
+        raise ConfigError(f"{path}: was trained on channels {names}: choose one with --channel")
+    return int(chosen[0]) if chosen else {"near": 1, "far": 2}[config.audio.channel]
+
+
 def _computing_in(compute_dtype: ComputeDtype | None, config: Config) -> Config:
     """The configuration with another `compute_dtype`; None: unchanged."""
     if compute_dtype is None:

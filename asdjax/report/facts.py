@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +77,8 @@ class Facts:
     labelled: Machines
     by_view: Mapping[str, Machines]
     """The same with the scores of each view; empty for a single view."""
+    clips: Mapping[str, str]
+    """The fingerprint of each machine's clips, see `MadeFrom`."""
     document: Mapping[str, Any] | None
     """The metrics; None if no test clip has a label."""
     notes: Sequence[str]
@@ -111,9 +112,19 @@ def read(run: Run, truth: Truth | None = None, method: str = "pca") -> Facts:
             for section in _sections(run, machine, views, truth or {}, method)
         ]
         training, log = run.finished_training(), run.read_log()
+        clips = {machine: of.clips for machine, of in run.made_from().items()}
     document = evaluation.document(labelled, RESAMPLES, config.seed) if labelled else None
     return Facts(
-        run, config, training, log, sections, labelled, by_view if labelled else {}, document, notes
+        run=run,
+        config=config,
+        training=training,
+        log=log,
+        sections=sections,
+        labelled=labelled,
+        by_view=by_view if labelled else {},
+        clips=clips,
+        document=document,
+        notes=notes,
     )
 
 
@@ -191,9 +202,3 @@ def _nearest(table: Embeddings) -> Int[np.ndarray, " N"]:
 def parse_versions(training: Mapping[str, Any]) -> str:
     """The versions that a run was trained with, as JSON."""
     return json.dumps(training.get("versions"), indent=1)
-
-
-def root(facts: Facts, data: Path | None) -> Path:
-    """The folder that the clips' paths are relative to."""
-    given = data or Path(facts.training["data"])
-    return given.parent if given.is_file() else given

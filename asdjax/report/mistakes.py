@@ -1,29 +1,25 @@
 """The worst misses and false alarms of a section, to look at and listen to."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from asdjax.data import audio
-from asdjax.data.samples import to_float
 from asdjax.errors import AsdjaxError
 from asdjax.report import facts, figures
+from asdjax.report.clip_sounds import ClipSounds
 from asdjax.report.parts import Figure, Item, Row, Section, Sound, Text
 from asdjax.runtime import console
 
-_LONGEST = 20.0  # seconds of a recording that is shown
 
-
-def cards(of: facts.Section, root: Path, channel: int, shown: int) -> list[Section]:
+def cards(of: facts.Section, sounds: ClipSounds | None, shown: int) -> list[Section]:
     """The misses with the lowest scores, and the false alarms with the highest.
 
     Without labels: the highest and the lowest scores of test clips.
 
     Args:
         of: the clips.
-        root: their paths are relative to this folder.
-        channel: to show and play, counted from 0.
+        sounds: of the clips; None: they are not shown.
         shown: how many of each.
     """
     margin = of.score - of.threshold
@@ -36,11 +32,11 @@ def cards(of: facts.Section, root: Path, channel: int, shown: int) -> list[Secti
     for what, mask, order in kinds:
         candidates = np.flatnonzero(mask)
         for i in candidates[np.argsort(order[candidates], kind="stable")][:shown]:
-            result.append(_card(what, of, int(i), root, channel))
+            result.append(_card(what, of, int(i), sounds))
     return result
 
 
-def _card(what: str, of: facts.Section, i: int, root: Path, channel: int) -> Section:
+def _card(what: str, of: facts.Section, i: int, sounds: ClipSounds | None) -> Section:
     path, nearest = str(of.path[i]), str(of.path[of.nearest[i]])
     views = "; ".join(f"{view} {values[i]:.3g}" for view, values in of.views.items())
     words = f"Score {of.score[i]:.3g}, threshold {of.threshold:.3g}. "
@@ -50,22 +46,28 @@ def _card(what: str, of: facts.Section, i: int, root: Path, channel: int) -> Sec
     if len(of.views) > 1:
         words += f" Scores of the views: {views}."
     items: list[Item | Row] = [Text(words)]
-    try:
-        one, rate = _read(root / path, channel)
-        other, other_rate = _read(root / nearest, channel)
-        if rate == other_rate:
-            picture = figures.spectrograms(one, other, rate)
-            words = "the clip, the most similar normal one, and their difference"
-            items.append(Figure(picture, words))
-        items.append(
-            Row([
-                Sound(audio.to_mp3(one, rate), path),
-                Sound(audio.to_mp3(other, other_rate), f"most similar normal clip: {nearest}"),
-            ])
-        )  # fmt: skip
-    except AsdjaxError as error:
-        items.append(Text(f"The recording cannot be shown: {error}"))
-    return Section(f"{what}: {path}", items)
+    if sounds is not None:
+        try:
+            items += _shown(path, nearest, of.machine, sounds)
+        except AsdjaxError as error:
+            items.append(Text(f"The recording cannot be shown: {error}"))
+    return Section(f"{what}: {console.printable(path)}", items)
+
+
+def _shown(path: str, nearest: str, machine: str, sounds: ClipSounds) -> list[Item | Row]:
+    """Spectrograms and players of a clip and of the most similar normal one."""
+    one, other, rate = sounds.read(machine, path), sounds.read(machine, nearest), sounds.rate
+    words = f"most similar normal clip: {console.printable(nearest)}"
+    return [
+        Figure(
+            figures.spectrograms(one, other, rate),
+            "the clip, the most similar normal one, and their difference",
+        ),
+        Row([
+            Sound(audio.to_mp3(one, rate), console.printable(path)),
+            Sound(audio.to_mp3(other, rate), words),
+        ]),
+    ]  # fmt: skip
 
 
 def attributes_of(path: str) -> str:
@@ -79,10 +81,3 @@ def attributes_of(path: str) -> str:
     parts: Sequence[str] = name.split("_")
     is_clip = name.startswith("section_") and len(parts) > 6
     return console.printable("_".join(parts[6:])) if is_clip else ""
-
-
-def _read(path: Path, channel: int) -> tuple[np.ndarray, int]:
-    """The beginning of a channel of a recording, float32, and its sample rate."""
-    rate = audio.inspect_any(path).rate
-    samples = audio.read_any(path, rate, most=round(_LONGEST * rate))
-    return to_float(samples[:, min(channel, samples.shape[1] - 1)]), rate

@@ -10,6 +10,7 @@ import numpy as np
 from asdjax.detector.detector import Detector
 from asdjax.report import score_figures
 from asdjax.report.parts import Figure, Item, Row, Section, Table, Text, Tile
+from asdjax.runtime import console
 from asdjax.store import watch_log
 
 _MOST_ROWS = 200
@@ -28,7 +29,8 @@ def sections(detector: Detector, log: Path | None = None) -> list[Section]:
         AsdjaxError: the log cannot be read.
     """
     facts = detector.description()
-    rows = [["", ""], *([key, _shown(value)] for key, value in facts.items())]
+    rows = [["setting", "value"]]
+    rows += [[key.replace("_", " "), _shown(value)] for key, value in facts.items()]
     scores, count = detector.scores_, len(detector.scores_)
     blank = np.full(count, "")
     items: list[Item] = [
@@ -58,7 +60,7 @@ def _predictions(log: Path) -> list[Item]:
         return [Text(f"{log}: no predictions yet.")]
     rows = [["time", "recording", "decision", "score", "p-value", "remark"]]
     for row in list(last)[: -_LATEST - 1 : -1]:
-        name = "microphone" if row.get("file") is None else str(row["file"])
+        name = "microphone" if row.get("file") is None else console.printable(str(row["file"]))
         time = str(row.get("time", ""))[:19].replace("T", " ")
         if not _is_scored(row):
             rows.append([time, name, "ERROR", "", "", str(row.get("error", ""))])
@@ -86,17 +88,17 @@ def _is_scored(row: Mapping[str, Any]) -> bool:
 
 def _recordings(detector: Detector) -> Table:
     """The normal recordings with their highest scores, the most unusual first."""
-    highest: dict[str, float] = {}
+    highest: dict[int, float] = {}
     for window, score in enumerate(detector.scores_):
-        name = detector.window_name(window)
-        highest[name] = max(highest.get(name, -np.inf), float(score))
-    known = {recording.name: recording for recording in detector.recordings_}
+        recording = detector.window_recording(window)
+        highest[recording] = max(highest.get(recording, -np.inf), float(score))
     rows = [["recording", "highest score", "seconds", "Hz", "channels", "level (dB)", "clipped"]]
     ranked = sorted(highest.items(), key=lambda item: -item[1])
-    for name, score in ranked[:_MOST_ROWS]:
-        found = known[name]
+    for recording, score in ranked[:_MOST_ROWS]:
+        found = detector.recordings_[recording]
         rows.append([
-            name, f"{score:.2f}", f"{found.seconds:.1f}", str(found.rate), str(found.channels),
+            console.printable(found.name), f"{score:.2f}", f"{found.seconds:.1f}",
+            str(found.rate), str(found.channels),
             f"{found.level_db:.0f}", f"{100 * found.clipped:.2g} %",
         ])  # fmt: skip
     more = f"; the first {_MOST_ROWS} of {len(ranked)}" if len(ranked) > _MOST_ROWS else ""

@@ -1,6 +1,7 @@
 """The report of a run: figures, scores of each machine, misses and false alarms, training."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from asdjax.config import recipe as configs
-from asdjax.data import corpus
 from asdjax.errors import AsdjaxError
 from asdjax.report import facts, of_section, published, score_figures
+from asdjax.report.clip_sounds import ClipSounds
 from asdjax.report.facts import Facts
 from asdjax.report.parts import Figure, Item, Row, Section, Table, Text, Tile, Verbatim
+from asdjax.runtime import console
 from asdjax.scoring import averages, comparison, layout
 from asdjax.synth import corpus as synth
 
@@ -27,21 +29,25 @@ def sections(run: Facts, data: Path | None = None) -> list[Section]:
         run: what is known of it.
         data: root of the data set, if it has moved since training.
     """
-    root, count = facts.root(run, data), len(run.sections)
+    count = len(run.sections)
     shown = 2 if count <= _FEW else 1 if count <= _MANY else 0
+    try:
+        sounds, without = ClipSounds(run, data), None
+    except AsdjaxError as error:
+        sounds, without = None, f"The data set cannot be shown: {error}."
     return [
-        Section("Results", _results(run, root)),
+        Section("Results", _results(run, sounds)),
         Section(
             "Machines",
-            sections=[of_section.section(of, run, root, shown) for of in run.sections],
+            sections=[of_section.section(of, run, sounds, shown) for of in run.sections],
         ),
-        Section("Data", _data(run, root)),
+        Section("Data", [_channels(run), *([Text(without)] if without else _problems(sounds))]),
         Section("Training", _training(run.log)),
         Section("How the run was made", _made(run)),
     ]
 
 
-def _results(run: Facts, root: Path) -> list[Item | Row]:
+def _results(run: Facts, sounds: ClipSounds | None) -> list[Item | Row]:
     notes = [Text(f"{note}.") for note in run.notes]
     document = run.document
     tests = sum(int(of.test.sum()) for of in run.sections)
@@ -71,7 +77,7 @@ def _results(run: Facts, root: Path) -> list[Item | Row]:
     items: list[Item | Row] = [Row([*tiles, counts]), _figures(document)]
     if run.by_view:
         items.append(_views(run))
-    return [*items, *_published(run, root), *notes]
+    return [*items, *_published(run, sounds), *notes]
 
 
 def between(interval: Sequence[float] | None) -> str:
@@ -144,15 +150,17 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _published(run: Facts, root: Path) -> list[Item]:
+def _published(run: Facts, sounds: ClipSounds | None) -> list[Item]:
     """Published figures, if the run scored the development machines of DCASE 2026."""
     labelled = run.labelled
     sizes = {m: sum(len(clips.name) for clips in of.values()) for m, of in labelled.items()}
     is_development = (
         run.config.dataset.edition == "dcase2026"
         and sizes == dict.fromkeys(published.DEVELOPMENT, published.TEST_CLIPS)
-        and root.is_dir()
-        and not any(synth.is_synthetic((root / of.path[0]).parents[1]) for of in run.sections)
+        and sounds is not None
+        and not any(
+            synth.is_synthetic((sounds.root / of.path[0]).parents[1]) for of in run.sections
+        )
     )
     document = run.document
     if not is_development or document is None:
@@ -177,7 +185,7 @@ def _published(run: Facts, root: Path) -> list[Item]:
     ]
 
 
-def _data(run: Facts, root: Path) -> list[Item | Row]:
+def _channels(run: Facts) -> Table:
     views = run.config.extract.view_names
     rows = [["machine", "training clips", "test clips", "level of channel 2 (dB)", "correlation",
              "silent channels", *(f"gain of {view}" for view in views)]]  # fmt: skip
@@ -192,7 +200,7 @@ def _data(run: Facts, root: Path) -> list[Item | Row]:
         "Medians over the clips, - without a second channel; level: of channel 2 relative to "
         "channel 1; gain: what a view leaves of the first channel, as an amplitude."
     )
-    return [Table(rows, caption), *_problems(run, root)]
+    return Table(rows, caption)
 
 
 def _median(values: np.ndarray, digits: int) -> str:
@@ -200,30 +208,23 @@ def _median(values: np.ndarray, digits: int) -> str:
     return f"{np.median(known):.{digits}f}" if len(known) else "-"
 
 
-def _problems(run: Facts, root: Path) -> list[Item]:
-    source = root if root.is_dir() else None
-    stated = Path(run.training["data"])
-    try:
-        if source is None:
-            return [Text(f"{root}: the data set is not there (its root: --data).")]
-        manifest = stated if stated.is_file() and stated.parent == root else root
-        found, _ = corpus.survey(manifest, run.config.dataset, run.config.audio)
-    except AsdjaxError as error:
-        return [Text(f"The data set cannot be examined: {error}")]
-    if not found.problems:
+def _problems(sounds: ClipSounds | None) -> list[Item]:
+    found = () if sounds is None else sounds.problems
+    if not found:
         return [Text("The data set has no problems.")]
     rows = [["file", "problem", "reason"]]
-    rows += [[p.path, p.kind, p.reason] for p in found.problems[:_MOST_PROBLEMS]]
-    count = len(found.problems)
+    rows += [[console.printable(p.path), p.kind, p.reason] for p in found[:_MOST_PROBLEMS]]
+    count = len(found)
     more = f", the first {_MOST_PROBLEMS}" if count > _MOST_PROBLEMS else ""
     return [Table(rows, f"Problems of the data set: {count}{more}.")]
 
 
 def _training(log: Sequence[Mapping[str, Any]]) -> list[Item]:
+    numbers = "loss", "accuracy"
+    log = [row for row in log if all(isinstance(row.get(key), float) for key in numbers)]
     if not log:
-        return [Text("Nothing was trained.")]
-    last = log[-1]
-    words = f"{len(log)} steps; last loss {last['loss']:.4g}"
+        return [Text("Nothing was trained, or the log has no losses.")]
+    words = f"{len(log)} steps; last loss {log[-1]['loss']:.4g}"
     return [
         Text(words),
         Figure(score_figures.course(log), "loss and accuracy in training, by step"),
@@ -233,11 +234,14 @@ def _training(log: Sequence[Mapping[str, Any]]) -> list[Item]:
 def _made(run: Facts) -> list[Item]:
     training = run.training
     keys = ("seed", "devices", "compute_dtype", "parameters", "trained_parameters", "steps")
-    rows = [["", ""], *([key, str(training.get(key))] for key in keys)]
+    rows = [["fact", "value"], *([key.replace("_", " "), str(training.get(key))] for key in keys)]
     rows += [["weights", str(training.get("digest"))], ["data", str(training.get("data"))]]
     if training.get("pretrained"):
         rows.append(["pretrained", str(training["pretrained"])])
-    command = f"asdjax run {run.run.path / 'config.yaml'} --data {training.get('data')} --run NEW"
+    command = shlex.join([
+        "asdjax", "run", str(run.run.path / "config.yaml"), "--data", str(training.get("data")),
+        "--run", "NEW",
+    ])  # fmt: skip
     return [
         Table(rows),
         Verbatim("command that makes the run again", command),

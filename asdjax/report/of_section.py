@@ -1,21 +1,20 @@
 """The part of a report on one machine (and section): its scores, decisions, map and mistakes."""
 
-from pathlib import Path
-
 import numpy as np
 
 from asdjax.report import facts, mistakes, score_figures
+from asdjax.report.clip_sounds import ClipSounds
 from asdjax.report.facts import Facts
 from asdjax.report.parts import Figure, Item, Row, Section, Table
 
 
-def section(of: facts.Section, run: Facts, root: Path, shown: int) -> Section:
+def section(of: facts.Section, run: Facts, sounds: ClipSounds | None, shown: int) -> Section:
     """The part on one machine (and section).
 
     Args:
         of: its clips.
         run: the run.
-        root: the clips' paths are relative to this folder.
+        sounds: of the clips; None: they are not shown.
         shown: how many mistakes of each kind are shown.
     """
     test, label, domain = of.test, of.label[of.test], of.domain[of.test]
@@ -53,8 +52,7 @@ def section(of: facts.Section, run: Facts, root: Path, shown: int) -> Section:
     items: list[Item | Row] = [Row(pictures)]
     if any(label):
         items.append(_decisions(of))
-    channel = {"near": 0, "far": 1}[run.config.audio.channel]
-    return Section(run.name(of), items, mistakes.cards(of, root, channel, shown))
+    return Section(run.name(of), items, mistakes.cards(of, sounds, shown))
 
 
 def _decisions(of: facts.Section) -> Table:

@@ -153,6 +153,8 @@ class Server:
             raise Refused(400, f"name: longer than {_LONGEST_NAME} characters")
         name = sound_search.as_text(name)
         path = self._uploads / f"{next(self._names)}"
+        with contextlib.suppress(OSError):  # a cleaner of temporary files may have deleted it
+            self._uploads.mkdir(mode=0o700)
         try:
             await self._receive(request, path)
             await run_in_threadpool(self._require_sound, path, name)

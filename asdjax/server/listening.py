@@ -54,9 +54,10 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=_MOST_CONNECTIONS)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
+        why = error.strerror if isinstance(error, OSError) else "no valid host name"
         raise ArtifactError(
-            f"{host}:{port}: cannot listen ({error.strerror}): choose another --port or --host"
+            f"{host}:{port}: cannot listen ({why}): choose another --port or --host"
         ) from error
 
 
@@ -66,7 +67,7 @@ def is_local(host: str) -> bool:
 
     try:
         found = socket.getaddrinfo(host, None)
-    except OSError:
+    except (OSError, UnicodeError):
         return False
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     return bool(addresses) and all(address.is_loopback for address in addresses)

@@ -24,7 +24,7 @@ TAGS = {
     "clips_per_second": "clips_per_second",
 }
 """TensorBoard's names of the keys of log.jsonl."""
-_NAME = re.compile(r"events\.out\.tfevents\.[0-9]{13}\.asdjax")
+_NAME = re.compile(r"events\.out\.tfevents\.[0-9]{13,}\.asdjax")
 
 
 def ours(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from asdjax.files import atomic, documents
 
 SCHEMA = "asdjax.watch/1"
 _LONGEST_LINE = 2**24  # bytes
+_BEGINNING = json.dumps({"schema": SCHEMA}).encode()[:-1]  # of each line
 _HOW = "name another log, or delete the line"
 
 
@@ -73,11 +74,10 @@ def documents_of(path: Path) -> Iterator[dict[str, Any]]:
 def opened(path: Path) -> Iterator[WatchLog]:
     """Open a log for appending, created if missing, and lock it until the block ends.
 
-    An incomplete last line is cut off. Read the log with `documents_of` before: that it is one is
-    not checked here.
+    An incomplete last line is cut off.
 
     Raises:
-        AsdjaxError: another process has it open, or it is not a regular file.
+        AsdjaxError: another process has it open, it is not a regular file, or not a log.
     """
     with atomic.locked(path, f"{path}: another process writes this log: name another"):
         flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -87,7 +87,11 @@ def opened(path: Path) -> Iterator[WatchLog]:
             for _ in documents_of(path):
                 pass
             with atomic.writing(path):
-                os.ftruncate(descriptor, _complete(path))
+                complete = _complete(path)
+                first = os.pread(descriptor, len(_BEGINNING), 0)
+                if not complete and first != _BEGINNING[: len(first)]:
+                    raise ArtifactError(f"{path}: not a log of asdjax watch: name another log")
+                os.ftruncate(descriptor, complete)
             yield WatchLog(path, descriptor)
         finally:
             os.close(descriptor)

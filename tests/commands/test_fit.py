@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -516,6 +517,14 @@ def test_explain_says_when_and_where(sounds, detector, tmp_path, capsys):
     document = json.loads(said.out)
     assert document["schema"] == "asdjax.explanation/1"
     assert document["prediction"]["file"] == str(tone)
+
+
+def test_a_picture_of_a_recording_with_a_long_name(sounds, detector, tmp_path):
+    long = tmp_path / ("é" * 125 + "x.wav")
+    shutil.copy(next((sounds / "new").iterdir()), long)
+    assert main(["explain", str(detector), str(long), "--png", str(tmp_path / "p")]) == 0
+    (name,) = [path.name for path in (tmp_path / "p").iterdir()]
+    assert name.endswith("éx.wav.png") and len(name.encode()) < 255
 
 
 def test_pictures_of_equal_names_are_numbered(sounds, detector, tmp_path):

@@ -215,9 +215,10 @@ def test_a_line_that_was_not_finished_is_cut_off(tmp_path):
             assert log.read_bytes() == whole
             opened.append({"file": "b"})
         assert [line["file"] for line in watch_log.documents_of(log)] == ["a", "b"]
-    log.write_bytes(b"half")
-    with watch_log.opened(log):
-        assert log.read_bytes() == b""
+    for part in (b"", whole[:1], whole[:-1]):
+        log.write_bytes(part)
+        with watch_log.opened(log):
+            assert log.read_bytes() == b""
 
 
 @pytest.mark.parametrize("content", [b"my notes\n", b"{}\n", b'{"schema": "asdjax.watch/2"}\n'])
@@ -227,6 +228,11 @@ def test_other_files_are_no_logs_and_stay(tmp_path, content, fitted):
     with pytest.raises(AsdjaxError, match="line 1"):
         watch.watch_folder(fitted, tmp_path, log, once=True)
     assert log.read_bytes() == content + b"the rest"
+    for content in (b"important notes", b'{"precious": 1}', b"RIFF" + bytes(32_000)):
+        log.write_bytes(content)  # no line is complete
+        with pytest.raises(AsdjaxError, match="not a log of asdjax watch"):
+            watch.watch_folder(fitted, tmp_path, log, once=True)
+        assert log.read_bytes() == content
 
 
 def test_two_watchers_cannot_share_a_log(tmp_path, fitted):

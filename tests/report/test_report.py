@@ -17,6 +17,7 @@ from asdjax import Detector
 from asdjax.cli import main
 from asdjax.commands.compare import compare
 from asdjax.commands.evaluate import by_view, evaluate
+from asdjax.detector.features import open_features as load_features
 from asdjax.report import facts, figures, mistakes, page, published
 from asdjax.report.parts import Figure, Row, Section, Sound, Table, Text, Tile, Verbatim
 from asdjax.store.embeddings import Embeddings
@@ -94,8 +95,44 @@ def test_a_second_page_and_several_runs(run, tmp_path, capsys):
 
 def test_without_sounds_and_without_labels(run, tmp_path):
     found = made(run, out=tmp_path / "r.html", options=["--data", str(tmp_path / "gone")])
-    assert "audio" not in found.tags and "cannot be shown" in found.words
-    assert "the data set is not there" in found.words
+    assert "audio" not in found.tags and "the data set is not there" in found.words
+
+
+def test_sounds_of_other_contents_are_not_shown(run, corpus_root, tmp_path):
+    shutil.copytree(corpus_root, tmp_path / "data")
+    other = sorted((tmp_path / "data" / "fan" / "test").iterdir())[0]
+    samples, rate = soundfile.read(other, dtype="int16")
+    soundfile.write(other, samples[::-1], rate)
+    found = made(run, out=tmp_path / "r.html", options=["--data", str(tmp_path / "data")])
+    assert "the files of fan are not those that were scored" in found.words
+    assert 0 < found.tags.count("audio") < made(run, out=tmp_path / "a.html").tags.count("audio")
+
+
+def test_the_channel_and_the_length_of_recordings_of_ones_own(tmp_path):
+    """Channel 2 of a table, and a normal recording of another rate than the others."""
+    rng = np.random.default_rng(0)
+    rows = ["path,machine,split,label,channel,load"]
+    for i in range(24):
+        name, rate = f"clip {i}.wav", (44_100 if i % 3 == 0 else 16_000)
+        tone = 0.2 * np.sin(2 * np.pi * (500 + 10 * i) * np.arange(rate) / rate)
+        noise = 0.01 * rng.standard_normal(rate)
+        soundfile.write(tmp_path / name, np.stack([noise, tone], axis=1), rate)
+        part = "train,normal" if i < 16 else f"test,{'anomaly' if i % 2 else 'normal'}"
+        rows.append(f"{name},pump,{part},2,{i % 2}")
+    (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
+    run = tmp_path / "run"
+    given = ["run", str(TESTS / "tiny.yaml"), "--data", str(tmp_path / "table.csv")]
+    options = ["--run", str(run), "--train.epochs", "1", "--train.batch-size", "8"]
+    options += ["--train.allow-one-class", "--backend.smote.ratio", "0"]
+    assert main([*given, *options]) == 0
+    found = made(run, out=tmp_path / "r.html")
+    sounds = [address for address in found.loads if address.startswith("data:audio")]
+    assert sounds
+    for address in sounds:
+        samples, rate = soundfile.read(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+        assert rate == 16_000 and len(samples) < 1.2 * rate
+        assert np.sqrt(np.mean(np.square(samples))) == pytest.approx(0.2 / np.sqrt(2), rel=0.1)
+    assert load_features(run).channel == 2
 
 
 def test_clips_without_labels_get_them_from_the_ground_truth(rng, tmp_path):
@@ -151,14 +188,20 @@ def development(rng, root, *, clips=200):
     return make_run(root / "run", machines)
 
 
+def clip_file(root, machine):
+    """The path of a clip in a data set of the challenge."""
+    path = root / machine / "train" / "section_00_source_train_normal_0000_a_1.wav"
+    path.parent.mkdir(parents=True)
+    return path
+
+
 def test_published_figures_are_shown_for_the_data_that_they_are_of(rng, tmp_path):
     run, data = development(rng, tmp_path), tmp_path / "data"
     options = ["--overwrite", "--data", str(data)]
     assert "Table 1" not in made(run.path, out=tmp_path / "r.html", options=options).words
-    data.mkdir()
+    soundfile.write(clip_file(data, "fan"), np.full(16_000, 0.1), 16_000)
     found = made(run.path, out=tmp_path / "r.html", options=options)
     assert "Table 1" in found.words and "66.0" in found.words and "57.7" in found.words
-    (data / "fan").mkdir()
     (data / "fan" / "synth.json").write_text("{}")  # a synthetic corpus has the same names
     assert "Table 1" not in made(run.path, out=tmp_path / "r.html", options=options).words
     fewer = development(rng, tmp_path / "fewer", clips=100)
@@ -226,7 +269,7 @@ def test_the_last_predictions_of_a_detector(tmp_path, capsys):
     found = made(tmp_path / "d.asd", out=tmp_path / "d.html", options=options)
     assert found.words.count("take") >= 3 and "the last 3 scores" in found.words
     assert main(["report", str(tmp_path / "normal"), "--out", "x.html", "--log", str(log)]) == 2
-    assert "--log: name one detector" in capsys.readouterr().err
+    assert "--log: is of one detector" in capsys.readouterr().err
     log.write_text("{}\n")
     assert main(["report", str(tmp_path / "d.asd"), "--out", "y.html", "--log", str(log)]) == 1
     assert "line 1" in capsys.readouterr().err
@@ -240,6 +283,26 @@ def test_a_page_of_a_detector(tmp_path):
     found = made(tmp_path / "d.asd", out=tmp_path / "d.html")
     assert found.tags.count("img") == 1 and "<img src=x onerror" in found.words
     assert "threshold" in found.words and "take 7.wav" in found.words
+
+
+def test_recordings_of_one_name_have_rows_of_their_own(tmp_path, monkeypatch):
+    for part, seeds in (("a", range(12)), ("b", range(20, 32))):
+        files = folder(tmp_path / part / "normal", seeds)
+        for i, path in enumerate(files):
+            path.rename(path.with_name(f"n{i}.wav"))
+    monkeypatch.chdir(tmp_path / "a")
+    Detector().fit("normal").save(tmp_path / "d.asd")
+    monkeypatch.chdir(tmp_path / "b")
+    assert main(["update", str(tmp_path / "d.asd"), "normal"]) == 0
+    made(tmp_path / "d.asd", out=tmp_path / "d.html")
+    assert (tmp_path / "d.html").read_text().count("n3.wav") == 2
+
+
+def test_a_log_without_losses(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    with open(tmp_path / "run" / "log.jsonl", "a") as file:
+        file.write('{"step": 100}\n')
+    assert "last loss" in made(tmp_path / "run", out=tmp_path / "r.html").words
 
 
 def test_every_text_is_escaped():

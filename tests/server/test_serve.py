@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -253,6 +254,24 @@ def test_other_addresses_need_a_token(detector_file, capsys, monkeypatch, tmp_pa
         assert "--token-file" in capsys.readouterr().err
     for host, local in (("127.0.0.1", True), ("localhost", True), ("127.9.9.9", True)):
         assert listening.is_local(host) == local
+
+
+@pytest.mark.parametrize("host", ["a..b", ".", "x" * 64])
+def test_a_host_that_is_no_name(detector_file, tmp_path, capsys, host):
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef")
+    given = ["serve", str(detector_file), "--host", host, "--port", "0"]
+    assert main([*given, "--token-file", str(token)]) == 1
+    assert f"{host}:0: cannot listen" in capsys.readouterr().err
+
+
+def test_the_folder_of_uploads_may_be_deleted(detector_file, sounds, tmp_path, monkeypatch):
+    """As cleaners of temporary files do."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with running(detector_file) as found:
+        for place in tmp_path.glob("asdjax-*"):
+            shutil.rmtree(place)
+        assert ask(found, body=sounds["new"][0].read_bytes())[0] == 200
     for text in ("short", "", "with a\nnew line and more", "ümlaut-ümlaut-ümlaut"):
         (tmp_path / "token").write_text(text)
         with pytest.raises(AsdjaxError, match="token has 16 or more"):
