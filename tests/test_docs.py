@@ -159,6 +159,9 @@ def test_commands_and_options_exist(path, capsys):
         about = (verb,)
         if verb in RECIPE_COMMANDS and rest and rest[0] in recipe.names():
             about = (verb, rest[0])
+        for option, name in re.findall(r"(--[a-z]+\.(?:name|method)) (\w+)", " ".join(rest)):
+            if any(name in names for names in registry.BUILT_IN.values()):
+                about += (option, name)  # the class decides which other options there are
         wanted.setdefault(about, set()).update(OPTION.findall(" ".join(rest)))
     for about, options in wanted.items():
         options -= {"--help", "--plugin", *SHORT}
