@@ -58,7 +58,7 @@ def test_pages_are_installed_as_package_data():
     assert "asdjax" in setuptools["packages"]
     patterns = setuptools["package-data"]["asdjax"]
     found = {path.stem for pattern in patterns for path in (ROOT / "asdjax").glob(pattern)}
-    assert found == set(PAGES)
+    assert found == {*PAGES, "tour"}
     installed = resources.files("asdjax") / "docs"
     assert all((installed / f"{page}.md").is_file() for page in PAGES)
 
