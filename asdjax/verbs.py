@@ -467,8 +467,13 @@ class Docs:
         markdown = [file for file in files if file.name.endswith(".md")]
         pages = {file.name.removesuffix(".md"): file.read_text("utf-8") for file in markdown}
         if self.topic is None:
-            for name, text in pages.items():
-                print(f"{name:<12}  {text.splitlines()[2]}")  # title, empty line, summary
+            width = max(map(len, pages))
+            for line in pages["index"].splitlines():
+                if line.startswith("## "):
+                    print(f"{line[3:]}:")
+                elif line.startswith("* ["):  # * [name](name.md): summary
+                    name, summary = line[3:].split("]", 1)[0], line.split(": ", 1)[1]
+                    print(f"  {name:<{width}}  {summary}")
         elif self.topic in pages:
             print(pages[self.topic], end="")
         else:

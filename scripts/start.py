@@ -14,6 +14,7 @@ from asdjax.runtime import interruption
 _CONTINUES = "the same command continues where it stopped"
 SCRIPTS = {  # name: message after an interruption
     "all_systems": _CONTINUES,
+    "make_reference": "nothing was written",
     "measure_detector": _CONTINUES,
     "measure_views": _CONTINUES,
     "check_tpu": "the lines above are complete",

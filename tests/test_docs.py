@@ -11,10 +11,10 @@ from support.machines import folder
 
 from asdjax.challenge import meta_yaml
 from asdjax.cli import VERBS, main
-from asdjax.config import recipe
+from asdjax.config import recipe, registry
 from asdjax.config.recipe import Config
+from asdjax.config.schema import Choice
 from asdjax.convert import __main__ as convert
-from asdjax.models.beats_encoder import BEATsConfig
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "asdjax" / "docs"
@@ -32,8 +32,9 @@ SECTIONS = "dataset|audio|augment|model|loss|optim|train|extract|backend|decisio
 def test_without_a_topic_the_pages_are_listed(capsys):
     assert main(["docs"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == PAGES
-    assert all(len(line.split()) > 3 and len(line) <= 100 for line in lines)
+    entries = [line.split() for line in lines if line.startswith("  ")]
+    assert sorted(name for name, *_ in entries) == sorted({*PAGES} - {"index"})
+    assert all(len(words) > 3 for words in entries) and all(len(line) <= 100 for line in lines)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -57,7 +58,7 @@ def test_pages_are_installed_as_package_data():
     assert "asdjax" in setuptools["packages"]
     patterns = setuptools["package-data"]["asdjax"]
     found = {path.stem for pattern in patterns for path in (ROOT / "asdjax").glob(pattern)}
-    assert found == set(PAGES)
+    assert found == {*PAGES, "tour"}
     installed = resources.files("asdjax") / "docs"
     assert all((installed / f"{page}.md").is_file() for page in PAGES)
 
@@ -79,9 +80,17 @@ def test_every_link_leads_somewhere(path):
         assert path.parent != FOLDER or place.parent == FOLDER, f"{link} is not installed"
 
 
-def test_the_readme_links_every_page_and_is_short():
+def test_the_index_has_every_page_with_its_summary():
+    text = (FOLDER / "index.md").read_text("utf-8")
+    for page in {*PAGES} - {"index"}:
+        summary = (FOLDER / f"{page}.md").read_text("utf-8").splitlines()[2]
+        assert f"\n* [{page}]({page}.md): {summary}\n" in text
+
+
+def test_the_readme_links_the_index_and_is_short():
     text = FILES[0].read_text("utf-8")
-    assert {f"asdjax/docs/{page}.md" for page in PAGES} == set(LINK.findall(text))
+    linked = {f"asdjax/docs/{page}.md" for page in PAGES} & set(LINK.findall(text))
+    assert len(linked) > 5 and "asdjax/docs/index.md" in linked
     assert len(text.splitlines()) <= 100
 
 
@@ -94,19 +103,22 @@ def test_paths_exist(path):
 
 
 def has(config: object, key: str) -> bool:
-    """Whether a dotted key is a setting."""
+    """Whether a dotted key is a setting, of the classes at hand or of others of their kinds."""
     for part in key.split("."):
-        if not hasattr(config, part):
+        of = [config]
+        if isinstance(config, Choice) and not config.required:
+            of += [registry.find(config.kind, name)() for name in registry.BUILT_IN[config.kind]]
+        found = [one for one in of if hasattr(one, part)]
+        if not found:
             return False
-        config = getattr(config, part)
+        config = getattr(found[0], part)
     return True
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_settings_exist(path):
     keys = re.findall(rf"`((?:{SECTIONS})\.[a-z_.]+)", path.read_text("utf-8"))
-    of_both = Config(), Config(model=BEATsConfig())
-    assert not [key for key in keys if not any(has(config, key) for config in of_both)]
+    assert not [key for key in keys if not has(Config(), key)]
 
 
 def help_of(words: list[str], capsys) -> str:
@@ -147,6 +159,9 @@ def test_commands_and_options_exist(path, capsys):
         about = (verb,)
         if verb in RECIPE_COMMANDS and rest and rest[0] in recipe.names():
             about = (verb, rest[0])
+        for option, name in re.findall(r"(--[a-z]+\.(?:name|method)) (\w+)", " ".join(rest)):
+            if any(name in names for names in registry.BUILT_IN.values()):
+                about += (option, name)  # the class decides which other options there are
         wanted.setdefault(about, set()).update(OPTION.findall(" ".join(rest)))
     for about, options in wanted.items():
         options -= {"--help", "--plugin", *SHORT}

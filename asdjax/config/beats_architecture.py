@@ -29,7 +29,9 @@ class BEATsEncoderConfig:
     conv_pos_groups: Count = 16
     """Channel groups of the positional convolution."""
     activation_fn: Literal["gelu"] = "gelu"
+    """Activation of the feed-forward part."""
     layer_norm_first: Literal[False] = False
+    """Whether a layer normalises its parts' inputs; false: the sums of inputs and outputs."""
     deep_norm: bool = True
     """Scale the residual by (2 encoder_layers)^(1/4)."""
     relative_position_embedding: bool = True

@@ -50,12 +50,17 @@ class BEATsConfig(Encoder):
     embedding_size: Annotated[int, Range(low=0, high=2**20)] = 256
     """Size of the embedding, a linear map of the pooled vector; 0: the pooled vector itself."""
     dropout: Probability | None = None
-    """Replaces model.encoder.dropout; the next five replace encoder settings in the same way."""
+    """Replaces model.encoder.dropout; null: as the weights state it."""
     attention_dropout: Probability | None = None
+    """Replaces model.encoder.attention_dropout; null: as the weights state it."""
     activation_dropout: Probability | None = None
+    """Replaces model.encoder.activation_dropout; null: as the weights state it."""
     dropout_input: Probability | None = None
+    """Replaces model.encoder.dropout_input; null: as the weights state it."""
     encoder_layerdrop: Probability | None = None
+    """Replaces model.encoder.encoder_layerdrop; null: as the weights state it."""
     layer_wise_gradient_decay_ratio: Probability | None = None
+    """Replaces model.encoder.layer_wise_gradient_decay_ratio; null: as the weights state it."""
     compute_dtype: ComputeDtype = "auto"
     """Precision of the large products; weights, softmax, norms and the loss remain float32.
     auto: float32 on CPUs, TensorFloat-32 on GPUs, three passes of bfloat16 on TPUs."""
