@@ -45,7 +45,7 @@ def explain(
         try:
             (why,) = detector.explain(file)
         except AsdjaxError as error:
-            console.say(str(error))
+            console.say_always(str(error))
             failures += 1
             continue
         document = json.dumps(why.document(), allow_nan=False) if as_json else _text(why)
