@@ -7,7 +7,10 @@ and `submit --verify` print the faults that they find on standard output.
 """
 
 import dataclasses
+import logging
+import platform
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,6 +33,8 @@ from asdjax.errors import AsdjaxError, UsageError
 from asdjax.runtime import console, devices, host_memory, interruption
 from asdjax.runtime.console import Verbosity
 from asdjax.verbs import COMPILING, JOBS, VERBS, Convert
+
+_LOG = logging.getLogger(__name__)
 
 
 def _usage() -> str:
@@ -95,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         interruption.watch()
 
     def command() -> int | None:
+        began = time.monotonic()
+        _LOG.info(f"asdjax {__version__}, Python {platform.python_version()}: {args[0]}")
         _load(plugins)
         try:
             if kind is Convert:
@@ -107,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if plugin_error is None:
                 raise
             raise plugin_error from error
+        finally:
+            _LOG.info(f"{args[0]}: ended after {time.monotonic() - began:.1f} s")
 
     chosen: Verbosity = "quiet" if QUIET in given else "verbose" if VERBOSE in given else "normal"
     with console.verbosity(chosen):

@@ -41,19 +41,21 @@ def explain(
     files = sound_search.files(inputs, "explain")
     pictures = _pictures(png, files, overwrite)
     failures = 0
-    for file, picture in zip(files, pictures, strict=True):
-        try:
-            (why,) = detector.explain(file)
-        except AsdjaxError as error:
-            console.say_always(str(error))
-            failures += 1
-            continue
-        document = json.dumps(why.document(), allow_nan=False) if as_json else _text(why)
-        print(document, flush=True)
-        if picture is not None:
-            from asdjax.report import figures
+    with console.progress("explaining", len(files), "recordings", minor=True) as advance:
+        for file, picture in zip(files, pictures, strict=True):
+            advance(1, "")
+            try:
+                (why,) = detector.explain(file)
+            except AsdjaxError as error:
+                console.say_always(str(error))
+                failures += 1
+                continue
+            document = json.dumps(why.document(), allow_nan=False) if as_json else _text(why)
+            print(document, flush=True)
+            if picture is not None:
+                from asdjax.report import figures
 
-            atomic.write_bytes(picture, figures.explanation_png(why), overwrite=overwrite)
+                atomic.write_bytes(picture, figures.explanation_png(why), overwrite=overwrite)
     if png is not None:
         console.say(f"{png}: {len(files) - failures} pictures")
     return int(failures > 0)

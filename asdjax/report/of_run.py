@@ -17,6 +17,7 @@ from asdjax.errors import AsdjaxError
 from asdjax.files.documents import read_json
 from asdjax.report import figures
 from asdjax.report.parts import Figure, Item, Section, Sound, Table, Text, Verbatim
+from asdjax.runtime import console
 from asdjax.scoring import averages, layout
 from asdjax.store.embeddings import Embeddings
 from asdjax.store.runs import Run
@@ -64,10 +65,12 @@ def sections(run: Run, data: Path | None = None) -> list[Section]:
     root = root.parent if root.is_file() else root
     channel = {"near": 0, "far": 1}[config.audio.channel]
     shown = 2 if len(machines) <= _FEW_MACHINES else 1 if len(machines) <= _MOST_MACHINES else 0
-    of_machines = [
-        _machine(machine, rows[machine], embeddings[machine], root, channel, shown)
-        for machine in machines
-    ]
+    of_machines = []
+    with console.progress("drawing", len(machines), "machines", minor=True) as advance:
+        for machine in machines:
+            found = rows[machine], embeddings[machine]
+            of_machines.append(_machine(machine, *found, root, channel, shown))
+            advance(1, machine)
     return [
         Section("Results", [*_results(document)]),
         Section("Machines", sections=of_machines),

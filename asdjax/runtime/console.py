@@ -36,6 +36,7 @@ def printable(text: str) -> str:
 Verbosity = Literal["quiet", "normal", "verbose"]
 _LEVELS = {"quiet": logging.ERROR, "normal": logging.WARNING, "verbose": logging.INFO}
 _verbosity: Verbosity = "normal"
+_commands = 0  # that run in this process
 
 
 @contextmanager
@@ -74,13 +75,16 @@ class _Say(logging.Handler):
 @contextmanager
 def _log_printed() -> Iterator[None]:
     """Print what asdjax logs, once: some libraries add a handler to the root logger."""
+    global _commands
     logger = logging.getLogger("asdjax")
     before, level = (logger.handlers, logger.propagate), logger.level
     logger.handlers, logger.propagate = [_Say()], False
     logger.setLevel(_LEVELS[_verbosity])
+    _commands += 1
     try:
         yield
     finally:
+        _commands -= 1
         logger.handlers, logger.propagate = before
         logger.setLevel(level)
 
@@ -197,7 +201,7 @@ Advance = Callable[[int, str], None]
 
 @contextmanager
 def progress(
-    title: str, total: int, unit: str, done: int = 0, *, last_line: bool = True
+    title: str, total: int, unit: str, done: int = 0, *, minor: bool = False
 ) -> Iterator[Advance]:
     """Show progress with rate and time left: a bar on a terminal, a line per 10 s otherwise.
 
@@ -208,14 +212,15 @@ def progress(
         total: total number of units.
         unit: name of the units, in the plural.
         done: units finished earlier, by a run that is resumed.
-        last_line: whether a line is printed at the end, also of a short task.
+        minor: whether nothing is shown outside of commands, nothing is left on a terminal at the
+            end, and elsewhere a task of less than 10 s has no line.
     """
     began, first = time.monotonic(), done
 
     def rate() -> str:
         return f"{(done - first) / max(time.monotonic() - began, 1e-9):.3g} {unit}/s"
 
-    if _verbosity == "quiet":
+    if _verbosity == "quiet" or (minor and not _commands):
         yield lambda units, words: None
         return
     if sys.stderr.isatty():
@@ -238,7 +243,9 @@ def progress(
         # What is printed meanwhile goes above the bar, but results stay on standard output.
         redirected = sys.stdout is not None and sys.stdout.isatty()
         console = Console(stderr=True)
-        with Progress(*columns, console=console, redirect_stdout=redirected) as bar:
+        with Progress(
+            *columns, console=console, redirect_stdout=redirected, transient=minor
+        ) as bar:
             task = bar.add_task(title, total=total, completed=done, words="")
 
             def show(units: int, words: str) -> None:
@@ -255,7 +262,7 @@ def progress(
         nonlocal done, shown
         done += units
         now = time.monotonic()
-        if (done >= total and last_line) or now - shown >= 10:
+        if (done >= total and not minor) or now - shown >= 10:
             shown = now
             left = (now - began) / max(done - first, 1) * (total - done)
             say(f"{title} {done}/{total} {words} {rate()}, {left:.0f} s left".replace("  ", " "))
