@@ -473,6 +473,22 @@ class Docs:
             raise UsageError(f"docs: no page {self.topic!r}{hint or ':'} choose {', '.join(pages)}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Say what is installed, on which devices it computes, and whether results are right."""
+
+    lost: ClassVar[str] = "this command writes nothing"
+    json: bool = False
+    """Print JSON (schema asdjax.doctor/1) instead of text."""
+
+    def __call__(self) -> int:
+        from asdjax.commands import doctor
+
+        document = doctor.examine()
+        print(json.dumps(document, indent=1) if self.json else doctor.render(document))
+        return int(bool(document["problems"]))
+
+
 def _pages() -> dict[str, str]:
     """The pages of the documentation by their topics."""
     files = sorted((resources.files("asdjax") / "docs").iterdir(), key=lambda file: file.name)
@@ -519,7 +535,7 @@ JOBS: dict[str, dict[str, type[Any]]] = {
     "look and compare": {"evaluate": Evaluate, "compare": Compare, "report": Report},
     "submission": {"submit": Submit},
     "files of other toolkits": {"convert": Convert},
-    "the tool itself": {"docs": Docs, "completion": Completion},
+    "the tool itself": {"docs": Docs, "doctor": Doctor, "completion": Completion},
 }
 """The verbs by what they are for, as `asdjax --help` lists them."""
 VERBS = {name: verb for verbs in JOBS.values() for name, verb in verbs.items()}

@@ -112,7 +112,9 @@ def test_how_much_is_printed(verbosity, expected, capsys):
     logged = re.compile(r"\d\d:\d\d:\d\d (INFO|WARNING|ERROR) asdjax\.data\.corpus: ")
     assert len(lines) == len(expected)
     for line, words in zip(lines, expected, strict=True):
-        assert bool(logged.match(line)) == (verbosity == "verbose" and words.startswith(("a ", "an ")))
+        assert bool(logged.match(line)) == (
+            verbosity == "verbose" and words.startswith(("a ", "an "))
+        )
         assert logged.sub("", line).startswith(words)
     assert logger.getEffectiveLevel() == logging.WARNING  # as before
 
