@@ -30,7 +30,7 @@ from asdjax.config import recipe as configs
 from asdjax.config import registry, schema
 from asdjax.config.interfaces import Backend, ComputeDtype, Threshold
 from asdjax.config.recipe import AudioConfig, Config, DatasetConfig, SynthConfig
-from asdjax.detector_verbs import Explain, Export, Fit, Predict, Serve, Update, Watch
+from asdjax.detector_verbs import Explain, Export, Fit, Predict, Serve, Show, Update, Watch
 from asdjax.errors import ConfigError, DataError, UsageError
 
 Recipe = Annotated[
@@ -532,7 +532,12 @@ JOBS: dict[str, dict[str, type[Any]]] = {
         "embed": Embed,
         "score": Score,
     },
-    "look and compare": {"evaluate": Evaluate, "compare": Compare, "report": Report},
+    "look and compare": {
+        "show": Show,
+        "evaluate": Evaluate,
+        "compare": Compare,
+        "report": Report,
+    },
     "submission": {"submit": Submit},
     "files of other toolkits": {"convert": Convert},
     "the tool itself": {"docs": Docs, "doctor": Doctor, "completion": Completion},
