@@ -1,5 +1,6 @@
 """The state of an installation: versions, devices, memory, disks, and whether results are right."""
 
+import contextlib
 import locale
 import math
 import os
@@ -97,7 +98,8 @@ def _packages(problems: list[str]) -> tuple[dict[str, str | None], dict[str, Any
         elif version is not None and least and _numbers(version) < _numbers(least):
             problems.append(f"{name} {version} is too old, {least} is needed: {remedy}")
     for about in extras.values():
-        about["installed"] = None not in about["packages"].values()
+        versions = about["packages"].values()
+        about["installed"] = bool(versions) and None not in versions
     return found, extras
 
 
@@ -121,7 +123,7 @@ def _version(name: str) -> str | None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version)[:3]))
+    return tuple(map(int, [*re.findall(r"\d+", version), "0", "0"][:3]))
 
 
 def _usable_cores() -> int | None:
@@ -219,10 +221,12 @@ def _cache(problems: list[str]) -> dict[str, Any]:
     place = settings["jax_compilation_cache_dir"]
     if not (place and settings["jax_enable_compilation_cache"]):
         return {"path": None, "bytes": None, "programs": None, "usable": False}
-    files = [path for path in Path(place).rglob("*") if path.is_file()]
-    programs = sum(path.name.endswith("-cache") for path in files)
-    size = sum(path.stat().st_size for path in files)
-    return {"path": place, "bytes": size, "programs": programs, "usable": True}
+    sizes: dict[str, int] = {}
+    for path in Path(place).glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another process may delete it
+            sizes[path.name] = path.stat().st_size
+    programs = sum(name.endswith("-cache") for name in sizes)
+    return {"path": place, "bytes": sum(sizes.values()), "programs": programs, "usable": True}
 
 
 def render(document: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib import metadata
 
+import jax
 import pytest
 
 from asdjax.cli import main
@@ -142,3 +143,28 @@ def test_an_ascii_terminal():
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, env=chosen, capture_output=True, timeout=60)
     assert ended.returncode == 1 and ended.stdout.isascii() and b"Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "least", "old"),
+    [
+        ("2", "2.0", False),
+        ("0.10.2", "0.9", False),
+        ("0.9.9", "0.10.0", True),
+        ("4.1rc1", "4", False),
+    ],
+)
+def test_versions_are_compared_as_numbers(version, least, old):
+    assert (doctor._numbers(version) < doctor._numbers(least)) == old
+
+
+def test_the_cache_of_compiled_programs(tmp_path, capsys):
+    for name, size in (("jit_a-1-cache", 100), ("jit_a-1-cache.digest", 32), ("jit_b-2-cache", 50)):
+        (tmp_path / name).write_bytes(bytes(size))
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        found = examined(capsys, 0)["cache"]
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert found == {"path": str(tmp_path), "bytes": 182, "programs": 2, "usable": True}
