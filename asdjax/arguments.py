@@ -4,12 +4,13 @@ tyro makes the options from a verb's dataclass. What it cannot do is done here: 
 section (`--loss.name arcface`) decides which options there are, and a recipe or run the defaults.
 """
 
+import contextlib
 import dataclasses
 import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import tyro
 from tyro.constructors import (
@@ -34,6 +35,11 @@ _NUMBERS = {
     int: re.compile(r"[-+]?(0|[1-9][0-9]*)"),
     float: re.compile(r"[-+]?(([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|inf)|nan"),
 }  # as in a recipe; int() and float() would also accept 1_0 and digits of other scripts
+HELP = ("-h", "--help", "--help-all")
+"""Options that ask for a verb's help; the last one for all of its options."""
+VERSION = ("-V", "--version")
+QUIET, VERBOSE, NO_CACHE, PLUGIN = "--quiet", "--verbose", "--no-compile-cache", "--plugin"
+"""Options of all commands, see `asdjax.cli`."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -94,10 +100,6 @@ ConfigName = Annotated[str, _read_by(config_name, str)]
 """Type of all arguments that are the name of a recipe or the path of a YAML file."""
 
 
-_REGISTRY = ConstructorRegistry()
-
-
-@_REGISTRY.primitive_rule
 def _plain_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     """Tyro rule: numbers are plain decimal digits, as in a recipe."""
     kind = info.type
@@ -125,7 +127,6 @@ _OPEN = object()
 """Marks a type whose fields are being listed by `_open_choices`, which would else call itself."""
 
 
-@_REGISTRY.struct_rule
 def _open_choices(info: StructTypeInfo) -> StructConstructorSpec | None:
     """Tyro rule: a setting that holds a registered name accepts all names of its kind."""
     if not dataclasses.is_dataclass(info.type) or _OPEN in info.markers:
@@ -143,6 +144,65 @@ def _open_choices(info: StructTypeInfo) -> StructConstructorSpec | None:
         for field in spec.fields
     ]
     return dataclasses.replace(spec, fields=tuple(fields))
+
+
+def _registry(*rules: Callable[[StructTypeInfo], StructConstructorSpec | None]) -> Any:
+    """The rules by which tyro makes options from types; `rules` are tried first."""
+    registry = ConstructorRegistry()
+    registry.primitive_rule(_plain_number)
+    for rule in (_open_choices, *rules):
+        registry.struct_rule(rule)
+    return registry
+
+
+_FLAT = object()
+"""Marks a type whose fields are being listed by `_first_settings`."""
+
+
+def _first_settings(
+    command: Any, first: Sequence[tuple[Any, str, str]]
+) -> Callable[[StructTypeInfo], StructConstructorSpec | None]:
+    """Tyro rule for the help: a verb's own arguments and the `first` settings, without sections.
+
+    Args:
+        command: an instance of the verb.
+        first: of each setting the section, the name of its field, and the option.
+    """
+
+    def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if info.type is not type(command) or _FLAT in info.markers:
+            return None
+
+        def fields(section: Any) -> dict[str, Any]:
+            about = {"type": type(section), "default": section}
+            marked = dataclasses.replace(info, **about, markers=(*info.markers, _FLAT))
+            spec = ConstructorRegistry.get_struct_spec(marked)
+            assert isinstance(spec, StructConstructorSpec)
+            return {field.name: field for field in spec.fields}
+
+        shown = [f for f in fields(command).values() if not is_section(getattr(command, f.name))]
+        for section, name, option in first:
+            field = fields(section)[name]
+            named: Any = Annotated[field.type, tyro.conf.arg(name=option)]
+            shown.append(dataclasses.replace(field, name=option, type=named))
+        return StructConstructorSpec(instantiate=type(command), fields=tuple(shown))
+
+    return rule
+
+
+def is_section(value: Any) -> bool:
+    """Whether a value is a dataclass, or a tuple of them, whose settings are options."""
+    parts = value if isinstance(value, tuple) and value else (value,)
+    return all(dataclasses.is_dataclass(part) for part in parts)
+
+
+def _options_in(value: Any) -> int:
+    """The number of arguments and options that a verb, or a section of it, has."""
+    if not is_section(value):
+        return 1
+    if isinstance(value, tuple):
+        return sum(map(_options_in, value))
+    return sum(_options_in(getattr(value, field.name)) for field in dataclasses.fields(value))
 
 
 def require_apart(run: Path, data: Path, option: str = "--run") -> None:
@@ -219,14 +279,14 @@ def parse(verb: str, kind: type[Any], args: Sequence[str]) -> Any:
     # and parse again if the guess was the value of an option.
     guess = _first_positional(kind, args)
     try:
-        default = None if guess is None else _default(kind, guess)
+        default = None if guess is None else default_of(kind, guess)
     except AsdjaxError:
         default = None
-    command = _parse_with(verb, *_choose(args, default or _default(kind, None)))
+    command = _parse_with(verb, *_choose(args, default or default_of(kind, None)))
     named = str(getattr(command, source))
     if guess is not None and default is not None and named == config_name(guess):
         return command
-    return _parse_with(verb, *_choose(args, _default(kind, named)))
+    return _parse_with(verb, *_choose(args, default_of(kind, named)))
 
 
 def _flags(kind: Any) -> set[str]:
@@ -300,6 +360,13 @@ def _converted(section: Choice, name: str) -> Choice:
     return chosen(**{s: getattr(section, s) for s in common})
 
 
+def of_each_class(section: Any) -> list[Any]:
+    """A section with each class that it may have; settings of equal name and type are copied."""
+    if not isinstance(section, Choice):
+        return [section]
+    return [_converted(section, name) for name in registry.names(section.kind)]
+
+
 def _inside(value: Any, path: Sequence[str]) -> Any:
     """The value at a path of attributes and indices; None if there is none.
 
@@ -325,7 +392,7 @@ def _with(value: Any, path: Sequence[str], new: Any) -> Any:
     return dataclasses.replace(value, **{path[0]: _with(getattr(value, path[0]), path[1:], new)})
 
 
-def _default(kind: type[Any], named: str | None) -> Any:
+def default_of(kind: type[Any], named: str | None) -> Any:
     """The defaults of a verb: those of the recipe or run `named`; MISSING where there is none."""
     values = {
         field.name: tyro.MISSING if field.default is dataclasses.MISSING else field.default
@@ -338,20 +405,56 @@ def _default(kind: type[Any], named: str | None) -> Any:
 def _parse_with(verb: str, args: Sequence[str], default: Any) -> Any:
     """Parse with tyro, given the class or an instance with the defaults."""
     is_class = isinstance(default, type)
+    if {*HELP} & {*args}:
+        # the defaults have the recipe and the classes that the other arguments choose
+        _print_help(verb, default_of(default, None) if is_class else default, HELP[-1] in args)
     return tyro.cli(
         default if is_class else type(default),
         prog=f"asdjax {verb}",
-        # the defaults have the recipe and the classes that the other arguments choose
-        args=["--help"] if {"-h", "--help"} & {*args} else args,
+        args=args,
         default=None if is_class else default,
         config=(tyro.conf.AvoidSubcommands,),
-        registry=_REGISTRY,
+        registry=_registry(),
     )
+
+
+def _print_help(verb: str, command: Any, every: bool) -> NoReturn:
+    """Print all options of a verb, or those in its attribute `first`, and exit.
+
+    Args:
+        verb: its name.
+        command: an instance with the defaults.
+        every: whether all options are shown.
+    """
+    first, others = [], 0
+    if not every and (named := getattr(command, "first", ())):
+        for option in named:
+            *path, name = option.replace("-", "_").split(".")
+            section = _inside(command, path or ["config"])
+            if name in getattr(section, "__dataclass_fields__", ()):  # of the class that is chosen
+                first.append((section, name, option))
+        own = [getattr(command, field.name) for field in dataclasses.fields(command)]
+        shown = len(first) + sum(not is_section(value) for value in own)
+        others = _options_in(command) - shown
+    rules = [_first_settings(command, first)] if others else []
+    with contextlib.suppress(SystemExit):
+        tyro.cli(
+            type(command),
+            prog=f"asdjax {verb}",
+            args=["--help"],
+            default=command,
+            config=(tyro.conf.AvoidSubcommands,),
+            registry=_registry(*rules),
+        )
+    if not every:
+        more = f"{others or 'no'} more option{'s' * (others != 1)}"
+        print(f"{HELP[-1]} shows {more}; asdjax --help lists the options of all commands.")
+    raise SystemExit(0)
 
 
 def _first_positional(kind: type[Any], args: Sequence[str]) -> str | None:
     """The first argument that is neither an option nor an option's value."""
-    flags = {"help", *_flags(kind)}
+    flags = {"help", "help_all", *_flags(kind)}
     previous = ""
     for argument in args:
         is_option = argument.startswith("-")

@@ -7,67 +7,91 @@ and `submit --verify` print the faults that they find on standard output.
 """
 
 import dataclasses
+import logging
+import platform
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from asdjax import arguments
 from asdjax._version import __version__
-from asdjax.arguments import check_overrides, path_text
+from asdjax.arguments import (
+    HELP,
+    NO_CACHE,
+    PLUGIN,
+    QUIET,
+    VERBOSE,
+    VERSION,
+    check_overrides,
+    path_text,
+)
 from asdjax.config import recipe as configs
 from asdjax.config import registry, schema
 from asdjax.config.recipe import Config
 from asdjax.errors import AsdjaxError, UsageError
 from asdjax.runtime import console, devices, host_memory, interruption
-from asdjax.verbs import COMPILING, VERBS, Convert
+from asdjax.runtime.console import Verbosity
+from asdjax.verbs import COMPILING, JOBS, VERBS, Convert
 
-NO_CACHE = "--no-compile-cache"
-PLUGIN = "--plugin"
+_LOG = logging.getLogger(__name__)
 
 
 def _usage() -> str:
-    summaries = {name: str(verb.__doc__).splitlines()[0] for name, verb in VERBS.items()}
-    lines = "\n".join(f"  {name:<9} {summary}" for name, summary in summaries.items())
+    jobs = []
+    for job, verbs in JOBS.items():
+        summaries = [f"  {name:<10} {_summary(verb)}" for name, verb in verbs.items()]
+        jobs.append("\n".join([f"{job}:", *summaries, ""]))
+    listed = "\n".join(jobs)
     return f"""usage: asdjax COMMAND ...
 
 Anomalous sound detection for machine condition monitoring, on JAX (asdjax {__version__}).
 
-commands:
-{lines}
-
+{listed}
 recipes: {", ".join(configs.names())}
 
   asdjax fit normal/ --out pump.asd               learn from normal recordings of your machine
   asdjax predict pump.asd new/                    ALARM or ok for each new recording
   asdjax synth data                               write a small corpus of synthetic machines
   asdjax run system1 --data data --run runs/one   train, extract, score, evaluate
-  asdjax COMMAND --help                           all options with types and defaults
-  asdjax train system1 --help                     the same, with the defaults of this recipe
+  asdjax COMMAND --help                           the options that are used first
+  asdjax COMMAND --help-all                       all options with types and defaults
+  asdjax train system1 --help-all                 the same, with the defaults of this recipe
 
 exit codes: 0 success; 1 a problem with the files or the system; 2 an invalid command line; 3 an
 alarm (asdjax predict --fail-on-alarm); 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
 
-{PLUGIN} FILE.py        load a Python file that adds an encoder, a view, a backend ...
+options of all commands, anywhere on the line:
+  -V, --version         print the version
+  {QUIET}               results and errors only
+  {VERBOSE}             also what is done, with times
+  {PLUGIN} FILE.py      load a Python file that adds an encoder, a view, a backend ...
                         (asdjax docs plugins); needed in every command on a run that uses it
-{NO_CACHE}      do not use the cache of compiled programs in the user's cache directory
+  {NO_CACHE}    do not use the cache of compiled programs in the user's cache directory
 """
+
+
+def _summary(verb: type) -> str:
+    return str(verb.__doc__).splitlines()[0]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    args = list(sys.argv[1:] if argv is None else argv)
-    keep_programs = NO_CACHE not in args
-    args = [argument for argument in args if argument != NO_CACHE]
-    plugins, args = _without_plugins(args)
-    if not args or args[0] in ("-h", "--help"):
-        print(_usage(), file=sys.stdout if args else sys.stderr)
-        return 0 if args else 2
-    if args[0] == "--version":
+    plugins, args = _without_plugins(sys.argv[1:] if argv is None else argv)
+    given = {*args}
+    args = [argument for argument in args if argument not in (NO_CACHE, QUIET, VERBOSE)]
+    if given & {*VERSION}:
         print(f"asdjax {__version__}")
         return 0
+    if {QUIET, VERBOSE} <= given:
+        console.say_always(f"asdjax: {QUIET}: cannot be used with {VERBOSE}: omit one of them")
+        return 2
+    if not args or args[0] in HELP:
+        print(_usage(), file=sys.stdout if args else sys.stderr)
+        return 0 if args else 2
     if args[0] not in VERBS:
         hint = schema.similar(args[0], VERBS)
-        console.say(f"asdjax: no command {args[0]!r}{hint} (asdjax --help lists all)")
+        console.say_always(f"asdjax: no command {args[0]!r}{hint} (asdjax --help lists all)")
         return 2
     kind, own_process = VERBS[args[0]], argv is None
     if own_process:
@@ -76,20 +100,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         interruption.watch()
 
     def command() -> int | None:
+        began = time.monotonic()
+        _LOG.info(f"asdjax {__version__}, Python {platform.python_version()}: {args[0]}")
         _load(plugins)
         try:
             if kind is Convert:
                 from asdjax.convert.__main__ import carry_out
 
                 return carry_out(args[1:])
-            return _carry_out(args[0], kind, args[1:], keep_programs)
+            return _carry_out(args[0], kind, args[1:], keep_programs=NO_CACHE not in given)
         except (Exception, SystemExit) as error:  # a plugin's code may raise anything
             plugin_error = registry.plugin_error(error)
             if plugin_error is None:
                 raise
             raise plugin_error from error
+        finally:
+            _LOG.info(f"{args[0]}: ended after {time.monotonic() - began:.1f} s")
 
-    return console.finish(command, kind.lost)
+    chosen: Verbosity = "quiet" if QUIET in given else "verbose" if VERBOSE in given else "normal"
+    with console.verbosity(chosen):
+        return console.finish(command, kind.lost)
 
 
 def _without_plugins(args: Sequence[str]) -> tuple[list[str | None], list[str]]:
@@ -113,7 +143,7 @@ def _load(plugins: Sequence[str | None]) -> None:
         registry.load_plugin(Path(path_text(plugin)))
 
 
-def _carry_out(verb: str, kind: type, args: list[str], keep_programs: bool) -> int | None:
+def _carry_out(verb: str, kind: type, args: list[str], *, keep_programs: bool) -> int | None:
     command = arguments.parse(verb, kind, args)
     if isinstance(getattr(command, "config", None), Config):
         command = dataclasses.replace(command, config=check_overrides(command.config))

@@ -6,7 +6,14 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import Positional, arg
 
-from asdjax.arguments import AnyPath, PathText, UserPath, require_apart, require_folder
+from asdjax.arguments import (
+    AnyPath,
+    ConfigName,
+    PathText,
+    UserPath,
+    require_apart,
+    require_folder,
+)
 from asdjax.errors import UsageError
 
 Recordings = Annotated[
@@ -220,6 +227,37 @@ class Explain:
         detector = Detector.load(self.detector, embedder=self.embedder)
         return explain.explain(
             detector, self.inputs, as_json=self.json, png=self.png, overwrite=self.overwrite
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """Look at recordings: levels, spectrograms, and what a recipe makes of them."""
+
+    lost: ClassVar[str] = "pictures that were written are kept; add --overwrite to start again"
+    inputs: Positional[Recordings]
+    recipe: Annotated[ConfigName | None, arg(metavar="CONFIG")] = None
+    """A recipe's name or the path of a YAML file, whose views are drawn, too."""
+    png: Annotated[UserPath | None, arg(metavar="DIR")] = None
+    """Write a picture of each recording to this folder instead (needs matplotlib)."""
+    overwrite: bool = False
+    """Replace these pictures if they exist."""
+    json: bool = False
+    """Print a JSON document per line (schema asdjax.show/1)."""
+
+    def __call__(self) -> int:
+        from asdjax.commands import show
+
+        if self.recipe is not None:
+            from asdjax.runtime import devices
+
+            devices.start()
+        return show.show(
+            self.inputs,
+            recipe=self.recipe,
+            png=self.png,
+            as_json=self.json,
+            overwrite=self.overwrite,
         )
 
 

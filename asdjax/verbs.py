@@ -30,7 +30,7 @@ from asdjax.config import recipe as configs
 from asdjax.config import registry, schema
 from asdjax.config.interfaces import Backend, ComputeDtype, Threshold
 from asdjax.config.recipe import AudioConfig, Config, DatasetConfig, SynthConfig
-from asdjax.detector_verbs import Explain, Export, Fit, Predict, Serve, Update, Watch
+from asdjax.detector_verbs import Explain, Export, Fit, Predict, Serve, Show, Update, Watch
 from asdjax.errors import ConfigError, DataError, UsageError
 
 Recipe = Annotated[
@@ -41,6 +41,12 @@ RunPath = Annotated[UserPath, arg(metavar="DIR", help="Run directory; created if
 FinishedRun = Annotated[UserPath, arg(metavar="RUN", help="Run directory.")]
 Folder = Annotated[UserPath | None, arg(metavar="DIR")]
 Resamples = Annotated[int, arg(help="Number of bootstrap resamples for the intervals.")]
+FIRST_SETTINGS = (
+    "seed", "dataset.edition", "audio.clip-seconds", "audio.channel", "model.name",
+    "model.weights", "loss.name", "optim.learning-rate", "train.epochs", "train.batch-size",
+    "train.validation", "backend.name", "decision.method", "decision.level",
+)  # fmt: skip
+"""Settings of a recipe that people change first; `--help` shows these, `--help-all` all others."""
 Moved = Annotated[
     UserPath | None, arg(help="Root of the data set, if it has moved since training.")
 ]
@@ -71,6 +77,10 @@ class Data:
     """Summarise a data set and list its faults (exit code 1 if there are any)."""
 
     lost: ClassVar[str] = "this command writes nothing"
+    first: ClassVar[tuple[str, ...]] = (
+        "dataset.edition", "dataset.label", "dataset.skip", "audio.sample-rate", "audio.resample",
+        "audio.channel",
+    )  # fmt: skip
     root: Positional[Annotated[UserPath, arg(metavar="DIR", help="Root of the data set.")]]
     json: bool = False
     """Print JSON (schema asdjax.data/1) instead of a table."""
@@ -99,6 +109,7 @@ class Check:
     config: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
 
     source: ClassVar[str] = "recipe"
+    first: ClassVar[tuple[str, ...]] = FIRST_SETTINGS
 
     @staticmethod
     def defaults(recipe: str) -> Mapping[str, Any]:
@@ -137,6 +148,7 @@ class Train:
     config: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
 
     source: ClassVar[str] = "recipe"
+    first: ClassVar[tuple[str, ...]] = FIRST_SETTINGS
     defaults = Check.defaults
 
     def __call__(self) -> None:
@@ -172,7 +184,7 @@ class Extract:
 
 @dataclasses.dataclass(frozen=True)
 class Embed:
-    """Embed any audio files with a run or with converted weights; writes one .npz or .parquet."""
+    """Embed any audio files with a run or converted weights; writes one .npz or .parquet."""
 
     lost: ClassVar[str] = "nothing was written: run the same command again"
     weights: Positional[
@@ -230,6 +242,10 @@ class Score:
     decision: Threshold = dataclasses.field(default_factory=partial(registry.default, "threshold"))
 
     source: ClassVar[str] = "run"
+    first: ClassVar[tuple[str, ...]] = (
+        "backend.name", "backend.metric", "backend.combine-views", "backend.source-neighbours",
+        "backend.target-neighbours", "backend.smote.ratio", "decision.method", "decision.level",
+    )  # fmt: skip
 
     @staticmethod
     def defaults(run: str) -> Mapping[str, Any]:
@@ -317,7 +333,7 @@ class Compare:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Write a page of HTML on runs and detectors: figures, scores, sounds (asdjax docs report)."""
+    """Write a page of HTML on runs and detectors: figures, scores, sounds."""
 
     lost: ClassVar[str] = "nothing was written: run the same command again"
     sources: Positional[
@@ -463,9 +479,7 @@ class Docs:
     topic: Positional[Annotated[str | None, arg(metavar="[TOPIC]", help="The page.")]] = None
 
     def __call__(self) -> None:
-        files = sorted((resources.files("asdjax") / "docs").iterdir(), key=lambda file: file.name)
-        markdown = [file for file in files if file.name.endswith(".md")]
-        pages = {file.name.removesuffix(".md"): file.read_text("utf-8") for file in markdown}
+        pages = _pages()
         if self.topic is None:
             width = max(map(len, pages))
             for line in pages["index"].splitlines():
@@ -481,35 +495,77 @@ class Docs:
             raise UsageError(f"docs: no page {self.topic!r}{hint or ':'} choose {', '.join(pages)}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Say what is installed, on which devices it computes, and whether results are right."""
+
+    lost: ClassVar[str] = "this command writes nothing"
+    json: bool = False
+    """Print JSON (schema asdjax.doctor/1) instead of text."""
+
+    def __call__(self) -> int:
+        from asdjax.commands import doctor
+
+        document = doctor.examine()
+        print(json.dumps(document, indent=1) if self.json else doctor.render(document))
+        return int(bool(document["problems"]))
+
+
+def _pages() -> dict[str, str]:
+    """The pages of the documentation by their topics."""
+    files = sorted((resources.files("asdjax") / "docs").iterdir(), key=lambda file: file.name)
+    markdown = [file for file in files if file.name.endswith(".md")]
+    return {file.name.removesuffix(".md"): file.read_text("utf-8") for file in markdown}
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """Print a script with which a shell completes asdjax's commands, options and recipes."""
+
+    lost: ClassVar[str] = "this command writes nothing"
+    shell: Positional[Annotated[Literal["bash", "zsh", "fish"], arg(metavar="bash|zsh|fish")]]
+
+    def __call__(self) -> None:
+        from asdjax.commands import completion
+        from asdjax.convert.__main__ import COMMANDS
+
+        every = {n: completion.words(verb) for n, verb in VERBS.items() if verb is not Convert}
+        every["convert"] = completion.words_of_several(COMMANDS)
+        every["docs"] = dataclasses.replace(every["docs"], arguments=tuple(_pages()))
+        summaries = {name: str(verb.__doc__).splitlines()[0] for name, verb in VERBS.items()}
+        print(completion.script(self.shell, every, summaries), end="")
+
+
 class Convert:
     """Convert PyTorch checkpoints of BEATs and ASDKit, and back (asdjax convert --help)."""
 
     lost: ClassVar[str] = "nothing was written"
 
 
-VERBS: dict[str, type[Any]] = {
-    "fit": Fit,
-    "predict": Predict,
-    "update": Update,
-    "explain": Explain,
-    "watch": Watch,
-    "serve": Serve,
-    "export": Export,
-    "run": RunAll,
-    "train": Train,
-    "extract": Extract,
-    "embed": Embed,
-    "score": Score,
-    "evaluate": Evaluate,
-    "compare": Compare,
-    "report": Report,
-    "submit": Submit,
-    "check": Check,
-    "data": Data,
-    "synth": Synth,
-    "convert": Convert,
-    "docs": Docs,
+JOBS: dict[str, dict[str, type[Any]]] = {
+    "your own machine": {"fit": Fit, "predict": Predict, "update": Update, "explain": Explain},
+    "live": {"watch": Watch, "serve": Serve, "export": Export},
+    "your data": {"data": Data, "synth": Synth},
+    "train and score": {
+        "run": RunAll,
+        "check": Check,
+        "train": Train,
+        "extract": Extract,
+        "embed": Embed,
+        "score": Score,
+    },
+    "look and compare": {
+        "show": Show,
+        "evaluate": Evaluate,
+        "compare": Compare,
+        "report": Report,
+    },
+    "submission": {"submit": Submit},
+    "files of other toolkits": {"convert": Convert},
+    "the tool itself": {"docs": Docs, "doctor": Doctor, "completion": Completion},
 }
+"""The verbs by what they are for, as `asdjax --help` lists them."""
+VERBS = {name: verb for verbs in JOBS.values() for name, verb in verbs.items()}
 
 COMPILING = (
     Check,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from asdjax.arguments import ConfigName, UserPath
+from asdjax.arguments import HELP, ConfigName, UserPath
 from asdjax.runtime import devices
 
 Source = Positional[Annotated[UserPath, arg(metavar="SRC", help="The PyTorch checkpoint.")]]
@@ -133,7 +133,7 @@ def carry_out(args: Sequence[str]) -> None:
         COMMANDS,
         prog="asdjax convert",
         description="Convert between PyTorch checkpoints and asdjax, without PyTorch.",
-        args=args,
+        args=["--help" if argument == HELP[-1] else argument for argument in args],
     )
     devices.start()
     command()

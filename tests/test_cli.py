@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+from support.machines import folder
 
 from asdjax.arguments import AnyPath, UserPath, parse, path_text, require_apart
 from asdjax.cli import VERBS, main
@@ -354,3 +355,32 @@ def test_help_after_an_option_without_its_value(words, capsys):
     with pytest.raises(SystemExit) as end:
         parse("check", Check, ["system1", *words, "--help"])
     assert end.value.code == 0 and "--backend.name {" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_quiet_anywhere_leaves_results_and_errors(place, tmp_path, capsys):
+    folder(tmp_path / "normal", range(20))
+    words = ["fit", str(tmp_path / "normal"), "--out", str(tmp_path / "pump.asd")]
+    assert main([*words[:place], "--quiet", *words[place:]]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main([*words[:place], "--quiet", *words[place:]]) == 1
+    assert "pump.asd: exists" in capsys.readouterr().err
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    words = ["predict", str(tmp_path / "pump.asd"), str(tmp_path / "bad.wav")]
+    assert main([*words[:place], "--quiet", *words[place:]]) == 1
+    printed = capsys.readouterr()
+    assert "ERROR" in printed.out and not printed.err
+
+
+def test_verbose_shows_the_log(tmp_path, capsys):
+    words = ["synth", str(tmp_path / "d"), "--machines", "fan", "--train-source", "1"]
+    words += ["--train-target", "0", "--test-per-cell", "0", "--seconds", "0.5"]
+    assert main([*words, "--verbose"]) == 0
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d INFO asdjax.cli: asdjax .*: synth", first)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d INFO asdjax.cli: synth: ended after .* s", last)
+
+
+def test_quiet_and_verbose_exclude_each_other(capsys):
+    assert main(["docs", "--quiet", "--verbose"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -25,6 +25,16 @@ COMMAND = re.compile(r"(?m)^ {4}(asdjax .+?)(?: +#.*)?$|`(asdjax [^`]+)`")
 OPTION = re.compile(r"(?<!\S)--[a-z][a-z0-9.-]*")
 SHORT = {"--model", "--model.pooling", "--loss", "--backend", "--decision"}
 """Options that stand for the name of a section's class; the help shows the long ones."""
+OF_ALL = {
+    "--help",
+    "--help-all",
+    "--version",
+    "--quiet",
+    "--verbose",
+    "--plugin",
+    "--no-compile-cache",
+}
+"""Options of all commands."""
 RECIPE_COMMANDS = ("run", "train", "check")
 SECTIONS = "dataset|audio|augment|model|loss|optim|train|extract|backend|decision"
 
@@ -123,13 +133,13 @@ def test_settings_exist(path):
 
 def help_of(words: list[str], capsys) -> str:
     with pytest.raises(SystemExit) as end:
-        main([*words, "--help"])
+        main([*words, "--help-all"])
     assert end.value.code == 0
     return capsys.readouterr().out
 
 
 def test_options_in_the_text_exist(capsys):
-    known = {"--no-compile-cache", "--help", "--plugin", *SHORT}
+    known = {*OF_ALL, *SHORT}
     about = [(verb,) for verb in VERBS if verb != "convert"]
     about += [("convert", name) for name in convert.COMMANDS]
     about += [("run", "system1"), ("run", "system4")]
@@ -164,7 +174,7 @@ def test_commands_and_options_exist(path, capsys):
                 about += (option, name)  # the class decides which other options there are
         wanted.setdefault(about, set()).update(OPTION.findall(" ".join(rest)))
     for about, options in wanted.items():
-        options -= {"--help", "--plugin", *SHORT}
+        options -= {*OF_ALL, *SHORT}
         if options:
             shown = set(OPTION.findall(help_of(list(about), capsys).replace(",", " ")))
             assert not options - shown, about

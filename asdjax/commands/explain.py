@@ -1,18 +1,16 @@
 """Explanation: why recordings have their scores, as text, JSON and pictures."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from asdjax.data import sound_search
 from asdjax.detector.detector import Detector
 from asdjax.detector.explanation import Area, Explanation
-from asdjax.errors import ArtifactError, AsdjaxError
+from asdjax.errors import AsdjaxError
 from asdjax.files import atomic
 from asdjax.runtime import console
 
-_LONGEST_NAME = 200  # bytes of the name of a picture, without number and ending
 _MEMBERS = 3  # that are printed
 
 
@@ -40,45 +38,28 @@ def explain(
         AsdjaxError: a folder has no sound files, or a picture exists or cannot be written.
     """
     files = sound_search.files(inputs, "explain")
-    pictures = _pictures(png, files, overwrite)
-    failures = 0
-    for file, picture in zip(files, pictures, strict=True):
-        try:
-            (why,) = detector.explain(file)
-        except AsdjaxError as error:
-            console.say(str(error))
-            failures += 1
-            continue
-        document = json.dumps(why.document(), allow_nan=False) if as_json else _text(why)
-        print(document, flush=True)
-        if picture is not None:
-            from asdjax.report import figures
+    pictures: Sequence[Path | None] = [None] * len(files)
+    if png is not None:
+        from asdjax.report import figures
 
-            atomic.write_bytes(picture, figures.explanation_png(why), overwrite=overwrite)
+        pictures = figures.picture_paths(png, files, overwrite)
+    failures = 0
+    with console.progress("explaining", len(files), "recordings", minor=True) as advance:
+        for file, picture in zip(files, pictures, strict=True):
+            advance(1, "")
+            try:
+                (why,) = detector.explain(file)
+            except AsdjaxError as error:
+                console.say_always(str(error))
+                failures += 1
+                continue
+            document = json.dumps(why.document(), allow_nan=False) if as_json else _text(why)
+            print(document, flush=True)
+            if picture is not None:
+                atomic.write_bytes(picture, figures.explanation_png(why), overwrite=overwrite)
     if png is not None:
         console.say(f"{png}: {len(files) - failures} pictures")
     return int(failures > 0)
-
-
-def _pictures(folder: Path | None, files: Sequence[Path], overwrite: bool) -> Sequence[Path | None]:
-    """The path of each recording's picture; a name that is there twice gets a number."""
-    if folder is None:
-        return [None] * len(files)
-    from asdjax.report import figures
-
-    figures.require_matplotlib()
-    if folder.exists() and not folder.is_dir():
-        raise ArtifactError(f"{folder}: is no folder: name another for the pictures")
-    taken: Counter[str] = Counter()
-    found = []
-    for file in files:
-        name = console.printable(file.name).replace("\\", "_")
-        name = name.encode()[-_LONGEST_NAME:].decode(errors="ignore")
-        taken[name] += 1
-        number = f" ({taken[name]})" if taken[name] > 1 else ""
-        found.append(folder / f"{name}{number}.png")
-        atomic.require_free(found[-1], overwrite)
-    return found
 
 
 def _text(why: Explanation) -> str:

@@ -1,6 +1,7 @@
 """Extraction: the embeddings of a run's clips, one file per view and machine."""
 
 import dataclasses
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from asdjax.store.embeddings import Embeddings, MadeFrom
 from asdjax.store.runs import Run
 from asdjax.store.scores import CLIP_COLUMNS
 
+_LOG = logging.getLogger(__name__)
 _NONE = np.empty((2, 0), np.float32)  # `calibration` of views that are not fitted
 
 LIKE = 1.5
@@ -151,6 +153,7 @@ def _embed(
                 table = dataclasses.replace(table, calibration=learned.get(view.name, _NONE))
                 tables[path] = table, made_from
             run.write_embeddings(tables)
+            _LOG.info(f"{machine}: embeddings of {len(clips)} clips written")
 
 
 class _Shapes:

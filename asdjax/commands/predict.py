@@ -61,14 +61,16 @@ def predict(
     width = min(max(len(console.printable(str(name))) for name in names), _WIDEST)
     if not as_json:
         print(_line("decision", "score", "ratio", "p-value", "start", "file", "nearest", width))
-    for prediction in detector.iter_predictions(names, faulty="row"):
-        alarms += bool(prediction.alarm)
-        failures += prediction.error is not None
-        print(_json(prediction) if as_json else _text(prediction, width), flush=True)
-        for note in prediction.warnings:
-            notes.setdefault(note, []).append(prediction.file)
-        if csv or parquet:
-            rows.append(prediction.row())
+    with console.progress("scoring", len(names), "recordings", minor=True) as advance:
+        for prediction in detector.iter_predictions(names, faulty="row"):
+            alarms += bool(prediction.alarm)
+            failures += prediction.error is not None
+            print(_json(prediction) if as_json else _text(prediction, width), flush=True)
+            for note in prediction.warnings:
+                notes.setdefault(note, []).append(prediction.file)
+            if csv or parquet:
+                rows.append(prediction.row())
+            advance(1, f"{alarms} alarms" if alarms else "")
     if csv is not None:
         atomic.write_bytes(csv, csv_bytes(rows), overwrite=overwrite)
     if parquet is not None:

@@ -54,21 +54,24 @@ def _score(run: Run, config: Config) -> None:
     views = config.extract.view_names
     kept = 0
     machines = run.machines()
-    for machine in machines:
-        if run.has_scores(machine):
-            kept += 1
-            continue
-        tables = [run.read_embeddings(view, machine) for view in views]
-        if any(not np.array_equal(table.path, tables[0].path) for table in tables):
-            raise DataError(
-                f"{run.path}: the views of {machine} hold different clips: "
-                f"run asdjax extract {run.path} again"
-            )
-        notes: dict[str, None] = {}  # the views' common ones once
-        rows = _rows(machine, tables, config, notes)
-        for note in notes:
-            console.say(note)
-        run.write_scores(machine, rows)
+    with console.progress("scoring", len(machines), "machines", minor=True) as advance:
+        for machine in machines:
+            if run.has_scores(machine):
+                kept += 1
+                advance(1, machine)
+                continue
+            tables = [run.read_embeddings(view, machine) for view in views]
+            if any(not np.array_equal(table.path, tables[0].path) for table in tables):
+                raise DataError(
+                    f"{run.path}: the views of {machine} hold different clips: "
+                    f"run asdjax extract {run.path} again"
+                )
+            notes: dict[str, None] = {}  # the views' common ones once
+            rows = _rows(machine, tables, config, notes)
+            for note in notes:
+                console.say(note)
+            run.write_scores(machine, rows)
+            advance(1, machine)
     if kept:
         console.say(f"{run.path}: scores of {kept} machines are up to date")
     _decide(run, machines, config)

@@ -222,7 +222,7 @@ def _compare_with_rules(out: Path, edition: str) -> None:
     systems = [submission.read_system(path) for path in sorted((out / "task2").iterdir())]
     refusal = verification.against_rules(systems, edition)
     if refusal:
-        console.say(f"{out}: matches its own data, but {refusal}")
+        console.say_always(f"{out}: matches its own data, but {refusal}")
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -1,7 +1,9 @@
 """Training: configuration and clips in, checkpoints and training.json out."""
 
 import functools
+import logging
 import platform
+import time
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, Literal
@@ -24,6 +26,8 @@ from asdjax.training.learner import Learner, TrainState
 from asdjax.training.plan import Plan, of_any_length, plan
 from asdjax.training.step_log import StepLog
 from asdjax.training.validation import Validation
+
+_LOG = logging.getLogger(__name__)
 
 
 def train(
@@ -189,6 +193,7 @@ def _loop(
     if events is not None:
         _begin(events, run, work)
     log = StepLog(work, run, checkpoints, events)
+    began = time.monotonic()
     with console.progress("training", work.steps, "steps", done=first) as advance:
         for step in range(first, work.steps):
             batch = parallel.split_batch(next(data), work.devices)
@@ -208,6 +213,7 @@ def _loop(
                 compile_cache.seal()
             if step == first:
                 log.write(keep=0)  # the first loss at once
+                _LOG.info(f"the first step took {time.monotonic() - began:.1f} s, with compiling")
             done = step + 1 == work.steps
             due = last_of_epoch == 0 and (epoch % config.train.checkpoint_every == 0 or done)
             if due or log.waiting >= config.train.log_every:

@@ -101,7 +101,7 @@ def watch_folder(
             ready = arrivals.look()
             for place, why in arrivals.unreadable.items():
                 if place not in unreadable:
-                    console.say(f"{place}: cannot be read ({why}): its files are not scored")
+                    console.say_always(f"{place}: cannot be read ({why}): its files are not scored")
             unreadable = arrivals.unreadable
             for first in range(0, len(ready), _AT_ONCE):
                 some = ready[first : first + _AT_ONCE]
@@ -172,9 +172,9 @@ def _append(
     })  # fmt: skip
     name = line["file"] or "microphone"
     if found.error is not None:
-        console.say(f"{now} ERROR {found.error}")
+        console.say_always(f"{now} ERROR {found.error}")
     elif confirmed:
-        console.say(
+        console.say_always(
             f"{now} ALARM {name}, from {found.start:g} s: score {found.score:.2f}, threshold "
             f"{found.threshold:.2f}"
         )

@@ -132,6 +132,7 @@ def check(dataset: dcase.Dataset, config: Config) -> Corpus:
     if skipped:
         counts = ", ".join(f"{n} {kind}" for kind, n in skipped.items())
         _log.warning(f"{root}: excluded by dataset.skip: {counts}")
+    _log.info(f"{root}: {len(clean.clips)} clips ({clean.edition}), all files checked")
     headers = {clip.path: headers[clip.path] for clip in clean.clips}
     any_sound = clean.edition == editions.OWN or audio.is_resampled(clean, config.audio)
     return Corpus(clean, headers, skipped, config.audio.sample_rate, any_sound)

@@ -511,6 +511,7 @@ class Detector(OutlierMixin, BaseEstimator):
         }
         document = Document(self._settings, windows.recordings)
         detector_file.write(Path(path), document, tables, overwrite=overwrite)
+        _LOG.info(f"{path}: detector written")
 
     def export(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the detector as one program of `jax.export`, which needs JAX alone.
@@ -576,6 +577,7 @@ class Detector(OutlierMixin, BaseEstimator):
             seed=settings.seed,
         )
         detector._restore(path, settings, document, tables)
+        _LOG.info(f"{path}: detector with the embedder {settings.embedder} read")
         return detector
 
     def _restore(

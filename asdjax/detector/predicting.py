@@ -18,6 +18,7 @@ from asdjax.detector.recordings import HALF, IGNORED, Recording, Windowing
 from asdjax.detector.sources import Faulty, Source
 from asdjax.detector.spectra import Spectra
 from asdjax.errors import DataError
+from asdjax.runtime import console
 from asdjax.store.detector_file import NormalRecording
 
 Item = TypeVar("Item")
@@ -82,19 +83,21 @@ def survey(
     facts: list[NormalRecording] = []
     copies: list[str] = []
     faulty: list[str] = []
-    for source, recording in zip(given, sources.read_or_name(given), strict=True):
-        if isinstance(recording, Faulty):
-            faulty.append(recording.error)
-            continue
-        found = recording.facts()
-        if why := unusable(found, channel) or features.too_short(recording):
-            faulty.append(why)
-        elif found.digest in digests:
-            copies.append(recording.name)
-        else:
-            digests.add(found.digest)
-            used.append(source)
-            facts.append(found)
+    with console.progress("reading", len(given), "recordings", minor=True) as advance:
+        for source, recording in zip(given, sources.read_or_name(given), strict=True):
+            advance(1, "")
+            if isinstance(recording, Faulty):
+                faulty.append(recording.error)
+                continue
+            found = recording.facts()
+            if why := unusable(found, channel) or features.too_short(recording):
+                faulty.append(why)
+            elif found.digest in digests:
+                copies.append(recording.name)
+            else:
+                digests.add(found.digest)
+                used.append(source)
+                facts.append(found)
     if faulty:
         named = "; ".join(faulty[:_MOST_NAMED]) + ("; ..." if len(faulty) > _MOST_NAMED else "")
         about = f"{len(faulty)} of {len(given)} recordings cannot be used: {named}"
@@ -121,17 +124,22 @@ def normal_windows(
                 yield i, start, window
 
     tables, maps, indices, begins = [], [], [], []
-    for chunk in _chunks(windows(), _AT_ONCE):
-        names = [found.facts[index].name for index, _, _ in chunk]
-        waveforms = [window for _, _, window in chunk]
-        tables.append(features(waveforms, names, windowing.longest))
-        maps.append(spectra.summaries(waveforms, windowing.longest))
-        indices += [index for index, _, _ in chunk]
-        begins += [start for _, start, _ in chunk]
-        if len(begins) > _MOST:
-            raise DataError(
-                f"more than {_MOST:,} windows: give longer windows (clip_seconds, hop_seconds)"
-            )
+    count, done = len(found.sources), 0
+    with console.progress("computing features", count, "recordings", minor=True) as advance:
+        for chunk in _chunks(windows(), _AT_ONCE):
+            names = [found.facts[index].name for index, _, _ in chunk]
+            waveforms = [window for _, _, window in chunk]
+            tables.append(features(waveforms, names, windowing.longest))
+            maps.append(spectra.summaries(waveforms, windowing.longest))
+            indices += [index for index, _, _ in chunk]
+            begins += [start for _, start, _ in chunk]
+            if len(begins) > _MOST:
+                raise DataError(
+                    f"more than {_MOST:,} windows: give longer windows (clip_seconds, hop_seconds)"
+                )
+            advance(indices[-1] - done, f"{len(begins)} windows")
+            done = indices[-1]
+        advance(count - done, f"{len(begins)} windows")
     joined = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     return NormalWindows(
         found.facts, np.array(indices, np.int32), np.array(begins), joined, np.concatenate(maps)

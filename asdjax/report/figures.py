@@ -3,6 +3,9 @@
 import importlib.util
 import io
 import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +13,13 @@ from jaxtyping import Float64
 
 from asdjax.detector.explanation import Explanation
 from asdjax.errors import ArtifactError
+from asdjax.files import atomic
 from asdjax.runtime import console
 
 _FEW, _MANY = 3.0, 12.0  # limits of the colours of deviations, standard deviations
 _TICKS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 40_000)  # hertz
 _DYNAMIC_DB = 70.0
+_LONGEST_NAME = 200  # bytes of the name of a picture, without number and ending
 _HOP = 512  # samples between frames of spectrograms, half a frame
 
 
@@ -22,6 +27,54 @@ def require_matplotlib() -> None:
     """Raise `AsdjaxError` if matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ArtifactError("figures need matplotlib: pip install 'asdjax[plot]'")
+
+
+def picture_paths(folder: Path, files: Sequence[Path], overwrite: bool) -> list[Path]:
+    """The path of each recording's picture; a name that is there twice gets a number.
+
+    Raises:
+        AsdjaxError: matplotlib is not installed, `folder` is no folder, or a picture exists
+            (without `overwrite`).
+    """
+    require_matplotlib()
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder}: is no folder: name another for the pictures")
+    taken: Counter[str] = Counter()
+    found = []
+    for file in files:
+        name = console.printable(file.name).replace("\\", "_")
+        name = name.encode()[-_LONGEST_NAME:].decode(errors="ignore")
+        taken[name] += 1
+        number = f" ({taken[name]})" if taken[name] > 1 else ""
+        found.append(folder / f"{name}{number}.png")
+        atomic.require_free(found[-1], overwrite)
+    return found
+
+
+def overview_png(
+    name: str, pictures: Sequence[tuple[str, Float64[np.ndarray, "F L"], float, int]]
+) -> bytes:
+    """Spectrograms, one below the other.
+
+    Args:
+        name: of the recording.
+        pictures: of each its title, levels in dB, length in seconds and sample rate.
+    """
+    figure = new(9, 0.6 + 2.0 * len(pictures))
+    name = console.printable(name)
+    figure.suptitle("..." + name[-70:] if len(name) > 73 else name, parse_math=False)
+    top = max(float(level.max()) for _, level, _, _ in pictures)
+    panels = figure.subplots(len(pictures), 1, squeeze=False)[:, 0]
+    for axes, (title, level, seconds, rate) in zip(panels, pictures, strict=True):
+        image = axes.imshow(
+            level, aspect="auto", origin="lower", extent=(0, seconds, 0, rate / 2000),
+            cmap="magma", vmin=top - _DYNAMIC_DB, vmax=top,
+        )  # fmt: skip
+        axes.set_title(title, fontsize="small", parse_math=False)
+        axes.set_ylabel("kHz")
+        figure.colorbar(image, ax=axes, label="dB")
+    panels[-1].set_xlabel("time (s)")
+    return png(figure)
 
 
 def explanation_png(why: Explanation) -> bytes:

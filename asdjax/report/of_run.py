@@ -35,12 +35,14 @@ def sections(run: Facts, data: Path | None = None) -> list[Section]:
         sounds, without = ClipSounds(run, data), None
     except AsdjaxError as error:
         sounds, without = None, f"The data set cannot be shown: {error}."
+    of_sections = []
+    with console.progress("drawing", count, "machines", minor=True) as advance:
+        for of in run.sections:
+            of_sections.append(of_section.section(of, run, sounds, shown))
+            advance(1, run.name(of))
     return [
         Section("Results", _results(run, sounds)),
-        Section(
-            "Machines",
-            sections=[of_section.section(of, run, sounds, shown) for of in run.sections],
-        ),
+        Section("Machines", sections=of_sections),
         Section("Data", [_channels(run), *([Text(without)] if without else _problems(sounds))]),
         Section("Training", _training(run.log)),
         Section("How the run was made", _made(run)),

@@ -12,6 +12,7 @@ JAX reads them: a damaged program may crash or compute wrong numbers, and JAX ha
 import contextlib
 import glob
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -29,6 +30,7 @@ from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.files import atomic, user_files
 from asdjax.runtime import console
 
+_LOG = logging.getLogger(__name__)
 SHORTEST = 0.2
 """Programs that took at least so many seconds to compile are stored, unless the user sets JAX's
 option."""
@@ -87,6 +89,7 @@ def use() -> Path | None:
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
     _explain_warnings(str(folder), ours=True)
+    _LOG.info(f"compiled programs are kept in {folder}")
     return folder
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from asdjax.errors import ArtifactError, AsdjaxError, UsageError
 from asdjax.runtime import interruption
@@ -33,28 +33,60 @@ def printable(text: str) -> str:
     )
 
 
+Verbosity = Literal["quiet", "normal", "verbose"]
+_LEVELS = {"quiet": logging.ERROR, "normal": logging.WARNING, "verbose": logging.INFO}
+_verbosity: Verbosity = "normal"
+_commands = 0  # that run in this process
+
+
+@contextmanager
+def verbosity(chosen: Verbosity) -> Iterator[None]:
+    """Choose how much commands print: errors and results; also progress and notes; also the log."""
+    global _verbosity
+    before, _verbosity = _verbosity, chosen
+    try:
+        yield
+    finally:
+        _verbosity = before
+
+
 def say(line: str) -> None:
-    """Print one line on standard error, as `printable` returns it."""
+    """Print one line on standard error, as `printable` gives it, unless commands are quiet."""
+    if _verbosity != "quiet":
+        say_always(line)
+
+
+def say_always(line: str) -> None:
+    """Print an error or a result on standard error, as `printable` returns it."""
     print(printable(line), file=sys.stderr, flush=True)
 
 
 class _Say(logging.Handler):
-    """Prints log messages with `say`."""
+    """Prints log messages; with their times, if commands are verbose."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage())
+        line = record.getMessage()
+        if _verbosity == "verbose":
+            now = time.strftime("%H:%M:%S", time.localtime(record.created))
+            line = f"{now} {record.levelname} {record.name}: {line}"
+        say_always(line)
 
 
 @contextmanager
-def _warnings_printed() -> Iterator[None]:
+def _log_printed() -> Iterator[None]:
     """Print what asdjax logs, once: some libraries add a handler to the root logger."""
+    global _commands
     logger = logging.getLogger("asdjax")
-    before = logger.handlers, logger.propagate
-    logger.handlers, logger.propagate = [_Say(logging.WARNING)], False
+    before, level = (logger.handlers, logger.propagate), logger.level
+    logger.handlers, logger.propagate = [_Say()], False
+    logger.setLevel(_LEVELS[_verbosity])
+    _commands += 1
     try:
         yield
     finally:
+        _commands -= 1
         logger.handlers, logger.propagate = before
+        logger.setLevel(level)
 
 
 class _OutputClosed(Exception):
@@ -108,7 +140,7 @@ def _stream(stream: TextIO, kind: type[io.FileIO], line_buffering: bool) -> Text
     )
 
 
-@_warnings_printed()
+@_log_printed()
 def finish(command: Callable[[], int | None], lost: str) -> int:
     """Run a command and return its exit code; errors and warnings are printed as one line each.
 
@@ -130,14 +162,14 @@ def finish(command: Callable[[], int | None], lost: str) -> int:
         interruption.over()
         # a library may turn an interruption into any other exception
         if isinstance(error, KeyboardInterrupt) or interruption.code():
-            say(f"asdjax: interrupted: {lost}")
+            say_always(f"asdjax: interrupted: {lost}")
             return interruption.code() or 130
         if isinstance(error, _OutputClosed):
             return 0
         sentence = _sentence(error)
         if sentence is None:
             raise
-        say(f"asdjax: {sentence}")
+        say_always(f"asdjax: {sentence}")
         return 2 if isinstance(error, UsageError) else 1
 
 
@@ -168,20 +200,29 @@ Advance = Callable[[int, str], None]
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
+def progress(
+    title: str, total: int, unit: str, done: int = 0, *, minor: bool = False
+) -> Iterator[Advance]:
     """Show progress with rate and time left: a bar on a terminal, a line per 10 s otherwise.
+
+    Nothing is shown if commands are quiet.
 
     Args:
         title: the task.
         total: total number of units.
         unit: name of the units, in the plural.
         done: units finished earlier, by a run that is resumed.
+        minor: whether nothing is shown outside of commands, nothing is left on a terminal at the
+            end, and elsewhere a task of less than 10 s has no line.
     """
     began, first = time.monotonic(), done
 
     def rate() -> str:
         return f"{(done - first) / max(time.monotonic() - began, 1e-9):.3g} {unit}/s"
 
+    if _verbosity == "quiet" or (minor and not _commands):
+        yield lambda units, words: None
+        return
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import (
@@ -199,7 +240,12 @@ def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Advan
             TextColumn("{task.fields[words]}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
+        # What is printed meanwhile goes above the bar, but results stay on standard output.
+        redirected = sys.stdout is not None and sys.stdout.isatty()
+        console = Console(stderr=True)
+        with Progress(
+            *columns, console=console, redirect_stdout=redirected, transient=minor
+        ) as bar:
             task = bar.add_task(title, total=total, completed=done, words="")
 
             def show(units: int, words: str) -> None:
@@ -216,7 +262,7 @@ def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Advan
         nonlocal done, shown
         done += units
         now = time.monotonic()
-        if done >= total or now - shown >= 10:
+        if (done >= total and not minor) or now - shown >= 10:
             shown = now
             left = (now - began) / max(done - first, 1) * (total - done)
             say(f"{title} {done}/{total} {words} {rate()}, {left:.0f} s left".replace("  ", " "))

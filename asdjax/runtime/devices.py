@@ -1,9 +1,11 @@
 """Initialisation of JAX, with clear errors for impossible environment variables."""
 
+import logging
 import os
 
 from asdjax.errors import ConfigError
 
+_LOG = logging.getLogger(__name__)
 _CHOOSING = (
     "JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_DEFAULT_DEVICE", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS",
 )  # fmt: skip
@@ -38,3 +40,5 @@ def start() -> None:
         raise ConfigError(
             f"JAX finds no working device ({why}): set JAX_PLATFORMS=cpu to compute on the CPU"
         ) from error
+    found = jax.local_devices()
+    _LOG.info(f"JAX {jax.__version__} on {len(found)} x {found[0].device_kind}")

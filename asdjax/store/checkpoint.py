@@ -138,6 +138,7 @@ class Checkpoints:
                 _write_arrays(made / item, items[item])
             documents.write_json(made / _META, meta)
             _seal(made)
+        _LOG.info(f"{place}: checkpoint written")
         for old in sorted(self._steps())[: -self._keep]:
             self._delete(self.directory / str(old))
 

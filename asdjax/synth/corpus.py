@@ -24,6 +24,7 @@ from asdjax.config import schema
 from asdjax.config.recipe import SynthConfig
 from asdjax.errors import ArtifactError, AsdjaxError, UsageError
 from asdjax.files import atomic, documents, user_files
+from asdjax.runtime import console
 from asdjax.synth.machine import (
     PROFILES,
     SAMPLE_RATE,
@@ -111,14 +112,16 @@ def write(root: Path, config: SynthConfig) -> SynthSummary:
     for name in config.machines:
         if config.ground_truth or (name not in kept and (root / name).is_dir()):
             _require_own_ground_truth(root, name, config)
-    for name in config.machines:
-        if name in kept:
-            atomic.clear_abandoned(root / name)
-        else:
-            _write_machine(root, name, config)
-        if config.ground_truth and PROFILES[name].evaluation:
-            _write_ground_truth(root, name, config)
     written = tuple(name for name in config.machines if name not in kept)
+    total = sum(1 for name in written for _ in _machine_clips(name, config))
+    with console.progress("writing", total, "clips", minor=True) as advance:
+        for name in config.machines:
+            if name in kept:
+                atomic.clear_abandoned(root / name)
+            else:
+                _write_machine(root, name, config, advance)
+            if config.ground_truth and PROFILES[name].evaluation:
+                _write_ground_truth(root, name, config)
     return SynthSummary(written, kept, len(clips(config)))
 
 
@@ -182,7 +185,7 @@ def is_synthetic(machine: Path) -> bool:
     return (machine / _IDENTITY).is_file()
 
 
-def _write_machine(root: Path, name: str, config: SynthConfig) -> None:
+def _write_machine(root: Path, name: str, config: SynthConfig, advance: console.Advance) -> None:
     """Write a machine's folder atomically."""
     place = root / name
     machine, todo = _machine(name, config), list(_machine_clips(name, config))
@@ -206,7 +209,7 @@ def _write_machine(root: Path, name: str, config: SynthConfig) -> None:
                 (made / split).mkdir()
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for _ in pool.map(functools.partial(write_clip, made), todo):
-                pass
+                advance(1, name)
         atomic.write_bytes(made / _ATTRIBUTES, _attributes_csv(todo).encode())
         atomic.write_bytes(made / _IDENTITY, json.dumps(_identity(config), indent=1).encode())
         if place.is_dir():

@@ -539,7 +539,7 @@ def test_help(verb, capsys):
 
 def test_help_of_a_recipe_shows_its_values(capsys):
     with pytest.raises(SystemExit):
-        main(["train", TINY, "--help"])
+        main(["train", TINY, "--help-all"])
     out = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "CONFIG" in out and "(default: 0.4)" in out and "--optim.learning-rate FLOAT" in out
 

@@ -172,7 +172,7 @@ def test_scores_of_a_changed_plugin_are_not_current(plugin, scored_run, capsys, 
 def test_help_shows_the_settings(plugin, capsys):
     with pytest.raises(SystemExit):
         cli.main(
-            ["check", "system1", "--plugin", str(plugin), "--decision.method=largest", "--help"]
+            ["check", "system1", "--plugin", str(plugin), "--decision.method=largest", "--help-all"]
         )
     shown = capsys.readouterr().out
     assert "--decision.factor" in shown and "Factor on the largest score." in shown

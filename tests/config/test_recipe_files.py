@@ -176,7 +176,7 @@ def test_a_circle_of_two_is_named(written):
 
 def test_help_shows_the_inherited_defaults(tmp_path):
     (tmp_path / "mine.yaml").write_text("extends: system2\ntrain: {epochs: 77}")
-    command = [sys.executable, "-m", "asdjax", "train", str(tmp_path / "mine.yaml"), "--help"]
+    command = [sys.executable, "-m", "asdjax", "train", str(tmp_path / "mine.yaml"), "--help-all"]
     said = " ".join(
         subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     )

@@ -1,6 +1,11 @@
 """What commands print: names with unprintable characters, errors, warnings; exit codes."""
 
 import logging
+import os
+import pty
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -76,3 +81,90 @@ def test_a_defect_keeps_its_traceback(error, capsys):
     with pytest.raises(type(error)) as raised:
         console.finish(failing(error), "")
     assert raised.value is error and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "expected"),
+    [
+        ("quiet", ["always", "an error"]),
+        ("normal", ["said", "always", "a warning", "an error", "counting 2/2"]),
+        ("verbose", ["said", "always", "a step", "a warning", "an error", "counting 2/2"]),
+    ],
+)
+def test_how_much_is_printed(verbosity, expected, capsys):
+    logger = logging.getLogger("asdjax.data.corpus")
+
+    def command():
+        console.say("said")
+        console.say_always("always")
+        logger.info("a step")
+        logger.warning("a warning")
+        logger.error("an error")
+        with console.progress("counting", 2, "steps") as advance:
+            advance(1, "")
+            advance(1, "")
+
+    with console.verbosity(verbosity):
+        assert console.finish(command, "") == 0
+        assert console.finish(failing(AsdjaxError("fan.wav: is empty")), "") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines.pop() == "asdjax: fan.wav: is empty"
+    logged = re.compile(r"\d\d:\d\d:\d\d (INFO|WARNING|ERROR) asdjax\.data\.corpus: ")
+    assert len(lines) == len(expected)
+    for line, words in zip(lines, expected, strict=True):
+        assert bool(logged.match(line)) == (
+            verbosity == "verbose" and words.startswith(("a ", "an "))
+        )
+        assert logged.sub("", line).startswith(words)
+    assert logger.getEffectiveLevel() == logging.WARNING  # as before
+
+
+def test_minor_progress_is_of_commands_and_of_long_tasks(monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+
+    def task(seconds):
+        nonlocal now
+        with console.progress("reading", 4, "files", minor=True) as advance:
+            for _ in range(4):
+                now += seconds
+                advance(1, "")
+
+    task(6)
+    assert not capsys.readouterr().err
+    assert console.finish(lambda: task(2), "") == 0
+    assert not capsys.readouterr().err
+    assert console.finish(lambda: task(6), "") == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "reading 2/4 0.167 files/s, 12 s left",
+        "reading 4/4 0.167 files/s, 0 s left",
+    ]
+
+
+PROGRAM = """
+import sys
+from asdjax.runtime import console
+def command():
+    with console.progress("reading", 2, "files") as advance:
+        for i in range(2):
+            advance(1, "")
+            print("row", i, flush=True)
+console.prepare()
+with console.verbosity(sys.argv[1]):
+    sys.exit(console.finish(command, ""))
+"""
+
+
+@pytest.mark.parametrize(("verbosity", "shown"), [("normal", True), ("quiet", False)])
+def test_a_bar_on_a_terminal_leaves_results_on_standard_output(verbosity, shown):
+    reading, terminal = pty.openpty()
+    command = [sys.executable, "-c", PROGRAM, verbosity]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, check=True)
+    os.write(terminal, b"end")
+    said = b""
+    while not said.endswith(b"end"):
+        said += os.read(reading, 4096)
+    os.close(terminal)
+    os.close(reading)
+    assert ended.stdout == b"row 0\nrow 1\n"
+    assert (b"reading" in said and b"files/s" in said) == shown and b"row" not in said
