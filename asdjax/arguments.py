@@ -24,7 +24,7 @@ from tyro.constructors import (
 from asdjax.config import recipe as configs
 from asdjax.config import registry, schema
 from asdjax.config.recipe import Config
-from asdjax.config.schema import Choice, field_types, shown
+from asdjax.config.schema import Choice, Range, field_types, shown
 from asdjax.config.strict_yaml import MOST_DIGITS
 from asdjax.errors import ArtifactError, AsdjaxError, UsageError
 
@@ -242,6 +242,16 @@ def require_folder(path: Path, what: str, made_by: str = "train") -> None:
         raise ArtifactError(
             f"{path}: there is no such {what}{why}: name one that asdjax {made_by} has written"
         ) from error
+
+
+def check_options(command: Any) -> None:
+    """Raise `UsageError` if a number among a verb's own options is out of its bounds."""
+    for name, hint in field_types(type(command)).items():
+        value = getattr(command, name)
+        for bound in getattr(hint, "__metadata__", ()):
+            if isinstance(bound, Range) and value is not None and value not in bound:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{option}: must be {bound}, found {shown(value)}")
 
 
 def check_overrides(config: Config) -> Config:

@@ -14,12 +14,14 @@ from asdjax.arguments import (
     require_apart,
     require_folder,
 )
+from asdjax.config.schema import Range
 from asdjax.errors import UsageError
 
 Recordings = Annotated[
     tuple[AnyPath, ...],
     arg(metavar="FILE_OR_DIR...", help="Sound files, and folders to search for them."),
 ]
+OtherLevel = Annotated[float | None, Range(low=0.5, high=0.9999), arg(metavar="FLOAT")]
 DetectorFile = Annotated[
     UserPath, arg(metavar="DETECTOR", help="A file that asdjax fit has written.")
 ]
@@ -38,20 +40,22 @@ class Fit:
     BEATs weights (./spectral for a directory of that name)."""
     backend: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ()
     """Scoring backends; default: nearest_neighbours and rescaled, averaged."""
-    level: float = 0.9
+    level: Annotated[float, Range(low=0.5, high=0.9999)] = 0.9
     """Intended share of normal recordings without an alarm."""
-    clip_seconds: Annotated[float | None, arg(metavar="SECONDS")] = None
+    clip_seconds: Annotated[
+        float | None, Range(low=0, high=120, above=True), arg(metavar="SECONDS")
+    ] = None
     """Length of the windows that are compared; default: the median length of the recordings, or 10
     if that is above 20."""
-    hop_seconds: Annotated[float | None, arg(metavar="SECONDS")] = None
+    hop_seconds: Annotated[float | None, Range(low=0, above=True), arg(metavar="SECONDS")] = None
     """Step between windows; default: their length."""
-    channel: Annotated[int | None, arg(metavar="INT")] = None
+    channel: Annotated[int | None, Range(low=1), arg(metavar="INT")] = None
     """Channel to use, counted from 1; default: the first, or that of the run."""
     sample_rate: Annotated[int | None, arg(metavar="HERTZ")] = None
     """Rate to which recordings are resampled; default: 16000, or that of the weights."""
-    max_bank: Annotated[int | None, arg(metavar="N")] = None
+    max_bank: Annotated[int | None, Range(low=3), arg(metavar="N")] = None
     """Most windows to compare new ones with, chosen to cover all; default: all."""
-    seed: int = 0
+    seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
     """Seed of this choice."""
     train: Annotated[UserPath | None, arg(metavar="RUN")] = None
     """Train System 1's network first, in this run directory, to tell the sub-folders of the
@@ -150,7 +154,7 @@ class Predict:
     """Replace these files if they exist."""
     fail_on_alarm: bool = False
     """Exit with code 3 if a recording alarms, also if others could not be scored."""
-    level: Annotated[float | None, arg(metavar="FLOAT")] = None
+    level: OtherLevel = None
     """Another level than the detector was fitted with."""
     embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
     """Where the detector's run or converted weights are, if they have moved."""
@@ -277,9 +281,9 @@ class Watch:
     """The folder where recordings arrive, with its subfolders."""
     confirm: Annotated[str, arg(metavar="K/N")] = "1/1"
     """Alarm only if K of the last N windows are above the threshold, as 3/5."""
-    settle: Annotated[float, arg(metavar="SECONDS")] = 2.0
+    settle: Annotated[float, Range(low=0, high=3600), arg(metavar="SECONDS")] = 2.0
     """A file is complete if it has not changed for so long."""
-    interval: Annotated[float, arg(metavar="SECONDS")] = 1.0
+    interval: Annotated[float, Range(low=0.01, high=3600), arg(metavar="SECONDS")] = 1.0
     """Time between two looks at the folder."""
     once: bool = False
     """End when all files are scored, with exit code 1 if some could not be."""
@@ -287,7 +291,7 @@ class Watch:
     """Listen to a microphone instead (needs sounddevice: pip install 'asdjax[live]')."""
     device: Annotated[str | None, arg(metavar="NAME")] = None
     """Name or number of the microphone; default: the system's."""
-    level: Annotated[float | None, arg(metavar="FLOAT")] = None
+    level: OtherLevel = None
     """Another level than the detector was fitted with."""
     embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
     """Where the detector's run or converted weights are, if they have moved."""
@@ -297,11 +301,6 @@ class Watch:
         from asdjax.detector.detector import Detector
 
         confirm = watch.parse_confirm(self.confirm)
-        for name, value, low, high in (
-            ("settle", self.settle, 0, 3600), ("interval", self.interval, 0.01, 3600),
-        ):  # fmt: skip
-            if not low <= value <= high:
-                raise UsageError(f"--{name} {value:g}: give {low:g} to {high:g} seconds")
         if self.microphone == (self.folder is not None):
             raise UsageError("name a folder or --microphone, one of them")
         detector = Detector.load(self.detector, embedder=self.embedder, level=self.level)
@@ -333,18 +332,18 @@ class Serve:
     detector: Positional[DetectorFile]
     host: str = "127.0.0.1"
     """Address to listen on. All but this machine's own (loopback) need a token."""
-    port: int = 8765
+    port: Annotated[int, Range(low=0, high=65535)] = 8765
     """0: any free one."""
     token_file: Annotated[UserPath | None, arg(metavar="FILE")] = None
     """File with the token that requests must send, as Authorization: Bearer TOKEN; default: that of
     the environment variable ASDJAX_TOKEN, if it is set."""
-    most_bytes: int = 64 * 2**20
+    most_bytes: Annotated[int, Range(low=1, high=2**32)] = 64 * 2**20
     """Size of the largest body."""
-    most_seconds: float = 600.0
+    most_seconds: Annotated[float, Range(low=0.1, high=7200)] = 600.0
     """Length of the longest recording."""
-    most_waiting: int = 64
+    most_waiting: Annotated[int, Range(low=1, high=10_000)] = 64
     """Recordings that may wait to be scored; further requests are refused (503)."""
-    level: Annotated[float | None, arg(metavar="FLOAT")] = None
+    level: OtherLevel = None
     """Another level than the detector was fitted with."""
     embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
     """Where the detector's run or converted weights are, if they have moved."""
@@ -353,13 +352,6 @@ class Serve:
         from asdjax.commands import serve
         from asdjax.detector.detector import Detector
 
-        for name, value, low, high in (
-            ("port", self.port, 0, 65535), ("most-bytes", self.most_bytes, 1, 2**32),
-            ("most-seconds", self.most_seconds, 0.1, 7200),
-            ("most-waiting", self.most_waiting, 1, 10_000),
-        ):  # fmt: skip
-            if not low <= value <= high:
-                raise UsageError(f"--{name} {value:g}: give {low:g} to {high:g}")
         serve.require_libraries()
         token = serve.find_token(self.token_file)
         detector = Detector.load(self.detector, embedder=self.embedder, level=self.level)
@@ -385,7 +377,7 @@ class Export:
     """The file, for jax.export.deserialize."""
     overwrite: bool = False
     """Replace the file if it exists."""
-    level: Annotated[float | None, arg(metavar="FLOAT")] = None
+    level: OtherLevel = None
     """Another level than the detector was fitted with."""
     embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
     """Where the detector's run or converted weights are, if they have moved."""

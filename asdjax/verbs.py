@@ -30,6 +30,7 @@ from asdjax.config import recipe as configs
 from asdjax.config import registry, schema
 from asdjax.config.interfaces import Backend, ComputeDtype, Threshold
 from asdjax.config.recipe import AudioConfig, Config, DatasetConfig, SynthConfig
+from asdjax.config.schema import Range
 from asdjax.detector_verbs import Explain, Export, Fit, Predict, Serve, Show, Update, Watch
 from asdjax.errors import ConfigError, DataError, UsageError
 
@@ -40,7 +41,9 @@ DataRoot = Annotated[UserPath, arg(metavar="DIR", help="Root of the data set.")]
 RunPath = Annotated[UserPath, arg(metavar="DIR", help="Run directory; created if needed.")]
 FinishedRun = Annotated[UserPath, arg(metavar="RUN", help="Run directory.")]
 Folder = Annotated[UserPath | None, arg(metavar="DIR")]
-Resamples = Annotated[int, arg(help="Number of bootstrap resamples for the intervals.")]
+Resamples = Annotated[
+    int, Range(low=100, high=100_000), arg(help="Number of bootstrap resamples for the intervals.")
+]
 FIRST_SETTINGS = (
     "seed", "dataset.edition", "audio.clip-seconds", "audio.channel", "model.name",
     "model.weights", "loss.name", "optim.learning-rate", "train.epochs", "train.batch-size",
@@ -283,7 +286,6 @@ class Evaluate:
     def __call__(self) -> None:
         from asdjax.commands import evaluate
 
-        _check_resamples(self.resamples)
         if bool(self.runs) == (self.scores is not None):
             raise UsageError("evaluate: name run directories, or a folder with --scores")
         if self.by_view and len(self.runs) != 1:
@@ -325,7 +327,6 @@ class Compare:
     def __call__(self) -> None:
         from asdjax.commands import compare
 
-        _check_resamples(self.resamples)
         runs = open_run(self.run_a), open_run(self.run_b)
         document = compare.compare(*runs, resamples=self.resamples, truth=self.truth)
         _show(compare, document, self.json, self.markdown)
@@ -449,11 +450,6 @@ class RunAll(Train):
         extract.extract(run, corpus)
         score.score(run)
         Evaluate((self.run,), json=self.json)()
-
-
-def _check_resamples(resamples: int) -> None:
-    if not 100 <= resamples <= 100_000:
-        raise UsageError(f"--resamples: must be between 100 and 100000, found {resamples}")
 
 
 def _show(verb: Any, document: dict[str, Any] | None, as_json: bool, as_markdown: bool) -> None:

@@ -384,3 +384,17 @@ def test_verbose_shows_the_log(tmp_path, capsys):
 def test_quiet_and_verbose_exclude_each_other(capsys):
     assert main(["docs", "--quiet", "--verbose"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["predict", "a.asd", "b", "--level", "2"], "--level: must be at least 0.5"),
+        (["fit", "a", "--out", "a.asd", "--max-bank", "2"], "--max-bank: must be at least 3"),
+        (["watch", "a.asd", "b", "--log", "c", "--settle", "-1"], "--settle: must be at least 0"),
+        (["evaluate", "a", "--resamples", "5"], "--resamples: must be at least 100"),
+    ],
+)
+def test_numbers_out_of_bounds_are_wrong_usage(capsys, given, said):
+    assert main(given) == 2
+    assert said in capsys.readouterr().err

@@ -94,7 +94,13 @@ def watch_folder(
     arrivals = Arrivals(folder, settle, clock)
     failures, unreadable = 0, dict[str, str]()
     with watch_log.opened(log) as opened:
-        recent = _known(log, arrivals)
+        fingerprint = detector.fingerprint()
+        recent, other = _known(log, arrivals, fingerprint)
+        if other:
+            console.say(
+                f"{log}: {other} recordings were scored by another detector or level, and are not "
+                "scored again (with a new log they are)"
+            )
         confirmation = Confirmation(*confirm, recent)
         console.say(f"{folder}: watching, {log} gets a line for each recording")
         while True:
@@ -105,19 +111,25 @@ def watch_folder(
             unreadable = arrivals.unreadable
             for first in range(0, len(ready), _AT_ONCE):
                 some = ready[first : first + _AT_ONCE]
-                failures += _score(detector, some, arrivals, opened, confirmation)
+                failures += _score(detector, fingerprint, some, arrivals, opened, confirmation)
             if once and not arrivals.waiting:
                 return int(failures > 0 or bool(unreadable))
             if len(ready) <= _AT_ONCE:
                 sleep(interval)
 
 
-def _known(log: Path, arrivals: Arrivals) -> str:
-    """Mark the files that a log lists as done; the latest decisions."""
-    recent = ""
+def _known(log: Path, arrivals: Arrivals, detector: str) -> tuple[str, int]:
+    """Mark the files that a log lists as done.
+
+    Returns:
+        The latest decisions, and how many lines are of another detector than that of this
+        fingerprint.
+    """
+    recent, other = "", 0
     for number, document in enumerate(watch_log.documents_of(log), start=1):
         try:
             recent = str(document["recent"])
+            other += document["detector"] != detector
             if document["file"] is not None:
                 identity = Identity(**document["identity"])
                 arrivals.finish(str(document["file"]), identity, document["digest"])
@@ -126,11 +138,12 @@ def _known(log: Path, arrivals: Arrivals) -> str:
                 f"{log}: line {number}: not of a log of asdjax watch: name another log, or delete "
                 "the line"
             ) from error
-    return recent
+    return recent, other
 
 
 def _score(
     detector: Detector,
+    fingerprint: str,
     ready: Sequence[Arrival],
     arrivals: Arrivals,
     log: WatchLog,
@@ -149,7 +162,9 @@ def _score(
         failures += found.error is not None
         name = sound_search.as_text(arrival.name)
         identity = dataclasses.asdict(arrival.identity)
-        line = {"file": name, "identity": identity, "digest": digest}
+        line = {
+            "file": name, "identity": identity, "digest": digest, "detector": fingerprint,
+        }  # fmt: skip
         _append(detector, found, line, log, confirmation)
         arrivals.finish(arrival.name, arrival.identity, digest)
     return failures
@@ -203,8 +218,9 @@ def watch_microphone(
         for document in watch_log.documents_of(log):
             recent = str(document.get("recent", ""))
         confirmation = Confirmation(*confirm, recent)
+        fingerprint = detector.fingerprint()
         console.say(f"listening, {log} gets a line for each window")
         for rate, chunks in streams:
             for found in detector.stream(chunks, sample_rate=rate):
-                line = {"file": None, "identity": None, "digest": None}
+                line = {"file": None, "identity": None, "digest": None, "detector": fingerprint}
                 _append(detector, found, line, opened, confirmation)

@@ -487,6 +487,12 @@ class Detector(OutlierMixin, BaseEstimator):
         self._require_fitted()
         return self._model.near_copies()
 
+    def fingerprint(self) -> str:
+        """A digest of the settings and the normal recordings, wherever the embedder is."""
+        self._require_fitted()
+        settings = schema.to_tree(dataclasses.replace(self._settings, embedder=""))
+        return documents.fingerprint(settings, [one.digest for one in self.recordings_])
+
     def window_recording(self, window: int) -> int:
         """The recording of a normal window, a row of `scores_`: its number in `recordings_`."""
         return int(self._model.windows.recording[window])

@@ -296,6 +296,20 @@ def test_a_day_in_a_folder(fitted, sounds, tmp_path, capsys):
     assert bad["file"] == "bad.wav" and bad["alarm"] is None and len(lines(log)) == 6
 
 
+def test_recordings_of_another_detector_are_said(detector_file, sounds, tmp_path, capsys):
+    log = tmp_path / "log.jsonl"
+    given = ["watch", str(detector_file), str(sounds[1][0].parent), "--log", str(log)]
+    options = ["--once", "--settle", "0"]
+    assert main([*given, *options]) == 0
+    capsys.readouterr()
+    assert main([*given, *options]) == 0
+    assert "another detector" not in capsys.readouterr().err
+    before = log.read_bytes()
+    assert main([*given, *options, "--level", "0.8"]) == 0
+    assert "recordings were scored by another detector or level" in capsys.readouterr().err
+    assert log.read_bytes() == before
+
+
 def test_an_alarm_needs_k_of_n_windows_also_across_restarts(fitted, sounds, tmp_path, capsys):
     normal, faulty = sounds
     place, log = tmp_path / "in", tmp_path / "log.jsonl"
