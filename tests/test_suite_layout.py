@@ -18,6 +18,12 @@ def test_folders_are_those_of_the_code():
     assert folders <= code | {"browser", "convert", "scripts"}
 
 
+def test_names_are_unique():
+    """Files of tests are modules without packages: two of one name cannot be collected."""
+    names = [path.name for path in HERE.rglob("test_*.py")]
+    assert len(names) == len(set(names))
+
+
 def test_every_golden_file_has_an_origin():
     text = (HERE / "golden" / "README.md").read_text("utf-8")
     files = {path.name for path in (HERE / "golden").iterdir()} - {"README.md"}

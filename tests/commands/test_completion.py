@@ -65,7 +65,7 @@ def offered(request, tmp_path_factory):
         (["completion", "f"], {"fish"}),
         (["fit", "normal", "--no-over"], {"--no-overwrite"}),
     ],
-    ids=str,
+    ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else " ".join(value),
 )
 def test_what_is_offered(words, expected, offered):
     found = offered(*words)
