@@ -34,7 +34,7 @@ A recipe is a YAML file with these keys. It states only what differs from the de
       epochs: 40
 
 On the command line the same setting is `--train.epochs 40`; an underscore becomes a hyphen. The
-defaults below are those of asdjax. A recipe may have others: `asdjax run system1 --help` shows
+defaults below are those of asdjax. A recipe may have others: `asdjax run system1 --help-all` shows
 them. `RUN/config.yaml` has every key of a run. [Training](training.md) says how recipes extend
 each other.
 

@@ -39,13 +39,10 @@ def compare(
     with snapshots((run_a, run_b)):
         a, b = _labelled(run_a, known), _labelled(run_b, known)
         seeds = [run.config().seed for run in (run_a, run_b)]
-        evaluation.require_same_clips((run_a, a), (run_b, b))
-        from_a, from_b = run_a.made_from(), run_b.made_from()
-    if other := [machine for machine in a if from_a[machine].train != from_b[machine].train]:
-        console.say(
-            f"{run_a.path} and {run_b.path} have other training clips of {', '.join(other)}: the "
-            "difference is not one of the systems alone"
-        )
+        both = evaluation.scored(run_a, a), evaluation.scored(run_b, b)
+    evaluation.require_same_clips(*both)
+    if note := evaluation.other_training(*both):
+        console.say(note)
     for note in bootstrap.describe(a, resamples)["single_clip_strata"]:
         console.say(f"{note}: a single clip, which resampling cannot vary: intervals too narrow")
     return {

@@ -36,7 +36,9 @@ _asdjax() {
     fi
     for ((i = 1; i < COMP_CWORD; i++)); do
         case "${COMP_WORDS[i]}" in
-        --plugin) i=$((i + 1)) ;;
+        --plugin) # its value; COMP_WORDBREAKS makes a word of =
+            i=$((i + 1))
+            [[ "${COMP_WORDS[i]}" == = ]] && i=$((i + 1)) ;;
         -*) ;;
         *)
             verb="${COMP_WORDS[i]}"

@@ -20,7 +20,7 @@ from asdjax.config.interfaces import ComputeDtype
 from asdjax.data import audio, sound_search
 from asdjax.data.audio import Header
 from asdjax.data.read_ahead import in_order
-from asdjax.embedder import Embedder, Pool, default_channel, digests, load
+from asdjax.embedder import Embedder, Pool, digests, load
 from asdjax.errors import ArtifactError, DataError, UsageError
 from asdjax.files import atomic
 from asdjax.runtime import console
@@ -91,9 +91,7 @@ def embed(
         sound_search.require_text(path)
     embedder = load(weights, layers=layers, compute_dtype=compute_dtype)
     pool = embedder.pooling(pool)
-    files = _headers(
-        found, default_channel(weights, embedder.config) if channel is None else channel
-    )
+    files = _headers(found, embedder.channel if channel is None else channel)
     _check_lengths(embedder, files)
     _say_conversions(embedder, weights, files, channel)
     about = _about(embedder, weights, pool)

@@ -90,23 +90,24 @@ def update(
     with atomic.locked(path, f"{path}: another process is updating this detector", replaced=True):
         detector = Detector.load(path, embedder=embedder)
         change = detector.update([*inputs], faulty="skip" if skip_faulty else "raise")
+        say = console.say_always if dry_run else console.say  # a dry run's result
         if change.copies:
-            console.say(f"{_count(change.copies)} known already, or copies")
+            say(f"{_count(change.copies)} known already, or copies")
         if not change.added:
-            console.say(f"{path}: nothing new, not changed")
+            say(f"{path}: nothing new, not changed")
             return
         (before, after), (old, new) = change.windows, change.threshold
-        console.say(
+        say(
             f"{_count(change.added)} added: {before} normal windows before, {after} now; threshold "
             f"{old:.3g} before, {new:.3g} now"
         )
         if change.alarms:
-            console.say(
+            say(
                 f"on {len(change.alarms)} of them the detector alarmed before, and it takes them "
                 f"for normal now: {_some(change.alarms)}"
             )
         if dry_run:
-            console.say(f"{path}: not changed (--dry-run)")
+            say(f"{path}: not changed (--dry-run)")
             return
         detector.save(out or path, overwrite=out is None)
     _describe(detector, out or path)

@@ -57,6 +57,9 @@ def report(
     for option, value in (("log", log), ("embedder", embedder)):
         if value is not None and len(detectors) != 1:
             raise UsageError(f"--{option}: is of one detector: name one")
+    for option, given in (("data", data), ("truth", truth), ("map", method != "pca" or None)):
+        if given is not None and len(detectors) == len(sources):
+            raise UsageError(f"--{option}: is of runs, and none is named: omit it")
     known = None if truth is None else submission.read_truth(truth)
     parts: list[tuple[Path, Sequence[Section]]] = []
     runs: list[Facts] = []

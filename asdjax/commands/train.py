@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from asdjax.config.recipe import Config, differences, to_tree
-from asdjax.data import batches
+from asdjax.data import audio, batches
 from asdjax.data.corpus import Corpus
 from asdjax.errors import ArtifactError
 from asdjax.models import parameters
@@ -254,8 +254,17 @@ def _place(work: Plan) -> dict[str, Any]:
     return {
         "data": str(work.corpus.dataset.source.absolute()),
         "skipped": work.corpus.skipped,
-        "channels": sorted({clip.channel for clip in work.clips if clip.channel is not None}),
+        "channels": _channels(work),
     }
+
+
+def _channels(work: Plan) -> list[int]:
+    """The channels of the training clips, if a table chose some; counted from 1."""
+    chosen = {clip.channel for clip in work.clips}
+    if chosen == {None}:
+        return []
+    usual = audio.CHANNELS[work.config.audio.channel]
+    return sorted({usual if channel is None else channel for channel in chosen})
 
 
 def _meta(

@@ -129,7 +129,7 @@ def _known(log: Path, arrivals: Arrivals, detector: str) -> tuple[str, int]:
     for number, document in enumerate(watch_log.documents_of(log), start=1):
         try:
             recent = str(document["recent"])
-            other += document["detector"] != detector
+            other += document.get("detector", detector) != detector
             if document["file"] is not None:
                 identity = Identity(**document["identity"])
                 arrivals.finish(str(document["file"]), identity, document["digest"])

@@ -1,9 +1,9 @@
 """Abstract base classes of everything that a recipe chooses by name: encoders, losses, views ...
 
 To add one, extend the class and call `register` (`asdjax docs plugins` shows examples). An instance
-is a section of the recipe. Its fields are the settings: they are validated, shown by `--help` and
-saved with the run. Its methods do the work. Modules of built-in classes import jax and NumPy inside
-of methods only, so that reading a recipe is fast.
+is a section of the recipe. Its fields are the settings: they are validated, shown by `--help-all`
+and saved with the run. Its methods do the work. Modules of built-in classes import jax and NumPy
+inside of methods only, so that reading a recipe is fast.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
-_CHANNEL = {"near": 0, "far": 1}
+CHANNELS = {"near": 1, "far": 2}
+"""The channel of each value of `audio.channel`, counted from 1."""
 
 SUFFIXES = frozenset(
     ".aif .aifc .aiff .au .caf .flac .mp3 .oga .ogg .opus .rf64 .snd .w64 .wav .wave".split()
@@ -188,7 +189,7 @@ def read(
     samples = read_wav(path) if sample_rate is None else read_any(path, sample_rate)
     if channel is None:
         return samples[:, :2]
-    index = _CHANNEL[channel] if isinstance(channel, str) else channel - 1
+    index = (CHANNELS[channel] if isinstance(channel, str) else channel) - 1
     if index >= samples.shape[1]:
         raise fault(path, "wrong_channels", f"no {channel} channel: set audio.channel to near")
     return np.ascontiguousarray(samples[:, index])
@@ -273,11 +274,11 @@ def _wrong_channels(
             continue
         found = headers[clip.path].channels
         if clip.channel is not None or expected == 0:
-            if (clip.channel or _CHANNEL[channel] + 1) <= found:
+            if (clip.channel or CHANNELS[channel]) <= found:
                 continue
             has = f"{found} channel{'' if found == 1 else 's'}"
-            reason = f"{has}, but channel {clip.channel or _CHANNEL[channel] + 1} is to be used"
-        elif found <= _CHANNEL[channel]:
+            reason = f"{has}, but channel {clip.channel or CHANNELS[channel]} is to be used"
+        elif found < CHANNELS[channel]:
             reason = f"{found} channels, but audio.channel is {channel}"
         elif found == expected or (found == 1 and counts[clip.machine] == {1}):
             continue

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from asdjax.data import sound_files
+from asdjax.data.audio import CHANNELS
 from asdjax.data.dcase import Clip, Dataset, Problem
 from asdjax.data.editions import OWN
 from asdjax.data.read_ahead import in_order
@@ -58,7 +59,7 @@ def find(
             return _of_any(dataset.root / clip.path, clip.channel or number, None)
         return key(clip, headers[clip.path].frames)
 
-    number = {"near": 1, "far": 2}[channel]
+    number = CHANNELS[channel]
     unusable = {problem.path for problem in dataset.problems if problem.kind == "wrong_channels"}
     readable = headers.keys() - unusable
     clips = [clip for clip in dataset.clips if clip.path in readable]

@@ -642,7 +642,12 @@ def _normal(given: list[Source], y: Any) -> list[Source]:
         raise DataError(
             f"y has shape {labels.shape}: give a label for each of {len(given)} recordings"
         )
-    return [source for source, label in zip(given, labels, strict=True) if label != -1]
+    if not np.isin(labels, (1, -1)).all():
+        raise DataError("y: give 1 for normal recordings and -1 for faulty ones")
+    chosen = [source for source, label in zip(given, labels, strict=True) if label == 1]
+    if not chosen:
+        raise DataError("y: all recordings are labelled -1: there is no normal one to learn from")
+    return chosen
 
 
 def _plain(value: Any) -> Any:

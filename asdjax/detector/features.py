@@ -16,7 +16,7 @@ from asdjax.config.interfaces import Backend
 from asdjax.data.samples import to_float
 from asdjax.data.sound_files import LOWEST_RATE
 from asdjax.detector.recordings import Recording
-from asdjax.embedder import Embedder, default_channel, digests, load
+from asdjax.embedder import Embedder, digests, load
 from asdjax.errors import ArtifactError, ConfigError, DataError
 from asdjax.runtime import compile_cache, parallel
 from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
@@ -221,7 +221,7 @@ class TrainedFeatures(Features):
     @property
     def channel(self) -> int:
         """The channel that the embedder was trained on."""
-        return default_channel(Path(self.embedder), self._model.config)
+        return self._model.channel
 
     def __call__(
         self, waveforms: Sequence[np.ndarray], names: Sequence[str], longest: int

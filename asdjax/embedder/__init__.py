@@ -2,6 +2,5 @@
 
 from asdjax.embedder.embedding import Embedder as Embedder
 from asdjax.embedder.embedding import Pool as Pool
-from asdjax.embedder.loading import default_channel as default_channel
 from asdjax.embedder.loading import digests as digests
 from asdjax.embedder.loading import load as load

@@ -47,9 +47,19 @@ class Embedder:
         1
     """
 
-    def __init__(self, config: Config, n_samples: int | None, weights: Tree):
-        """Copy weights, NumPy arrays {"params": {"model"}, "stats": {"model"}}, to the devices."""
-        self.config, self.n_samples = config, n_samples
+    def __init__(
+        self, config: Config, n_samples: int | None, weights: Tree, channels: Sequence[int] = ()
+    ):
+        """Copy weights to the devices.
+
+        Args:
+            config: see the class.
+            n_samples: see the class.
+            weights: NumPy arrays {"params": {"model"}, "stats": {"model"}}.
+            channels: that a table of recordings chose for the training, counted from 1; empty: that
+                of `config`.
+        """
+        self.config, self.n_samples, self._channels = config, n_samples, tuple(channels)
         self.network = Network(config, n_samples, weights)
         self.devices = self.network.devices
         self.batching = Batching(self.network)
@@ -62,7 +72,20 @@ class Embedder:
         Raises:
             AsdjaxError: not a run directory, training has not finished, or the checkpoint changed.
         """
-        return cls(*weights.of_run(run if isinstance(run, Run) else Run(run)))
+        run = run if isinstance(run, Run) else Run(run)
+        return cls(*weights.of_run(run), run.finished_training().get("channels", ()))
+
+    @property
+    def channel(self) -> int:
+        """The channel of a file that is embedded unless another is chosen, counted from 1.
+
+        Raises:
+            AsdjaxError: a table of recordings chose several.
+        """
+        if len(self._channels) > 1:
+            names = ", ".join(map(str, self._channels))
+            raise ConfigError(f"the model was trained on the channels {names}: choose one")
+        return self._channels[0] if self._channels else audio.CHANNELS[self.config.audio.channel]
 
     def __call__(self, waveform: Waveforms) -> Float32[np.ndarray, "B D"]:
         """Embeddings of waveforms [B, T], int16 or float in [-1, 1] (the raw view).
@@ -143,10 +166,9 @@ class Embedder:
         sound = self.config.audio
         if isinstance(given, str | Path):
             samples = audio.read_any(Path(given), sound.sample_rate, most=self.n_samples)
-            channel = {"near": 0, "far": 1}[sound.channel]
-            if channel >= samples.shape[1]:
-                raise DataError(f"{given}: has no second channel, which this model uses")
-            return samples[:, channel]
+            if self.channel > samples.shape[1]:
+                raise DataError(f"{given}: has no channel {self.channel}, which this model uses")
+            return samples[:, self.channel - 1]
         wave = np.asarray(given)
         if sample_rate in (None, sound.sample_rate) or wave.ndim != 1:
             return wave  # of another shape: refused later

@@ -53,8 +53,10 @@ def load(
             f"{path}: layers can be chosen for converted weights only, and this is a run, whose "
             "layers are in its recipe (model.layers): omit this option"
         )
-    config, n_samples, tree = weights.of_run(Run(path))
-    return Embedder(_computing_in(compute_dtype, config), n_samples, tree)
+    run = Run(path)
+    config, n_samples, tree = weights.of_run(run)
+    channels = run.finished_training().get("channels", ())
+    return Embedder(_computing_in(compute_dtype, config), n_samples, tree, channels)
 
 
 def digests(path: Path) -> dict[str, str]:
@@ -63,25 +65,6 @@ def digests(path: Path) -> dict[str, str]:
         return {"digest": converted_weights.read(path).digest}
     training = Run(path).finished_training()
     return {name: training[name] for name in ("digest", "frozen") if training.get(name)}
-
-
-def default_channel(path: Path, config: Config) -> int:
-    """The channel that an embedder was trained on, counted from 1; of converted weights the first.
-
-    Args:
-        path: a finished run, or a folder of converted weights.
-        config: of the embedder.
-
-    Raises:
-        AsdjaxError: a table of recordings chose several channels.
-    """
-    chosen: list[int] = []
-    if not present(path / converted_weights.DOCUMENT):
-        chosen = Run(path).finished_training().get("channels") or []
-    if len(chosen) > 1:
-        names = ", ".join(map(str, chosen))
-        raise ConfigError(f"{path}: was trained on channels {names}: choose one with --channel")
-    return int(chosen[0]) if chosen else {"near": 1, "far": 2}[config.audio.channel]
 
 
 def _computing_in(compute_dtype: ComputeDtype | None, config: Config) -> Config:

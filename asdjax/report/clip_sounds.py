@@ -53,10 +53,10 @@ class ClipSounds:
         if missing:
             raise DataError(f"{self.root / missing[0]}: missing, or faulty")
         clips = [self._clips[path] for path in sorted(paths)]
-        if fingerprint(self._corpus.digests(clips)) != self._run.clips[machine]:
+        if fingerprint(self._corpus.digests(clips)) != self._run.made_from[machine].clips:
             raise DataError(
                 f"{self.root}: the files of {machine} are not those that were scored: name the "
-                "data set with --data, or run asdjax extract again"
+                "data set, or its table, with --data, or run asdjax extract again"
             )
         self._verified.add(machine)
 
@@ -75,7 +75,7 @@ class ClipSounds:
         return to_float(samples[:, self._channel(clip, samples.shape[1])])
 
     def _channel(self, clip: dcase.Clip, channels: int) -> int:
-        wanted = {"near": 1, "far": 2}[self._run.config.audio.channel]
+        wanted = audio.CHANNELS[self._run.config.audio.channel]
         if clip.channel is not None:
             wanted = clip.channel
         return min(wanted, channels) - 1  # of mono files the only one

@@ -1,7 +1,6 @@
 """What a report says of a run, read at once so that it belongs together."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,9 +8,11 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from asdjax.config.recipe import Config
+from asdjax.errors import DataError
 from asdjax.scoring import bootstrap, evaluation
+from asdjax.scoring.evaluation import Scored
 from asdjax.scoring.labels import Machines, Truth
-from asdjax.store.embeddings import Embeddings
+from asdjax.store.embeddings import Embeddings, MadeFrom
 from asdjax.store.runs import Run
 
 RESAMPLES = bootstrap.RESAMPLES
@@ -57,7 +58,8 @@ class Section:
     def p_values(self) -> Float64[np.ndarray, " N"]:
         """Conformal p-values: how often a normal training clip would score at least as high.
 
-        From the leave-one-out scores of the N training clips: (1 + those as high) / (1 + N).
+        From the scores of the N training clips, each compared with others (all of them, or those of
+        other folds for some backends): (1 + those as high) / (1 + N).
         """
         train = np.sort(self.score[~self.test])
         as_high = len(train) - np.searchsorted(train, self.score, side="left")
@@ -77,11 +79,15 @@ class Facts:
     labelled: Machines
     by_view: Mapping[str, Machines]
     """The same with the scores of each view; empty for a single view."""
-    clips: Mapping[str, str]
-    """The fingerprint of each machine's clips, see `MadeFrom`."""
+    made_from: Mapping[str, MadeFrom]
+    """What each machine's embeddings were made from."""
     document: Mapping[str, Any] | None
     """The metrics; None if no test clip has a label."""
     notes: Sequence[str]
+
+    def scored(self) -> Scored:
+        """What is compared with other runs."""
+        return Scored(self.run, self.labelled, self.made_from)
 
     def name(self, of: Section) -> str:
         """A section's name: the machine, and the section's number if there are several."""
@@ -112,7 +118,7 @@ def read(run: Run, truth: Truth | None = None, method: str = "pca") -> Facts:
             for section in _sections(run, machine, views, truth or {}, method)
         ]
         training, log = run.finished_training(), run.read_log()
-        clips = {machine: of.clips for machine, of in run.made_from().items()}
+        made_from = run.made_from()
     document = evaluation.document(labelled, RESAMPLES, config.seed) if labelled else None
     return Facts(
         run=run,
@@ -122,7 +128,7 @@ def read(run: Run, truth: Truth | None = None, method: str = "pca") -> Facts:
         sections=sections,
         labelled=labelled,
         by_view=by_view if labelled else {},
-        clips=clips,
+        made_from=made_from,
         document=document,
         notes=notes,
     )
@@ -134,12 +140,20 @@ def _sections(
     rows = run.read_scores(machine)
     tables = {view: run.read_embeddings(view, machine) for view in views}
     first = tables[views[0]]
+    paths = [row["path"] for row in rows]
+    if any(table.path.tolist() != paths for table in tables.values()):
+        raise DataError(
+            f"{run.path}: scores and embeddings of {machine} are of other clips: run asdjax score "
+            f"{run.path} again"
+        )
     for section in np.unique(first.section):
         here = np.flatnonzero(first.section == section)
         known = truth.get((machine, str(section)), {})
         chosen = [rows[i] for i in here]
         label, domain = zip(*(_labels(row, known) for row in chosen), strict=True)
         table = first.rows(here)
+        if {*table.split} != {"train", "test"}:
+            continue  # nothing was scored there
         place, words = _plane(table.embedding, method)
         yield Section(
             machine,
@@ -197,8 +211,3 @@ def _nearest(table: Embeddings) -> Int[np.ndarray, " N"]:
         cosine[block[:, None] == train] = -np.inf
         result[block] = train[np.argmax(cosine, axis=1)]
     return result
-
-
-def parse_versions(training: Mapping[str, Any]) -> str:
-    """The versions that a run was trained with, as JSON."""
-    return json.dumps(training.get("versions"), indent=1)

@@ -15,7 +15,7 @@ from asdjax.runtime import console
 def cards(of: facts.Section, sounds: ClipSounds | None, shown: int) -> list[Section]:
     """The misses with the lowest scores, and the false alarms with the highest.
 
-    Without labels: the highest and the lowest scores of test clips.
+    Of clips without labels: the alarms with the highest scores.
 
     Args:
         of: the clips.

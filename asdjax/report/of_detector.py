@@ -16,6 +16,11 @@ from asdjax.store import watch_log
 _MOST_ROWS = 200
 _MOST_PREDICTIONS = 1000
 _LATEST = 50  # rows of a table
+_ABSURD = 1e12  # of a score
+_SHOWN = (
+    "time", "file", "error", "score", "threshold", "alarm", "confirmed", "p_value", "warnings",
+    "detector",
+)  # fmt: skip
 
 
 def sections(detector: Detector, log: Path | None = None) -> list[Section]:
@@ -45,7 +50,7 @@ def sections(detector: Detector, log: Path | None = None) -> list[Section]:
     ]
     found = [Section("The detector", [Row(tiles), Table(rows)])]
     if log is not None:
-        found.append(Section("Last predictions", _predictions(log)))
+        found.append(Section("Last predictions", _predictions(log, detector.fingerprint())))
     return [
         *found,
         Section("Normal windows", items),
@@ -53,12 +58,15 @@ def sections(detector: Detector, log: Path | None = None) -> list[Section]:
     ]
 
 
-def _predictions(log: Path) -> list[Item]:
-    last = deque(watch_log.documents_of(log), maxlen=_MOST_PREDICTIONS)
+def _predictions(log: Path, detector: str) -> list[Item]:
+    last = deque(
+        ({key: row.get(key) for key in _SHOWN} for row in watch_log.documents_of(log)),
+        maxlen=_MOST_PREDICTIONS,
+    )
     scored = [row for row in last if _is_scored(row)]
     if not last:
         return [Text(f"{log}: no predictions yet.")]
-    rows = [["time", "recording", "decision", "score", "p-value", "remark"]]
+    rows = [["time (UTC)", "recording", "decision", "score", "p-value", "remark"]]
     for row in list(last)[: -_LATEST - 1 : -1]:
         name = "microphone" if row.get("file") is None else console.printable(str(row["file"]))
         time = str(row.get("time", ""))[:19].replace("T", " ")
@@ -67,13 +75,15 @@ def _predictions(log: Path) -> list[Item]:
             continue
         decision = "ALARM" if row["alarm"] else "ok"
         decision += ", confirmed" if row.get("confirmed") else ""
-        p_value = row.get("p_value")
+        p_value, warnings = row["p_value"], row["warnings"]
         rows.append([
             time, name, decision, f"{row['score']:.2f}",
             f"{p_value:.3g}" if isinstance(p_value, float) else "",
-            "; ".join(map(str, row.get("warnings") or ())),
+            "; ".join(map(str, warnings)) if isinstance(warnings, list) else "",
         ])  # fmt: skip
     items: list[Item] = []
+    if other := sum(row["detector"] not in (None, detector) for row in last):
+        items.append(Text(f"{other} of them are of another detector, or another level."))
     if scored:
         values = [np.array([row[key] for row in scored]) for key in ("score", "threshold", "alarm")]
         picture = score_figures.over_time(*values)
@@ -83,7 +93,8 @@ def _predictions(log: Path) -> list[Item]:
 
 def _is_scored(row: Mapping[str, Any]) -> bool:
     numbers = [row.get(key) for key in ("score", "threshold")]
-    return all(isinstance(value, float) for value in numbers) and isinstance(row.get("alarm"), bool)
+    finite = all(isinstance(value, float) and abs(value) < _ABSURD for value in numbers)
+    return finite and isinstance(row.get("alarm"), bool)
 
 
 def _recordings(detector: Detector) -> Table:

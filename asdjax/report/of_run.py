@@ -1,6 +1,8 @@
 """The report of a run: figures, scores of each machine, misses and false alarms, training."""
 
 import dataclasses
+import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -222,8 +224,7 @@ def _problems(sounds: ClipSounds | None) -> list[Item]:
 
 
 def _training(log: Sequence[Mapping[str, Any]]) -> list[Item]:
-    numbers = "loss", "accuracy"
-    log = [row for row in log if all(isinstance(row.get(key), float) for key in numbers)]
+    log = [row for row in log if _is_step(row)]
     if not log:
         return [Text("Nothing was trained, or the log has no losses.")]
     words = f"{len(log)} steps; last loss {log[-1]['loss']:.4g}"
@@ -231,6 +232,13 @@ def _training(log: Sequence[Mapping[str, Any]]) -> list[Item]:
         Text(words),
         Figure(score_figures.course(log), "loss and accuracy in training, by step"),
     ]
+
+
+def _is_step(row: Mapping[str, Any]) -> bool:
+    """Whether a row of a log has its numbers."""
+    needed = [row.get("loss"), row.get("accuracy")]
+    others = [row[key] for key in ("validation_loss", "validation_accuracy") if key in row]
+    return all(isinstance(value, float) and math.isfinite(value) for value in needed + others)
 
 
 def _made(run: Facts) -> list[Item]:
@@ -248,5 +256,5 @@ def _made(run: Facts) -> list[Item]:
         Table(rows),
         Verbatim("command that makes the run again", command),
         Verbatim("config.yaml", configs.dump(run.config)),
-        Verbatim("versions", facts.parse_versions(training)),
+        Verbatim("versions", json.dumps(training.get("versions"), indent=1)),
     ]

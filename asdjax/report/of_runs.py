@@ -63,13 +63,15 @@ def _differences(runs: Sequence[Facts], names: dict[int, str]) -> list[Item]:
     if len(runs) > _MOST_COMPARED:
         pairs = [(runs[0], other) for other in runs[1:]]
     rows = [["A", "B", "A - B, official", "A - B, within", "conclusion (official)"]]
-    refused: list[Item] = []
+    notes: list[Item] = []
     for a, b in pairs:
         try:
-            evaluation.require_same_clips((a.run, a.labelled), (b.run, b.labelled))
+            evaluation.require_same_clips(a.scored(), b.scored())
         except AsdjaxError as error:
-            refused.append(Text(f"Not compared: {error}."))
+            notes.append(Text(f"Not compared: {error}."))
             continue
+        if note := evaluation.other_training(a.scored(), b.scored()):
+            notes.append(Text(f"{note}."))
         found = comparison.difference(a.labelled, b.labelled, facts.RESAMPLES)
         official = found["official_score"]
         rows.append([
@@ -79,7 +81,7 @@ def _differences(runs: Sequence[Facts], names: dict[int, str]) -> list[Item]:
     words = "Paired bootstrap on the same clips; per cent, with 95 % intervals. "
     if len(rows) > 2:
         words += "Of many pairs, some differ by chance. "
-    return [*([Table(rows, words + comparison.SCOPE)] if len(rows) > 1 else []), *refused]
+    return [*([Table(rows, words + comparison.SCOPE)] if len(rows) > 1 else []), *notes]
 
 
 def _conclusion(interval: Sequence[float] | None) -> str:

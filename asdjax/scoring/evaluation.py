@@ -1,10 +1,13 @@
 """The metrics of a run: its scores joined with labels, figures, and bootstrap intervals."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from asdjax.errors import DataError
 from asdjax.scoring import averages, bootstrap, labels
 from asdjax.scoring.labels import Machines, Truth
+from asdjax.store.embeddings import MadeFrom
 from asdjax.store.runs import Run
 
 
@@ -54,33 +57,56 @@ def document(machines: Machines, resamples: int, seed: int | None) -> dict[str, 
     }
 
 
-def require_same_clips(a: tuple[Run, Machines], b: tuple[Run, Machines]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What is compared of a run, read at once."""
+
+    run: Run
+    machines: Machines
+    made_from: Mapping[str, MadeFrom]
+
+
+def scored(run: Run, machines: Machines) -> Scored:
+    """A run with its labelled clips, within a snapshot."""
+    return Scored(run, machines, run.made_from())
+
+
+def other_training(a: Scored, b: Scored) -> str | None:
+    """A sentence if two runs have other training clips, so that these differ, too."""
+    other = [name for name in a.machines if a.made_from[name].train != b.made_from[name].train]
+    if not other:
+        return None
+    return (
+        f"{a.run.path} and {b.run.path} have other training clips of {', '.join(other)}: the "
+        "difference is not one of the systems alone"
+    )
+
+
+def require_same_clips(a: Scored, b: Scored) -> None:
     """Check that two runs can be compared clip by clip.
 
     Raises:
         AsdjaxError: one scored a clip that the other did not, or clips of equal names have other
             contents.
     """
-    (run_a, machines), (run_b, _) = a, b
-    names = _names(a[1]), _names(b[1])
+    names = _names(a.machines), _names(b.machines)
     for run, other, alone in (
-        (run_a, run_b, names[0] - names[1]),
-        (run_b, run_a, names[1] - names[0]),
+        (a.run, b.run, names[0] - names[1]),
+        (b.run, a.run, names[1] - names[0]),
     ):
         if alone:
             raise DataError(
                 f"{run.path}: scored {labels.first_of(alone)}, which {other.path} did not: "
                 "compare runs that scored the same clips"
             )
-    from_a, from_b = run_a.made_from(), run_b.made_from()
     if other_content := [
         machine
-        for machine, sections in machines.items()
-        if any(from_a[machine].tests(s) != from_b[machine].tests(s) for s in sections)
+        for machine, sections in a.machines.items()
+        if any(a.made_from[machine].tests(s) != b.made_from[machine].tests(s) for s in sections)
     ]:
         raise DataError(
-            f"{run_b.path}: its test clips of {', '.join(other_content)} have other contents than "
-            f"those of {run_a.path}, though equal names: compare runs that scored the same clips"
+            f"{b.run.path}: its test clips of {', '.join(other_content)} have other contents than "
+            f"those of {a.run.path}, though equal names: compare runs that scored the same clips"
         )
 
 

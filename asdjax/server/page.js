@@ -43,7 +43,7 @@ function draw(tag, attributes = {}, ...children) {
 // numbers and words
 
 const score = (value) => value.toFixed(2);
-const probability = (value) => String(Number(value.toPrecision(2)));
+const probability = (value) => (value === null ? "-" : String(Number(value.toPrecision(2))));
 const seconds = (value) => `${Number(value.toFixed(2))} s`;
 const hertz = (value) => (value >= 1000 ? `${value / 1000} k` : String(value));
 const decision = (one) => (one.alarm ? "ALARM" : "ok");
@@ -339,7 +339,7 @@ async function explain(number, wanted) {
     find("audio").src = URL.createObjectURL(sound);
     const { prediction } = document;
     const from = prediction.windows > 1 ? `, the worst window, from ${seconds(prediction.start)}` : "";
-    find("audio-note").textContent = `What the detector heard${from}.`;
+    find("audio-note").textContent = `The recording${from}.`;
     [state.explanation, state.explained] = [document, number];
     find("areas").replaceChildren(...document.areas.map((area) => make("li", {}, words(area, document.map))));
     showMaps();

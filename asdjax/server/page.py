@@ -114,8 +114,11 @@ class Page:
             raise Refused(
                 503, "the explanation is not ready: try again later", {"Retry-After": "1"}
             ) from None
-        except AsdjaxError:  # meanwhile the sound has been dropped for newer ones
-            raise Refused(404, "no alarm whose sound is kept") from None
+        except AsdjaxError as error:
+            alarm.explained = None  # it may be tried again
+            if self._recent.alarm(request.path_params["number"]) is None:  # dropped meanwhile
+                raise Refused(404, "no alarm whose sound is kept") from None
+            raise Refused(500, f"the explanation failed: {error}") from error
 
     async def _explain(self, alarm: Alarm) -> Explained:
         found = await self._batches.between(

@@ -221,4 +221,4 @@ def _step(line: bytes) -> float:
         step = json.loads(line)["step"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return math.inf
-    return step if isinstance(step, int) else math.inf
+    return step if isinstance(step, int) and 0 <= step < 2**63 else math.inf

@@ -46,6 +46,9 @@ def read(path: Path) -> dict[str, Any]:
     wrong = [key for key, kind in _TYPES.items() if not _is(document.get(key, ...), kind)]
     if not wrong and not all(type(name) is str for name in document["classes"]):
         wrong = ["classes"]
+    channels = document.get("channels", [])
+    if not (isinstance(channels, list) and all(_is(c, int) and c > 0 for c in channels)):
+        wrong.append("channels")
     if not wrong and "\0" in document["data"]:
         wrong = ["data"]
     if not wrong and not 0 < document["n_samples"] < 2**31:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from asdjax.errors import ArtifactError
-from asdjax.files import atomic, documents
+from asdjax.files import atomic, documents, user_files
 
 SCHEMA = "asdjax.watch/1"
 _LONGEST_LINE = 2**24  # bytes
@@ -52,7 +52,7 @@ def documents_of(path: Path) -> Iterator[dict[str, Any]]:
         AsdjaxError: the file cannot be read, or has lines that are not of this schema.
     """
     try:
-        with open(path, "rb") as file:
+        with user_files.open_regular(path) as file:
             number = 0
             while line := file.readline(_LONGEST_LINE + 1):
                 number += 1

@@ -53,6 +53,7 @@ def offered(request, tmp_path_factory):
     [
         (["tr"], {"train"}),
         (["--plugin", "mine.py", "ext"], {"extract"}),
+        (["--plugin=mine.py", "ext"], {"extract"}),
         (["train", "sys"], {"system1", "system2", "system3", "system4"}),
         (["train", "system1", "--train.ep"], {"--train.epochs"}),
         (["run", "--model.w"], {"--model.weights"}),

@@ -308,6 +308,10 @@ def test_recordings_of_another_detector_are_said(detector_file, sounds, tmp_path
     assert main([*given, *options, "--level", "0.8"]) == 0
     assert "recordings were scored by another detector or level" in capsys.readouterr().err
     assert log.read_bytes() == before
+    older = [{k: v for k, v in line.items() if k != "detector"} for line in lines(log)]
+    log.write_text("".join(json.dumps(line) + "\n" for line in older))
+    assert main([*given, *options]) == 0
+    assert "another detector" not in capsys.readouterr().err and lines(log) == older
 
 
 def test_an_alarm_needs_k_of_n_windows_also_across_restarts(fitted, sounds, tmp_path, capsys):

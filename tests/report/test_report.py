@@ -3,6 +3,7 @@
 import base64
 import html.parser
 import io
+import json
 import re
 import shutil
 
@@ -13,6 +14,7 @@ from conftest import TESTS
 from support.machines import folder
 from support.scored_runs import embeddings, make_run, score_rows, write_truth
 
+import asdjax
 from asdjax import Detector
 from asdjax.cli import main
 from asdjax.commands.compare import compare
@@ -76,8 +78,6 @@ def test_a_page_of_a_run_needs_nothing_else(run, tmp_path):
 
 
 def test_the_figures_are_those_of_evaluate(run, tmp_path):
-    import json
-
     found = made(run, out=tmp_path / "r.html")
     document = json.loads((run / "metrics" / "metrics.json").read_text())
     for value in (document["official_score"], document["machines"]["fan"]["official_score"]):
@@ -133,6 +133,12 @@ def test_the_channel_and_the_length_of_recordings_of_ones_own(tmp_path):
         assert rate == 16_000 and len(samples) < 1.2 * rate
         assert np.sqrt(np.mean(np.square(samples))) == pytest.approx(0.2 / np.sqrt(2), rel=0.1)
     assert load_features(run).channel == 2
+    file = tmp_path / "clip 1.wav"
+    by_path, by_array = (
+        asdjax.Embedder.load(run).embed([given])[0]
+        for given in (file, soundfile.read(file, dtype="int16")[0][:, 1])
+    )
+    np.testing.assert_array_equal(by_path, by_array)
 
 
 def test_clips_without_labels_get_them_from_the_ground_truth(rng, tmp_path):
@@ -168,6 +174,15 @@ def test_runs_are_compared_on_the_same_clips(rng, tmp_path):
     other = make_run(tmp_path / "other", {"fan": score_rows(rng, "fan", per_cell=5)})
     found = made(runs[0].path, other.path, out=tmp_path / "o.html")
     assert "Not compared" in found.words and "better" not in found.words
+
+
+def test_other_training_clips_are_said(rng, tmp_path):
+    rows = {"fan": score_rows(rng, "fan", per_cell=12)}
+    runs = [make_run(tmp_path / "a", rows), make_run(tmp_path / "b", rows, train="others")]
+    assert (
+        "have other training clips of fan"
+        in made(*(run.path for run in runs), out=tmp_path / "r.html").words
+    )
 
 
 def test_each_view_is_compared_with_all(rng, tmp_path):
@@ -266,7 +281,17 @@ def test_the_last_predictions_of_a_detector(tmp_path, capsys):
     given = ["watch", str(tmp_path / "d.asd"), str(new), "--log", str(log), "--once"]
     assert main([*given, "--settle", "0"]) in (0, 1)
     options = ["--log", str(log), "--overwrite"]
+    with open(log, "a") as file:  # what no detector says
+        for row in ({"warnings": 5, "score": 1e308, "threshold": 1.0, "alarm": True}, {}):
+            file.write(json.dumps({"schema": "asdjax.watch/1", **row}) + "\n")
     found = made(tmp_path / "d.asd", out=tmp_path / "d.html", options=options)
+    assert "of another detector" not in found.words
+    other = Detector(level=0.8).fit(tmp_path / "normal")
+    other.save(tmp_path / "other.asd")
+    assert (
+        "4 of them are of another"
+        in made(tmp_path / "other.asd", out=tmp_path / "o.html", options=options).words
+    )
     assert found.words.count("take") >= 3 and "the last 3 scores" in found.words
     assert main(["report", str(tmp_path / "normal"), "--out", "x.html", "--log", str(log)]) == 2
     assert "--log: is of one detector" in capsys.readouterr().err
@@ -301,7 +326,9 @@ def test_recordings_of_one_name_have_rows_of_their_own(tmp_path, monkeypatch):
 def test_a_log_without_losses(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     with open(tmp_path / "run" / "log.jsonl", "a") as file:
-        file.write('{"step": 100}\n')
+        file.write('{"step": 100}\n{"step": 101, "loss": 1.0, "accuracy": "x"}\n')
+        file.write('{"step": 102, "loss": 1.0, "accuracy": 1.0, "validation_loss": null}\n')
+        file.write(f'{{"step": {10**400}}}\n')
     assert "last loss" in made(tmp_path / "run", out=tmp_path / "r.html").words
 
 
@@ -325,6 +352,8 @@ def test_every_text_is_escaped():
         (["{}/none", "--out", "x.html"], 1, "neither a run directory nor a detector"),
         (["{}", "--out", "x.html"], 1, "not a run directory"),
         (["{}", "--out", "x.pdf"], 2, "must end in .html"),
+        (["d.asd", "--out", "x.html", "--data", "{}"], 2, "--data: is of runs"),
+        (["d.asd", "--out", "x.html", "--map", "umap"], 2, "--map: is of runs"),
     ],
 )
 def test_what_cannot_be_reported(tmp_path, monkeypatch, capsys, given, code, said):

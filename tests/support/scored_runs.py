@@ -48,7 +48,7 @@ def score_rows(rng, machine, per_cell=6, named=True, lift=1.0, sections=("00",))
     return sorted(rows, key=lambda row: row["path"])
 
 
-def make_run(path, machines, seed=0):
+def make_run(path, machines, seed=0, train="train"):
     """A run directory whose scores are the given rows."""
     views = (RAW, Wiener("mild"))
     config = dataclasses.replace(
@@ -64,7 +64,7 @@ def make_run(path, machines, seed=0):
     )  # fmt: skip
     made_from = {
         run.embeddings_path(view.name, machine): str(
-            MadeFrom(recipe, "float32", "clips", "train", "00:test;01:test")
+            MadeFrom(recipe, "float32", "clips", train, "00:test;01:test")
         )
         for view, recipe in run.embedding_recipes().items()
         for machine in machines
