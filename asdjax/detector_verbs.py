@@ -323,7 +323,7 @@ class Watch:
 
 @dataclasses.dataclass(frozen=True)
 class Serve:
-    """Score recordings that come by HTTP; a page at / shows the last ones, and why they alarm.
+    """Score recordings that come by HTTP; a page at / shows them, and why they alarm.
 
     curl --data-binary @today.wav http://127.0.0.1:8765/predict
     """

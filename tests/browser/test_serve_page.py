@@ -122,6 +122,20 @@ def test_while_recordings_come(browser, detector_file, sounds, width, scheme):
         browsers.require_shown(page)
 
 
+def test_a_recording_that_is_too_long_for_a_p_value(browser, detector_file, tmp_path):
+    (path,) = folder(tmp_path, range(300, 301), seconds=60.0)
+    with (
+        running(detector_file) as port,
+        browsers.opened(browser, f"http://127.0.0.1:{port}/", 1400) as page,
+    ):
+        assert post(port, path, "long.wav")["p_value"] is None
+        page.wait_for_selector("#rows tr")
+        assert "long.wav" in page.inner_text("#rows") and "-" in page.inner_text("#rows")
+        page.set_input_files("#file", path)
+        page.wait_for_selector("#results .badge")
+        browsers.require_shown(page)
+
+
 @pytest.mark.parametrize("width", browsers.WIDTHS)
 def test_hostile_names_are_text(browser, detector_file, sounds, width):
     with (

@@ -40,7 +40,10 @@ def test_a_sound_installation(capsys):
     assert (
         found["extras"]["plot"]["installed"] and "matplotlib" in found["extras"]["plot"]["packages"]
     )
-    assert {*found["extras"]} == {*metadata.metadata("asdjax").get_all("Provides-Extra")} - {"test"}
+    assert {*found["extras"]} == {*metadata.metadata("asdjax").get_all("Provides-Extra")} - {
+        "test",
+        "browser",
+    }
     assert found["devices"][0]["platform"] == "cpu" and found["cores"]["usable"] >= 1
     assert found["computations"][0]["right"] and found["memory_bytes"] > 10**8
     assert main(["doctor"]) == 0

@@ -217,7 +217,7 @@ def test_unusual_normal_recordings_are_named(sounds, tmp_path, capsys):
         (["{normal}", "--out", "{tmp}/d.npz"], 2, ".asd"),
         (["{tmp}/none", "--out", "{tmp}/d.asd"], 1, "No such file"),
         (["{normal}", "--out", "{tmp}/d.asd", "--level", "0.99"], 1, "level 0.99 needs 99"),
-        (["{normal}", "--out", "{tmp}/d.asd", "--level", "7"], 1, "level"),
+        (["{normal}", "--out", "{tmp}/d.asd", "--level", "7"], 2, "--level: must be"),
         (["{normal}", "--out", "{tmp}/d.asd", "--backend", "knn"], 1, "knn"),
         (["{normal}", "--out", "{tmp}/d.asd", "--embedder", "{tmp}/none"], 1, "none"),
         (["{normal}", "--out", "{tmp}/d.asd", "--channel", "2"], 1, "no channel 2"),
@@ -392,7 +392,7 @@ def test_a_table_s_channel_is_the_detector_s(two_channels, tmp_path, capsys):
         (["--level", "0.99"], 1, "needs 99 normal windows"),
         (["--sample-rate", "8000"], 1, "sample_rate"),
         (["--hop-seconds", "9"], 1, "hop_seconds"),
-        (["--max-bank", "2"], 1, "max_bank"),
+        (["--max-bank", "2"], 2, "--max-bank: must be"),
     ],
 )
 def test_options_are_checked_before_a_network_is_trained(
