@@ -51,6 +51,7 @@ def test_a_device_without_a_limit_and_a_stated_setting_choose_nothing(monkeypatc
     assert memory.fitted(work) is work
 
 
+@pytest.mark.slow  # compiles several programs
 def test_remedies_name_remat_before_parts(monkeypatch):
     work = planned(remat="attention")
     needed = memory.step_bytes(planned(remat="full"))
