@@ -58,7 +58,8 @@ def explain(
             if picture is not None:
                 atomic.write_bytes(picture, figures.explanation_png(why), overwrite=overwrite)
     if png is not None:
-        console.say(f"{png}: {len(files) - failures} pictures")
+        count = len(files) - failures
+        console.say(f"{png}: {count} picture{'s' * (count != 1)}")
     return int(failures > 0)
 
 

@@ -50,8 +50,6 @@ def report(
         raise UsageError("nothing to report: name run directories or detectors (.asd)")
     if out.suffix not in (".html", ".htm"):
         raise UsageError(f"{out}: the name of a report must end in .html")
-    if method == "umap" and importlib.util.find_spec("umap") is None:
-        raise ArtifactError("--map umap needs umap-learn: pip install umap-learn")
     atomic.require_free(out, overwrite)
     detectors = [source for source in sources if source.suffix == SUFFIX and not source.is_dir()]
     for option, value in (("log", log), ("embedder", embedder)):
@@ -60,6 +58,8 @@ def report(
     for option, given in (("data", data), ("truth", truth), ("map", method != "pca" or None)):
         if given is not None and len(detectors) == len(sources):
             raise UsageError(f"--{option}: is of runs, and none is named: omit it")
+    if method == "umap" and importlib.util.find_spec("umap") is None:
+        raise ArtifactError("--map umap needs umap-learn: pip install umap-learn")
     known = None if truth is None else submission.read_truth(truth)
     parts: list[tuple[Path, Sequence[Section]]] = []
     runs: list[Facts] = []

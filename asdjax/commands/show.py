@@ -85,7 +85,8 @@ def show(
         elif not as_json:
             print("\n".join(_drawn(sounds)), flush=True)
     if png is not None:
-        console.say(f"{png}: {len(files) - failures} pictures")
+        count = len(files) - failures
+        console.say(f"{png}: {count} picture{'s' * (count != 1)}")
     return int(failures > 0)
 
 
@@ -141,7 +142,8 @@ def _of_recipe(
     frames = -(-header.frames * rate // header.rate)
     own = settings.clip_seconds == "auto"
     n_samples = frames if own else audio.clip_samples(settings, ())
-    views = [of_mono(view) if header.channels == 1 else view for view in config.extract.views]
+    chosen = config.extract.views
+    views = [of_mono(view) if header.channels == 1 else view for view in chosen]
     try:
         made, gains = _views(views, to_float(samples[:, :2]), index)
     except AsdjaxError as error:
@@ -157,14 +159,20 @@ def _of_recipe(
         "length_of_longest": own,
         "crop": settings.train_crop,
         "views": [
-            {"name": view.name, "method": view.method, "learns": view.learns, "gain": gain}
-            for view, gain in zip(views, gains, strict=True)
+            {
+                "name": meant.name,
+                "method": view.method,
+                "learns": view.learns,
+                "gain": gain,
+                "lacks_channel_2": meant.uses_channel_2 and header.channels == 1,
+            }
+            for meant, view, gain in zip(chosen, views, gains, strict=True)
         ],
     }
     shown = min(n_samples, _MOST_SECONDS * rate)
     sounds = [
-        _Sound(f"view {view.name} ({view.method})", audio.fit_length(wave, shown), rate)
-        for view, wave in zip(views, made, strict=True)
+        _Sound(f"view {meant.name} ({view.method})", audio.fit_length(wave, shown), rate)
+        for meant, view, wave in zip(chosen, views, made, strict=True)
     ]
     return found, sounds
 
@@ -237,7 +245,8 @@ def _of_recipe_text(found: Mapping[str, Any]) -> list[str]:
     for view in found["views"]:
         gain = "" if view["gain"] in (None, 1) else f", mean gain {view['gain']:.2f}"
         alone = ", calibrated on this clip alone" * view["learns"]
-        lines.append(f"view {view['name']}: {view['method']}{gain}{alone}")
+        mono = ", for want of a second channel" * view["lacks_channel_2"]
+        lines.append(f"view {view['name']}: {view['method']}{mono}{gain}{alone}")
     return lines
 
 

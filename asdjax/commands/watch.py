@@ -23,20 +23,28 @@ _LONGEST_MEMORY = 1000  # windows
 
 
 class Confirmation:
-    """Whether at least k of the last n windows are above the threshold."""
+    """Whether at least k of the last n windows are above the threshold of a window.
+
+    With 1 of 1 a recording's own alarm counts, whose threshold is that for its number of windows.
+    """
 
     def __init__(self, least: int, of: int, recent: str = ""):
         """Continue after the decisions `recent`, one character each, 1 for above."""
-        self._least = least
+        self._least, self._counts = least, of > 1
         self._recent = deque((c == "1" for c in recent), maxlen=of)
 
-    def add(self, above: Sequence[bool]) -> bool:
-        """Add windows in order; whether the alarm is confirmed at one of them."""
+    def add(self, above: Sequence[bool], alarm: bool) -> bool:
+        """Add a recording's windows in order; whether its alarm is confirmed.
+
+        Args:
+            above: of each window, whether it is above the threshold of a window.
+            alarm: of the recording.
+        """
         confirmed = False
         for one in above:
             self._recent.append(bool(one))
             confirmed |= one and sum(self._recent) >= self._least
-        return bool(confirmed)
+        return bool(confirmed) if self._counts else alarm
 
     @property
     def recent(self) -> str:
@@ -178,7 +186,8 @@ def _append(
     confirmation: Confirmation,
 ) -> None:
     """Append the line of a prediction, and print it if its alarm is confirmed."""
-    confirmed = confirmation.add([score > detector.threshold_ for score in found.window_scores])
+    above = [score > detector.threshold_ for score in found.window_scores]
+    confirmed = confirmation.add(above, bool(found.alarm))
     row = dataclasses.asdict(found)
     del row["file"]
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

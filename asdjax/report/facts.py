@@ -140,6 +140,8 @@ def _sections(
     rows = run.read_scores(machine)
     tables = {view: run.read_embeddings(view, machine) for view in views}
     first = tables[views[0]]
+    # the raw view knows nothing of a second channel
+    of_two = next((t for t in tables.values() if np.isfinite(t.level_db).any()), first)
     paths = [row["path"] for row in rows]
     if any(table.path.tolist() != paths for table in tables.values()):
         raise DataError(
@@ -169,9 +171,9 @@ def _sections(
             place_words=words,
             nearest=_nearest(table),
             gain={view: of.gain[here] for view, of in tables.items()},
-            level_db=table.level_db,
-            correlation=table.correlation,
-            silent=table.silent,
+            level_db=of_two.level_db[here],
+            correlation=of_two.correlation[here],
+            silent=of_two.silent[here],
         )
 
 

@@ -16,6 +16,13 @@ from asdjax.store import watch_log
 _MOST_ROWS = 200
 _MOST_PREDICTIONS = 1000
 _LATEST = 50  # rows of a table
+_WORDS = {
+    "bank": "windows that new ones are compared with",
+    "bank_cost": "how much farther normal windows are from these",
+    "clip_seconds": "length of a window (s)",
+    "hop_seconds": "step between windows (s)",
+    "sample_rate": "sample rate (Hz)",
+}
 _ABSURD = 1e12  # of a score
 _SHOWN = (
     "time", "file", "error", "score", "threshold", "alarm", "confirmed", "p_value", "warnings",
@@ -35,7 +42,7 @@ def sections(detector: Detector, log: Path | None = None) -> list[Section]:
     """
     facts = detector.description()
     rows = [["setting", "value"]]
-    rows += [[key.replace("_", " "), _shown(value)] for key, value in facts.items()]
+    rows += [[_WORDS.get(key, key), _shown(value)] for key, value in facts.items()]
     scores, count = detector.scores_, len(detector.scores_)
     blank = np.full(count, "")
     items: list[Item] = [
@@ -74,7 +81,8 @@ def _predictions(log: Path, detector: str) -> list[Item]:
             rows.append([time, name, "ERROR", "", "", str(row.get("error", ""))])
             continue
         decision = "ALARM" if row["alarm"] else "ok"
-        decision += ", confirmed" if row.get("confirmed") else ""
+        if row["alarm"] != bool(row["confirmed"]):  # by --confirm, over several windows
+            decision += ", confirmed" if row["confirmed"] else ", not confirmed"
         p_value, warnings = row["p_value"], row["warnings"]
         rows.append([
             time, name, decision, f"{row['score']:.2f}",

@@ -22,6 +22,11 @@ from asdjax.synth import corpus as synth
 
 _FEW, _MANY = 4, 12  # sections above which fewer recordings are shown, or none
 _MOST_PROBLEMS = 20
+_WORDS = {
+    "compute_dtype": "precision of large products",
+    "parameters": "parameters of the embedder (without the classifier)",
+    "trained_parameters": "of these trained",
+}
 
 
 def sections(run: Facts, data: Path | None = None) -> list[Section]:
@@ -244,7 +249,7 @@ def _is_step(row: Mapping[str, Any]) -> bool:
 def _made(run: Facts) -> list[Item]:
     training = run.training
     keys = ("seed", "devices", "compute_dtype", "parameters", "trained_parameters", "steps")
-    rows = [["fact", "value"], *([key.replace("_", " "), str(training.get(key))] for key in keys)]
+    rows = [["fact", "value"], *([_WORDS.get(key, key), str(training.get(key))] for key in keys)]
     rows += [["weights", str(training.get("digest"))], ["data", str(training.get("data"))]]
     if training.get("pretrained"):
         rows.append(["pretrained", str(training["pretrained"])])

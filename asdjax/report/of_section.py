@@ -46,16 +46,16 @@ def section(of: facts.Section, run: Facts, sounds: ClipSounds | None, shown: int
             f"embeddings of the first view: {of.place_words}",
         )
     )
-    attributes = [mistakes.attributes_of(path) for path in of.path]
+    attributes = [mistakes.attributes_of(path) or "unknown" for path in of.path]
     if len(set(attributes)) > 1:
         pictures.append(Figure(score_figures.groups(of.place, attributes), "the same by attribute"))
     items: list[Item | Row] = [Row(pictures)]
     if any(label):
-        items.append(_decisions(of))
+        items.append(_decisions(of, run.config.decision.method))
     return Section(run.name(of), items, mistakes.cards(of, sounds, shown))
 
 
-def _decisions(of: facts.Section) -> Table:
+def _decisions(of: facts.Section, method: str) -> Table:
     rows = [["domain", "false alarms", "detected"]]
     alarm = of.score > of.threshold
     for domain in sorted(set(of.domain[of.test & (of.label != "")])):
@@ -65,4 +65,4 @@ def _decisions(of: facts.Section) -> Table:
             share = f" ({100 * alarm[mask].mean():.0f} %)" if mask.any() else ""
             cells.append(f"{np.count_nonzero(alarm[mask])} of {mask.sum()}{share}")
         rows.append([domain or "unknown", *cells])
-    return Table(rows, f"Decisions at the threshold {of.threshold:.4g}:")
+    return Table(rows, f"Decisions at the threshold {of.threshold:.4g} ({method}):")

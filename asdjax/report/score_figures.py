@@ -56,7 +56,7 @@ def roc(score: Float64[np.ndarray, " N"], label: np.ndarray, domain: np.ndarray)
 
     figure = new(6, 4)
     axes = figure.subplots()
-    axes.axvspan(0, 0.1, color="0.9", lw=0)
+    axes.axvspan(0, 10, color="0.9", lw=0)
     known = label != ""
     names = sorted(set(domain[known]))
     colours = {"source": "#2166ac", "target": "#67a9cf"}
@@ -177,6 +177,9 @@ def over_time(
         if mask.any():
             axes.plot(number[mask], score[mask], ".", color=colour, label=f"{words} ({mask.sum()})")
     axes.step(number, threshold, where="mid", color="black", ls="--", lw=1, label="threshold")
+    if score.max() > _WIDE * max(float(threshold.max()), 1.0):
+        axes.set_yscale("symlog", linthresh=2 * max(float(threshold.max()), 1.0))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("recording")
     axes.set_ylabel("score")
     axes.legend(fontsize="small")

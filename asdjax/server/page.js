@@ -4,7 +4,7 @@
 const POLL_MS = 1500;
 const PATIENCE_MS = 15000; // for what is new
 const MOST = 200; // recordings that are shown, as many as the server keeps
-const MOST_RESULTS = 3;
+const MOST_RESULTS = 20;
 const TOKEN = "asdjax-token";
 const HERTZ = [100, 200, 500, 1000, 2000, 5000, 10000, 20000, 40000];
 const MAGMA = ["#000004", "#1d1147", "#51127c", "#822681", "#b73779", "#e75263", "#fc8961", "#fec488", "#fcfdbf"];
@@ -459,7 +459,7 @@ function showMap(canvas, { map, areas, start, length, rows, low, high, colours, 
   context.textBaseline = "middle";
   for (const part of [0, 0.5, 1]) {
     const value = low + part * (high - low);
-    context.fillText(String(Math.round(value)), bar + 15, FRAME.top + 6 + (1 - part) * (h - 12));
+    context.fillText(String(Number(value.toPrecision(2))), bar + 15, FRAME.top + 6 + (1 - part) * (h - 12));
   }
 }
 

@@ -10,6 +10,7 @@ import types
 
 import numpy as np
 import pytest
+import soundfile
 from support.machines import RATE, folder, sound
 
 from asdjax import Detector
@@ -331,10 +332,27 @@ def test_an_alarm_needs_k_of_n_windows_also_across_restarts(fitted, sounds, tmp_
 
 def test_confirmation():
     two_of_three = watch.Confirmation(2, 3)
-    found = [two_of_three.add([a]) for a in (True, False, False, True, True, False, False)]
+    found = [two_of_three.add([a], a) for a in (True, False, False, True, True, False, False)]
     assert found == [False, False, False, False, True, False, False]
-    assert watch.Confirmation(2, 3).add([True, True, False]) and two_of_three.recent == "100"
-    assert watch.Confirmation(1, 1).add([True]) and not watch.Confirmation(1, 1).add([])
+    assert watch.Confirmation(2, 3).add([True, True, False], False) and two_of_three.recent == "100"
+    assert not watch.Confirmation(1, 1).add([], False)
+    for alarm in True, False:  # a recording's own decision, whose threshold is that of its windows
+        assert watch.Confirmation(1, 1).add([True, False], alarm) is alarm
+
+
+def test_long_recordings_alarm_as_in_predict(sounds, tmp_path, capsys):
+    detector = Detector(clip_seconds=0.25, level=0.8).fit([str(path) for path in sounds[0]])
+    place = tmp_path / "new"
+    place.mkdir()
+    for i in range(6):
+        wave = np.concatenate([sound(400 + 10 * i + k) for k in range(3)])
+        soundfile.write(place / f"{i}.wav", wave, RATE)
+    watch.watch_folder(detector, place, tmp_path / "log.jsonl", settle=0, once=True)
+    found = lines(tmp_path / "log.jsonl")
+    above = [max(row["window_scores"]) > detector.threshold_ for row in found]
+    alarms = [row["alarm"] for row in found]
+    assert [row["confirmed"] for row in found] == alarms != above  # else nothing is tested
+    assert capsys.readouterr().err.count("ALARM") == sum(alarms)
 
 
 @pytest.mark.parametrize("text", ["3", "0/5", "6/5", "3/5/7", "a/b", "-1/5", "3/", "1/1001", "²/3"])

@@ -71,7 +71,8 @@ def make_run(path, machines, seed=0, train="train"):
     }
     run.begin_extraction(made_from)
     run.write_artefacts({
-        path: (embeddings(machines[path.stem]), inputs) for path, inputs in made_from.items()
+        path: (embeddings(machines[path.stem], path.parent.name != "raw"), inputs)
+        for path, inputs in made_from.items()
     })  # fmt: skip
     for machine, rows in machines.items():
         run.write_scores(machine, rows)
@@ -79,15 +80,15 @@ def make_run(path, machines, seed=0, train="train"):
     return run
 
 
-def embeddings(rows):
-    """A file of random embeddings of the clips of some rows, without a second channel."""
+def embeddings(rows, second=False):
+    """A file of random embeddings of rows' clips; `second`: of a view that uses channel 2."""
     clips = {name: np.array([row[name] for row in rows]) for name in CLIP_COLUMNS}
     nothing = np.full(len(rows), np.nan, np.float32)
     table = Embeddings(
         **clips,
         embedding=np.random.default_rng(len(rows)).normal(size=(len(rows), 4)).astype(np.float32),
         gain=nothing,
-        level_db=nothing,
+        level_db=np.full(len(rows), -1.5, np.float32) if second else nothing,
         correlation=nothing,
         lag=nothing,
         silent=np.zeros((len(rows), 2), bool),
