@@ -78,8 +78,9 @@ def _summary(verb: type) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     plugins, args = _without_plugins(sys.argv[1:] if argv is None else argv)
-    given = {*args}
-    args = [argument for argument in args if argument not in (NO_CACHE, QUIET, VERBOSE)]
+    end = args.index("--") if "--" in args else len(args)  # what follows are names
+    given = {*args[:end]}
+    args = [a for i, a in enumerate(args) if i > end or a not in (NO_CACHE, QUIET, VERBOSE)]
     if given & {*VERSION}:
         print(f"asdjax {__version__}")
         return 0

@@ -1,6 +1,7 @@
 """The sub-commands on detectors, see `asdjax.verbs`."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -49,9 +50,9 @@ class Fit:
     if that is above 20."""
     hop_seconds: Annotated[float | None, Range(low=0, above=True), arg(metavar="SECONDS")] = None
     """Step between windows; default: their length."""
-    channel: Annotated[int | None, Range(low=1), arg(metavar="INT")] = None
+    channel: Annotated[int | None, Range(low=1, high=2**20), arg(metavar="INT")] = None
     """Channel to use, counted from 1; default: the first, or that of the run."""
-    sample_rate: Annotated[int | None, arg(metavar="HERTZ")] = None
+    sample_rate: Annotated[int | None, Range(low=1000, high=96_000), arg(metavar="HERTZ")] = None
     """Rate to which recordings are resampled; default: 16000, or that of the weights."""
     max_bank: Annotated[int | None, Range(low=3), arg(metavar="N")] = None
     """Most windows to compare new ones with, chosen to cover all; default: all."""
@@ -386,7 +387,8 @@ class Export:
         from asdjax.commands import export
         from asdjax.detector.detector import Detector
 
-        if self.out.exists() and self.detector.exists() and self.out.samefile(self.detector):
+        both = self.out, self.detector
+        if all(map(os.path.exists, both)) and os.path.samefile(*both):
             raise UsageError(
                 f"{self.out}: is the detector itself: name another file for the program"
             )

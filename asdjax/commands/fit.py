@@ -81,7 +81,7 @@ def update(
         AsdjaxError: as for `fit`, or another process updates the detector; it is then unchanged.
     """
     _require_some(inputs)
-    if not path.exists():
+    if not os.path.exists(path):
         raise ArtifactError(f"{path}: no such detector: make one with asdjax fit")
     if out is not None:
         _require_suffix(out)

@@ -1,6 +1,7 @@
 """Reports: runs and detectors in, one page of HTML out."""
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -51,7 +52,9 @@ def report(
     if out.suffix not in (".html", ".htm"):
         raise UsageError(f"{out}: the name of a report must end in .html")
     atomic.require_free(out, overwrite)
-    detectors = [source for source in sources if source.suffix == SUFFIX and not source.is_dir()]
+    detectors = [
+        source for source in sources if source.suffix == SUFFIX and not os.path.isdir(source)
+    ]
     for option, value in (("log", log), ("embedder", embedder)):
         if value is not None and len(detectors) != 1:
             raise UsageError(f"--{option}: is of one detector: name one")
@@ -68,7 +71,7 @@ def report(
             parts.append(
                 (source, of_detector.sections(Detector.load(source, embedder=embedder), log))
             )
-        elif source.is_dir():
+        elif os.path.isdir(source):
             console.say(f"{source}: reading")
             runs.append(facts.read(Run(source), known, method))
             parts.append((source, of_run.sections(runs[-1], data)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -97,7 +98,7 @@ def watch_folder(
     Raises:
         AsdjaxError: the folder cannot be read, or the log is in use or cannot be written.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(f"{folder}: no such folder: name the one where recordings arrive")
     arrivals = Arrivals(folder, settle, clock)
     failures, unreadable = 0, dict[str, str]()

@@ -34,7 +34,7 @@ def find(data: Path, edition: str) -> Dataset:
                 f"{data}: a manifest is no data of {edition}: set dataset.edition to {AUTO}"
             )
         return manifests.read(data)
-    if data.exists() and not data.is_dir():
+    if os.path.exists(data) and not os.path.isdir(data):
         raise DataError(
             f"{data}: not a folder, nor a manifest (a file named {' or '.join(manifests.SUFFIXES)})"
             ": give the root of a data set"
@@ -43,7 +43,7 @@ def find(data: Path, edition: str) -> Dataset:
         return own_folders.scan(data)
     if edition != AUTO:
         return dcase.scan(data, edition)
-    if not data.is_dir():
+    if not os.path.isdir(data):
         return dcase.scan(data, editions.NEWEST)  # which says so
     names = list(_challenge_clips(data))
     if names or not own_folders.has_machines(data):

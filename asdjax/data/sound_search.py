@@ -55,7 +55,7 @@ def files(inputs: Sequence[Path], to: str) -> list[Path]:
         raise UsageError(f"nothing to {to}: name sound files or folders")
     found: list[Path] = []
     for given in inputs:
-        inside = find([given], to) if given.is_dir() else []
+        inside = find([given], to) if os.path.isdir(given) else []
         found += [path for _, path in inside] or [given]
     return found
 

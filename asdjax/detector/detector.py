@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -564,7 +565,7 @@ class Detector(OutlierMixin, BaseEstimator):
         0.9
         """
         path = Path(path)
-        if path.is_dir():
+        if os.path.isdir(path):
             raise ArtifactError(f"{path}: is a folder: name the file of a detector (.asd) first")
         document, tables = detector_file.read(path)
         settings = document.settings

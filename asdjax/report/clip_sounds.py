@@ -1,5 +1,6 @@
 """The sounds of a run's clips for its report, if they are those that were scored."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ class ClipSounds:
         """
         self._run, config = run, run.config
         source = Path(run.training["data"]) if data is None else data
-        if not source.exists():
+        if not os.path.exists(source):
             raise DataError(f"{source}: the data set is not there (where it is now: --data)")
         found, headers = corpus.survey(source, config.dataset, config.audio)
         self.problems = found.problems

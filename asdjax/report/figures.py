@@ -2,8 +2,8 @@
 
 import importlib.util
 import io
+import os
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,16 +37,19 @@ def picture_paths(folder: Path, files: Sequence[Path], overwrite: bool) -> list[
             (without `overwrite`).
     """
     require_matplotlib()
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise ArtifactError(f"{folder}: is no folder: name another for the pictures")
-    taken: Counter[str] = Counter()
+    taken: set[str] = set()
     found = []
     for file in files:
         name = console.printable(file.name).replace("\\", "_")
         name = name.encode()[-_LONGEST_NAME:].decode(errors="ignore")
-        taken[name] += 1
-        number = f" ({taken[name]})" if taken[name] > 1 else ""
-        found.append(folder / f"{name}{number}.png")
+        chosen, number = name, 1
+        while chosen in taken:
+            number += 1
+            chosen = f"{name} ({number})"
+        taken.add(chosen)
+        found.append(folder / f"{chosen}.png")
         atomic.require_free(found[-1], overwrite)
     return found
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from asdjax.synth import corpus as synth
 
 _FEW, _MANY = 4, 12  # sections above which fewer recordings are shown, or none
 _MOST_PROBLEMS = 20
+_ABSURD = 1e12  # of a loss
 _WORDS = {
     "compute_dtype": "precision of large products",
     "parameters": "parameters of the embedder (without the classifier)",
@@ -42,6 +42,7 @@ def sections(run: Facts, data: Path | None = None) -> list[Section]:
         sounds, without = ClipSounds(run, data), None
     except AsdjaxError as error:
         sounds, without = None, f"The data set cannot be shown: {error}."
+        console.say(f"{run.run.path}: without sounds: {error}")
     of_sections = []
     with console.progress("drawing", count, "machines", minor=True) as advance:
         for of in run.sections:
@@ -243,7 +244,7 @@ def _is_step(row: Mapping[str, Any]) -> bool:
     """Whether a row of a log has its numbers."""
     needed = [row.get("loss"), row.get("accuracy")]
     others = [row[key] for key in ("validation_loss", "validation_accuracy") if key in row]
-    return all(isinstance(value, float) and math.isfinite(value) for value in needed + others)
+    return all(isinstance(value, float) and abs(value) < _ABSURD for value in needed + others)
 
 
 def _made(run: Facts) -> list[Item]:

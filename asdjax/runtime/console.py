@@ -242,7 +242,7 @@ def progress(
         )
         # What is printed meanwhile goes above the bar, but results stay on standard output.
         redirected = sys.stdout is not None and sys.stdout.isatty()
-        console = Console(stderr=True)
+        console = Console(stderr=True, soft_wrap=True)  # results keep their lines
         with Progress(
             *columns, console=console, redirect_stdout=redirected, transient=minor
         ) as bar:

@@ -72,8 +72,8 @@ class Page:
         return {
             **{path: partial(self._file, path) for path in _FILES},
             "/recent": self._last,
-            "/recent/{number:int}/explanation": self._explanation,
-            "/recent/{number:int}/audio": self._audio,
+            "/recent/{number}/explanation": self._explanation,
+            "/recent/{number}/audio": self._audio,
         }
 
     async def _file(self, path: str, request: Request) -> Response:
@@ -103,7 +103,7 @@ class Page:
     async def _explained(self, request: Request) -> Explained:
         """The explanation of an alarm, which is made when it is first asked for."""
         self._access.require_page(request)
-        alarm = self._recent.alarm(request.path_params["number"])
+        alarm = self._recent.alarm(_number(request))
         if alarm is None:
             raise Refused(404, "no alarm whose sound is kept")
         if alarm.explained is None:
@@ -116,7 +116,7 @@ class Page:
             ) from None
         except AsdjaxError as error:
             alarm.explained = None  # it may be tried again
-            if self._recent.alarm(request.path_params["number"]) is None:  # dropped meanwhile
+            if self._recent.alarm(_number(request)) is None:  # dropped meanwhile
                 raise Refused(404, "no alarm whose sound is kept") from None
             raise Refused(500, f"the explanation failed: {error}") from error
 
@@ -126,3 +126,9 @@ class Page:
         )
         self._recent.replace(alarm, found.size)
         return found
+
+
+def _number(request: Request) -> int:
+    """The number of a prediction in an address; -1 if it is none."""
+    text = request.path_params["number"]
+    return int(text) if text.isdecimal() and len(text) < 16 else -1

@@ -534,6 +534,31 @@ def test_pictures_of_equal_names_are_numbered(sounds, detector, tmp_path):
     assert main(["explain", str(detector), *given, "--png", str(tmp_path / "p")]) == 0
     names = sorted(p.name for p in (tmp_path / "p").iterdir())
     assert names == ["take 200.wav (2).png", "take 200.wav.png"]
+    (tmp_path / "take 200.wav (2)").write_bytes(tone.read_bytes())  # the name of the second one
+    third = [*given, str(tmp_path / "take 200.wav (2)")]
+    assert main(["explain", str(detector), *third, "--png", str(tmp_path / "q")]) == 0
+    assert len([*(tmp_path / "q").iterdir()]) == 3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["predict", "{d}", "{long}"], ["explain", "{d}", "{long}"], ["show", "{long}"],
+        ["report", "{long}"], ["report", "{long}.asd"], ["update", "{d}", "{long}"],
+        ["watch", "{d}", "{long}", "--log", "q.jsonl", "--once"], ["export", "{d}", "{long}"],
+        ["export", "{long}", "q"], ["data", "{long}"], ["serve", "{long}"],
+        ["explain", "{d}", "{new}", "--png", "{long}"], ["fit", "{long}", "--out", "q.asd"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_names_that_are_too_long(sounds, detector, tmp_path, monkeypatch, capsys, given):
+    monkeypatch.chdir(tmp_path)
+    new = str(sounds / "new")
+    words = [word.format(d=detector, long="n" * 300, new=new) for word in given]
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert re.search("n{100}", said.err + said.out)
+    assert "Traceback" not in said.err
 
 
 def test_without_matplotlib_the_remedy_is_named(sounds, detector, tmp_path, capsys, monkeypatch):
