@@ -25,7 +25,7 @@ SMALLER = {  # words of a page, and what takes less time
     },
     "tables": {},
 }
-FAILS = {"asdjax predict fan.asd new --csv new.csv --fail-on-alarm": 3}
+FAILS = {"asdjax predict fan.asd new --csv new.csv --overwrite --fail-on-alarm": 3}
 """Commands whose exit code is not 0."""
 
 

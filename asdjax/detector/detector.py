@@ -127,7 +127,8 @@ class Detector(OutlierMixin, BaseEstimator):
 
         Args:
             X: normal recordings, see the class.
-            y: None, or a label of each recording: those of -1 are faulty, and are left out.
+            y: None, or a label of each recording: those of -1 are faulty, and are left out. Others
+                are not looked at.
             sample_rate: of arrays, hertz; None: that of the detector.
             faulty: whether recordings that are faulty or silent are an error, or left out with a
                 warning.
@@ -643,9 +644,7 @@ def _normal(given: list[Source], y: Any) -> list[Source]:
         raise DataError(
             f"y has shape {labels.shape}: give a label for each of {len(given)} recordings"
         )
-    if not np.isin(labels, (1, -1)).all():
-        raise DataError("y: give 1 for normal recordings and -1 for faulty ones")
-    chosen = [source for source, label in zip(given, labels, strict=True) if label == 1]
+    chosen = [source for source, label in zip(given, labels, strict=True) if label != -1]
     if not chosen:
         raise DataError("y: all recordings are labelled -1: there is no normal one to learn from")
     return chosen
