@@ -227,7 +227,9 @@ class TrainedFeatures(Features):
         self, waveforms: Sequence[np.ndarray], names: Sequence[str], longest: int
     ) -> dict[str, Float32[np.ndarray, "N D"]]:
         """The embeddings, as the one feature `embedding`."""
-        found = self._model.embed(waveforms, names=names, loud=lambda peaks: None)
+        # of one type and by one program: a score must not depend on what is scored with it
+        floats = [to_float(wave) for wave in waveforms]
+        found = self._model.embed(floats, names=names, loud=lambda peaks: None, alike=True)
         return {"embedding": np.stack(found).astype(np.float32)}
 
     def traced(self, waveform: Float[jax.Array, "B T"]) -> dict[str, Float[jax.Array, "B D"]]:

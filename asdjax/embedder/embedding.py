@@ -105,6 +105,7 @@ class Embedder:
         names: Sequence[str] | None = None,
         finished: Callable[[int], object] = lambda clips: None,
         loud: Callable[[Mapping[str, float]], object] | None = None,
+        alike: bool = False,
     ) -> list[Float32[np.ndarray, "*L D"]]:
         """Embeddings of waveforms [T] or sound files of any lengths, in order.
 
@@ -120,6 +121,8 @@ class Embedder:
             finished: called after each batch with its number of clips.
             loud: called with the peaks, by name, of waveforms above `audio.FAR_BEYOND_1`, if there
                 are any; None: issue a warning.
+            alike: compute every waveform of a length by one program, however many are given: else
+                embeddings depend, by rounding, on how many there are.
 
         Returns:
             For each waveform an embedding [D], or for pool "none" its tokens [L, D].
@@ -138,9 +141,11 @@ class Embedder:
         beyond = {n: p for n, p in zip(names, peaks, strict=True) if p > audio.FAR_BEYOND_1}
         if beyond:
             (loud or _warn)(beyond)
-        groups = self.batching.groups([len(wave) for wave in arrays])
+        groups = self.batching.groups([len(wave) for wave in arrays], alike=alike)
         batches = ((self.batching.batch(arrays, g), len(g.clips)) for g in groups)
-        results = self.network.run(_pooled, (pool,), self.network.weights, batches)
+        results = self.network.run(
+            _pooled, (pool,), self.network.weights, batches, one_by_one=alike
+        )
         found: list[Any] = [None] * len(arrays)
         for group, result in zip(groups, results, strict=True):
             rows = zip(group.clips, result["embedding"], result["tokens"], strict=True)

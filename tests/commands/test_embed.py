@@ -26,8 +26,9 @@ from asdjax.commands import embed_files
 from asdjax.config.recipe import load
 from asdjax.config.schema import to_tree
 from asdjax.data import audio, read_ahead, sound_files, sound_search
+from asdjax.detector.features import open_features
 from asdjax.embedder import Embedder, network
-from asdjax.embedder.network import in_groups, rounded_up
+from asdjax.embedder.network import Network, in_groups, rounded_up
 from asdjax.errors import AsdjaxError
 from asdjax.models import building, parameters
 from asdjax.models.beats_encoder import BEATsConfig
@@ -665,6 +666,28 @@ def test_groups_without_clips_are_passed_over(clips, at_once, computed):
     step = partial(in_groups, lambda state, batch: state * batch["length"], lambda room: at_once)
     found = jax.jit(step)(3, batch)
     np.testing.assert_array_equal(found, np.where(np.arange(12) < computed, 3 * batch["length"], 0))
+
+
+def test_a_detector_computes_each_window_by_one_program(run_path, rng, monkeypatch):
+    """Programs of other batch shapes or types differ by rounding, and so would scores."""
+    seen, run = set(), Network.run
+
+    def spy(network, step, static, state, batches, **options):
+        for batch, clips in batches:
+            seen.add(
+                (step, static, *((a.dtype, a.shape) for a in batch.values()), *options.items())
+            )
+            yield from run(network, step, static, state, [(batch, clips)], **options)
+
+    monkeypatch.setattr(Network, "run", spy)
+    features = open_features(run_path)
+    waves = [noise(rng, features.n_samples) for _ in range(5)]
+    waves[3] = (32767 * waves[3]).astype(np.int16)
+    together = features(waves, list("abcde"), features.n_samples)["embedding"]
+    for i, wave in enumerate(waves):
+        alone = features([wave], ["a"], features.n_samples)["embedding"]
+        np.testing.assert_array_equal(alone, together[[i]])
+    assert len(seen) == 1
 
 
 def test_a_cpu_takes_few_long_clips_at_once(weights, run_path):
