@@ -24,6 +24,7 @@ from asdjax.store.runs import Run
 from asdjax.training import memory
 from asdjax.training.learner import Learner, TrainState
 from asdjax.training.plan import Plan, of_any_length, plan
+from asdjax.training.rehearsal import rehearse
 from asdjax.training.step_log import StepLog
 from asdjax.training.validation import Validation
 
@@ -86,6 +87,7 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool, events: EventFi
             _begin(events, run, work)
             events.close()
         return
+    rehearse(work)
     nothing_trains = config.model.trains_nothing
     if not nothing_trains and (chosen := memory.fitted(work)) is not work:
         work, learner = chosen, chosen.learner()
