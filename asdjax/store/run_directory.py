@@ -57,7 +57,8 @@ class RunDirectory:
         if existing:
             self._require_config()
         self._refuse_foreign()
-        with self._made(), atomic.locked(self.path / ".lock", f"{self.path}: {_BUSY}"):
+        lock, busy = self.path / ".lock", f"{self.path}: {_BUSY}"
+        with self._made(), atomic.locked(lock, busy, of_folder=True):
             for place in self._all_ours():
                 atomic.refuse_links(place)
             self._require_folders()
