@@ -15,6 +15,7 @@ from asdjax.config.recipe import Config
 from asdjax.data import audio
 from asdjax.data.batches import Waveforms
 from asdjax.data.samples import to_float
+from asdjax.data.sound_files import checked_rate
 from asdjax.embedder.batching import Batching
 from asdjax.embedder.network import Network
 from asdjax.errors import ConfigError, DataError
@@ -128,15 +129,17 @@ class Embedder:
             For each waveform an embedding [D], or for pool "none" its tokens [L, D].
 
         Raises:
-            AsdjaxError: a waveform has the wrong shape or type, is too short or not finite; an
-                embedding is not finite; or the model does not support `pool`.
+            AsdjaxError: the sample rate is no sensible one; a waveform has the wrong shape or type,
+                is too short or not finite; an embedding is not finite; or the model does not
+                support `pool`.
         """
         pool = self.pooling(pool)
+        rate = None if sample_rate is None else checked_rate(sample_rate)
         names = names or [
             str(wave) if isinstance(wave, str | Path) else f"waveform {i}"
             for i, wave in enumerate(waveforms)
         ]
-        arrays = [self._waveform(wave, sample_rate) for wave in waveforms]
+        arrays = [self._waveform(wave, rate) for wave in waveforms]
         peaks = [self.batching.check(w, name) for name, w in zip(names, arrays, strict=True)]
         beyond = {n: p for n, p in zip(names, peaks, strict=True) if p > audio.FAR_BEYOND_1}
         if beyond:

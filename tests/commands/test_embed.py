@@ -810,6 +810,12 @@ def test_rates_without_a_simple_ratio(tmp_path, rng):
         audio.read_any(path, 16000)
 
 
+@pytest.mark.parametrize("rate", [0, -16000, 1e4, 16000.0, float("nan"), 10**7, "16000", True])
+def test_sample_rates_that_are_none(rate, weights, rng):
+    with pytest.raises(AsdjaxError, match=f"sample_rate {rate!r}: give hertz, a whole number"):
+        asdjax.load(weights[0]).embed([noise(rng, 9600)], sample_rate=rate)
+
+
 def test_paths_and_arrays_of_another_rate_are_embedded(weights, rng, tmp_path):
     """As by asdjax embed: files of any rate, and arrays whose rate is stated."""
     embedder = asdjax.load(weights[0])
