@@ -430,8 +430,8 @@ def refuse_links(path: Path) -> None:
             raise ArtifactError(f"{place}: cannot be read ({error.strerror})") from error
         if stat.S_ISLNK(mode):
             raise ArtifactError(
-                f"{place}: is a link, through which asdjax does not write: delete it, or replace "
-                "it by its target"
+                f"{place}: is a link, which asdjax does not follow here: delete it, or replace it "
+                "by its target"
             )
         if not stat.S_ISREG(mode):
             raise ArtifactError(f"{place}: is neither a file nor a folder: delete it")
