@@ -145,6 +145,7 @@ class Detector(OutlierMixin, BaseEstimator):
         lengths = self._fixed_clip(features), self.clip_seconds, self.hop_seconds
         known = next((length for length in lengths if length is not None), 1.0)
         self._check_settings(features.embedder, features.identity, channel, backends, known)
+        self._require_frame(features)
         rate = features.sample_rate if sample_rate is None else checked_rate(sample_rate)
         given = _normal(sources.sources(X, rate, channel, "learn from"), y)
         found = survey(given, features, channel, known=(), skip=faulty == "skip")
@@ -280,6 +281,18 @@ class Detector(OutlierMixin, BaseEstimator):
             seed=_plain(self.seed),
         )
         return detector_file.checked(settings, "Detector")
+
+    def _require_frame(self, features: Features) -> None:
+        """Refuse windows that are shorter than a frame of the embedder."""
+        if self.clip_seconds is None:
+            return
+        samples = round(self.clip_seconds * features.sample_rate)
+        if samples < features.frame:
+            raise ConfigError(
+                f"clip_seconds {self.clip_seconds:g}: windows of {samples} samples at "
+                f"{features.sample_rate} Hz are too short to compare: give at least "
+                f"{features.frame / features.sample_rate:.3g} s"
+            )
 
     def _chosen_clip(self, features: Features, normal: Sequence[NormalRecording]) -> float:
         """The length of a window, seconds."""
