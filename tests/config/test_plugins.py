@@ -102,7 +102,10 @@ def train_and_submit(capsys, tmp_path, kinds, recipe, data, options):
     assert code == 0 and "training has finished" in said.err
     made = ["submit", path, "--info", TESTS / "submission.yaml", "--out", out, *plugged]
     assert run(capsys, *made)[0] == 0
-    # each missing plugin is named
+    # each missing plugin is named, and all at once
+    forget()
+    said = refused(capsys, "score", path)
+    assert all(f"{kind}.py" in said for kind in kinds) and "--plugin" in said
     for kind in kinds:
         forget()
         others = [option for k in kinds if k != kind for option in ("--plugin", f"{k}.py")]
