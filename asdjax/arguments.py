@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin
 
@@ -464,13 +464,26 @@ def _print_help(verb: str, command: Any, every: bool) -> NoReturn:
 
 def _first_positional(kind: type[Any], args: Sequence[str]) -> str | None:
     """The first argument that is neither an option nor an option's value."""
-    flags = {"help", "help_all", *_flags(kind)}
-    previous = ""
+    flags, previous = _flags(kind), ""
     for argument in args:
         is_option = argument.startswith("-")
-        last = previous.rpartition(".")[2].removeprefix("--").removeprefix("no-").replace("-", "_")
-        is_value = previous.startswith("--") and "=" not in previous and last not in flags
-        if not is_option and not is_value:
+        if not is_option and not _needs_value(previous, flags):
             return argument
         previous = argument if is_option else ""
     return None
+
+
+def asked(kind: Any, args: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether an option of these names is among a verb's arguments, not in the place of a value."""
+    if not {*names} & {*args}:
+        return False
+    flags = _flags(kind)
+    pairs = zip(["", *args], args, strict=False)
+    return any(one in names and not _needs_value(previous, flags) for previous, one in pairs)
+
+
+def _needs_value(argument: str, flags: Set[str]) -> bool:
+    """Whether an argument is an option whose value must follow, given `_flags`."""
+    last = argument.rpartition(".")[2].removeprefix("--").removeprefix("no-").replace("-", "_")
+    of_all = (name[2:].replace("-", "_") for name in (*HELP, *VERSION, QUIET, VERBOSE, NO_CACHE))
+    return argument.startswith("--") and "=" not in argument and last not in {*flags, *of_all}

@@ -23,6 +23,7 @@ from asdjax.arguments import (
     QUIET,
     VERBOSE,
     VERSION,
+    asked,
     check_overrides,
     path_text,
 )
@@ -80,8 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     plugins, args = _without_plugins(sys.argv[1:] if argv is None else argv)
     end = args.index("--") if "--" in args else len(args)  # what follows are names
     given = {*args[:end]}
+    version = asked(VERBS.get(args[0]) if args else None, args[:end], VERSION)
     args = [a for i, a in enumerate(args) if i > end or a not in (NO_CACHE, QUIET, VERBOSE)]
-    if given & {*VERSION}:
+    if version:
         print(f"asdjax {__version__}")
         return 0
     if {QUIET, VERBOSE} <= given:

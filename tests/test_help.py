@@ -96,3 +96,24 @@ def test_the_version_anywhere_on_the_line(option, words, capsys):
     for i in range(len(words) + 1):
         assert main([*words[:i], option, *words[i:]]) == 0
         assert re.fullmatch(r"asdjax \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("option", ["-V", "--version", "--quiet", "-x"])
+@pytest.mark.parametrize(
+    "args", [["synth", "d", "--corpus.seed"], ["fit", "d", "--out"], ["run", "system1", "--data"]]
+)
+def test_an_option_in_the_place_of_a_value_is_an_error(args, option, capsys):
+    try:
+        code = main([*args, option])
+    except SystemExit as end:  # of the parser
+        code = end.code
+    said = capsys.readouterr()
+    assert code == 2 and not said.out and "asdjax 0" not in said.err
+
+
+@pytest.mark.parametrize(
+    "args", [["data", "d", "--json"], ["fit", "d"], ["train", "system1", "--no-resume"]]
+)
+def test_the_version_after_other_arguments(args, capsys):
+    assert main([*args, "-V"]) == 0
+    assert capsys.readouterr().out.startswith("asdjax ")

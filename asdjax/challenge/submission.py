@@ -440,11 +440,13 @@ def pair_faults(scores: Table, decisions: Table, *, threshold: bool = True) -> l
         if all(value == flag for flag, pairs in decided.items() for value, _ in pairs):
             faults.append(f"{scores.file}: the scores are the decisions: give the anomaly scores")
         (highest, low_row), (lowest, high_row) = max(decided[0.0]), min(decided[1.0])
-        if lowest < highest:
-            faults.append(
+        if lowest <= highest:
+            fault = (
                 f"{decisions.file}: row {high_row}: 1 for the score {digits(lowest)}, but row "
                 f"{low_row} is 0 for {digits(highest)}: no single threshold gives these decisions"
             )
+            rounded = ": give the scores with all their digits" if lowest == highest else ""
+            faults.append(fault + rounded)
     return faults
 
 

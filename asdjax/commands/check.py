@@ -9,6 +9,7 @@ from asdjax.models import parameters
 from asdjax.runtime import console, host_memory, parallel
 from asdjax.training import memory
 from asdjax.training.plan import plan
+from asdjax.training.rehearsal import rehearse
 
 
 def check(config: Config, corpus: Corpus) -> dict[str, Any]:
@@ -24,7 +25,9 @@ def check(config: Config, corpus: Corpus) -> dict[str, Any]:
     Raises:
         AsdjaxError: training is impossible.
     """
-    work = memory.fitted(plan(config, corpus))
+    work = plan(config, corpus)
+    rehearse(work)
+    work = memory.fitted(work)
     resident = host_memory.resident()  # before compiling, which a later start need not do
     console.say("compiling the training step, which tells how much memory it needs")
     step_memory = memory.step_bytes(work)

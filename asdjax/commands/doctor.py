@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from asdjax.errors import AsdjaxError
+from asdjax.errors import AsdjaxError, ConfigError
 from asdjax.runtime import console, devices, host_memory
 
 SCHEMA = "asdjax.doctor/1"
@@ -61,6 +62,7 @@ def examine() -> dict[str, Any]:
         "cache": None,
     }
     try:
+        _require_flags()
         devices.start()
         document["devices"] = _devices(problems)
         document["computations"] = _computations(problems)
@@ -71,6 +73,21 @@ def examine() -> dict[str, Any]:
         why = " ".join(str(error).split())[:200]
         problems.append(f"a library cannot be loaded ({why}): install asdjax in a new environment")
     return {**document, "problems": problems}
+
+
+def _require_flags() -> None:
+    """Raise `AsdjaxError` if XLA ends the process because of XLA_FLAGS (an unknown flag)."""
+    flags = os.environ.get("XLA_FLAGS")
+    if not flags:
+        return
+    command = [sys.executable, "-c", "import jax; jax.local_devices()"]
+    tried = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    last = (tried.stderr.splitlines() or [""])[-1]
+    if (
+        tried.returncode and "XLA_FLAGS" in last
+    ):  # other errors are exceptions, also in this process
+        why = last.rpartition("] ")[2][:200]
+        raise ConfigError(f"XLA_FLAGS={flags}: JAX cannot start ({why}): unset XLA_FLAGS")
 
 
 def _packages(problems: list[str]) -> tuple[dict[str, str | None], dict[str, Any]]:

@@ -113,7 +113,9 @@ def submit(
     files[archive] = _zip_bytes(files)
     edition = editions.pop()
     document = verification.expected_document(expected, edition)
-    _place(out, files, document, archive)
+    replaced = _place(out, files, document, archive)
+    if replaced:
+        console.say(f"{out}: held an earlier package, which this one replaces")
     _compare_with_rules(out, edition)
     return out / archive
 
@@ -202,19 +204,27 @@ def _zip_bytes(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _place(out: Path, files: Mapping[str, bytes], document: dict[str, Any], archive: str) -> None:
-    """Write and verify everything under a hidden name, then rename it to `out`."""
+def _place(out: Path, files: Mapping[str, bytes], document: dict[str, Any], archive: str) -> bool:
+    """Write and verify everything under a hidden name, then rename it to `out`.
+
+    Returns:
+        Whether another package was there.
+    """
     digests = {name: _digest(content) for name, content in files.items()}
     with atomic.whole_folder(out, lambda: _refuse_foreign(out)) as made:
         for name, content in files.items():
             if ".." in Path(name).parts or Path(name).is_absolute():
                 raise ArtifactError(f"{out}: {name!r} is not a name in a package")
             atomic.write_bytes(made / name, content)
-        documents.write_json(made / verification.EXPECTED_FILE, {**document, "files": digests})
+        record = made / verification.EXPECTED_FILE
+        documents.write_json(record, {**document, "files": digests})
+        earlier = out / verification.EXPECTED_FILE
+        replaced = earlier.is_file() and earlier.read_bytes() != record.read_bytes()
         for path in (made, made / archive):
             _, faults = verification.verify(path)
             if faults:
                 raise ArtifactError(f"{faults[0]}: nothing was written")
+    return replaced
 
 
 def _compare_with_rules(out: Path, edition: str) -> None:

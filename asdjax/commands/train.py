@@ -1,5 +1,6 @@
 """Training: configuration and clips in, checkpoints and training.json out."""
 
+import contextlib
 import functools
 import logging
 import platform
@@ -14,16 +15,17 @@ import numpy as np
 from asdjax.config.recipe import Config, differences, to_tree
 from asdjax.data import audio, batches
 from asdjax.data.corpus import Corpus
-from asdjax.errors import ArtifactError
+from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.models import parameters
 from asdjax.runtime import compile_cache, console, parallel
 from asdjax.store.checkpoint import Checkpoints, Tree, digest
 from asdjax.store.event_files import FOLDER, EventFiles
-from asdjax.store.run_documents import TRAINING_SECTIONS
+from asdjax.store.run_documents import LATER_SECTIONS, TRAINING_SECTIONS
 from asdjax.store.runs import Run
 from asdjax.training import memory
 from asdjax.training.learner import Learner, TrainState
 from asdjax.training.plan import Plan, of_any_length, plan
+from asdjax.training.rehearsal import rehearse
 from asdjax.training.step_log import StepLog
 from asdjax.training.validation import Validation
 
@@ -78,7 +80,7 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool, events: EventFi
         _check_same_work(run, finished, work)
         _check_epochs(run, finished["step"], work)
     if finished and epochs == config.train.epochs:
-        run.write_config(config)  # the later steps' sections may differ
+        _write_config(run, config)
         if not _place(work).items() <= finished.items():  # the data set has moved
             run.write_training({**finished, **_place(work)})
         console.say(f"{run.path}: training has finished ({finished['step']} steps)")
@@ -86,6 +88,7 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool, events: EventFi
             _begin(events, run, work)
             events.close()
         return
+    rehearse(work)
     nothing_trains = config.model.trains_nothing
     if not nothing_trains and (chosen := memory.fitted(work)) is not work:
         work, learner = chosen, chosen.learner()
@@ -105,7 +108,7 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool, events: EventFi
                 f"{run.path}: its embeddings and scores are of the earlier weights: asdjax run "
                 "makes them again, or extract and score"
             )
-    run.write_config(config)
+    _write_config(run, config)
     for note in work.notes:
         console.say(note)
     if nothing_trains:
@@ -114,6 +117,18 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool, events: EventFi
         console.say(f"{run.path}: nothing to train")
         return
     _loop(work, learner, start, run, checkpoints, begun, events)
+
+
+def _write_config(run: Run, config: Config) -> None:
+    """Store the configuration, and say which settings of the later steps it changes."""
+    with contextlib.suppress(AsdjaxError):  # a new run, or one whose plugin is gone
+        changed = differences(run.config(), config, LATER_SECTIONS)
+        if changed:
+            console.say(
+                f"{run.path}: changed by this command: {'; '.join(changed)} (to keep a setting of "
+                "the run, give it as an option)"
+            )
+    run.write_config(config)
 
 
 def _begun(run: Run, checkpoints: Checkpoints, work: Plan) -> Mapping[str, Any] | None:

@@ -274,9 +274,22 @@ def _parse(text: str, source: str, changes: int) -> Config:
     return from_tree({} if tree is None else tree, source)
 
 
+_MOST_NAMED = 20  # plugins
+
+
 def from_tree(tree: Any, source: str) -> Config:
     """Build a configuration from nested dictionaries and lists."""
-    config = schema.read(Config, tree, "", source)
+    try:
+        config = schema.read(Config, tree, "", source)
+    except ConfigError as error:
+        missing = sorted({*plugins(tree).values()} - registry.loaded_plugins())
+        if len(missing) < 2:
+            raise
+        named = ", ".join(map(schema.cut, missing[:_MOST_NAMED]))
+        raise ConfigError(
+            f"{source}: written with the plugins {named}, which are not loaded: name each file "
+            "with --plugin"
+        ) from error
     validate(config, source)
     return config
 

@@ -320,6 +320,11 @@ def plugin_of(kind: str, name: str) -> str | None:
     return None if entry is None else entry.plugin
 
 
+def loaded_plugins() -> set[str]:
+    """Name and digest of each plugin that is loaded."""
+    return {entry.plugin for entry in _ENTRIES.values() if entry.plugin is not None}
+
+
 def load_plugin(path: Path) -> None:
     """Execute a Python file that calls `register`; a file that was loaded before is skipped.
 

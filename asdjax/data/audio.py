@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -125,11 +125,11 @@ def check(dataset: Dataset, audio: AudioConfig) -> tuple[Dataset, dict[str, Head
             reason = f"{header.rate} Hz, but audio.sample_rate is {audio.sample_rate} Hz"
             problems.append(Problem(path, "wrong_rate", reason))
     problems += _wrong_channels(dataset, headers, audio.channel)
+    of_one = {clip.path for clip in dataset.clips if clip.channel is not None} & headers.keys()
     if own:
-        _say_conversions(headers, audio)
+        _say_conversions(headers, of_one, audio)
     if is_resampled(dataset, audio):
         headers = {path: _resampled(header, audio.sample_rate) for path, header in headers.items()}
-    of_one = {clip.path for clip in dataset.clips if clip.channel is not None} & headers.keys()
     headers |= {path: dataclasses.replace(headers[path], channels=1) for path in of_one}
     return dataclasses.replace(dataset, problems=tuple(sorted(problems))), headers
 
@@ -139,8 +139,11 @@ def is_resampled(dataset: Dataset, audio: AudioConfig) -> bool:
     return audio.resample == "always" or (audio.resample == "auto" and dataset.edition == OWN)
 
 
-def _say_conversions(headers: Mapping[str, Header], audio: AudioConfig) -> None:
-    """Log how many files of a user's own data are resampled, and how many have further channels."""
+def _say_conversions(headers: Mapping[str, Header], of_one: Set[str], audio: AudioConfig) -> None:
+    """Log how many files of a user's own data are resampled, and how many have further channels.
+
+    Of the files in `of_one` a table chose the channel that is used.
+    """
     rates = Counter(header.rate for header in headers.values())
     rates.pop(audio.sample_rate, None)
     if rates and audio.resample != "never":
@@ -149,7 +152,7 @@ def _say_conversions(headers: Mapping[str, Header], audio: AudioConfig) -> None:
             f"{rates.total()} of {len(headers)} files are resampled to {audio.sample_rate} Hz: "
             f"{counts}"
         )
-    several = sum(header.channels > 2 for header in headers.values())
+    several = sum(h.channels > 2 for path, h in headers.items() if path not in of_one)
     if several:
         _LOG.warning(
             f"{several} of {len(headers)} files have more than two channels: the first is the near "

@@ -18,7 +18,7 @@ from jaxtyping import Float32, Int16
 
 from asdjax.data import resampling, sound_chunks, sound_streams
 from asdjax.data.sound_layout import Layout, WavLayout, fault, require_whole
-from asdjax.errors import AsdjaxError
+from asdjax.errors import AsdjaxError, ConfigError
 from asdjax.files.user_files import open_regular
 
 Samples = Int16[np.ndarray, "T channels"] | Float32[np.ndarray, "T channels"]
@@ -134,6 +134,20 @@ def read_wav(path: Path, first: int = 0, most: int | None = None) -> Samples:
         frames = frames if most is None else min(frames, most)
         _require_readable(path, frames, layout.channels)
         return _plain(file, path, layout, frames, first)
+
+
+def checked_rate(given: Any) -> int:
+    """A sample rate that a program states, hertz.
+
+    Raises:
+        AsdjaxError: it is no whole number, or no sensible one.
+    """
+    rate = int(given) if isinstance(given, np.integer) else given
+    if type(rate) is not int or not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise ConfigError(
+            f"sample_rate {rate!r}: give hertz, a whole number from {LOWEST_RATE} to {HIGHEST_RATE}"
+        )
+    return rate
 
 
 def read_any(path: Path, sample_rate: int, *, most: int | None = None) -> Samples:

@@ -16,6 +16,7 @@ from sklearn.exceptions import NotFittedError
 from asdjax.config import registry, schema
 from asdjax.config.interfaces import Backend
 from asdjax.data.conditions import usual_clip
+from asdjax.data.sound_files import checked_rate
 from asdjax.detector import calibration, ensemble, probe, recordings, sources
 from asdjax.detector.explanation import Explanation, explanation
 from asdjax.detector.features import SPECTRAL, Features, open_features, require_identity
@@ -137,14 +138,15 @@ class Detector(OutlierMixin, BaseEstimator):
             AsdjaxError: a setting is invalid, recordings are faulty or silent, or there are too few
                 for `level`.
         """
-        own_rate = None if self.sample_rate is None else sources.rate(_plain(self.sample_rate))
+        own_rate = None if self.sample_rate is None else checked_rate(self.sample_rate)
         features = open_features(self.embedder, own_rate)
         channel = features.channel if self.channel is None else self.channel
         backends = self._chosen_backends(features)
         lengths = self._fixed_clip(features), self.clip_seconds, self.hop_seconds
         known = next((length for length in lengths if length is not None), 1.0)
         self._check_settings(features.embedder, features.identity, channel, backends, known)
-        rate = features.sample_rate if sample_rate is None else sources.rate(_plain(sample_rate))
+        self._require_frame(features)
+        rate = features.sample_rate if sample_rate is None else checked_rate(sample_rate)
         given = _normal(sources.sources(X, rate, channel, "learn from"), y)
         found = survey(given, features, channel, known=(), skip=faulty == "skip")
         if not found.facts:
@@ -279,6 +281,18 @@ class Detector(OutlierMixin, BaseEstimator):
             seed=_plain(self.seed),
         )
         return detector_file.checked(settings, "Detector")
+
+    def _require_frame(self, features: Features) -> None:
+        """Refuse windows that are shorter than a frame of the embedder."""
+        if self.clip_seconds is None:
+            return
+        samples = round(self.clip_seconds * features.sample_rate)
+        if samples < features.frame:
+            raise ConfigError(
+                f"clip_seconds {self.clip_seconds:g}: windows of {samples} samples at "
+                f"{features.sample_rate} Hz are too short to compare: give at least "
+                f"{features.frame / features.sample_rate:.3g} s"
+            )
 
     def _chosen_clip(self, features: Features, normal: Sequence[NormalRecording]) -> float:
         """The length of a window, seconds."""
@@ -453,7 +467,7 @@ class Detector(OutlierMixin, BaseEstimator):
         """The sample rate of arrays, hertz; `AsdjaxError` if it is no sensible one."""
         if sample_rate is None:
             return self._features.sample_rate
-        return sources.rate(_plain(sample_rate))
+        return checked_rate(sample_rate)
 
     def _require_fitted(self) -> None:
         if not hasattr(self, "threshold_"):

@@ -40,6 +40,7 @@ class Features(abc.ABC):
         sample_rate: of the waveforms, hertz.
         n_samples: the length of a stretch that the model requires; None: any.
         shortest: the shortest stretch, samples.
+        frame: the shortest length of windows that may be chosen, samples.
         identity: what must be equal for vectors to be comparable, as a JSON document.
         metric: how vectors are compared.
         backends: the scoring backends that suit the vectors.
@@ -49,6 +50,7 @@ class Features(abc.ABC):
     sample_rate: int
     n_samples: int | None
     shortest: int
+    frame: int
     identity: Mapping[str, Any]
     metric: Literal["cosine", "euclidean"]
     backends: tuple[Backend, ...]
@@ -120,6 +122,7 @@ class SpectralFeatures(Features):
                 f"sample_rate {sample_rate}: give hertz, from {LOWEST_RATE} to {_HIGHEST}"
             )
         self.sample_rate = sample_rate
+        self.frame = round(statistics.frame_seconds(sample_rate)[0] * sample_rate)
         self.identity = {"embedder": SPECTRAL, "version": 1, "sample_rate": sample_rate}
         self._devices = parallel.local_devices(0)
         self._step = mapped(partial(_statistics, sample_rate), self._devices)
@@ -210,6 +213,7 @@ class TrainedFeatures(Features):
         config = self._model.config
         self.sample_rate = config.audio.sample_rate
         self.n_samples, self.shortest = self._model.n_samples, self._model.shortest
+        self.frame = self.shortest
         self.identity = {
             "embedder": "trained",
             **digests(Path(path)),
@@ -227,7 +231,9 @@ class TrainedFeatures(Features):
         self, waveforms: Sequence[np.ndarray], names: Sequence[str], longest: int
     ) -> dict[str, Float32[np.ndarray, "N D"]]:
         """The embeddings, as the one feature `embedding`."""
-        found = self._model.embed(waveforms, names=names, loud=lambda peaks: None)
+        # of one type and by one program: a score must not depend on what is scored with it
+        floats = [to_float(wave) for wave in waveforms]
+        found = self._model.embed(floats, names=names, loud=lambda peaks: None, alike=True)
         return {"embedding": np.stack(found).astype(np.float32)}
 
     def traced(self, waveform: Float[jax.Array, "B T"]) -> dict[str, Float[jax.Array, "B D"]]:

@@ -12,10 +12,9 @@ from sklearn.utils.validation import check_array
 
 from asdjax.data import audio, sound_search
 from asdjax.data.read_ahead import in_order
-from asdjax.data.sound_files import HIGHEST_RATE, LOWEST_RATE
 from asdjax.detector import recordings
 from asdjax.detector.recordings import Recording
-from asdjax.errors import AsdjaxError, ConfigError, DataError
+from asdjax.errors import AsdjaxError, DataError
 
 _MOST_CHANNELS, _SHORTEST = 16, 1000
 """An array with at most so many values on one axis, and more than so many on the other, is one
@@ -94,16 +93,6 @@ def _rows(X: Any) -> list[np.ndarray]:
             "for one recording [T, channels], give a list with this array"
         )
     return list(rows)
-
-
-def rate(given: Any) -> int:
-    """A sample rate in hertz; `AsdjaxError` if it is no whole number or no sensible one."""
-    if type(given) is not int or not LOWEST_RATE <= given <= HIGHEST_RATE:
-        raise ConfigError(
-            f"sample_rate {given!r}: give hertz, a whole number from {LOWEST_RATE} to "
-            f"{HIGHEST_RATE}"
-        )
-    return given
 
 
 def of_recording(recording: Recording) -> Source:

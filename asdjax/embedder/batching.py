@@ -43,8 +43,11 @@ class Batching:
             return self.network.n_samples
         return self.network.config.model.row_length(samples)
 
-    def groups(self, lengths: Sequence[int]) -> list[Group]:
-        """Group clips of these lengths by row length, into batches of limited size."""
+    def groups(self, lengths: Sequence[int], *, alike: bool = False) -> list[Group]:
+        """Group clips of these lengths by row length, into batches of limited size.
+
+        With `alike` a lone clip has a batch of the size that several have.
+        """
         row_lengths, groups = [self.row_length(n) for n in lengths], []
         for row_length in sorted(set(row_lengths)):
             clips = [i for i, n in enumerate(row_lengths) if n == row_length]
@@ -52,7 +55,7 @@ class Batching:
             if self.network.n_samples is None:
                 most = max(1, most * LONG // max(row_length, LONG))
             # all batches of two or more clips get the same size, because each size is compiled
-            rows = rounded_up(most if len(clips) > 1 else 1, self.network.devices)
+            rows = rounded_up(most if alike or len(clips) > 1 else 1, self.network.devices)
             starts = range(0, len(clips), rows)
             groups += [Group(clips[i : i + rows], rows, row_length) for i in starts]
         return groups

@@ -15,6 +15,7 @@ from asdjax.config.recipe import Config
 from asdjax.data import audio
 from asdjax.data.batches import Waveforms
 from asdjax.data.samples import to_float
+from asdjax.data.sound_files import checked_rate
 from asdjax.embedder.batching import Batching
 from asdjax.embedder.network import Network
 from asdjax.errors import ConfigError, DataError
@@ -105,6 +106,7 @@ class Embedder:
         names: Sequence[str] | None = None,
         finished: Callable[[int], object] = lambda clips: None,
         loud: Callable[[Mapping[str, float]], object] | None = None,
+        alike: bool = False,
     ) -> list[Float32[np.ndarray, "*L D"]]:
         """Embeddings of waveforms [T] or sound files of any lengths, in order.
 
@@ -120,27 +122,33 @@ class Embedder:
             finished: called after each batch with its number of clips.
             loud: called with the peaks, by name, of waveforms above `audio.FAR_BEYOND_1`, if there
                 are any; None: issue a warning.
+            alike: compute every waveform of a length by one program, however many are given: else
+                embeddings depend, by rounding, on how many there are.
 
         Returns:
             For each waveform an embedding [D], or for pool "none" its tokens [L, D].
 
         Raises:
-            AsdjaxError: a waveform has the wrong shape or type, is too short or not finite; an
-                embedding is not finite; or the model does not support `pool`.
+            AsdjaxError: the sample rate is no sensible one; a waveform has the wrong shape or type,
+                is too short or not finite; an embedding is not finite; or the model does not
+                support `pool`.
         """
         pool = self.pooling(pool)
+        rate = None if sample_rate is None else checked_rate(sample_rate)
         names = names or [
             str(wave) if isinstance(wave, str | Path) else f"waveform {i}"
             for i, wave in enumerate(waveforms)
         ]
-        arrays = [self._waveform(wave, sample_rate) for wave in waveforms]
+        arrays = [self._waveform(wave, rate) for wave in waveforms]
         peaks = [self.batching.check(w, name) for name, w in zip(names, arrays, strict=True)]
         beyond = {n: p for n, p in zip(names, peaks, strict=True) if p > audio.FAR_BEYOND_1}
         if beyond:
             (loud or _warn)(beyond)
-        groups = self.batching.groups([len(wave) for wave in arrays])
+        groups = self.batching.groups([len(wave) for wave in arrays], alike=alike)
         batches = ((self.batching.batch(arrays, g), len(g.clips)) for g in groups)
-        results = self.network.run(_pooled, (pool,), self.network.weights, batches)
+        results = self.network.run(
+            _pooled, (pool,), self.network.weights, batches, one_by_one=alike
+        )
         found: list[Any] = [None] * len(arrays)
         for group, result in zip(groups, results, strict=True):
             rows = zip(group.clips, result["embedding"], result["tokens"], strict=True)

@@ -70,7 +70,7 @@ def learn(
             )
         ]
         try:
-            learned[view.name] = view.learned(np.concatenate(rows))
+            learned[view.name] = signal.learned(view, np.concatenate(rows))
         except AsdjaxError as error:
             raise DataError(f"{groups[0].paths[0].parent}: {error}") from error
     return learned
@@ -150,5 +150,5 @@ def embed(
 def _observe(network: Network, view: View, state: Tree, batch: Tree) -> Tree:
     """The step of `learn`."""
     clips = Channels(to_float(batch["waveform"], network.dtype), batch["length"])
-    rows, counts = view.observe(clips)
+    rows, counts = signal.observed(view, clips)
     return {"rows": rows, "counts": counts}

@@ -74,6 +74,8 @@ class Network:
         static: tuple[Any, ...],
         state: Tree,
         batches: Iterable[tuple[Tree, int]],
+        *,
+        one_by_one: bool = False,
     ) -> Iterator[Tree]:
         """Run a step on batches; yields its results as NumPy arrays without padding rows.
 
@@ -84,6 +86,8 @@ class Network:
             state: arrays replicated on the devices.
             batches: "waveform" and "length", with the number of rows that are clips; the rows after
                 them are padding.
+            one_by_one: whether CPUs process single clips instead of groups, so that a batch with a
+                single one costs no more than that.
         """
         in_flight: deque[tuple[Tree, int]] = deque()  # results on the devices
 
@@ -94,30 +98,35 @@ class Network:
                 result,
             )
 
+        key = step, static, one_by_one
         for batch, clips in batches:
-            in_flight.append((self._dispatch(step, static, state, batch, clips), clips))
+            in_flight.append((self._dispatch(key, state, batch, clips), clips))
             if len(in_flight) > IN_FLIGHT:
                 yield oldest()
         while in_flight:
             yield oldest()
 
     def _dispatch(
-        self, step: Callable, static: tuple[Any, ...], state: Tree, batch: Tree, clips: int
+        self, key: tuple[Callable, tuple[Any, ...], bool], state: Tree, batch: Tree, clips: int
     ) -> Tree:
-        """Start a step on all devices."""
+        """Start a step, given the arguments of `mapped`, on all devices."""
         batch = {**batch, "used": np.arange(len(batch["length"])) < clips}
         batch = parallel.split_batch(batch, self.devices)
-        new = (step, static) not in self._compiled
+        new = key not in self._compiled
         if new:
-            self._compiled[step, static] = self.mapped(step, static)
-        result = self._compiled[step, static](state, batch)
+            self._compiled[key] = self.mapped(*key)
+        result = self._compiled[key](state, batch)
         if new:
             compile_cache.seal()
         return result
 
-    def mapped(self, step: Callable, static: tuple[Any, ...]) -> jax.stages.Wrapped:
+    def mapped(
+        self, step: Callable, static: tuple[Any, ...], one_by_one: bool = False
+    ) -> jax.stages.Wrapped:
         """The step of `run` on all devices, a function of state and batch."""
-        grouped = partial(in_groups, partial(step, self, *static), self.at_once)
+        single = one_by_one and self.devices[0].platform in AT_ONCE
+        at_once = (lambda samples: 1) if single else self.at_once
+        grouped = partial(in_groups, partial(step, self, *static), at_once)
         return parallel.inference_step(grouped, self.devices, self.config.train.parallel)
 
     def at_once(self, samples: int) -> int | None:

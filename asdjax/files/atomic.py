@@ -22,6 +22,8 @@ from asdjax.errors import ArtifactError, AsdjaxError
 
 _HIDDEN_FILE = re.compile(r"\.asdjax-[0-9a-f]{16}\.partial")
 _HIDDEN_FOLDER = re.compile(r"\..+\.(asdjax-partial|discarded)")
+_held: dict[Path, int] = {}
+"""The locks of folders that this process holds (see `locked`), with their descriptors."""
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _REMEDIES: dict[int | None, str] = {
     errno.ENOSPC: "free some disk space and run the same command again",
@@ -41,7 +43,15 @@ _REMEDIES: dict[int | None, str] = {
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError in the block into an `AsdjaxError` with `path` and what to do."""
+    """Turn an OSError in the block into an `AsdjaxError` with `path` and what to do.
+
+    Raises:
+        AsdjaxError: also if the path lies in a folder that this process has `locked` and that was
+            moved, because the folder would be made again.
+    """
+    for lock, descriptor in _held.items():
+        if Path(os.path.realpath(path)).is_relative_to(lock.parent):
+            _require_at(descriptor, lock)
     try:
         yield
     except OSError as error:
@@ -420,21 +430,25 @@ def refuse_links(path: Path) -> None:
             raise ArtifactError(f"{place}: cannot be read ({error.strerror})") from error
         if stat.S_ISLNK(mode):
             raise ArtifactError(
-                f"{place}: is a link, through which asdjax does not write: delete it, or replace "
-                "it by its target"
+                f"{place}: is a link, which asdjax does not follow here: delete it, or replace it "
+                "by its target"
             )
         if not stat.S_ISREG(mode):
             raise ArtifactError(f"{place}: is neither a file nor a folder: delete it")
 
 
 @contextlib.contextmanager
-def locked(path: Path, busy: str, *, replaced: bool = False) -> Iterator[None]:
+def locked(
+    path: Path, busy: str, *, replaced: bool = False, of_folder: bool = False
+) -> Iterator[None]:
     """Lock a file until the block or the process ends.
 
     Args:
         path: a regular file, created if missing; its content is not changed.
         busy: error message if another process holds the lock.
         replaced: whether the block replaces the file, as `write_bytes` does.
+        of_folder: whether the lock is that of its folder: if the folder is moved meanwhile, nothing
+            is written to its former place any more.
 
     Raises:
         AsdjaxError: another process holds the lock; the path is not a regular file; or its file
@@ -442,19 +456,34 @@ def locked(path: Path, busy: str, *, replaced: bool = False) -> Iterator[None]:
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     refuse_links(path)
+    real = Path(os.path.realpath(path))
     with writing(path):
         descriptor = os.open(path, flags, 0o666)
     try:
         if not (stat.S_ISREG(os.fstat(descriptor).st_mode) and _lock(descriptor, path, busy, path)):
             raise ArtifactError(f"{path}: was replaced meanwhile: run the same command again")
-        yield
-        if not (replaced or is_at(descriptor, path)):
-            raise ArtifactError(
-                f"{path.parent}: was moved or replaced while this command wrote to it: run the "
-                "same command again"
-            )
+        if of_folder:
+            _held[real] = descriptor
+        try:
+            yield
+        except AsdjaxError:
+            if of_folder:
+                _require_at(descriptor, path)  # else a file that is missing is named
+            raise
+        if not replaced:
+            _require_at(descriptor, path)
     finally:
+        _held.pop(real, None)
         os.close(descriptor)
+
+
+def _require_at(descriptor: int, lock: Path) -> None:
+    """Raise `AsdjaxError` unless the file of a lock is where it was locked."""
+    if not is_at(descriptor, lock):
+        raise ArtifactError(
+            f"{lock.parent}: was moved or replaced while this command wrote to it: run the same "
+            "command again"
+        )
 
 
 def _lock(descriptor: int, path: Path, busy: str, name: Path) -> bool:

@@ -35,12 +35,17 @@ def sections(run: Facts, data: Path | None = None) -> list[Section]:
     Args:
         run: what is known of it.
         data: root of the data set, if it has moved since training.
+
+    Raises:
+        AsdjaxError: there is no data set at `data`.
     """
     count = len(run.sections)
     shown = 2 if count <= _FEW else 1 if count <= _MANY else 0
     try:
         sounds, without = ClipSounds(run, data), None
     except AsdjaxError as error:
+        if data is not None:  # which somebody has named
+            raise
         sounds, without = None, f"The data set cannot be shown: {error}."
         console.say(f"{run.run.path}: without sounds: {error}")
     of_sections = []

@@ -122,8 +122,10 @@ class _StandardError(io.FileIO):
 
 def prepare() -> None:
     """Set up standard output and error: encodings without some characters, closed readers."""
-    if sys.stdout is not None:
-        sys.stdout = _stream(sys.stdout, _StandardOutput, bool(sys.stdout.line_buffering))
+    if sys.stdout is None:  # closed: print would drop what it is given, and say nothing
+        unwritable = os.open(os.devnull, os.O_RDONLY)
+        sys.stdout = open(unwritable, closefd=False)
+    sys.stdout = _stream(sys.stdout, _StandardOutput, bool(sys.stdout.line_buffering))
     if sys.stderr is None:  # closed: print would write to standard output instead
         sys.stderr = open(os.devnull, "w")
     else:

@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from asdjax.config.interfaces import View
 from asdjax.config.schema import array_shown
@@ -46,6 +47,33 @@ def make(
     none = jnp.ones_like(clips.near[:, 0])
     gains = jnp.stack([none if gain is None else gain for _, gain in made])
     return sounds, {"gain": gains, **clips.facts()}
+
+
+def observed(view: View, clips: Channels) -> tuple[Float[Array, "B N F"], Bool[Array, "B N"]]:
+    """What a view that learns observes in clips; `AsdjaxError` if it has another shape or type."""
+    result: Any = view.observe(clips)
+    found: Any = type(result).__name__
+    if isinstance(result, tuple):
+        found = [array_shown(part) for part in result]
+        shape: tuple[int, ...] = getattr(result[0], "shape", ()) if len(result) == 2 else ()
+        if len(shape) == 3 and found[1] == f"bool{[len(clips.length), shape[1]]}":
+            rows, used = result
+            return rows, used
+    raise ConfigError(
+        f"view {view.name} ({view.method}): observe returns {found} for {len(clips.length)} clips: "
+        "it must return rows [B, N, F] and a mask of them, bool [B, N]"
+    )
+
+
+def learned(view: View, rows: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "K F"]:
+    """The parameters of a view that learns; `AsdjaxError` if they are no array."""
+    found = view.learned(rows)
+    if not isinstance(found, np.ndarray):
+        raise ConfigError(
+            f"view {view.name} ({view.method}): learned returns {array_shown(found)}: it must "
+            "return an array of NumPy"
+        )
+    return found
 
 
 def _check(view: View, result: Any, clips: Channels) -> None:

@@ -57,7 +57,8 @@ class RunDirectory:
         if existing:
             self._require_config()
         self._refuse_foreign()
-        with self._made(), atomic.locked(self.path / ".lock", f"{self.path}: {_BUSY}"):
+        lock, busy = self.path / ".lock", f"{self.path}: {_BUSY}"
+        with self._made(), atomic.locked(lock, busy, of_folder=True):
             for place in self._all_ours():
                 atomic.refuse_links(place)
             self._require_folders()
@@ -134,8 +135,8 @@ class RunDirectory:
         """The run's resolved configuration.
 
         Raises:
-            AsdjaxError: this is not a run directory, or its config.yaml differs from the settings
-                that it was trained with.
+            AsdjaxError: this is not a run directory, one of its documents is a link, or its
+                config.yaml differs from the settings that it was trained with.
         """
         self._require_config()
         return self._documents.config
@@ -150,6 +151,8 @@ class RunDirectory:
         return self._documents.training_settings
 
     def _require_config(self) -> None:
+        for file in (self._config, self._training, self._artefacts, self._log, self.thresholds):
+            atomic.refuse_links(file)  # also for reading: what they lead to would be shown
         if os.path.exists(self._config) and not present(self._config):
             raise ArtifactError(f"{self._config}: is not a regular file: restore it")
         if not present(self._config):

@@ -19,6 +19,8 @@ from asdjax.store.manifest import Manifest
 CONFIG, TRAINING = "config.yaml", "training.json"
 TRAINING_SECTIONS = ("seed", "dataset", "audio", "augment", "model", "loss", "optim", "train")
 """The sections of the configuration that the weights depend on."""
+LATER_SECTIONS = ("extract", "backend", "decision")
+"""The others."""
 
 
 class RunDocuments:

@@ -239,6 +239,20 @@ def test_decisions_must_follow_from_one_threshold(system):
     assert f"{DECISIONS}: row 1: " in fault and "row 3" in fault and "0.28" in fault
 
 
+@pytest.mark.parametrize("score", ["0.50000000", "0.5", "5e-1"])
+def test_equal_scores_with_unlike_decisions_follow_no_threshold(system, score):
+    """Whatever the threshold is: it is fault of the decisions, or of scores that were rounded."""
+    names = sorted(CLIPS[FAN])
+    (system / SCORES).write_text("".join(f"{name},{score}\n" for name in names))
+    (system / DECISIONS).write_text("".join(f"{name},0\n" for name in names))
+    assert faults(system) == []
+    edit(system / DECISIONS, 5, ",0", ",1")
+    fault = only(system)
+    assert (
+        f"{DECISIONS}: row 5: 1 for the score 0.5, but row" in fault and "all their digits" in fault
+    )
+
+
 def test_scores_of_another_machine_or_decisions_in_their_place(tmp_path):
     """Every name is right: nothing but the values tells."""
     evaluation = find_edition("dcase2026").evaluation
@@ -262,6 +276,8 @@ def test_constant_scores_of_two_machines_are_no_copy(tmp_path):
         names = sorted(ruled([machine])[machine, "00"])
         content = submission.score_bytes(dict.fromkeys(names, 0.5))
         (system / submission.score_file((machine, "00"))).write_bytes(content)
+        content = submission.decision_bytes(dict.fromkeys(names, 0))
+        (system / submission.decision_file((machine, "00"))).write_bytes(content)
     assert faults(system) == []
 
 

@@ -171,3 +171,10 @@ def test_the_cache_of_compiled_programs(tmp_path, capsys):
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
     assert found == {"path": str(tmp_path), "bytes": 182, "programs": 2, "usable": True}
+
+
+def test_flags_with_which_jax_aborts_are_named(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_no_such_flag")
+    (problem,) = [p for p in doctor.examine()["problems"] if "XLA_FLAGS" in p]
+    assert problem.startswith("XLA_FLAGS=--xla_no_such_flag: JAX cannot start (Unknown flag")
+    assert problem.endswith("unset XLA_FLAGS")

@@ -26,8 +26,9 @@ from asdjax.commands import embed_files
 from asdjax.config.recipe import load
 from asdjax.config.schema import to_tree
 from asdjax.data import audio, read_ahead, sound_files, sound_search
+from asdjax.detector.features import open_features
 from asdjax.embedder import Embedder, network
-from asdjax.embedder.network import in_groups, rounded_up
+from asdjax.embedder.network import Network, in_groups, rounded_up
 from asdjax.errors import AsdjaxError
 from asdjax.models import building, parameters
 from asdjax.models.beats_encoder import BEATsConfig
@@ -667,6 +668,28 @@ def test_groups_without_clips_are_passed_over(clips, at_once, computed):
     np.testing.assert_array_equal(found, np.where(np.arange(12) < computed, 3 * batch["length"], 0))
 
 
+def test_a_detector_computes_each_window_by_one_program(run_path, rng, monkeypatch):
+    """Programs of other batch shapes or types differ by rounding, and so would scores."""
+    seen, run = set(), Network.run
+
+    def spy(network, step, static, state, batches, **options):
+        for batch, clips in batches:
+            seen.add(
+                (step, static, *((a.dtype, a.shape) for a in batch.values()), *options.items())
+            )
+            yield from run(network, step, static, state, [(batch, clips)], **options)
+
+    monkeypatch.setattr(Network, "run", spy)
+    features = open_features(run_path)
+    waves = [noise(rng, features.n_samples) for _ in range(5)]
+    waves[3] = (32767 * waves[3]).astype(np.int16)
+    together = features(waves, list("abcde"), features.n_samples)["embedding"]
+    for i, wave in enumerate(waves):
+        alone = features([wave], ["a"], features.n_samples)["embedding"]
+        np.testing.assert_array_equal(alone, together[[i]])
+    assert len(seen) == 1
+
+
 def test_a_cpu_takes_few_long_clips_at_once(weights, run_path):
     """Attention's memory grows with the square of the length that the model hears."""
     own, a_minute = asdjax.load(weights[0]), 2 * LONG_CLIPS
@@ -785,6 +808,12 @@ def test_rates_without_a_simple_ratio(tmp_path, rng):
     path = write(tmp_path / "a.wav", noise(rng, 4000), 384001)
     with pytest.raises(AsdjaxError, match=r"a\.wav: .*384001 Hz cannot be resampled to 16000 Hz"):
         audio.read_any(path, 16000)
+
+
+@pytest.mark.parametrize("rate", [0, -16000, 1e4, 16000.0, float("nan"), 10**7, "16000", True])
+def test_sample_rates_that_are_none(rate, weights, rng):
+    with pytest.raises(AsdjaxError, match=f"sample_rate {rate!r}: give hertz, a whole number"):
+        asdjax.load(weights[0]).embed([noise(rng, 9600)], sample_rate=rate)
 
 
 def test_paths_and_arrays_of_another_rate_are_embedded(weights, rng, tmp_path):

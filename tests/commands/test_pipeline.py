@@ -24,6 +24,7 @@ from asdjax.files import user_files
 from asdjax.runtime import host_memory
 from asdjax.scoring.kmeans import KMeans
 from asdjax.scoring.mahalanobis import Mahalanobis
+from asdjax.store.checkpoint import Checkpoints
 from asdjax.store.embeddings import Embeddings
 from asdjax.store.runs import Run
 
@@ -97,6 +98,35 @@ def test_repeating_the_command_repeats_nothing(run_path, corpus_root, capsys):
     rewritten = {p.name for p in after if after[p] != before.get(p)}
     assert rewritten <= {"metrics.json", "metrics.csv", "config.yaml", "thresholds.json"}
     assert "training has finished" in capsys.readouterr().err
+
+
+def test_a_rule_chosen_by_score_is_named_when_the_recipe_s_is_used_again(
+    run_copy, corpus_root, capsys
+):
+    args = ["run", TINY, "--data", str(corpus_root), "--run", str(run_copy)]
+    assert main(args) == 0
+    assert main(["score", str(run_copy), "--decision", "conformal", "--decision.level", "0.8"]) == 0
+    assert main([*args, "--decision", "conformal", "--decision.level", "0.8"]) == 0
+    assert "changed by this command" not in capsys.readouterr().err
+    assert main(args) == 0
+    (said,) = [x for x in capsys.readouterr().err.splitlines() if "changed by this command" in x]
+    assert "decision.method: conformal -> quantile" in said and "level: 0.8 -> 0.9" in said
+    assert Run(run_copy).config().decision.method == "quantile"
+
+
+@pytest.mark.parametrize("verb", ["score", "evaluate", "compare", "submit", "report"])
+def test_results_without_their_record_are_not_read(verb, run_copy, run_path, tmp_path, capsys):
+    (run_copy / "artefacts.json").unlink()
+    more = {
+        "compare": [str(run_path)],
+        "submit": ["--info", str(TESTS / "submission.yaml"), "--out", str(tmp_path / "out")],
+        "report": ["--out", str(tmp_path / "page.html")],
+    }
+    before = stamps(run_copy)
+    assert main([verb, str(run_copy), *more.get(verb, ())]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"artefacts.json: missing record of results: run asdjax extract {run_copy}" in said
+    assert stamps(run_copy) == before and sorted(tmp_path.iterdir()) == [run_copy]
 
 
 def test_two_runs_give_identical_files(run_path, corpus_root, tmp_path):
@@ -640,6 +670,44 @@ def test_a_run_directory_that_is_replaced_meanwhile(run_copy, capsys, monkeypatc
     monkeypatch.setattr(score, "_decide", replaced)
     assert main(["score", str(run_copy), "--decision", "gamma"]) == 1
     assert f"{run_copy}: was moved or replaced" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize(
+    "verb, owner, function",
+    [
+        ("score", Run, "write_scores"),
+        ("score", Run, "write_thresholds"),
+        ("extract", Run, "write_embeddings"),
+        ("evaluate", evaluate, "_document"),
+        ("train", Checkpoints, "save"),
+        ("train", Run, "append_log"),
+    ],
+)
+def test_a_run_directory_that_is_moved_is_not_made_again(
+    verb, owner, function, relative, run_copy, corpus_root, capsys, monkeypatch
+):
+    real, elsewhere = getattr(owner, function), run_copy.with_name("elsewhere")
+    named = Path(run_copy.name) if relative else run_copy
+    monkeypatch.chdir(run_copy.parent)
+    args = {
+        "score": [str(named), "--backend", "kmeans"],
+        "train": [TINY, "--data", str(corpus_root), "--run", str(named), "--train.epochs", "4"],
+    }.get(verb, [str(named)])
+    if verb == "extract":
+        shutil.rmtree(run_copy / "embeddings")
+    left = {}
+
+    def moved(*args, **options):
+        run_copy.rename(elsewhere)
+        left.update(stamps(elsewhere))
+        return real(*args, **options)
+
+    monkeypatch.setattr(owner, function, moved)
+    assert main([verb, *args]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"{named}: was moved or replaced" in said or f"{named}: not a run directory" in said
+    assert not run_copy.exists() and stamps(elsewhere) == left
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e20])

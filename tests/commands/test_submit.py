@@ -486,11 +486,14 @@ def test_decisions_of_no_single_threshold(run, tmp_path):
 # the place
 
 
-def test_an_earlier_package_is_replaced_as_a_whole(run, other, tmp_path):
+def test_an_earlier_package_is_replaced_as_a_whole(run, other, tmp_path, capsys):
     out = tmp_path / "out"
     submit([run, other], INFO, out)
-    submit([other], INFO, out)
+    submit([run, other], INFO, out)
     submit([other], INFO, tmp_path / "fresh")
+    assert "earlier package" not in capsys.readouterr().err
+    submit([other], INFO, out)
+    assert f"{out}: held an earlier package, which this one replaces" in capsys.readouterr().err
     assert contents(out) == contents(tmp_path / "fresh")
     assert not list(tmp_path.glob(".*"))
 

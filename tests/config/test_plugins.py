@@ -102,7 +102,10 @@ def train_and_submit(capsys, tmp_path, kinds, recipe, data, options):
     assert code == 0 and "training has finished" in said.err
     made = ["submit", path, "--info", TESTS / "submission.yaml", "--out", out, *plugged]
     assert run(capsys, *made)[0] == 0
-    # each missing plugin is named
+    # each missing plugin is named, and all at once
+    forget()
+    said = refused(capsys, "score", path)
+    assert all(f"{kind}.py" in said for kind in kinds) and "--plugin" in said
     for kind in kinds:
         forget()
         others = [option for k in kinds if k != kind for option in ("--plugin", f"{k}.py")]
@@ -474,6 +477,73 @@ def test_faults_that_are_found_before_training(
     args = ["run", recipe, "--data", corpus_root, "--run", run, "--plugin", plugin]
     assert words in refused(capsys, *args, f"--{chosen.get(kind, kind)}", names[kind])
     assert not (run / "training.json").exists()
+
+
+LEARNING = """    learns = True
+
+    def observe(self, clips):
+        rows = clips.near[..., None]
+        return {}, clips.near > 0
+
+    def learned(self, rows):
+        return {}
+
+    share:"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "words"),
+    [
+        ("encoder", "+ 1e-6))", "+ 1e-6))[: None if train else 1]", "MeanSpectrumModule"),
+        (
+            "encoder",
+            "+ 1e-6))",
+            "+ 1e-6)).astype(waveform.dtype if train else int)",
+            "returns int32",
+        ),
+        (
+            "loss",
+            "log_probabilities, stats",
+            "log_probabilities[: None if train else 1], stats",
+            "apply",
+        ),
+        ("view", "clips.far, None", "clips.far", "view mine (subtracted)"),
+        ("view", "clips.far, None", "clips.far[0].sum(), 1", "view mine (subtracted)"),
+        (
+            "view",
+            "    share:",
+            LEARNING.format("clips.near", "rows"),
+            "(subtracted): observe returns",
+        ),
+        (
+            "view",
+            "    share:",
+            LEARNING.format("rows", "1.0"),
+            "(subtracted): learned returns float",
+        ),
+    ],
+)
+def test_results_after_training_are_checked_before(
+    kind, old, new, words, corpus_root, capsys, tmp_path
+):
+    plugin, run = tmp_path / "mine.py", tmp_path / "run"
+    assert old in EXAMPLES[kind]
+    plugin.write_text(EXAMPLES[kind].replace(old, new))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "audio: {clip_seconds: 0.4}\ntrain: {epochs: 1, batch_size: 16, validation: 0.2}\n"
+        + {
+            "encoder": "model: {name: mean_spectrum}\n",
+            "view": (TESTS / "tiny.yaml").read_text().split("train:")[0].split("0.4\n")[1]
+            + "extract: {views: [{name: mine, method: subtracted}]}\n",
+            "loss": (TESTS / "tiny.yaml").read_text().split("train:")[0].split("0.4\n")[1]
+            + "loss: {name: cross_entropy}\n",
+        }[kind]
+    )
+    args = [recipe, "--data", corpus_root, "--plugin", plugin]
+    assert words in refused(capsys, "check", *args)
+    assert words in refused(capsys, "train", *args, "--run", run)
+    assert not list(run.glob("log.jsonl")) and not list(run.glob("checkpoints"))
 
 
 def test_batch_normalisation_over_all_devices_is_accepted(corpus_root, capsys, tmp_path):

@@ -411,6 +411,24 @@ def test_copies_are_of_the_channel_in_use(tmp_path):
         assert [p.kind for p in surveyed.problems] == ["copy"] * copies
 
 
+@pytest.mark.parametrize(
+    ("chosen", "said", "faults"), [("2", False, 0), ("3", False, 0), ("4", False, 3), ("", True, 0)]
+)
+def test_what_is_said_of_three_channels_of_which_a_table_chooses_one(
+    chosen, said, faults, tmp_path, capsys
+):
+    rows = []
+    for i, split in enumerate(["train", "train", "test"]):
+        path = tmp_path / f"{i}.wav"
+        soundfile.write(path, np.stack([sound(3 * i + c) for c in range(3)], axis=1), 16_000)
+        rows.append({"path": path.name, "machine": "pump", "split": split, "channel": chosen})
+    table = manifest(tmp_path / "m.csv", rows)
+    assert main(["data", str(table)]) == int(faults > 0)
+    printed = capsys.readouterr()
+    assert ("more than two channels: the first is the near one" in printed.err) == said
+    assert printed.out.count("3 channels, but channel 4 is to be used") == faults
+
+
 def test_tables_of_very_many_rows_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(manifests, "_MOST_ROWS", 3)
     with pytest.raises(AsdjaxError, match="5 rows and 9 columns are more than 3"):

@@ -23,6 +23,7 @@ from asdjax.detector.features import open_features as load_features
 from asdjax.report import facts, figures, mistakes, page, published, score_figures
 from asdjax.report.parts import Figure, Row, Section, Sound, Table, Text, Tile, Verbatim
 from asdjax.store.embeddings import Embeddings
+from asdjax.store.runs import Run
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7000003 }}"
 
@@ -94,8 +95,18 @@ def test_a_second_page_and_several_runs(run, tmp_path, capsys):
 
 
 def test_without_sounds_and_without_labels(run, tmp_path):
-    found = made(run, out=tmp_path / "r.html", options=["--data", str(tmp_path / "gone")])
+    copy = Run(shutil.copytree(run, tmp_path / "run"))
+    copy.write_training({**copy.finished_training(), "data": str(tmp_path / "gone")})
+    found = made(copy.path, out=tmp_path / "r.html")
     assert "audio" not in found.tags and "the data set is not there" in found.words
+
+
+@pytest.mark.parametrize("name", ["gone", "empty"])
+def test_a_data_set_that_is_named_must_be_there(name, run, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    args = ["report", str(run), "--out", str(tmp_path / "r.html"), "--data", str(tmp_path / name)]
+    assert main(args) == 1 and not (tmp_path / "r.html").exists()
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"asdjax: {tmp_path / name}: ")
 
 
 def test_sounds_of_other_contents_are_not_shown(run, corpus_root, tmp_path):

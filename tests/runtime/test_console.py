@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -168,3 +169,40 @@ def test_a_bar_on_a_terminal_leaves_results_on_standard_output(verbosity, shown)
     os.close(reading)
     assert ended.stdout == b"row 0\nrow 1\n"
     assert (b"reading" in said and b"files/s" in said) == shown and b"row" not in said
+
+
+@pytest.mark.parametrize(
+    "words, code", [("docs", 1), ("-V", 1), ("--help", 1), ("data --help", 1), ("docs nothing", 2)]
+)
+def test_closed_standard_output_is_an_error_if_there_is_any(words, code):
+    command = ["sh", "-c", f'exec "$0" -m asdjax {words} >&-', sys.executable]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == code
+    assert ("standard output: cannot be written" in line) == (code == 1)
+
+
+LONG = """
+import sys
+from asdjax.runtime import console
+def command():
+    with console.progress("reading", 2, "files", minor=True) as advance:
+        print("long " * 40 + "end", flush=True)
+console.prepare()
+sys.exit(console.finish(command, ""))
+"""
+
+
+def test_a_long_result_above_a_bar_stays_one_line():
+    """The terminal wraps it, at 80 columns; whoever copies it has no line breaks in it."""
+    reading, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    ended = subprocess.Popen([sys.executable, "-c", LONG], stdout=terminal, stderr=terminal)
+    assert ended.wait() == 0
+    os.write(terminal, b"done")
+    said = b""
+    while not said.endswith(b"done"):
+        said += os.read(reading, 4096)
+    os.close(terminal)
+    os.close(reading)
+    assert b"long " * 40 + b"end\r\n" in said

@@ -21,6 +21,7 @@ from asdjax.commands import evaluate, score
 from asdjax.config.recipe import Config, to_tree
 from asdjax.errors import AsdjaxError
 from asdjax.files import documents, user_files
+from asdjax.report import facts
 from asdjax.scoring import false_alarms
 from asdjax.scoring.kmeans import KMeans
 from asdjax.store import manifest
@@ -239,6 +240,17 @@ def test_no_verb_writes_through_what_a_received_run_holds(tmp_path, name):
             evaluate.evaluate(run)
         assert (contents(victim), contents(away)) == before
         place.unlink()
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "config.yaml", "training.json", "artefacts.json"])
+def test_no_verb_reads_through_a_link_in_a_received_run(tmp_path, name):
+    run = finished(tmp_path / "run")
+    (tmp_path / "secret").write_bytes((run.path / name).read_bytes())
+    (run.path / name).unlink()
+    (run.path / name).symlink_to(tmp_path / "secret")
+    for verb in (run.config, run.finished_training, run.machines, lambda: facts.read(run)):
+        with pytest.raises(AsdjaxError, match=f"{name}: is a link"):
+            verb()
 
 
 def train_anew(run):
