@@ -11,13 +11,16 @@ import pytest
 from conftest import relative
 
 from asdjax.config import recipe, registry
+from asdjax.config.beats_architecture import BEATsEncoderConfig
 from asdjax.config.embedding_parts import Part
 from asdjax.errors import AsdjaxError
+from asdjax.models.beats import BEATs
 from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.models.pooling_generalised_mean import GeneralisedMean
 from asdjax.models.pooling_relative_deviation import RelativeDeviation
 from asdjax.models.pooling_several import Several
 from asdjax.models.poolings import AttentiveStatistics, Mean
+from asdjax.signal import fbank
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
@@ -98,6 +101,37 @@ def test_definition(pooling, dtype, tolerance, rng):
     for clip, vector in zip(x, found, strict=True):
         expected = oracle(pooling, clip)
         np.testing.assert_allclose(vector, expected, rtol=0, atol=tolerance * np.abs(clip).max())
+
+
+def test_the_mean_is_that_of_before(rng):
+    x = clips(rng, np.float32)
+    np.testing.assert_array_equal(pool(Mean(), x), jax.jit(partial(jnp.mean, axis=1))(x))
+
+
+@pytest.mark.parametrize("hertz", [60, 200, 500, 1000, 2000, 3000, 5000, 7500])
+def test_bands_are_those_of_the_sound(hertz):
+    """A tone changes most the vector of the band that has its frequency: time-major tokens."""
+    encoder = BEATsEncoderConfig(
+        encoder_layers=1, encoder_embed_dim=16, encoder_ffn_embed_dim=8, encoder_attention_heads=2,
+        embed_dim=16, conv_pos_groups=4,
+    )  # fmt: skip
+    beats = BEATs(encoder, rng=np.random.default_rng(0))
+    time = np.arange(16000) / 16000
+    tone = 0.1 * np.sin(2 * np.pi * hertz * time)
+    noise = 1e-3 * np.random.default_rng(1).standard_normal(16000)
+    sounds = np.stack([noise, noise + tone]).astype(np.float32)
+    # the patches' embeddings: in later layers each token depends on all others
+    tokens = beats.patch_embedding(fbank.normalised(fbank.fbank(jnp.asarray(sounds))))
+    assert tokens.shape[1] == 6 * encoder.bands  # 98 frames
+    quiet, loud = np.asarray(pool(Mean(keep_bands=True), tokens, bands=8)).reshape(2, 8, -1)
+
+    def mel(hertz):
+        return 1127 * math.log(1 + hertz / 700)
+
+    expected = (mel(hertz) - mel(20)) / (mel(8000) - mel(20)) * 129 / 16
+    found = np.argmax(np.linalg.norm(loud - quiet, axis=1))
+    assert found == min(7, int(expected))
+    assert min(expected % 1, 1 - expected % 1) > 0.05, "too near to the edge of a band"
 
 
 @pytest.mark.parametrize("pooling", EVERY, ids=str)
