@@ -108,8 +108,16 @@ def words_of_several(verbs: Mapping[str, type[Any]]) -> Words:
     return Words(options, tuple(verbs))
 
 
-def _settings_in(value: Any, prefix: str) -> Iterator[tuple[str, Any, tuple[str, ...] | None]]:
-    """Dotted name, type and values of each setting in a section; None for a flag."""
+def _settings_in(
+    value: Any, prefix: str, above: frozenset[type] = frozenset()
+) -> Iterator[tuple[str, Any, tuple[str, ...] | None]]:
+    """Dotted name, type and values of each setting in a section; None for a flag.
+
+    Args:
+        value: the section.
+        prefix: of its names.
+        above: the classes of the sections that it is inside of, which it cannot have.
+    """
     names = schema.name_values(type(value))
     for name, hint in field_types(type(value)).items():
         part = getattr(value, name)
@@ -121,7 +129,8 @@ def _settings_in(value: Any, prefix: str) -> Iterator[tuple[str, Any, tuple[str,
         for i, section in enumerate(part if isinstance(part, tuple) else (part,)):
             place = f"{inner}{i}." if isinstance(part, tuple) else inner
             for one in of_each_class(section):
-                yield from _settings_in(one, place)
+                if type(one) not in above:
+                    yield from _settings_in(one, place, above | {type(one)})
 
 
 def _values(hint: Any) -> tuple[str, ...] | None:

@@ -51,5 +51,10 @@ class Several(Pooling):
                 "poolings with weights cannot be combined: choose others",
             ),
             (len({*names}) == len(names), "members", "two of them are equal: remove one"),
+            (
+                not any(isinstance(member, Several) for member in self.members),
+                "members",
+                "several cannot be inside of several: name its members here",
+            ),
             *(check for member in self.members for check in member.checks()),
         ]

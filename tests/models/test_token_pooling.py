@@ -206,7 +206,7 @@ def test_names_of_parts():
         ("{name: several, members: []}", "members: name at least one"),
         ("{name: several, members: [mean, {name: mean}]}", "two of them are equal"),
         ("{name: several, members: [attentive_statistics]}", "with weights"),
-        ("{name: several, members: [{name: several, members: []}]}", "name at least one"),
+        ("{name: several, members: [{name: several, members: [mean]}]}", "cannot be inside"),
         ("{name: relative_deviation, gamma: 1000}", "gamma: must be"),
         ("{name: generalised_mean, power: 0.5}", "power: must be"),
         ("{name: mean, gamma: 3}", "gamma"),
