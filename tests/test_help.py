@@ -1,6 +1,5 @@
 """The help: its groups, the options that are used first, and all options."""
 
-import itertools
 import re
 
 import pytest
@@ -75,9 +74,6 @@ def test_all_settings_of_a_recipe_are_in_the_long_help(capsys):
     for section, kind in sections.items():
         recipe = "system4" if section == "model.pooling" else "system1"
         chosen += [[recipe, f"--{section}", name] for name in registry.names(kind)]
-    for i, name in itertools.product(range(2), registry.names("pooling")):
-        of_several = ["--model.pooling", "several", f"--model.pooling.members.{i}", name]
-        chosen += [["system4", *of_several]] if name != "several" else []
     found = [options(shown(["check", *words], capsys, "--help-all")) for words in chosen]
     known = {*completion.words(VERBS["check"]).options}
     assert set().union(*found) - {"--help"} == known

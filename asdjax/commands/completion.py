@@ -108,16 +108,8 @@ def words_of_several(verbs: Mapping[str, type[Any]]) -> Words:
     return Words(options, tuple(verbs))
 
 
-def _settings_in(
-    value: Any, prefix: str, above: frozenset[type] = frozenset()
-) -> Iterator[tuple[str, Any, tuple[str, ...] | None]]:
-    """Dotted name, type and values of each setting in a section; None for a flag.
-
-    Args:
-        value: the section.
-        prefix: of its names.
-        above: the classes of the sections that it is inside of, which it cannot have.
-    """
+def _settings_in(value: Any, prefix: str) -> Iterator[tuple[str, Any, tuple[str, ...] | None]]:
+    """Dotted name, type and values of each setting in a section; None for a flag."""
     names = schema.name_values(type(value))
     for name, hint in field_types(type(value)).items():
         part = getattr(value, name)
@@ -128,9 +120,10 @@ def _settings_in(
         inner = prefix if unnamed else f"{prefix}{name}."
         for i, section in enumerate(part if isinstance(part, tuple) else (part,)):
             place = f"{inner}{i}." if isinstance(part, tuple) else inner
-            for one in of_each_class(section):
-                if type(one) not in above:
-                    yield from _settings_in(one, place, above | {type(one)})
+            # a member of a fusion is a backend, as the fusion is: those of the default alone
+            within = isinstance(value, schema.Choice) and isinstance(part, tuple)
+            for one in [section] if within else of_each_class(section):
+                yield from _settings_in(one, place)
 
 
 def _values(hint: Any) -> tuple[str, ...] | None:

@@ -61,15 +61,12 @@ def _score(run: Run, config: Config) -> None:
                 kept += 1
                 advance(1, machine)
                 continue
-            tables = [run.read_embeddings(view, machine) for view in views]
+            tables = [run.read_embeddings(view, machine).of_part(part) for view in views]
             if any(not np.array_equal(table.path, tables[0].path) for table in tables):
                 raise DataError(
                     f"{run.path}: the views of {machine} hold different clips: "
                     f"run asdjax extract {run.path} again"
                 )
-            if part is not None:
-                own = slice(part.start, part.start + part.size)
-                tables = [dataclasses.replace(t, embedding=t.embedding[:, own]) for t in tables]
             notes: dict[str, None] = {}  # the views' common ones once
             rows = _rows(machine, tables, config, notes)
             for note in notes:

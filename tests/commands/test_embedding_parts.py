@@ -8,15 +8,19 @@ import pytest
 import yaml
 from conftest import TESTS, relative
 
+import asdjax
 from asdjax.challenge import meta_yaml
 from asdjax.cli import main
 from asdjax.config.recipe import load
 from asdjax.detector.features import TrainedFeatures
 from asdjax.embedder import Embedder
+from asdjax.errors import AsdjaxError
 from asdjax.models.pooling_relative_deviation import RelativeDeviation
 from asdjax.models.poolings import Mean
+from asdjax.report import facts
 from asdjax.scoring import backends
 from asdjax.scoring.distances import unit_length
+from asdjax.scoring.nearest_neighbours import NearestNeighbours
 from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
@@ -140,3 +144,25 @@ def test_a_detector_compares_the_first_part(made):
 def test_the_recipes_have_bands(name):
     (part,) = load(name).model.embedding_parts
     assert part.bands == 8 and part.size == 8 * 768
+
+
+def test_the_report_shows_the_part_that_is_scored(run):
+    table = Run(run).read_embeddings("raw", "fan")
+    train = np.flatnonzero(table.split == "train")
+    found = {}
+    for part, (start, stop, _) in PLACES.items():
+        assert main(["score", str(run), "--backend.part", part]) == 0
+        (section,) = (of for of in facts.read(Run(run)).sections if of.machine == "fan")
+        points = unit_length(table.embedding[:, start:stop].astype(np.float64), "cosine")
+        distance = np.linalg.norm(points[:, None] - points[None, train], axis=2)
+        distance[train, np.arange(len(train))] = np.inf
+        nearest = distance[np.arange(len(points)), np.searchsorted(train, section.nearest)]
+        np.testing.assert_allclose(nearest, distance.min(axis=1), atol=1e-6)
+        found[part] = section.nearest
+    assert not np.array_equal(*found.values())
+
+
+def test_a_detector_takes_no_part(made):
+    backend = NearestNeighbours(part="mean")
+    with pytest.raises(AsdjaxError, match="uses the first part"):
+        asdjax.Detector(embedder=str(made), backend=backend).fit([np.zeros(16000)])
