@@ -170,6 +170,14 @@ def test_gradients_are_finite_and_right(pooling, masked, rng, float64):
 
 
 @pytest.mark.parametrize("pooling", EVERY, ids=str)
+def test_gradients_are_finite_in_float32(pooling, rng):
+    x = clips(rng, np.float32)
+    x[0] = 1e-19 * x[0] + 1  # squares of their differences vanish
+    gradient = jax.grad(lambda x: jnp.sum(jnp.sin(pool(pooling, x))))(x)
+    assert gradient.dtype == np.float32 and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("pooling", EVERY, ids=str)
 def test_the_parts_cover_the_vector(pooling):
     parts = pooling.parts(SIZE, BANDS)
     assert parts[0].start == 0
