@@ -255,9 +255,9 @@ class Detector(OutlierMixin, BaseEstimator):
                     hint = schema.similar(backend, registry.names("backend"))
                     raise ConfigError(f"backend {backend!r}{hint or ':'} choose of {names}")
                 backend = registry.find("backend", backend)(metric=features.metric)
-            if backend.part is not None:
-                raise ConfigError("backend.part: a detector uses the first part: omit it")
             found.append(backend)
+        if any(backend.part is not None for backend in found):
+            raise ConfigError("backend.part: a detector uses the first part: omit it")
         return tuple(found)
 
     def _check_settings(
