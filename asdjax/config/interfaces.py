@@ -480,14 +480,14 @@ class Backend(Choice):
     combine_views: Literal["mean", "z_score", "embeddings"] = "mean"
     """How views become one score: mean of their scores; mean after standardising each view's scores
     by its leave-one-out scores (z_score); or score of the mean of their embeddings (embeddings)."""
-    folds: Annotated[int, Range(low=2, high=2**20)] = 10
-    """Cross-validation folds for the scores of training clips, in kmeans and mahalanobis; the
-    others leave out one clip at a time."""
     bands: Literal["each", "joined"] = "each"
     """Embeddings with frequency bands: each band is scored by itself, and the scores are averaged
     (each), or all bands are one vector (joined). Without bands it has no effect."""
     part: str | None = None
     """Which part of the embedding is scored, if it has several; null: the first."""
+    folds: Annotated[int, Range(low=2, high=2**20)] = 10
+    """Cross-validation folds for the scores of training clips, in kmeans and mahalanobis; the
+    others leave out one clip at a time."""
 
     @abc.abstractmethod
     def fitted(self, points: Float[np.ndarray, "N D"], is_target: Bool[np.ndarray, " N"]) -> Any:

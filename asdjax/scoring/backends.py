@@ -196,7 +196,8 @@ def fit(
         config: Section `backend` of the configuration.
         embeddings: The normal training clips of one machine and section, rows sorted by path.
         is_target: True for clips of the target domain.
-        bands: Frequency bands of the embeddings, whose vectors stand one after the other.
+        bands: Frequency bands of the embeddings; a row holds them one after the other. For more
+            than one, the setting `bands` of the backend says how they are scored.
 
     Raises:
         AsdjaxError: If the embeddings are empty or not finite, if the shapes do not match, or if
