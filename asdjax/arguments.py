@@ -22,7 +22,8 @@ from tyro.constructors import (
 )
 
 from asdjax.config import recipe as configs
-from asdjax.config import registry, schema
+from asdjax.config import registry, schema, strict_yaml
+from asdjax.config.interfaces import Pooling
 from asdjax.config.recipe import Config
 from asdjax.config.schema import Choice, Range, field_types, shown
 from asdjax.config.strict_yaml import MOST_DIGITS
@@ -80,10 +81,30 @@ def config_name(given: str) -> str:
     return given if given in configs.names() else path_text(given)
 
 
-def _read_by(make: Callable[[str], Any], kind: type) -> PrimitiveConstructorSpec:
+def pool(given: str) -> str | Pooling:
+    """What `embed --pool` names: none, head, or a pooling as in a recipe.
+
+    Raises:
+        ValueError: there is no such pooling, or a setting is unknown or of another type.
+
+    Example:
+        >>> pool("{name: relative_deviation, gamma: 4}").gamma
+        4.0
+    """
+    if given in ("none", "head"):
+        return given
+    try:
+        return schema.read(Pooling, strict_yaml.parse(given, "--pool"), "pool", "--pool")
+    except AsdjaxError as error:
+        raise ValueError(str(error)) from error
+
+
+def _read_by(
+    make: Callable[[str], Any], kind: Any, metavar: str = "PATH"
+) -> PrimitiveConstructorSpec:
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar="PATH",
+        metavar=metavar,
         instance_from_str=lambda words: make(words[0]),
         is_instance=lambda value: isinstance(value, kind),
         str_from_instance=lambda value: [str(value)],
@@ -98,6 +119,10 @@ PathText = Annotated[str, _read_by(path_text, str)]
 """Type of arguments that are a path or a special name: the text as given, `./` included."""
 ConfigName = Annotated[str, _read_by(config_name, str)]
 """Type of all arguments that are the name of a recipe or the path of a YAML file."""
+
+
+PoolName = Annotated[str | Pooling, _read_by(pool, str | Pooling, "POOLING")]
+"""Type of arguments that are a pooling of tokens, see `pool`."""
 
 
 def _plain_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
@@ -299,18 +324,23 @@ def parse(verb: str, kind: type[Any], args: Sequence[str]) -> Any:
     return _parse_with(verb, *_choose(args, default_of(kind, named)))
 
 
-def _flags(kind: Any) -> set[str]:
-    """The names of all options below a dataclass that take no value."""
+def _flags(kind: Any, around: tuple[Any, ...] = ()) -> set[str]:
+    """The names of all options below a dataclass that take no value.
+
+    `around` holds the dataclasses that it is in: a fusion has backends, and is one.
+    """
     if get_origin(kind) in (Annotated, tuple):
-        return _flags(get_args(kind)[0])
-    if not isinstance(kind, type):
+        return _flags(get_args(kind)[0], around)
+    if not isinstance(kind, type) or kind in around:
         return set()
     if issubclass(kind, Choice):
         classes = [registry.find(kind.kind, name) for name in registry.names(kind.kind)]
     else:
         classes = [kind] if dataclasses.is_dataclass(kind) else []
     types = [item for found in classes for item in field_types(found).items()]
-    return {name for name, of in types if of is bool}.union(*(_flags(of) for _, of in types))
+    return {name for name, of in types if of is bool}.union(
+        *(_flags(of, (*around, kind)) for _, of in types)
+    )
 
 
 def _choose(args: Sequence[str], command: Any) -> tuple[list[str], Any]:

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import platform
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,12 +45,13 @@ def _usage() -> str:
         summaries = [f"  {name:<10} {_summary(verb)}" for name, verb in verbs.items()]
         jobs.append("\n".join([f"{job}:", *summaries, ""]))
     listed = "\n".join(jobs)
+    recipes = textwrap.fill(f"recipes: {', '.join(configs.names())}", 100, subsequent_indent="  ")
     return f"""usage: asdjax COMMAND ...
 
 Anomalous sound detection for machine condition monitoring, on JAX (asdjax {__version__}).
 
 {listed}
-recipes: {", ".join(configs.names())}
+{recipes}
 
   asdjax fit normal/ --out pump.asd               learn from normal recordings of your machine
   asdjax predict pump.asd new/                    ALARM or ok for each new recording

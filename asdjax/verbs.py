@@ -19,6 +19,7 @@ from tyro.conf import Positional, arg
 
 from asdjax.arguments import (
     ConfigName,
+    PoolName,
     UserPath,
     check_overrides,
     locate_weights,
@@ -203,9 +204,10 @@ class Embed:
     """Output file: FILE.npz or FILE.parquet."""
     layer: Annotated[tuple[int, ...], arg(metavar="K [K ...]")] = ()
     """With converted weights: layers whose tokens are concatenated; default: the last layer."""
-    pool: Literal["mean", "none", "head"] | None = None
-    """mean: average the tokens (default with converted weights); none: keep all tokens; head: a
-    run's trained embedding (its default), or a fine-tuned checkpoint's class probabilities."""
+    pool: PoolName | None = None
+    """mean (default with converted weights), or another pooling without weights, with settings as
+    in a recipe: "{name: relative_deviation, gamma: 4}"; none: keep all tokens; head: a run's
+    trained embedding (its default), or a fine-tuned checkpoint's class probabilities."""
     compute_dtype: ComputeDtype | None = None
     """Precision of large products and convolutions; default: the run's, or auto (float32 on CPUs,
     TensorFloat-32 on GPUs, three passes of bfloat16 on TPUs)."""

@@ -176,6 +176,12 @@ def _chosen_inside(key: str, default: Choice) -> Iterator[str]:
         f"`{key}: {first}` is short for it. {' '.join(chosen)}",
         "  ",
     )
+    for name in names:
+        chosen = registry.find(default.kind, name)
+        items = list(_items(f"{key}.", chosen, frozenset({default.tag}), set()))
+        if items:
+            yield f"* `{key}.{default.tag}: {name}` has further keys:"
+            yield textwrap.indent("\n".join(items), "  ")
 
 
 def _section(name: str, interface: type[Choice], key: str) -> Iterator[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asdjax.config import schema, strict_yaml
+from asdjax.config import embedding_parts, schema, strict_yaml
 from asdjax.config.recipe import Config
 from asdjax.config.schema import digits
 from asdjax.data.editions import find_edition
@@ -181,6 +181,9 @@ def describe(
     averages_scores = len(views) > 1 and config.backend.combine_views != "embeddings"
     machines = sorted({name.partition("/")[0] for name in classes})
     features, embedding, network = _texts(config.model, "sentences", config.model.sentences(), 3)
+    if len(parts := config.model.embedding_parts) > 1:
+        scored = embedding_parts.chosen(parts, config.backend.part)
+        embedding += f", of which {scored.name} is scored" if scored else ""
     method, trains = f"{network} without further training", []
     if not config.model.trains_nothing:
         method = f"{network} classifier with {_text(config.loss, config.loss.sentence())} loss"

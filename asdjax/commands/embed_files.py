@@ -20,7 +20,7 @@ from asdjax.config.interfaces import ComputeDtype
 from asdjax.data import audio, sound_search
 from asdjax.data.audio import Header
 from asdjax.data.read_ahead import in_order
-from asdjax.embedder import Embedder, Pool, digests, load
+from asdjax.embedder import Embedder, Pool, digests, load, pool_tree
 from asdjax.errors import ArtifactError, DataError, UsageError
 from asdjax.files import atomic
 from asdjax.runtime import console
@@ -191,8 +191,11 @@ def _about(embedder: Embedder, weights: Path, pool: Pool) -> dict[str, Any]:
     model = embedder.config.model
     if model.for_tests_only:
         about["random_init"] = True
+    parts = embedder.parts(pool)
+    if len(parts) > 1 or any(part.bands > 1 for part in parts):
+        about["parts"] = [dataclasses.asdict(part) for part in parts]
     return about | {
-        "pool": pool,
+        "pool": pool_tree(pool),
         "compute_dtype": embedder.network.model.compute_dtype,
         "layers": list(model.layers),
         "sample_rate": embedder.config.audio.sample_rate,

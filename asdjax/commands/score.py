@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from asdjax.challenge import meta_yaml
-from asdjax.config.interfaces import Backend
+from asdjax.config import embedding_parts
 from asdjax.config.recipe import Config
 from asdjax.data.dcase import ScoredMachine
 from asdjax.errors import AsdjaxError, DataError
@@ -52,6 +52,7 @@ def score(run: Run, config: Config | None = None) -> None:
 
 def _score(run: Run, config: Config) -> None:
     views = config.extract.view_names
+    part = embedding_parts.chosen(config.model.embedding_parts, config.backend.part)
     kept = 0
     machines = run.machines()
     with console.progress("scoring", len(machines), "machines", minor=True) as advance:
@@ -60,7 +61,7 @@ def _score(run: Run, config: Config) -> None:
                 kept += 1
                 advance(1, machine)
                 continue
-            tables = [run.read_embeddings(view, machine) for view in views]
+            tables = [run.read_embeddings(view, machine).of_part(part) for view in views]
             if any(not np.array_equal(table.path, tables[0].path) for table in tables):
                 raise DataError(
                     f"{run.path}: the views of {machine} hold different clips: "
@@ -114,8 +115,9 @@ def rehearse(config: Config, machines: Mapping[str, ScoredMachine]) -> None:
         facts = {name: np.array([getattr(c, name) or "" for c in clips]) for name in CLIP_COLUMNS}
         unused = ("gain", "level_db", "correlation", "lag", "silent", "calibration")
         others = dict.fromkeys(unused, np.full(len(clips), np.nan))  # of which no score follows
+        size = 8 * _bands(config)
         tables = [
-            Embeddings(**facts, **others, embedding=rng.standard_normal((len(clips), 8)))
+            Embeddings(**facts, **others, embedding=rng.standard_normal((len(clips), size)))
             for _ in config.extract.views
         ]
         _rows(machine, tables, config, {})
@@ -126,12 +128,13 @@ def _rows(
 ) -> list[dict[str, str]]:
     """A machine's rows: every clip scored under each view and over all, and decided.
 
-    What a user should know of how they were scored is added to `notes`.
+    `tables` hold the part of the embeddings that is scored. What a user should know of how they
+    were scored is added to `notes`.
     """
     views, clips = config.extract.view_names, tables[0]
     per_view, in_sample = zip(*(_scores(config, t, machine, notes) for t in tables), strict=True)
     if config.backend.combine_views == "embeddings":
-        combined, training = _scores(config, _mean(tables, config.backend), machine, notes)
+        combined, training = _scores(config, _mean(tables, config), machine, notes)
     else:
         combined = _combined(clips, per_view, per_view, config.backend.combine_views)
         training = _combined(clips, in_sample, per_view, config.backend.combine_views)
@@ -171,7 +174,10 @@ def _scores(
         references = table.rows(train)
         try:
             backend = backends.fit(
-                config.backend, references.embedding, references.domain == "target"
+                config.backend,
+                references.embedding,
+                references.domain == "target",
+                bands=_bands(config),
             )
             notes |= {f"{machine} section {section}: {note}": None for note in backend.notes}
             scores[train] = thresholding[train] = backend.leave_one_out()
@@ -183,10 +189,22 @@ def _scores(
     return scores, thresholding
 
 
-def _mean(tables: Sequence[Embeddings], config: Backend) -> Embeddings:
-    """The mean embedding of the views, each of unit length before for the cosine."""
-    embeddings = [unit_length(t.embedding.astype(np.float64), config.metric) for t in tables]
-    return dataclasses.replace(tables[0], embedding=np.mean(embeddings, axis=0))
+def _bands(config: Config) -> int:
+    """The number of frequency bands of what is scored."""
+    part = embedding_parts.chosen(config.model.embedding_parts, config.backend.part)
+    return 1 if part is None else part.bands
+
+
+def _mean(tables: Sequence[Embeddings], config: Config) -> Embeddings:
+    """The mean embedding of the views; for the cosine each is of unit length before.
+
+    So is each band by itself, if each of them is scored.
+    """
+    bands = _bands(config) if config.backend.bands == "each" else 1
+    shape = tables[0].embedding.shape
+    rows = [t.embedding.astype(np.float64).reshape(shape[0] * bands, -1) for t in tables]
+    mean = np.mean([unit_length(of_view, config.backend.metric) for of_view in rows], axis=0)
+    return dataclasses.replace(tables[0], embedding=mean.reshape(shape))
 
 
 def _combined(

@@ -5,6 +5,9 @@ from typing import Annotated, Literal
 
 from asdjax.config.schema import Check, Count, Positive, Probability, Range
 
+BANDS = 128
+"""Mel bands of the filterbank."""
+
 
 @dataclasses.dataclass(frozen=True)
 class BEATsEncoderConfig:
@@ -60,6 +63,11 @@ class BEATsEncoderConfig:
     """Dropout of the classifier's input, in training."""
     predictor_class: Count = 527
     """Classes of the classifier."""
+
+    @property
+    def bands(self) -> int:
+        """Patches from the lowest to the highest frequency; an incomplete one is dropped."""
+        return BANDS // self.input_patch_size
 
     def checks(self) -> list[Check]:
         """Conditions on combinations of settings; types and bounds are checked already."""

@@ -12,6 +12,7 @@ import abc
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
+from asdjax.config.embedding_parts import Part
 from asdjax.config.schema import Check, Choice, Range
 from asdjax.errors import ConfigError
 
@@ -70,7 +71,7 @@ class Encoder(Choice):
     kind = "encoder"
     ignores_foreign = False
     conditional = {
-        "has_tokens": ("row_length",),
+        "has_tokens": ("row_length", "token_size"),
         "weights_folder": ("with_weights_folder", "resolved", "pretrained"),
     }
     neutral: ClassVar[tuple[str, ...]] = ()
@@ -142,6 +143,11 @@ class Encoder(Choice):
                 "omit this option"
             )
         return self
+
+    @property
+    def embedding_parts(self) -> tuple[Part, ...]:
+        """What the embedding consists of, one part after the other; empty: a single vector."""
+        return ()
 
     # training
 
@@ -252,6 +258,16 @@ class Encoder(Choice):
         return ()
 
     @property
+    def token_size(self) -> int:
+        """C, number of values in each token of `layers`."""
+        raise NotImplementedError
+
+    @property
+    def bands(self) -> int:
+        """Frequency bands of the tokens: token t * bands + f is that of time step t and band f."""
+        return 1
+
+    @property
     def shortest(self) -> int:
         """Length of the shortest clip that can be embedded, samples."""
         return 1
@@ -283,21 +299,31 @@ class Pooling(Choice):
     """How the tokens of a clip are reduced to one vector."""
 
     @abc.abstractmethod
-    def build(self, features: int, hidden: int, rng: Any) -> nnx.Module:
-        """Return a module that maps tokens [B, L, C] to vectors [B, C].
+    def build(self, features: int, hidden: int, rng: Any, bands: int) -> nnx.Module:
+        """Return a module that maps tokens [B, L, C] to vectors [B, D].
 
         It is called as `module(tokens, train=, axis_name=, valid=)`, where `valid` [B, L] masks the
-        tokens to pool; None: all of them.
+        tokens to pool; None: all of them. D is the sum of the sizes of `parts`.
 
         Args:
             features: C, size of a token.
             hidden: number of hidden units, if the pooling has a hidden layer.
             rng: source of the initial weights.
+            bands: number of frequency bands of the tokens: token t * bands + f is that of time step
+                t and band f. 1: they have no bands.
         """
+
+    def parts(self, features: int, bands: int) -> tuple[Part, ...]:
+        """What the vector consists of, one part after the other; by default one part [C]."""
+        return (Part(self.name, 0, features),)
 
     @abc.abstractmethod
     def sentence(self) -> str:
         """Text for meta.yaml."""
+
+    def checks(self) -> list[Check]:
+        """Conditions on combinations of settings; types and bounds are checked already."""
+        return []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -454,6 +480,11 @@ class Backend(Choice):
     combine_views: Literal["mean", "z_score", "embeddings"] = "mean"
     """How views become one score: mean of their scores; mean after standardising each view's scores
     by its leave-one-out scores (z_score); or score of the mean of their embeddings (embeddings)."""
+    bands: Literal["each", "joined"] = "each"
+    """Embeddings with frequency bands: each band is scored by itself, and the scores are averaged
+    (each), or all bands are one vector (joined). Without bands it has no effect."""
+    part: str | None = None
+    """Which part of the embedding is scored, if it has several; null: the first."""
     folds: Annotated[int, Range(low=2, high=2**20)] = 10
     """Cross-validation folds for the scores of training clips, in kmeans and mahalanobis; the
     others leave out one clip at a time."""

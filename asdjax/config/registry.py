@@ -57,6 +57,9 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "pooling": {
         "attentive_statistics": "asdjax.models.poolings",
         "mean": "asdjax.models.poolings",
+        "relative_deviation": "asdjax.models.pooling_relative_deviation",
+        "generalised_mean": "asdjax.models.pooling_generalised_mean",
+        "several": "asdjax.models.pooling_several",
     },
     "threshold": {
         "quantile": "asdjax.scoring.thresholds",

@@ -158,7 +158,7 @@ class Detector(OutlierMixin, BaseEstimator):
         )
         windowing = _windowing(settings, features)
         windows = normal_windows(found, features, Spectra(features.sample_rate), windowing)
-        model = self._new_model(windows, settings)
+        model = self._new_model(features, windows, settings)
         self._adopt(features, settings, model, probe.features_of(features, windowing))
         return self
 
@@ -203,7 +203,7 @@ class Detector(OutlierMixin, BaseEstimator):
             features = {name: table[[worst]] for name, table in new.tables.items()}
             if self._model.judge(one, scores[rows], float(new.start[worst]), features).alarm:
                 alarms.append(one.name)
-        model = self._new_model(before.with_others(new), self._settings)
+        model = self._new_model(self._features, before.with_others(new), self._settings)
         self._adopt(self._features, self._settings, model, self._probe)
         return Change(
             added=len(new.recordings),
@@ -258,6 +258,8 @@ class Detector(OutlierMixin, BaseEstimator):
                     raise ConfigError(f"backend {backend!r}{hint or ':'} choose of {names}")
                 backend = registry.find("backend", backend)(metric=features.metric)
             found.append(backend)
+        if any(backend.part is not None for backend in found):
+            raise ConfigError("backend.part: a detector uses the first part: omit it")
         return tuple(found)
 
     def _check_settings(
@@ -312,12 +314,15 @@ class Detector(OutlierMixin, BaseEstimator):
             )
         return seconds
 
-    def _new_model(self, windows: NormalWindows, settings: Settings, **known: Any) -> Model:
+    def _new_model(
+        self, features: Features, windows: NormalWindows, settings: Settings, **known: Any
+    ) -> Model:
         return Model(
             windows,
             settings.backends,
             settings.level,
             settings.clip_seconds,
+            bands=features.bands,
             max_bank=settings.max_bank,
             seed=settings.seed,
             **known,
@@ -625,7 +630,7 @@ class Detector(OutlierMixin, BaseEstimator):
             vectors,
             tables["spectra"],
         )
-        model = self._new_model(windows, settings, held_out=tables["held_out"])
+        model = self._new_model(features, windows, settings, held_out=tables["held_out"])
         self._adopt(features, settings, model, known)
 
 

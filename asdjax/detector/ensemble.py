@@ -53,6 +53,7 @@ class Ensemble:
         tables: Tables,
         chosen: Sequence[Backend],
         *,
+        bands: int = 1,
         most: int | None = None,
         seed: int = 0,
     ):
@@ -61,6 +62,7 @@ class Ensemble:
         Args:
             tables: see the class.
             chosen: the backends.
+            bands: frequency bands of the vectors, one after the other.
             most: windows in the bank, chosen by `spread_out`; None: all.
             seed: of this choice.
 
@@ -68,7 +70,7 @@ class Ensemble:
             AsdjaxError: there are fewer than three windows, or a backend cannot be fitted.
         """
         self.tables, self._chosen = tables, tuple(chosen)
-        self.metric = self._chosen[0].metric
+        self.metric, self._bands = self._chosen[0].metric, bands
         self._most, self._seed = most, seed
         self.bank = self._choose(np.ones(len(next(iter(tables.values()))), bool))
         if self.bank.sum() < _FEWEST:
@@ -82,7 +84,7 @@ class Ensemble:
     def _fit(self, rows: Bool[np.ndarray, " N"]) -> list[Fitted]:
         no_targets = np.zeros(int(rows.sum()), bool)
         return [
-            backends.fit(backend, table[rows], no_targets)
+            backends.fit(backend, table[rows], no_targets, self._bands)
             for table in self.tables.values()
             for backend in self._chosen
         ]
@@ -175,7 +177,8 @@ class Ensemble:
         for rows, rest in self._folds(recording):
             for j, used in enumerate((self._choose(rest), rest)):
                 for i, table in enumerate(self.tables.values()):
-                    fitted = backends.fit(backend, table[used], np.zeros(used.sum(), bool))
+                    no_targets = np.zeros(used.sum(), bool)
+                    fitted = backends.fit(backend, table[used], no_targets, self._bands)
                     totals[i, j] += fitted.score(table[rows]).sum()
         return float(np.mean(totals[:, 0] / totals[:, 1] - 1))
 

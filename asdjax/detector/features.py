@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32
 
+from asdjax.config import embedding_parts
 from asdjax.config.interfaces import Backend
 from asdjax.data.samples import to_float
 from asdjax.data.sound_files import LOWEST_RATE
 from asdjax.detector.recordings import Recording
-from asdjax.embedder import Embedder, digests, load
+from asdjax.embedder import Embedder, digests, load, pool_tree
 from asdjax.errors import ArtifactError, ConfigError, DataError
 from asdjax.runtime import compile_cache, parallel
 from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
@@ -44,6 +45,7 @@ class Features(abc.ABC):
         identity: what must be equal for vectors to be comparable, as a JSON document.
         metric: how vectors are compared.
         backends: the scoring backends that suit the vectors.
+        bands: frequency bands of the vectors, one after the other; 1: none.
     """
 
     embedder: str
@@ -54,6 +56,7 @@ class Features(abc.ABC):
     identity: Mapping[str, Any]
     metric: Literal["cosine", "euclidean"]
     backends: tuple[Backend, ...]
+    bands: int = 1
 
     @abc.abstractmethod
     def __call__(
@@ -198,7 +201,7 @@ def _statistics(sample_rate: int, state: Any, batch: Mapping[str, jax.Array]) ->
 
 
 class TrainedFeatures(Features):
-    """The embedding of a trained run, or of converted BEATs weights."""
+    """The embedding of a trained run, its first part if it has several, or of converted weights."""
 
     metric = "cosine"
     backends = (
@@ -214,10 +217,14 @@ class TrainedFeatures(Features):
         self.sample_rate = config.audio.sample_rate
         self.n_samples, self.shortest = self._model.n_samples, self._model.shortest
         self.frame = self.shortest
+        pool = self._model.pooling()
+        part = embedding_parts.chosen(self._model.parts(pool), None)
+        self._own = slice(None) if part is None else slice(part.start, part.start + part.size)
+        self.bands = 1 if part is None else part.bands
         self.identity = {
             "embedder": "trained",
             **digests(Path(path)),
-            "pool": self._model.pooling(),
+            "pool": pool_tree(pool),
             "compute_dtype": self._model.network.model.compute_dtype,
             "sample_rate": self.sample_rate,
         }
@@ -234,11 +241,11 @@ class TrainedFeatures(Features):
         # of one type and by one program: a score must not depend on what is scored with it
         floats = [to_float(wave) for wave in waveforms]
         found = self._model.embed(floats, names=names, loud=lambda peaks: None, alike=True)
-        return {"embedding": np.stack(found).astype(np.float32)}
+        return {"embedding": np.stack(found)[:, self._own].astype(np.float32)}
 
     def traced(self, waveform: Float[jax.Array, "B T"]) -> dict[str, Float[jax.Array, "B D"]]:
         """The embedding, as the one feature `embedding`; the weights are constants."""
-        return {"embedding": self._model.traced(waveform)}
+        return {"embedding": self._model.traced(waveform)[:, self._own]}
 
 
 def _require_finite(table: Float32[np.ndarray, "N D"], names: Sequence[str]) -> None:

@@ -82,6 +82,7 @@ class Model:
         level: float,
         clip_seconds: float,
         *,
+        bands: int = 1,
         max_bank: int | None = None,
         seed: int = 0,
         held_out: Float64[np.ndarray, "K N"] | None = None,
@@ -93,6 +94,7 @@ class Model:
             chosen: the backends.
             level: see the class.
             clip_seconds: length of a window.
+            bands: frequency bands of the features.
             max_bank: most windows to compare with; None: all.
             seed: of their choice.
             held_out: if known already.
@@ -108,7 +110,7 @@ class Model:
                 f"{count:,} normal windows are too many to compare with each other: give max_bank "
                 f"(--max-bank 2000; at most {_MOST:,}), or longer windows"
             )
-        self.ensemble = Ensemble(self.windows.tables, chosen, most=max_bank, seed=seed)
+        self.ensemble = Ensemble(self.windows.tables, chosen, bands=bands, most=max_bank, seed=seed)
         self.held_out = (
             self.ensemble.held_out(self.windows.recording) if held_out is None else held_out
         )

@@ -4,13 +4,16 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32
 
+from asdjax.config import registry, schema
+from asdjax.config.embedding_parts import Part
+from asdjax.config.interfaces import Pooling
 from asdjax.config.recipe import Config
 from asdjax.data import audio
 from asdjax.data.batches import Waveforms
@@ -20,13 +23,14 @@ from asdjax.embedder.batching import Batching
 from asdjax.embedder.network import Network
 from asdjax.errors import ConfigError, DataError
 from asdjax.models.parameters import Tree
-from asdjax.models.pooling import token_mean
 from asdjax.store.runs import Run
 from asdjax.training import weights
 
-Pool = Literal["mean", "none", "head"]
-"""How the tokens of a clip become its embedding. mean: their average; none: they are returned;
-head: as trained (a run's pooling and projection, or a fine-tuned checkpoint's classifier)."""
+NO_POOLING, AS_TRAINED = "none", "head"
+Pool = str | Pooling
+"""How the tokens of a clip become its embedding: a pooling without weights or its name, as "mean";
+none: they are returned; head: as trained (a run's pooling and projection, or a fine-tuned
+checkpoint's classifier)."""
 
 
 class Embedder:
@@ -158,7 +162,7 @@ class Embedder:
                         f"{names[clip]}: the embedding is not finite: the weights or the "
                         "recording are faulty"
                     )
-                found[clip] = embedding[:tokens] if pool == "none" else embedding
+                found[clip] = embedding[:tokens] if pool == NO_POOLING else embedding
             finished(len(group.clips))
         return found
 
@@ -186,22 +190,59 @@ class Embedder:
             raise ConfigError(f"sample_rate: {error}") from error
 
     def pooling(self, pool: Pool | None = None) -> Pool:
-        """The pooling that `embed` uses for the argument `pool`.
+        """The pooling that `embed` uses for the argument `pool`: "none", "head" or a `Pooling`.
 
         Raises:
             AsdjaxError: it is not supported. Converted weights have "head" only if they come from a
                 fine-tuned checkpoint; models without tokens have nothing else.
         """
-        if pool not in (None, *get_args(Pool)):
-            raise ConfigError(f"pooling {pool!r}: choose one of {', '.join(get_args(Pool))}")
         model, of_run = self.config.model, self.n_samples is not None
-        if not model.has_tokens and pool not in (None, "head"):
+        if pool is None:
+            pool = AS_TRAINED if of_run else "mean"
+        name: str = pool.name if isinstance(pool, Pooling) else pool
+        if name not in (NO_POOLING, AS_TRAINED, *registry.names("pooling")):
+            raise ConfigError(f"pooling {name!r}: choose one of {', '.join(pools())}")
+        if not model.has_tokens and name != AS_TRAINED:
             raise ConfigError(
-                f"pooling {pool!r} needs tokens, and {model.name} has none: omit this option"
+                f"pooling {name!r} needs tokens, and {model.name} has none: omit this option"
             )
-        if pool == "head" and not of_run:
+        if name == AS_TRAINED and not of_run:
             model.require_classifier()
-        return pool or ("head" if of_run else "mean")
+        if name in (NO_POOLING, AS_TRAINED):
+            return name
+        if not isinstance(pool, Pooling):
+            pool = registry.find("pooling", name)()
+        return _without_weights(pool)
+
+    def parts(self, pool: Pool) -> tuple[Part, ...]:
+        """What the embeddings of a pooling consist of; empty: a single vector."""
+        if isinstance(pool, Pooling):
+            return pool.parts(self.config.model.token_size, self.config.model.bands)
+        of_run = pool == AS_TRAINED and self.n_samples is not None
+        return self.config.model.embedding_parts if of_run else ()
+
+
+def pools() -> list[str]:
+    """The names that `embed` takes for `pool`."""
+    found = {name: registry.find("pooling", name) for name in registry.names("pooling")}
+    return [*(name for name, of in found.items() if not of.trains), NO_POOLING, AS_TRAINED]
+
+
+def pool_tree(pool: Pool) -> Any:
+    """A pooling for JSON documents: its name, or name and settings if these are not the default."""
+    if isinstance(pool, str) or pool == registry.find("pooling", pool.name)():
+        return pool if isinstance(pool, str) else pool.name
+    return schema.to_tree(pool)
+
+
+def _without_weights(pooling: Any) -> Pooling:
+    """The pooling, if it needs no training and its settings are valid; else `AsdjaxError`."""
+    schema.check(Pooling, pooling, "", "pooling")
+    trained = (not pooling.trains, "name", f"has weights: choose one of {', '.join(pools())}")
+    for good, key, what in (trained, *pooling.checks()):
+        if not good:
+            raise ConfigError(f"pooling {pooling.name}: {key}: {what}")
+    return pooling
 
 
 def _pooled(network: Network, pool: Pool, state: Tree, batch: Tree) -> Tree:
@@ -210,15 +251,16 @@ def _pooled(network: Network, pool: Pool, state: Tree, batch: Tree) -> Tree:
     length = batch["length"] if network.n_samples is None else None
     module = network.module(state)
     one = jnp.ones(waveform.shape[:1], jnp.int32)
-    if pool == "head" and length is None:
+    if pool == AS_TRAINED and length is None:
         return {"embedding": module(waveform, train=False), "tokens": one}
     tokens, valid = module.tokens(waveform, length=length)
-    if pool == "none":
+    if pool == NO_POOLING:
         count = one * tokens.shape[1] if valid is None else jnp.sum(valid, axis=1)
         return {"embedding": tokens, "tokens": count.astype(jnp.int32)}
-    if pool == "head":
+    if not isinstance(pool, Pooling):
         return {"embedding": module.probabilities(tokens, valid), "tokens": one}
-    return {"embedding": token_mean(tokens, valid), "tokens": one}
+    reduce: Any = pool.build(tokens.shape[2], 1, None, network.model.bands)
+    return {"embedding": reduce(tokens, train=False, valid=valid), "tokens": one}
 
 
 def _warn(peaks: Mapping[str, float], level: int = 3) -> None:

@@ -27,7 +27,6 @@ from asdjax.models.dropout import Draws, at, dropout
 from asdjax.models.layers import Conv, Rng
 from asdjax.models.lora import LoRALinear
 from asdjax.models.mixed_precision import Projection, einsum, wide
-from asdjax.signal.fbank import BANDS
 
 Remat: TypeAlias = Literal["none", "attention", "full"]
 
@@ -39,7 +38,7 @@ _SKIP, _ATTENDED, _HIDDEN, _OUTPUT, _FC1, _FC2 = 0, 2, 3, 4, 6, 7
 
 def n_tokens(frames: int, config: BEATsEncoderConfig) -> int:
     """Number of tokens of a clip of `frames` frames; an incomplete last patch is dropped."""
-    return frames // config.input_patch_size * (BANDS // config.input_patch_size)
+    return frames // config.input_patch_size * config.bands
 
 
 def own_patch_mask(
@@ -55,7 +54,7 @@ def own_patch_mask(
     Returns:
         True where a token's patch has no padding. These are the tokens that the clip has alone.
     """
-    steps = jnp.arange(n_tokens(n_frames, config)) // (BANDS // config.input_patch_size)
+    steps = jnp.arange(n_tokens(n_frames, config)) // config.bands
     own = jnp.asarray(frames) // config.input_patch_size
     return steps.astype(own.dtype)[None] < own[:, None]
 

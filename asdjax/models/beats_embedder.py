@@ -76,12 +76,11 @@ class BEATsEmbedder(nnx.Module):
             rng=rng,
         )
         self.layers = config.layers
-        features = config.encoder.encoder_embed_dim * max(1, len(config.layers))
+        features, pooled, size = config.token_size, config.pooled_size, config.embedding_size
         hidden = max(1, features // config.pooling_ratio)
-        self.pool = config.pooling.build(features, hidden, rng)
-        size = config.embedding_size
-        self.projection = Linear(features, size, bias=True, rng=rng) if size else None
-        self.embedding_size = config.embedding_size or features
+        self.pool = config.pooling.build(features, hidden, rng, config.bands)
+        self.projection = Linear(pooled, size, bias=True, rng=rng) if size else None
+        self.embedding_size = size or pooled
 
     def __call__(
         self,

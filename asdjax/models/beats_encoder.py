@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from asdjax.config.beats_architecture import BEATsEncoderConfig, LoRAConfig
+from asdjax.config.embedding_parts import Part
 from asdjax.config.interfaces import ComputeDtype, Encoder, Pooling, precision_on
 from asdjax.config.registry import default, register
 from asdjax.config.schema import Check, Count, Probability, Range, digits
@@ -91,11 +92,10 @@ class BEATsConfig(Encoder):
         }[self.adaptation]
         start = "random initial weights, for tests only" if self.random_init else "pretrained"
         layers = f"layers {', '.join(map(str, self.layers))}" if self.layers else "the last layer"
-        width = self.encoder.encoder_embed_dim * max(1, len(self.layers))
         return (
             "log mel filterbank (Kaldi), 128 bands, 25 ms frames every 10 ms",
             f"BEATs ({start}; {adapted}), {self.pooling.sentence()} over the tokens of {layers}, "
-            f"{self.embedding_size or width} values",
+            f"{self.embedding_size or self.pooled_size} values",
             "BEATs",
         )
 
@@ -131,8 +131,10 @@ class BEATsConfig(Encoder):
             (
                 self.adaptation != "frozen" or not (self.pooling.trains or self.embedding_size),
                 "model.adaptation",
-                "frozen trains nothing: set model.pooling to mean and model.embedding_size to 0",
+                "frozen trains nothing: set model.pooling to one without weights (mean) and "
+                "model.embedding_size to 0",
             ),
+            *((good, f"model.pooling.{key}", what) for good, key, what in self.pooling.checks()),
         ]
 
     def on_platform(self, platform: str) -> BEATsConfig:
@@ -153,6 +155,20 @@ class BEATsConfig(Encoder):
     def computing_in(self, compute_dtype: ComputeDtype) -> BEATsConfig:
         fused = self.fused_attention and compute_dtype == "bfloat16"  # it rounds to that
         return dataclasses.replace(self, compute_dtype=compute_dtype, fused_attention=fused)
+
+    @property
+    def pooled_parts(self) -> tuple[Part, ...]:
+        """What the pooled vector consists of."""
+        return self.pooling.parts(self.token_size, self.bands)
+
+    @property
+    def pooled_size(self) -> int:
+        """Values in the pooled vector."""
+        return sum(part.size for part in self.pooled_parts)
+
+    @property
+    def embedding_parts(self) -> tuple[Part, ...]:
+        return () if self.embedding_size else self.pooled_parts
 
     # training
 
@@ -269,6 +285,14 @@ class BEATsConfig(Encoder):
         # weight norm and direction are replaced by the spectrum of their product
         own = module.encoder.encoder.pos_conv.fold(inner["pos_conv"])
         return {**params, "encoder": {**outer, "encoder": {**inner, "pos_conv": own}}}
+
+    @property
+    def token_size(self) -> int:
+        return self.encoder.encoder_embed_dim * max(1, len(self.layers))
+
+    @property
+    def bands(self) -> int:
+        return self.encoder.bands
 
     @property
     def shortest(self) -> int:

@@ -1,6 +1,6 @@
-"""Pooling of a sequence of tokens: their mean, or attentive statistics.
+"""Attentive statistics pooling of a sequence of tokens.
 
-Attentive statistics: Okabe et al., Interspeech 2018, with the global context of ECAPA-TDNN
+Sources: Okabe et al., Interspeech 2018, with the global context of ECAPA-TDNN
 (Desplanques et al., Interspeech 2020) and the layers of ASDKit's AttnStatPool.
 """
 
@@ -13,31 +13,6 @@ from asdjax.errors import ConfigError
 from asdjax.models.layers import BatchNorm, Linear, Rng
 
 _LEAST_VARIANCE = 1e-4
-
-
-class TokenMean(nnx.Module):
-    """The mean over tokens."""
-
-    def __call__(
-        self,
-        x: Float[Array, "B L C"],
-        *,
-        train: bool,
-        axis_name: str | None = None,
-        valid: Bool[Array, "B L"] | None = None,
-    ) -> Float[Array, "B C"]:
-        """Pool all tokens, or the valid ones."""
-        return token_mean(x, valid)
-
-
-def token_mean(
-    tokens: Float[Array, "B N D"], valid: Bool[Array, "B N"] | None
-) -> Float[Array, "B D"]:
-    """The mean over all tokens, or over the valid ones."""
-    if valid is None:
-        return jnp.mean(tokens, axis=1)
-    own = valid.astype(tokens.dtype)[:, :, None]
-    return jnp.sum(tokens * own, axis=1) / jnp.sum(own, axis=1)
 
 
 class AttnStatPool(nnx.Module):

@@ -1,15 +1,17 @@
-"""The poolings that a recipe can name; their modules are in `pooling`."""
+"""The poolings `attentive_statistics` and `mean`, and what those without weights share."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from asdjax.config.embedding_parts import Part
 from asdjax.config.interfaces import Pooling
 from asdjax.config.registry import register
 
 if TYPE_CHECKING:
-    from asdjax.models.pooling import AttnStatPool, TokenMean
+    from asdjax.models.pooling import AttnStatPool
+    from asdjax.models.token_pooling import TokenMean
 
 
 @register
@@ -20,7 +22,7 @@ class AttentiveStatistics(Pooling):
     trains = True
     name: str = "attentive_statistics"
 
-    def build(self, features: int, hidden: int, rng: Any) -> AttnStatPool:
+    def build(self, features: int, hidden: int, rng: Any, bands: int) -> AttnStatPool:
         from asdjax.models.pooling import AttnStatPool
 
         return AttnStatPool(features, hidden, rng=rng)
@@ -29,17 +31,43 @@ class AttentiveStatistics(Pooling):
         return "attentive statistics pooling"
 
 
+@dataclasses.dataclass(frozen=True)
+class BandPooling(Pooling):
+    """A pooling without weights that pools all tokens, or those of each frequency band."""
+
+    keep_bands: bool = False
+    """Pool the tokens of each frequency band by themselves; their vectors stand side by side."""
+
+    @property
+    def label(self) -> str:
+        """The name of the part, without that of the bands."""
+        return self.name
+
+    def kept(self, bands: int) -> int:
+        """The number of bands of the vector, for tokens with `bands`."""
+        return bands if self.keep_bands else 1
+
+    def parts(self, features: int, bands: int) -> tuple[Part, ...]:
+        name = f"{self.label}_bands" if self.keep_bands else self.label
+        kept = self.kept(bands)
+        return (Part(name, 0, features * kept, kept),)
+
+    def of_bands(self, sentence: str) -> str:
+        """The text for meta.yaml, with what it says of bands."""
+        return f"{sentence} of each frequency band" if self.keep_bands else sentence
+
+
 @register
 @dataclasses.dataclass(frozen=True)
-class Mean(Pooling):
+class Mean(BandPooling):
     """The mean over tokens."""
 
     name: str = "mean"
 
-    def build(self, features: int, hidden: int, rng: Any) -> TokenMean:
-        from asdjax.models.pooling import TokenMean
+    def build(self, features: int, hidden: int, rng: Any, bands: int) -> TokenMean:
+        from asdjax.models.token_pooling import TokenMean
 
-        return TokenMean()
+        return TokenMean(self.kept(bands))
 
     def sentence(self) -> str:
-        return "mean"
+        return self.of_bands("mean")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int
 
+from asdjax.config import embedding_parts
 from asdjax.config.recipe import Config
 from asdjax.errors import DataError
 from asdjax.scoring import bootstrap, evaluation
@@ -138,7 +139,9 @@ def _sections(
     run: Run, machine: str, views: Sequence[str], truth: Truth, method: str
 ) -> Iterator[Section]:
     rows = run.read_scores(machine)
-    tables = {view: run.read_embeddings(view, machine) for view in views}
+    config = run.config()
+    part = embedding_parts.chosen(config.model.embedding_parts, config.backend.part)
+    tables = {view: run.read_embeddings(view, machine).of_part(part) for view in views}
     first = tables[views[0]]
     # the raw view knows nothing of a second channel
     of_two = next((t for t in tables.values() if np.isfinite(t.level_db).any()), first)

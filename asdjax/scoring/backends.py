@@ -188,6 +188,7 @@ def fit(
     config: Backend,
     embeddings: Float[np.ndarray, "N D"],
     is_target: Bool[np.ndarray, " N"],
+    bands: int = 1,
 ) -> Fitted:
     """Fit a backend.
 
@@ -195,6 +196,8 @@ def fit(
         config: Section `backend` of the configuration.
         embeddings: The normal training clips of one machine and section, rows sorted by path.
         is_target: True for clips of the target domain.
+        bands: Frequency bands of the embeddings; a row holds them one after the other. For more
+            than one, the setting `bands` of the backend says how they are scored.
 
     Raises:
         AsdjaxError: If the embeddings are empty or not finite, if the shapes do not match, or if

@@ -14,12 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from asdjax.config.beats_architecture import BANDS as BANDS
 from asdjax.errors import DataError
 
 FRAME, HOP = 400, 160
 """Length of a frame and step between frames, samples (25 ms and 10 ms)."""
-BANDS = 128
-"""Mel bands."""
 
 _RATE = 16000
 _N_FFT = 512

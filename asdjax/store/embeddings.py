@@ -5,6 +5,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from asdjax.config.embedding_parts import Part
 from asdjax.store import arrays
 from asdjax.store.scores import CLIP_COLUMNS, are_clips
 
@@ -72,6 +73,13 @@ class Embeddings:
         """The clips selected by a boolean or index array."""
         per_clip = [f.name for f in dataclasses.fields(self) if f.name != "calibration"]
         return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in per_clip})
+
+    def of_part(self, part: Part | None) -> "Embeddings":
+        """The same clips with the values of a part of the embedding (a view); None: all values."""
+        if part is None:
+            return self
+        own = self.embedding[:, part.start : part.start + part.size]
+        return dataclasses.replace(self, embedding=own)
 
     def to_bytes(self) -> bytes:
         """The .npz file; equal arrays give equal bytes."""

@@ -32,6 +32,9 @@ from asdjax.embedder.network import Network, in_groups, rounded_up
 from asdjax.errors import AsdjaxError
 from asdjax.models import building, parameters
 from asdjax.models.beats_encoder import BEATsConfig
+from asdjax.models.pooling_generalised_mean import GeneralisedMean
+from asdjax.models.pooling_relative_deviation import RelativeDeviation
+from asdjax.models.pooling_several import Several
 from asdjax.models.poolings import Mean
 from asdjax.signal.view_raw import RAW
 from asdjax.signal.view_wiener import Wiener
@@ -182,6 +185,62 @@ def test_class_probabilities(finetuned, rng):
         asdjax.load(path, layers=(1,)).embed(waves, "head")
 
 
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("kind", [Mean, RelativeDeviation, GeneralisedMean])
+def test_pooled_as_chosen(kind, keep, weights, rng):
+    """The tokens of a clip alone, pooled in float64, in the order of time, then band."""
+    path, whole = weights
+    waves = [noise(rng, n) for n in (SHORT, PADDED_LONG, LONG)]
+    found = asdjax.load(path).embed(waves, kind(keep_bands=keep))
+    for wave, row in zip(waves, found, strict=True):
+        tokens, _ = alone(whole, wave)
+        tokens = tokens.astype(np.float64)
+        bands = [tokens[band::8] for band in range(8)] if keep else [tokens]
+        expected = np.concatenate([POOLED[kind](own) for own in bands])
+        assert row.dtype == np.float32 and relative(row, expected) < PADDED
+
+
+def _deviation_mean(tokens):
+    distance = np.linalg.norm(tokens - tokens.mean(axis=0), axis=1)
+    weights = (1 + distance / max(distance.max(), 1e-300)) ** 8
+    return weights @ tokens / weights.sum()
+
+
+POOLED = {
+    Mean: lambda tokens: tokens.mean(axis=0),
+    RelativeDeviation: _deviation_mean,
+    GeneralisedMean: lambda tokens: np.cbrt((np.maximum(tokens, 0) ** 3).mean(axis=0)),
+}
+
+
+def test_a_pooling_on_the_command_line(weights, rng, tmp_path, capsys):
+    path, _ = weights
+    wave = noise(rng, LONG)
+    file, out = write(tmp_path / "a.wav", wave, subtype="FLOAT"), tmp_path / "e.npz"
+    text = "{name: several, members: [mean, {name: relative_deviation, gamma: 4, keep_bands: yes}]}"
+    refused_text = text.replace("yes", "5")
+    with pytest.raises(SystemExit) as end:
+        run(path, file, "--out", out, "--pool", refused_text)
+    assert end.value.code == 2 and "keep_bands" in capsys.readouterr().err and not out.exists()
+    assert run(path, file, "--out", out, "--pool", text.replace("yes", "true")) == 0
+    found = read(out)
+    about = json.loads(str(found["about"]))
+    size = ENCODER.encoder_embed_dim
+    assert about["parts"] == [
+        {"name": "mean", "start": 0, "size": size, "bands": 1},
+        {"name": "relative_deviation_4_bands", "start": size, "size": 8 * size, "bands": 8},
+    ]
+    assert about["pool"]["members"][1] == {
+        "name": "relative_deviation", "keep_bands": True, "gamma": 4.0,
+    }  # fmt: skip
+    (mean,) = asdjax.load(path).embed([wave], "mean")
+    (deviation,) = asdjax.load(path).embed([wave], RelativeDeviation(keep_bands=True, gamma=4.0))
+    assert relative(found["embedding"][0], np.concatenate([mean, deviation])) < PADDED
+    assert run(path, file, "--out", out, "--pool", "relative_deviation", "--overwrite") == 0
+    about = json.loads(str(read(out)["about"]))
+    assert about["pool"] == "relative_deviation" and "parts" not in about
+
+
 def test_waveforms_that_are_refused(weights):
     embedder = asdjax.load(weights[0])
     good = np.zeros(2800, np.float32)
@@ -195,8 +254,14 @@ def test_waveforms_that_are_refused(weights):
             embedder.embed([good, bad])
     with pytest.raises(AsdjaxError, match="no classifier"):
         embedder.embed([good], "head")
-    with pytest.raises(AsdjaxError, match="choose one of mean, none, head"):
+    with pytest.raises(AsdjaxError, match="choose one of mean, .*, none, head"):
         embedder.embed([good], "median")
+    with pytest.raises(AsdjaxError, match="attentive_statistics: name: has weights"):
+        embedder.embed([good], "attentive_statistics")
+    with pytest.raises(AsdjaxError, match="gamma: must be"):
+        embedder.embed([good], RelativeDeviation(gamma=1e6))
+    with pytest.raises(AsdjaxError, match="members: two of them are equal"):
+        embedder.embed([good], Several(members=(Mean(), Mean())))
     assert embedder.embed([]) == []
 
 

@@ -425,7 +425,7 @@ def test_a_backend_that_returns_no_fitted_one(new, scored_run, capsys, tmp_path)
         ("loss", "train, axis_name=None", "train"),
         ("encoder", "def build(self, n_samples, sample_rate, rng)", "def build(self, rng)"),
         ("encoder", "def sentences(self)", "def sentences()"),
-        ("pooling", "def build(self, features, hidden, rng)", "def build(self, features)"),
+        ("pooling", "def build(self, features, hidden, rng, bands)", "def build(self, features)"),
     ],
 )
 def test_methods_with_other_arguments_are_refused_when_loaded(kind, old, new, capsys, tmp_path):

@@ -45,6 +45,34 @@ extract: {batch_size: 16}
 backend: {name: nearest_neighbours, smote: {ratio: 0.1, neighbours: 2}}
 decision: {method: quantile, level: 0.9}
 """,
+    "frozen_best": """
+audio: {clip_seconds: 12.0}
+model:
+  name: beats
+  adaptation: frozen
+  pooling: {name: relative_deviation, gamma: 8, keep_bands: true}
+  embedding_size: 0
+extract: {batch_size: 16}
+backend: {name: nearest_neighbours, bands: each, smote: {ratio: 0.1, neighbours: 2}}
+decision: {method: quantile, level: 0.9}
+""",
+    "lora_best": """
+audio: {clip_seconds: 12.0}
+model:
+  name: beats
+  adaptation: lora
+  lora: {rank: 128, alpha: 8.0, targets: [q_proj, v_proj]}
+  pooling: {name: relative_deviation, gamma: 8, keep_bands: true}
+  embedding_size: 0
+loss: {name: sub_cluster_adacos, sub_clusters: 16}
+optim: {learning_rate: 1e-4, weight_decay: 0.01, warmup_steps: 5000}
+train: {epochs: 40, batch_size: 8}
+extract:
+  batch_size: 16
+  views: [{name: raw, method: raw}, {name: cancel, method: cancel}]
+backend: {name: nearest_neighbours, bands: each, smote: {ratio: 0.1, neighbours: 2}}
+decision: {method: quantile, level: 0.9}
+""",
     "asdkit_lora": """
 audio: {clip_seconds: 12.0}
 model:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from asdjax.config.interfaces import ComputeDtype, precision_on
-from asdjax.config.recipe import load
+from asdjax.config.recipe import load, names
 from asdjax.models import building, parameters
 from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.models.multiresnet import shortest
@@ -29,7 +29,7 @@ def test_what_a_precision_means_on_a_platform(platform, of_auto):
 
 
 def test_the_recipes_leave_the_precision_to_the_device():
-    for system in ("system1", "system2", "system3", "system4", "asdkit_lora", "beats_frozen"):
+    for system in names():
         assert load(system).model.compute_dtype == "auto"
 
 

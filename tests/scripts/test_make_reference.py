@@ -61,7 +61,11 @@ def test_the_page_is_up_to_date():
 def test_every_setting_of_a_class_is_listed(kind, name):
     text, section = make_reference.PAGE.read_text("utf-8"), SECTIONS[kind]
     if kind == "pooling":
-        assert f"`{name}`: " in part_of(text, "### model: beats")
+        part = part_of(text, "### model: beats")
+        assert f"`{name}`: " in part
+        own = part.partition(f"name: {name}` has further keys:\n")[2]
+        for setting in dataclasses.fields(registry.find(kind, name)):
+            assert setting.name == "name" or f"  * `model.pooling.{setting.name}` (" in own
         return
     parts = part_of(text, f"## {section}"), part_of(text, f"### {section}: {name}")
     require(registry.find(kind, name), "\n".join(parts))

@@ -1,0 +1,44 @@
+"""The parts of an embedding: which of its values belong together, and how many bands they have."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from asdjax.config.schema import shown
+from asdjax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Values of an embedding that one pooling made, `embedding[start : start + size]`.
+
+    With bands, they are the vectors of the frequency bands, one after the other, the lowest first.
+
+    Example:
+        >>> Part("mean_bands", start=0, size=6144, bands=8).name
+        'mean_bands'
+    """
+
+    name: str
+    start: int
+    size: int
+    """Number of values, those of all bands."""
+    bands: int = 1
+
+
+def chosen(parts: Sequence[Part], name: str | None) -> Part | None:
+    """The part with a name, the first if the name is None; None: the whole embedding.
+
+    Args:
+        parts: what an embedding consists of (`Encoder.embedding_parts`).
+        name: `backend.part`.
+
+    Raises:
+        AsdjaxError: there is no such part.
+    """
+    if name is None:
+        return parts[0] if parts else None
+    for part in parts:
+        if part.name == name:
+            return part
+    those = f"one of {', '.join(part.name for part in parts)}" if parts else "none, it has no parts"
+    raise ConfigError(f"backend.part: the embedding has no part {shown(name)}: choose {those}")
