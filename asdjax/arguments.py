@@ -299,18 +299,23 @@ def parse(verb: str, kind: type[Any], args: Sequence[str]) -> Any:
     return _parse_with(verb, *_choose(args, default_of(kind, named)))
 
 
-def _flags(kind: Any) -> set[str]:
-    """The names of all options below a dataclass that take no value."""
+def _flags(kind: Any, around: tuple[Any, ...] = ()) -> set[str]:
+    """The names of all options below a dataclass that take no value.
+
+    `around` holds the dataclasses that it is in: a fusion has backends, and is one.
+    """
     if get_origin(kind) in (Annotated, tuple):
-        return _flags(get_args(kind)[0])
-    if not isinstance(kind, type):
+        return _flags(get_args(kind)[0], around)
+    if not isinstance(kind, type) or kind in around:
         return set()
     if issubclass(kind, Choice):
         classes = [registry.find(kind.kind, name) for name in registry.names(kind.kind)]
     else:
         classes = [kind] if dataclasses.is_dataclass(kind) else []
     types = [item for found in classes for item in field_types(found).items()]
-    return {name for name, of in types if of is bool}.union(*(_flags(of) for _, of in types))
+    return {name for name, of in types if of is bool}.union(
+        *(_flags(of, (*around, kind)) for _, of in types)
+    )
 
 
 def _choose(args: Sequence[str], command: Any) -> tuple[list[str], Any]:

@@ -120,7 +120,9 @@ def _settings_in(value: Any, prefix: str) -> Iterator[tuple[str, Any, tuple[str,
         inner = prefix if unnamed else f"{prefix}{name}."
         for i, section in enumerate(part if isinstance(part, tuple) else (part,)):
             place = f"{inner}{i}." if isinstance(part, tuple) else inner
-            for one in of_each_class(section):
+            # a member of a fusion is a backend, as the fusion is: those of the default alone
+            within = isinstance(value, schema.Choice) and isinstance(part, tuple)
+            for one in [section] if within else of_each_class(section):
                 yield from _settings_in(one, place)
 
 
