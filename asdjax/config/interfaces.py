@@ -455,14 +455,14 @@ class Backend(Choice):
     """How views become one score: mean of their scores; mean, minimum or maximum of their scores
     after standardising each view's by its leave-one-out scores (z_score, z_minimum, z_maximum); or
     score of the mean of their embeddings (embeddings)."""
-    folds: Annotated[int, Range(low=2, high=2**20)] = 10
-    """Cross-validation folds for the scores of training clips, in kmeans, mahalanobis,
-    principal_components and fusion; the others leave out one clip at a time."""
     bands: Literal["each", "joined"] = "each"
     """Embeddings with frequency bands: each band is scored by itself, and the scores are averaged
     (each), or all bands are one vector (joined). Without bands it has no effect."""
     part: str | None = None
     """Which part of the embedding is scored, if it has several; null: the first."""
+    folds: Annotated[int, Range(low=2, high=2**20)] = 10
+    """Cross-validation folds for the scores of training clips, in kmeans, mahalanobis,
+    principal_components and fusion; the others leave out one clip at a time."""
 
     conditional = {"divides_bands": ("fitted_to_bands",)}
     divides_bands: ClassVar[bool] = False

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
+from asdjax.detector import ensemble
 from asdjax.detector.ensemble import Ensemble
 from asdjax.detector.features import SpectralFeatures, TrainedFeatures
 from asdjax.errors import AsdjaxError
