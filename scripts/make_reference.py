@@ -83,6 +83,8 @@ def described(kind: Any) -> str:
         words = described(args[0]).replace("number", "numbers", 1).replace("text", "texts")
         many = "a list of" if args[-1] is Ellipsis else f"a list of {len(args)}"
         return f"{many} {words.removeprefix('one of ')}"
+    if isinstance(kind, type) and issubclass(kind, Choice):
+        return f"entries with the keys of a {kind.kind}"
     if dataclasses.is_dataclass(kind):
         return "entries with the keys below"
     return {int: "whole number", float: "number", str: "text", bool: "true or false"}[kind]
@@ -104,6 +106,8 @@ def _value(value: Any) -> str:
     """A default as it is written in YAML."""
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, Choice) and not value.required and value == type(value)():
+        return str(getattr(value, value.tag))
     if dataclasses.is_dataclass(value):
         inner = (f"{f.name}: {_value(getattr(value, f.name))}" for f in dataclasses.fields(value))
         return f"{{{', '.join(inner)}}}"
@@ -155,6 +159,8 @@ def _items(prefix: str, kind: type, without: frozenset[str], neutral: set[str]) 
         else:
             yield _item(key, hints[field.name], default, words.get(field.name, ""), key in neutral)
             for inner in _entries(hints[field.name]):
+                if issubclass(inner, Choice):  # of a fusion: these keys are on the page already
+                    continue
                 yield from _items(f"{key}[N].", inner, frozenset(), neutral)
 
 

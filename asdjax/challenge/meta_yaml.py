@@ -176,6 +176,10 @@ def describe(
     combined = {
         "mean": "mean of the views' scores",
         "z_score": "mean of the views' scores, each standardised by its training clips' scores",
+        "z_minimum": "smallest of the views' scores, each standardised by its training clips' "
+        "scores",
+        "z_maximum": "largest of the views' scores, each standardised by its training clips' "
+        "scores",
         "embeddings": "one score for the mean of the views' embeddings",
     }[config.backend.combine_views]
     averages_scores = len(views) > 1 and config.backend.combine_views != "embeddings"

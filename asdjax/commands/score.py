@@ -13,7 +13,7 @@ from asdjax.config.recipe import Config
 from asdjax.data.dcase import ScoredMachine
 from asdjax.errors import AsdjaxError, DataError
 from asdjax.runtime import console
-from asdjax.scoring import backends, false_alarms, thresholds
+from asdjax.scoring import backends, false_alarms, standardisation, thresholds
 from asdjax.scoring.distances import unit_length
 from asdjax.store.embeddings import Embeddings
 from asdjax.store.runs import Run
@@ -210,20 +210,20 @@ def _mean(tables: Sequence[Embeddings], config: Config) -> Embeddings:
 def _combined(
     clips: Embeddings, per_view: Sequence[Scores], left_out: Sequence[Scores], how: str
 ) -> Scores:
-    """One score per clip: the mean over the views, standardised before if `how` is z_score.
+    """One score per clip: the views', which are standardised before if `how` begins with z.
 
     `left_out` holds the leave-one-out scores that standardise.
     """
     scores, standard = np.stack(per_view), np.stack(left_out)
-    if how == "z_score":
+    if how != "mean":
         for section in np.unique(clips.section):
             here = clips.section == section
             train = standard[:, here & (clips.split == "train")]
             spread = train.std(axis=1, keepdims=True)
-            if not (spread > 1e-9 * np.abs(train).max(axis=1, keepdims=True)).all():
+            if standardisation.alike(train).any():
                 raise DataError(
                     f"section {section}: all leave-one-out scores of a view are equal: set "
                     "backend.combine_views to mean"
                 )
             scores[:, here] = (scores[:, here] - train.mean(axis=1, keepdims=True)) / spread
-    return scores.mean(axis=0)
+    return {"z_minimum": np.min, "z_maximum": np.max}.get(how, np.mean)(scores, axis=0)

@@ -477,17 +477,22 @@ class Backend(Choice):
     """cosine: embeddings are scaled to unit length first; euclidean: they are not."""
     target_neighbours: Annotated[int, Range(low=0, high=2**20)] = 1
     """Nearest target-domain clips whose distances are averaged; 0: ignore target clips."""
-    combine_views: Literal["mean", "z_score", "embeddings"] = "mean"
-    """How views become one score: mean of their scores; mean after standardising each view's scores
-    by its leave-one-out scores (z_score); or score of the mean of their embeddings (embeddings)."""
+    combine_views: Literal["mean", "z_score", "z_minimum", "z_maximum", "embeddings"] = "mean"
+    """How views become one score: mean of their scores; mean, minimum or maximum of their scores
+    after standardising each view's by its leave-one-out scores (z_score, z_minimum, z_maximum); or
+    score of the mean of their embeddings (embeddings)."""
     bands: Literal["each", "joined"] = "each"
     """Embeddings with frequency bands: each band is scored by itself, and the scores are averaged
     (each), or all bands are one vector (joined). Without bands it has no effect."""
     part: str | None = None
     """Which part of the embedding is scored, if it has several; null: the first."""
     folds: Annotated[int, Range(low=2, high=2**20)] = 10
-    """Cross-validation folds for the scores of training clips, in kmeans and mahalanobis; the
-    others leave out one clip at a time."""
+    """Cross-validation folds for the scores of training clips, in kmeans, mahalanobis,
+    principal_components and fusion; the others leave out one clip at a time."""
+
+    conditional = {"divides_bands": ("fitted_to_bands",)}
+    divides_bands: ClassVar[bool] = False
+    """Whether the backend itself takes bands apart. If so, define `fitted_to_bands`."""
 
     @abc.abstractmethod
     def fitted(self, points: Float[np.ndarray, "N D"], is_target: Bool[np.ndarray, " N"]) -> Any:
@@ -502,6 +507,20 @@ class Backend(Choice):
         Raises:
             AsdjaxError: the backend cannot be fitted to these clips.
         """
+
+    def fitted_to_bands(
+        self, points: Float[np.ndarray, "N FD"], is_target: Bool[np.ndarray, " N"], bands: int
+    ) -> Any:
+        """The same of embeddings of several bands, if `divides_bands`: band after band in a row."""
+        raise NotImplementedError
+
+    def with_metric(self, metric: Literal["cosine", "euclidean"]) -> Backend:
+        """The same backend with another `metric`."""
+        return dataclasses.replace(self, metric=metric)
+
+    def checks(self) -> list[Check]:
+        """Conditions on combinations of settings; types and bounds are checked already."""
+        return []
 
     @abc.abstractmethod
     def sentence(self) -> str:

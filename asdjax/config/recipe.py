@@ -305,6 +305,7 @@ def validate(config: Config, source: str) -> None:
     checks = [
         *config.model.checks(config.audio.sample_rate),
         *config.loss.checks(),
+        *((good, f"backend.{key}", what) for good, key, what in config.backend.checks()),
         (
             config.train.accumulate == 1 or not config.loss.of_whole_batch,
             "train.accumulate",

@@ -34,8 +34,13 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "backend": {
         "nearest_neighbours": "asdjax.scoring.nearest_neighbours",
         "kmeans": "asdjax.scoring.kmeans",
+        "local_density": "asdjax.scoring.local_density",
         "rescaled": "asdjax.scoring.rescaled",
+        "variance_minimised": "asdjax.scoring.variance_minimised",
+        "standardised_domains": "asdjax.scoring.standardised_domains",
         "mahalanobis": "asdjax.scoring.mahalanobis",
+        "principal_components": "asdjax.scoring.principal_components",
+        "fusion": "asdjax.scoring.fusion",
     },
     "edition": {
         "own": "asdjax.data.editions",

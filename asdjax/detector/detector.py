@@ -256,7 +256,7 @@ class Detector(OutlierMixin, BaseEstimator):
                     names = ", ".join(registry.names("backend"))
                     hint = schema.similar(backend, registry.names("backend"))
                     raise ConfigError(f"backend {backend!r}{hint or ':'} choose of {names}")
-                backend = registry.find("backend", backend)(metric=features.metric)
+                backend = registry.find("backend", backend)().with_metric(features.metric)
             found.append(backend)
         if any(backend.part is not None for backend in found):
             raise ConfigError("backend.part: a detector uses the first part: omit it")

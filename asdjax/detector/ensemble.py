@@ -5,7 +5,6 @@ deviation of its scores of normal windows, each scored against the other recordi
 the mean over members, less its median over the normal windows: 0 is a typical normal window.
 """
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -27,15 +26,6 @@ _Rows = Bool[np.ndarray, " N"]
 _FOLDS = 20  # of cross-validation by recording
 _FOLDS_OF_BANK = 5  # likewise, if each fold chooses a bank, which takes time
 _FEWEST = 3  # windows: with two, each is the other's neighbour and all scores are equal
-_SMALLEST_SPREAD = 1e-3  # of a member's scores, relative to their mean
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation of a member's scores of normal windows."""
-
-    mean: float
-    deviation: float
 
 
 class Ensemble:
@@ -109,7 +99,7 @@ class Ensemble:
             if references is None:
                 raise ConfigError(
                     f"{member}: only distances to reference points can be exported: fit with the "
-                    "backends nearest_neighbours or rescaled"
+                    "backends nearest_neighbours or local_density"
                 )
             found.append(references)
         return found
@@ -197,22 +187,6 @@ class Ensemble:
             some = {name: table[rows] for name, table in self.tables.items()}
             chosen[rows] = spread_out(some, self.metric, self._most, self._seed)
         return chosen
-
-
-def spreads(held_out: Float64[np.ndarray, "K N"]) -> list[Spread]:
-    """Mean and deviation of each member's scores of normal windows."""
-    means = held_out.mean(axis=1)
-    floors = np.maximum(_SMALLEST_SPREAD * np.abs(means), 1e-12)
-    deviations = np.maximum(held_out.std(axis=1), floors)
-    return [Spread(float(m), float(d)) for m, d in zip(means, deviations, strict=True)]
-
-
-def standardised(
-    distances: Float64[np.ndarray, "K M"], by: Sequence[Spread]
-) -> Float64[np.ndarray, "K M"]:
-    """The members' scores in standard deviations from their mean over normal windows."""
-    means = np.array([[spread.mean] for spread in by])
-    return (distances - means) / np.array([[spread.deviation] for spread in by])
 
 
 def combined(

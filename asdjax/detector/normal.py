@@ -11,6 +11,7 @@ from asdjax.detector import calibration, ensemble
 from asdjax.detector.ensemble import Ensemble, Tables
 from asdjax.detector.prediction import Nearest, Prediction, unlike
 from asdjax.errors import DataError
+from asdjax.scoring import standardisation
 from asdjax.store.detector_file import NormalRecording
 
 _ALMOST_EQUAL = 0.25  # distance (`Ensemble.nearest`); different windows have 0.3 to 1.4
@@ -114,15 +115,15 @@ class Model:
         self.held_out = (
             self.ensemble.held_out(self.windows.recording) if held_out is None else held_out
         )
-        self.spreads = ensemble.spreads(self.held_out)
-        mean = ensemble.combined(ensemble.standardised(self.held_out, self.spreads))
+        self.spreads = standardisation.spreads(self.held_out)
+        mean = ensemble.combined(standardisation.standardised(self.held_out, self.spreads))
         self.median = float(np.median(mean))
         self.scores = mean - self.median
         self.threshold = calibration.threshold(self.scores, level)
 
     def standardised(self, tables: Tables) -> Float64[np.ndarray, "K M"]:
         """Each member's scores of new windows, in standard deviations."""
-        return ensemble.standardised(self.ensemble.distances(tables), self.spreads)
+        return standardisation.standardised(self.ensemble.distances(tables), self.spreads)
 
     def score(self, tables: Tables) -> Float64[np.ndarray, " M"]:
         """The scores of new windows; larger is more anomalous, 0 a typical normal window."""

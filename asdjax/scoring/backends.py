@@ -2,14 +2,14 @@
 
 One backend is fitted per machine, section and view:
 
-    backend = fit(config, embeddings, is_target)
+    backend = fit(config, embeddings, is_target)     # bands=8: of 8 frequency bands, side by side
     backend.score(test_embeddings)   # larger = more anomalous
     backend.leave_one_out()          # each training clip scored against the others
 
 Conventions
 * `metric: cosine` scales embeddings to unit length (norm floored at 1e-12) and uses the Euclidean
-  distance. nearest_neighbours and kmeans halve it, so that scores lie in 0..1. `metric: euclidean`
-  leaves embeddings and distances unchanged.
+  distance. Half of it lies in 0..1; its square is (1 - cosine) / 2. `metric: euclidean` leaves
+  embeddings and distances unchanged.
 * The order of the training rows affects SMOTE and the folds: callers sort them by path.
 * `target_neighbours: 0` excludes the target clips from every backend's reference set; they still
   get leave-one-out scores. Only nearest_neighbours uses SMOTE.
@@ -126,9 +126,19 @@ class Fitted(abc.ABC):
         fold[order] = np.arange(len(order)) % self.config.folds
         scores = np.empty(len(fold))
         for out in (fold == f for f in np.unique(fold)):
-            refit = type(self)(self.config, self.points[~out], self.is_target[~out])
+            refit = self.refitted(~out)
             scores[out] = self._one_each(refit.score_points(self.points[out]), out.sum())
         return scores
+
+    def refitted(self, rows: Bool[np.ndarray, " N"]) -> Fitted:
+        """The same backend fitted to some of the clips."""
+        return type(self)(self.config, self.points[rows], self.is_target[rows])
+
+    def prepared(self, embeddings: Float[np.ndarray, "M D"]) -> Float[np.ndarray, "M D"]:
+        """Checked embeddings as `score_points` takes them: for the cosine, of unit length."""
+        from asdjax.scoring.distances import unit_length
+
+        return unit_length(embeddings, self.config.metric)
 
     def note(self, sentence: str) -> None:
         """Add a sentence to `notes`."""
@@ -146,14 +156,14 @@ class Fitted(abc.ABC):
             AsdjaxError: If the embeddings are empty, not finite, or differ in size from the
                 training clips' embeddings.
         """
-        points = _read(embeddings, self.config.metric)
+        points = _checked(embeddings)
         size = self.points.shape[1]
         if points.shape[1] != size:
             raise DataError(
                 f"embeddings hold {points.shape[1]} values, the training clips' hold {size}: "
                 "extract both with the same model"
             )
-        return self._one_each(self.score_points(points), len(points))
+        return self._one_each(self.score_points(self.prepared(points)), len(points))
 
     def leave_one_out(self) -> Float64[np.ndarray, " N"]:
         """Scores of the training clips, in the order given to `fit`, each against the others.
@@ -205,7 +215,9 @@ def fit(
     """
     import numpy as np
 
-    points = _read(embeddings, config.metric)
+    from asdjax.scoring.distances import unit_length
+
+    points = _checked(embeddings)
     flags = np.asarray(is_target)
     if flags.shape != points.shape[:1]:
         raise DataError(
@@ -213,7 +225,18 @@ def fit(
         )
     if flags.dtype != bool:
         raise DataError(f"domains are of type {flags.dtype}: give booleans, true for target")
-    fitted = config.fitted(points, flags)
+    if bands < 1 or points.shape[1] % bands:
+        raise DataError(
+            f"embeddings hold {points.shape[1]} values, which {bands} bands cannot share"
+        )
+    if bands == 1 or config.bands == "joined":
+        fitted = config.fitted(unit_length(points, config.metric), flags)
+    elif config.divides_bands:
+        fitted = config.fitted_to_bands(unit_length(points, config.metric), flags, bands)
+    else:
+        from asdjax.scoring.band_wise import BandWise
+
+        fitted = BandWise(config, points, flags, bands)
     if not isinstance(fitted, Fitted):
         raise ConfigError(
             f"backend {config.name}: fitted returns {schema.shown(fitted)}: return an object of a "
@@ -235,11 +258,9 @@ def nearer_domain(config: Backend) -> str | None:
     return "smaller of the distances to the source and to the target domain"
 
 
-def _read(embeddings: Float[np.ndarray, "M D"], metric: str) -> Float[np.ndarray, "M D"]:
-    """The embeddings, checked and, for the cosine, scaled to unit length."""
+def _checked(embeddings: Float[np.ndarray, "M D"]) -> Float[np.ndarray, "M D"]:
+    """The embeddings; `DataError` unless they are finite numbers in rows."""
     import numpy as np
-
-    from asdjax.scoring.distances import unit_length
 
     points = np.ascontiguousarray(embeddings)
     if points.dtype not in (np.float32, np.float64):
@@ -254,6 +275,6 @@ def _read(embeddings: Float[np.ndarray, "M D"], metric: str) -> Float[np.ndarray
             f"{bad} of {len(points)} embeddings hold values that are not finite: "
             "check the training's loss and the audio of these clips"
         )
-    if float(np.abs(points).max()) > _LARGEST:
+    if max(float(points.max()), -float(points.min())) > _LARGEST:
         raise DataError(f"embeddings have values above {_LARGEST:g}: scale them down")
-    return unit_length(points, metric)
+    return points

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from asdjax.config.interfaces import Backend
 from asdjax.config.registry import register
-from asdjax.config.schema import Count, Range, digits
+from asdjax.config.schema import Count, Probability, Range, digits
 from asdjax.scoring.backends import Fitted, References, nearer_domain
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Bool, Float, Float64
+
+_AT_ONCE = 1024  # clips left out per block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,16 @@ class SmoteConfig:
     """Seed of the draws."""
 
 
+@dataclasses.dataclass(frozen=True)
+class MemoryMixupConfig:
+    """Generated reference points between the target clips and source clips (GenRep's MemMixup)."""
+
+    neighbours: Annotated[int, Range(low=0, high=1000)] = 0
+    """Nearest source clips with which each target clip is mixed; 0 turns it off."""
+    target_share: Probability = 0.9
+    """Share of the target clip in each point."""
+
+
 @register
 @dataclasses.dataclass(frozen=True)
 class NearestNeighbours(Backend):
@@ -36,6 +48,9 @@ class NearestNeighbours(Backend):
     source_neighbours: Count = 1
     """Neighbours averaged in the source pool."""
     smote: SmoteConfig = SmoteConfig()
+    memory_mixup: MemoryMixupConfig = MemoryMixupConfig()
+    squared: bool = False
+    """Square the distances: for the cosine (1 - cosine) / 2 instead of its root."""
 
     def fitted(
         self, points: Float[np.ndarray, "N D"], is_target: Bool[np.ndarray, " N"]
@@ -46,21 +61,28 @@ class NearestNeighbours(Backend):
         return f"{self.metric} nearest neighbours"
 
     def generalization(self) -> str | None:
-        nearer = nearer_domain(self)
-        if nearer is None or self.smote.ratio == 0:
-            return nearer
-        ratio = digits(self.smote.ratio)
-        return f"{nearer}, SMOTE of the target embeddings to {ratio} of the source's"
+        said = nearer_domain(self)
+        if said is None:
+            return None
+        if self.smote.ratio > 0:
+            ratio = digits(self.smote.ratio)
+            said += f", SMOTE of the target embeddings to {ratio} of the source's"
+        if self.memory_mixup.neighbours > 0:
+            said += (
+                f", MemMixup of the target embeddings with {self.memory_mixup.neighbours} source "
+                "neighbours"
+            )
+        return said
 
     def training_scores(self) -> str:
         return "leave-one-out scores"
 
 
 class FittedNearestNeighbours(Fitted):
-    """Banks of source clips, and of target clips and the synthetic points that SMOTE adds to them.
+    """Banks of source clips, and of target clips and the points that SMOTE and MemMixup add.
 
-    The leave-one-out score of a clip ignores the clip and all synthetic points computed from it;
-    SMOTE is not repeated. If no clip of its domain remains, only the other domain is used.
+    The leave-one-out score of a clip ignores the clip and all points computed from it; no new ones
+    are computed. If no clip of its domain remains, only the other domain is used.
     """
 
     config: NearestNeighbours
@@ -68,28 +90,33 @@ class FittedNearestNeighbours(Fitted):
     def fit_points(self) -> None:
         import numpy as np
 
-        from asdjax.scoring import smote
-        from asdjax.scoring.distances import unit_length
+        from asdjax.scoring import memory_mixup, smote
 
         config = self.config
-        new = self.points[:0]
-        self._parents = np.empty((0, len(self.target)), bool)
+        self._source_pool = self.points[self.source]
+        banks, parents = [self.points[self.target]], [np.stack([self.target] * 2, axis=1)]
         if config.smote.ratio > 0 and len(self.source) and len(self.target):
-            new, self._parents, sentences = smote.synthetic_points(
-                config.smote, self.points, self.is_target
-            )
-            new = unit_length(new, config.metric)
+            new, of, sentences = smote.synthetic_points(config.smote, self.points, self.is_target)
+            banks.append(self.prepared(new))
+            first, last = of.argmax(axis=1), of.shape[1] - 1 - of[:, ::-1].argmax(axis=1)
+            parents.append(self.target[np.stack([first, last], axis=1)])
             for sentence in sentences:
                 self.note(sentence)
-        self._source_pool = self.points[self.source]
-        self._target_pool = np.concatenate([self.points[self.target], new])
+        if config.memory_mixup.neighbours > 0 and len(self.source) and len(self.target):
+            mixup = config.memory_mixup
+            new, pairs = memory_mixup.mixed_points(mixup, self._source_pool, banks[0])
+            banks.append(self.prepared(new))
+            parents.append(np.stack([self.source[pairs[:, 0]], self.target[pairs[:, 1]]], axis=1))
+            self.note_few(mixup.neighbours, len(self.source), "memory_mixup.neighbours")
+        self._target_pool = np.concatenate(banks)
+        self._parents = np.concatenate(parents)  # the training rows that each of them is made of
         self.note_few(config.source_neighbours, len(self._source_pool), "source_neighbours")
         self.note_few(config.target_neighbours, len(self._target_pool), "target_neighbours")
 
     def references(self) -> References | None:
         import numpy as np
 
-        if len(self._target_pool):
+        if len(self._target_pool) or self.config.squared:
             return None
         count = len(self._source_pool)
         neighbours = min(self.config.source_neighbours, count)
@@ -99,12 +126,13 @@ class FittedNearestNeighbours(Fitted):
     def left_out_scores(self) -> Float64[np.ndarray, " N"]:
         import numpy as np
 
-        source = np.zeros((len(self.points), len(self._source_pool)), bool)
-        target = np.zeros((len(self.points), len(self._target_pool)), bool)
-        source[self.source, np.arange(len(self.source))] = True
-        target[self.target, np.arange(len(self.target))] = True
-        target[self.target, len(self.target) :] = self._parents.T
-        return self.score_points(self.points, source, target)
+        scores = np.empty(len(self.points))
+        for start in range(0, len(scores), _AT_ONCE):
+            rows = np.arange(start, min(start + _AT_ONCE, len(scores)))
+            source = self.source == rows[:, None]
+            target = (self._parents == rows[:, None, None]).any(axis=2)
+            scores[rows] = self.score_points(self.points[rows], source, target)
+        return scores
 
     def score_points(
         self,
@@ -119,7 +147,11 @@ class FittedNearestNeighbours(Fitted):
 
         k, k_target = self.config.source_neighbours, self.config.target_neighbours
         nearest = np.minimum(
-            mean_distance(points, self._source_pool, k, source_out),
-            mean_distance(points, self._target_pool, k_target, target_out),
+            mean_distance(points, self._source_pool, k, source_out, squared=self.config.squared),
+            mean_distance(
+                points, self._target_pool, k_target, target_out, squared=self.config.squared
+            ),
         )
-        return nearest / 2 if self.config.metric == "cosine" else nearest
+        if self.config.metric == "euclidean":
+            return nearest
+        return nearest / (4 if self.config.squared else 2)

@@ -90,6 +90,7 @@ def checked(settings: Settings, where: str) -> Settings:
     settings = schema.read(Settings, schema.to_tree(settings), "", where)
     schema.check(Settings, settings, "", where)
     names = [backend.name for backend in settings.backends]
+    checks = [check for backend in settings.backends for check in backend.checks()]
     for possible, key, what in (
         (len(settings.embedder) <= _LONGEST_PATH, "embedder", "longer than a path may be"),
         (len(names) > 0, "backend", "name one or more"),
@@ -105,6 +106,7 @@ def checked(settings: Settings, where: str) -> Settings:
             "hop_seconds",
             "less than a hundredth of clip_seconds",
         ),
+        *((good, f"backend.{key}", what) for good, key, what in checks),
     ):
         if not possible:
             raise ConfigError(f"{where}: {key}: {what}")

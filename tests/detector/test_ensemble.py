@@ -8,6 +8,7 @@ from asdjax.detector import ensemble
 from asdjax.detector.ensemble import Ensemble
 from asdjax.detector.features import SpectralFeatures, TrainedFeatures
 from asdjax.errors import AsdjaxError
+from asdjax.scoring import standardisation
 
 
 def tables(rng, n, sizes=(5, 3)):
@@ -96,7 +97,7 @@ def test_no_window_is_compared_with_its_own_recording(rng):
 
 def test_standardised_scores_have_mean_0_and_deviation_1(rng):
     held_out = rng.gamma(2.0, size=(4, 50)) * np.array([[1e-9], [1.0], [1e6], [3.0]])
-    found = ensemble.standardised(held_out, ensemble.spreads(held_out))
+    found = standardisation.standardised(held_out, standardisation.spreads(held_out))
     np.testing.assert_allclose(found.mean(axis=1), 0, atol=1e-9)
     np.testing.assert_allclose(found.std(axis=1), 1, rtol=1e-9)
 
@@ -104,7 +105,9 @@ def test_standardised_scores_have_mean_0_and_deviation_1(rng):
 def test_equal_scores_do_not_divide_by_zero():
     held_out = np.full((2, 6), 3.0)
     held_out[1] = 0
-    assert np.isfinite(ensemble.standardised(held_out, ensemble.spreads(held_out))).all()
+    assert np.isfinite(
+        standardisation.standardised(held_out, standardisation.spreads(held_out))
+    ).all()
 
 
 def test_too_few_windows_are_refused(rng):
