@@ -122,14 +122,14 @@ class Check:
             raise ConfigError(f"{recipe}: model.weights: {error}") from error
 
     def __call__(self) -> int:
-        from asdjax.commands import check, score
+        from asdjax.commands import check, pseudo_labels, score
         from asdjax.data import dcase
         from asdjax.data.corpus import open_corpus, resolved
 
         corpus = open_corpus(self.data, self.config)
         config = resolved(self.config, corpus)
         score.rehearse(config, dcase.scored_machines(corpus.dataset, config.dataset))
-        facts = check.check(config, corpus)
+        facts = check.check(config, pseudo_labels.labelled(corpus, config))
         print(json.dumps(facts, indent=1) if self.json else check.render(facts))
         return int(not facts["fits"])
 
@@ -155,14 +155,15 @@ class Train:
     defaults = Check.defaults
 
     def __call__(self) -> None:
-        from asdjax.commands import train
+        from asdjax.commands import pseudo_labels, train
         from asdjax.data.corpus import open_corpus, resolved
         from asdjax.store.runs import Run
 
         require_apart(self.run, self.data)
         corpus = open_corpus(self.data, self.config)
         config, run = resolved(self.config, corpus), Run(self.run)
-        train.train(config, corpus, run, resume=self.resume, log=self.log)
+        labelled = pseudo_labels.labelled(corpus, config, run)
+        train.train(config, labelled, run, resume=self.resume, log=self.log)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -436,7 +437,7 @@ class RunAll(Train):
     """Print the metrics as JSON instead of a table."""
 
     def __call__(self) -> None:
-        from asdjax.commands import extract, score, train
+        from asdjax.commands import extract, pseudo_labels, score, train
         from asdjax.data import dcase
         from asdjax.data.corpus import open_corpus, resolved
         from asdjax.store.runs import Run
@@ -446,7 +447,8 @@ class RunAll(Train):
         config = resolved(self.config, corpus)
         # fail now, not after hours of training
         score.rehearse(config, dcase.scored_machines(corpus.dataset, config.dataset))
-        train.train(config, corpus, run, resume=self.resume, log=self.log)
+        labelled = pseudo_labels.labelled(corpus, config, run)
+        train.train(config, labelled, run, resume=self.resume, log=self.log)
         extract.extract(run, corpus)
         score.score(run)
         Evaluate((self.run,), json=self.json)()

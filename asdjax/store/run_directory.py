@@ -39,6 +39,7 @@ class RunDirectory:
         self._log = self.path / "log.jsonl"
         self._embeddings = self.path / "embeddings"
         self._machines = self._embeddings / "machines.json"
+        self._pseudo_labels = self.path / "pseudo_labels.csv"
         self._held: RunDocuments | None = None  # those of the present lock or snapshot
 
     @contextlib.contextmanager
