@@ -470,6 +470,35 @@ def _show(verb: Any, document: dict[str, Any] | None, as_json: bool, as_markdown
 
 
 @dataclasses.dataclass(frozen=True)
+class Combine:
+    """Combine the scores of several runs into a run of its own, and evaluate it."""
+
+    lost: ClassVar[str] = "nothing was written: run the same command again"
+    runs: Positional[
+        Annotated[tuple[UserPath, ...], arg(metavar="RUN RUN...", help="Scored runs.")]
+    ]
+    out: Annotated[UserPath, arg(metavar="DIR")]
+    """The run directory to create."""
+    how: Literal["mean", "minimum", "maximum", "rank"] = "mean"
+    """mean, minimum or maximum of the scores standardised by those of the training clips, or mean
+    rank among these."""
+    overwrite: bool = False
+    """Replace an earlier combination."""
+
+    def __call__(self) -> None:
+        from asdjax.commands import combine, score
+        from asdjax.scoring.combined_scores import CombinedScores
+
+        if len(self.runs) < 2:
+            raise UsageError("combine: name two runs or more")
+        members = [open_run(path) for path in self.runs]
+        run = combine.combine(members, self.out, self.how, overwrite=self.overwrite)
+        backend = CombinedScores(combine=self.how)  # of an earlier start, it may be another
+        score.score(run, dataclasses.replace(run.config(), backend=backend))
+        Evaluate((self.out,))()
+
+
+@dataclasses.dataclass(frozen=True)
 class Docs:
     """Print a page of the documentation; without TOPIC, list the pages."""
 
@@ -551,6 +580,7 @@ JOBS: dict[str, dict[str, type[Any]]] = {
         "extract": Extract,
         "embed": Embed,
         "score": Score,
+        "combine": Combine,
     },
     "look and compare": {
         "show": Show,

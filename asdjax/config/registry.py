@@ -36,6 +36,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "kmeans": "asdjax.scoring.kmeans",
         "rescaled": "asdjax.scoring.rescaled",
         "mahalanobis": "asdjax.scoring.mahalanobis",
+        "combined_scores": "asdjax.scoring.combined_scores",
     },
     "edition": {
         "own": "asdjax.data.editions",
@@ -53,6 +54,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "encoder": {
         "multiresnet": "asdjax.models.multiresnet_encoder",
         "beats": "asdjax.models.beats_encoder",
+        "member_scores": "asdjax.models.member_scores_encoder",
     },
     "pooling": {
         "attentive_statistics": "asdjax.models.poolings",
