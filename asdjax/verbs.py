@@ -123,14 +123,14 @@ class Check:
             raise ConfigError(f"{recipe}: model.weights: {error}") from error
 
     def __call__(self) -> int:
-        from asdjax.commands import check, score
+        from asdjax.commands import check, pseudo_labels, score
         from asdjax.data import dcase
         from asdjax.data.corpus import open_corpus, resolved
 
         corpus = open_corpus(self.data, self.config)
         config = resolved(self.config, corpus)
         score.rehearse(config, dcase.scored_machines(corpus.dataset, config.dataset))
-        facts = check.check(config, corpus)
+        facts = check.check(config, pseudo_labels.labelled(corpus, config))
         print(json.dumps(facts, indent=1) if self.json else check.render(facts))
         return int(not facts["fits"])
 
@@ -156,14 +156,15 @@ class Train:
     defaults = Check.defaults
 
     def __call__(self) -> None:
-        from asdjax.commands import train
+        from asdjax.commands import pseudo_labels, train
         from asdjax.data.corpus import open_corpus, resolved
         from asdjax.store.runs import Run
 
         require_apart(self.run, self.data)
         corpus = open_corpus(self.data, self.config)
         config, run = resolved(self.config, corpus), Run(self.run)
-        train.train(config, corpus, run, resume=self.resume, log=self.log)
+        labelled = pseudo_labels.labelled(corpus, config, run)
+        train.train(config, labelled, run, resume=self.resume, log=self.log)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -438,7 +439,7 @@ class RunAll(Train):
     """Print the metrics as JSON instead of a table."""
 
     def __call__(self) -> None:
-        from asdjax.commands import extract, score, train
+        from asdjax.commands import extract, pseudo_labels, score, train
         from asdjax.data import dcase
         from asdjax.data.corpus import open_corpus, resolved
         from asdjax.store.runs import Run
@@ -448,7 +449,8 @@ class RunAll(Train):
         config = resolved(self.config, corpus)
         # fail now, not after hours of training
         score.rehearse(config, dcase.scored_machines(corpus.dataset, config.dataset))
-        train.train(config, corpus, run, resume=self.resume, log=self.log)
+        labelled = pseudo_labels.labelled(corpus, config, run)
+        train.train(config, labelled, run, resume=self.resume, log=self.log)
         extract.extract(run, corpus)
         score.score(run)
         Evaluate((self.run,), json=self.json)()
@@ -467,6 +469,35 @@ def _show(verb: Any, document: dict[str, Any] | None, as_json: bool, as_markdown
     else:
         # a pipe or a file has no width: choose one at which no cell is wrapped
         Console(width=None if sys.stdout.isatty() else 200).print(verb.terminal_table(document))
+
+
+@dataclasses.dataclass(frozen=True)
+class Combine:
+    """Combine the scores of several runs into a run of its own, and evaluate it."""
+
+    lost: ClassVar[str] = "nothing was written: run the same command again"
+    runs: Positional[
+        Annotated[tuple[UserPath, ...], arg(metavar="RUN RUN...", help="Scored runs.")]
+    ]
+    out: Annotated[UserPath, arg(metavar="DIR")]
+    """The run directory to create."""
+    how: Literal["mean", "minimum", "maximum", "rank"] = "mean"
+    """mean, minimum or maximum of the scores standardised by those of the training clips, or mean
+    rank among these."""
+    overwrite: bool = False
+    """Replace an earlier combination."""
+
+    def __call__(self) -> None:
+        from asdjax.commands import combine, score
+        from asdjax.scoring.combined_scores import CombinedScores
+
+        if len(self.runs) < 2:
+            raise UsageError("combine: name two runs or more")
+        members = [open_run(path) for path in self.runs]
+        run = combine.combine(members, self.out, self.how, overwrite=self.overwrite)
+        backend = CombinedScores(combine=self.how)  # of an earlier start, it may be another
+        score.score(run, dataclasses.replace(run.config(), backend=backend))
+        Evaluate((self.out,))()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -551,6 +582,7 @@ JOBS: dict[str, dict[str, type[Any]]] = {
         "extract": Extract,
         "embed": Embed,
         "score": Score,
+        "combine": Combine,
     },
     "look and compare": {
         "show": Show,

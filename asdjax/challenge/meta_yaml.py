@@ -210,6 +210,8 @@ def describe(
             "machine_section_attributes": "training classes are machine, section and attributes",
             "machine_section_attributes_domain": "training classes are machine, section, "
             "attributes and domain",
+            "pseudo": "training classes are machine, section and attributes; clips without "
+            "attributes are divided by k-means",
         }[config.dataset.label],
         "external_data_usage": ", ".join(external) or None,
         "development_data_usage": "; ".join([*trains, references]),

@@ -14,7 +14,7 @@ from asdjax.data.corpus import Corpus
 from asdjax.embedder import Embedder, extraction
 from asdjax.embedder.extraction import ClipFiles
 from asdjax.embedder.network import rounded_up
-from asdjax.errors import DataError
+from asdjax.errors import ConfigError, DataError
 from asdjax.runtime import console, parallel
 from asdjax.signal.view_raw import of_mono
 from asdjax.store import runs
@@ -38,6 +38,12 @@ def extract(run: Run, corpus: Corpus) -> None:
     training clips are not those that the run was trained on.
     """
     with run.lock(existing=True):
+        model = run.config().model
+        if not model.embeds:
+            raise ConfigError(
+                f"{run.path}: model.name {model.name}: there is nothing to extract: run asdjax "
+                "score"
+            )
         if not _trained_on(run, corpus):
             console.say(
                 f"{corpus.dataset.source}: its training clips are not those that {run.path} was "

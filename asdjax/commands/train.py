@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from asdjax.config.recipe import Config, differences, to_tree
+from asdjax.config.recipe import Config, differences, plugins, to_tree
 from asdjax.data import audio, batches
 from asdjax.data.corpus import Corpus
 from asdjax.errors import ArtifactError, AsdjaxError
@@ -81,6 +81,7 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool, events: EventFi
         _check_epochs(run, finished["step"], work)
     if finished and epochs == config.train.epochs:
         _write_config(run, config)
+        _write_pseudo_labels(run, work)
         if not _place(work).items() <= finished.items():  # the data set has moved
             run.write_training({**finished, **_place(work)})
         console.say(f"{run.path}: training has finished ({finished['step']} steps)")
@@ -109,6 +110,7 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool, events: EventFi
                 "makes them again, or extract and score"
             )
     _write_config(run, config)
+    _write_pseudo_labels(run, work)
     for note in work.notes:
         console.say(note)
     if nothing_trains:
@@ -129,6 +131,11 @@ def _write_config(run: Run, config: Config) -> None:
                 "the run, give it as an option)"
             )
     run.write_config(config)
+
+
+def _write_pseudo_labels(run: Run, work: Plan) -> None:
+    if pseudo := work.corpus.pseudo:
+        run.write_pseudo_labels(pseudo.classes, pseudo.made_from)
 
 
 def _begun(run: Run, checkpoints: Checkpoints, work: Plan) -> Mapping[str, Any] | None:
@@ -328,6 +335,8 @@ def _check_epochs(run: Run, step: int, work: Plan) -> None:
 def _check_same_work(run: Run, stored: Mapping[str, Any], work: Plan) -> None:
     now = work.identity()
     changed = [key for key, value in now.items() if stored.get(key) != value]
+    if "settings" in changed and not plugins(to_tree(work.config)):
+        changed.remove("settings")  # of an earlier version, which had no use for the new defaults
     if changed == ["pretrained"]:
         raise ArtifactError(
             f"{run.path}: this run was begun with other weights than those of "
@@ -336,7 +345,7 @@ def _check_same_work(run: Run, stored: Mapping[str, Any], work: Plan) -> None:
         )
     if changed == ["settings"]:  # though all that its config.yaml says are equal
         raise ArtifactError(
-            f"{run.path}: this run was begun by another version of asdjax or of a plugin, "
+            f"{run.path}: this run was begun by another version of a plugin, "
             "which had other settings: choose another --run, or --no-resume to begin again"
         )
     if changed:

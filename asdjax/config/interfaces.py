@@ -77,6 +77,9 @@ class Encoder(Choice):
     neutral: ClassVar[tuple[str, ...]] = ()
     """Settings that may change when a run is resumed."""
 
+    embeds: ClassVar[bool] = True
+    """Whether it embeds clips; false for a combination of runs."""
+
     name: str
     """The encoder's network."""
 

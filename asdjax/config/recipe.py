@@ -59,6 +59,19 @@ Changes of the training clips, their batches or the pretrained weights are detec
 
 
 @dataclasses.dataclass(frozen=True)
+class PseudoLabelConfig:
+    """Classes of training clips whose attributes are not known (dataset.label pseudo)."""
+
+    embedder: str = "auto"
+    """What is clustered: vectors of spectral, of a folder of converted weights or of a run; auto:
+    of the recipe's pretrained weights, or spectral without such."""
+    clusters: Count | Literal["silhouette"] = 16
+    """Classes per machine and section, at most a quarter of its clips; silhouette: chosen."""
+    seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
+    """Seed of k-means."""
+
+
+@dataclasses.dataclass(frozen=True)
 class DatasetConfig:
     """Which clips are used for training, which are scored, and how classes are formed."""
 
@@ -74,9 +87,12 @@ class DatasetConfig:
     score_machines: tuple[str, ...] = ()
     """Machines whose test clips are scored; empty: all machines of the subsets."""
     label: Literal[
-        "machine_section", "machine_section_attributes", "machine_section_attributes_domain"
-    ] = "machine_section"
-    """What a class is: a machine and section, optionally divided by attributes and by domain."""
+        "machine_section", "machine_section_attributes", "machine_section_attributes_domain",
+        "pseudo",
+    ] = "machine_section"  # fmt: skip
+    """What a class is: a machine and section, optionally divided by attributes and by domain;
+    pseudo: by attributes, and where they are not known by clusters (dataset.pseudo)."""
+    pseudo: PseudoLabelConfig = PseudoLabelConfig()
     skip: tuple[ProblemKind, ...] = ()
     """Kinds of faulty files to skip (and count) instead of refusing the data set."""
 

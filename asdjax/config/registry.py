@@ -41,6 +41,8 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "mahalanobis": "asdjax.scoring.mahalanobis",
         "principal_components": "asdjax.scoring.principal_components",
         "fusion": "asdjax.scoring.fusion",
+        "combined_scores": "asdjax.scoring.combined_scores",
+        "chosen": "asdjax.scoring.chosen",
     },
     "edition": {
         "own": "asdjax.data.editions",
@@ -58,6 +60,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "encoder": {
         "multiresnet": "asdjax.models.multiresnet_encoder",
         "beats": "asdjax.models.beats_encoder",
+        "member_scores": "asdjax.models.member_scores_encoder",
     },
     "pooling": {
         "attentive_statistics": "asdjax.models.poolings",

@@ -11,10 +11,21 @@ from asdjax.config.recipe import AudioConfig, Config, DatasetConfig, ProblemKind
 from asdjax.data import audio, copies, dcase, editions, layouts
 from asdjax.data.audio import Header
 from asdjax.data.batches import OwnSound
+from asdjax.errors import DataError
 from asdjax.files import documents
 
 _log = logging.getLogger(__name__)
 _MOST_NOTES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class PseudoLabels:
+    """The classes of the training clips, for dataset.label pseudo."""
+
+    classes: Mapping[str, str]
+    """By clip path."""
+    made_from: str
+    """Fingerprint of everything that they depend on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +41,8 @@ class Corpus:
     """Hertz, of the samples that are read."""
     any_sound: bool
     """Whether files may be of any format, rate and number of channels."""
+    pseudo: PseudoLabels | None = None
+    """Only with dataset.label pseudo."""
 
     @property
     def root(self) -> Path:
@@ -46,6 +59,14 @@ class Corpus:
         if not self.any_sound:
             return None
         return OwnSound(self.sample_rate, [clip.channel for clip in clips])
+
+    def classes(self, clips: Sequence[dcase.Clip], label: str) -> list[str]:
+        """The class of each training clip; `label` is a value of `DatasetConfig.label`."""
+        if label == "pseudo":
+            if self.pseudo is None:
+                raise DataError("dataset.label pseudo: the pseudo-labels have not been computed")
+            return [self.pseudo.classes[clip.path] for clip in clips]
+        return [dcase.class_name(clip, label) for clip in clips]
 
     def digests(self, clips: Iterable[dcase.Clip]) -> list[tuple[str, str]]:
         """The path of each clip and the digest of its file, which is read once.

@@ -39,6 +39,8 @@ class RunDirectory:
         self._log = self.path / "log.jsonl"
         self._embeddings = self.path / "embeddings"
         self._machines = self._embeddings / "machines.json"
+        self._pseudo_labels = self.path / "pseudo_labels.csv"
+        self.selection = self.path / "selection.json"
         self._held: RunDocuments | None = None  # those of the present lock or snapshot
 
     @contextlib.contextmanager
@@ -125,7 +127,8 @@ class RunDirectory:
 
     def _all_ours(self) -> list[Path]:
         """All paths that a command writes to or deletes."""
-        files = self._config, self._training, self._log, self._artefacts, self.thresholds
+        files = [self._config, self._training, self._log, self._artefacts, self.thresholds]
+        files += [self._pseudo_labels, self.selection]
         folders = [self.path / folder for folder in ("checkpoints", *_FOLLOWING)]
         return [*files, *folders, *map(atomic.discarded, folders)]
 

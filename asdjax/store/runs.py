@@ -8,6 +8,7 @@
     embeddings/<view>/<machine>.npz
     diagnostics/<machine>.csv        comparison of the channels of each clip
     scores/<machine>.csv
+    pseudo_labels.csv                class of each training clip, with dataset.label pseudo
     thresholds.json                  threshold and false alarms of each machine
     metrics/metrics.json  metrics.csv
     artefacts.json                   see manifest.py
@@ -18,6 +19,8 @@ A run may come from an untrusted source: it must not contain links or names of p
 """
 
 import contextlib
+import csv
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -134,6 +137,22 @@ class Run(RunDirectory):
     def write_artefacts(self, results: Mapping[Path, tuple[bytes, str]]) -> None:
         """Write results that were made together, and record the fingerprints of their inputs."""
         self._documents.manifest.write(results, self.marks())
+
+    # pseudo-labels
+
+    def pseudo_labels(self, made_from: str) -> dict[str, str] | None:
+        """The stored classes of the training clips by path; None unless made from these inputs."""
+        if not self.is_current(self._pseudo_labels, made_from):
+            return None
+        with user_files.open_regular(self._pseudo_labels) as file:
+            text = file.read().decode()
+        return {row["path"]: row["class"] for row in csv.DictReader(io.StringIO(text, newline=""))}
+
+    def write_pseudo_labels(self, classes: Mapping[str, str], made_from: str) -> None:
+        """Store the classes of the training clips."""
+        if not self.is_current(self._pseudo_labels, made_from):
+            rows = [{"path": path, "class": name} for path, name in sorted(classes.items())]
+            self.write_artefact(self._pseudo_labels, csv_bytes(rows), made_from)
 
     # embeddings and scores
 

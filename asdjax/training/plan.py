@@ -73,6 +73,7 @@ class Plan:
             "held_out": [self.clips[i].path for i in self.held_out],
             "settings": runs.fingerprint(settings(of_any_length(self.config), TRAINING_SECTIONS)),
             "pretrained": self.pretrained and self.pretrained.digest,
+            "pseudo": self.corpus.pseudo and runs.fingerprint(self.corpus.pseudo.classes),
         }
 
 
@@ -85,9 +86,10 @@ def plan(config: Config, corpus: Corpus) -> Plan:
     """Choose clips, classes, length, devices and batches; raise what stands in the way."""
     config, pretrained = _resolve(config)
     clips = dcase.training_clips(corpus.dataset, config.dataset)
-    classes = dcase.class_names(clips, config.dataset.label)
+    names = corpus.classes(clips, config.dataset.label)
+    classes = tuple(sorted({*names}))
     index = {name: i for i, name in enumerate(classes)}
-    labels = np.array([index[dcase.class_name(c, config.dataset.label)] for c in clips], np.int32)
+    labels = np.array([index[name] for name in names], np.int32)
     n_samples = audio.clip_samples(config.audio, corpus.headers.values())
     devices = parallel.local_devices(config.train.devices)
     everywhere = len(devices) * parallel.process()[1]
@@ -104,7 +106,7 @@ def plan(config: Config, corpus: Corpus) -> Plan:
     notes = list(epoch.notes)
     if len(classes) == 1 and not config.model.trains_nothing:
         if not config.train.allow_one_class:
-            raise ConfigError(_one_class(clips, classes[0]))
+            raise ConfigError(_one_class(clips, classes[0], config.dataset.label))
         notes.append(f"all training clips are of one class ({classes[0]}): nothing is learned")
     notes += _far_lengths(clips, corpus, n_samples, config)
     if share < config.train.validation:
@@ -136,12 +138,12 @@ def plan(config: Config, corpus: Corpus) -> Plan:
     return dataclasses.replace(work, notes=tuple(notes))
 
 
-def _one_class(clips: Sequence[dcase.Clip], name: str) -> str:
+def _one_class(clips: Sequence[dcase.Clip], name: str, chosen: str) -> str:
     """Why one class trains nothing, and the ways out."""
     labels = [
         label
         for label in get_args(get_type_hints(DatasetConfig)["label"])
-        if len(dcase.class_names(clips, label)) > 1
+        if label != chosen and (label == "pseudo" or len(dcase.class_names(clips, label)) > 1)
     ]
     other = f", set dataset.label to {' or '.join(labels)}" if labels else ""
     return (

@@ -1,0 +1,46 @@
+"""The encoder of a combination of runs (asdjax combine): a clip's vector is its members' scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from asdjax.config.interfaces import Encoder
+from asdjax.config.registry import register
+from asdjax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class MemberScores(Encoder):
+    """The scores of other runs; written by asdjax combine."""
+
+    embeds: ClassVar[bool] = False
+    name: str = "member_scores"
+    members: tuple[str, ...] = ()
+    """Names of the combined runs' folders."""
+    methods: tuple[str, ...] = ()
+    """How each of them computes its scores, in the words of its meta.yaml."""
+    scores: tuple[str, ...] = ()
+    """Digest of the scores of each of them."""
+
+    @property
+    def trains_nothing(self) -> bool:
+        return True
+
+    def build(self, n_samples: int | None, sample_rate: int, rng: Any) -> nnx.Module:
+        raise ConfigError(
+            "model.name member_scores: a combination of runs has no network of its own: use one "
+            f"of its members ({', '.join(self.members)})"
+        )
+
+    def sentences(self) -> tuple[str, str, str]:
+        methods = "; ".join(dict.fromkeys(self.methods))
+        return (
+            "those of the combined systems",
+            f"the anomaly scores of {len(self.members)} systems",
+            f"combination of {len(self.members)} systems ({methods})",
+        )
