@@ -168,3 +168,16 @@ def test_a_bar_on_a_terminal_leaves_results_on_standard_output(verbosity, shown)
     os.close(reading)
     assert ended.stdout == b"row 0\nrow 1\n"
     assert (b"reading" in said and b"files/s" in said) == shown and b"row" not in said
+
+
+def test_the_log_of_a_defect_has_its_traceback(capsys):
+    def command():
+        try:
+            raise KeyError("the cause")
+        except KeyError as error:
+            logging.getLogger("asdjax.somewhere").error("not done", exc_info=error)
+
+    assert console.finish(command, "nothing") == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "not done" and said[-1] == "KeyError: 'the cause'"
+    assert sum("Traceback" in line for line in said) == 1
