@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -83,11 +82,9 @@ def serve(
     noise = 0.1 * np.random.default_rng(0).standard_normal(8000)
     detector.explain([noise])  # compiles
     shown, number = socket.getsockname()[:2]
-    with tempfile.TemporaryDirectory(prefix="asdjax-") as uploads:
-        allowed = access.Access(token, host)
-        server = app.Server(name, detector, limits, allowed, Path(uploads))
-        address = f"[{shown}]" if ":" in shown else shown
-        console.say(
-            f"listening on http://{address}:{number} (page: /, POST /predict, /health, /metrics)"
-        )
-        listening.run(server.app(), socket)
+    server = app.Server(name, detector, limits, access.Access(token, host))
+    address = f"[{shown}]" if ":" in shown else shown
+    console.say(
+        f"listening on http://{address}:{number} (page: /, POST /predict, /health, /metrics)"
+    )
+    listening.run(server.app(), socket)

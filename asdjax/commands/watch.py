@@ -101,8 +101,17 @@ def watch_folder(
     if not os.path.isdir(folder):
         raise DataError(f"{folder}: no such folder: name the one where recordings arrive")
     arrivals = Arrivals(folder, settle, clock)
-    failures, unreadable = 0, dict[str, str]()
-    with watch_log.opened(log) as opened:
+    failures, unreadable, confirmation = 0, dict[str, str](), Confirmation(*confirm)
+
+    def earlier() -> Iterator[dict[str, Any]]:
+        for name, identity, digest in arrivals.done:
+            yield {
+                "time": _now(), "file": sound_search.as_text(name),
+                "identity": dataclasses.asdict(identity), "digest": digest,
+                "recent": confirmation.recent, "earlier": True,
+            }  # fmt: skip
+
+    with watch_log.opened(log, earlier) as opened:
         fingerprint = detector.fingerprint()
         recent, other = _known(log, arrivals, fingerprint)
         if other:
@@ -113,6 +122,7 @@ def watch_folder(
         confirmation = Confirmation(*confirm, recent)
         console.say(f"{folder}: watching, {log} gets a line for each recording")
         while True:
+            opened.keep()
             ready = arrivals.look()
             for place, why in arrivals.unreadable.items():
                 if place not in unreadable:
@@ -191,7 +201,7 @@ def _append(
     confirmed = confirmation.add(above, bool(found.alarm))
     row = dataclasses.asdict(found)
     del row["file"]
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    now = _now()
     log.append({
         "time": now, **line, **row, "confirmed": confirmed, "recent": confirmation.recent,
     })  # fmt: skip
@@ -203,6 +213,11 @@ def _append(
             f"{now} ALARM {name}, from {found.start:g} s: score {found.score:.2f}, threshold "
             f"{found.threshold:.2f}"
         )
+
+
+def _now() -> str:
+    """The present, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def watch_microphone(

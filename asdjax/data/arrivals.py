@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from asdjax.data import audio
@@ -36,9 +36,11 @@ class Arrival:
 class Arrivals:
     """The files of a folder and its subfolders that are complete and new.
 
-    A file is new if no file of its name, size and time was `finish`ed. A file that was renamed is
-    not new: it has the inode, size, time and content of one that is gone. Hidden files and folders
-    are passed over, as are files without a suffix of sound, and links to folders.
+    A file is done if one of the same name, size and time is (whatever its inode, which may change
+    when a file system is mounted again), or one of the same inode, size, time and content under any
+    name: it was renamed, or is linked to. All others are new: copies, and what was written again or
+    put in another's place. Hidden files and folders are passed over, as are files without a suffix
+    of sound, and links to folders.
 
     Attributes:
         unreadable: subfolders that could not be read at the last look, and why.
@@ -54,71 +56,63 @@ class Arrivals:
         """
         self.folder, self._settle, self._clock = folder, settle, clock
         self._waiting: dict[str, tuple[Identity, float]] = {}  # and since when it is unchanged
-        self._done: dict[str, tuple[Identity, float]] = {}  # and when it was last seen
-        self._names: dict[Identity, tuple[str, str | None]] = {}  # name and digest of what is done
+        self._done: dict[str, tuple[Identity, float]] = {}  # by name, and when it was last seen
+        self._digests: dict[Identity, tuple[str | None, float]] = {}  # of what is done; likewise
         self.unreadable: dict[str, str] = {}
 
     def look(self) -> list[Arrival]:
         """The files that are complete and new, oldest first.
 
+        Of several names of one file, the first is returned; once it is done, so are the others.
+
         Raises:
             AsdjaxError: the folder cannot be read.
         """
         now = self._clock()
-        present = self._list()
         waiting: dict[str, tuple[Identity, float]] = {}
-        found = []
-        for name, (path, identity) in present.items():
-            if self._is_done(name, identity, present):
-                self._done[name] = identity, now
+        found: dict[Identity, Arrival] = {}
+        for name, (path, identity) in sorted(self._list().items()):
+            if self._is_done(name, path, identity):
+                digest, _ = self._digests.get(identity) or self._digests[self._done[name][0]]
+                self.finish(name, identity, digest)
                 continue
             known, since = self._waiting.get(name, (None, now))
             waiting[name] = identity, since if known == identity else now
             unchanged = now - waiting[name][1]
             if unchanged >= self._settle:
-                found.append(Arrival(name, path, identity, unchanged))
+                found.setdefault(identity, Arrival(name, path, identity, unchanged))
         self._waiting = waiting
-        for name, (identity, seen) in [*self._done.items()]:
-            if now - seen > _REMEMBERED:
-                del self._done[name]
-                self._forget(name, identity)
-        return sorted(found, key=lambda one: (one.identity.mtime_ns, one.name))
+        recently = now - _REMEMBERED
+        self._done = {k: v for k, v in self._done.items() if v[1] >= recently}
+        self._digests = {k: v for k, v in self._digests.items() if v[1] >= recently}
+        return sorted(found.values(), key=lambda one: (one.identity.mtime_ns, one.name))
 
     @property
     def waiting(self) -> int:
         """The number of files that were not complete or not finished at the last look."""
         return len(self._waiting)
 
+    @property
+    def done(self) -> Iterator[tuple[str, Identity, str | None]]:
+        """Name, identity and digest of the files that are done, as given to `finish`."""
+        return ((name, one, self._digests[one][0]) for name, (one, _) in self._done.items())
+
     def finish(self, name: str, identity: Identity, digest: str | None) -> None:
         """Never return this file again; `digest` is that of its content, if it could be read."""
-        if name in self._done:
-            self._forget(name, self._done[name][0])
         self._done[name] = identity, self._clock()
-        self._names[identity] = name, digest
-
-    def _forget(self, name: str, identity: Identity) -> None:
-        if self._names.get(identity, ("", None))[0] == name:
-            del self._names[identity]
+        self._digests[identity] = digest, self._clock()
 
     def is_unchanged(self, arrival: Arrival) -> bool:
         """Whether the file is still there and the same."""
         return _identity(arrival.path) == arrival.identity
 
-    def _is_done(
-        self, name: str, identity: Identity, present: dict[str, tuple[Path, Identity]]
-    ) -> bool:
-        known = self._done.get(name)
-        if known and (known[0].size, known[0].mtime_ns) == (identity.size, identity.mtime_ns):
-            return True  # whatever the inode: it may change when a file system is mounted again
-        earlier, digest = self._names.get(identity, (None, None))
-        if earlier is None or (earlier in present and present[earlier][1] == identity):
-            return False
-        if digest is None or digest_of(present[name][0]) != digest:
-            return (
-                False  # another file, to which the system has given the inode of one that is gone
-            )
-        self.finish(name, identity, digest)  # renamed
-        return True
+    def _is_done(self, name: str, path: Path, identity: Identity) -> bool:
+        known, _ = self._done.get(name, (None, 0.0))
+        if known and (known.size, known.mtime_ns) == (identity.size, identity.mtime_ns):
+            return True
+        digest, _ = self._digests.get(identity, (None, 0.0))
+        # otherwise the system has given the inode of a file that is gone to another one
+        return digest is not None and digest_of(path) == digest
 
     def _list(self) -> dict[str, tuple[Path, Identity]]:
         found = {}

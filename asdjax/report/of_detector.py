@@ -67,7 +67,11 @@ def sections(detector: Detector, log: Path | None = None) -> list[Section]:
 
 def _predictions(log: Path, detector: str) -> list[Item]:
     last = deque(
-        ({key: row.get(key) for key in _SHOWN} for row in watch_log.documents_of(log)),
+        (
+            {key: row.get(key) for key in _SHOWN}
+            for row in watch_log.documents_of(log)
+            if not row.get("earlier")
+        ),
         maxlen=_MOST_PREDICTIONS,
     )
     scored = [row for row in last if _is_scored(row)]

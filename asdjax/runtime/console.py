@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TextIO
@@ -62,7 +63,7 @@ def say_always(line: str) -> None:
 
 
 class _Say(logging.Handler):
-    """Prints log messages; with their times, if commands are verbose."""
+    """Prints log messages, and tracebacks of defects; with times, if commands are verbose."""
 
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage()
@@ -70,6 +71,9 @@ class _Say(logging.Handler):
             now = time.strftime("%H:%M:%S", time.localtime(record.created))
             line = f"{now} {record.levelname} {record.name}: {line}"
         say_always(line)
+        if record.exc_info:
+            for line in "".join(traceback.format_exception(*record.exc_info)).splitlines():
+                say_always(line)
 
 
 @contextmanager

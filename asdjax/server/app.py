@@ -15,7 +15,6 @@ the disk is full.
 import asyncio
 import contextlib
 import dataclasses
-import itertools
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -33,10 +32,11 @@ from asdjax.data.dcase import FaultyFile
 from asdjax.detector.detector import Detector
 from asdjax.detector.prediction import SCHEMA
 from asdjax.server.access import Access, Refused
-from asdjax.server.batches import Batches, QueueFull
+from asdjax.server.batches import Batches, NotScored, QueueFull
 from asdjax.server.explained import without_folders
 from asdjax.server.page import Answer, Page
 from asdjax.server.recent import Recent
+from asdjax.server.uploads import Upload
 
 _LONGEST_NAME = 1000  # characters
 _PARALLEL_BODIES = 64  # that are received at the same time
@@ -81,9 +81,7 @@ class _Metrics:
 class Server:
     """The requests to one detector."""
 
-    def __init__(
-        self, name: str, detector: Detector, limits: Limits, access: Access, uploads: Path
-    ):
+    def __init__(self, name: str, detector: Detector, limits: Limits, access: Access):
         """Serve a detector.
 
         Args:
@@ -91,16 +89,14 @@ class Server:
             detector: a fitted detector.
             limits: of each request.
             access: what requests need.
-            uploads: an empty private folder, for bodies while they are scored, and of alarms.
         """
-        self._limits, self._access, self._uploads = limits, access, uploads
+        self._limits, self._access = limits, access
         self._metrics = _Metrics()
         self._batches = Batches(detector, limits.most_waiting, self._metrics.batches.observe)
-        self._recent = Recent(uploads)
+        self._recent = Recent()
         self._page = Page(name, detector, access, self._batches, self._recent)
         self._metrics.waiting.set_function(lambda: self._batches.waiting)
         self._worker: asyncio.Task[None] | None = None
-        self._names = itertools.count()
         self._receiving = 0
 
     def app(self) -> Starlette:
@@ -152,55 +148,63 @@ class Server:
         if len(name) > _LONGEST_NAME:
             raise Refused(400, f"name: longer than {_LONGEST_NAME} characters")
         name = sound_search.as_text(name)
-        path = self._uploads / f"{next(self._names)}"
-        with contextlib.suppress(OSError):  # a cleaner of temporary files may have deleted it
-            self._uploads.mkdir(mode=0o700)
+        upload, kept = await self._receive(request), False
         try:
-            await self._receive(request, path)
-            await run_in_threadpool(self._require_sound, path, name)
+            await run_in_threadpool(self._require_sound, upload.path, name)
             try:
-                found = await self._batches.score(path)
+                found = await self._batches.score(upload.path)
             except QueueFull:
                 raise self._busy("recordings wait") from None
+            except NotScored:
+                raise Refused(500, "a defect of the server: its log has the cause") from None
             if found.error is not None:
-                raise Refused(422, found.error.replace(str(path), name))
+                raise Refused(422, found.error.replace(str(upload.path), name))
             answer = without_folders(found, name)
-            self._recent.add(answer, path)
+            kept = self._recent.add(answer, upload)
         finally:
-            path.unlink(missing_ok=True)
+            if not kept:
+                upload.close()
         self._metrics.seconds.observe(time.monotonic() - start)
         self._metrics.alarms.inc(bool(found.alarm))
         return JSONResponse({"schema": SCHEMA, **dataclasses.asdict(answer)})
 
-    async def _receive(self, request: Request, path: Path) -> None:
-        """Write the body to a file."""
-        most = self._limits.most_bytes
-        too_large = Refused(413, f"more than {most:,} bytes: send a shorter recording")
+    async def _receive(self, request: Request) -> Upload:
+        """The body."""
         stated = request.headers.get("content-length", "0")
-        if stated.isdecimal() and int(stated[:20]) > most:
-            raise too_large
+        if stated.isdecimal() and int(stated[:20]) > self._limits.most_bytes:
+            raise self._too_large()
         if self._receiving >= _PARALLEL_BODIES:
             raise self._busy("requests are being received")
         self._receiving += 1
-        received = 0
         try:
-            async with asyncio.timeout(self._limits.body_seconds):
-                with open(path, "xb") as file:
-                    async for part in request.stream():
-                        received += len(part)
-                        if received > most:
-                            raise too_large
-                        file.write(part)
+            with contextlib.ExitStack() as opened:
+                upload = Upload()
+                opened.callback(upload.close)
+                async with asyncio.timeout(self._limits.body_seconds):
+                    await self._write(request, upload)
+                opened.pop_all()
+                return upload
+        except TimeoutError:
+            raise Refused(
+                408, f"the body did not come within {self._limits.body_seconds:g} s"
+            ) from None
         except OSError as error:
-            if isinstance(error, TimeoutError):
-                raise Refused(
-                    408, f"the body did not come within {self._limits.body_seconds:g} s"
-                ) from None
             raise Refused(507, f"the body cannot be stored ({error.strerror})") from error
         finally:
             self._receiving -= 1
-        if not received:
+
+    async def _write(self, request: Request, upload: Upload) -> None:
+        async for part in request.stream():
+            if upload.size + len(part) > self._limits.most_bytes:
+                raise self._too_large()
+            upload.write(part)
+        if not upload.size:
             raise Refused(400, "no body: send a sound file, as with curl --data-binary @today.wav")
+
+    def _too_large(self) -> Refused:
+        return Refused(
+            413, f"more than {self._limits.most_bytes:,} bytes: send a shorter recording"
+        )
 
     def _busy(self, what: str) -> Refused:
         return Refused(503, f"too many {what}: try again later", {"Retry-After": "1"})

@@ -20,6 +20,10 @@ class QueueFull(Exception):
     """Too many recordings wait to be scored."""
 
 
+class NotScored(Exception):
+    """A defect, which was logged."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Request:
     path: Path
@@ -51,6 +55,7 @@ class Batches:
 
         Raises:
             QueueFull: too many recordings wait.
+            NotScored: scoring failed by a defect, which was logged.
         """
         request = _Request(path, asyncio.get_running_loop().create_future())
         try:
@@ -86,13 +91,13 @@ class Batches:
         wanted = [request for request in batch if not request.result.done()]
         self._observe(len(wanted))
         loop = asyncio.get_running_loop()
-        try:
-            await asyncio.to_thread(self._score, wanted, loop)
-        except Exception as error:  # a defect: told to the requests, and the server goes on
-            _LOG.exception("a batch could not be scored")
+        scoring = asyncio.create_task(asyncio.to_thread(self._score, wanted, loop))
+        await asyncio.wait([scoring])
+        if (error := scoring.exception()) is not None:  # a defect; the server goes on
+            _LOG.error("recordings could not be scored", exc_info=error)
             for request in wanted:
                 if not request.result.done():
-                    request.result.set_exception(error)
+                    request.result.set_exception(NotScored())
 
     def _score(self, batch: Sequence[_Request], loop: asyncio.AbstractEventLoop) -> None:
         paths = [request.path for request in batch]

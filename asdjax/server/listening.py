@@ -11,33 +11,55 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from asdjax.errors import ArtifactError
 from asdjax.runtime import console, interruption
 
-_HEADER_SECONDS = 10.0
+_IDLE_SECONDS = 30.0
 _GRACE = 8  # seconds for requests in progress after a signal
 _MOST_CONNECTIONS = 512
 
 
 class _Impatient(H11Protocol):
-    """Closes connections on which no complete request header comes for some seconds."""
+    """Closes connections that keep others out, for which uvicorn has no setting.
+
+    These are connections on which no complete request header comes for some seconds, and, if there
+    are too many, the one that has been idle for longest. `limit_concurrency` counts idle ones, too,
+    and then refuses all others.
+    """
 
     _deadline: asyncio.TimerHandle | None = None
+    _active = 0.0  # when data last came, or an answer was complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_header()
+        self._follow()
+        open_ones = [one for one in self.connections if isinstance(one, _Impatient)]
+        if len(open_ones) > _MOST_CONNECTIONS:
+            min(open_ones, key=_Impatient.rank).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._forget()  # a request is being answered
-        elif self._deadline is None:
-            self._await_header()
+        self._follow()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._follow()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
         super().connection_lost(exc)
 
-    def _await_header(self) -> None:
-        self._deadline = self.loop.call_later(_HEADER_SECONDS, self.transport.close)
+    def rank(self) -> tuple[bool, float]:
+        """Idle connections come first, then those on which nothing has happened for longest."""
+        return self._is_busy(), self._active
+
+    def _is_busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _follow(self) -> None:
+        self._active = self.loop.time()
+        if self._is_busy():
+            self._forget()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(_IDLE_SECONDS, self.transport.close)
 
     def _forget(self) -> None:
         if self._deadline is not None:
@@ -82,10 +104,9 @@ def run(app: Starlette, listening: socket.socket) -> None:
         lifespan="on",
         log_config=None,
         access_log=False,
-        log_level="critical",  # malformed requests are answered, not logged
+        log_level="error",  # defects; malformed requests are answered, not logged
         server_header=False,
-        limit_concurrency=_MOST_CONNECTIONS,
-        timeout_keep_alive=30,
+        timeout_keep_alive=int(_IDLE_SECONDS),
         timeout_graceful_shutdown=_GRACE,
     )
     server, ended = uvicorn.Server(config), threading.Event()

@@ -109,7 +109,7 @@ class Page:
         if alarm.explained is None:
             alarm.explained = asyncio.create_task(self._explain(alarm))
         try:
-            return await asyncio.wait_for(asyncio.shield(alarm.explained), _EXPLAIN_SECONDS)
+            found = await asyncio.wait_for(asyncio.shield(alarm.explained), _EXPLAIN_SECONDS)
         except TimeoutError:
             raise Refused(
                 503, "the explanation is not ready: try again later", {"Retry-After": "1"}
@@ -119,10 +119,14 @@ class Page:
             if self._recent.alarm(_number(request)) is None:  # dropped meanwhile
                 raise Refused(404, "no alarm whose sound is kept") from None
             raise Refused(500, f"the explanation failed: {error}") from error
+        if self._recent.alarm(_number(request)) is not alarm:
+            # dropped meanwhile: it may be of another recording, whose file has the path of this one
+            raise Refused(404, "no alarm whose sound is kept")
+        return found
 
     async def _explain(self, alarm: Alarm) -> Explained:
         found = await self._batches.between(
-            explained, self._detector, alarm.path, alarm.prediction.file
+            explained, self._detector, alarm.upload.path, alarm.prediction.file
         )
         self._recent.replace(alarm, found.size)
         return found

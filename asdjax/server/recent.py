@@ -4,11 +4,11 @@ import asyncio
 import collections
 import dataclasses
 import datetime
-from pathlib import Path
 from typing import Any
 
 from asdjax.detector.prediction import Prediction
 from asdjax.server.explained import Explained
+from asdjax.server.uploads import Upload
 
 SCHEMA = "asdjax.recent/1"
 MOST = 200
@@ -24,8 +24,8 @@ class Alarm:
     """An alarm whose sound is kept."""
 
     prediction: Prediction
-    path: Path
-    """The sound file, until the alarm is explained."""
+    upload: Upload
+    """The sound file, until the alarm is explained or dropped."""
     size: int
     """Bytes of the file, or of the explanation."""
     explained: asyncio.Task[Explained] | None = None
@@ -35,32 +35,28 @@ class Alarm:
 class Recent:
     """The last predictions, numbered from 1. The oldest are forgotten."""
 
-    def __init__(self, folder: Path):
-        """Begin without any.
-
-        Args:
-            folder: for the sounds of alarms.
-        """
-        self._folder, self._count = folder, 0
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._count = 0
         self._started = _now()
         self._rows: collections.deque[dict[str, Any]] = collections.deque(maxlen=MOST)
         self._alarms: dict[int, Alarm] = {}
 
-    def add(self, prediction: Prediction, path: Path) -> None:
-        """Take a prediction and, if it is an alarm, its sound file, which is moved.
+    def add(self, prediction: Prediction, upload: Upload) -> bool:
+        """Take a prediction and, if it is an alarm, its sound file.
 
-        A file that is larger than all that may be kept stays where it is.
+        Returns:
+            Whether the file is kept, and closed later; not if it is larger than all that may be.
         """
         self._count += 1
         row = dataclasses.asdict(prediction)
         del row["window_scores"]  # of a long recording, thousands
         self._rows.append({"id": self._count, "time": _now(), **row})
-        size = path.stat().st_size
-        if prediction.alarm and size <= MOST_BYTES:
-            kept = self._folder / f"alarm-{self._count}"
-            path.rename(kept)
-            self._alarms[self._count] = Alarm(prediction, kept, size)
+        kept = bool(prediction.alarm) and upload.size <= MOST_BYTES
+        if kept:
+            self._alarms[self._count] = Alarm(prediction, upload, upload.size)
             self._forget()
+        return kept
 
     def alarm(self, number: int) -> Alarm | None:
         """An alarm by its number; None if its sound is not kept."""
@@ -68,7 +64,7 @@ class Recent:
 
     def replace(self, alarm: Alarm, size: int) -> None:
         """Keep the explanation of an alarm, of so many bytes, instead of its sound file."""
-        alarm.path.unlink(missing_ok=True)
+        alarm.upload.close()
         alarm.size = size
         self._forget()
 
@@ -88,7 +84,7 @@ class Recent:
             or sum(alarm.size for alarm in self._alarms.values()) > MOST_BYTES
         ):
             oldest = self._alarms.pop(next(iter(self._alarms)))
-            oldest.path.unlink(missing_ok=True)
+            oldest.upload.close()
 
 
 def _now() -> str:

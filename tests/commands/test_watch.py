@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,23 +100,94 @@ def test_files_are_complete_when_they_have_not_changed(tmp_path):
     assert arrivals.look() == [] and arrivals.waiting == 1
 
 
-def test_renamed_files_are_not_new_and_new_files_of_old_names_are(tmp_path):
-    clock = Clock()
-    arrivals = Arrivals(tmp_path, 0.0, clock)
-    (tmp_path / "a.wav").write_bytes(b"1")
-    (one,) = arrivals.look()
-    arrivals.finish(one.name, one.identity, digest_of(one.path))
+def names(place, *pairs):
+    """Rename files, as "ab" a.wav to b.wav."""
+    for old, new in pairs:
+        os.rename(place / f"{old}.wav", place / f"{new}.wav")
+
+
+def link(place):
+    os.link(place / "a.wav", place / "c.wav")
+
+
+CHANGES = {  # to files a.wav and b.wav, which are done: and what is then new
+    "renamed": (lambda p: names(p, "ac"), []),
+    "hard-linked": (link, []),
+    "hard-linked, one renamed": (lambda p: (link(p), names(p, "ad")), []),
+    "hard-linked, one deleted": (lambda p: (link(p), (p / "a.wav").unlink()), []),
+    "renamed over another": (lambda p: names(p, "ab"), []),
+    "exchanged": (lambda p: names(p, "ac", "ba", "cb"), []),
+    "moved up, and a new one": (lambda p: (names(p, "bc", "ab"), write(p / "a.wav", b"3")), ["a"]),
+    "copied": (lambda p: shutil.copy2(p / "a.wav", p / "c.wav"), ["c"]),
+    "replaced": (lambda p: (write(p / "c.wav", b"3"), names(p, "ca")), ["a"]),
+    "truncated and rewritten": (lambda p: write(p / "a.wav", b"3"), ["a"]),
+    "hard-linked and rewritten": (lambda p: (link(p), write(p / "a.wav", b"3")), ["a"]),
+}
+
+
+def test_another_inode_alone_is_not_new(tmp_path):
+    """As after a share was mounted again; the new inode is then known."""
+    write(tmp_path / "a.wav", b"1")
+    arrivals, log = Arrivals(tmp_path, 0.0, Clock()), []
+    assert finish(arrivals, log) == ["a"]
+    shutil.copy2(tmp_path / "a.wav", tmp_path / "x")
+    os.rename(tmp_path / "x", tmp_path / "a.wav")
+    assert finish(arrivals, log) == []
     os.rename(tmp_path / "a.wav", tmp_path / "b.wav")
-    assert arrivals.look() == []
-    os.rename(tmp_path / "b.wav", tmp_path / "c.wav")
-    (tmp_path / "b.wav").write_bytes(b"2")
-    assert [found.name for found in arrivals.look()] == ["b.wav"]
-    os.link(tmp_path / "c.wav", tmp_path / "d.wav")
-    names = [found.name for found in arrivals.look()]
-    assert sorted(names) == ["b.wav", "d.wav"]
-    again = Arrivals(tmp_path, 0.0, clock)
-    again.finish("a.wav", one.identity, digest_of(tmp_path / "c.wav"))  # as read from a log
-    assert {found.name for found in again.look()} >= {"b.wav"}
+    assert finish(arrivals, log) == []
+
+
+def write(path, content):
+    """Write a file whose time differs from that of others, however coarse the clock is."""
+    path.write_bytes(content)
+    os.utime(path, (1e9 + content[0], 1e9 + content[0]))
+
+
+def finish(arrivals, log):
+    """Mark what is new as done, and log it; returns the names."""
+    found = []
+    while some := arrivals.look():
+        for one in some:
+            log.append((one.name, one.identity, digest_of(one.path)))
+            arrivals.finish(*log[-1])
+        found += [one.name.removesuffix(".wav") for one in some]
+    return found
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("restarts", [False, True])
+def test_each_file_is_new_once(tmp_path, change, restarts):
+    write(tmp_path / "a.wav", b"1")
+    write(tmp_path / "b.wav", b"2")
+    log = []
+
+    def known():
+        arrivals = Arrivals(tmp_path, 0.0, Clock())
+        for one in log:
+            arrivals.finish(*one)
+        return arrivals
+
+    arrivals = known()
+    assert finish(arrivals, log) == ["a", "b"]
+    todo, new = CHANGES[change]
+    todo(tmp_path)
+    assert finish(arrivals := known() if restarts else arrivals, log) == new
+    for path in [*tmp_path.glob("*.wav")]:
+        path.rename(path.with_name(f"later {path.name}"))
+    assert finish(arrivals := known() if restarts else arrivals, log) == []
+    (tmp_path / "sub").mkdir()
+    for path in [*tmp_path.glob("*.wav")]:
+        path.rename(tmp_path / "sub" / path.name)
+    assert finish(known() if restarts else arrivals, log) == []
+
+
+def test_hard_links_that_arrive_together_are_one_file(fitted, sounds, tmp_path):
+    put(sounds[0][0], tmp_path / "in" / "a.wav")
+    os.link(tmp_path / "in" / "a.wav", tmp_path / "in" / "b.wav")
+    log = tmp_path / "log.jsonl"
+    for _ in range(2):
+        assert watch.watch_folder(fitted, tmp_path / "in", log, settle=0, once=True) == 0
+        assert files(log) == ["a.wav"]
 
 
 def test_another_file_with_the_inode_size_and_time_of_one_that_is_gone_is_new(tmp_path):
@@ -132,13 +204,17 @@ def test_another_file_with_the_inode_size_and_time_of_one_that_is_gone_is_new(tm
     assert found.name == "b.wav" and found.identity == one.identity
 
 
-def test_a_name_that_is_written_again_and_again_is_remembered_once(tmp_path):
-    arrivals = Arrivals(tmp_path, 0.0, Clock())
-    for i in range(50):
-        (tmp_path / "latest.wav").write_bytes(b"x" * (i + 1))
+def test_what_is_gone_is_remembered_for_a_day(tmp_path):
+    clock = Clock()
+    arrivals = Arrivals(tmp_path, 0.0, clock)
+    for hour in range(100):
+        clock.now = hour * 3600.0
+        (tmp_path / "latest.wav").write_bytes(b"x" * (hour + 1))
+        os.rename(tmp_path / "latest.wav", tmp_path / f"{hour}.wav")
         (one,) = arrivals.look()
         arrivals.finish(one.name, one.identity, digest_of(one.path))
-    assert len(arrivals._names) == len(arrivals._done) == 1
+        (tmp_path / f"{hour}.wav").unlink()
+    assert len(arrivals._done) == len(arrivals._digests) == 25
 
 
 def test_a_subfolder_that_cannot_be_read_is_said(fitted, sounds, tmp_path, monkeypatch, capsys):
@@ -158,20 +234,92 @@ def test_a_subfolder_that_cannot_be_read_is_said(fitted, sounds, tmp_path, monke
     assert said.count("locked: cannot be read (Permission denied)") == 1 and files(log) == ["a.wav"]
 
 
-def test_a_log_that_is_moved_or_replaced_ends_the_command(fitted, sounds, tmp_path):
-    log, clock = tmp_path / "log.jsonl", Clock()
-    put(sounds[0][0], tmp_path / "in" / "a.wav")
+def rotated(how, log):
+    """As logrotate does; returns the place of the earlier lines."""
+    old = log.with_name("log.1")
+    if how == "copytruncate":
+        shutil.copy2(log, old)
+        os.truncate(log, 0)
+    else:
+        log.rename(old)
+        if how == "create":
+            log.touch()
+    return old
 
-    def replace():
-        log.rename(tmp_path / "log.1")
-        log.write_bytes((tmp_path / "log.1").read_bytes())
-        put(sounds[0][1], tmp_path / "in" / "b.wav")
 
-    clock.steps = [replace, lambda: None]
-    with pytest.raises(AsdjaxError, match="was moved, deleted or replaced"):
-        watch.watch_folder(fitted, tmp_path / "in", log, settle=0, clock=clock, sleep=clock.sleep)
-    assert files(log) == files(tmp_path / "log.1") == ["a.wav"]
-    watch.watch_folder(fitted, tmp_path / "in", log, settle=0, once=True)
+@pytest.mark.parametrize("how", ["nocreate", "create", "copytruncate"])
+def test_a_rotated_log_is_begun_anew(fitted, sounds, tmp_path, how, capsys):
+    """While nothing arrives, and a second time before a line is written."""
+    place, log, clock = tmp_path / "in", tmp_path / "log.jsonl", Clock()
+    normal = sounds[0]
+    put(normal[0], place / "a.wav")
+    put(normal[1], place / "b.wav")
+    clock.steps = [
+        lambda: rotated(how, log),
+        lambda: (tmp_path / "log.1").rename(tmp_path / "log.2") and rotated(how, log),
+        lambda: put(normal[2], place / "c.wav"),
+        lambda: None,
+    ]
+    options = {"confirm": (1, 5), "settle": 0, "clock": clock, "sleep": clock.sleep}
+    with pytest.raises(KeyboardInterrupt):
+        watch.watch_folder(fitted, place, log, **options)
+    assert capsys.readouterr().err.count("log.jsonl: was moved, deleted or cut short") == 2
+    found = lines(log)
+    assert [(row["file"], row.get("earlier")) for row in found] == [
+        ("a.wav", True), ("b.wav", True), ("c.wav", None),
+    ]  # fmt: skip
+    assert len(found[1]["recent"]) == 2 and len(found[2]["recent"]) == 3
+    assert [row["score"] is not None for row in lines(tmp_path / "log.2")] == [True, True]
+    assert [row["earlier"] for row in lines(tmp_path / "log.1")] == [True, True]
+    before = log.read_bytes()
+    (place / "a.wav").rename(place / "d.wav")
+    assert watch.watch_folder(fitted, place, log, settle=0, once=True) == 0
+    assert log.read_bytes() == before
+
+
+@pytest.mark.parametrize("how", ["nocreate", "create", "copytruncate"])
+def test_a_log_that_is_rotated_while_files_are_scored(fitted, sounds, tmp_path, how, monkeypatch):
+    place, log, appended = tmp_path / "in", tmp_path / "log.jsonl", []
+    for i in range(4):
+        put(sounds[0][i], place / f"{i}.wav")
+        os.utime(place / f"{i}.wav", (i, i))
+    append = watch_log.WatchLog.append
+
+    def rotate_then_append(self, document):
+        appended.append(document)
+        if len(appended) == 3:
+            rotated(how, log)
+        append(self, document)
+
+    monkeypatch.setattr(watch_log.WatchLog, "append", rotate_then_append)
+    assert watch.watch_folder(fitted, place, log, settle=0, once=True) == 0
+    assert [row["file"] for row in lines(tmp_path / "log.1")] == ["0.wav", "1.wav"]
+    assert [(row["file"], "score" in row) for row in lines(log)] == [
+        ("0.wav", False), ("1.wav", False), ("2.wav", True), ("3.wav", True),
+    ]  # fmt: skip
+
+
+def test_what_replaces_a_log_must_be_one(fitted, sounds, tmp_path):
+    place, log, clock = tmp_path / "in", tmp_path / "log.jsonl", Clock()
+    put(sounds[0][0], place / "a.wav")
+    clock.steps = [lambda: (log.unlink(), log.write_text("my notes\n"))]
+    with pytest.raises(AsdjaxError, match="line 1"):
+        watch.watch_folder(fitted, place, log, settle=0, clock=clock, sleep=clock.sleep)
+    assert log.read_text() == "my notes\n"
+
+
+def test_a_log_that_was_restored_gets_no_lines_twice(fitted, sounds, tmp_path):
+    place, log, clock = tmp_path / "in", tmp_path / "log.jsonl", Clock()
+    put(sounds[0][0], place / "a.wav")
+
+    def restore():
+        content = log.read_bytes()
+        log.unlink()
+        log.write_bytes(content)
+
+    clock.steps = [restore, lambda: put(sounds[0][1], place / "b.wav"), lambda: None]
+    with pytest.raises(KeyboardInterrupt):
+        watch.watch_folder(fitted, place, log, settle=0, clock=clock, sleep=clock.sleep)
     assert files(log) == ["a.wav", "b.wav"]
 
 

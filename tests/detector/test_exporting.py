@@ -13,6 +13,7 @@ from support.machines import folder, sound
 import asdjax
 from asdjax import Detector
 from asdjax.cli import main
+from asdjax.detector import exporting
 from asdjax.errors import AsdjaxError
 from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
 
@@ -23,7 +24,9 @@ import jax, jax.export, numpy as np
 program = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
 sounds = np.load(sys.argv[2])
 found = jax.jit(program.call)(sounds)
-assert all(found[name].dtype == "float32" for name in ("score", "threshold", "embedding"))
+assert {name: str(found[name].dtype) for name in found} == {
+    "alarm": "bool", "embedding": "float32", "score": "float64", "threshold": "float64",
+}
 np.savez(sys.argv[3], **found)
 assert not {"flax", "sklearn", "soundfile"} & sys.modules.keys()
 """
@@ -41,12 +44,12 @@ def sounds():
     return np.array([*normal, *faulty], np.float32)
 
 
-def compared(detector, found, sounds, tolerance=1e-6):
+def compared(detector, found, sounds, tolerance=1e-10):
     expected = detector.predict_details([*sounds])
     scores = np.array([one.score for one in expected])
     np.testing.assert_allclose(found["score"], scores, rtol=tolerance, atol=tolerance)
     np.testing.assert_array_equal(found["alarm"], [one.alarm for one in expected])
-    np.testing.assert_allclose(found["threshold"], detector.threshold_, rtol=1e-6)
+    assert (np.asarray(found["threshold"]) == detector.threshold_).all()
     assert found["embedding"].shape[0] == len(sounds)
 
 
@@ -97,6 +100,18 @@ def test_other_settings(sounds, tmp_path, options):
     compared(detector, jax.jit(program.call)(sounds), sounds)
 
 
+@pytest.mark.parametrize("rate", [16_000, 22_050, 44_100, 48_000])
+def test_scores_far_above_the_threshold_are_exact_at_every_rate(rate):
+    detector = Detector(sample_rate=rate).fit([sound(seed, rate=rate) for seed in range(24)])
+    kinds = (None, "tone", "knock", "louder")
+    given = [sound(seed, rate=rate, fault=kinds[seed % 4]) for seed in range(100, 120)]
+    sounds = np.array(given, np.float32)
+    program = exporting.exported(detector._features, detector._model, rate, ["cpu"])
+    found = jax.jit(jax.export.deserialize(program.serialize()).call)(sounds)
+    compared(detector, found, sounds)
+    assert np.asarray(found["score"]).max() > 100  # float32 has these to 4e-6
+
+
 def test_a_trained_embedder_s_weights_are_inside(corpus_root, tmp_path):
     run = tmp_path / "run"
     recipe = ["train", str(TESTS / "tiny.yaml"), "--data", str(corpus_root), "--run", str(run)]
@@ -113,6 +128,8 @@ def test_a_trained_embedder_s_weights_are_inside(corpus_root, tmp_path):
     np.testing.assert_allclose(found["embedding"], embeddings, atol=1e-6 * largest)
     # scores are relative to the spread of the normal ones, which is small for this network
     compared(detector, found, sounds, tolerance=1e-3)
+    exact = detector._model.score({"embedding": np.asarray(found["embedding"])})
+    np.testing.assert_allclose(found["score"], exact, rtol=1e-10, atol=1e-10)
 
 
 def test_samples_that_are_not_finite_alarm(fitted, sounds, tmp_path):
@@ -148,8 +165,6 @@ def test_without_flatbuffers_the_remedy_is_named(fitted, tmp_path, monkeypatch):
 
 
 def test_a_program_with_other_scores_is_not_written(fitted, tmp_path, monkeypatch):
-    from asdjax.detector import exporting
-
     monkeypatch.setattr(exporting, "_score", lambda references, points: points[:, 0].astype(float))
     with pytest.raises(AsdjaxError, match="known sounds other scores"):
         fitted.export(tmp_path / "d.jax")

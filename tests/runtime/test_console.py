@@ -206,3 +206,16 @@ def test_a_long_result_above_a_bar_stays_one_line():
     os.close(terminal)
     os.close(reading)
     assert b"long " * 40 + b"end\r\n" in said
+
+
+def test_the_log_of_a_defect_has_its_traceback(capsys):
+    def command():
+        try:
+            raise KeyError("the cause")
+        except KeyError as error:
+            logging.getLogger("asdjax.somewhere").error("not done", exc_info=error)
+
+    assert console.finish(command, "nothing") == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "not done" and said[-1] == "KeyError: 'the cause'"
+    assert sum("Traceback" in line for line in said) == 1

@@ -14,8 +14,9 @@ from support.serving import ask, running
 
 from asdjax import Detector
 from asdjax.detector.prediction import Nearest, Prediction
-from asdjax.server import batches, recent
+from asdjax.server import batches, recent, uploads
 from asdjax.server.recent import Recent
+from asdjax.server.uploads import Upload
 
 TOKEN = "a-token-of-enough-letters"
 PATHS = ("/recent", "/recent/1/explanation", "/recent/1/audio")
@@ -165,38 +166,61 @@ def test_with_a_token(detector_file, sounds, tmp_path):
         assert status == 200 and b"data-token" in page and b"pump" not in page
 
 
-def alarm(tmp_path, size, name="a.wav"):
-    path = tmp_path / name
-    path.write_bytes(b"x" * size)
+def alarm(size, name="a.wav"):
+    upload = Upload()
+    upload.write(b"x" * size)
     near = (Nearest("n.wav", 0.0, 1.0),)
-    return Prediction(name, 0.0, 1.0, 1, (2.0,), 2.0, 1.0, 2.0, 0.1, True, near), path
+    return Prediction(name, 0.0, 1.0, 1, (2.0,), 2.0, 1.0, 2.0, 0.1, True, near), upload
 
 
-def test_what_is_kept_is_bounded(tmp_path, monkeypatch):
+def test_what_is_kept_is_bounded(monkeypatch):
     monkeypatch.setattr(recent, "MOST_ALARMS", 3)
     monkeypatch.setattr(recent, "MOST_BYTES", 1000)
-    kept = Recent(tmp_path)
+    kept, all_of_them = Recent(), []
+
+    def add(size):
+        found, upload = alarm(size)
+        all_of_them.append(upload)
+        return kept.add(found, upload)
+
+    def open_sizes():
+        return [one.size for one in all_of_them if not one.closed]
+
     for _ in range(recent.MOST + 50):
-        kept.add(*alarm(tmp_path, 10))
+        assert add(10)
     found = kept.since(0)
     assert [one["id"] for one in found["predictions"]] == list(range(51, recent.MOST + 51))
-    assert found["alarms"] == [248, 249, 250] and len(list(tmp_path.iterdir())) == 3
-    kept.add(*alarm(tmp_path, 985))
+    assert found["alarms"] == [248, 249, 250] and open_sizes() == [10, 10, 10]
+    assert add(985)
     assert kept.since(0)["alarms"] == [250, 251]
-    large, path = alarm(tmp_path, 1001)
-    kept.add(large, path)  # too large to be kept; the others stay
-    assert kept.since(0)["alarms"] == [250, 251] and path.exists()
+    assert not add(1001)  # too large to be kept; the others stay
+    assert kept.since(0)["alarms"] == [250, 251] and open_sizes() == [10, 985, 1001]
     assert [one["id"] for one in kept.since(251)["predictions"]] == [252]
-    path.unlink()
+    all_of_them.pop().close()
     for _ in range(2):
-        kept.add(*alarm(tmp_path, 400))
+        assert add(400)
     one = kept.alarm(254)
     assert one is not None and kept.alarm(252) is None
     kept.replace(one, 700)  # its explanation is larger than its sound
-    assert kept.since(0)["alarms"] == [254] and not list(tmp_path.iterdir())
-    quiet, path = alarm(tmp_path, 5)
-    kept.add(Prediction(quiet.file, score=0.0, threshold=1.0, p_value=0.5, alarm=False), path)
-    assert path.exists() and kept.since(0)["alarms"] == [254]
+    assert kept.since(0)["alarms"] == [254] and open_sizes() == []
+    quiet, upload = alarm(5)
+    assert not kept.add(Prediction(quiet.file, score=0.0, threshold=1.0, alarm=False), upload)
+    assert not upload.closed and kept.since(0)["alarms"] == [254]
+    upload.close()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_an_upload_is_gone_when_it_is_closed(named, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    if named:  # where the system has no other way
+        monkeypatch.setattr(uploads, "_DESCRIPTORS", tmp_path / "none")
+    upload = Upload()
+    upload.write(b"12")
+    upload.write(b"3" * 100_000)
+    assert upload.path.read_bytes() == b"12" + b"3" * 100_000 and upload.size == 100_002
+    assert len([*tmp_path.iterdir()]) == named
+    upload.close()
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_request_waits_for_one_explanation_at_most(tmp_path):
@@ -229,3 +253,28 @@ def test_a_request_waits_for_one_explanation_at_most(tmp_path):
     first, last = done.index("batch"), len(done) - done[::-1].index("batch")
     for before, after in zip(done[first:last], done[first + 1 : last], strict=False):
         assert "batch" in (before, after)
+
+
+def test_a_defect_is_logged_once_and_told_to_all_requests(tmp_path, caplog):
+    class Broken:
+        broken = True
+
+        def iter_predictions(self, paths, faulty):
+            if self.broken:
+                raise KeyError("a defect")
+            return (Prediction(str(path), score=0.0) for path in paths)
+
+    async def use():
+        detector = Broken()
+        queue = batches.Batches(detector, 64, lambda size: None)  # type: ignore[arg-type]
+        worker = asyncio.create_task(queue.run())
+        waiting = [asyncio.create_task(queue.score(tmp_path / f"{i}")) for i in range(3)]
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(one) for one in found] == [batches.NotScored] * 3
+        detector.broken = False
+        assert (await queue.score(tmp_path / "next")).score == 0.0
+        worker.cancel()
+
+    asyncio.run(use())
+    (record,) = caplog.records
+    assert record.exc_info is not None and "a defect" in str(record.exc_info[1])
