@@ -18,13 +18,16 @@ class Figure:
     """A picture."""
 
     content: bytes
-    """PNG or JPEG."""
+    """SVG, PNG or JPEG."""
     caption: str
+    long: bool = False
+    """Much wider than high: scrolled on narrow screens."""
 
     @property
     def source(self) -> str:
         """The picture as a data URL."""
-        kind = "png" if self.content.startswith(b"\x89PNG") else "jpeg"
+        kinds = {b"\x89PNG": "png", b"<?xm": "svg+xml"}
+        kind = kinds.get(self.content[:4], "jpeg")
         return f"data:image/{kind};base64,{base64.b64encode(self.content).decode()}"
 
 
