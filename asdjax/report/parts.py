@@ -2,7 +2,11 @@
 
 import base64
 import dataclasses
+import re
 from collections.abc import Sequence
+
+_NUMBER = re.compile(r"[+-]?\d|-$|$")
+"""How a cell with a number begins, or one without a value is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,6 +15,12 @@ class Table:
 
     rows: Sequence[Sequence[str]]
     caption: str = ""
+
+    @property
+    def words(self) -> set[int]:
+        """The columns that are not of numbers; they are set from the left."""
+        columns = enumerate(zip(*self.rows[1:], strict=True))
+        return {i for i, cells in columns if not all(_NUMBER.match(cell) for cell in cells)}
 
 
 @dataclasses.dataclass(frozen=True)

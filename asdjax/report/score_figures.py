@@ -55,7 +55,7 @@ def histogram(
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.axvline(threshold, color="black", ls="--", lw=1, label="threshold")
     axes.set_xlabel("score")
-    axes.set_ylabel("number of clips")
+    axes.set_ylabel("number")
     _legend(figure)
     return svg(figure)
 
