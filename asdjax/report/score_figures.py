@@ -195,6 +195,7 @@ def over_time(
     axes.step(number, threshold, where="mid", color="black", ls="--", lw=1, label="threshold")
     if score.max() > _WIDE * max(float(threshold.max()), 1.0):
         axes.set_yscale("symlog", linthresh=2 * max(float(threshold.max()), 1.0))
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("recording")
     axes.set_ylabel("score")

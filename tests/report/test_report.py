@@ -300,6 +300,12 @@ def test_drawings_follow_the_colours_of_the_page():
     assert Figure(drawn, "").source.startswith("data:image/svg+xml;base64,")
 
 
+def test_columns_of_words():
+    rows = [["name", "score", "p", "of", "decision"]]
+    rows += [["a", "+1.5\n1 to 2", "-", "3 of 4", "ok"], ["2.wav", "-0.1", "", "0 of 4", "ALARM"]]
+    assert Table(rows).words == {0, 4} and Table(rows[:1]).words == set()
+
+
 def test_averages_over_areas():
     power = np.arange(35.0).reshape(5, 7)
     found = figures._averaged(power, 2, 3)
