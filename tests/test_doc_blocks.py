@@ -152,7 +152,7 @@ def prepare(page: str) -> None:
     """Files that a page takes for granted, those left out that it makes itself."""
     shutil.copytree("sounds/fan/train", "normal")
     shutil.copytree("incoming", "more")
-    for i, path in enumerate(sorted(Path("normal").iterdir())[:8]):  # in two conditions
+    for i, path in enumerate(sorted(Path("normal").iterdir())[:16]):  # in two conditions
         Path("few", "load" if i % 2 else "idle").mkdir(parents=True, exist_ok=True)
         shutil.copy(path, Path("few", "load" if i % 2 else "idle"))
     recordings = sorted(Path("new").iterdir())
