@@ -356,7 +356,7 @@ class Report:
     embedder: Annotated[UserPath | None, arg(metavar="DIR")] = None
     """Where the detector's run or converted weights are, if they have moved."""
     map: Literal["pca", "umap"] = "pca"
-    """How embeddings are shown in two dimensions (umap needs umap-learn)."""
+    """How embeddings are shown in two dimensions (umap: pip install 'asdjax[umap]')."""
     overwrite: bool = False
     """Replace the page if it exists."""
 

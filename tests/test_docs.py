@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ OF_ALL = {
 """Options of all commands."""
 RECIPE_COMMANDS = ("run", "train", "check")
 SECTIONS = "dataset|audio|augment|model|loss|optim|train|extract|backend|decision"
+
+
+def read(path: Path) -> str:
+    """A page in which fenced commands are indented, as those of the README are."""
+    text = path.read_text("utf-8")
+    return re.sub(r"(?ms)^```bash\n(.*?)^```$", lambda m: textwrap.indent(m[1], "    "), text)
 
 
 def test_without_a_topic_the_pages_are_listed(capsys):
@@ -106,7 +113,7 @@ def test_the_readme_links_the_index_and_is_short():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_paths_exist(path):
-    text = path.read_text("utf-8")
+    text = read(path)
     named = re.findall(r"`((?:asdjax|tests|configs|convert|scripts)/[^`\s<*]*)", text)
     named += re.findall(r"(?m)^ {4}(scripts/\S+|\.ci/\S+|tests/\S+)", text)
     assert not [name for name in named if not (ROOT / name).exists() and "compiled" not in name]
@@ -154,7 +161,7 @@ def test_options_in_the_text_exist(capsys):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_commands_and_options_exist(path, capsys):
-    text = path.read_text("utf-8").replace("\\|", "|")
+    text = read(path).replace("\\|", "|")
     wanted: dict[tuple[str, ...], set[str]] = {}
     for indented, inline in COMMAND.findall(text):
         words = " ".join((indented or inline).split()).split(" ")

@@ -62,7 +62,7 @@ def report(
         if given is not None and len(detectors) == len(sources):
             raise UsageError(f"--{option}: is of runs, and none is named: omit it")
     if method == "umap" and importlib.util.find_spec("umap") is None:
-        raise ArtifactError("--map umap needs umap-learn: pip install umap-learn")
+        raise ArtifactError("--map umap needs umap-learn: pip install 'asdjax[umap]'")
     known = None if truth is None else submission.read_truth(truth)
     parts: list[tuple[Path, Sequence[Section]]] = []
     runs: list[Facts] = []

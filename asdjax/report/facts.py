@@ -17,6 +17,7 @@ from asdjax.store.embeddings import Embeddings, MadeFrom
 from asdjax.store.runs import Run
 
 RESAMPLES = bootstrap.RESAMPLES
+_NEIGHBOURS = 15  # of UMAP, which fails with very few points; its default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,17 +193,19 @@ def _labels(row: Mapping[str, str], known: Mapping[str, tuple[bool, bool]]) -> t
 def _plane(embedding: np.ndarray, method: str) -> tuple[Float64[np.ndarray, "N 2"], str]:
     """Embeddings [N, D] in two dimensions, and how they were found."""
     points = embedding.astype(np.float64)
-    if method == "umap":
+    few = len(points) <= _NEIGHBOURS
+    if method == "umap" and not few:
         import umap
 
-        made = umap.UMAP(n_components=2, metric="cosine", random_state=0, n_jobs=1)
+        made = umap.UMAP(_NEIGHBOURS, n_components=2, metric="cosine", random_state=0, n_jobs=1)
         return np.asarray(made.fit_transform(points), np.float64), "UMAP by the cosine"
     points = points - points.mean(axis=0)
     left, values, _ = np.linalg.svd(points, full_matrices=False)
     place = (left * values)[:, :2]
     place = np.pad(place, ((0, 0), (0, 2 - place.shape[1])))
     share = 100 * np.square(values[:2]).sum() / max(np.square(values).sum(), 1e-300)
-    return place, f"two principal components, {share:.0f} % of the variance"
+    words = f"two principal components, {share:.0f} % of the variance"
+    return place, f"{words} (too few clips for UMAP)" if method == "umap" else words
 
 
 def _nearest(table: Embeddings) -> Int[np.ndarray, " N"]:

@@ -1,4 +1,4 @@
-"""Figures as PNG, by matplotlib (extra `plot`)."""
+"""Figures by matplotlib (extra `plot`): pictures of recordings, and drawings of a page."""
 
 import importlib.util
 import io
@@ -21,6 +21,17 @@ _TICKS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 40_000)  # hertz
 _DYNAMIC_DB = 70.0
 _LONGEST_NAME = 200  # bytes of the name of a picture, without number and ending
 _HOP = 512  # samples between frames of spectrograms, half a frame
+_INK, _DARK = "#e6e6e6", "#16181d"  # letters and ground of pictures on light and on dark pages
+_ON_DARK: Any = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), _INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), _INK),
+    "figure.facecolor": _DARK,
+}
+_INK_OF_PAGE = """<style>
+svg { color: #1b1b1b; fill: currentColor }
+@media (prefers-color-scheme: dark) { svg { color: #e6e6e6 } }
+</style>
+"""
 
 
 def require_matplotlib() -> None:
@@ -128,10 +139,21 @@ def spectrograms(one: np.ndarray, other: np.ndarray, sample_rate: int) -> bytes:
     """Spectrograms of two recordings [T], and their difference over the time of the shorter.
 
     The difference is that of levels averaged over 8 frames and 16 frequencies: noise then differs
-    by less than one decibel. A JPEG: noise is ten times larger as a PNG.
+    by less than one decibel. A JPEG, on a dark ground: noise is ten times larger as a PNG.
     """
-    figure = new(11, 3.2)
+    require_matplotlib()
+    import matplotlib
+
+    with matplotlib.rc_context(_ON_DARK):
+        return _spectrograms(one, other, sample_rate)
+
+
+def _spectrograms(one: np.ndarray, other: np.ndarray, sample_rate: int) -> bytes:
+    figure = new(9, 2.9)
     panels = figure.subplots(1, 3, sharey=True)
+    titles = "this clip", "most similar normal clip", "difference"
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, fontsize="medium")
     powers = [_powers(wave, sample_rate) for wave in (one, other)]
     frames = min(power.shape[1] for power in powers)
     levels = [_decibels(power[:, :frames]) for power in powers]
@@ -201,6 +223,13 @@ def new(width: float, height: float) -> Any:
 def png(figure: Any) -> bytes:
     """The content of a figure's file."""
     return saved(figure, format="png")
+
+
+def svg(figure: Any) -> bytes:
+    """The content of a drawing's file: axes and letters are dark on light pages, light on dark."""
+    text = saved(figure, format="svg", transparent=True, metadata={"Date": None}).decode()
+    text = text.replace("<defs>", f"{_INK_OF_PAGE}<defs>", 1)
+    return text.replace(": #000000", ": currentColor").encode()
 
 
 def saved(figure: Any, **options: Any) -> bytes:

@@ -61,7 +61,8 @@ def _shown(path: str, nearest: str, machine: str, sounds: ClipSounds) -> list[It
     return [
         Figure(
             figures.spectrograms(one, other, rate),
-            "the clip, the most similar normal one, and their difference",
+            "levels; difference: red where this clip is louder, blue where it is softer",
+            long=True,
         ),
         Row([
             Sound(audio.to_mp3(one, rate), console.printable(path)),

@@ -99,7 +99,7 @@ def _predictions(log: Path, detector: str) -> list[Item]:
     if scored:
         values = [np.array([row[key] for row in scored]) for key in ("score", "threshold", "alarm")]
         picture = score_figures.over_time(*values)
-        items.append(Figure(picture, f"the last {len(scored)} scores of {log}"))
+        items.append(Figure(picture, f"the last {len(scored)} scores of {log}", long=True))
     return [*items, Table(rows, f"The latest {len(rows) - 1}, the last first:")]
 
 

@@ -241,7 +241,7 @@ def _training(log: Sequence[Mapping[str, Any]]) -> list[Item]:
     words = f"{len(log)} steps; last loss {log[-1]['loss']:.4g}"
     return [
         Text(words),
-        Figure(score_figures.course(log), "loss and accuracy in training, by step"),
+        Figure(score_figures.course(log), "loss and accuracy in training, by step", long=True),
     ]
 
 

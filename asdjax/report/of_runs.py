@@ -37,7 +37,7 @@ def comparison_of(runs: Sequence[Facts]) -> Section:
     items: list[Item] = [Table(rows, "Per cent, with 95 % intervals:")]
     if points:
         picture = score_figures.intervals(points, "official score (%)")
-        items.append(Figure(picture, "official scores with 95 % intervals"))
+        items.append(Figure(picture, "official scores with 95 % intervals", long=True))
     items.append(_by_machine(scored, names))
     return Section("Comparison", [*items, *_differences(scored, names)])
 

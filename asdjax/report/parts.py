@@ -2,7 +2,11 @@
 
 import base64
 import dataclasses
+import re
 from collections.abc import Sequence
+
+_NUMBER = re.compile(r"[+-]?\d|-$|$")
+"""How a cell with a number begins, or one without a value is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,19 +16,28 @@ class Table:
     rows: Sequence[Sequence[str]]
     caption: str = ""
 
+    @property
+    def words(self) -> set[int]:
+        """The columns that are not of numbers; they are set from the left."""
+        columns = enumerate(zip(*self.rows[1:], strict=True))
+        return {i for i, cells in columns if not all(_NUMBER.match(cell) for cell in cells)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """A picture."""
 
     content: bytes
-    """PNG or JPEG."""
+    """SVG, PNG or JPEG."""
     caption: str
+    long: bool = False
+    """Much wider than high: scrolled on narrow screens."""
 
     @property
     def source(self) -> str:
         """The picture as a data URL."""
-        kind = "png" if self.content.startswith(b"\x89PNG") else "jpeg"
+        kinds = {b"\x89PNG": "png", b"<?xm": "svg+xml"}
+        kind = kinds.get(self.content[:4], "jpeg")
         return f"data:image/{kind};base64,{base64.b64encode(self.content).decode()}"
 
 

@@ -146,7 +146,7 @@ function showDetector() {
   const about = state.detector;
   find("name").textContent = about.name;
   const facts = {
-    threshold: score(about.threshold),
+    "threshold of a window": score(about.threshold),
     "normal without alarm": `${Number((100 * about.level).toFixed(2))} %`,
     "normal recordings": `${about.recordings}`,
     "normal windows": about.bank < about.windows ? `${about.windows}, compared with ${about.bank}` : `${about.windows}`,

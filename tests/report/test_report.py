@@ -266,7 +266,7 @@ def test_the_second_channel_is_known_from_the_views_that_use_it(rng, tmp_path):
 
 
 def test_a_tenth_of_the_false_alarms_is_shaded(monkeypatch):
-    monkeypatch.setattr(score_figures, "png", lambda figure: figure)
+    monkeypatch.setattr(score_figures, "svg", lambda figure: figure)
     label = np.array(["normal", "anomaly"] * 10)
     figure = score_figures.roc(np.arange(20.0), label, np.full(20, "source"))
     (axes,) = figure.axes
@@ -285,7 +285,36 @@ def test_the_map_by_another_method_needs_its_library(run, tmp_path, monkeypatch,
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     out = tmp_path / "r.html"
     assert main(["report", str(run), "--out", str(out), "--map", "umap"]) == 1
-    assert "pip install umap-learn" in capsys.readouterr().err
+    assert "pip install 'asdjax[umap]'" in capsys.readouterr().err
+
+
+def test_few_clips_have_principal_components(rng):
+    """UMAP fails with two or three points."""
+    for count in (1, 2, 3, 15):
+        place, words = facts._plane(rng.standard_normal((count, 8)), "umap")
+        assert place.shape == (count, 2) and words.endswith("(too few clips for UMAP)")
+
+
+def test_the_map_by_umap(run, tmp_path):
+    pytest.importorskip("umap", reason="umap-learn is large: pip install 'asdjax[umap]'")
+    assert (
+        "UMAP by the cosine" in made(run, out=tmp_path / "r.html", options=["--map", "umap"]).words
+    )
+
+
+def test_drawings_follow_the_colours_of_the_page():
+    """Letters and axes have the page's colour, and nothing is drawn behind them."""
+    drawn = score_figures.course([{"step": i, "loss": 1.0, "accuracy": 0.5} for i in range(3)])
+    text = drawn.decode()
+    assert text.startswith("<?xml") and "prefers-color-scheme: dark" in text
+    assert "currentColor" in text and "#000000" not in text and "#ffffff" not in text
+    assert Figure(drawn, "").source.startswith("data:image/svg+xml;base64,")
+
+
+def test_columns_of_words():
+    rows = [["name", "score", "p", "of", "decision"]]
+    rows += [["a", "+1.5\n1 to 2", "-", "3 of 4", "ok"], ["2.wav", "-0.1", "", "0 of 4", "ALARM"]]
+    assert Table(rows).words == {0, 4} and Table(rows[:1]).words == set()
 
 
 def test_averages_over_areas():
