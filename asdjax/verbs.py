@@ -472,6 +472,44 @@ def _show(verb: Any, document: dict[str, Any] | None, as_json: bool, as_markdown
 
 
 @dataclasses.dataclass(frozen=True)
+class Select:
+    """Choose a backend for each machine without anomalies; score follows the choice."""
+
+    lost: ClassVar[str] = "nothing was chosen: run the same command again"
+    run: Positional[FinishedRun]
+    backends: tuple[str, ...] = (
+        "nearest_neighbours", "local_density", "variance_minimised", "standardised_domains",
+    )  # fmt: skip
+    """Backends to try, with their default settings."""
+    kinds: tuple[Literal["machines", "draws", "domains", "attributes"], ...] = (
+        "machines", "draws", "domains", "attributes",
+    )  # fmt: skip
+    """Pseudo-anomalies: clips of other machines, values drawn from several clips, the target
+    domain, other attributes."""
+    seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
+    """Seed of the draws."""
+    dry_run: bool = False
+    """Print the choice, and change nothing."""
+    json: bool = False
+    """Print JSON (schema asdjax.selection/1)."""
+
+    def __call__(self) -> None:
+        from asdjax.commands import select
+
+        for name in self.backends:
+            if name not in registry.names("backend"):
+                known = ", ".join(registry.names("backend"))
+                raise UsageError(f"--backends {name}: choose among {known}")
+        run = open_run(self.run)
+        document = select.select(
+            run, names=self.backends, kinds=self.kinds, seed=self.seed, store=not self.dry_run
+        )
+        print(json.dumps(document, indent=1) if self.json else "\n".join(select.words(document)))
+        if not self.dry_run:
+            print(f"stored in {self.run}: asdjax score {self.run} follows it")
+
+
+@dataclasses.dataclass(frozen=True)
 class Combine:
     """Combine the scores of several runs into a run of its own, and evaluate it."""
 
@@ -582,6 +620,7 @@ JOBS: dict[str, dict[str, type[Any]]] = {
         "extract": Extract,
         "embed": Embed,
         "score": Score,
+        "select": Select,
         "combine": Combine,
     },
     "look and compare": {

@@ -1,25 +1,21 @@
 """Scoring: a run's embeddings in, one CSV of scores and decisions per machine out; no jax."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float64
 
 from asdjax.challenge import meta_yaml
 from asdjax.config import embedding_parts
+from asdjax.config.embedding_parts import Part
 from asdjax.config.recipe import Config
 from asdjax.data.dcase import ScoredMachine
 from asdjax.errors import AsdjaxError, DataError
 from asdjax.runtime import console
-from asdjax.scoring import backends, false_alarms, standardisation, thresholds
-from asdjax.scoring.distances import unit_length
+from asdjax.scoring import false_alarms, of_views, thresholds
 from asdjax.store.embeddings import Embeddings
 from asdjax.store.runs import Run
 from asdjax.store.scores import CLIP_COLUMNS
-
-Scores = Float64[np.ndarray, " N"]
 
 
 def score(run: Run, config: Config | None = None) -> None:
@@ -52,23 +48,27 @@ def score(run: Run, config: Config | None = None) -> None:
 
 def _score(run: Run, config: Config) -> None:
     views = config.extract.view_names
-    part = embedding_parts.chosen(config.model.embedding_parts, config.backend.part)
     kept = 0
     machines = run.machines()
+    if config.backend.selected and not run.is_current(run.selection, run.embeddings_version()):
+        console.say(
+            f"{run.path}: its backends were chosen with other embeddings: asdjax select {run.path} "
+            "chooses anew"
+        )
     with console.progress("scoring", len(machines), "machines", minor=True) as advance:
         for machine in machines:
             if run.has_scores(machine):
                 kept += 1
                 advance(1, machine)
                 continue
-            tables = [run.read_embeddings(view, machine).of_part(part) for view in views]
+            tables = [run.read_embeddings(view, machine) for view in views]
             if any(not np.array_equal(table.path, tables[0].path) for table in tables):
                 raise DataError(
                     f"{run.path}: the views of {machine} hold different clips: "
                     f"run asdjax extract {run.path} again"
                 )
             notes: dict[str, None] = {}  # the views' common ones once
-            rows = _rows(machine, tables, config, notes)
+            rows = _rows(machine, tables, config, config.model.embedding_parts, notes)
             for note in notes:
                 console.say(note)
             run.write_scores(machine, rows)
@@ -115,115 +115,59 @@ def rehearse(config: Config, machines: Mapping[str, ScoredMachine]) -> None:
         facts = {name: np.array([getattr(c, name) or "" for c in clips]) for name in CLIP_COLUMNS}
         unused = ("gain", "level_db", "correlation", "lag", "silent", "calibration")
         others = dict.fromkeys(unused, np.full(len(clips), np.nan))  # of which no score follows
-        size = 8 * _bands(config)
+        parts = embedding_parts.small(config.model.embedding_parts)
+        size = sum(part.size for part in parts) or 8
         tables = [
             Embeddings(**facts, **others, embedding=rng.standard_normal((len(clips), size)))
             for _ in config.extract.views
         ]
-        _rows(machine, tables, config, {})
+        _rows(machine, tables, config, parts, {})
 
 
 def _rows(
-    machine: str, tables: Sequence[Embeddings], config: Config, notes: dict[str, None]
+    machine: str,
+    tables: Sequence[Embeddings],
+    config: Config,
+    parts: Sequence[Part],
+    notes: dict[str, None],
 ) -> list[dict[str, str]]:
     """A machine's rows: every clip scored under each view and over all, and decided.
 
-    `tables` hold the part of the embeddings that is scored. What a user should know of how they
-    were scored is added to `notes`.
+    Args:
+        machine: its name.
+        tables: of each view, with equal clips.
+        config: backend, views and decision are used.
+        parts: what the embeddings consist of.
+        notes: is added to: what a user should know of how the clips were scored.
     """
-    views, clips = config.extract.view_names, tables[0]
-    per_view, in_sample = zip(*(_scores(config, t, machine, notes) for t in tables), strict=True)
-    if config.backend.combine_views == "embeddings":
-        combined, training = _scores(config, _mean(tables, config), machine, notes)
-    else:
-        combined = _combined(clips, per_view, per_view, config.backend.combine_views)
-        training = _combined(clips, in_sample, per_view, config.backend.combine_views)
-    threshold = np.empty(len(combined))
+    clips, views = tables[0], config.extract.view_names
+    scores = np.empty((len(views) + 1, len(clips.path)))  # of each view, then combined
+    threshold = np.empty(len(clips.path))
     for section in np.unique(clips.section):
         here = clips.section == section
+        train, test = here & (clips.split == "train"), here & (clips.split == "test")
         try:
-            chosen = thresholds.fit(config.decision, training[here & (clips.split == "train")])
+            found = of_views.score(
+                config.backend.of(machine, str(section)),
+                parts,
+                [table.embedding[train] for table in tables],
+                clips.domain[train] == "target",
+                [table.embedding[test] for table in tables],
+                in_sample=config.decision.in_sample,
+            )
+            threshold[here] = thresholds.fit(config.decision, found.combined.in_sample)
         except AsdjaxError as error:
             raise type(error)(f"{machine} section {section}: {error}") from error
-        threshold[here] = chosen
+        notes |= {f"{machine} section {section}: {note}": None for note in found.notes}
+        for row, of in zip(scores, (*found.views, found.combined), strict=True):
+            row[train], row[test] = of.left_out, of.new
     return [
         {
             **{name: str(getattr(clips, name)[i]) for name in CLIP_COLUMNS},
-            "score": repr(float(combined[i])),
+            "score": repr(float(scores[-1, i])),
             "threshold": repr(float(threshold[i])),
-            "decision": str(int(combined[i] > threshold[i])),
-            **{view: repr(float(values[i])) for view, values in zip(views, per_view, strict=True)},
+            "decision": str(int(scores[-1, i] > threshold[i])),
+            **{view: repr(float(scores[v, i])) for v, view in enumerate(views)},
         }
-        for i in range(len(combined))
+        for i in range(len(clips.path))
     ]
-
-
-def _scores(
-    config: Config, table: Embeddings, machine: str, notes: dict[str, None]
-) -> tuple[Scores, Scores]:
-    """A machine's scores under one view, section by section; training clips are left out.
-
-    The second array differs for the training clips where thresholds are `in_sample`: their scores
-    against a bank that holds them.
-    """
-    scores = np.empty(len(table.path))
-    thresholding = np.empty(len(table.path))
-    for section in np.unique(table.section):
-        train = (table.section == section) & (table.split == "train")
-        test = (table.section == section) & (table.split == "test")
-        references = table.rows(train)
-        try:
-            backend = backends.fit(
-                config.backend,
-                references.embedding,
-                references.domain == "target",
-                bands=_bands(config),
-            )
-            notes |= {f"{machine} section {section}: {note}": None for note in backend.notes}
-            scores[train] = thresholding[train] = backend.leave_one_out()
-            scores[test] = thresholding[test] = backend.score(table.embedding[test])
-            if config.decision.in_sample:
-                thresholding[train] = backend.score(references.embedding)
-        except AsdjaxError as error:
-            raise type(error)(f"{machine} section {section}: {error}") from error
-    return scores, thresholding
-
-
-def _bands(config: Config) -> int:
-    """The number of frequency bands of what is scored."""
-    part = embedding_parts.chosen(config.model.embedding_parts, config.backend.part)
-    return 1 if part is None else part.bands
-
-
-def _mean(tables: Sequence[Embeddings], config: Config) -> Embeddings:
-    """The mean embedding of the views; for the cosine each is of unit length before.
-
-    So is each band by itself, if each of them is scored.
-    """
-    bands = _bands(config) if config.backend.bands == "each" else 1
-    shape = tables[0].embedding.shape
-    rows = [t.embedding.astype(np.float64).reshape(shape[0] * bands, -1) for t in tables]
-    mean = np.mean([unit_length(of_view, config.backend.metric) for of_view in rows], axis=0)
-    return dataclasses.replace(tables[0], embedding=mean.reshape(shape))
-
-
-def _combined(
-    clips: Embeddings, per_view: Sequence[Scores], left_out: Sequence[Scores], how: str
-) -> Scores:
-    """One score per clip: the views', which are standardised before if `how` begins with z.
-
-    `left_out` holds the leave-one-out scores that standardise.
-    """
-    scores, standard = np.stack(per_view), np.stack(left_out)
-    if how != "mean":
-        for section in np.unique(clips.section):
-            here = clips.section == section
-            train = standard[:, here & (clips.split == "train")]
-            spread = train.std(axis=1, keepdims=True)
-            if standardisation.alike(train).any():
-                raise DataError(
-                    f"section {section}: all leave-one-out scores of a view are equal: set "
-                    "backend.combine_views to mean"
-                )
-            scores[:, here] = (scores[:, here] - train.mean(axis=1, keepdims=True)) / spread
-    return {"z_minimum": np.min, "z_maximum": np.max}.get(how, np.mean)(scores, axis=0)

@@ -42,3 +42,17 @@ def chosen(parts: Sequence[Part], name: str | None) -> Part | None:
             return part
     those = f"one of {', '.join(part.name for part in parts)}" if parts else "none, it has no parts"
     raise ConfigError(f"backend.part: the embedding has no part {shown(name)}: choose {those}")
+
+
+def small(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The same parts with eight values in each band, to try a backend with.
+
+    Example:
+        >>> small([Part("mean", 0, 768), Part("mean_bands", 768, 6144, bands=8)])[1]
+        Part(name='mean_bands', start=8, size=64, bands=8)
+    """
+    found: list[Part] = []
+    for part in parts:
+        start = found[-1].start + found[-1].size if found else 0
+        found.append(Part(part.name, start, 8 * part.bands, part.bands))
+    return tuple(found)

@@ -494,6 +494,8 @@ class Backend(Choice):
     principal_components and fusion; the others leave out one clip at a time."""
 
     conditional = {"divides_bands": ("fitted_to_bands",)}
+    selected: ClassVar[bool] = False
+    """Whether it was chosen by asdjax select, with the embeddings of then."""
     divides_bands: ClassVar[bool] = False
     """Whether the backend itself takes bands apart. If so, define `fitted_to_bands`."""
 
@@ -516,6 +518,10 @@ class Backend(Choice):
     ) -> Any:
         """The same of embeddings of several bands, if `divides_bands`: band after band in a row."""
         raise NotImplementedError
+
+    def of(self, machine: str, section: str) -> Backend:
+        """The backend of a machine and section (two digits): by default this one for all."""
+        return self
 
     def with_metric(self, metric: Literal["cosine", "euclidean"]) -> Backend:
         """The same backend with another `metric`."""

@@ -186,6 +186,19 @@ def attribute_pairs(attributes: str) -> tuple[tuple[str, str], ...]:
     return tuple(zip(parts[::2], [*parts[1::2], ""], strict=False))
 
 
+def attributes_of(path: str) -> str:
+    """The attributes in a clip's file name, empty if there are none.
+
+    Example:
+        >>> attributes_of("fan/train/section_00_source_train_normal_0001_m-n_2.wav")
+        'm-n_2'
+    """
+    name = path.rpartition("/")[2].rpartition(".")[0]
+    parts = name.split("_")
+    is_clip = name.startswith("section_") and len(parts) > 6
+    return "_".join(parts[6:]) if is_clip else ""
+
+
 def scan(root: Path, edition: str) -> Dataset:
     """Find the clips under a root by their names; no file is opened.
 

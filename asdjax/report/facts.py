@@ -141,8 +141,7 @@ def _sections(
 ) -> Iterator[Section]:
     rows = run.read_scores(machine)
     config = run.config()
-    part = embedding_parts.chosen(config.model.embedding_parts, config.backend.part)
-    tables = {view: run.read_embeddings(view, machine).of_part(part) for view in views}
+    tables = {view: run.read_embeddings(view, machine) for view in views}
     first = tables[views[0]]
     # the raw view knows nothing of a second channel
     of_two = next((t for t in tables.values() if np.isfinite(t.level_db).any()), first)
@@ -157,7 +156,9 @@ def _sections(
         known = truth.get((machine, str(section)), {})
         chosen = [rows[i] for i in here]
         label, domain = zip(*(_labels(row, known) for row in chosen), strict=True)
-        table = first.rows(here)
+        of_section = config.backend.of(machine, str(section))
+        part = embedding_parts.chosen(config.model.embedding_parts, of_section.part)
+        table = first.of_part(part).rows(here)
         if {*table.split} != {"train", "test"}:
             continue  # nothing was scored there
         place, words = _plane(table.embedding, method)

@@ -1,10 +1,9 @@
 """The worst misses and false alarms of a section, to look at and listen to."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from asdjax.data import audio
+from asdjax.data.dcase import attributes_of
 from asdjax.errors import AsdjaxError
 from asdjax.report import facts, figures
 from asdjax.report.clip_sounds import ClipSounds
@@ -41,7 +40,7 @@ def _card(what: str, of: facts.Section, i: int, sounds: ClipSounds | None) -> Se
     views = "; ".join(f"{view} {values[i]:.3g}" for view, values in of.views.items())
     words = f"Score {of.score[i]:.3g}, threshold {of.threshold:.3g}. "
     words += f"Domain: {of.domain[i] or 'unknown'}."
-    if attributes := attributes_of(path):
+    if attributes := console.printable(attributes_of(path)):
         words += f" Attributes: {attributes}."
     if len(of.views) > 1:
         words += f" Scores of the views: {views}."
@@ -69,16 +68,3 @@ def _shown(path: str, nearest: str, machine: str, sounds: ClipSounds) -> list[It
             Sound(audio.to_mp3(other, rate), words),
         ]),
     ]  # fmt: skip
-
-
-def attributes_of(path: str) -> str:
-    """The attributes in a clip's file name, empty if there are none.
-
-    Example:
-        >>> attributes_of("fan/train/section_00_source_train_normal_0001_m-n_2.wav")
-        'm-n_2'
-    """
-    name = path.rpartition("/")[2].rpartition(".")[0]
-    parts: Sequence[str] = name.split("_")
-    is_clip = name.startswith("section_") and len(parts) > 6
-    return console.printable("_".join(parts[6:])) if is_clip else ""

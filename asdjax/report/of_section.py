@@ -2,10 +2,12 @@
 
 import numpy as np
 
+from asdjax.data.dcase import attributes_of
 from asdjax.report import facts, mistakes, score_figures
 from asdjax.report.clip_sounds import ClipSounds
 from asdjax.report.facts import Facts
 from asdjax.report.parts import Figure, Item, Row, Section, Table
+from asdjax.runtime import console
 
 
 def section(of: facts.Section, run: Facts, sounds: ClipSounds | None, shown: int) -> Section:
@@ -46,7 +48,7 @@ def section(of: facts.Section, run: Facts, sounds: ClipSounds | None, shown: int
             f"embeddings of the first view: {of.place_words}",
         )
     )
-    attributes = [mistakes.attributes_of(path) or "unknown" for path in of.path]
+    attributes = [console.printable(attributes_of(path)) or "unknown" for path in of.path]
     if len(set(attributes)) > 1:
         pictures.append(Figure(score_figures.groups(of.place, attributes), "the same by attribute"))
     items: list[Item | Row] = [Row(pictures)]

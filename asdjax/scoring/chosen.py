@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from asdjax.config.interfaces import Backend
 from asdjax.config.registry import register
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class Chosen(Backend):
     """Another backend for each machine and section; written by asdjax select."""
 
+    selected: ClassVar[bool] = True
     name: str = "chosen"
     sections: tuple[str, ...] = ()
     """Machines and their sections, as fan/00."""

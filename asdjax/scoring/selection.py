@@ -20,13 +20,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 from sklearn.metrics import roc_auc_score
 
+from asdjax.scoring.of_views import Views
+
 KINDS = ("machines", "draws", "domains", "attributes")
 _MOST = 200  # pseudo-anomalies of a kind, or of an attribute value
 _MOST_VALUES = 5  # attribute values that are left out in turn
 _FEWEST = 5  # clips in a bank
 
-Views = Sequence[Float[np.ndarray, "N D"]]
-"""Embeddings of the same clips under each view."""
 Scores = tuple[Float64[np.ndarray, " N"], Float64[np.ndarray, " M"]]
 """Leave-one-out scores of a bank, and scores of other clips."""
 Scorer = Callable[[Views, Bool[np.ndarray, " N"], Views], Scores]

@@ -96,7 +96,7 @@ class Manifest:
 
 _LONGEST = 240  # bytes of a name, so that the file's is below 255
 _RESULTS = re.compile(
-    r"thresholds\.json|pseudo_labels\.csv|embeddings/machines\.json|embeddings/(?P<view>[^/]+)/(?P<m>[^/]+)\.npz"
+    r"thresholds\.json|pseudo_labels\.csv|selection\.json|embeddings/machines\.json|embeddings/(?P<view>[^/]+)/(?P<m>[^/]+)\.npz"
     r"|scores/(?P<machine>[^/]+)\.csv"
 )
 

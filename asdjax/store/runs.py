@@ -9,6 +9,7 @@
     diagnostics/<machine>.csv        comparison of the channels of each clip
     scores/<machine>.csv
     pseudo_labels.csv                class of each training clip, with dataset.label pseudo
+    selection.json                   evidence for the backend of each machine
     thresholds.json                  threshold and false alarms of each machine
     metrics/metrics.json  metrics.csv
     artefacts.json                   see manifest.py
@@ -177,6 +178,7 @@ class Run(RunDirectory):
         ours |= {self.path / ".lock", self._machines}
         ours |= {self.metrics / "metrics.json", self.metrics / "metrics.csv"}
         ours |= {self._config, self._training, self._log, self._artefacts, self.thresholds}
+        ours |= {self._pseudo_labels, self.selection}
         ours |= {*event_files.ours(self.path / event_files.FOLDER)}
         for step in self.checkpoints.glob("*"):
             if step.name.isdecimal():
@@ -357,6 +359,12 @@ class Run(RunDirectory):
     def has_scores(self, machine: str) -> bool:
         """Whether a machine's scores are up to date with its embeddings and the configuration."""
         return self.is_current(self.scores_path(machine), self.scores_made_from(machine))
+
+    def embeddings_version(self) -> str:
+        """A digest of all embeddings of a finished extraction."""
+        views, records = self.config().extract.view_names, self._documents.manifest.record
+        paths = [self.embeddings_path(view, m) for m in self.machines() for view in views]
+        return fingerprint([records(path) for path in paths])
 
     def scores_version(self) -> str:
         """A digest of all scores, to detect that another process has changed them."""

@@ -22,10 +22,10 @@ from asdjax.config import recipe as configs
 from asdjax.errors import AsdjaxError
 from asdjax.files import user_files
 from asdjax.runtime import host_memory
+from asdjax.scoring import of_views
 from asdjax.scoring.kmeans import KMeans
 from asdjax.scoring.mahalanobis import Mahalanobis
 from asdjax.store.checkpoint import Checkpoints
-from asdjax.store.embeddings import Embeddings
 from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
@@ -715,11 +715,7 @@ def test_the_mean_embedding_has_unit_vectors_at_any_scale(scale):
     rng = np.random.default_rng(3)
     views = rng.standard_normal((2, 5, 7)).astype(np.float32)
     unit = views / np.linalg.norm(views.astype(np.float64), axis=2, keepdims=True)
-    facts = {name: np.array(["x"] * 5) for name in ("path", "split", "section", "domain", "label")}
-    unknown = {name: np.zeros(5) for name in ("gain", "level_db", "correlation", "lag", "silent")}
-    unknown["calibration"] = np.empty((2, 0))
-    tables = [Embeddings(**facts, **unknown, embedding=np.float32(scale) * v) for v in views]
-    mean = score._mean(tables, KMeans()).embedding
+    mean = of_views.mean([np.float32(scale) * view for view in views], "cosine")
     np.testing.assert_allclose(mean, unit.mean(axis=0), rtol=0, atol=1e-6)
 
 

@@ -20,7 +20,7 @@ from asdjax.cli import main
 from asdjax.commands.compare import compare
 from asdjax.commands.evaluate import by_view, evaluate
 from asdjax.detector.features import open_features as load_features
-from asdjax.report import facts, figures, mistakes, page, published, score_figures
+from asdjax.report import facts, figures, page, published, score_figures
 from asdjax.report.parts import Figure, Row, Section, Sound, Table, Text, Tile, Verbatim
 from asdjax.store.embeddings import Embeddings
 from asdjax.store.runs import Run
@@ -276,9 +276,9 @@ def test_a_tenth_of_the_false_alarms_is_shaded(monkeypatch):
 
 def test_attributes_are_those_of_the_file_name():
     name = "fan/train/section_00_source_train_normal_0001_m-n_2.wav"
-    assert mistakes.attributes_of(name) == "m-n_2"
-    assert mistakes.attributes_of("fan/test/section_00_0001.wav") == ""
-    assert mistakes.attributes_of("take 7 of a long row_of_many_words.wav") == ""
+    assert attributes_of(name) == "m-n_2"
+    assert attributes_of("fan/test/section_00_0001.wav") == ""
+    assert attributes_of("take 7 of a long row_of_many_words.wav") == ""
 
 
 def test_the_map_by_another_method_needs_its_library(run, tmp_path, monkeypatch, capsys):
