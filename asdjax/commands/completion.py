@@ -113,6 +113,8 @@ def _settings_in(value: Any, prefix: str) -> Iterator[tuple[str, Any, tuple[str,
     names = schema.name_values(type(value))
     for name, hint in field_types(type(value)).items():
         part = getattr(value, name)
+        if part == () and dataclasses.is_dataclass(get_args(hint)[0]):
+            continue  # sections of which there are none: they have no options
         if not is_section(part):
             yield f"{prefix}{name}", hint, names.get(name) or _values(hint)
             continue

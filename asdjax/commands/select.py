@@ -109,7 +109,7 @@ def candidates(config: Config, names: Sequence[str]) -> list[Backend]:
 
 
 def words(document: dict[str, Any]) -> list[str]:
-    """A line for each machine: what was chosen, and the evidence of it and of the first candidate."""
+    """A line for each machine: the choice, its evidence, and that of the first candidate."""
     lines = []
     for name, of in document["sections"].items():
         tree, evidence = document["candidates"][of["chosen"]], of["evidence"]

@@ -168,8 +168,7 @@ class TrainConfig:
     """The training loop."""
 
     epochs: Count = 16
-    """Passes over the training clips; the weights of the last epoch are used. A run goes on if this
-    is raised later."""
+    """Passes over the training clips; the last weights count. A run goes on if this is raised."""
     batch_size: Annotated[int, Range(low=2, high=2**20)] = 64
     """Clips per step, over all devices and processes."""
     accumulate: Annotated[int, Range(low=1, high=2**20)] = 1

@@ -53,7 +53,7 @@ model:
   pooling: {name: relative_deviation, gamma: 8, keep_bands: true}
   embedding_size: 0
 extract: {batch_size: 16}
-backend: {name: nearest_neighbours, bands: each, smote: {ratio: 0.1, neighbours: 2}}
+backend: {name: variance_minimised, squared: true, bands: each}
 decision: {method: quantile, level: 0.9}
 """,
     "lora_best": """
@@ -70,7 +70,7 @@ train: {epochs: 40, batch_size: 8}
 extract:
   batch_size: 16
   views: [{name: raw, method: raw}, {name: cancel, method: cancel}]
-backend: {name: nearest_neighbours, bands: each, smote: {ratio: 0.1, neighbours: 2}}
+backend: {name: variance_minimised, squared: true, bands: each}
 decision: {method: quantile, level: 0.9}
 """,
     "asdkit_lora": """
