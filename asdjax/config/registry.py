@@ -53,6 +53,9 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "encoder": {
         "multiresnet": "asdjax.models.multiresnet_encoder",
         "beats": "asdjax.models.beats_encoder",
+        "ast": "asdjax.models.ast_encoder",
+        "eat": "asdjax.models.eat_encoder",
+        "dasheng": "asdjax.models.dasheng_encoder",
     },
     "pooling": {
         "attentive_statistics": "asdjax.models.poolings",
