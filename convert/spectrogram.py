@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from asdjax.config import schema
-from asdjax.config.transformer_architecture import TransformerConfig
+from asdjax.config.transformer_architecture import EATArchitecture, TransformerConfig
 from asdjax.convert import state_dict, weights_file, weights_folder
 from asdjax.convert.state_dict import KERNEL, Axes, Place, Table
 from asdjax.convert.weights_folder import Checkpoint, Dtype, Network
 from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.models.parameters import Tree
-from asdjax.models.spectrogram_fronts import EAT as EAT_FRONT
 from asdjax.models.vision_transformer import sines
 from asdjax.signal.mel_decibels import N_FFT, mel_bank
 from asdjax.signal.stft import hann
@@ -148,7 +147,8 @@ def _read(
     }
     state, sizes, wrong = family.prepare(_divided(state), layout, prefix)
     if not wrong:
-        encoder = _architecture(state, layout, prefix, published_as, heads, sizes, source)
+        kind = converted_weights.architecture(family.name)
+        encoder = _architecture(kind, state, layout, prefix, published_as, heads, sizes, source)
         network = Network(family.name, encoder)
         names = _table(family, layout, prefix, network.like["encoder"])
         wrong = state_dict.mismatches(names, state, network.like)
@@ -211,6 +211,7 @@ def _divided(state: State) -> State:
 
 
 def _architecture(
+    kind: type[TransformerConfig],
     state: State,
     layout: Layout,
     prefix: str,
@@ -239,8 +240,8 @@ def _architecture(
         **sizes,
     }
     try:
-        encoder = schema.read(TransformerConfig, tree, "encoder", str(source))
-        schema.check(TransformerConfig, encoder, "encoder", str(source))
+        encoder: TransformerConfig = schema.read(kind, tree, "encoder", str(source))
+        schema.check(kind, encoder, "encoder", str(source))
     except AsdjaxError as error:
         raise ArtifactError(f"{error}: unsupported architecture: name another file") from error
     for possible, key, what in encoder.checks():
@@ -368,7 +369,7 @@ def _eat(state: State, layout: Layout, prefix: str) -> Prepared:
     table = state.pop(name, None)
     if table is None:
         return Prepared(state, {}, [])
-    bands = EAT_FRONT.form.grid_bands(TransformerConfig())
+    bands = EATArchitecture().bands
     fits = table.ndim == 3 and len(table) == 1 and table.shape[2] % 4 == 0
     if not fits or table.shape[1] % bands or not table.size:
         wrong = f"{name} has shape {table.shape}, not (1, {bands} columns, D)"

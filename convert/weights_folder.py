@@ -126,7 +126,7 @@ def write(
         source: the checkpoint.
         folder: the folder to create.
         read: reads the checkpoint, arrays rounded to `dtype`.
-        file: name of the description, one of `converted_weights.KINDS`.
+        file: name of the description, one of `converted_weights.SCHEMAS`.
         dtype: type of the stored arrays.
         overwrite: whether to replace an earlier conversion.
         known: names of published files by their SHA-256.
@@ -139,13 +139,13 @@ def write(
             exists or cannot be written.
     """
     sha256 = torch_file.sha256(source)
-    kind = converted_weights.KINDS[file]
+    described = converted_weights.SCHEMAS[file]
 
     def converted_before(folder: Path) -> bool:
         if not documents.present(folder / file):
             return False
         document = documents.read_json(folder / file, "choose another folder")
-        family = kind.schema.partition("/")[0]
+        family = described.partition("/")[0]
         return isinstance(document, dict) and str(document.get("schema")).startswith(f"{family}/")
 
     def check() -> None:
@@ -175,7 +175,7 @@ def write(
             "probe": [float(value) for value in values],
             "version": __version__,
         }
-        documents.write_json(partial / file, {"schema": kind.schema, **document})
+        documents.write_json(partial / file, {"schema": described, **document})
     return document
 
 

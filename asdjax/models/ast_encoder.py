@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from asdjax.config.registry import register
-from asdjax.config.transformer_architecture import TransformerConfig
+from asdjax.config.transformer_architecture import ASTArchitecture
 from asdjax.models.spectrogram_transformer import SpectrogramTransformer
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class ASTConfig(SpectrogramTransformer):
     has_class_tokens = True
 
     name: str = "ast"
-    encoder: TransformerConfig = TransformerConfig(stride=10, columns=101)
+    encoder: ASTArchitecture = ASTArchitecture()
     """Architecture; read from the weights, so that a recipe need not state it."""
 
     @classmethod

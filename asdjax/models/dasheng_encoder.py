@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from asdjax.config.registry import register
-from asdjax.config.transformer_architecture import TransformerConfig
+from asdjax.config.transformer_architecture import DashengArchitecture
 from asdjax.models.spectrogram_transformer import SpectrogramTransformer
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class DashengConfig(SpectrogramTransformer):
     features = "mel spectrogram in decibels, 64 bands, 32 ms frames every 10 ms"
 
     name: str = "dasheng"
-    encoder: TransformerConfig = TransformerConfig(stride=4, columns=252, published_as="Dasheng")
+    encoder: DashengArchitecture = DashengArchitecture()
     """Architecture; read from the weights, so that a recipe need not state it."""
 
     @classmethod

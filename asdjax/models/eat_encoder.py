@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from asdjax.config.registry import register
-from asdjax.config.transformer_architecture import TransformerConfig
+from asdjax.config.transformer_architecture import EATArchitecture
 from asdjax.models.spectrogram_transformer import SpectrogramTransformer
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class EATConfig(SpectrogramTransformer):
     has_class_tokens = True
 
     name: str = "eat"
-    encoder: TransformerConfig = TransformerConfig(published_as="EAT")
+    encoder: EATArchitecture = EATArchitecture()
     """Architecture; read from the weights, so that a recipe need not state it."""
 
     @classmethod

@@ -12,7 +12,7 @@ from asdjax.config.transformer_architecture import TransformerConfig
 from asdjax.models.dropout import Draws
 from asdjax.models.layers import Linear, Rng
 from asdjax.models.spectrogram_transformer import SpectrogramTransformer
-from asdjax.models.vision_transformer import Form, Output, VisionTransformer
+from asdjax.models.vision_transformer import Form, Output, VisionTransformer, columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Front:
     whole: bool = False
     """Whether the last frames depend on where the clip ends, so that no sample may be cut off."""
 
-    def samples(self, columns: int, config: TransformerConfig) -> int:
+    def samples(self, count: int, config: TransformerConfig) -> int:
         """The least number of samples that has this many columns."""
-        return self.samples_of(self.form.frames(columns, config))
+        return self.samples_of((count - 1) * config.stride + config.patch[0])
 
     def row_length(self, samples: int, config: TransformerConfig) -> int:
         """Length to which clips of `samples` are padded, so that similar lengths share a batch.
@@ -39,10 +39,9 @@ class Front:
         The number of columns is rounded up to a multiple of 2^(bits - 3), where `bits` is its
         number of binary digits: four lengths per octave, at most a quarter longer than the clip.
         """
-        columns = int(self.form.columns(self.frames(samples), config))
-        step = max(1, 2 ** (columns.bit_length() - 3))
-        columns = -(-columns // step) * step
-        return self.samples(columns + self.whole, config)
+        count = columns(self.frames(samples), config)
+        step = max(1, 2 ** (count.bit_length() - 3))
+        return self.samples(-(-count // step) * step + self.whole, config)
 
 
 class SpectrogramEmbedder(nnx.Module):
@@ -121,10 +120,10 @@ class SpectrogramEmbedder(nnx.Module):
         """What the vision transformer returns, and which of the patches' tokens are valid."""
         config, front = self.encoder.config, self.front
         spectrogram = front.spectrogram(waveform, length)
-        columns = None if length is None else front.form.columns(front.frames(length), config)
+        own = None if length is None else columns(front.frames(length), config)
         used = draws if train and self.encoder.random_in_training else None
-        output = self.encoder(spectrogram, columns=columns, layers=self.layers, draws=used)
-        if columns is None:
+        output = self.encoder(spectrogram, columns=own, layers=self.layers, draws=used)
+        if own is None:
             return output, None
-        column = jnp.arange(output.layers[0].shape[1]) // front.form.grid_bands(config)
-        return output, column.astype(columns.dtype)[None] < columns[:, None]
+        column = jnp.arange(output.layers[0].shape[1]) // config.bands
+        return output, column.astype(own.dtype)[None] < own[:, None]

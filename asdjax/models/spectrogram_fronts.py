@@ -17,20 +17,20 @@ def _kaldi(
 
 
 AST = Front(
-    Form(fbank.BANDS, (16, 16), "table", ("cls_token", "dist_token")),
+    Form("table", class_tokens=2),
     # mean and standard deviation of AudioSet, as in the published feature extractor
     partial(_kaldi, mean=-4.2677393, std=4.5689974),
     fbank.frames,
     fbank.samples,
 )
 EAT = Front(
-    Form(fbank.BANDS, (16, 16), "sines", ("extra_token",), norm_first=False),
+    Form("sines", class_tokens=1, norm_first=False),
     partial(_kaldi, mean=-4.268, std=4.569),
     fbank.frames,
     fbank.samples,
 )
 DASHENG = Front(
-    Form(mel_decibels.BANDS, (4, mel_decibels.BANDS), "time_and_band", normalised_bands=True),
+    Form("time_and_band", normalised_bands=True),
     mel_decibels.mel_decibels,
     mel_decibels.frames,
     mel_decibels.samples,

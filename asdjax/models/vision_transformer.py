@@ -35,39 +35,26 @@ _FC1, _FC2 = 6, 7  # random streams of a layer; attention.py has the others
 class Form:
     """What differs between the networks of the encoders."""
 
-    bands: int
-    """Bands of the spectrogram."""
-    patch: tuple[int, int]
-    """Frames and bands of a patch."""
     positions: Literal["table", "time_and_band", "sines"]
     """What is added to the patches: a learned vector for each place, the sum of one for its column
     and one for its band, or fixed sines, which know no longest clip."""
-    class_tokens: tuple[str, ...] = ()
-    """Names of the tokens before the patches."""
+    class_tokens: int = 0
+    """Tokens before the patches."""
     norm_first: bool = True
     """Whether a layer normalises its parts' inputs and the network its output; else a layer
     normalises the sums of inputs and outputs, and the network the first layer's input."""
     normalised_bands: bool = False
     """Whether each band of the spectrogram is normalised by stored statistics first."""
 
-    def grid_bands(self, config: TransformerConfig) -> int:
-        """Patches in each column."""
-        return (self.bands - self.patch[1]) // config.stride + 1
 
-    @overload
-    def columns(self, frames: int, config: TransformerConfig) -> int: ...
-    @overload
-    def columns(self, frames: Int[Array, " B"], config: TransformerConfig) -> Int[Array, " B"]: ...
-    def columns(
-        self, frames: int | Int[Array, " B"], config: TransformerConfig
-    ) -> int | Int[Array, " B"]:
-        """Columns of a spectrogram; an incomplete last patch is dropped."""
-        columns = (frames - self.patch[0]) // config.stride + 1
-        return max(columns, 0) if isinstance(columns, int) else jnp.maximum(columns, 0)
-
-    def frames(self, columns: int, config: TransformerConfig) -> int:
-        """Frames of a spectrogram that has this many columns."""
-        return (columns - 1) * config.stride + self.patch[0]
+@overload
+def columns(frames: int, config: TransformerConfig) -> int: ...
+@overload
+def columns(frames: Int[Array, " B"], config: TransformerConfig) -> Int[Array, " B"]: ...
+def columns(frames: int | Int[Array, " B"], config: TransformerConfig) -> int | Int[Array, " B"]:
+    """Columns of a spectrogram, which are steps in time; an incomplete last patch is dropped."""
+    count = (frames - config.patch[0]) // config.stride + 1
+    return max(count, 0) if isinstance(count, int) else jnp.maximum(count, 0)
 
 
 class Output(NamedTuple):
@@ -105,7 +92,7 @@ class VisionTransformer(nnx.Module):
     ):
         self.config, self.form, self.remat = config, form, remat
         self.random_in_training = bool(lora and lora.dropout)
-        width, eps, bands = config.width, config.norm_epsilon, form.grid_bands(config)
+        width, eps, bands = config.width, config.norm_epsilon, config.bands
 
         def drawn(*shape: int) -> nnx.Param:
             return nnx.Param(rng.normal(0, 0.02, shape).astype(np.float32))
@@ -115,17 +102,17 @@ class VisionTransformer(nnx.Module):
                 return LoRALinear(n_in, n_out, lora, compute_dtype=compute_dtype, rng=rng)
             return Projection(n_in, n_out, compute_dtype=compute_dtype, rng=rng)
 
-        self.band_norm = BandNorm(form.bands) if form.normalised_bands else None
+        self.band_norm = BandNorm(config.spectrogram_bands) if form.normalised_bands else None
         self.patch_embed = Conv(
-            1, width, form.patch, stride=config.stride, bias=True, compute_dtype=compute_dtype,
+            1, width, config.patch, stride=config.stride, bias=True, compute_dtype=compute_dtype,
             rng=rng,
         )  # fmt: skip
         table, separate = form.positions == "table", form.positions == "time_and_band"
         self.positions = drawn(config.columns, bands, width) if table else None
-        self.class_positions = drawn(len(form.class_tokens), width) if table else None
+        self.class_positions = drawn(form.class_tokens, width) if table else None
         self.time_positions = drawn(config.columns, width) if separate else None
         self.band_positions = drawn(bands, width) if separate else None
-        self.class_tokens = nnx.List([drawn(width) for _ in form.class_tokens])
+        self.class_tokens = nnx.List([drawn(width) for _ in range(form.class_tokens)])
         self.pre_norm = None if form.norm_first else LayerNorm(width, eps)
         layers = (
             Block(config, form.norm_first, projection, compute_dtype, rng)
@@ -192,10 +179,10 @@ class VisionTransformer(nnx.Module):
         Raises:
             AsdjaxError: the clips are shorter than a patch.
         """
-        if not self.form.columns(spectrogram.shape[1], self.config):
+        if not columns(spectrogram.shape[1], self.config):
             raise ConfigError(
                 f"clips of {spectrogram.shape[1]} frames are too short for "
-                f"{self.config.published_as}, which needs {self.form.patch[0]}: increase "
+                f"{self.config.published_as}, which needs {self.config.patch[0]}: increase "
                 "audio.clip_seconds"
             )
         if self.band_norm is not None:
@@ -208,8 +195,7 @@ class VisionTransformer(nnx.Module):
             return self.positions[...][:steps]
         if self.time_positions is not None and self.band_positions is not None:
             return self.time_positions[...][:steps, None] + self.band_positions[...][None]
-        bands = self.form.grid_bands(self.config)
-        return jnp.asarray(sines(steps, bands, self.config.width), dtype)
+        return jnp.asarray(sines(steps, self.config.bands, self.config.width), dtype)
 
     def _with_class_tokens(
         self, x: Tokens, own: Bool[Array, "B T"] | None, bands: int

@@ -9,11 +9,9 @@ predictor/     the classifier's arrays of a fine-tuned checkpoint
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from asdjax.config import registry, schema
-from asdjax.config.beats_architecture import BEATsEncoderConfig
-from asdjax.config.transformer_architecture import TransformerConfig
 from asdjax.errors import ArtifactError
 from asdjax.files import documents
 
@@ -23,18 +21,7 @@ ENCODER_DOCUMENT = "encoder.json"
 HOW = "asdjax convert beats BEATs_iter3.pt FOLDER"
 
 
-class Kind(NamedTuple):
-    """What a description holds."""
-
-    schema: str
-    architecture: type
-    """Class of the encoder's architecture."""
-
-
-KINDS: Mapping[str, Kind] = {
-    DOCUMENT: Kind(SCHEMA, BEATsEncoderConfig),
-    ENCODER_DOCUMENT: Kind("asdjax.encoder/1", TransformerConfig),
-}
+SCHEMAS: Mapping[str, str] = {DOCUMENT: SCHEMA, ENCODER_DOCUMENT: "asdjax.encoder/1"}
 """By the description's file name."""
 
 
@@ -55,9 +42,14 @@ class Pretrained:
     """Name of the description."""
 
 
+def architecture(name: str) -> Any:
+    """The class of an encoder's architecture."""
+    return schema.field_types(registry.find("encoder", name))["encoder"]
+
+
 def present(path: Path) -> bool:
     """Whether a folder has the description of converted weights."""
-    return any(documents.present(path / file) for file in KINDS)
+    return any(documents.present(path / file) for file in SCHEMAS)
 
 
 def read(path: Path) -> Pretrained:
@@ -66,26 +58,33 @@ def read(path: Path) -> Pretrained:
     Raises:
         AsdjaxError: not a folder of converted weights, or an invalid description.
     """
-    found = [file for file in KINDS if documents.present(path / file)]
+    found = [file for file in SCHEMAS if documents.present(path / file)]
     if len(found) != 1:
         raise ArtifactError(
             f"{path}: not a folder of converted weights ({' and '.join(found) or f'no {DOCUMENT}'})"
             f": create one with {HOW}"
         )
-    file, kind = path / found[0], KINDS[found[0]]
+    file, expected = path / found[0], SCHEMAS[found[0]]
     document = documents.read_json(file, "convert again")
-    if not isinstance(document, dict) or document.get("schema") != kind.schema:
+    if not isinstance(document, dict) or document.get("schema") != expected:
         raise ArtifactError(
-            f"{file}: not written by this version of asdjax (schema {kind.schema}): convert again"
+            f"{file}: not written by this version of asdjax (schema {expected}): convert again"
         )
     name = document.get("name") if found[0] == ENCODER_DOCUMENT else "beats"
-    if name not in registry.names("encoder"):
+    if not (isinstance(name, str) and _has_weights(name)):
         raise ArtifactError(f"{file}: weights of an unknown encoder {name!r}: convert again")
     if not isinstance(document.get("digest"), str):
         raise ArtifactError(f"{file}: no digest of the weights: convert again")
-    encoder = schema.read(kind.architecture, document.get("encoder"), "encoder", str(file))
-    schema.check(kind.architecture, encoder, "encoder", str(file))
+    kind = architecture(name)
+    encoder = schema.read(kind, document.get("encoder"), "encoder", str(file))
+    schema.check(kind, encoder, "encoder", str(file))
     for possible, key, what in encoder.checks():
         if not possible:
             raise ArtifactError(f"{file}: {key}: {what}: convert again")
     return Pretrained(path, encoder, document["digest"], document, name, found[0])
+
+
+def _has_weights(name: str) -> bool:
+    """Whether this is the name of an encoder with an architecture of its own."""
+    known = name in registry.names("encoder")
+    return known and "encoder" in schema.field_types(registry.find("encoder", name))

@@ -128,6 +128,15 @@ def test_recomputed_layers_give_the_same_gradients(name, rng):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_is_close(name, rng, compiled_fast_here):
+    waves = [rng.normal(0, 0.1, 16000).astype(np.float32)]
+    one, other = (load(folder(name), compute_dtype=kind).embed(waves)[0]
+                  for kind in ("float32", "bfloat16"))  # fmt: skip
+    assert not np.array_equal(one, other)
+    assert one @ other > 0.999 * np.linalg.norm(one) * np.linalg.norm(other)
+
+
 def test_sines_of_single_places():
     """Computed place by place, in double precision."""
     found = sines(70, 8, 16)
