@@ -1,9 +1,9 @@
 """Sizes of the vision transformers on spectrograms: AST, EAT, SSLAM and Dasheng."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from asdjax.config.schema import Check, Count, Positive
+from asdjax.config.schema import Check, Count, Positive, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +14,7 @@ class TransformerConfig:
     patch: ClassVar[tuple[int, int]] = (16, 16)
     """Frames and bands of a patch."""
 
-    depth: Count = 12
+    depth: Annotated[int, Range(low=1, high=256)] = 12
     """Transformer layers."""
     width: Count = 768
     """Values in each token."""

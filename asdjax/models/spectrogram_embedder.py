@@ -63,7 +63,7 @@ class SpectrogramEmbedder(nnx.Module):
             rng=rng,
         )
         self.layers, self.from_class_tokens = config.layers, config.class_tokens
-        features = config.encoder.width * max(1, len(config.layers))
+        features = config.token_size
         hidden = max(1, features // config.pooling_ratio)
         self.pool = config.pooling.build(features, hidden, rng)
         size = config.embedding_size

@@ -100,7 +100,7 @@ class SpectrogramTransformer(Encoder):
             "frozen": "weights as they come",
         }[self.adaptation]
         start = "random initial weights, for tests only" if self.random_init else "pretrained"
-        size = self.embedding_size or self.encoder.width * max(1, len(self.layers))
+        size = self.embedding_size or self.token_size
         return self.features, f"{name} ({start}; {adapted}), {self.pooled()}, {size} values", name
 
     def checks(self, sample_rate: int) -> list[Check]:
@@ -249,6 +249,16 @@ class SpectrogramTransformer(Encoder):
             return self, params
         encoder = merge(params["encoder"], self.lora.alpha / self.lora.rank)
         return dataclasses.replace(self, adaptation="full"), {**params, "encoder": encoder}
+
+    @property
+    def token_size(self) -> int:
+        """Values in each token that is pooled."""
+        return self.encoder.width * max(1, len(self.layers))
+
+    @property
+    def bands(self) -> int:
+        """Bands of the grid of tokens, which are time-major; 1: none."""
+        return self.encoder.bands
 
     @property
     def shortest(self) -> int:

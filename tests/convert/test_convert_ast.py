@@ -146,6 +146,23 @@ def test_other_arrays_are_refused(change, words, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [source]
 
 
+def test_sizes_that_nobody_publishes_are_refused_before_anything_is_built(tmp_path, capsys):
+    state = load_file(AST)
+    many = {f"{PREFIX}encoder.layer.{i}.a": np.zeros(0, np.float32) for i in range(3, 300)}
+    wide = f"{PREFIX}embeddings.patch_embeddings.projection.weight"
+    hidden = f"{PREFIX}encoder.layer.0.intermediate.dense.weight"
+    for change, size, most in (
+        (many, "depth", 256),
+        ({wide: np.zeros((2**30, 1, 16, 0), np.float32)}, "width", 2**20),
+        ({hidden: np.zeros((2**30, 0), np.float32)}, "hidden", 2**20),
+    ):
+        save_file(state | change, tmp_path / "model.safetensors")
+        err = refused(
+            capsys, "ast", tmp_path / "model.safetensors", tmp_path / "out", "--heads", "4"
+        )
+        assert f"encoder.{size}: must be at least 1 and at most {most}" in err
+
+
 def test_heads_are_not_guessed(tmp_path, capsys):
     assert "state it with --heads" in refused(capsys, "ast", AST, tmp_path / "out")
     err = refused(capsys, "ast", AST, tmp_path / "out", "--heads", "5")

@@ -8,6 +8,7 @@ from conftest import POOLED_ATOL
 from support import spectrogram_weights
 from support.spectrogram_weights import FROZEN, embedded, folder, network
 
+from asdjax.config import registry, schema
 from asdjax.config.beats_architecture import LoRAConfig
 from asdjax.embedder import load
 from asdjax.errors import AsdjaxError
@@ -146,6 +147,17 @@ def test_sines_of_single_places():
             angles = [position / 10000 ** (i / 4) for i in range(4)]
             expected += [np.sin(a) for a in angles] + [np.cos(a) for a in angles]
         np.testing.assert_allclose(found[step, band], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "grid"), [("ast", (10, 101, 12)), ("eat", (16, 64, 8)), ("dasheng", (4, 252, 1))]
+)
+def test_a_recipe_that_states_one_size_has_the_others_of_its_encoder(name, grid):
+    kind = registry.find("encoder", name)
+    encoder = schema.read(kind, {"name": name, "encoder": {"depth": 2}}, "model", "x").encoder
+    assert encoder.depth == 2 and (encoder.stride, encoder.columns, encoder.bands) == grid
+    with pytest.raises(AsdjaxError, match="published_as"):
+        schema.read(kind, {"name": name, "encoder": {"published_as": "BEATs"}}, "model", "x")
 
 
 @pytest.mark.parametrize("name", NAMES)
