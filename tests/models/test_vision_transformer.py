@@ -13,6 +13,7 @@ from asdjax.config.beats_architecture import LoRAConfig
 from asdjax.embedder import load
 from asdjax.errors import AsdjaxError
 from asdjax.models import building, lora, parameters
+from asdjax.models.dropout import Draws
 from asdjax.models.vision_transformer import sines
 
 NAMES = tuple(spectrogram_weights.FILES)
@@ -107,18 +108,20 @@ def _paths(tree, path=()):
     return {p for key, value in tree.items() for p in _paths(value, (*path, key))}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_recomputed_layers_give_the_same_gradients(name, rng):
+@pytest.mark.parametrize(("name", "adaptation"), [*((n, "full") for n in NAMES), ("ast", "lora")])
+def test_recomputed_layers_give_the_same_gradients(name, adaptation, rng):
     wave = rng.normal(0, 0.1, (2, 9000)).astype(np.float32)
 
     def gradients(remat):
         settings = {"pooling": FROZEN["pooling"], "embedding_size": 8, "remat": remat}
-        encoder, graphdef, params = network(name, **settings)
+        adapters = LoRAConfig(rank=2, dropout=0.3)
+        encoder, graphdef, params = network(name, adaptation=adaptation, lora=adapters, **settings)
         trained, frozen = building.partition(encoder, params)
 
         def loss(trained):
             joined = parameters.join(trained, frozen)
-            found = parameters.apply(graphdef, joined, {}, wave, train=True)[0]
+            draws = Draws(jax.random.key(0), jnp.arange(2))
+            found = parameters.apply(graphdef, joined, {}, wave, train=True, draws=draws)[0]
             return jnp.sum(jnp.square(found))
 
         return jax.jit(jax.grad(loss))(trained)
