@@ -38,7 +38,7 @@ class Fit:
     """The detector's file."""
     embedder: Annotated[PathText, arg(metavar="spectral|DIR")] = "spectral"
     """spectral: statistics of spectra, which need no training; or a run directory, or converted
-    BEATs weights (./spectral for a directory of that name)."""
+    weights (./spectral for a directory of that name)."""
     backend: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ()
     """Scoring backends; default: nearest_neighbours and rescaled, averaged."""
     level: Annotated[float, Range(low=0.5, high=0.9999)] = 0.9
@@ -75,7 +75,7 @@ class Fit:
         embedder: str | Path = self.embedder
         if embedder != "spectral":
             embedder, what = Path(embedder), "run directory or folder of converted weights"
-            require_folder(embedder, what, "train or convert beats")
+            require_folder(embedder, what, "train or convert")
         detector = Detector(embedder, **self._settings())
         options = {"overwrite": self.overwrite, "skip_faulty": self.skip_faulty}
         fit.fit(detector, self.inputs, self.out, **options)

@@ -223,7 +223,7 @@ class Embed:
         from asdjax.commands import embed_files
 
         require_folder(
-            self.weights, "run directory or folder of converted weights", "train or convert beats"
+            self.weights, "run directory or folder of converted weights", "train or convert"
         )
         embed_files.embed(
             self.weights,
@@ -604,7 +604,7 @@ class Completion:
 
 
 class Convert:
-    """Convert PyTorch checkpoints of BEATs and ASDKit, and back (asdjax convert --help)."""
+    """Convert published weights and ASDKit's checkpoints, and back (asdjax convert --help)."""
 
     lost: ClassVar[str] = "nothing was written"
 

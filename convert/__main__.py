@@ -6,15 +6,19 @@ Exit codes are those of `asdjax` (cli.py); parsing and help import nothing numer
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
 from asdjax.arguments import HELP, ConfigName, UserPath
+from asdjax.config.schema import Range
 from asdjax.runtime import devices
 
 Source = Positional[Annotated[UserPath, arg(metavar="SRC", help="The PyTorch checkpoint.")]]
+Weights = Positional[
+    Annotated[UserPath, arg(metavar="SRC", help="The safetensors or PyTorch file.")]
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,11 @@ class Beats:
         """Run the command and print the result."""
         from asdjax.convert import beats
 
-        found = beats.convert(self.source, self.folder, dtype=self.dtype, overwrite=self.overwrite)
+        self._report(
+            beats.convert(self.source, self.folder, dtype=self.dtype, overwrite=self.overwrite)
+        )
+
+    def _report(self, found: dict[str, Any]) -> None:
         print(
             f"recognised: {found['recognised']}"
             if found["recognised"]
@@ -47,6 +55,90 @@ class Beats:
 
 
 @dataclasses.dataclass(frozen=True)
+class Openbeats(Beats):
+    """Convert a pretrained OpenBEATs checkpoint into a folder of weights, as those of BEATs."""
+
+    fbank_mean: Annotated[float | None, arg(metavar="MEAN")] = None
+    """Mean of the filterbank in the pretraining; default: as the file states, else 15.41663."""
+    fbank_std: Annotated[float | None, arg(metavar="STD")] = None
+    """Its standard deviation; default: as the file states, else 6.55582."""
+
+    def __call__(self) -> None:
+        """Run the command and print the result."""
+        from asdjax.convert import beats
+
+        found = beats.convert(
+            self.source,
+            self.folder,
+            dtype=self.dtype,
+            overwrite=self.overwrite,
+            published_as="OpenBEATs",
+            fbank_mean=self.fbank_mean,
+            fbank_std=self.fbank_std,
+        )
+        self._report(found)
+        mean, std = (found["encoder"][name] for name in ("fbank_mean", "fbank_std"))
+        print(f"filterbank: mean {mean:g}, standard deviation {std:g}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ast:
+    """Convert AST (Audio Spectrogram Transformer), of its authors or of Hugging Face."""
+
+    source: Weights
+    folder: Positional[Annotated[UserPath, arg(metavar="DST", help="The folder to make.")]]
+    heads: Annotated[int | None, Range(low=1, high=2**10), arg(metavar="N")] = None
+    """Attention heads; default: 12 for tokens of 768 values, 16 for 1024."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the stored arrays; bfloat16 rounds them to half the size."""
+    overwrite: bool = False
+    """Replace an earlier conversion."""
+    family: ClassVar[str] = "AST"
+    published_as: ClassVar[str] = "AST"
+
+    def __call__(self) -> None:
+        """Run the command and print the result."""
+        from asdjax.convert import spectrogram
+
+        found = spectrogram.convert(
+            getattr(spectrogram, self.family),
+            self.source,
+            self.folder,
+            published_as=self.published_as,
+            heads=self.heads,
+            dtype=self.dtype,
+            overwrite=self.overwrite,
+        )
+        print(f"layout {found['layout']}; SHA-256 {found['sha256']}")
+        if found["left_out"]:
+            print(f"left out, as the encoder does not need them: {', '.join(found['left_out'])}")
+        print(f"{self.folder}: {found['parameters']:,} parameters, {found['dtype']}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Eat(Ast):
+    """Convert EAT (Efficient Audio Transformer), of fairseq or of Hugging Face."""
+
+    family: ClassVar[str] = "EAT"
+    published_as: ClassVar[str] = "EAT"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sslam(Eat):
+    """Convert SSLAM, which has EAT's network, of fairseq or of Hugging Face."""
+
+    published_as: ClassVar[str] = "SSLAM"
+
+
+@dataclasses.dataclass(frozen=True)
+class Dasheng(Ast):
+    """Convert Dasheng (base), of its authors or of Hugging Face."""
+
+    family: ClassVar[str] = "DASHENG"
+    published_as: ClassVar[str] = "Dasheng"
+
+
+@dataclasses.dataclass(frozen=True)
 class Verify:
     """Check a folder of converted weights by its digest and the embedding of a fixed sound."""
 
@@ -56,12 +148,12 @@ class Verify:
 
     def __call__(self) -> None:
         """Run the command and print the result."""
-        from asdjax.convert import beats
+        from asdjax.convert import weights_folder
 
-        difference = beats.verify(self.folder)
+        difference = weights_folder.verify(self.folder)
         print(
             f"{self.folder}: the weights are unchanged; the embedding of the probe differs by "
-            f"{difference:.1e} of its largest value (allowed: {beats.TOLERANCE:g})"
+            f"{difference:.1e} of its largest value (allowed: {weights_folder.TOLERANCE:g})"
         )
 
 
@@ -124,7 +216,17 @@ class Torch:
         print(f"{self.file}: {arrays} arrays")
 
 
-COMMANDS: dict[str, Any] = {"beats": Beats, "verify": Verify, "asdkit": Asdkit, "torch": Torch}
+COMMANDS: dict[str, Any] = {
+    "beats": Beats,
+    "openbeats": Openbeats,
+    "ast": Ast,
+    "eat": Eat,
+    "sslam": Sslam,
+    "dasheng": Dasheng,
+    "verify": Verify,
+    "asdkit": Asdkit,
+    "torch": Torch,
+}
 
 
 def carry_out(args: Sequence[str]) -> None:
@@ -132,7 +234,7 @@ def carry_out(args: Sequence[str]) -> None:
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="asdjax convert",
-        description="Convert between PyTorch checkpoints and asdjax, without PyTorch.",
+        description="Convert published weights for asdjax, and back, without PyTorch.",
         args=["--help" if argument == HELP[-1] else argument for argument in args],
     )
     devices.start()

@@ -1,34 +1,26 @@
-"""Conversion of BEATs checkpoints (Chen et al., ICML 2023), and its verification."""
+"""Conversion of checkpoints of BEATs and OpenBEATs, and its verification.
+
+BEATs: Chen et al., ICML 2023. OpenBEATs: Bharadwaj et al., WASPAA 2025, the same network trained
+with ESPnet, whose checkpoints have different defaults and two arrays more.
+"""
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32
 
-from asdjax._version import __version__
 from asdjax.config import schema
 from asdjax.config.beats_architecture import BEATsEncoderConfig
-from asdjax.convert import state_dict, torch_file
+from asdjax.convert import state_dict, torch_file, weights_folder
 from asdjax.convert.state_dict import Place, Table
+from asdjax.convert.weights_folder import Checkpoint, Dtype, Network
 from asdjax.errors import ArtifactError, AsdjaxError
-from asdjax.files import atomic, documents
-from asdjax.models import beats_embedder, building, parameters
-from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.models.parameters import Tree
-from asdjax.models.poolings import Mean
-from asdjax.store import checkpoint, converted_weights
-from asdjax.store.checkpoint_files import checkpoint_files
-from asdjax.store.converted_weights import Pretrained
+from asdjax.store import converted_weights
 
 KNOWN = {"8d1b234032a9ccff353612dc6c20982346dc2968b205b79d97303eb5e77bfb34": "BEATs_iter3.pt"}
 """Published checkpoints by their SHA-256."""
-TOLERANCE = 1e-4
-"""Allowed difference of the probe's embedding on another version or device, relative to its largest
-value."""
 
 # The reference's defaults for keys that cfg may lack. They matter in training only, except for the
 # first, which must agree with the names of the arrays.
@@ -42,16 +34,59 @@ _OPTIONAL = {
     "layer_wise_gradient_decay_ratio": 1.0,
 }
 _CLASSIFIER = {"predictor_class", "predictor_dropout"}  # in fine-tuned checkpoints only
+_NORMALISATION = {"fbank_mean", "fbank_std"}  # in cfg of some OpenBEATs only
+_NOT_IN_CFG = {"published_as"}
+
+
+class _Publication(NamedTuple):
+    """What differs between the checkpoints of BEATs and OpenBEATs."""
+
+    name: Literal["BEATs", "OpenBEATs"]
+    optional: dict[str, Any]
+    """Values of keys that cfg may lack."""
+    ones: tuple[str, ...]
+    """Arrays of ones, which ESPnet applies to masks of padding; the network does not need them."""
+
+
+_BEATS = _Publication("BEATs", _OPTIONAL, ())
+_OPENBEATS = _Publication(
+    "OpenBEATs",
+    {  # of ESPnet's BeatsConfig
+        **_OPTIONAL,
+        "input_patch_size": 16,
+        "embed_dim": 512,
+        "conv_bias": False,
+        "encoder_layers": 12,
+        "encoder_embed_dim": 768,
+        "encoder_ffn_embed_dim": 3072,
+        "encoder_attention_heads": 12,
+        "activation_fn": "gelu",
+        "layer_norm_first": False,
+        "deep_norm": False,
+        "conv_pos": 128,
+        "conv_pos_groups": 16,
+        "relative_position_embedding": False,
+        "num_buckets": 320,
+        "max_distance": 1280,
+        "gru_rel_pos": False,
+    },
+    ("patch_embedding_pad.weight", "raw2fbank_pad.weight"),
+)
+_PUBLICATIONS: dict[str, _Publication] = {
+    publication.name: publication for publication in (_BEATS, _OPENBEATS)
+}
 _TABLE = "relative_attention_bias"  # one array, listed under every layer
-_RATE = 16000
 
 
 def convert(
     source: Path,
     folder: Path,
     *,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Dtype = "float32",
     overwrite: bool = False,
+    published_as: Literal["BEATs", "OpenBEATs"] = "BEATs",
+    fbank_mean: float | None = None,
+    fbank_std: float | None = None,
 ) -> dict[str, Any]:
     """Convert a checkpoint of BEATs; `asdjax.store.converted_weights` reads the result.
 
@@ -60,6 +95,9 @@ def convert(
         folder: the folder to create.
         dtype: type of the stored arrays; bfloat16 rounds them to half the size.
         overwrite: whether to replace an earlier conversion.
+        published_as: whose checkpoint it is.
+        fbank_mean: mean of the filterbank in the pretraining; None: as cfg states, else BEATs'.
+        fbank_std: its standard deviation.
 
     Returns:
         The content of beats.json (schema asdjax.beats/1).
@@ -69,71 +107,17 @@ def convert(
             its arrays do not match the architecture (all that differ are named); or the folder
             exists or cannot be written.
     """
-    sha256 = torch_file.sha256(source)
-
-    def check() -> None:
-        atomic.require_result(folder, overwrite, ours=_is_converted)
-        written = {folder / converted_weights.DOCUMENT}
-        for part in converted_weights.WEIGHTS, converted_weights.PREDICTOR:
-            written |= checkpoint_files(folder / part)
-        atomic.refuse_foreign(atomic.foreign(folder, written), "--overwrite")
-
-    with atomic.whole_folder(folder, check) as partial:
-        network, weights, document = _read(source, dtype)
-        weights = jax.device_put(weights)  # no copy on a CPU; the probe would copy NumPy arrays
-        values = network.probe(weights)
-        if not np.isfinite(values).all():
-            raise ArtifactError(f"{source}: its embeddings are not finite: download it again")
-        predictor = weights["encoder"].pop("predictor", None)
-        _save(partial / converted_weights.WEIGHTS, weights, dtype)
-        if predictor is not None:
-            predictor = {"predictor": predictor}
-            _save(partial / converted_weights.PREDICTOR, predictor, dtype)
-        document |= {
-            "source": source.name,
-            "sha256": sha256,
-            "recognised": KNOWN.get(sha256),
-            "digest": checkpoint.digest(weights),
-            "predictor_digest": predictor and checkpoint.digest(predictor),
-            "probe": [float(value) for value in values],
-            "version": __version__,
-        }
-        documents.write_json(
-            partial / converted_weights.DOCUMENT, {"schema": converted_weights.SCHEMA, **document}
-        )
-    return document
-
-
-def verify(folder: Path) -> float:
-    """Load a folder of converted weights and compare the embedding of the probe.
-
-    Returns:
-        The largest difference from the stored embedding, relative to its largest value.
-
-    Raises:
-        AsdjaxError: the folder is damaged, its weights have changed, or the embedding differs by
-            more than `TOLERANCE`.
-    """
-    weights = converted_weights.read(folder)
-    network = _Network(weights.encoder)
-    stored = weights.document.get("probe")
-    numbers = isinstance(stored, list) and all(type(value) is float for value in stored)
-    expected = np.array(stored if numbers else [], np.float32)
-    values = network.probe(checkpoint.load_pretrained(weights, network.like))
-    if expected.shape != values.shape or not expected.any():
-        raise ArtifactError(f"{folder}: beats.json has no embedding of the probe: convert again")
-    difference = float(np.max(np.abs(values - expected)) / np.max(np.abs(expected)))
-    if not difference <= TOLERANCE:
-        raise ArtifactError(
-            f"{folder}: the probe's embedding differs by {difference:.1e} of its largest value, "
-            f"more than {TOLERANCE:g}: convert again with the installed version of jax"
-        )
-    return difference
-
-
-def load(weights: Pretrained) -> Tree:
-    """All arrays, {"encoder": ...}, of a folder of converted weights: float32, digest verified."""
-    return checkpoint.load_pretrained(weights, _Network(weights.encoder).like)
+    given = {"fbank_mean": fbank_mean, "fbank_std": fbank_std}
+    normalisation = {key: value for key, value in given.items() if value is not None}
+    return weights_folder.write(
+        source,
+        folder,
+        lambda: _read(source, dtype, _PUBLICATIONS[published_as], normalisation),
+        file=converted_weights.DOCUMENT,
+        dtype=dtype,
+        overwrite=overwrite,
+        known=KNOWN,
+    )
 
 
 def table(encoder: Tree, *, prefix: str = "", adapted: tuple[str, ...] = ()) -> Table:
@@ -177,50 +161,26 @@ def _reference_name(path: str, adapted: tuple[str, ...]) -> str:
     return ".".join([*parents, leaf])
 
 
-class _Network:
-    """A BEATs encoder followed by the mean over the tokens of its last layer.
-
-    Attributes:
-        like: names and shapes of the encoder's arrays.
-    """
-
-    def __init__(self, encoder: BEATsEncoderConfig):
-        self._encoder = encoder
-        module = building.skeleton(_model(encoder), None, _RATE)
-        self._graphdef, self.like, _ = parameters.split(module)
-
-    def probe(self, weights: Tree) -> Float32[np.ndarray, " D"]:
-        """The embedding of a fixed sound of 10 s, or of one patch if that is longer.
-
-        In 10 s, distances between tokens fall into most of the relative-position buckets.
-        """
-        i = np.arange(max(10 * _RATE, beats_embedder.shortest(self._encoder)))
-        chirp = np.sin(2 * np.pi * (100 / _RATE * i + 300 / _RATE**2 * i**2))  # 100 to 6100 Hz
-        noise = i**2 * 7919 % 65537 / 65537 - 0.5
-        waveform = np.round(2**15 * (0.3 * chirp + 0.1 * noise)) / 2**15
-
-        @jax.jit
-        def embed(params: Tree, waveform: jax.Array) -> jax.Array:
-            return parameters.apply(self._graphdef, params, {}, waveform, train=False)[0]
-
-        return np.asarray(embed(weights, waveform[None].astype(np.float32)))[0]
-
-
-def _read(source: Path, dtype: str) -> tuple[_Network, Tree, dict[str, Any]]:
-    """The architecture, the arrays (rounded to `dtype`) and the description of a checkpoint."""
+def _read(
+    source: Path, dtype: Dtype, publication: _Publication, normalisation: dict[str, float]
+) -> Checkpoint:
     content = torch_file.read(source)
     if type(content) is not dict or not all(
         type(content.get(key)) is dict for key in ("cfg", "model")
     ):
         raise ArtifactError(
             f"{source}: has no cfg, which states the architecture: name a checkpoint with cfg and "
-            "model, as published by the BEATs authors"
+            f"model, as published by the {publication.name} authors"
         )
-    encoder, assumed, ignored = _configuration(content["cfg"], source)
+    cfg = content["cfg"] | normalisation
+    encoder, assumed, ignored = _configuration(cfg, source, publication)
     state = content["model"]
-    wrong = state_dict.no_arrays(state) or _oversized(encoder, state)
+    wrong = state_dict.no_arrays(state)
     if not wrong:
-        network = _Network(encoder)
+        state, wrong = _without_ones(state, publication.ones)
+        wrong += _oversized(encoder, state)
+    if not wrong:
+        network = Network("beats", encoder)
         names = table(network.like["encoder"])
         wrong = state_dict.mismatches(names, state, network.like)
         if wrong and "predictor.weight" in state and not encoder.finetuned_model:
@@ -230,19 +190,19 @@ def _read(source: Path, dtype: str) -> tuple[_Network, Tree, dict[str, Any]]:
             f"{source}: its arrays do not match the architecture in its cfg "
             f"({'; '.join(wrong)}): download it again, or name another checkpoint"
         )
-    weights = state_dict.from_torch(names, state, network.like)
-    if dtype == "bfloat16":
-        for leaf in jax.tree.leaves(weights):
-            leaf[...] = leaf.astype(jnp.bfloat16)
-    document = {
-        "encoder": schema.to_tree(encoder),
-        "cfg_assumed": assumed,
-        "cfg_ignored": ignored,
-        "dtype": dtype,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(weights)),
-        "tensors": _report(names, state, network.like),
-    }
-    return network, weights, document
+    weights = weights_folder.rounded(state_dict.from_torch(names, state, network.like), dtype)
+    document = weights_folder.description(encoder, weights, dtype, names, state)
+    return Checkpoint(
+        network, weights, {**document, "cfg_assumed": assumed, "cfg_ignored": ignored}
+    )
+
+
+def _without_ones(
+    state: dict[str, np.ndarray], ones: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays without those called `ones`, and a message for each that has other values."""
+    wrong = [f"{name} is not all ones" for name in ones if not np.all(state.get(name, 1) == 1)]
+    return {name: array for name, array in state.items() if name not in ones}, wrong
 
 
 def _oversized(encoder: BEATsEncoderConfig, state: dict[str, np.ndarray]) -> list[str]:
@@ -260,20 +220,20 @@ def _oversized(encoder: BEATsEncoderConfig, state: dict[str, np.ndarray]) -> lis
 
 
 def _configuration(
-    cfg: dict[str, Any], source: Path
+    cfg: dict[str, Any], source: Path, publication: _Publication
 ) -> tuple[BEATsEncoderConfig, dict[str, Any], list[str]]:
     """The architecture of a cfg, the defaults used for missing keys, and the unknown keys."""
-    known = {field.name for field in dataclasses.fields(BEATsEncoderConfig)}
-    required = known - _OPTIONAL.keys() - _CLASSIFIER
+    known = {field.name for field in dataclasses.fields(BEATsEncoderConfig)} - _NOT_IN_CFG
+    required = known - publication.optional.keys() - _CLASSIFIER - _NORMALISATION
     if cfg.get("finetuned_model"):
         required |= {"predictor_class"}
     missing = sorted(required - cfg.keys())
     if missing:
         raise ArtifactError(
             f"{source}: its cfg lacks {', '.join(missing)}: name a checkpoint as published by the "
-            "BEATs authors"
+            f"{publication.name} authors"
         )
-    assumed = {key: value for key, value in _OPTIONAL.items() if key not in cfg}
+    assumed = {key: value for key, value in publication.optional.items() if key not in cfg}
     stated = {key: value for key, value in cfg.items() if key in known}
     try:
         encoder = schema.read(BEATsEncoderConfig, stated | assumed, "cfg", str(source))
@@ -286,38 +246,5 @@ def _configuration(
         if not possible:
             key = key.replace("model.encoder.", "cfg.")
             raise ArtifactError(f"{source}: {key}: {what}: name another checkpoint")
+    encoder = dataclasses.replace(encoder, published_as=publication.name)
     return encoder, assumed, sorted(str(key) for key in cfg.keys() - known)
-
-
-def _report(names: Table, state: dict[str, np.ndarray], like: Tree) -> list[dict[str, Any]]:
-    """Name, shape and dtype of each array in the checkpoint, and its name and shape here."""
-    shapes = state_dict.flatten(like)
-    return [
-        {
-            "name": name,
-            "shape": list(state[name].shape),
-            "dtype": state[name].dtype.name,
-            "place": path,
-            "place_shape": list(shapes[path].shape),
-        }
-        for name, (path, _) in names.items()
-    ]
-
-
-def _is_converted(folder: Path) -> bool:
-    if not documents.present(folder / converted_weights.DOCUMENT):
-        return False
-    document = documents.read_json(folder / converted_weights.DOCUMENT, "choose another folder")
-    return isinstance(document, dict) and str(document.get("schema")).startswith("asdjax.beats/")
-
-
-def _model(encoder: BEATsEncoderConfig) -> BEATsConfig:
-    return BEATsConfig(
-        encoder=encoder, random_init=True, adaptation="frozen", pooling=Mean(), embedding_size=0
-    )
-
-
-def _save(folder: Path, weights: Tree, dtype: str) -> None:
-    if dtype == "bfloat16":
-        weights = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights)
-    checkpoint.save_weights(folder, weights)

@@ -14,11 +14,11 @@ from asdjax._version import __version__
 from asdjax.config import recipe as configs
 from asdjax.config.beats_architecture import BEATsEncoderConfig
 from asdjax.config.recipe import Config
-from asdjax.convert import asdkit, beats, state_dict, torch_file
+from asdjax.convert import asdkit, beats, state_dict, torch_file, weights_folder
 from asdjax.data import audio
 from asdjax.data.editions import AUTO, NEWEST
 from asdjax.errors import ArtifactError
-from asdjax.files import atomic, documents
+from asdjax.files import atomic
 from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.models.multiresnet_encoder import MultiResNetConfig
 from asdjax.models.parameters import Tree
@@ -129,8 +129,14 @@ def to_torch(source: Path, file: Path, *, overwrite: bool = False) -> int:
     if file.suffix != ".npz":
         raise ArtifactError(f"{file}: the file name must end in .npz")
     atomic.require_free(file, overwrite)
-    if documents.present(source / converted_weights.DOCUMENT):
-        tree = beats.load(converted_weights.read(source))
+    if converted_weights.present(source):
+        pretrained = converted_weights.read(source)
+        if pretrained.name != "beats":
+            raise ArtifactError(
+                f"{source}: weights of {pretrained.name}: only those of BEATs and OpenBEATs are "
+                "written back; use the file that they were converted from"
+            )
+        tree = weights_folder.load(pretrained)
         state: dict[str, Any] = state_dict.to_torch(beats.table(tree["encoder"]), tree)
     else:
         state = _run_state(Run(source))

@@ -121,15 +121,14 @@ def test_paths_exist(path):
 
 def has(config: object, key: str) -> bool:
     """Whether a dotted key is a setting, of the classes at hand or of others of their kinds."""
+    possible = [config]
     for part in key.split("."):
-        of = [config]
-        if isinstance(config, Choice) and not config.required:
-            of += [registry.find(config.kind, name)() for name in registry.BUILT_IN[config.kind]]
-        found = [one for one in of if hasattr(one, part)]
-        if not found:
-            return False
-        config = getattr(found[0], part)
-    return True
+        for one in list(possible):
+            if isinstance(one, Choice) and not one.required:
+                names = registry.BUILT_IN[one.kind]
+                possible += [registry.find(one.kind, name)() for name in names]
+        possible = [getattr(one, part) for one in possible if hasattr(one, part)]
+    return bool(possible)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

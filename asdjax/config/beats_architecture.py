@@ -63,6 +63,12 @@ class BEATsEncoderConfig:
     """Dropout of the classifier's input, in training."""
     predictor_class: Count = 527
     """Classes of the classifier."""
+    fbank_mean: Annotated[float, Range(low=-1000, high=1000)] = 15.41663
+    """Mean of the filterbank on the data of the pretraining."""
+    fbank_std: Positive = 6.55582
+    """Standard deviation of the filterbank on these data; features are divided by twice this."""
+    published_as: Literal["BEATs", "OpenBEATs"] = "BEATs"
+    """Name of the weights, for meta.yaml; the network is the same."""
 
     @property
     def bands(self) -> int:

@@ -61,6 +61,9 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "multiresnet": "asdjax.models.multiresnet_encoder",
         "beats": "asdjax.models.beats_encoder",
         "member_scores": "asdjax.models.member_scores_encoder",
+        "ast": "asdjax.models.ast_encoder",
+        "eat": "asdjax.models.eat_encoder",
+        "dasheng": "asdjax.models.dasheng_encoder",
     },
     "pooling": {
         "attentive_statistics": "asdjax.models.poolings",

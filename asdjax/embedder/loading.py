@@ -40,7 +40,7 @@ def load(
         1
     """
     path = Path(path)
-    if present(path / converted_weights.DOCUMENT):
+    if converted_weights.present(path):
         config, n_samples, tree = weights.of_folder(converted_weights.read(path), tuple(layers))
         return Embedder(_computing_in(compute_dtype, config), n_samples, tree)
     if not present(path / "config.yaml"):
@@ -61,7 +61,7 @@ def load(
 
 def digests(path: Path) -> dict[str, str]:
     """The digests of the weights of a finished run, or of a folder of converted weights."""
-    if present(path / converted_weights.DOCUMENT):
+    if converted_weights.present(path):
         return {"digest": converted_weights.read(path).digest}
     training = Run(path).finished_training()
     return {name: training[name] for name in ("digest", "frozen") if training.get(name)}

@@ -1,4 +1,4 @@
-"""Multi-head self-attention of BEATs, with gated relative positions."""
+"""Multi-head self-attention, with the gated relative positions of BEATs or without positions."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from asdjax.config.beats_architecture import BEATsEncoderConfig
 from asdjax.config.interfaces import ComputeDtype
 from asdjax.models.dropout import Draws, at, dropout
 from asdjax.models.layers import Rng
@@ -29,8 +28,11 @@ class MultiheadAttention(nnx.Module):
     """Self-attention with a relative position bias that is scaled by a gate for each query.
 
     Args:
-        config: the architecture.
+        width: values in a token.
+        heads: attention heads; each has width / heads values.
         projection: makes a projection from its name, input size and output size.
+        gated: whether the bias has a gate.
+        dropout: rate of dropped attention weights, in training.
         remat: whether the backward pass recomputes the attention weights instead of storing them.
         compute_dtype: precision of the large products.
         fused: use `fused_attention`, except where attention weights are dropped.
@@ -39,23 +41,25 @@ class MultiheadAttention(nnx.Module):
 
     def __init__(
         self,
-        config: BEATsEncoderConfig,
+        width: int,
+        heads: int,
         projection: Callable[[str, int, int], Projection],
         *,
+        gated: bool = False,
+        dropout: float = 0.0,
         remat: bool,
         compute_dtype: ComputeDtype,
         fused: bool,
         rng: Rng,
     ):
-        width, self.heads = config.encoder_embed_dim, config.encoder_attention_heads
+        self.heads = heads
         self.q_proj = projection("q_proj", width, width)
         self.k_proj = projection("k_proj", width, width)
         self.v_proj = projection("v_proj", width, width)
         self.out_proj = projection("out_proj", width, width)
-        gated, head = config.gru_rel_pos, width // self.heads
-        self.grep_linear = Projection(head, 8, rng=rng) if gated else None
-        self.grep_a = nnx.Param(np.ones(self.heads, np.float32)) if gated else None
-        self.dropout, self.remat = config.attention_dropout, remat
+        self.grep_linear = Projection(width // heads, 8, rng=rng) if gated else None
+        self.grep_a = nnx.Param(np.ones(heads, np.float32)) if gated else None
+        self.dropout, self.remat = dropout, remat
         self.compute_dtype, self.fused = compute_dtype, fused
 
     def __call__(self, x: Tokens, bias: Bias, valid: Valid, draws: Draws | None) -> Tokens:

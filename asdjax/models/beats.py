@@ -24,7 +24,7 @@ from asdjax.errors import ConfigError
 from asdjax.models import operations
 from asdjax.models.attention import Bias, MultiheadAttention, Tokens, Valid
 from asdjax.models.dropout import Draws, at, dropout
-from asdjax.models.layers import Conv, Rng
+from asdjax.models.layers import Conv, LayerNorm, Rng
 from asdjax.models.lora import LoRALinear
 from asdjax.models.mixed_precision import Projection, einsum, wide
 
@@ -259,20 +259,6 @@ class PatchEmbedding(Conv):
         return y.reshape(-1, steps * bands, kernel.shape[1])
 
 
-class LayerNorm(nnx.Module):
-    """Layer normalisation of the last axis (Ba et al., 2016), biased variance."""
-
-    def __init__(self, features: int):
-        self.scale = nnx.Param(np.ones(features, np.float32))
-        self.bias = nnx.Param(np.zeros(features, np.float32))
-
-    def __call__(self, x: Tokens) -> Tokens:
-        """Normalise each token."""
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-        x = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-5)
-        return x * self.scale[...][None, None] + self.bias[...][None, None]
-
-
 class PositionalConv(nnx.Module):
     """Positional encoding: a grouped convolution along the tokens, then GELU.
 
@@ -425,8 +411,11 @@ class TransformerEncoderLayer(nnx.Module):
         self.config = plan.config
         width, hidden = self.config.encoder_embed_dim, self.config.encoder_ffn_embed_dim
         self.self_attn = MultiheadAttention(
-            plan.config,
+            width,
+            self.config.encoder_attention_heads,
             plan.projection,
+            gated=self.config.gru_rel_pos,
+            dropout=self.config.attention_dropout,
             remat=plan.remat == "attention",
             compute_dtype=plan.compute_dtype,
             fused=plan.fused_attention,

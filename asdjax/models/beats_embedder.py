@@ -118,7 +118,9 @@ class BEATsEmbedder(nnx.Module):
     ) -> tuple[Float[Array, "B N D"], Array | None]:
         """The concatenated tokens of the chosen layers; with `length`, a mask of valid ones too."""
         check_length(self.encoder.config, waveform.shape[1])
-        features = fbank.normalised(fbank.fbank(waveform))
+        config = self.encoder.config
+        features = fbank.fbank(waveform)
+        features = fbank.normalised(features, config.fbank_mean, config.fbank_std)
         if masks is not None:
             features = spec_augment(features, masks)
         valid = None

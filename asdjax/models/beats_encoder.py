@@ -83,6 +83,7 @@ class BEATsConfig(Encoder):
         return BEATsEmbedder(self, rng=rng)
 
     def sentences(self) -> tuple[str, str, str]:
+        name = self.encoder.published_as
         lora, targets = self.lora, ", ".join(self.lora.targets)
         scale = f"rank {lora.rank}, alpha {digits(lora.alpha)}"
         adapted = {
@@ -94,9 +95,9 @@ class BEATsConfig(Encoder):
         layers = f"layers {', '.join(map(str, self.layers))}" if self.layers else "the last layer"
         return (
             "log mel filterbank (Kaldi), 128 bands, 25 ms frames every 10 ms",
-            f"BEATs ({start}; {adapted}), {self.pooling.sentence()} over the tokens of {layers}, "
+            f"{name} ({start}; {adapted}), {self.pooling.sentence()} over the tokens of {layers}, "
             f"{self.embedding_size or self.pooled_size} values",
-            "BEATs",
+            name,
         )
 
     def checks(self, sample_rate: int) -> list[Check]:
@@ -241,6 +242,11 @@ class BEATsConfig(Encoder):
                 )
             return self, None
         weights = converted_weights.read(Path(self.weights))
+        if weights.name != self.name:
+            raise ConfigError(
+                f"{self.weights}: weights of the encoder {weights.name}, not of {self.name}: set "
+                f"model.name to {weights.name}"
+            )
         encoder = dataclasses.replace(weights.encoder, finetuned_model=False)
         if self.encoder not in (BEATsEncoderConfig(), encoder):
             raise ConfigError(

@@ -147,6 +147,26 @@ class BatchNorm(nnx.Module):
         return y
 
 
+class LayerNorm(nnx.Module):
+    """Layer normalisation of the last axis (Ba et al., 2016), biased variance.
+
+    Args:
+        features: size of the last axis.
+        eps: added to the variance.
+    """
+
+    def __init__(self, features: int, eps: float = 1e-5):
+        self.scale = nnx.Param(np.ones(features, np.float32))
+        self.bias = nnx.Param(np.zeros(features, np.float32))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "B L C"]) -> Float[Array, "B L C"]:
+        """Normalise each token."""
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
+        return x * self.scale[...][None, None] + self.bias[...][None, None]
+
+
 class SqueezeExcitation(nnx.Module):
     """Scale each channel by a gate computed from all channels' means (Hu et al., 2018)."""
 

@@ -1,13 +1,14 @@
-"""Kaldi's log mel filterbank at 16 kHz with the settings of BEATs.
+"""Kaldi's log mel filterbank at 16 kHz, with the settings of BEATs or of AST and EAT.
 
 Frame l has the samples 160 l to 160 l + 399; there are no incomplete frames (Kaldi's `snip_edges`).
-For each frame: subtract the mean, apply pre-emphasis (0.97) and Povey's window, take the power
+For each frame: subtract the mean, apply pre-emphasis (0.97) and a window, take the power
 spectrum (512 points), sum it with 128 triangular weights on the mel scale, and take the logarithm.
-Samples are scaled to the range of 16-bit integers; there is no dither.
+There is no dither. BEATs takes Povey's window and samples in the range of 16-bit integers; AST and
+EAT take a Hann window and samples in [-1, 1].
 """
 
 from functools import partial
-from typing import overload
+from typing import NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +21,26 @@ from asdjax.errors import DataError
 FRAME, HOP = 400, 160
 """Length of a frame and step between frames, samples (25 ms and 10 ms)."""
 
+
+class Kind(NamedTuple):
+    """What differs between filterbanks."""
+
+    power: float
+    """The window is a symmetric Hann window to this power; its ends are zero."""
+    scale: int
+    """Factor on the samples; a power of two, so that nothing is rounded."""
+
+
+POVEY = Kind(0.85, 32768)
+"""BEATs."""
+HANN = Kind(1.0, 1)
+"""AST, EAT and SSLAM."""
+
 _RATE = 16000
 _N_FFT = 512
 _LOW_HZ, _HIGH_HZ = 20.0, 8000.0
 _PRE_EMPHASIS = 0.97
-_FULL_SCALE = 32768
 _FLOOR = float(np.finfo(np.float32).eps)  # of a band's energy; its logarithm is -15.94
-_MEAN, _STD = 15.41663, 6.55582  # of the filterbank on AudioSet, from BEATs
 _QUARTER = BANDS // 4
 
 
@@ -40,12 +54,19 @@ def frames(samples: int | Int[Array, "*B"]) -> int | Int[Array, "*B"]:
     return max(count, 0) if isinstance(samples, int) else jnp.maximum(count, 0)
 
 
-def normalised(features: Float[Array, "B L 128"]) -> Float[Array, "B L 128"]:
-    """BEATs' normalisation: (features - mean) / (2 std), with mean and std of AudioSet."""
-    return (features - _MEAN) / (2 * _STD)
+def samples(frames: int) -> int:
+    """The least number of samples that has this many frames, at least one."""
+    return FRAME + HOP * (frames - 1)
 
 
-def fbank(waveform: Float[Array, "B T"]) -> Float[Array, "B L 128"]:
+def normalised(
+    features: Float[Array, "B L 128"], mean: float = 15.41663, std: float = 6.55582
+) -> Float[Array, "B L 128"]:
+    """(features - mean) / (2 std), the defaults being those of BEATs on AudioSet."""
+    return (features - mean) / (2 * std)
+
+
+def fbank(waveform: Float[Array, "B T"], kind: Kind = POVEY) -> Float[Array, "B L 128"]:
     """Log energies in 128 mel bands for each of `frames(T)` frames, in the waveform's dtype.
 
     A frame depends on its samples only: the first `frames(n)` frames of a padded clip of n samples
@@ -53,6 +74,7 @@ def fbank(waveform: Float[Array, "B T"]) -> Float[Array, "B L 128"]:
 
     Args:
         waveform: clips at 16 kHz in [-1, 1], float32 or float64.
+        kind: window and scale.
 
     Raises:
         AsdjaxError: the clips are shorter than a frame.
@@ -65,16 +87,17 @@ def fbank(waveform: Float[Array, "B T"]) -> Float[Array, "B L 128"]:
             f"clips of {waveform.shape[1]} samples are too short for a filterbank, which needs "
             f"{FRAME} ({FRAME / _RATE:g} s): repeat or lengthen them"
         )
+    energies = partial(_log_energies, kind=kind)
     return jax.lax.platform_dependent(
         waveform,
-        cpu=partial(jax.lax.map, _log_energies),  # clip by clip, which stays in the CPU's cache
-        default=jax.vmap(_log_energies),
+        cpu=partial(jax.lax.map, energies),  # clip by clip, which stays in the CPU's cache
+        default=jax.vmap(energies),
     )
 
 
-def window() -> Float[np.ndarray, "400"]:
-    """Povey's window, float64: a symmetric Hann window to the power of 0.85; its ends are zero."""
-    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / (FRAME - 1))) ** 0.85
+def window(power: float = POVEY.power) -> Float[np.ndarray, "400"]:
+    """A symmetric Hann window to a power, float64; 0.85 is Povey's window. Its ends are zero."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / (FRAME - 1))) ** power
 
 
 def mel_bank() -> Float[np.ndarray, "256 128"]:
@@ -96,9 +119,9 @@ def mel_bank() -> Float[np.ndarray, "256 128"]:
     return np.maximum(np.minimum(rising, falling), np.float32(0))
 
 
-def _log_energies(waveform: Float[Array, "T"]) -> Float[Array, "L 128"]:
+def _log_energies(waveform: Float[Array, "T"], kind: Kind) -> Float[Array, "L 128"]:
     # FFT: a product with the [400, 512] matrix of the transform takes a CPU five times as long
-    spectrum = jnp.fft.rfft(_windowed(waveform), axis=-1)  # [L, 257]
+    spectrum = jnp.fft.rfft(_windowed(waveform, kind), axis=-1)  # [L, 257]
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     energies, bank = [], mel_bank()
     for first in range(0, BANDS, _QUARTER):  # a quarter of the bands has weights on few bins
@@ -110,7 +133,7 @@ def _log_energies(waveform: Float[Array, "T"]) -> Float[Array, "L 128"]:
     return jnp.log(jnp.maximum(jnp.concatenate(energies, axis=1), _FLOOR))
 
 
-def _windowed(waveform: Float[Array, "T"]) -> Float[Array, "L 512"]:
+def _windowed(waveform: Float[Array, "T"], kind: Kind) -> Float[Array, "L 512"]:
     """Frames after subtraction of the mean, pre-emphasis and windowing, padded with zeros.
 
     With frame mean m and previous sample x', pre-emphasis of the mean-free frame is computed as
@@ -127,8 +150,8 @@ def _windowed(waveform: Float[Array, "T"]) -> Float[Array, "L 512"]:
     # `before` are the previous samples. Kaldi uses a frame's first sample as its previous one, but
     # the window is zero there.
     before, x = x[:-1].reshape(hops, HOP), x[1:].reshape(hops, HOP)
-    # the scale to 16 bits is a power of two: it can be applied at any point without rounding
-    mean, factors = _means(x, count)[:, None], jnp.asarray(_FULL_SCALE * window(), dtype)
+    # the scale is a power of two: it can be applied at any point without rounding
+    mean, factors = _means(x, count)[:, None], jnp.asarray(kind.scale * window(kind.power), dtype)
     parts = []
     for i in range(0, FRAME, HOP):
         rows, width = slice(i // HOP, i // HOP + count), min(HOP, FRAME - i)

@@ -10,7 +10,6 @@ from asdjax.config.interfaces import Weights
 from asdjax.config.recipe import Config, ExtractConfig, validate
 from asdjax.errors import ArtifactError
 from asdjax.models import building, parameters
-from asdjax.store import converted_weights
 from asdjax.store.checkpoint import Checkpoints, Tree, digest
 from asdjax.store.converted_weights import Pretrained
 from asdjax.store.runs import Run
@@ -61,7 +60,7 @@ def of_folder(folder: Pretrained, layers: tuple[int, ...]) -> tuple[Config, None
 
     The configuration takes the mean over the tokens of `layers`. Clips may have any length: None.
     """
-    model = registry.find("encoder", converted_weights.ENCODER).of_weights(folder, layers)
+    model = registry.find("encoder", folder.name).of_weights(folder, layers)
     config = Config(model=model, extract=ExtractConfig(batch_size=16))
     validate(config, str(folder.path))
     _, params, _ = parameters.split(building.skeleton(model, None, config.audio.sample_rate))

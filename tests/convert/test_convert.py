@@ -20,7 +20,7 @@ from support.torch_writer import parameter, write
 
 from asdjax.cli import main
 from asdjax.config.beats_architecture import BEATsEncoderConfig
-from asdjax.convert import beats, state_dict, torch_file
+from asdjax.convert import beats, state_dict, torch_file, weights_folder
 from asdjax.embedder import load as load_embedder
 from asdjax.errors import AsdjaxError
 from asdjax.models import building, parameters
@@ -61,7 +61,7 @@ def test_a_folder_says_what_it_holds(tiny, capsys):
     assert {n: (t["shape"], t["dtype"]) for n, t in tensors.items()} == {
         n: (list(a.shape), "float32") for n, a in content["model"].items()
     }
-    ours = arrays(beats.load(converted_weights.read(folder)))
+    ours = arrays(weights_folder.load(converted_weights.read(folder)))
     assert {t["place"]: t["place_shape"] for t in tensors.values()} == {
         path: list(array.shape) for path, array in ours.items()
     }
@@ -105,7 +105,7 @@ def test_a_fine_tuned_checkpoint_keeps_its_classifier(tmp_path, golden, capsys):
     assert main(["convert", "verify", str(folder)]) == 0
     loaded = checkpoint.load_weights(
         folder / "predictor",
-        {"predictor": beats.load(converted_weights.read(folder))["encoder"]["predictor"]},
+        {"predictor": weights_folder.load(converted_weights.read(folder))["encoder"]["predictor"]},
     )
     loaded["predictor"]["bias"] = loaded["predictor"]["bias"] + np.float32(1)
     shutil.rmtree(folder / "predictor")
@@ -168,11 +168,11 @@ def test_every_container_gives_the_same_weights(name, tmp_path, golden):
 def test_half_precision_becomes_float32(tmp_path):
     folder, document = converted(VARIANTS / "nano_halfprec.pt", tmp_path / "out")
     assert {t["dtype"] for t in document["tensors"]} <= {"float16", "bfloat16", "float32"}
-    ours = arrays(beats.load(converted_weights.read(folder)))
+    ours = arrays(weights_folder.load(converted_weights.read(folder)))
     assert {array.dtype for array in ours.values()} == {np.dtype(np.float32)}
     state = torch_file.read(VARIANTS / "nano_halfprec.pt")["model"]
     assert any(array.dtype == np.float16 for array in state.values())
-    tree = beats.load(converted_weights.read(folder))
+    tree = weights_folder.load(converted_weights.read(folder))
     found = state_dict.to_torch(beats.table(tree["encoder"]), tree)
     assert_equal(found, {name: array.astype(np.float32) for name, array in state.items()})
 
@@ -180,7 +180,9 @@ def test_half_precision_becomes_float32(tmp_path):
 def test_bfloat16_takes_half_the_room(tiny, tmp_path, golden):
     folder, document = converted(TINY, tmp_path / "half", "--dtype", "bfloat16")
     assert document["dtype"] == "bfloat16"
-    exact, rounded = (arrays(beats.load(converted_weights.read(f))) for f in (tiny[0], folder))
+    exact, rounded = (
+        arrays(weights_folder.load(converted_weights.read(f))) for f in (tiny[0], folder)
+    )
     for name, array in exact.items():
         assert rounded[name].dtype == np.float32
         np.testing.assert_array_equal(rounded[name], array.astype(jax.numpy.bfloat16), name)
@@ -200,7 +202,7 @@ def test_bfloat16_takes_half_the_room(tiny, tmp_path, golden):
 def test_verify_finds_what_was_changed(tiny, tmp_path, capsys):
     folder = tmp_path / "copy"
     shutil.copytree(tiny[0], folder)
-    weights = beats.load(converted_weights.read(folder))
+    weights = weights_folder.load(converted_weights.read(folder))
     table = weights["encoder"]["encoder"]["layers"]["1"]["fc1"]["kernel"]
     weights["encoder"]["encoder"]["layers"]["1"]["fc1"]["kernel"] = table * np.float32(1.05)
     shutil.rmtree(folder / "weights")

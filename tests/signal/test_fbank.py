@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asdjax.errors import AsdjaxError
-from asdjax.signal.fbank import fbank, frames, mel_bank, normalised, window
+from asdjax.signal.fbank import HANN, fbank, frames, mel_bank, normalised, window
 
 SIGNALS = [
     "silence", "impulse", "impulse_first_sample", "full_scale_sine_1k", "full_scale_square_200",
@@ -45,6 +45,13 @@ def oracle(waveform):
 def on_grid(waveform):
     """Rounded to 16 bits."""
     return np.round(np.clip(waveform, -1, 1 - 2**-15) * 32768).astype(np.float32) / 32768
+
+
+def test_a_hann_window_and_samples_within_1_are_those_of_ast_and_eat(golden):
+    for name, mean, std in (("ast", -4.2677393, 4.5689974), ("eat", -4.268, 4.569)):
+        io = golden(f"{name}_tiny_io")
+        found = normalised(fbank(io["n20000/wave"], HANN), mean, std)
+        np.testing.assert_allclose(found, io["n20000/fbank"], rtol=0, atol=1e-4)
 
 
 def test_mel_bank(golden):

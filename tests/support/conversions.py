@@ -17,7 +17,12 @@ TINY = GOLDEN / "beats_tiny.pt"
 def converted(source, folder, *options):
     """The folder of weights that `asdjax convert beats` makes, and its document."""
     assert main(["convert", "beats", str(source), str(folder), *options]) == 0
-    return folder, json.loads((folder / converted_weights.DOCUMENT).read_text())
+    return folder, document_of(folder)
+
+
+def document_of(folder):
+    """The description of a folder of converted weights."""
+    return json.loads((folder / converted_weights.DOCUMENT).read_text())
 
 
 def refused(capsys, *arguments):
