@@ -16,6 +16,7 @@ SCRIPTS = {  # name: message after an interruption
     "all_systems": _CONTINUES,
     "make_reference": "nothing was written",
     "measure_detector": _CONTINUES,
+    "measure_methods": _CONTINUES,
     "measure_views": _CONTINUES,
     "check_tpu": "the lines above are complete",
     "make_picture": "the picture is unchanged",

@@ -54,7 +54,7 @@ def select(
     with run.lock(existing=True):
         config = run.config()
         tried = candidates(config, names)
-        banks = _banks(run, config)
+        banks = banks_of(run, config)
         sections: dict[str, Any] = {}
         members: list[Backend] = []
         with console.progress("selecting", len(banks), "machines", minor=True) as advance:
@@ -66,7 +66,7 @@ def select(
                     raise DataError(
                         f"{name}: no pseudo-anomalies of the kinds {', '.join(kinds)}: name others"
                     )
-                found = [_evidence(candidate, config, trials) for candidate in tried]
+                found = [evidence_of(candidate, config, trials) for candidate in tried]
                 possible = {i: of for i, of in enumerate(found) if of}
                 if not possible:
                     raise DataError(f"{name}: no candidate can be fitted to its training clips")
@@ -125,7 +125,7 @@ def words(document: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _banks(run: Run, config: Config) -> dict[tuple[str, str], Bank]:
+def banks_of(run: Run, config: Config) -> dict[tuple[str, str], Bank]:
     """The training clips of each machine and section."""
     banks = {}
     for machine in run.machines():
@@ -145,7 +145,7 @@ def _bank(tables: Sequence[Embeddings], section: str) -> Bank:
     )
 
 
-def _evidence(
+def evidence_of(
     candidate: Backend, config: Config, trials: Sequence[selection.Trial]
 ) -> dict[str, float] | None:
     """The AUCs of a candidate; None if it cannot be fitted to these clips."""
