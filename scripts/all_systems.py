@@ -25,6 +25,8 @@ from asdjax.report import published
 from asdjax.runtime import console
 from asdjax.store import runs
 
+ENSEMBLE = "ensemble"
+"""Name of the combination of all other systems, seed by seed."""
 FAMILIES = ("official", "within")
 FIGURES = {
     "auc_source": "AUC source",
@@ -47,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
     for recipe in arguments.systems:
         for seed in arguments.seeds:
             require_apart(_place(arguments.out, recipe, seed), arguments.data, option="--out")
-            driver.checked(*_command(arguments, recipe, seed, extra))
+            if recipe != ENSEMBLE:
+                driver.checked(*_command(arguments, recipe, seed, extra))
     return _all(arguments, extra)
 
 
@@ -73,7 +76,8 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         nargs="+",
         default=systems,
         metavar="SYSTEM",
-        help=f"numbers, recipes' names or YAML files (default: {' '.join(systems)})",
+        help=f"numbers, recipes' names or YAML files (default: {' '.join(systems)}); {ENSEMBLE}: "
+        "the combination of the others",
     )
     parser.add_argument(
         "--beats",
@@ -85,6 +89,10 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     names = [_name(recipe) for recipe in arguments.systems]
     if len(set(names)) < len(names) or len(set(arguments.seeds)) < len(arguments.seeds):
         parser.error("--systems, --seeds: a value is given twice")
+    if ENSEMBLE in arguments.systems:
+        arguments.systems = [r for r in arguments.systems if r != ENSEMBLE] + [ENSEMBLE]
+        if len(arguments.systems) < 3:
+            parser.error(f"--systems: {ENSEMBLE} needs two other systems")
     if min(arguments.seeds) < 0:
         parser.error("--seeds: must be 0 or more")
     taken = {option.partition("=")[0] for option in extra} & {"--data", "--run", "--seed"}
@@ -95,6 +103,8 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _recipe(given: str) -> str:
     """A recipe's name or path for `asdjax run`; also from a system's number."""
+    if given == ENSEMBLE:
+        return given
     name = f"system{given}" if given.isdecimal() else given
     return name if name in configs.names() else str(driver.path(name))
 
@@ -156,6 +166,9 @@ def _command(
 ) -> list[str]:
     """The arguments of asdjax for one run."""
     run = _place(arguments.out, recipe, seed)
+    if recipe == ENSEMBLE:
+        members = [_place(arguments.out, r, seed) for r in arguments.systems if r != ENSEMBLE]
+        return ["combine", *map(str, members), "--out", str(run), "--overwrite"]
     named = ["--data", str(arguments.data), "--run", str(run), "--seed", str(seed)]
     if arguments.beats is not None and hasattr(configs.load(recipe).model, "weights"):
         named += ["--model.weights", str(arguments.beats)]

@@ -51,10 +51,8 @@ def combine(
         atomic.refuse_foreign(Run(folder).foreign_files(), "--overwrite")
 
     names = [run.path.resolve().name for run in members]
-    names = [
-        name if names.count(name) == 1 else f"{name} ({names[: i + 1].count(name)})"
-        for i, name in enumerate(names)
-    ]
+    if len(set(names)) < len(names):
+        names = ["/".join(run.path.resolve().parts[-2:]) for run in members]
     if len({run.path.resolve() for run in members}) < len(members):
         raise DataError("a run is named twice: name each once")
     with snapshots(members):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class MemberScores(Encoder):
     """The scores of other runs; written by asdjax combine."""
 
+    neutral = ("members", "scores")  # they differ between seeds of one combination
     embeds: ClassVar[bool] = False
     name: str = "member_scores"
     members: tuple[str, ...] = ()

@@ -340,3 +340,29 @@ def test_signals_at_the_start_are_one_sentence(name, tmp_path):
         _, errors = process.communicate(timeout=60)
         assert "Traceback" not in errors
         assert process.returncode in (2, 143, -signal.SIGTERM)  # done before, or not yet begun
+
+
+@pytest.mark.slow  # a minute of two cores: four runs
+def test_the_ensemble_combines_the_other_systems_seed_by_seed(start, tmp_path):
+    recipe = f"extends: {TESTS / 'tiny_beats.yaml'}\nmodel: {{adaptation: frozen, embedding_size: 0"
+    for name, pooling in (("one", "mean"), ("two", "relative_deviation")):
+        (tmp_path / f"{name}.yaml").write_text(f"{recipe}, pooling: {pooling}}}\n")
+    systems = ["ensemble", *(str(tmp_path / f"{name}.yaml") for name in ("one", "two"))]
+    out = tmp_path / "out"
+    for _ in range(2):
+        process = start(out, (0, 1), *systems, options=())
+        said = process.communicate()[1]
+        assert process.returncode == 0, said
+        assert [row["system"] for row in rows(out / "table.csv")[:: 3 * len(FIGURES)]] == [
+            "one", "two", "ensemble"
+        ]  # fmt: skip
+    combined = Run(out / "ensemble" / "seed1").config()
+    assert combined.model.members == (
+        "one/seed1",
+        "two/seed1",
+    )
+    assert (
+        start(out, (0,), "ensemble", systems[1], options=())
+        .communicate()[1]
+        .endswith("ensemble needs two other systems\n")
+    )
