@@ -38,6 +38,21 @@ NOT_HERE = {
     "asdjax serve": "runs until it is stopped: tests/server/test_serve.py",
     "curl": "asks that server",
     "asdjax convert asdkit": "needs ASDKit's checkpoints: tests/convert/test_convert_asdkit.py",
+    **{
+        command: "needs published weights: tests/convert, tests/commands/test_spectrogram_systems"
+        for command in (
+            "asdjax convert openbeats",
+            "asdjax run beats_frozen --data data --run runs/openbeats",
+            "asdjax convert ast",
+            "asdjax embed weights/ast",
+            "asdjax fit normal/ --out machine",
+            "asdjax convert eat",
+            "asdjax convert sslam",
+            "asdjax embed weights/eat",
+            "asdjax convert dasheng",
+            "asdjax embed weights/dasheng",
+        )
+    },
 }
 """Beginnings of commands that are not carried out, and why."""
 WORDS = {

@@ -28,6 +28,7 @@ _EXTRAS = {
     "serve": "requests by HTTP (serve)",
     "export": "programs without asdjax (export)",
     "tensorboard": "event files (train --log)",
+    "umap": "maps of another kind (report --map umap)",
 }
 _OF_DEVICES = {  # an extra of JAX is another distribution
     "cuda": ("jax-cuda13-plugin", "jax-cuda12-plugin"),

@@ -9,7 +9,6 @@ configuration reproduces its run.
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -371,16 +370,20 @@ def settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
     return {k: v for section in sections for k, v in walk(tree[section], section).items()}
 
 
-def plugins(tree: Any, key: str = "") -> dict[str, str]:
+def plugins(tree: Any) -> dict[str, str]:
     """Names and digests of the plugins in a tree of `to_tree`, by the dotted key of the section."""
-    pairs: Iterable[tuple[str, Any]] = tree.items() if isinstance(tree, dict) else ()
-    if isinstance(tree, list):
-        pairs = ((str(i), value) for i, value in enumerate(tree))
-    found = {}
-    for name, value in pairs:
-        if name == schema.PLUGIN:
-            found[key] = str(value)
-        found |= plugins(value, f"{key}.{name}" if key else name)
+    found, left = {}, [("", tree)]
+    while left:  # not by recursion: a stranger's tree may have any depth
+        key, value = left.pop()
+        if isinstance(value, dict):
+            if schema.PLUGIN in value:
+                found[key] = str(value[schema.PLUGIN])
+            pairs = [(str(name), inner) for name, inner in value.items()]
+        elif isinstance(value, list):
+            pairs = [(str(i), inner) for i, inner in enumerate(value)]
+        else:
+            continue
+        left += [(f"{key}.{name}" if key else name, inner) for name, inner in reversed(pairs)]
     return found
 
 

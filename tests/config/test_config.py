@@ -49,7 +49,7 @@ def test_settings_of_other_backends_are_ignored():
     ).backend
     assert schema.to_tree(backend) == {
         "name": "kmeans", "metric": "cosine", "target_neighbours": 1, "combine_views": "mean",
-        "folds": 10, "kmeans_clusters": 4, "kmeans_seed": 0,
+        "bands": "each", "part": None, "folds": 10, "kmeans_clusters": 4, "kmeans_seed": 0,
     }  # fmt: skip
 
 

@@ -219,7 +219,7 @@ def test_copies_count_once(normal, fitted, tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("clip", "hop"), [(None, 1.0), (None, 0.01), (0.5, 0.5), (0.05, 0.04), (3.0, 1.5), (2.0, 2.0)]
+    ("clip", "hop"), [(None, 1.0), (None, 0.01), (0.5, 0.5), (0.08, 0.07), (3.0, 1.5), (2.0, 2.0)]
 )
 def test_hops_up_to_the_window_s_length(normal, clip, hop):
     detector = Detector(clip_seconds=clip, hop_seconds=hop).fit(normal)

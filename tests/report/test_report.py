@@ -19,6 +19,7 @@ from asdjax import Detector
 from asdjax.cli import main
 from asdjax.commands.compare import compare
 from asdjax.commands.evaluate import by_view, evaluate
+from asdjax.data.dcase import attributes_of
 from asdjax.detector.features import open_features as load_features
 from asdjax.report import facts, figures, page, published, score_figures
 from asdjax.report.parts import Figure, Row, Section, Sound, Table, Text, Tile, Verbatim
@@ -224,7 +225,8 @@ def clip_file(root, machine):
 def test_published_figures_are_shown_for_the_data_that_they_are_of(rng, tmp_path):
     run, data = development(rng, tmp_path), tmp_path / "data"
     options = ["--overwrite", "--data", str(data)]
-    assert "Table 1" not in made(run.path, out=tmp_path / "r.html", options=options).words
+    without = made(run.path, out=tmp_path / "r.html", options=options[:1])
+    assert "Table 1" not in without.words
     soundfile.write(clip_file(data, "fan"), np.full(16_000, 0.1), 16_000)
     found = made(run.path, out=tmp_path / "r.html", options=options)
     assert "Table 1" in found.words and "66.0" in found.words and "57.7" in found.words
