@@ -496,10 +496,13 @@ class Select:
     def __call__(self) -> None:
         from asdjax.commands import select
 
+        if not (self.backends and self.kinds):
+            raise UsageError("--backends, --kinds: name one or more")
+        classes = {name: registry.find("backend", name) for name in registry.names("backend")}
+        known = [n for n, backend in classes.items() if not (backend.selected or backend.of_scores)]
         for name in self.backends:
-            if name not in registry.names("backend"):
-                known = ", ".join(registry.names("backend"))
-                raise UsageError(f"--backends {name}: choose among {known}")
+            if name not in known:
+                raise UsageError(f"--backends {name}: choose among {', '.join(known)}")
         run = open_run(self.run)
         document = select.select(
             run, names=self.backends, kinds=self.kinds, seed=self.seed, store=not self.dry_run
@@ -520,21 +523,21 @@ class Combine:
     out: Annotated[UserPath, arg(metavar="DIR")]
     """The run directory to create."""
     how: Literal["mean", "minimum", "maximum", "rank"] = "mean"
-    """mean, minimum or maximum of the scores standardised by those of the training clips, or mean
-    rank among these."""
+    """mean, minimum, maximum: of the runs' scores, standardised by the training clips' scores;
+    rank: mean of their ranks among these."""
     overwrite: bool = False
     """Replace an earlier combination."""
 
     def __call__(self) -> None:
         from asdjax.commands import combine, score
-        from asdjax.scoring.combined_scores import CombinedScores
 
         if len(self.runs) < 2:
             raise UsageError("combine: name two runs or more")
+        for path in self.runs:
+            if self.out.resolve().is_relative_to(path.resolve()):
+                raise UsageError(f"--out {self.out}: is inside of {path}: choose another folder")
         members = [open_run(path) for path in self.runs]
-        run = combine.combine(members, self.out, self.how, overwrite=self.overwrite)
-        backend = CombinedScores(combine=self.how)  # of an earlier start, it may be another
-        score.score(run, dataclasses.replace(run.config(), backend=backend))
+        score.score(combine.combine(members, self.out, self.how, overwrite=self.overwrite))
         Evaluate((self.out,))()
 
 

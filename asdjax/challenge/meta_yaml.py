@@ -185,7 +185,7 @@ def describe(
     averages_scores = len(views) > 1 and config.backend.combine_views != "embeddings"
     machines = sorted({name.partition("/")[0] for name in classes})
     features, embedding, network = _texts(config.model, "sentences", config.model.sentences(), 3)
-    if len(parts := config.model.embedding_parts) > 1:
+    if len(parts := config.model.embedding_parts) > 1 and not config.backend.selected:
         scored = embedding_parts.chosen(parts, config.backend.part)
         embedding += f", of which {scored.name} is scored" if scored else ""
     method, trains = f"{network} without further training", []
@@ -215,6 +215,7 @@ def describe(
         }[config.dataset.label],
         "external_data_usage": ", ".join(external) or None,
         "development_data_usage": "; ".join([*trains, references]),
+        **config.model.described(),
     }
 
 

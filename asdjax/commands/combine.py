@@ -1,7 +1,7 @@
 """Combination: the scores of several runs in, a run that scores by all of them out; no jax."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ from asdjax.config.recipe import Config, ExtractConfig
 from asdjax.errors import ArtifactError, DataError
 from asdjax.files import atomic
 from asdjax.files.documents import fingerprint
-from asdjax.models.member_scores_encoder import MemberScores
+from asdjax.models.member_scores_encoder import DESCRIBED, MemberScores
 from asdjax.runtime import console
 from asdjax.scoring.combined_scores import CombinedScores
 from asdjax.store.embeddings import Embeddings, MadeFrom
@@ -56,13 +56,13 @@ def combine(
     if len({run.path.resolve() for run in members}) < len(members):
         raise DataError("a run is named twice: name each once")
     with snapshots(members):
-        machines, config = _machines(members), _config(members, names, how)
-        if _is_combined(folder) and Run(folder).training_settings().model == config.model:
+        tables = {machine: _scores(members, machine) for machine in _machines(members)}
+        config = _config(members, names, tables, how)
+        if _is_combined(folder) and _equal(Run(folder).config(), config):
             console.say(f"{folder}: combines these scores already")
             return Run(folder)
     with atomic.whole_folder(folder, check) as partial, snapshots(members):
         first = members[0]
-        tables = {machine: _scores(members, machine) for machine in machines}
         run = Run(partial)
         run.write_config(config)
         run.write_training(_training(members, config))
@@ -79,6 +79,11 @@ def combine(
 
 def _is_combined(folder: Path) -> bool:
     return _COMBINED in (Run(folder).training() or {})
+
+
+def _equal(one: Config, other: Config) -> bool:
+    """Whether two configurations combine the same scores in the same way."""
+    return (one.model, one.backend) == (other.model, other.backend)
 
 
 def _machines(members: Sequence[Run]) -> list[str]:
@@ -117,12 +122,26 @@ def _files(run: Run, machine: str) -> tuple[str, str]:
     return made_from.train, made_from.test
 
 
-def _config(members: Sequence[Run], names: Sequence[str], how: How) -> Config:
+def _config(
+    members: Sequence[Run],
+    names: Sequence[str],
+    tables: Mapping[str, Sequence[Rows]],
+    how: How,
+) -> Config:
+    """The configuration of the combination; of members' scores it has the digests."""
+    scores = {m: [[r["score"] for r in rows] for rows in of] for m, of in tables.items()}
     of_members = [run.config() for run in members]
+    described = [
+        meta_yaml.describe(config, run.finished_training()["classes"])
+        for config, run in zip(of_members, members, strict=True)
+    ]
+    texts = {key: dict.fromkeys(of[key] for of in described if of[key]) for key in DESCRIBED}
     model = MemberScores(
         members=tuple(names),
-        methods=tuple(_method(config) for config in of_members),
-        scores=tuple(run.scores_version() for run in members),
+        methods=tuple(str(of["machine_learning_method"]) for of in described),
+        scores=tuple(fingerprint([of[i] for of in scores.values()]) for i in range(len(members))),
+        random_init=any(config.model.for_tests_only for config in of_members),
+        **{key: "; ".join(found) for key, found in texts.items()},
     )
     first = of_members[0]
     return dataclasses.replace(
@@ -135,11 +154,6 @@ def _config(members: Sequence[Run], names: Sequence[str], how: How) -> Config:
         backend=CombinedScores(combine=how),
         decision=first.decision,
     )
-
-
-def _method(config: Config) -> str:
-    """How a member computes its scores."""
-    return str(meta_yaml.describe(config, classes=())["machine_learning_method"])
 
 
 def _training(members: Sequence[Run], config: Config) -> dict[str, object]:

@@ -37,6 +37,10 @@ def labelled(corpus: Corpus, config: Config, run: Run | None = None) -> Corpus:
     if config.dataset.label != "pseudo":
         return corpus
     clips = dcase.training_clips(corpus.dataset, config.dataset)
+    if config.model.trains_nothing:
+        console.say("dataset.label pseudo: nothing is trained, so that it has no effect")
+        names = {clip.path: dcase.class_name(clip, "pseudo") for clip in clips}
+        return dataclasses.replace(corpus, pseudo=PseudoLabels(names, fingerprint(names)))
     embedder = _embedder(config)
     made_from = fingerprint(
         to_tree(config.dataset.pseudo),

@@ -10,7 +10,7 @@ from asdjax.config import embedding_parts
 from asdjax.config.embedding_parts import Part
 from asdjax.config.recipe import Config
 from asdjax.data.dcase import ScoredMachine
-from asdjax.errors import AsdjaxError, DataError
+from asdjax.errors import AsdjaxError, ConfigError, DataError
 from asdjax.runtime import console
 from asdjax.scoring import false_alarms, of_views, thresholds
 from asdjax.store.embeddings import Embeddings
@@ -47,13 +47,14 @@ def score(run: Run, config: Config | None = None) -> None:
 
 
 def _score(run: Run, config: Config) -> None:
+    _require_suited(config)
     views = config.extract.view_names
     kept = 0
     machines = run.machines()
     if config.backend.selected and not run.is_current(run.selection, run.embeddings_version()):
         console.say(
-            f"{run.path}: its backends were chosen with other embeddings: asdjax select {run.path} "
-            "chooses anew"
+            f"{run.path}: its backends were chosen with other embeddings, or the evidence for them "
+            f"is gone: asdjax select {run.path} chooses anew"
         )
     with console.progress("scoring", len(machines), "machines", minor=True) as advance:
         for machine in machines:
@@ -76,6 +77,15 @@ def _score(run: Run, config: Config) -> None:
     if kept:
         console.say(f"{run.path}: scores of {kept} machines are up to date")
     _decide(run, machines, config)
+
+
+def _require_suited(config: Config) -> None:
+    """Raise `ConfigError` if the backend is for a combination of runs and this is none, or not."""
+    if config.backend.of_scores == config.model.embeds:
+        raise ConfigError(
+            "backend.name: combined_scores is for runs of asdjax combine, which have no other "
+            "backend (their ways to combine: --backend.combine)"
+        )
 
 
 def _decide(run: Run, machines: Sequence[str], config: Config) -> None:
@@ -104,6 +114,7 @@ def rehearse(config: Config, machines: Mapping[str, ScoredMachine]) -> None:
         AsdjaxError: some machine has too few training clips for the backend or the threshold, or a
             plugin is faulty.
     """
+    _require_suited(config)
     meta_yaml.describe(config, classes=())
     rng, rehearsed = np.random.default_rng(0), set()
     for machine, scored in machines.items():

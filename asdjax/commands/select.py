@@ -10,7 +10,7 @@ from asdjax.config import registry, schema
 from asdjax.config.interfaces import Backend
 from asdjax.config.recipe import Config
 from asdjax.data.dcase import attributes_of
-from asdjax.errors import AsdjaxError, DataError
+from asdjax.errors import AsdjaxError, ConfigError, DataError
 from asdjax.files.documents import json_bytes
 from asdjax.runtime import console
 from asdjax.scoring import of_views, selection
@@ -53,6 +53,11 @@ def select(
     """
     with run.lock(existing=True):
         config = run.config()
+        if not config.model.embeds:
+            raise ConfigError(
+                f"{run.path}: model.name {config.model.name}: there is one backend only, and "
+                "nothing to choose"
+            )
         tried = candidates(config, names)
         banks = banks_of(run, config)
         sections: dict[str, Any] = {}
@@ -84,7 +89,6 @@ def select(
         }
         if store:
             chosen = Chosen(
-                metric=tried[0].metric,
                 combine_views=config.backend.combine_views,
                 sections=tuple(sections),
                 members=tuple(members),

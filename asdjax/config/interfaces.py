@@ -107,6 +107,10 @@ class Encoder(Choice):
     def sentences(self) -> tuple[str, str, str]:
         """Texts for meta.yaml: the acoustic features, the embedding, the name of the network."""
 
+    def described(self) -> dict[str, Any]:
+        """Entries of meta.yaml's `system.description` that replace those of the configuration."""
+        return {}
+
     def checks(self, sample_rate: int) -> list[Check]:
         """Conditions on combinations of settings; types and bounds are checked already."""
         return []
@@ -494,6 +498,8 @@ class Backend(Choice):
     principal_components and fusion; the others leave out one clip at a time."""
 
     conditional = {"divides_bands": ("fitted_to_bands",)}
+    of_scores: ClassVar[bool] = False
+    """Whether it combines the scores of other runs (asdjax combine)."""
     selected: ClassVar[bool] = False
     """Whether it was chosen by asdjax select, with the embeddings of then."""
     divides_bands: ClassVar[bool] = False

@@ -258,6 +258,9 @@ class Detector(OutlierMixin, BaseEstimator):
                     raise ConfigError(f"backend {backend!r}{hint or ':'} choose of {names}")
                 backend = registry.find("backend", backend)().with_metric(features.metric)
             found.append(backend)
+        for backend in found:
+            if backend.of_scores or backend.selected:
+                raise ConfigError(f"backend {backend.name}: it is for runs alone: choose another")
         if any(backend.part is not None for backend in found):
             raise ConfigError("backend.part: a detector uses the first part: omit it")
         return tuple(found)

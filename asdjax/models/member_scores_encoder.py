@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from flax import nnx
 
 
+DESCRIBED = (
+    "front_end", "acoustic_features", "data_augmentation", "domain_generalization_method",
+    "development_data_usage",
+)  # fmt: skip
+"""Entries of a submission's description that a combination has from its members."""
+
+
 @register
 @dataclasses.dataclass(frozen=True)
 class MemberScores(Encoder):
@@ -27,10 +34,26 @@ class MemberScores(Encoder):
     """How each of them computes its scores, in the words of its meta.yaml."""
     scores: tuple[str, ...] = ()
     """Digest of the scores of each of them."""
+    front_end: str = ""
+    """This and the next four: what their meta.yaml say, each text once."""
+    acoustic_features: str = ""
+    data_augmentation: str = ""
+    domain_generalization_method: str = ""
+    development_data_usage: str = ""
+    random_init: bool = False
+    """Whether one of them began with random weights; all results of the run are then marked so."""
 
     @property
     def trains_nothing(self) -> bool:
         return True
+
+    @property
+    def for_tests_only(self) -> bool:
+        return self.random_init
+
+    def described(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) or None for name in DESCRIBED}
+        return {**own, "ensemble_method_subsystem_count": len(self.members)}
 
     def build(self, n_samples: int | None, sample_rate: int, rng: Any) -> nnx.Module:
         raise ConfigError(
@@ -41,7 +64,7 @@ class MemberScores(Encoder):
     def sentences(self) -> tuple[str, str, str]:
         methods = "; ".join(dict.fromkeys(self.methods))
         return (
-            "those of the combined systems",
+            self.acoustic_features or "those of the combined systems",
             f"the anomaly scores of {len(self.members)} systems",
             f"combination of {len(self.members)} systems ({methods})",
         )

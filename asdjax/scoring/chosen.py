@@ -38,7 +38,14 @@ class Chosen(Backend):
 
     def checks(self) -> list[Check]:
         equal = len(self.sections) == len(self.members)
-        found: list[Check] = [(equal, "members", "there must be one for each of backend.sections")]
+        found: list[Check] = [
+            (self.sections, "name", "chosen is written by asdjax select: run it"),
+            (equal, "members", "there must be one for each of backend.sections"),
+        ]
+        own = ("name", "combine_views", "sections", "members")
+        for field in dataclasses.fields(self):
+            same = field.name in own or getattr(self, field.name) == field.default
+            found.append((same, field.name, "has no effect here: name another backend with it"))
         for i, member in enumerate(self.members):
             key = f"members[{i}]"
             found += [
@@ -46,7 +53,8 @@ class Chosen(Backend):
                 (
                     member.combine_views == self.combine_views,
                     f"{key}.combine_views",
-                    "must be combine_views of the backend",
+                    "must be combine_views of the backend: choose anew with asdjax select, or name "
+                    "another backend",
                 ),
                 *((good, f"{key}.{setting}", what) for good, setting, what in member.checks()),
             ]
@@ -57,7 +65,7 @@ class Chosen(Backend):
 
     def sentence(self) -> str:
         return "chosen for each machine without anomalies, by pseudo-anomalies: " + "; ".join(
-            f"{name}: {member.sentence()}"
+            f"{name}: {_of_part(member)}{member.sentence()}"
             for name, member in zip(self.sections, self.members, strict=True)
         )
 
@@ -68,3 +76,8 @@ class Chosen(Backend):
     def training_scores(self) -> str:
         found = {member.training_scores(): None for member in self.members}
         return ", ".join(found) or super().training_scores()
+
+
+def _of_part(member: Backend) -> str:
+    """Words for the part of the embedding that a backend scores."""
+    return f"{member.part}, bands {member.bands}, by " if member.part else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from asdjax.config.interfaces import Backend
 from asdjax.config.registry import register
@@ -25,6 +25,7 @@ class CombinedScores(Backend):
     training clips' scores, from 0 to 1, with linear interpolation between them.
     """
 
+    of_scores: ClassVar[bool] = True
     name: str = "combined_scores"
     metric: Literal["euclidean"] = "euclidean"
     combine: Literal["mean", "minimum", "maximum", "rank"] = "mean"
@@ -41,7 +42,7 @@ class CombinedScores(Backend):
         return f"{self.combine} of the systems' scores, standardised by those of the training clips"
 
     def training_scores(self) -> str:
-        return "the systems' scores of the training clips, each left out"
+        return "combined scores, each clip left out"
 
 
 class FittedCombinedScores(Fitted):

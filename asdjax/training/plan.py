@@ -162,6 +162,11 @@ def _far_lengths(
     shortest = min(corpus.headers[clip.path].frames for clip in clips)
     longest = max(corpus.headers[clip.path].frames for clip in clips)
     rate = config.audio.sample_rate
+    if n_samples > 1.25 * longest and longest < config.model.shortest_input(rate):
+        return [
+            f"audio.clip_seconds: the longest clip has {longest / rate:g} s, and every clip is "
+            f"repeated to {n_samples / rate:g} s, as the network needs"
+        ]
     if n_samples > 1.25 * longest:
         return [
             f"audio.clip_seconds: the longest clip has {longest / rate:g} s, and every clip is "

@@ -113,8 +113,18 @@ def test_a_second_start_writes_nothing_and_other_scores_need_overwrite(
         assert cli.main(arguments) == 0
     assert "combines these scores already" in capsys.readouterr().err
     before = Run(out).read_scores("fan")
-    assert cli.main([*arguments, "--how", "rank"]) == 0  # the members are the same: scored again
+    assert cli.main([*arguments, "--how", "rank"]) == 1
+    assert "use --overwrite" in capsys.readouterr().err
+    assert Run(out).read_scores("fan") == before
+    assert cli.main([*arguments, "--how", "rank", "--overwrite"]) == 0
     assert Run(out).read_scores("fan") != before
+    assert cli.main([*arguments, "--overwrite"]) == 0
+    with members[1].lock():  # its decisions alone change
+        for machine in ("fan", "valve"):
+            decided = [{**r, "threshold": "0.1"} for r in members[1].read_scores(machine)]
+            members[1].write_scores(machine, decided)
+        members[1].write_thresholds({"schema": "asdjax.thresholds/1", "other": True})
+    assert cli.main(arguments) == 0
     changed = {m: rescored(rng, members[1].read_scores(m)) for m in ("fan", "valve")}
     for machine, rows in changed.items():
         with members[1].lock():
@@ -153,10 +163,18 @@ def test_what_was_combined_is_stated(members, tmp_path):
     run = combine(members, tmp_path / "both", "minimum")
     config = run.config()
     assert config.model.members == ("a", "b")
-    assert config.model.scores == tuple(member.scores_version() for member in members)
+    assert len(set(config.model.scores)) == 2
     described = meta_yaml.describe(config, run.finished_training()["classes"])
     method = described["machine_learning_method"]
     assert "combination of 2 systems" in method and "minimum of the systems' scores" in method
+    assert described["ensemble_method_subsystem_count"] == 2
+    of_member = meta_yaml.describe(members[0].config(), ["fan", "valve"])
+    for key in ("front_end", "data_augmentation", "domain_generalization_method"):
+        assert described[key] == of_member[key]
+    assert "train the embedder" in described["development_data_usage"]
+    assert "quantile of the normal training clips' combined scores" in described["decision_making"]
+    assert cli.main(["score", str(run.path), "--backend.name", "local_density"]) == 1
+    assert cli.main(["select", str(run.path)]) == 1
     marked = dataclasses.replace(config.model, members=())
     with pytest.raises(AsdjaxError, match="no network of its own"):
         marked.build(None, 16000, None)

@@ -84,6 +84,11 @@ def test_the_best_candidate_of_each_machine_is_chosen_and_scored(run, capsys):
     np.testing.assert_allclose(found, np.mean(expected, axis=0), rtol=1e-12)
     method = meta_yaml.describe(config, classes=())["machine_learning_method"]
     assert "by pseudo-anomalies" in method and config.backend.sections[0] in method
+    described = meta_yaml.describe(config, classes=())
+    assert member.part in method and "is scored" not in described["embeddings"]
+    for options in (["--backend.part", "mean"], ["--backend.metric", "euclidean"]):
+        assert cli.main(["score", str(run.path), *options]) == 2
+        assert "name another backend" in capsys.readouterr().err
 
 
 def test_evidence_of_other_machines_is_an_auc_of_training_clips(run):
@@ -154,8 +159,9 @@ def test_a_choice_for_other_embeddings_is_said_and_another_backend_can_be_named(
 def test_what_cannot_be_tried_is_said(run, capsys):
     assert cli.main(["select", str(run.path), "--backends", "nearest"]) == 2
     assert "choose among" in capsys.readouterr().err
-    assert cli.main(["select", str(run.path), "--backends", "fusion", "chosen"]) == 0
-    said = capsys.readouterr()
-    assert "chosen is not tried" in said.err and "fusion" in said.out
+    for name in "chosen", "combined_scores":
+        assert cli.main(["select", str(run.path), "--backends", name]) == 2
+        assert cli.main(["score", str(run.path), "--backend.name", name]) in (1, 2)
+    assert "combined_scores is for runs of asdjax combine" in capsys.readouterr().err
     assert cli.main(["select", str(run.path), "--kinds", "attributes"]) == 1
     assert "no pseudo-anomalies of the kinds attributes" in capsys.readouterr().err
