@@ -35,11 +35,15 @@ class MemberScores(Encoder):
     scores: tuple[str, ...] = ()
     """Digest of the scores of each of them."""
     front_end: str = ""
-    """This and the next four: what their meta.yaml say, each text once."""
+    """What their meta.yaml say of the front end, each text once."""
     acoustic_features: str = ""
+    """Likewise of the acoustic features."""
     data_augmentation: str = ""
+    """Likewise of the augmentation."""
     domain_generalization_method: str = ""
+    """Likewise of domain generalization."""
     development_data_usage: str = ""
+    """Likewise of the use of development data."""
     random_init: bool = False
     """Whether one of them began with random weights; all results of the run are then marked so."""
 

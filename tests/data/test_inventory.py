@@ -57,6 +57,7 @@ def test_the_document():
         "machine_section": 2,
         "machine_section_attributes": 4,
         "machine_section_attributes_domain": 4,
+        "pseudo": 4,
     }
     assert document["training"]["classes"] == ["Sander/00", "fan/00"]
     assert document["scored"] == {"Sander": {"test": 2, "train": 1}, "fan": {"test": 3, "train": 3}}

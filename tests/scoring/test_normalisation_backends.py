@@ -745,6 +745,8 @@ def test_clips_of_which_most_are_copies(rng, config):
 @pytest.mark.parametrize("name", registry.names("backend"))
 def test_meta_yaml_describes_every_backend(name):
     settings = "combine_views: z_minimum"
+    if name == "chosen":
+        settings += ", sections: [fan/00], members: [{name: kmeans, combine_views: z_minimum}]"
     config = configs.parse(f"backend: {{name: {name}, {settings}}}\n"
                            "dataset: {edition: dcase2026}\n"
                            "extract: {views: [{name: a, method: raw}, {name: b, method: far}]}",
