@@ -101,7 +101,7 @@ def no_memory(monkeypatch):
 
 def no_cache(monkeypatch):
     def use():
-        raise ArtifactError("/tmp/x: owned or writable by other users")
+        raise ArtifactError("cache: owned or writable by other users")
 
     monkeypatch.setattr(compile_cache, "use", use)
     return "compiled programs are not kept", "owned or writable"
