@@ -71,6 +71,16 @@ class BEATsEncoderConfig:
     """Name of the weights, for meta.yaml; the network is the same."""
 
     @property
+    def depth(self) -> int:
+        """Transformer layers."""
+        return self.encoder_layers
+
+    @property
+    def width(self) -> int:
+        """Values in each token."""
+        return self.encoder_embed_dim
+
+    @property
     def bands(self) -> int:
         """Patches from the lowest to the highest frequency; an incomplete one is dropped."""
         return BANDS // self.input_patch_size

@@ -109,6 +109,8 @@ def plan(config: Config, corpus: Corpus) -> Plan:
             raise ConfigError(_one_class(clips, classes[0], config.dataset.label))
         notes.append(f"all training clips are of one class ({classes[0]}): nothing is learned")
     notes += _far_lengths(clips, corpus, n_samples, config)
+    if config.augment.spec_augment.probability and not config.model.augmentations(config.augment):
+        notes.append(f"augment.spec_augment: {config.model.name} does not apply it")
     if share < config.train.validation:
         notes.append("train.validation: nothing is trained, and so nothing is held out")
     work = Plan(

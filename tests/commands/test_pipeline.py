@@ -470,6 +470,14 @@ def test_deleting_the_newest_checkpoint_continues_from_the_older_one(run_copy, c
     assert Run(run_copy).finished_training()["digest"] == training["digest"]
 
 
+def test_an_augmentation_that_the_encoder_does_not_apply_is_said(corpus_root, capsys):
+    check = ["check", TINY, "--data", str(corpus_root), "--augment.spec-augment.probability"]
+    assert main([*check, "0.5"]) == 0
+    assert "augment.spec_augment: multiresnet does not apply it" in capsys.readouterr().out
+    assert main([*check, "0"]) == 0
+    assert "spec_augment" not in capsys.readouterr().out
+
+
 def test_one_class_trains_nothing(corpus_root, tmp_path, capsys):
     one = ["--data", str(corpus_root), "--dataset.train-machines", "fan", "--train.epochs", "1"]
     for verb in ["check"], ["train", "--run", str(tmp_path / "no")], ["run", "--run", "no"]:

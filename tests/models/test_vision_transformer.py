@@ -180,6 +180,9 @@ def test_settings_that_do_not_fit(name):
     assert not encoder.checks(8000)[0][0]
     with pytest.raises(AsdjaxError, match="samples are too short"):
         encoder.build(encoder.shortest - 1, 16000, np.random.default_rng(0))
-    assert encoder.build(encoder.shortest, 16000, np.random.default_rng(0)).embedding_size == 32
+    module = encoder.build(encoder.shortest, 16000, np.random.default_rng(0))
+    assert module.embedding_size == 32
+    with pytest.raises(AsdjaxError, match="samples are too short"):
+        module.tokens(jnp.zeros((1, encoder.shortest - 1)))
     with pytest.raises(AsdjaxError, match="no classifier"):
         encoder.require_classifier()
