@@ -1,5 +1,6 @@
 """Files of NumPy arrays (.npz) that may come from an untrusted source."""
 
+import hashlib
 import io
 import math
 import tokenize
@@ -17,6 +18,16 @@ def to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     named: dict[str, Any] = dict(arrays)
     np.savez(buffer, **named)
     return buffer.getvalue()
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Digest of the names, shapes, dtypes and values of all arrays."""
+    state = hashlib.blake2b(digest_size=16)
+    for name, array in sorted(arrays.items()):
+        array = np.ascontiguousarray(array)
+        state.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        state.update(array.tobytes())
+    return state.hexdigest()
 
 
 def read(file: BinaryIO, names: Collection[str] | None = None) -> dict[str, np.ndarray] | None:

@@ -14,7 +14,6 @@ Written for orbax 0.11 and 0.12. The documented `orbax.checkpoint.v1` cannot be 
 import asyncio
 import contextlib
 import functools
-import hashlib
 import logging
 import os
 import re
@@ -30,6 +29,7 @@ from flax.traverse_util import flatten_dict
 
 from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.files import atomic, documents
+from asdjax.store import arrays
 from asdjax.store.checkpoint_files import FILES, checkpoint_files
 from asdjax.store.converted_weights import PREDICTOR, WEIGHTS, Pretrained
 
@@ -42,12 +42,7 @@ ITEMS = ("weights", "progress")
 
 def digest(tree: Tree) -> str:
     """Digest of the names, shapes, dtypes and values of all arrays."""
-    state = hashlib.blake2b(digest_size=16)
-    for path, leaf in sorted(flatten_dict(tree, sep="/").items()):
-        array = np.ascontiguousarray(leaf)
-        state.update(f"{path} {array.dtype} {array.shape}\n".encode())
-        state.update(array.tobytes())
-    return state.hexdigest()
+    return arrays.digest(flatten_dict(tree, sep="/"))
 
 
 _DAMAGED = (

@@ -9,7 +9,8 @@
     held_out    float64 [K, N]: each member's scores of the normal windows
     spectra     float32 [N, S, P]: `asdjax.signal.spectral_map.summary` of the normal windows
 
-Nothing in it is executed, and it has no pickles.
+Nothing in it is executed, and it has no pickles. `about` has a digest of all of this, so that a
+changed file is not used.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from asdjax.errors import ArtifactError, ConfigError
 from asdjax.files import atomic, documents, user_files
 from asdjax.store import arrays
 
-SCHEMA = "asdjax.detector/2"
+SCHEMA = "asdjax.detector/3"
 SUFFIX = ".asd"
 VECTORS, PROBE = "vectors/", "probe/"
 _LARGEST = {np.float32: 1e15, np.float64: 1e100}  # squares of larger values may be infinite
@@ -128,6 +129,7 @@ def write(
         AsdjaxError: the file exists, or cannot be written.
     """
     tree = {"schema": SCHEMA, "asdjax": __version__, **schema.to_tree(document)}
+    tree["digest"] = documents.fingerprint(tree, arrays.digest(tables))
     about = np.frombuffer(json.dumps(tree, allow_nan=False).encode(), np.uint8)
     atomic.write_bytes(path, arrays.to_bytes({"about": about, **tables}), overwrite=overwrite)
 
@@ -146,9 +148,11 @@ def read(path: Path) -> tuple[Document, dict[str, np.ndarray]]:
     if about.dtype != np.uint8 or about.ndim != 1:
         raise ArtifactError(f"{path}: not a detector: {_HOW}")
     tree = documents.parse_json(user_files.as_text(about.tobytes(), path), path, _HOW)
-    if not isinstance(tree, dict) or tree.pop("schema", None) != SCHEMA:
+    if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
         raise ArtifactError(f"{path}: not a detector of this version of asdjax: {_HOW}")
-    tree.pop("asdjax", None)
+    digest = tree.pop("digest", None)
+    whole = documents.fingerprint(tree, arrays.digest(found))
+    tree = {name: value for name, value in tree.items() if name not in ("schema", "asdjax")}
     try:
         document = schema.read(Document, tree, "", str(path))
         schema.check(Document, document, "", str(path))
@@ -157,6 +161,8 @@ def read(path: Path) -> tuple[Document, dict[str, np.ndarray]]:
         raise ArtifactError(f"{error}: {_HOW}") from error
     if (fault := _fault(document, found)) is not None:
         raise ArtifactError(f"{path}: {fault}: {_HOW}")
+    if digest != whole:
+        raise ArtifactError(f"{path}: was changed after asdjax wrote it: {_HOW}")
     return document, found
 
 

@@ -13,6 +13,7 @@ from support.machines import sound
 
 from asdjax import Detector
 from asdjax.errors import AsdjaxError
+from asdjax.files import documents
 from asdjax.store import arrays, detector_file
 
 
@@ -54,6 +55,14 @@ def test_the_file_is_a_zip_of_arrays_without_pickles(content):
     assert about["schema"] == detector_file.SCHEMA and len(about["recordings"]) == 12
 
 
+def sealed(tables, about):
+    """The arrays with this document and the digest that fits them."""
+    rest = {name: table for name, table in tables.items() if name != "about"}
+    tree = {name: value for name, value in about.items() if name != "digest"}
+    tree["digest"] = documents.fingerprint(tree, arrays.digest(rest))
+    return {"about": np.frombuffer(json.dumps(tree).encode(), np.uint8), **rest}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "match"),
     [
@@ -91,8 +100,7 @@ def test_documents_are_checked(content, tmp_path, key, value, match):
     for part in key[:-1]:
         place = place[part]
     place[key[-1]] = value
-    tables["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    refused(tmp_path, arrays.to_bytes(tables), match)
+    refused(tmp_path, arrays.to_bytes(sealed(tables, about)), match)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +129,34 @@ def test_arrays_are_checked(content, tmp_path, name, change):
     tables = unpacked(content)
     with np.errstate(invalid="ignore"):
         tables[name] = change(tables[name])
+    if name != "about":
+        tables = sealed(tables, json.loads(tables["about"].tobytes()))
     refused(tmp_path, arrays.to_bytes(tables), "d.asd")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("held_out", lambda a: a * 10),
+        ("held_out", lambda a: a[::-1]),
+        ("vectors/bands", lambda a: a * 2),
+        ("spectra", lambda a: a + 1),
+        ("start", lambda a: a + 1e9),
+        (
+            "about",
+            lambda a: np.frombuffer(
+                a.tobytes().replace(b'"level": 0.9', b'"level": 0.8'), np.uint8
+            ),
+        ),
+    ],
+)
+def test_a_changed_detector_is_not_used(content, tmp_path, name, change):
+    """Each is complete and possible: only the digest tells."""
+    tables = unpacked(content)
+    before = tables[name].tobytes()
+    tables[name] = change(tables[name])
+    assert tables[name].tobytes() != before
+    refused(tmp_path, arrays.to_bytes(tables), "d.asd: was changed")
 
 
 @pytest.mark.parametrize("name", ["vectors/fast", "probe/fast", "held_out", "about", "start"])
