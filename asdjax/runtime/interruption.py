@@ -20,6 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 10
 """Seconds after a signal until the process is ended."""
 _AGAIN = 0.25  # seconds until the exception is raised again
+_SOON = 0.02  # seconds until a signal that could not raise anything yet is repeated
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -134,8 +135,9 @@ def _insist(signals: int, main: int) -> None:
     number = os.read(signals, 1)[0]
     while number not in SIGNALS:
         number = os.read(signals, 1)[0]
-    for _ in range(round(PATIENCE / _AGAIN)):
-        time.sleep(_AGAIN)
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        time.sleep(_AGAIN if math.isfinite(_raised) else _SOON)
         signal.pthread_kill(main, number)
     try:
         if os.isatty(2):

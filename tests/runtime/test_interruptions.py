@@ -170,6 +170,16 @@ def test_a_module_is_imported_whole(tmp_path):
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "whole\n", SENTENCE)
 
 
+def test_a_signal_during_an_import_ends_the_command_after_it(tmp_path):
+    """Not only with a repetition of the signal, before which a short command may be through."""
+    module = "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.4)\n"
+    (tmp_path / "slow.py").write_text(module)
+    rare = "interruption.PATIENCE, interruption._AGAIN = 60, 20"
+    command = f"{rare}; sys.path.insert(0, {str(tmp_path)!r}); import slow; time.sleep(5)"
+    ended = start(START + f"def command():\n    {command}" + FINISH)
+    assert (ended.returncode, ended.stderr) == (143, SENTENCE)
+
+
 @pytest.mark.parametrize("event", ["call", "return"])
 def test_a_line_is_said_once(event):
     """A signal right before or after the operating system has it."""
