@@ -17,6 +17,7 @@ import functools
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,6 +53,7 @@ _DAMAGED = (
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")
 _LOG = logging.getLogger(__name__)
 _META = "meta.json"
+_PATIENCE = 10  # seconds
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 
@@ -197,12 +199,20 @@ def _orbax(method: str, directory: Path, **arguments: Any) -> Any:
     """Call a method of orbax's checkpointer and wait until it ends, even after Ctrl-C.
 
     The interrupt is raised afterwards: inside of orbax it would leave writers running in a folder
-    that is being deleted.
+    that is being deleted. For the same reason orbax's own threads are waited for after an error.
     """
     checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
-    with _silent("absl"), ThreadPoolExecutor(1) as thread:
-        call = functools.partial(getattr(checkpointer, method), directory.absolute(), **arguments)
-        return thread.submit(call).result()
+    others = set(threading.enumerate())
+    with _silent("absl"):
+        try:
+            with ThreadPoolExecutor(1) as thread:
+                call = functools.partial(getattr(checkpointer, method), directory.absolute())
+                return thread.submit(call, **arguments).result()
+        except BaseException:
+            for started in set(threading.enumerate()) - others:
+                if not started.daemon:
+                    started.join(_PATIENCE)
+            raise
 
 
 @contextlib.contextmanager

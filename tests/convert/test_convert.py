@@ -359,6 +359,21 @@ def test_nothing_is_replaced_unasked(tmp_path, capsys):
     assert {p.name for p in tmp_path.iterdir()} == {"out", "precious"}
 
 
+def test_a_full_disk_ends_in_one_sentence_each_time(tmp_path):
+    """Also if orbax's last thread fails after the first error was raised."""
+    program = "import resource, sys; from asdjax import __main__\n"
+    program += "resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))\n"
+    program += "sys.exit(__main__.main())"
+    command = [sys.executable, "-c", program, "convert", "beats", str(TINY), str(tmp_path / "out")]
+    for _ in range(5):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, "")
+        *cache, sentence = done.stderr.splitlines()
+        assert "Traceback" not in "".join(cache), done.stderr
+        assert "weights: cannot be written (File too large)" in sentence
+        assert not list(tmp_path.iterdir())
+
+
 def test_an_interruption_leaves_nothing(tmp_path, monkeypatch, capsys):
     source, folder = VARIANTS / "nano_zip.pt", tmp_path / "out"
     arguments = ["convert", "beats", str(source), str(folder)]
