@@ -112,10 +112,12 @@ def program_of(
     return program
 
 
-def _unit_length(points: Float[Array, "B D"]) -> Float[Array, "B D"]:
+def _unit_length(points: Float[Array, "B D"]) -> Float64[Array, "B D"]:
+    """Rows scaled to unit length and rounded to float32, as those of the detector."""
     exact = points.astype(jnp.float64)
     norms = jnp.sqrt(jnp.sum(jnp.square(exact), axis=1, keepdims=True))
-    return (exact / jnp.maximum(norms, _FLOOR)).astype(points.dtype)
+    # XLA may leave out a conversion to float32 and back
+    return jax.lax.reduce_precision(exact / jnp.maximum(norms, _FLOOR), 8, 23)
 
 
 def _score(references: References, points: Float[Array, "B D"]) -> Float64[Array, "B"]:
