@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from asdjax.runtime import console
 from asdjax.store import watch_log
 from asdjax.store.watch_log import WatchLog
 
-_PATIENCE = 60.0  # seconds until a file that cannot be read counts as faulty
+_PATIENCE = 60.0  # seconds without a change until a file that cannot be read counts as faulty
 _AT_ONCE = 256  # files that are scored before the folder is looked at again
 _LONGEST_MEMORY = 1000  # windows
 
@@ -101,7 +101,8 @@ def watch_folder(
     if not os.path.isdir(folder):
         raise DataError(f"{folder}: no such folder: name the one where recordings arrive")
     arrivals = Arrivals(folder, settle, clock)
-    failures, unreadable, confirmation = 0, dict[str, str](), Confirmation(*confirm)
+    unreadable, passed_over = dict[str, str](), set[str]()
+    totals, later, confirmation = Counter[str](), 0, Confirmation(*confirm)
 
     def earlier() -> Iterator[dict[str, Any]]:
         for name, identity, digest in arrivals.done:
@@ -128,11 +129,26 @@ def watch_folder(
                 if place not in unreadable:
                     console.say_always(f"{place}: cannot be read ({why}): its files are not scored")
             unreadable = arrivals.unreadable
+            if new := sorted(arrivals.passed_over.keys() - passed_over):
+                console.say(f"{folder}: files with other endings are passed over: {', '.join(new)}")
+                passed_over.update(new)
+            counts = Counter[str]()
             for first in range(0, len(ready), _AT_ONCE):
                 some = ready[first : first + _AT_ONCE]
-                failures += _score(detector, fingerprint, some, arrivals, opened, confirmation)
+                counts += _score(detector, fingerprint, some, arrivals, opened, confirmation)
+            totals += counts
             if once and not arrivals.waiting:
-                return int(failures > 0 or bool(unreadable))
+                console.say(
+                    f"{folder}: {totals['scored']} recordings scored, {totals['failed']} failed, "
+                    f"{arrivals.passed_over.total()} files passed over"
+                )
+                return int(totals["failed"] > 0 or bool(unreadable))
+            if counts["later"] > later:
+                console.say(
+                    f"{folder}: {counts['later']} files cannot be read (yet): each is tried until "
+                    f"it has not changed for {_PATIENCE:g} s"
+                )
+            later = counts["later"]
             if len(ready) <= _AT_ONCE:
                 sleep(interval)
 
@@ -167,18 +183,19 @@ def _score(
     arrivals: Arrivals,
     log: WatchLog,
     confirmation: Confirmation,
-) -> int:
-    """Score files and append their lines; returns how many are faulty."""
-    failures = 0
+) -> Counter[str]:
+    """Score files and append their lines; how many are scored, failed, and to be tried later."""
+    counts = Counter[str]()
     paths = [arrival.path for arrival in ready]
     predictions = detector.iter_predictions(paths, faulty="row")
     for arrival, found in zip(ready, predictions, strict=True):
         digest = digest_of(arrival.path)
         if not arrivals.is_unchanged(arrival):
             continue  # still being written, renamed, or deleted
-        if found.error is not None and arrival.unchanged < _PATIENCE:
+        if found.error is not None and arrival.age < _PATIENCE:
+            counts["later"] += 1
             continue  # perhaps not complete
-        failures += found.error is not None
+        counts["scored" if found.error is None else "failed"] += 1
         name = sound_search.as_text(arrival.name)
         identity = dataclasses.asdict(arrival.identity)
         line = {
@@ -186,7 +203,7 @@ def _score(
         }  # fmt: skip
         _append(detector, found, line, log, confirmation)
         arrivals.finish(arrival.name, arrival.identity, digest)
-    return failures
+    return counts
 
 
 def _append(

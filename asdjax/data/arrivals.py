@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import stat
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,6 +34,11 @@ class Arrival:
     unchanged: float
     """Seconds for which it has been seen unchanged."""
 
+    @property
+    def age(self) -> float:
+        """Seconds for which it has not changed, by its time or as it was seen."""
+        return max(self.unchanged, time.time() - self.identity.mtime_ns / 1e9)
+
 
 class Arrivals:
     """The files of a folder and its subfolders that are complete and new.
@@ -44,6 +51,8 @@ class Arrivals:
 
     Attributes:
         unreadable: subfolders that could not be read at the last look, and why.
+        passed_over: how many files of each ending were passed over at the last look, if they are
+            not hidden.
     """
 
     def __init__(self, folder: Path, settle: float, clock: Callable[[], float]):
@@ -59,6 +68,7 @@ class Arrivals:
         self._done: dict[str, tuple[Identity, float]] = {}  # by name, and when it was last seen
         self._digests: dict[Identity, tuple[str | None, float]] = {}  # of what is done; likewise
         self.unreadable: dict[str, str] = {}
+        self.passed_over = Counter[str]()
 
     def look(self) -> list[Arrival]:
         """The files that are complete and new, oldest first.
@@ -116,7 +126,7 @@ class Arrivals:
 
     def _list(self) -> dict[str, tuple[Path, Identity]]:
         found = {}
-        self.unreadable = {}
+        self.unreadable, self.passed_over = {}, Counter()
         folders = [self.folder]
         while folders:
             folder = folders.pop()
@@ -137,6 +147,8 @@ class Arrivals:
                     identity = _identity(path)
                     if identity is not None:
                         found[path.relative_to(self.folder).as_posix()] = path, identity
+                elif entry.is_file():
+                    self.passed_over[path.suffix.lower() or "without ending"] += 1
         return found
 
 

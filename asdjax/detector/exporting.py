@@ -112,10 +112,15 @@ def program_of(
     return program
 
 
-def _unit_length(points: Float[Array, "B D"]) -> Float[Array, "B D"]:
+def _unit_length(points: Float[Array, "B D"]) -> Float64[Array, "B D"]:
+    """Rows scaled to unit length and rounded to float32, as those of the detector."""
     exact = points.astype(jnp.float64)
     norms = jnp.sqrt(jnp.sum(jnp.square(exact), axis=1, keepdims=True))
-    return (exact / jnp.maximum(norms, _FLOOR)).astype(points.dtype)
+    return jax.lax.platform_dependent(
+        exact / jnp.maximum(norms, _FLOOR),
+        cpu=lambda x: jax.lax.reduce_precision(x, 8, 23),  # XLA may leave out mere conversions
+        default=lambda x: x.astype(jnp.float32).astype(jnp.float64),  # TPUs have nothing else
+    )
 
 
 def _score(references: References, points: Float[Array, "B D"]) -> Float64[Array, "B"]:

@@ -167,11 +167,25 @@ class Embedder:
         return found
 
     def traced(self, waveform: Float[jax.Array, "B T"]) -> Float[jax.Array, "B D"]:
-        """Embeddings, as a JAX function; the weights are constants. `embed` has all checks."""
-        length = jnp.full(waveform.shape[:1], waveform.shape[1], jnp.int32)
-        constants = jax.tree.map(np.asarray, self.network.weights)
-        batch = {"waveform": waveform, "length": length}
-        return _pooled(self.network, self.pooling(), constants, batch)["embedding"]
+        """Embeddings of clips of one length, as a JAX function; the weights are constants.
+
+        On CPUs they equal those of `embed` with `alike`, which has all checks.
+        """
+        samples, pool = waveform.shape[1], self.pooling()
+        padding = self.batching.row_length(samples) - samples
+        # XLA would compute with constants in advance, and round otherwise than with arguments
+        constants = jax.lax.optimization_barrier(jax.tree.map(np.asarray, self.network.weights))
+
+        def embeddings(clips: Float[jax.Array, "B T"]) -> Float[jax.Array, "B D"]:
+            length = jnp.full(clips.shape[:1], samples, jnp.int32)
+            batch = {"waveform": jnp.pad(clips, ((0, 0), (0, padding))), "length": length}
+            return _pooled(self.network, pool, constants, batch)["embedding"]
+
+        return jax.lax.platform_dependent(
+            waveform,
+            cpu=lambda clips: jax.lax.map(lambda clip: embeddings(clip[None])[0], clips),
+            default=embeddings,
+        )
 
     def _waveform(self, given: Waveforms | Path | str, sample_rate: int | None) -> np.ndarray:
         """The samples [T] of an array or a sound file at the model's sample rate."""

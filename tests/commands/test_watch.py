@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 import types
@@ -12,6 +10,7 @@ import types
 import numpy as np
 import pytest
 import soundfile
+from support.busy_folder import BusyFolder
 from support.machines import RATE, folder, sound
 
 from asdjax import Detector
@@ -445,6 +444,29 @@ def test_a_day_in_a_folder(fitted, sounds, tmp_path, capsys):
     assert bad["file"] == "bad.wav" and bad["alarm"] is None and len(lines(log)) == 6
 
 
+def test_once_ends_with_counts_and_waits_for_new_files_alone(fitted, sounds, tmp_path, capsys):
+    """A file that cannot be read is tried while it may grow: for a minute by its time."""
+    place, clock = tmp_path / "in", Clock()
+    put(sounds[0][0], place / "a.wav")
+    for name in ("notes.txt", "more.TXT", "README", ".hidden.txt"):
+        (place / name).write_bytes(b"1")
+    (place / "old.wav").write_bytes(b"no sound")
+    os.utime(place / "old.wav", (time.time() - 70,) * 2)
+    options = {"settle": 0, "once": True, "clock": clock, "sleep": clock.sleep}
+    clock.steps = [lambda: None]
+    assert watch.watch_folder(fitted, place, tmp_path / "log.jsonl", **options) == 1
+    said = capsys.readouterr().err
+    assert said.count("in: files with other endings are passed over: .txt, without ending") == 1
+    assert "in: 1 recordings scored, 1 failed, 3 files passed over" in said
+    (place / "new.wav").write_bytes(b"no sound")
+    clock.steps = [lambda: (place / "x.tmp").write_bytes(b"1")] + [lambda: None] * 60
+    assert watch.watch_folder(fitted, place, tmp_path / "log.jsonl", **options) == 1
+    said = capsys.readouterr().err
+    assert said.count("in: 1 files cannot be read (yet): each is tried until it has not") == 1
+    assert said.count("passed over: .tmp\n") == 1 and not clock.steps
+    assert "in: 0 recordings scored, 1 failed, 4 files passed over" in said
+
+
 def test_recordings_of_another_detector_are_said(detector_file, sounds, tmp_path, capsys):
     log = tmp_path / "log.jsonl"
     given = ["watch", str(detector_file), str(sounds[1][0].parent), "--log", str(log)]
@@ -531,34 +553,16 @@ def test_a_folder_that_is_missing(detector_file, tmp_path, capsys):
     assert not (tmp_path / "l.jsonl").exists()
 
 
-def test_kills_lose_and_repeat_nothing(detector_file, sounds, tmp_path):
-    """Files arrive in bursts while the process is killed again and again."""
-    normal, _ = sounds
-    place, log = tmp_path / "in", tmp_path / "log.jsonl"
-    place.mkdir()
-    command = [
-        sys.executable, "-m", "asdjax", "watch", str(detector_file), str(place), "--log", str(log),
-        "--settle", "0.2", "--interval", "0.1",
-    ]  # fmt: skip
-    rng = np.random.default_rng(0)
-    count = 0
-    for kill in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        before = log.stat().st_size if log.exists() else 0
-        for _ in range(8):
-            put(normal[count % len(normal)], place / f"part{count}.tmp")
-            os.rename(place / f"part{count}.tmp", place / f"take {count}.wav")
-            count += 1
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (log.exists() and log.stat().st_size > before):
-            time.sleep(0.01)
-        time.sleep(float(rng.uniform(0, 0.05)))
-        process.send_signal(kill)
-        assert process.wait(timeout=60) == {
-            signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130,
-        }[kill]  # fmt: skip
-    assert subprocess.run([*command, "--once"], stderr=subprocess.DEVNULL).returncode == 0
-    assert files(log) == sorted(f"take {i}.wav" for i in range(count))
+@pytest.mark.parametrize(
+    ("files", "seconds"), [(40, 15), pytest.param(3600, 900, marks=pytest.mark.slow)]
+)
+def test_kills_lose_and_repeat_nothing(fitted, detector_file, tmp_path, files, seconds):
+    """As an hour of recordings of a second, four times as fast; see support/busy_folder.py."""
+    busy = BusyFolder(tmp_path, detector_file, seed=0)
+    busy.receive(files, seconds)
+    busy.finish()
+    busy.compare(fitted)
+    assert busy.faults == []
 
 
 # microphones

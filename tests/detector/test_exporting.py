@@ -15,6 +15,8 @@ from asdjax import Detector
 from asdjax.cli import main
 from asdjax.detector import exporting
 from asdjax.errors import AsdjaxError
+from asdjax.scoring.backends import References
+from asdjax.scoring.distances import mean_distance, unit_length
 from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
 
 ALONE = """
@@ -123,13 +125,22 @@ def test_a_trained_embedder_s_weights_are_inside(corpus_root, tmp_path):
     length = argument.shape[1]
     sounds = np.array([sound(seed)[:length] for seed in range(100, 108)], np.float32)
     found = jax.jit(program.call)(sounds)
-    embeddings = asdjax.load(run)(sounds)
-    largest = np.abs(embeddings).max()
-    np.testing.assert_allclose(found["embedding"], embeddings, atol=1e-6 * largest)
-    # scores are relative to the spread of the normal ones, which is small for this network
-    compared(detector, found, sounds, tolerance=1e-3)
-    exact = detector._model.score({"embedding": np.asarray(found["embedding"])})
-    np.testing.assert_allclose(found["score"], exact, rtol=1e-10, atol=1e-10)
+    embeddings = np.stack(asdjax.load(run).embed([*sounds], alike=True))
+    np.testing.assert_array_equal(found["embedding"], embeddings)
+    compared(detector, found, sounds)
+
+
+@pytest.mark.parametrize("count", [4, 64])
+def test_cosines_are_exact_for_any_number_of_waveforms(count):
+    """XLA leaves out plain conversions to float32 and back, for some numbers of vectors."""
+    points, pool = np.random.default_rng(0).standard_normal((2, count, 512)).astype(np.float32)
+    pool = unit_length(points + 0.01 * pool, "cosine")
+    references = References(pool, np.ones(count), 1, 1.0)
+    with jax.enable_x64(True):
+        score = jax.jit(lambda x: exporting._score(references, exporting._unit_length(x)))
+        found = np.asarray(score(points))
+    expected = mean_distance(unit_length(points, "cosine"), pool, 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_samples_that_are_not_finite_alarm(fitted, sounds, tmp_path):

@@ -12,6 +12,13 @@ import sys
 @contextlib.contextmanager
 def running(detector_file, *options, port=0, env=None):
     """The port of a server in a process of its own, which is ended by SIGTERM."""
+    with started(detector_file, *options, port=port, env=env) as (_, found):
+        yield found
+
+
+@contextlib.contextmanager
+def started(detector_file, *options, port=0, env=None):
+    """As `running`: process and port."""
     command = [sys.executable, "-m", "asdjax", "serve", str(detector_file), "--port", str(port)]
     command += options
     environment = {**os.environ, **(env or {})}
@@ -20,7 +27,7 @@ def running(detector_file, *options, port=0, env=None):
         assert process.stderr is not None
         for line in process.stderr:
             if match := re.search(r"listening on http://.*:([0-9]+) ", line):
-                yield int(match[1])
+                yield process, int(match[1])
                 break
         else:
             raise AssertionError("the server did not start")
