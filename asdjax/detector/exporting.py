@@ -5,8 +5,9 @@ constants. Distances and scores are float64, as those of `Detector`, whatever th
 of jax_enable_x64: in float32 a score of 100 is off by up to 4e-6.
 """
 
+import contextlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -52,9 +53,21 @@ def exported(
     program = program_of(features, model)
     (batch,) = jax.export.symbolic_shape("batch")
     shape: Any = (batch, samples)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), _without_source_files():
         argument = jax.ShapeDtypeStruct(shape, jnp.float32)
         return jax.export.export(jax.jit(program), platforms=platforms)(argument)
+
+
+@contextlib.contextmanager
+def _without_source_files() -> Iterator[None]:
+    """A program that is written has no paths of the machine that made it."""
+    option = "jax_hlo_source_file_canonicalization_regex"
+    before = getattr(jax.config, option)
+    jax.config.update(option, ".*")
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
 
 
 def serialized(
