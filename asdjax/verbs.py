@@ -498,8 +498,7 @@ class Select:
 
         if not (self.backends and self.kinds):
             raise UsageError("--backends, --kinds: name one or more")
-        classes = {name: registry.find("backend", name) for name in registry.names("backend")}
-        known = [n for n, backend in classes.items() if not (backend.selected or backend.of_scores)]
+        known = registry.choices("backend")
         for name in self.backends:
             if name not in known:
                 raise UsageError(f"--backends {name}: choose among {', '.join(known)}")

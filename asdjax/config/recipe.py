@@ -325,6 +325,12 @@ def validate(config: Config, source: str) -> None:
             "train.accumulate",
             f"must be 1 with this loss ({config.loss.name}), which needs a batch as a whole",
         ),
+        (
+            config.backend.of_scores != config.model.embeds,
+            "backend.name",
+            "combined_scores is for runs of asdjax combine, which have no other backend (their "
+            "ways to combine: --backend.combine)",
+        ),
         (max(config.optim.betas) < 1, "optim.betas", "must be below 1"),
         (config.extract.views, "extract.views", "name at least one view"),
         (

@@ -62,6 +62,11 @@ class Fusion(Backend):
             no_targets = self.target_neighbours > 0 or member.target_neighbours == 0
             found += [
                 (not isinstance(member, Fusion), f"{key}.name", "a member cannot be a fusion"),
+                (
+                    member.name in registry.choices("backend"),
+                    f"{key}.name",
+                    f"{member.name} cannot be a member: name another backend",
+                ),
                 (member.part is None, f"{key}.part", "set the part of the fusion instead"),
                 (
                     member.combine_views == "mean",
