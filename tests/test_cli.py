@@ -350,6 +350,26 @@ def test_another_class_begins_with_its_own_defaults(tmp_path, capsys):
     assert same == configs.load(str(recipe)) and not capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fit", "normal", "--out", "taken.asd"),
+        ("embed", "weights", "new", "--out", "taken.npz"),
+        ("predict", "pump.asd", "new", "--csv", "taken.csv"),
+        ("report", "run", "--out", "taken.html"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_file_that_exists_is_refused_before_large_imports(words, tmp_path):
+    taken = tmp_path / words[-1]
+    taken.write_text("mine")
+    code = "import sys; from asdjax.cli import main; code = main(sys.argv[1:]); "
+    code += "print(code, {'jax', 'numpy'} & {*sys.modules})"
+    command = [sys.executable, "-c", code, *words[:-1], str(taken)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "1 set()\n" and f"{taken}: exists already" in done.stderr
+
+
 def test_a_section_as_in_a_recipe():
     several = "{name: several, members: [mean, {name: relative_deviation, gamma: 4}]}"
     stated = schema.read(Pooling, strict_yaml.parse(several, ""), "", "")
@@ -376,8 +396,9 @@ def test_what_a_command_writes_is_not_to_be_chosen(tmp_path, capsys):
         with pytest.raises(ConfigError, match="found") as caught:
             configs.parse(f"{option[2:]}: {{name: none_such}}", "mine.yaml")
         assert name not in str(caught.value)
+        (tmp_path / "mine.yaml").write_text(f"{option[2:]}: {{name: {name}}}\n")
         with pytest.raises(ConfigError, match=command):
-            configs.parse(f"{option[2:]}: {{name: {name}}}", "mine.yaml")
+            configs.load(str(tmp_path / "mine.yaml"))
     with pytest.raises(ConfigError, match="chosen cannot be a member"):
         configs.parse("backend: {name: fusion, members: [chosen]}", "mine.yaml")
 

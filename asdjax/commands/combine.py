@@ -10,7 +10,7 @@ import numpy as np
 from asdjax._version import __version__
 from asdjax.challenge import meta_yaml
 from asdjax.config import recipe as configs
-from asdjax.config.recipe import Config, ExtractConfig
+from asdjax.config.recipe import Config, ExtractConfig, differences
 from asdjax.errors import ArtifactError, DataError
 from asdjax.files import atomic
 from asdjax.files.documents import fingerprint
@@ -18,6 +18,7 @@ from asdjax.models.member_scores_encoder import DESCRIBED, MemberScores
 from asdjax.runtime import console
 from asdjax.scoring.combined_scores import CombinedScores
 from asdjax.store.embeddings import Embeddings, MadeFrom
+from asdjax.store.run_documents import LATER_SECTIONS
 from asdjax.store.runs import Run, snapshots
 from asdjax.store.scores import CLIP_COLUMNS
 
@@ -39,7 +40,7 @@ def combine(
         members: two or more scored runs with the same clips.
         folder: the run directory to create; if it combines the same scores, nothing is written.
         how: see `CombinedScores`.
-        overwrite: whether an earlier combination may be replaced.
+        overwrite: whether an earlier combination may be replaced; its decision is kept.
 
     Raises:
         AsdjaxError: the members' scores are outdated, or are not of the same clips; two are the
@@ -58,9 +59,12 @@ def combine(
     with snapshots(members):
         tables = {machine: _scores(members, machine) for machine in _machines(members)}
         config = _config(members, names, tables, how)
-        if _is_combined(folder) and _equal(Run(folder).config(), config):
+        earlier = Run(folder).config() if _is_combined(folder) else None
+        if earlier is not None and _equal(earlier, config):
             console.say(f"{folder}: combines these scores already")
             return Run(folder)
+        if earlier is not None:
+            config = dataclasses.replace(config, decision=earlier.decision)
     with atomic.whole_folder(folder, check) as partial, snapshots(members):
         first = members[0]
         run = Run(partial)
@@ -74,6 +78,8 @@ def combine(
                 for path, of in made_from.items()
             }
         )
+    if earlier is not None and (changed := differences(earlier, config, LATER_SECTIONS)):
+        console.say(f"{folder}: changed by this command: {'; '.join(changed)}")
     return Run(folder)
 
 

@@ -47,7 +47,7 @@ def score(run: Run, config: Config | None = None) -> None:
 
 
 def _score(run: Run, config: Config) -> None:
-    recipe.validate(config, str(run.path))
+    recipe.require_suited(config, str(run.path))
     views = config.extract.view_names
     kept = 0
     machines = run.machines()
@@ -105,6 +105,7 @@ def rehearse(config: Config, machines: Mapping[str, ScoredMachine]) -> None:
         AsdjaxError: some machine has too few training clips for the backend or the threshold, or a
             plugin is faulty.
     """
+    recipe.require_suited(config, "recipe")
     meta_yaml.describe(config, classes=())
     rng, rehearsed = np.random.default_rng(0), set()
     for machine, scored in machines.items():

@@ -136,6 +136,19 @@ def test_a_second_start_writes_nothing_and_other_scores_need_overwrite(
     assert cli.main([*arguments, "--overwrite"]) == 0
 
 
+def test_overwriting_keeps_the_decision_and_says_what_changes(members, tmp_path, capsys):
+    out = tmp_path / "both"
+    arguments = ["combine", *(str(run.path) for run in members), "--out", str(out)]
+    assert cli.main(arguments) == 0
+    assert cli.main(["score", str(out), "--decision.level", "0.7"]) == 0
+    capsys.readouterr()
+    assert cli.main([*arguments, "--how", "rank", "--overwrite"]) == 0
+    config = Run(out).config()
+    assert (config.decision.level, config.backend.combine) == (0.7, "rank")
+    said = capsys.readouterr().err
+    assert f"{out}: changed by this command: backend.combine: mean -> rank\n" in said
+
+
 def test_runs_that_do_not_fit_are_refused(members, tmp_path, rng):
     out = tmp_path / "both"
     with pytest.raises(AsdjaxError, match="named twice"):
