@@ -28,6 +28,7 @@ from asdjax.config.recipe import Config
 from asdjax.config.schema import Choice, Range, cut, field_types, shown
 from asdjax.config.strict_yaml import MOST_DIGITS
 from asdjax.errors import ArtifactError, AsdjaxError, UsageError
+from asdjax.files import atomic
 from asdjax.runtime import console
 
 if TYPE_CHECKING:
@@ -281,6 +282,16 @@ def check_options(command: Any) -> None:
             if isinstance(bound, Range) and value is not None and value not in bound:
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{option}: must be {bound}, found {shown(value)}")
+
+
+def check_outputs(command: Any) -> None:
+    """Raise `AsdjaxError` if a file that a verb writes (its attribute `writes`) exists already.
+
+    Its command checks this, too, but the libraries that it needs take seconds to import.
+    """
+    for name in getattr(command, "writes", ()):
+        if (path := getattr(command, name)) is not None:
+            atomic.require_free(path, command.overwrite)
 
 
 def check_overrides(config: Config) -> Config:

@@ -271,8 +271,7 @@ def _format(out: Path, format: Format | None, overwrite: bool) -> Format:
     if found is None or format not in (None, found):
         endings = f".{format}" if format else ".npz or .parquet"
         raise UsageError(f"{out}: the file name must end in {endings}")
-    if out.is_dir() or out.exists() and not overwrite:
-        raise ArtifactError(f"{out}: exists already: name another file, or add --overwrite")
+    atomic.require_free(out, overwrite)
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise ArtifactError(f"{out}: {folder} is not a writable folder: name another file")
