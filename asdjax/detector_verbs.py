@@ -114,7 +114,10 @@ class Fit:
         least = config.model.shortest_input(sound.sample_rate) / sound.sample_rate
         if seconds < least:
             if self.clip_seconds is not None:
-                raise UsageError(f"--clip-seconds {self.clip_seconds:g}: a network needs {least:g}")
+                raise UsageError(
+                    f"--clip-seconds {self.clip_seconds:g}: too short for a network: give at least "
+                    f"{least:g}"
+                )
             console.say(
                 f"the recordings (median {seconds:.3g} s) are repeated to the {least:g} s that the "
                 "network needs"

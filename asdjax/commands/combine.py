@@ -194,7 +194,10 @@ def _embeddings(tables: Sequence[Rows], first: Run, machine: str) -> Embeddings:
     """The clips of the first member, with the members' scores as embeddings."""
     known = first.read_embeddings(first.config().extract.view_names[0], machine)
     if known.path.tolist() != [row["path"] for row in tables[0]]:
-        raise ArtifactError(f"{first.path}: its scores and embeddings are of other clips")
+        raise ArtifactError(
+            f"{first.path}: its scores and embeddings are of other clips: run asdjax score "
+            f"{first.path}"
+        )
     scores = np.array([[float(row["score"]) for row in table] for table in tables])
     unknown = np.full(len(known.path), np.nan, np.float32)
     return dataclasses.replace(

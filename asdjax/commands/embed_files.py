@@ -250,7 +250,7 @@ def _read_ahead(embedder: Embedder, files: Sequence[_File]) -> Iterator[np.ndarr
 def _read(embedder: Embedder, file: _File) -> np.ndarray:
     samples = audio.read_any(file.path, embedder.config.audio.sample_rate, most=embedder.n_samples)
     if samples.shape != (_length(embedder, file), file.header.channels):
-        raise DataError(f"{file.path}: the file was changed while it was in use")
+        raise DataError(f"{file.path}: the file was changed while it was in use: start again")
     wanted = samples[:, file.channels.start : file.channels.stop]
     return wanted.copy("F")  # releases the memory of the other channels
 

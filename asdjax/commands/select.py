@@ -75,7 +75,10 @@ def select(
                 found = [outcome(candidate, config, trials) for candidate in tried]
                 possible = {i: of.evidence for i, of in enumerate(found) if of.evidence}
                 if not possible:
-                    raise DataError(f"{name}: no candidate can be fitted to its training clips")
+                    raise DataError(
+                        f"{name}: no candidate can be fitted to its training clips: add clips, or "
+                        "name other --backends"
+                    )
                 best = list(possible)[selection.best([*possible.values()])]
                 members.append(tried[best])
                 sections[name] = {

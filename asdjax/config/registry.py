@@ -365,7 +365,7 @@ def load_plugin(path: Path) -> None:
     try:
         content = user_files.read_bytes(path, most=_LARGEST_PLUGIN)
     except ArtifactError as error:
-        raise ConfigError(f"{error}: name the plugin's file with --plugin") from error
+        raise ConfigError(f"plugin {error}") from error
     digest = hashlib.sha256(content).hexdigest()[:16]
     source, label = os.path.realpath(path), f"{path.name} {digest}"
     if any((entry.source, entry.plugin) == (source, label) for entry in _ENTRIES.values()):

@@ -10,6 +10,7 @@ from pathlib import Path
 from asdjax.data import audio
 from asdjax.data.folders import is_folder
 from asdjax.errors import DataError, UsageError
+from asdjax.files.user_files import unreadable
 
 _LOG = logging.getLogger(__name__)
 _MOST_KINDS = 8  # endings of skipped files that are listed in a note
@@ -36,8 +37,7 @@ def find(inputs: Sequence[Path], to: str) -> list[tuple[str, Path]]:
         except FileNotFoundError:
             raise DataError(f"{given}: no such file or directory") from None
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-            why = getattr(error, "strerror", None) or str(error)
-            raise DataError(f"{given}: cannot be read ({why})") from error
+            raise DataError(unreadable(given, error)) from error
         paths = _search(given) if folder else [given]
         found += [(shown(path), path) for path in paths]
     if not found:
@@ -106,10 +106,11 @@ def _search(root: Path) -> list[Path]:
                 else:
                     others[kind_of_skipped(entry.name, False)] += 1
         except OSError as error:
-            raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+            raise DataError(unreadable(folder, error)) from error
     if not found:
         endings = ", ".join(sorted(audio.SUFFIXES))
-        raise DataError(f"{root}: contains no audio file ({endings})")
+        instead = f"; {skipped(others)}" if others else ""
+        raise DataError(f"{root}: contains no audio file ({endings}{instead}): name another folder")
     if others:
         _LOG.warning(f"{root}: {skipped(others)}")
     return sorted(found)

@@ -238,7 +238,8 @@ def fit(
         raise DataError(f"domains are of type {flags.dtype}: give booleans, true for target")
     if bands < 1 or points.shape[1] % bands:
         raise DataError(
-            f"embeddings hold {points.shape[1]} values, which {bands} bands cannot share"
+            f"embeddings hold {points.shape[1]} values, which {bands} bands cannot share: give "
+            "the number of bands they were made with"
         )
     if bands == 1 or config.bands == "joined":
         fitted = config.fitted(unit_length(points, config.metric), flags)

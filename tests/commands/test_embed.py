@@ -406,7 +406,9 @@ def test_folders_that_may_not_be_listed_or_entered_are_named(open_folder, mode, 
     with permissions(open_folder / name, mode), pytest.raises(AsdjaxError) as refusal:
         sound_search.find([open_folder], "embed")
     assert str(refusal.value).startswith(f"{open_folder / name}")
-    assert str(refusal.value).endswith(": cannot be read (Permission denied)")
+    assert str(refusal.value).endswith(
+        ": cannot be read (Permission denied): make it readable, or name another"
+    )
 
 
 def test_pipes_and_devices_among_the_inputs(weights, rng, tmp_path, capsys):

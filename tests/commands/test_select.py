@@ -92,11 +92,13 @@ def test_the_best_candidate_of_each_machine_is_chosen_and_scored(run, capsys):
 
 
 def test_candidates_that_are_equal_and_their_notes_are_said(run, capsys):
-    document = selected(run, "--backends", "nearest_neighbours", "variance_minimised", "fusion")
+    document = selected(
+        run, "--backends", "nearest_neighbours", "variance_minimised", "local_density"
+    )
     lines = capsys.readouterr().out.splitlines()
     nearest, of_few, several = document["candidates"][:3]
     names = [of["name"] for of in (nearest, of_few, several)]
-    assert names == ["nearest_neighbours", "variance_minimised", "fusion"]
+    assert names == ["nearest_neighbours", "variance_minimised", "local_density"]
     for name, of in document["sections"].items():
         assert of["equal_to"][:3] == [None, 0, None]  # too few target clips for SMOTE
         assert of["evidence"][1] == of["evidence"][0]
