@@ -455,7 +455,7 @@ def _not_kept(before: Choice, now: Choice) -> str:
         f"{name} {cut(str(value))} (was {cut(str(old))})"
         for name, old in ((s, getattr(before, s)) for s in field_types(type(before)))
         if name != now.tag
-        and hasattr(now, name)
+        and name in field_types(type(now))
         and not is_section(old)
         and old != (value := getattr(now, name)) == getattr(default, name)
     ]
