@@ -69,7 +69,7 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool, events: EventFi
     finished: Mapping[str, Any] | None = None
     epochs = config.train.epochs  # of the run as it stands
     if resume and run.was_trained():
-        require_same_settings(config, run)
+        _check_same_settings(run, config)
         epochs = run.training_settings().train.epochs
         if finished := run.training():
             last = run.checkpoints / str(finished["step"])
@@ -314,8 +314,12 @@ def _meta(
 
 def require_same_settings(config: Config, run: Run) -> None:
     """Raise `AsdjaxError` if a run was begun with other settings that its weights depend on."""
-    if not run.was_trained():
-        return
+    if run.was_trained():
+        with run.lock(existing=True):  # as in `train`
+            _check_same_settings(run, config)
+
+
+def _check_same_settings(run: Run, config: Config) -> None:
     old, new = of_any_length(run.training_settings()), of_any_length(config)
     changed = differences(old, new, TRAINING_SECTIONS)
     if changed:
