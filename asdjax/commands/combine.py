@@ -11,7 +11,7 @@ from asdjax._version import __version__
 from asdjax.challenge import meta_yaml
 from asdjax.config import recipe as configs
 from asdjax.config.recipe import Config, ExtractConfig, differences
-from asdjax.errors import ArtifactError, DataError
+from asdjax.errors import ArtifactError, AsdjaxError, DataError
 from asdjax.files import atomic
 from asdjax.files.documents import fingerprint
 from asdjax.models.member_scores_encoder import DESCRIBED, MemberScores
@@ -19,12 +19,11 @@ from asdjax.runtime import console
 from asdjax.scoring.combined_scores import CombinedScores
 from asdjax.store.embeddings import Embeddings, MadeFrom
 from asdjax.store.run_documents import LATER_SECTIONS
-from asdjax.store.runs import Run, snapshots
+from asdjax.store.runs import COMBINED, Run, snapshots
 from asdjax.store.scores import CLIP_COLUMNS
 
 How = Literal["mean", "minimum", "maximum", "rank"]
 Rows = list[dict[str, str]]
-_COMBINED = "combined"  # the key in training.json
 
 
 def combine(
@@ -60,7 +59,7 @@ def combine(
         tables = {machine: _scores(members, machine) for machine in _machines(members)}
         config = _config(members, names, tables, how)
         earlier = Run(folder).config() if _is_combined(folder) else None
-        if earlier is not None and _equal(earlier, config):
+        if earlier is not None and _equal(earlier, config) and _is_whole(Run(folder)):
             console.say(f"{folder}: combines these scores already")
             return Run(folder)
         if earlier is not None:
@@ -84,7 +83,17 @@ def combine(
 
 
 def _is_combined(folder: Path) -> bool:
-    return _COMBINED in (Run(folder).training() or {})
+    return COMBINED in (Run(folder).training() or {})
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether the embeddings of a combination are as they were written."""
+    try:
+        for machine in run.machines():
+            run.read_embeddings("raw", machine)
+    except AsdjaxError:
+        return False
+    return True
 
 
 def _equal(one: Config, other: Config) -> bool:
@@ -173,7 +182,7 @@ def _training(members: Sequence[Run], config: Config) -> dict[str, object]:
         "seed": config.seed,
         "sample_rate": config.audio.sample_rate,
         "data": records[0]["data"],
-        _COMBINED: [str(run.path.absolute()) for run in members],
+        COMBINED: [str(run.path.absolute()) for run in members],
         "versions": {"asdjax": __version__},
         "config": configs.to_tree(config),
         "parameters": sum(record.get("parameters", 0) for record in records),
