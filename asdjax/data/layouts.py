@@ -12,7 +12,6 @@ from asdjax.data.dcase import Dataset, FaultyFile
 from asdjax.data.editions import AUTO, OWN
 from asdjax.data.folders import SPLITS, machine_folders
 from asdjax.errors import DataError
-from asdjax.files.user_files import unreadable
 
 _LOG = logging.getLogger(__name__)
 _CHALLENGE = re.compile(r"section_(?P<section>[0-9]{2})_|(normal_|anomaly_)?id_[0-9]{2}_[0-9]{8}")
@@ -67,7 +66,10 @@ def _challenge_clips(root: Path) -> Iterator[tuple[str, str, Path]]:
                             section = match["section"] or "00"
                             yield folder.name, section, folder / split / name
     except OSError as error:
-        raise DataError(unreadable(error.filename, error)) from error
+        raise DataError(
+            f"{error.filename}: cannot be listed ({error.strerror}): make it readable, or name "
+            "another folder"
+        ) from error
 
 
 def _edition(root: Path, clips: list[tuple[str, str, Path]]) -> str:

@@ -21,7 +21,6 @@ from asdjax.data.dcase import Clip, Dataset, Label, Problem
 from asdjax.data.editions import OWN
 from asdjax.data.folders import Unused, is_folder
 from asdjax.errors import DataError
-from asdjax.files.user_files import unreadable
 
 NORMAL = frozenset("normal good ok healthy".split())
 TRAIN = NORMAL | frozenset("train training".split())
@@ -69,7 +68,10 @@ def scan(root: Path) -> Dataset:
             skipped += _skipped(root, folder)
         leftover = _unused(root, {clip.path for clip in clips} | {p.path for p in problems})
     except OSError as error:
-        raise DataError(unreadable(error.filename, error)) from error
+        raise DataError(
+            f"{error.filename}: cannot be listed ({error.strerror}): make it readable, or name "
+            "another folder"
+        ) from error
     if not clips and not problems:
         hint = "".join(f" ({u.folder}: {u})" for u in leftover[:1])
         raise DataError(f"{root}: no clips found{hint}: {_EXPECTED}")

@@ -223,7 +223,7 @@ def test_the_error_for_no_clips_names_what_was_found(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(DataError, match="loop: no such folder"):
         scan(tmp_path / "loop", "dcase2026")
-    with pytest.raises(DataError, match=r"aaa: cannot be read \(File name too long\)"):
+    with pytest.raises(DataError, match=r"aaa: cannot be listed \(File name too long\)"):
         scan(tmp_path / ("a" * 300), "dcase2026")
 
 
