@@ -614,7 +614,8 @@ def test_where_nothing_can_be_written(weights, rng, tmp_path, capsys, monkeypatc
     assert f"{file} is not a" in refused(capsys, path, file, "--out", file / "e.npz")
     folder = tmp_path / "folder.npz"
     folder.mkdir()
-    assert "folder.npz: exists" in refused(capsys, path, file, "--out", folder, "--overwrite")
+    said = refused(capsys, path, file, "--out", folder, "--overwrite")
+    assert "folder.npz: is not a regular file" in said
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     sentence = refused(capsys, path, file, "--out", tmp_path / "e.parquet")
     assert "pip install 'asdjax[parquet]'" in sentence
