@@ -25,9 +25,11 @@ from asdjax.config import recipe as configs
 from asdjax.config import registry, schema, strict_yaml
 from asdjax.config.interfaces import Pooling
 from asdjax.config.recipe import Config
-from asdjax.config.schema import Choice, Range, field_types, shown
+from asdjax.config.schema import Choice, Range, cut, field_types, shown
 from asdjax.config.strict_yaml import MOST_DIGITS
 from asdjax.errors import ArtifactError, AsdjaxError, UsageError
+from asdjax.files import atomic
+from asdjax.runtime import console
 
 if TYPE_CHECKING:
     from asdjax.store.runs import Run
@@ -161,6 +163,9 @@ def _open_choices(info: StructTypeInfo) -> StructConstructorSpec | None:
     if not isinstance(spec, StructConstructorSpec):
         return None
     values = schema.name_values(info.type)
+    if isinstance(info.default, Choice):  # which may be one that only a command writes
+        tag = info.default.tag
+        values[tag] = tuple(dict.fromkeys([*values[tag], getattr(info.default, tag)]))
     fields = [
         # tyro reads any annotation, but declares that it takes classes alone
         dataclasses.replace(field, type=Literal[values[field.name]])  # type: ignore[arg-type]
@@ -279,6 +284,16 @@ def check_options(command: Any) -> None:
                 raise UsageError(f"{option}: must be {bound}, found {shown(value)}")
 
 
+def check_outputs(command: Any) -> None:
+    """Raise `AsdjaxError` if a file that a verb writes (its attribute `writes`) exists already.
+
+    Its command checks this, too, but the libraries that it needs take seconds to import.
+    """
+    for name in getattr(command, "writes", ()):
+        if (path := getattr(command, name)) is not None:
+            atomic.require_free(path, command.overwrite)
+
+
 def check_overrides(config: Config) -> Config:
     """Validate a configuration with the values of the command line; expands its paths.
 
@@ -317,11 +332,16 @@ def parse(verb: str, kind: type[Any], args: Sequence[str]) -> Any:
         default = None if guess is None else default_of(kind, guess)
     except AsdjaxError:
         default = None
-    command = _parse_with(verb, *_choose(args, default or default_of(kind, None)))
+    words, chosen, replaced = _choose(args, default or default_of(kind, None))
+    command = _parse_with(verb, words, chosen)
     named = str(getattr(command, source))
-    if guess is not None and default is not None and named == config_name(guess):
-        return command
-    return _parse_with(verb, *_choose(args, default_of(kind, named)))
+    if guess is None or default is None or named != config_name(guess):
+        words, chosen, replaced = _choose(args, default_of(kind, named))
+        command = _parse_with(verb, words, chosen)
+    for path, before in replaced.items():
+        if lost := _not_kept(before, _inside(command, path)):
+            console.say(f"--{'.'.join(path).replace('_', '-')}: {lost}")
+    return command
 
 
 def _flags(kind: Any, around: tuple[Any, ...] = ()) -> set[str]:
@@ -343,21 +363,25 @@ def _flags(kind: Any, around: tuple[Any, ...] = ()) -> set[str]:
     )
 
 
-def _choose(args: Sequence[str], command: Any) -> tuple[list[str], Any]:
+def _choose(
+    args: Sequence[str], command: Any
+) -> tuple[list[str], Any, dict[tuple[str, ...], Choice]]:
     """Replace the classes of sections by those that the arguments name.
 
     The options of a section are the settings of its class, so the class must be known before tyro
-    parses. `--loss arcface` is short for `--loss.name arcface`.
+    parses. `--loss arcface` is short for `--loss.name arcface`. A whole section may be given as in
+    a recipe: `--loss "{name: arcface, margin: 0.3}"`.
 
     Args:
         args: of the command line.
         command: an instance of the verb with the defaults.
 
     Returns:
-        The arguments without short forms, and `command` with the chosen classes.
+        The arguments without short forms and whole sections; `command` with the chosen classes;
+        and the sections that were replaced, by their paths, as they were.
 
     Raises:
-        UsageError: a name is not registered.
+        UsageError: a name is not registered, or a section is not as in a recipe.
     """
     args, chosen = list(args), []
     for i, argument in enumerate(args):
@@ -373,38 +397,79 @@ def _choose(args: Sequence[str], command: Any) -> tuple[list[str], Any]:
         return len(path) - (isinstance(section, Choice) and path[-1] == section.tag)
 
     sections: dict[tuple[str, ...], Choice] = {}  # with the default's settings
+    whole: set[int] = set()  # words of sections that are given as in a recipe
     for path, i, name in sorted(chosen, key=depth):
         section = _inside(command, path)
+        if isinstance(section, Choice) and name.startswith("{"):
+            command = _with(command, path, _as_in_a_recipe(section, name, path))
+            whole |= {i} if "=" in args[i] else {i, i + 1}
+            continue
         if isinstance(section, Choice):
             path = [*path, section.tag]
             args[i] = args[i].replace("=", f".{section.tag}=", 1)
             args[i] += "" if "=" in args[i] else f".{section.tag}"
         section = _inside(command, path[:-1])
         if isinstance(section, Choice) and path[-1] == section.tag:
-            names = registry.names(section.kind)
-            if name not in names:
-                key = ".".join(path)
-                raise UsageError(
-                    f"--{key}: expected one of {', '.join(names)}, found {shown(name)}"
-                )
             section = sections.setdefault(tuple(path[:-1]), section)
-            command = _with(command, path[:-1], _converted(section, name))
-    return args, command
+            _require_choice(section, name, ".".join(path))
+            command = _with(command, path[:-1], _of_class(section, name))
+    return [word for i, word in enumerate(args) if i not in whole], command, sections
 
 
-def _converted(section: Choice, name: str) -> Choice:
-    """An instance of another class of the kind; settings of equal name and type are copied."""
-    chosen = registry.find(section.kind, name)
-    ours, theirs = field_types(type(section)), field_types(chosen)
-    common = {s for s in ours if s != section.tag and theirs.get(s) == ours[s]}
-    return chosen(**{s: getattr(section, s) for s in common})
+def _require_choice(section: Choice, name: str, key: str) -> None:
+    """Raise `UsageError` if no class of this name may be chosen for a section."""
+    choices = registry.choices(section.kind)
+    if name not in (*choices, getattr(section, section.tag)):
+        words, by = ", ".join(choices), registry.WRITTEN_BY.get((section.kind, name))
+        if by is not None:
+            raise UsageError(f"--{key}: only {by} writes {name}: choose one of {words}")
+        raise UsageError(f"--{key}: expected one of {words}, found {shown(name)}")
+
+
+def _as_in_a_recipe(section: Choice, text: str, path: Sequence[str]) -> Choice:
+    """A section given as a YAML mapping; what it does not state has its default."""
+    option, key = f"--{'.'.join(path).replace('_', '-')}", ".".join(path)
+    try:
+        tree = strict_yaml.parse(text, option)
+        return schema.read(type(section), tree, key, "command line")
+    except AsdjaxError as error:
+        raise UsageError(str(error)) from error
+
+
+def _of_class(section: Choice, name: str) -> Choice:
+    """The section if it is of this class; else one of the class with its own defaults.
+
+    As in a recipe that extends another one, settings belong to their class. A setting without
+    default is kept.
+    """
+    if name == getattr(section, section.tag):
+        return section
+    kept = {s: getattr(section, s) for s in section.required if s != section.tag}
+    return registry.find(section.kind, name)(**kept | {section.tag: name})
+
+
+def _not_kept(before: Choice, now: Choice) -> str:
+    """Words for settings that both classes have, and whose value is now the other default."""
+    default = _of_class(before, getattr(now, now.tag))
+    changed = [
+        f"{name} {cut(str(value))} (was {cut(str(old))})"
+        for name, old in ((s, getattr(before, s)) for s in field_types(type(before)))
+        if name != now.tag
+        and name in field_types(type(now))
+        and not is_section(old)
+        and old != (value := getattr(now, name)) == getattr(default, name)
+    ]
+    if not changed:
+        return ""
+    name = getattr(now, now.tag)
+    return f"{name} begins with its own defaults: {', '.join(changed)}"
 
 
 def of_each_class(section: Any) -> list[Any]:
-    """A section with each class that it may have; settings of equal name and type are copied."""
+    """A section with each class that may be chosen for it."""
     if not isinstance(section, Choice):
         return [section]
-    return [_converted(section, name) for name in registry.names(section.kind)]
+    return [_of_class(section, name) for name in registry.choices(section.kind)]
 
 
 def _inside(value: Any, path: Sequence[str]) -> Any:

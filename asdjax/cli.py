@@ -151,6 +151,7 @@ def _load(plugins: Sequence[str | None]) -> None:
 def _carry_out(verb: str, kind: type, args: list[str], *, keep_programs: bool) -> int | None:
     command = arguments.parse(verb, kind, args)
     arguments.check_options(command)
+    arguments.check_outputs(command)
     if isinstance(getattr(command, "config", None), Config):
         command = dataclasses.replace(command, config=check_overrides(command.config))
     if not isinstance(command, COMPILING):

@@ -33,6 +33,7 @@ class Fit:
     """Learn from normal recordings of a machine; writes a detector (asdjax docs detector)."""
 
     lost: ClassVar[str] = "no detector was written: run the same command again"
+    writes: ClassVar[tuple[str, ...]] = ("out",)
     inputs: Positional[Recordings]
     out: Annotated[UserPath, arg(metavar="FILE.asd")]
     """The detector's file."""
@@ -40,7 +41,8 @@ class Fit:
     """spectral: statistics of spectra, which need no training; or a run directory, or converted
     weights (./spectral for a directory of that name)."""
     backend: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ()
-    """Scoring backends; default: nearest_neighbours and rescaled, averaged."""
+    """Scoring backends; default: nearest_neighbours, and rescaled with rescale_neighbours 2,
+    averaged."""
     level: Annotated[float, Range(low=0.5, high=0.9999)] = 0.9
     """Intended share of normal recordings without an alarm."""
     clip_seconds: Annotated[
@@ -112,7 +114,10 @@ class Fit:
         least = config.model.shortest_input(sound.sample_rate) / sound.sample_rate
         if seconds < least:
             if self.clip_seconds is not None:
-                raise UsageError(f"--clip-seconds {self.clip_seconds:g}: a network needs {least:g}")
+                raise UsageError(
+                    f"--clip-seconds {self.clip_seconds:g}: too short for a network: give at least "
+                    f"{least:g}"
+                )
             console.say(
                 f"the recordings (median {seconds:.3g} s) are repeated to the {least:g} s that the "
                 "network needs"
@@ -143,6 +148,7 @@ class Predict:
     """
 
     lost: ClassVar[str] = "no table was written: run the same command again"
+    writes: ClassVar[tuple[str, ...]] = ("csv", "parquet")
     detector: Positional[DetectorFile]
     inputs: Positional[Recordings]
     json: bool = False

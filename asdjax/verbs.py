@@ -163,6 +163,8 @@ class Train:
         require_apart(self.run, self.data)
         corpus = open_corpus(self.data, self.config)
         config, run = resolved(self.config, corpus), Run(self.run)
+        if self.resume:
+            train.require_same_settings(config, run)
         labelled = pseudo_labels.labelled(corpus, config, run)
         train.train(config, labelled, run, resume=self.resume, log=self.log)
 
@@ -192,6 +194,7 @@ class Embed:
     """Embed any audio files with a run or converted weights; writes one .npz or .parquet."""
 
     lost: ClassVar[str] = "nothing was written: run the same command again"
+    writes: ClassVar[tuple[str, ...]] = ("out",)
     weights: Positional[
         Annotated[UserPath, arg(metavar="WEIGHTS", help="Run directory, or converted weights.")]
     ]
@@ -292,7 +295,7 @@ class Evaluate:
         if bool(self.runs) == (self.scores is not None):
             raise UsageError("evaluate: name run directories, or a folder with --scores")
         if self.by_view and len(self.runs) != 1:
-            raise UsageError("evaluate: --by-view needs exactly one run directory")
+            raise UsageError("evaluate: --by-view: is of one run: name exactly one")
         runs = [open_run(path) for path in self.runs]
         document: dict[str, Any] | None
         if self.scores is not None:
@@ -340,6 +343,7 @@ class Report:
     """Write a page of HTML on runs and detectors: figures, scores, sounds."""
 
     lost: ClassVar[str] = "nothing was written: run the same command again"
+    writes: ClassVar[tuple[str, ...]] = ("out",)
     sources: Positional[
         Annotated[
             tuple[UserPath, ...],
@@ -412,7 +416,7 @@ class Submit:
             raise UsageError(f"submit: give --{missing}: see asdjax submit --help")
         runs = [open_run(path) for path in self.runs]
         archive = submit.submit(runs, self.info, self.out, self.subsets)
-        print(f"{archive}: made and verified")
+        print(f"{archive}: made; no faults in the package itself")
         return 0
 
     def _verify(self, folder: Path) -> int:
@@ -447,6 +451,8 @@ class RunAll(Train):
         require_apart(self.run, self.data)
         run, corpus = Run(self.run), open_corpus(self.data, self.config)
         config = resolved(self.config, corpus)
+        if self.resume:
+            train.require_same_settings(config, run)
         # fail now, not after hours of training
         score.rehearse(config, dcase.scored_machines(corpus.dataset, config.dataset))
         labelled = pseudo_labels.labelled(corpus, config, run)
@@ -498,8 +504,7 @@ class Select:
 
         if not (self.backends and self.kinds):
             raise UsageError("--backends, --kinds: name one or more")
-        classes = {name: registry.find("backend", name) for name in registry.names("backend")}
-        known = [n for n, backend in classes.items() if not (backend.selected or backend.of_scores)]
+        known = registry.choices("backend")
         for name in self.backends:
             if name not in known:
                 raise UsageError(f"--backends {name}: choose among {', '.join(known)}")

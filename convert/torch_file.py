@@ -21,6 +21,7 @@ import numpy as np
 
 from asdjax.convert.torch_pickle import WORK, Placeholder, Storage, Tensor, damaged, load
 from asdjax.errors import ArtifactError, AsdjaxError
+from asdjax.files import user_files
 
 _MAX_PICKLE = 2**24  # bytes; that of a BEATs checkpoint has 3e4
 _MAX_DEPTH = 100
@@ -50,8 +51,9 @@ def read(path: Path, *, placeholders_outside: str | None = None) -> Any:
             objects that weights do not need, or lacks the key `placeholders_outside`.
     """
     placeholders = placeholders_outside is not None
+    opened = user_files.open_regular(path)
     try:
-        with open(path, "rb") as file:
+        with opened as file:
             data = _mapped(file)
             if data[:4] == _RECORD:
                 tree, buffers = _read_zip(file, data, placeholders)
@@ -75,7 +77,7 @@ def read(path: Path, *, placeholders_outside: str | None = None) -> Any:
 def sha256(path: Path) -> str:
     """The SHA-256 digest of a file, hexadecimal; `AsdjaxError` if it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with user_files.open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from error

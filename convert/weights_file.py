@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from asdjax.convert import torch_file
 from asdjax.errors import ArtifactError
+from asdjax.files import user_files
 
 _LARGEST_HEADER = 2**24
 """Bytes; that of a transformer of 24 layers has 4e4."""
@@ -90,7 +91,7 @@ def _repeated_names(header: bytes) -> list[str]:
 def _start(path: Path, size: int) -> bytes:
     """The first bytes of a file, fewer if it is shorter."""
     try:
-        with open(path, "rb") as file:
+        with user_files.open_regular(path) as file:
             return file.read(min(size, os.fstat(file.fileno()).st_size))
     except OSError as error:
         raise ArtifactError(

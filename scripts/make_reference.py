@@ -39,9 +39,11 @@ them. `RUN/config.yaml` has every key of a run. [Training](training.md) says how
 each other.
 
 The sections `model`, `loss`, `backend`, `decision` and each entry of `extract.views` name a class.
-The class decides which other keys the section has. `[N]` is the number of an entry of a list,
-counted from 0. A setting marked *neutral* may change when a run is resumed, because the trained
-weights do not depend on it.
+The class decides which other keys the section has. Another class than that of the recipe or run
+begins with its own defaults, in a recipe that extends another one and on the command line. There, a
+section may also be given as in a recipe: `--loss "{name: arcface, margin: 0.3}"`. `[N]` is the
+number of an entry of a list, counted from 0. A setting marked *neutral* may change when a run is
+resumed, because the trained weights do not depend on it.
 
 `scripts/make_reference` makes this page from the source.
 """
@@ -173,7 +175,7 @@ def _entries(hint: Any) -> list[type]:
 
 def _chosen_inside(key: str, default: Choice) -> Iterator[str]:
     """A class that is chosen by name inside of another one, with what can be chosen."""
-    names = registry.BUILT_IN[default.kind]
+    names = registry.choices(default.kind)
     chosen = [f"`{name}`: {summary(registry.find(default.kind, name))}" for name in names]
     what = meanings(type(default))[default.tag]
     first = getattr(default, default.tag)
@@ -193,7 +195,7 @@ def _chosen_inside(key: str, default: Choice) -> Iterator[str]:
 def _section(name: str, interface: type[Choice], key: str) -> Iterator[str]:
     """A section whose class is chosen by name: what all classes share, then each class."""
     kind, tag = interface.kind, interface.tag
-    names = registry.BUILT_IN[kind]
+    names = registry.choices(kind)
     yield f"## {name}"
     yield _wrapped(summary(interface))
     common = [field.name for field in dataclasses.fields(interface)]
@@ -202,7 +204,7 @@ def _section(name: str, interface: type[Choice], key: str) -> Iterator[str]:
     items = [_wrapped(f"* `{key}.{tag}` (one of {_listed([*names])}; {default}). {meaning}", "  ")]
     items += _items(f"{key}.", interface, frozenset({tag}), set())
     yield "\n".join(items)
-    for own in names:
+    for own in registry.BUILT_IN[kind]:
         chosen = registry.find(kind, own)
         neutral = {f"{key}.{setting}" for setting in getattr(chosen, "neutral", ())}
         yield f"### {name}: {own}"

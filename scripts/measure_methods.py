@@ -135,7 +135,7 @@ def _measure(run: Run) -> tuple[list[Backend], Found]:
             row[i] = _auc(test.label == "anomaly", test.domain, scores)
         others = [b.views for (m, _), b in banks.items() if m != machine]
         trials = list(selection.trials(bank, others, selection.KINDS, seed=0))
-        evidence = [select.evidence_of(candidate, config, trials) or {} for candidate in candidates]
+        evidence = [select.outcome(of, config, trials).evidence or {} for of in candidates]
         if not all(evidence):
             raise AsdjaxError(f"{run.path}: a candidate cannot be fitted to {machine}")
         for name, kinds in KINDS.items():

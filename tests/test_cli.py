@@ -13,12 +13,16 @@ from support.machines import folder
 
 from asdjax.arguments import AnyPath, UserPath, parse, path_text, require_apart
 from asdjax.cli import VERBS, main
+from asdjax.commands import completion
 from asdjax.config import recipe as configs
+from asdjax.config import registry, schema, strict_yaml
+from asdjax.config.interfaces import Pooling
 from asdjax.convert import __main__ as convert
-from asdjax.errors import AsdjaxError, UsageError
+from asdjax.errors import AsdjaxError, ConfigError, UsageError
 from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.models.multiresnet_encoder import MultiResNetConfig
 from asdjax.models.poolings import Mean
+from asdjax.scoring.local_density import LocalDensity
 from asdjax.verbs import Check
 
 HERE = Path(__file__).parent
@@ -326,7 +330,80 @@ def test_classes_of_outer_sections_are_chosen_first(name, pooling):
         assert command.config.model == BEATsConfig(pooling=Mean())
 
 
-def test_settings_of_equal_name_and_type_are_copied_to_another_class():
+def test_another_class_begins_with_its_own_defaults(tmp_path, capsys):
+    """As in a recipe that extends another; what was stated for the former class is not its."""
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "backend: {name: rescaled, metric: euclidean}\ndecision: {level: 0.8}\n"
+        "extract: {views: [{name: mild, method: wiener, n_fft: 256, hop: 128}]}\n"
+    )
+    options = ["--backend", "local_density", "--decision.method=gamma", "--decision.level", "0.7"]
+    options += ["--extract.views.0.method", "cancel"]
+    config = parse("check", Check, [str(recipe), "--data", "d", *options]).config
+    assert config.backend == LocalDensity()
+    assert config.decision == registry.find("threshold", "gamma")(level=0.7)
+    assert config.extract.views == (registry.find("view", "cancel")(name="mild"),)
+    said = capsys.readouterr().err
+    assert "rescale_neighbours 1 (was 4)" in said and "metric cosine (was euclidean)" in said
+    assert "n_fft 1024 (was 256)" in said and "level" not in said
+    same = parse("check", Check, [str(recipe), "--data", "d", "--backend", "rescaled"]).config
+    assert same == configs.load(str(recipe)) and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fit", "normal", "--out", "taken.asd"),
+        ("embed", "weights", "new", "--out", "taken.npz"),
+        ("predict", "pump.asd", "new", "--csv", "taken.csv"),
+        ("report", "run", "--out", "taken.html"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_file_that_exists_is_refused_before_large_imports(words, tmp_path):
+    taken = tmp_path / words[-1]
+    taken.write_text("mine")
+    code = "import sys; from asdjax.cli import main; code = main(sys.argv[1:]); "
+    code += "print(code, {'jax', 'numpy'} & {*sys.modules})"
+    command = [sys.executable, "-c", code, *words[:-1], str(taken)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "1 set()\n" and f"{taken}: exists already" in done.stderr
+
+
+def test_a_section_as_in_a_recipe():
+    several = "{name: several, members: [mean, {name: relative_deviation, gamma: 4}]}"
+    stated = schema.read(Pooling, strict_yaml.parse(several, ""), "", "")
+    for options in ["--model.pooling", several], [f"--model.pooling={several}"]:
+        command = parse("check", Check, ["system4", *options, "--data", "d", "--json"])
+        assert command.config.model.pooling == stated and command.json
+    options = ["--loss", "{name: arcface, margin: 0.3}", "--loss.margin", "0.4"]
+    assert parse("check", Check, ["system1", "--data", "d", *options]).config.loss.margin == 0.4
+    for text in ("{name: several, member: 1}", "{name: several", "{name: most}"):
+        with pytest.raises(UsageError, match="pooling"):
+            parse("check", Check, ["system4", "--data", "d", "--model.pooling", text])
+
+
+def test_what_a_command_writes_is_not_to_be_chosen(tmp_path, capsys):
+    for (kind, name), command in registry.WRITTEN_BY.items():
+        option = {"encoder": "--model", "backend": "--backend"}[kind]
+        with pytest.raises(UsageError, match=f"only {command} writes {name}: choose one of"):
+            parse("check", Check, ["system1", "--data", "d", option, name])
+        with pytest.raises(SystemExit):
+            parse("check", Check, ["system1", "--help-all"])
+        choices = " ".join(re.findall(r"\{[^}]*\}", capsys.readouterr().out))
+        assert "kmeans" in choices and name not in re.findall(r"\w+", choices)
+        assert all(name not in (of or ()) for of in completion.words(Check).options.values())
+        with pytest.raises(ConfigError, match="found") as caught:
+            configs.parse(f"{option[2:]}: {{name: none_such}}", "mine.yaml")
+        assert name not in str(caught.value)
+        (tmp_path / "mine.yaml").write_text(f"{option[2:]}: {{name: {name}}}\n")
+        with pytest.raises(ConfigError, match=command):
+            configs.load(str(tmp_path / "mine.yaml"))
+    with pytest.raises(ConfigError, match="chosen cannot be a member"):
+        configs.parse("backend: {name: fusion, members: [chosen]}", "mine.yaml")
+
+
+def test_options_of_one_class_remain_with_another():
     options = ["--data", "d", "--model.compute-dtype", "bfloat16"]
     for system, name, other in [
         ("system1", "beats", BEATsConfig(compute_dtype="bfloat16")),

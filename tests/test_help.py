@@ -61,7 +61,7 @@ def test_all_options_are_in_the_long_help(verb, capsys):
     """`completion.words` finds the options of all classes, without tyro."""
     found = options(shown([verb], capsys, "--help-all"))
     for kind in ("backend", "decision") if verb == "score" else ():
-        for name in registry.names(kind.replace("decision", "threshold")):
+        for name in registry.choices(kind.replace("decision", "threshold")):
             found |= options(shown([verb, f"--{kind}", name], capsys, "--help-all"))
     assert found - {"--help"} == {*completion.words(VERBS[verb]).options}
 
@@ -73,7 +73,7 @@ def test_all_settings_of_a_recipe_are_in_the_long_help(capsys):
     sections |= {f"extract.views.{i}": "view" for i in range(3)}
     for section, kind in sections.items():
         recipe = "system4" if section == "model.pooling" else "system1"
-        chosen += [[recipe, f"--{section}", name] for name in registry.names(kind)]
+        chosen += [[recipe, f"--{section}", name] for name in registry.choices(kind)]
     found = [options(shown(["check", *words], capsys, "--help-all")) for words in chosen]
     known = {*completion.words(VERBS["check"]).options}
     assert set().union(*found) - {"--help"} == known

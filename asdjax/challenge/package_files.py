@@ -60,7 +60,7 @@ def entries(folder: Traversable) -> list[Traversable]:
     try:
         found = list(itertools.islice(folder.iterdir(), MOST_ENTRIES + 1))
     except OSError as error:
-        raise ArtifactError(f"{folder}: cannot be read ({error.strerror})") from error
+        raise ArtifactError(user_files.unreadable(folder, error)) from error
     if len(found) > MOST_ENTRIES:
         reason = f"more than {MOST_ENTRIES} files and folders, not a submission"
         raise ArtifactError(f"{folder}: {reason}")
@@ -76,7 +76,7 @@ def is_folder(entry: Traversable) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        raise ArtifactError(f"{entry}: cannot be read ({error.strerror})") from error
+        raise ArtifactError(user_files.unreadable(entry, error)) from error
 
 
 class Allowance:
@@ -98,9 +98,9 @@ class Allowance:
             with opened:
                 content = opened.read(self.left + 1)
         except OSError as error:
-            raise ArtifactError(f"{file}: cannot be read ({error.strerror})") from error
+            raise ArtifactError(user_files.unreadable(file, error)) from error
         except zlib.error as error:  # damage after the stated size
-            raise ArtifactError(f"{file}: cannot be read (damaged in the archive)") from error
+            raise ArtifactError(f"{file}: is damaged in the archive: make it again") from error
         if len(content) > self.left:
             self.left = 0
             raise ArtifactError(
@@ -137,7 +137,9 @@ def open_zip(path: Path) -> Iterator[tuple[Traversable, list[str]]]:
             if why := _refusal(member):
                 raise ArtifactError(f"{path}: {shown(member.orig_filename)} in it {why}")
         if sum(member.file_size for member in members) > MOST_ARCHIVE:
-            raise ArtifactError(f"{path}: more than {MOST_ARCHIVE:,} bytes when unpacked")
+            raise ArtifactError(
+                f"{path}: more than {MOST_ARCHIVE:,} bytes when unpacked: do not use this file"
+            )
         _check_records(content, archive, path)
         for member in members:
             _check_content(archive, member, path)

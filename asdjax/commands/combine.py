@@ -10,20 +10,20 @@ import numpy as np
 from asdjax._version import __version__
 from asdjax.challenge import meta_yaml
 from asdjax.config import recipe as configs
-from asdjax.config.recipe import Config, ExtractConfig
-from asdjax.errors import ArtifactError, DataError
+from asdjax.config.recipe import Config, ExtractConfig, differences
+from asdjax.errors import ArtifactError, AsdjaxError, DataError
 from asdjax.files import atomic
 from asdjax.files.documents import fingerprint
 from asdjax.models.member_scores_encoder import DESCRIBED, MemberScores
 from asdjax.runtime import console
 from asdjax.scoring.combined_scores import CombinedScores
 from asdjax.store.embeddings import Embeddings, MadeFrom
-from asdjax.store.runs import Run, snapshots
+from asdjax.store.run_documents import LATER_SECTIONS
+from asdjax.store.runs import COMBINED, Run, snapshots
 from asdjax.store.scores import CLIP_COLUMNS
 
 How = Literal["mean", "minimum", "maximum", "rank"]
 Rows = list[dict[str, str]]
-_COMBINED = "combined"  # the key in training.json
 
 
 def combine(
@@ -39,7 +39,7 @@ def combine(
         members: two or more scored runs with the same clips.
         folder: the run directory to create; if it combines the same scores, nothing is written.
         how: see `CombinedScores`.
-        overwrite: whether an earlier combination may be replaced.
+        overwrite: whether an earlier combination may be replaced; its decision is kept.
 
     Raises:
         AsdjaxError: the members' scores are outdated, or are not of the same clips; two are the
@@ -58,9 +58,12 @@ def combine(
     with snapshots(members):
         tables = {machine: _scores(members, machine) for machine in _machines(members)}
         config = _config(members, names, tables, how)
-        if _is_combined(folder) and _equal(Run(folder).config(), config):
+        earlier = Run(folder).config() if _is_combined(folder) else None
+        if earlier is not None and _equal(earlier, config) and _is_whole(Run(folder)):
             console.say(f"{folder}: combines these scores already")
             return Run(folder)
+        if earlier is not None:
+            config = dataclasses.replace(config, decision=earlier.decision)
     with atomic.whole_folder(folder, check) as partial, snapshots(members):
         first = members[0]
         run = Run(partial)
@@ -74,11 +77,23 @@ def combine(
                 for path, of in made_from.items()
             }
         )
+    if earlier is not None and (changed := differences(earlier, config, LATER_SECTIONS)):
+        console.say(f"{folder}: changed by this command: {'; '.join(changed)}")
     return Run(folder)
 
 
 def _is_combined(folder: Path) -> bool:
-    return _COMBINED in (Run(folder).training() or {})
+    return COMBINED in (Run(folder).training() or {})
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether the embeddings of a combination are as they were written."""
+    try:
+        for machine in run.machines():
+            run.read_embeddings("raw", machine)
+    except AsdjaxError:
+        return False
+    return True
 
 
 def _equal(one: Config, other: Config) -> bool:
@@ -167,7 +182,7 @@ def _training(members: Sequence[Run], config: Config) -> dict[str, object]:
         "seed": config.seed,
         "sample_rate": config.audio.sample_rate,
         "data": records[0]["data"],
-        _COMBINED: [str(run.path.absolute()) for run in members],
+        COMBINED: [str(run.path.absolute()) for run in members],
         "versions": {"asdjax": __version__},
         "config": configs.to_tree(config),
         "parameters": sum(record.get("parameters", 0) for record in records),
@@ -188,7 +203,10 @@ def _embeddings(tables: Sequence[Rows], first: Run, machine: str) -> Embeddings:
     """The clips of the first member, with the members' scores as embeddings."""
     known = first.read_embeddings(first.config().extract.view_names[0], machine)
     if known.path.tolist() != [row["path"] for row in tables[0]]:
-        raise ArtifactError(f"{first.path}: its scores and embeddings are of other clips")
+        raise ArtifactError(
+            f"{first.path}: its scores and embeddings are of other clips: run asdjax score "
+            f"{first.path}"
+        )
     scores = np.array([[float(row["score"]) for row in table] for table in tables])
     unknown = np.full(len(known.path), np.nan, np.float32)
     return dataclasses.replace(

@@ -127,9 +127,14 @@ def render(document: Mapping[str, Any]) -> str:
     lines += _first(f"{p['path']}: {p['kind']}: {p['reason']}" for p in listed)
     if document["unused"]:
         lines.append("audio that is not used:")
-        lines += _first(f"{u['folder']} ({u['files']}): {u['why']}" for u in document["unused"])
+        lines += _first(map(_unused, document["unused"]))
     lines += [f"note: {note}" for note in document["notes"]]
     return "\n".join(printable(line) for line in lines)
+
+
+def _unused(of: Mapping[str, Any]) -> str:
+    count = f" ({of['files']})" if of["files"] else ""  # else the reason has numbers
+    return f"{of['folder']}{count}: {of['why']}"
 
 
 def _machine(clips: list[Clip], headers: Mapping[str, Header]) -> dict[str, Any]:

@@ -250,7 +250,7 @@ def _read_ahead(embedder: Embedder, files: Sequence[_File]) -> Iterator[np.ndarr
 def _read(embedder: Embedder, file: _File) -> np.ndarray:
     samples = audio.read_any(file.path, embedder.config.audio.sample_rate, most=embedder.n_samples)
     if samples.shape != (_length(embedder, file), file.header.channels):
-        raise DataError(f"{file.path}: the file was changed while it was in use")
+        raise DataError(f"{file.path}: the file was changed while it was in use: start again")
     wanted = samples[:, file.channels.start : file.channels.stop]
     return wanted.copy("F")  # releases the memory of the other channels
 
@@ -271,8 +271,7 @@ def _format(out: Path, format: Format | None, overwrite: bool) -> Format:
     if found is None or format not in (None, found):
         endings = f".{format}" if format else ".npz or .parquet"
         raise UsageError(f"{out}: the file name must end in {endings}")
-    if out.is_dir() or out.exists() and not overwrite:
-        raise ArtifactError(f"{out}: exists already: name another file, or add --overwrite")
+    atomic.require_free(out, overwrite)
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise ArtifactError(f"{out}: {folder} is not a writable folder: name another file")

@@ -18,6 +18,7 @@ from asdjax.runtime import console
 from asdjax.scoring.distances import unit_length
 from asdjax.store.runs import Run
 from asdjax.training import pseudo_labels
+from asdjax.training.plan import require_possible
 
 _AT_ONCE = 64  # clips that are in memory together
 _LEAST_DEVIATION = 1e-6
@@ -32,7 +33,8 @@ def labelled(corpus: Corpus, config: Config, run: Run | None = None) -> Corpus:
         run: where pseudo-labels may be stored from an earlier start, to be used again.
 
     Raises:
-        AsdjaxError: the embedder is missing, or a clip is shorter than it needs.
+        AsdjaxError: the embedder is missing, a clip is shorter than it needs, or training would
+            be refused whatever the classes are.
     """
     if config.dataset.label != "pseudo":
         return corpus
@@ -51,6 +53,7 @@ def labelled(corpus: Corpus, config: Config, run: Run | None = None) -> Corpus:
     )
     classes = None if run is None else run.pseudo_labels(made_from)
     if classes is None:
+        require_possible(config, corpus)
         classes = _classes(corpus, config, clips, embedder)
     return dataclasses.replace(corpus, pseudo=PseudoLabels(classes, made_from))
 

@@ -76,7 +76,9 @@ def report(
             runs.append(facts.read(Run(source), known, method))
             parts.append((source, of_run.sections(runs[-1], data)))
         else:
-            raise ArtifactError(f"{source}: neither a run directory nor a detector (.asd)")
+            raise ArtifactError(
+                f"{source}: neither a run directory nor a detector (.asd): name one of them"
+            )
     title = f"asdjax: {', '.join(console.printable(str(source)) for source, _ in parts)}"
     sections = list(parts[0][1])
     if len(parts) > 1:

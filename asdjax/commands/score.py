@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from asdjax.challenge import meta_yaml
-from asdjax.config import embedding_parts
+from asdjax.config import embedding_parts, recipe
 from asdjax.config.embedding_parts import Part
 from asdjax.config.recipe import Config
 from asdjax.data.dcase import ScoredMachine
-from asdjax.errors import AsdjaxError, ConfigError, DataError
+from asdjax.errors import AsdjaxError, DataError
 from asdjax.runtime import console
 from asdjax.scoring import false_alarms, of_views, thresholds
 from asdjax.store.embeddings import Embeddings
@@ -47,7 +47,7 @@ def score(run: Run, config: Config | None = None) -> None:
 
 
 def _score(run: Run, config: Config) -> None:
-    _require_suited(config)
+    recipe.require_suited(config, str(run.path))
     views = config.extract.view_names
     kept = 0
     machines = run.machines()
@@ -79,15 +79,6 @@ def _score(run: Run, config: Config) -> None:
     _decide(run, machines, config)
 
 
-def _require_suited(config: Config) -> None:
-    """Raise `ConfigError` if the backend is for a combination of runs and this is none, or not."""
-    if config.backend.of_scores == config.model.embeds:
-        raise ConfigError(
-            "backend.name: combined_scores is for runs of asdjax combine, which have no other "
-            "backend (their ways to combine: --backend.combine)"
-        )
-
-
 def _decide(run: Run, machines: Sequence[str], config: Config) -> None:
     """Write thresholds.json and print a line for each threshold."""
     document = {}
@@ -114,7 +105,7 @@ def rehearse(config: Config, machines: Mapping[str, ScoredMachine]) -> None:
         AsdjaxError: some machine has too few training clips for the backend or the threshold, or a
             plugin is faulty.
     """
-    _require_suited(config)
+    recipe.require_suited(config, "recipe")
     meta_yaml.describe(config, classes=())
     rng, rehearsed = np.random.default_rng(0), set()
     for machine, scored in machines.items():

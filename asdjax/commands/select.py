@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from asdjax.config import registry, schema
 from asdjax.config.interfaces import Backend
@@ -71,13 +72,21 @@ def select(
                     raise DataError(
                         f"{name}: no pseudo-anomalies of the kinds {', '.join(kinds)}: name others"
                     )
-                found = [evidence_of(candidate, config, trials) for candidate in tried]
-                possible = {i: of for i, of in enumerate(found) if of}
+                found = [outcome(candidate, config, trials) for candidate in tried]
+                possible = {i: of.evidence for i, of in enumerate(found) if of.evidence}
                 if not possible:
-                    raise DataError(f"{name}: no candidate can be fitted to its training clips")
+                    raise DataError(
+                        f"{name}: no candidate can be fitted to its training clips: add clips, or "
+                        "name other --backends"
+                    )
                 best = list(possible)[selection.best([*possible.values()])]
                 members.append(tried[best])
-                sections[name] = {"chosen": best, "evidence": found}
+                sections[name] = {
+                    "chosen": best,
+                    "evidence": [of.evidence for of in found],
+                    "equal_to": _equal_to(found),
+                    "notes": [list(of.notes) for of in found],
+                }
                 advance(1, name)
         document = {
             "schema": SCHEMA,
@@ -113,20 +122,33 @@ def candidates(config: Config, names: Sequence[str]) -> list[Backend]:
 
 
 def words(document: dict[str, Any]) -> list[str]:
-    """A line for each machine: the choice, its evidence, and that of the first candidate."""
-    lines = []
+    """A line for each machine: the choice, its evidence, and that of the first candidate.
+
+    Lines on candidates follow: which rank the clips as others do, and the notes of their fits.
+    """
+    labels = [_label(tree) for tree in document["candidates"]]
+    lines, about = [], dict[str, list[str]]()
     for name, of in document["sections"].items():
-        tree, evidence = document["candidates"][of["chosen"]], of["evidence"]
-        settings = {"name": tree} if isinstance(tree, str) else tree
-        shown = [f"{key} {settings[key]}" for key in ("part", "bands") if settings.get(key)]
+        evidence = of["evidence"]
+        for label, equal, notes in zip(labels, of["equal_to"], of["notes"], strict=True):
+            said = [] if equal is None else [f"ranks all clips as {labels[equal]} does"]
+            for words in (*said, *notes):
+                about.setdefault(f"{label}: {words}", []).append(name)
         kinds = ", ".join(f"{k} {100 * v:.1f}" for k, v in evidence[of["chosen"]].items())
         before = evidence[0] and f"; {100 * np.mean(list(evidence[0].values())):.1f} for the first"
         mean = 100 * np.mean(list(evidence[of["chosen"]].values()))
         lines.append(
-            f"{name}: {' '.join([settings['name'], *shown])}: AUC of pseudo-anomalies {mean:.1f} "
+            f"{name}: {labels[of['chosen']]}: AUC of pseudo-anomalies {mean:.1f} "
             f"({kinds}{before or ''})"
         )
-    return lines
+    return lines + [f"{', '.join(names)}: {words}" for words, names in about.items()]
+
+
+def _label(tree: Any) -> str:
+    """A candidate in words: its name, and its part and bands."""
+    settings = {"name": tree} if isinstance(tree, str) else tree
+    shown = [f"{key} {settings[key]}" for key in ("part", "bands") if settings.get(key)]
+    return " ".join([settings["name"], *shown])
 
 
 def banks_of(run: Run, config: Config) -> dict[tuple[str, str], Bank]:
@@ -149,19 +171,42 @@ def _bank(tables: Sequence[Embeddings], section: str) -> Bank:
     )
 
 
-def evidence_of(
-    candidate: Backend, config: Config, trials: Sequence[selection.Trial]
-) -> dict[str, float] | None:
-    """The AUCs of a candidate; None if it cannot be fitted to these clips."""
-    parts = config.model.embedding_parts
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What the trials of a machine and section say of a candidate."""
+
+    evidence: dict[str, float] | None
+    """The AUCs by kind; None if it cannot be fitted to these clips."""
+    notes: tuple[str, ...] = ()
+    """Of the fit to the largest bank."""
+    ranks: tuple[bytes, ...] = ()
+    """The ranks of all clips in each trial."""
+
+
+def outcome(candidate: Backend, config: Config, trials: Sequence[selection.Trial]) -> Outcome:
+    """Try a candidate; one that cannot be fitted is named."""
+    parts, notes, ranks = config.model.embedding_parts, dict[int, tuple[str, ...]](), list[bytes]()
 
     def scorer(bank: Any, is_target: Any, anomalies: Any) -> selection.Scores:
-        scored = of_views.score(candidate, parts, bank, is_target, anomalies).combined
-        return scored.left_out, scored.new
+        found = of_views.score(candidate, parts, bank, is_target, anomalies)
+        left_out, new = found.combined.left_out, found.combined.new
+        notes.setdefault(len(is_target), found.notes)
+        ranks.append(stats.rankdata(np.concatenate([left_out, new])).tobytes())
+        return left_out, new
 
     as_scorer: Scorer = scorer
     try:
-        return selection.evidence(as_scorer, trials)
+        evidence = selection.evidence(as_scorer, trials)
     except AsdjaxError as error:
         console.say(f"{candidate.name} is not tried: {error}")
-        return None
+        return Outcome(None)
+    return Outcome(evidence, notes[max(notes)], tuple(ranks))
+
+
+def _equal_to(found: Sequence[Outcome]) -> list[int | None]:
+    """For each candidate the first one before it that ranks all clips alike, or None."""
+    equal: list[int | None] = []
+    for i, of in enumerate(found):
+        alike = (j for j in range(i) if of.evidence and found[j].ranks == of.ranks)
+        equal.append(next(alike, None))
+    return equal

@@ -312,6 +312,13 @@ def _meta(
     }
 
 
+def require_same_settings(config: Config, run: Run) -> None:
+    """Raise `AsdjaxError` if a run was begun with other settings that its weights depend on."""
+    if run.was_trained():
+        with run.lock(existing=True):  # as in `train`
+            _check_same_settings(run, config)
+
+
 def _check_same_settings(run: Run, config: Config) -> None:
     old, new = of_any_length(run.training_settings()), of_any_length(config)
     changed = differences(old, new, TRAINING_SECTIONS)

@@ -63,7 +63,8 @@ class PseudoLabelConfig:
 
     embedder: str = "auto"
     """What is clustered: vectors of spectral, of a folder of converted weights or of a run; auto:
-    of the recipe's pretrained weights, or spectral without such."""
+    of the recipe's pretrained weights, or spectral without such. Of a run with several poolings the
+    first part is taken."""
     clusters: Count | Literal["silhouette"] = 16
     """Classes per machine and section, at most a quarter of its clips; silhouette: chosen."""
     seed: Annotated[int, Range(low=0, high=2**32 - 1)] = 0
@@ -274,7 +275,17 @@ def load(name_or_path: str) -> Config:
     for file in reversed(others):
         tree = recipe_files.merged(Config, tree, file.tree)
         config = from_tree(tree, file.source)
+    require_suited(config, (others or [last])[0].source)
     return config
+
+
+def require_suited(config: Config, source: str) -> None:
+    """Raise `AsdjaxError` if the backend is for a combination of runs and this is none, or not."""
+    if config.backend.of_scores == config.model.embeds:
+        raise ConfigError(
+            f"{source}: backend.name: combined_scores is for runs of asdjax combine, which have no "
+            "other backend (their ways to combine: --backend.combine)"
+        )
 
 
 def parse(text: str, source: str) -> Config:
@@ -388,6 +399,22 @@ def plugins(tree: Any) -> dict[str, str]:
 
 
 def differences(old: Config, new: Config, sections: tuple[str, ...]) -> list[str]:
-    """The `settings` that differ between two configurations, as `key: old -> new`."""
+    """The `settings` that differ between two configurations, as `key: old -> new`.
+
+    Keys that only one of them has, because it has another class, and long values are not shown;
+    of many keys the first ones are.
+    """
     a, b = settings(old, sections), settings(new, sections)
-    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in {**a, **b} if a.get(k) != b.get(k)]
+    found = [_difference(k, a.get(k), b.get(k)) for k in a if k in b and a[k] != b[k]]
+    found += [k for k in {**a, **b} if (k in a) != (k in b)]
+    more = len(found) - _MOST_DIFFERENCES
+    return found if more <= 0 else [*found[:_MOST_DIFFERENCES], f"and {more} more"]
+
+
+_MOST_DIFFERENCES = 8
+_SHORT = 40  # characters
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    values = f"{old} -> {new}"
+    return f"{key}: {values}" if len(values) <= _SHORT else key

@@ -82,6 +82,13 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
 """Module by kind and name. The first name of a kind is the default of its section; that of
 `dataset.edition` stands in `DatasetConfig`."""
 
+WRITTEN_BY: Mapping[tuple[str, str], str] = {
+    ("encoder", "member_scores"): "asdjax combine",
+    ("backend", "combined_scores"): "asdjax combine",
+    ("backend", "chosen"): "asdjax select",
+}
+"""What users do not choose, by kind and name: the command that alone writes it into a run."""
+
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 PLUGIN = "plugin"
 """The key of a section that names the plugin that its class comes from."""
@@ -313,6 +320,11 @@ def names(kind: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*BUILT_IN[kind], *others]))
 
 
+def choices(kind: str) -> tuple[str, ...]:
+    """The names of a kind that a user may choose: not those that only a command writes."""
+    return tuple(name for name in names(kind) if (kind, name) not in WRITTEN_BY)
+
+
 def find(kind: str, name: str) -> Any:
     """The class or edition that is registered under a name; `KeyError` if there is none."""
     if (kind, name) not in _ENTRIES:
@@ -353,7 +365,7 @@ def load_plugin(path: Path) -> None:
     try:
         content = user_files.read_bytes(path, most=_LARGEST_PLUGIN)
     except ArtifactError as error:
-        raise ConfigError(f"{error}: name the plugin's file with --plugin") from error
+        raise ConfigError(f"plugin {error}") from error
     digest = hashlib.sha256(content).hexdigest()[:16]
     source, label = os.path.realpath(path), f"{path.name} {digest}"
     if any((entry.source, entry.plugin) == (source, label) for entry in _ENTRIES.values()):

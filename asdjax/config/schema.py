@@ -226,8 +226,8 @@ def named_things(kind: type) -> dict[str, str]:
 
 
 def name_values(kind: type) -> dict[str, tuple[str, ...]]:
-    """The values of the fields of a dataclass that hold a registered name."""
-    values = {name: registry.names(of) for name, of in named_things(kind).items()}
+    """The values that a user may choose of fields that hold a registered name."""
+    values = {name: registry.choices(of) for name, of in named_things(kind).items()}
     for name, hint in field_types(kind).items():
         for bound in getattr(hint, "__metadata__", ()):
             if isinstance(bound, registry.Name):
@@ -277,7 +277,7 @@ def _chosen(
 
 def _not_among(kind: str, name: Any) -> str:
     """Words for a name that is not registered, with those that are."""
-    choices = ", ".join(registry.names(kind))
+    choices = ", ".join(registry.choices(kind))
     return f"expected one of {choices} (or of a plugin, named with --plugin), {found(name)}"
 
 

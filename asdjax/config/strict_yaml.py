@@ -86,7 +86,7 @@ def parse(text: str, source: str) -> Any:
         {'views': [{'name': 'raw'}, {'name': 'far'}]}
     """
     if len(text) > MOST_CHARACTERS:
-        raise ConfigError(f"{source}: larger than {MOST_CHARACTERS:,} characters")
+        raise ConfigError(f"{source}: larger than {MOST_CHARACTERS:,} characters: shorten it")
     try:
         document = _Document()
         for event in _events(text, source):

@@ -33,7 +33,7 @@ from asdjax.data.sound_files import (
 )
 from asdjax.data.sound_layout import fault
 from asdjax.errors import DataError
-from asdjax.files.user_files import open_regular
+from asdjax.files.user_files import open_regular, unreadable
 
 __all__ = [
     "FAR_BEYOND_1",
@@ -76,7 +76,7 @@ def fingerprint(path: Path) -> str:
         try:
             return hashlib.file_digest(file, "sha256").hexdigest()[:32]
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+            raise DataError(unreadable(path, error)) from error
 
 
 def check(dataset: Dataset, audio: AudioConfig) -> tuple[Dataset, dict[str, Header]]:
@@ -209,7 +209,9 @@ def clip_samples(audio: AudioConfig, headers: Iterable[Header]) -> int:
     else:
         samples = round(audio.clip_seconds * audio.sample_rate)
     if samples < 1:
-        raise DataError(f"audio.clip_seconds: {audio.clip_seconds} gives clips of 0 samples")
+        raise DataError(
+            f"audio.clip_seconds: {audio.clip_seconds} gives clips of 0 samples: set it higher"
+        )
     return samples
 
 

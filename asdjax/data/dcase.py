@@ -229,7 +229,10 @@ def scan(root: Path, edition: str) -> Dataset:
                 why = "its folders train and test contain no audio: unpack it again, or remove it"
                 leftover.append(Unused(name, 0, why, lost=True))
     except OSError as error:
-        raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+        raise DataError(
+            f"{error.filename}: cannot be listed ({error.strerror}): make it readable, or name "
+            "another folder"
+        ) from error
     lost = [u for u in leftover if u.lost]
     if not clips and not problems:
         hint = "".join(f" ({u.folder}: {u})" for u in (lost or leftover)[:1])

@@ -1,5 +1,6 @@
 """The folders of a data set: those of its machines, and those with audio that is not read."""
 
+import contextlib
 import errno
 import os
 import re
@@ -89,7 +90,7 @@ def unused(root: Path, machines: Sequence[Path]) -> list[Unused]:
     queue = deque([*filter(os.path.isdir, splits), root])
     seen = {_identity(folder) for folder in root.resolve().parents}
     read = _ReadFolders(root, frozenset(splits), frozenset(machines))
-    bases, found, names_left = _bases(root), list(_archives(read)), _MOST_NAMES
+    bases, found, names_left = _bases(root), [*_archives(read), *_hidden(read)], _MOST_NAMES
     while queue:
         folder = queue.popleft()
         in_split = folder in read.splits
@@ -205,6 +206,21 @@ def _archives(read: _ReadFolders) -> Iterator[Unused]:
             todo = f"{_unpack(packed[0])} them"
             why = f"archives such as {packed[0]}: if they contain machines, {todo}"
             yield Unused(read.name(base), 0, why, lost=False)
+
+
+def _hidden(read: _ReadFolders) -> Iterator[Unused]:
+    """Machines and clips whose names begin with a dot; macOS has files ._NAME beside NAME."""
+    why = "the name begins with a dot: rename it if it is one of the data set"
+    for base in _bases(read.root):
+        for name in sorted(os.listdir(base)):
+            inside = (os.path.isdir(base / name / split) for split in SPLITS)
+            if name.startswith(".") and any(inside):
+                yield Unused(read.name(base / name), 0, why, lost=False)
+    for split in read.splits:
+        with contextlib.suppress(OSError):  # said of the folder itself
+            names = [name[1:] for name in os.listdir(split) if name.startswith(".")]
+            if clips := sum(_is_audio(name) and bool(_CLIP.match(name)) for name in names):
+                yield Unused(read.name(split), clips, why, lost=False)
 
 
 def _packed_split(folder: Path, name: str) -> str | None:

@@ -66,7 +66,10 @@ def _challenge_clips(root: Path) -> Iterator[tuple[str, str, Path]]:
                             section = match["section"] or "00"
                             yield folder.name, section, folder / split / name
     except OSError as error:
-        raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+        raise DataError(
+            f"{error.filename}: cannot be listed ({error.strerror}): make it readable, or name "
+            "another folder"
+        ) from error
 
 
 def _edition(root: Path, clips: list[tuple[str, str, Path]]) -> str:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from asdjax.data import audio, dcase
+from asdjax.data import audio, dcase, sound_search
 from asdjax.data.dcase import Clip, Dataset, Label, Problem
 from asdjax.data.editions import OWN
 from asdjax.data.folders import Unused, is_folder
@@ -52,6 +52,7 @@ def scan(root: Path) -> Dataset:
     """
     clips: list[Clip] = []
     problems: list[Problem] = []
+    skipped: list[Unused] = []
     folders: dict[str, Path] = {}
     try:
         for folder in _machines(root):
@@ -64,14 +65,18 @@ def scan(root: Path) -> Dataset:
             found, faults = _scan_machine(root, folder, name)
             clips += found
             problems += faults
+            skipped += _skipped(root, folder)
         leftover = _unused(root, {clip.path for clip in clips} | {p.path for p in problems})
     except OSError as error:
-        raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+        raise DataError(
+            f"{error.filename}: cannot be listed ({error.strerror}): make it readable, or name "
+            "another folder"
+        ) from error
     if not clips and not problems:
         hint = "".join(f" ({u.folder}: {u})" for u in leftover[:1])
         raise DataError(f"{root}: no clips found{hint}: {_EXPECTED}")
     clips.sort(key=lambda clip: clip.path)
-    return Dataset(root, OWN, tuple(clips), tuple(sorted(problems)), tuple(leftover))
+    return Dataset(root, OWN, tuple(clips), tuple(sorted(problems)), (*leftover, *skipped))
 
 
 def _machines(root: Path) -> Iterator[Path]:
@@ -184,6 +189,27 @@ def _sounds(folder: Path) -> Iterator[Path]:
         for name in sorted(names):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in audio.SUFFIXES:
                 yield Path(parent, name)
+
+
+def _skipped(root: Path, machine: Path) -> Iterator[Unused]:
+    """What is no sound file in the folders of a machine's recordings, or is not looked into."""
+    for part in _folders(machine):
+        if part.name.casefold() not in TRAIN | TEST | ANOMALY:
+            continue
+        others: Counter[str] = Counter()
+        for parent, folders, names in os.walk(part):
+            hidden = [name for name in folders if name.startswith(".")]
+            folders[:] = [name for name in folders if name not in hidden]
+            others.update(sound_search.kind_of_skipped(name, folder=True) for name in hidden)
+            others["link to a folder"] += sum(Path(parent, name).is_symlink() for name in folders)
+            others.update(
+                sound_search.kind_of_skipped(name, folder=False)
+                for name in names
+                if name.startswith(".") or Path(name).suffix.lower() not in audio.SUFFIXES
+            )
+        if +others:
+            why = sound_search.skipped(+others)
+            yield Unused(part.relative_to(root).as_posix(), 0, why, lost=False)
 
 
 def _unused(root: Path, used: set[str]) -> list[Unused]:

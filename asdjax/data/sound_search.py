@@ -10,6 +10,7 @@ from pathlib import Path
 from asdjax.data import audio
 from asdjax.data.folders import is_folder
 from asdjax.errors import DataError, UsageError
+from asdjax.files.user_files import unreadable
 
 _LOG = logging.getLogger(__name__)
 _MOST_KINDS = 8  # endings of skipped files that are listed in a note
@@ -36,8 +37,7 @@ def find(inputs: Sequence[Path], to: str) -> list[tuple[str, Path]]:
         except FileNotFoundError:
             raise DataError(f"{given}: no such file or directory") from None
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-            why = getattr(error, "strerror", None) or str(error)
-            raise DataError(f"{given}: cannot be read ({why})") from error
+            raise DataError(unreadable(given, error)) from error
         paths = _search(given) if folder else [given]
         found += [(shown(path), path) for path in paths]
     if not found:
@@ -98,23 +98,41 @@ def _search(root: Path) -> list[Path]:
             for entry in inside:
                 path = folder / entry.name
                 if entry.name.startswith("."):
-                    others["hidden folder" if is_folder(entry) else "hidden"] += 1
+                    others[kind_of_skipped(entry.name, is_folder(entry))] += 1
                 elif is_folder(entry):
                     (links if entry.is_symlink() else folders).append(path)
                 elif path.suffix.lower() in audio.SUFFIXES:
                     found.append(path)
                 else:
-                    others[path.suffix.lower() or "without ending"] += 1
+                    others[kind_of_skipped(entry.name, False)] += 1
         except OSError as error:
-            raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+            raise DataError(unreadable(folder, error)) from error
     if not found:
         endings = ", ".join(sorted(audio.SUFFIXES))
-        raise DataError(f"{root}: contains no audio file ({endings})")
+        instead = f"; {skipped(others)}" if others else ""
+        raise DataError(f"{root}: contains no audio file ({endings}{instead}): name another folder")
     if others:
-        ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
-        kinds = [f"{count} {kind}" for kind, count in ranked[:_MOST_KINDS]]
-        if rest := sum(count for _, count in ranked[_MOST_KINDS:]):
-            kinds.append(f"{rest} of other endings")
-        noun = "entry" if others.total() == 1 else "entries"
-        _LOG.warning(f"{root}: {others.total()} {noun} skipped: {', '.join(kinds)}")
+        _LOG.warning(f"{root}: {skipped(others)}")
     return sorted(found)
+
+
+def kind_of_skipped(name: str, folder: bool) -> str:
+    """What a skipped entry of a folder is called: by the ending of its name, or hidden."""
+    if name.startswith("."):
+        return "hidden folder" if folder else "hidden"
+    return os.path.splitext(name)[1].lower() or "without ending"
+
+
+def skipped(others: Counter[str]) -> str:
+    """Words for skipped entries of a folder.
+
+    Example:
+        >>> skipped(Counter({".m4a": 2, "hidden": 1}))
+        '3 entries skipped: 2 .m4a, 1 hidden'
+    """
+    ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    kinds = [f"{count} {kind}" for kind, count in ranked[:_MOST_KINDS]]
+    if rest := sum(count for _, count in ranked[_MOST_KINDS:]):
+        kinds.append(f"{rest} of other endings")
+    noun = "entry" if others.total() == 1 else "entries"
+    return f"{others.total()} {noun} skipped: {', '.join(kinds)}"

@@ -254,7 +254,7 @@ def ogg(file: BinaryIO, size: int, path: Path) -> Layout:
             time.
     """
     place = packets = granule = number = 0
-    serial, flags, most = None, 0, 0
+    serial, flags, most, least = None, 0, 0, 0
     file.seek(0)
     while place < size:
         page = file.read(27)
@@ -277,6 +277,7 @@ def ogg(file: BinaryIO, size: int, path: Path) -> Layout:
             if not most:
                 reason = "an Ogg file of other than Vorbis or Opus sound: convert it to WAV"
                 raise fault(path, "unreadable", reason)
+            least = _least_of_packet(content)
         elif serial != page[14:18] or page[5] & _FIRST_PAGE or flags & _LAST_PAGE:
             reason = "several Ogg streams, of which only one would be read: split the file"
             raise fault(path, "unreadable", reason)
@@ -284,17 +285,29 @@ def ogg(file: BinaryIO, size: int, path: Path) -> Layout:
             reason = f"a page is missing before byte {place}: restore the file"
             raise fault(path, "unreadable", reason)
         flags, number = page[5], number + 1
-        packets += sum(length < 255 for length in lengths)
+        complete = sum(length < 255 for length in lengths)
+        packets += complete
         end = int.from_bytes(page[6:14], "little")
+        # A decoder drops what is behind the last page's time: more than its last packets is lost.
+        first = granule + (packets - 2) * least if flags & _LAST_PAGE else granule
+        possible = max(granule, first) <= end <= granule + (packets + 1) * most
+        if not possible if end != _NO_GRANULE else complete:
+            reason = f"the page at byte {place} has an impossible time: restore the file"
+            raise fault(path, "wrong_length", reason)
         if end != _NO_GRANULE:
-            if not granule <= end <= granule + (packets + 1) * most:
-                reason = f"the page at byte {place} has an impossible time: restore the file"
-                raise fault(path, "wrong_length", reason)
             granule, packets = end, 0
         place += len(blank)
     if not flags & _LAST_PAGE:
         raise fault(path, "truncated", _CUT_OFF)
     return Layout()
+
+
+def _least_of_packet(header: bytes) -> int:
+    """Samples of a packet at least: half a short block of Vorbis, 2.5 ms at 48 kHz of Opus."""
+    if header.startswith(b"OpusHead"):
+        return 120
+    short = header[28] & 15 if len(header) > 28 else 0  # the exponent of the block's length
+    return 1 << short >> 1
 
 
 def _ogg_checksum(page: bytes) -> int:

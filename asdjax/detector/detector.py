@@ -252,10 +252,11 @@ class Detector(OutlierMixin, BaseEstimator):
         found = []
         for backend in several:
             if isinstance(backend, str):
-                if backend not in registry.names("backend"):
-                    names = ", ".join(registry.names("backend"))
-                    hint = schema.similar(backend, registry.names("backend"))
-                    raise ConfigError(f"backend {backend!r}{hint or ':'} choose of {names}")
+                choices = registry.choices("backend")
+                if backend not in choices:
+                    hint = schema.similar(backend, choices)
+                    names = ", ".join(choices)
+                    raise ConfigError(f"backend {backend!r}{hint or ':'} choose one of {names}")
                 backend = registry.find("backend", backend)().with_metric(features.metric)
             found.append(backend)
         for backend in found:

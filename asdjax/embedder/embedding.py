@@ -193,7 +193,9 @@ class Embedder:
         if isinstance(given, str | Path):
             samples = audio.read_any(Path(given), sound.sample_rate, most=self.n_samples)
             if self.channel > samples.shape[1]:
-                raise DataError(f"{given}: has no channel {self.channel}, which this model uses")
+                raise DataError(
+                    f"{given}: has no channel {self.channel}, which this model uses: choose another"
+                )
             return samples[:, self.channel - 1]
         wave = np.asarray(given)
         if sample_rate in (None, sound.sample_rate) or wave.ndim != 1:

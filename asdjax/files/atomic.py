@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from asdjax.errors import ArtifactError, AsdjaxError
+from asdjax.files.user_files import unreadable
 
 _HIDDEN_FILE = re.compile(r"\.asdjax-[0-9a-f]{16}\.partial")
 _HIDDEN_FOLDER = re.compile(r"\..+\.(asdjax-partial|discarded)")
@@ -427,7 +428,7 @@ def refuse_links(path: Path) -> None:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise ArtifactError(f"{place}: cannot be read ({error.strerror})") from error
+            raise ArtifactError(unreadable(place, error)) from error
         if stat.S_ISLNK(mode):
             raise ArtifactError(
                 f"{place}: is a link, which asdjax does not follow here: delete it, or replace it "

@@ -90,7 +90,7 @@ def present(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ArtifactError(user_files.unreadable(path, error)) from error
 
 
 def digest(path: Path) -> str:

@@ -16,6 +16,12 @@ _KINDS = {
 }
 
 
+def unreadable(path: object, error: Exception) -> str:
+    """The message of an error that was raised when a file or folder was read."""
+    why = getattr(error, "strerror", None) or str(error)
+    return f"{path}: cannot be read ({why}): make it readable, or name another"
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading bytes; links are followed.
 
@@ -40,8 +46,7 @@ def open_regular(path: Path) -> BufferedReader:
             raise
         return file
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        why = getattr(error, "strerror", None) or str(error)
-        raise ArtifactError(f"{path}: cannot be read ({why})") from error
+        raise ArtifactError(unreadable(path, error)) from error
 
 
 def read_bytes(path: Path, *, most: int) -> bytes:
@@ -54,10 +59,10 @@ def read_bytes(path: Path, *, most: int) -> bytes:
         try:
             content = file.read(most + 1)
         except OSError as error:
-            raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
+            raise ArtifactError(unreadable(path, error)) from error
     if len(content) > most:
         raise ArtifactError(
-            f"{path}: larger than {most:,} bytes, the maximum for this kind of file"
+            f"{path}: larger than {most:,} bytes, the maximum for this kind of file: name another"
         )
     return content
 

@@ -30,7 +30,8 @@ def local_devices(count: int, *, at_most: bool = False) -> list[jax.Device]:
     devices = jax.local_devices()
     if count > len(devices) and not at_most:
         raise ConfigError(
-            f"train.devices: {count} devices requested, but this machine has {len(devices)}"
+            f"train.devices: {count} devices requested, but this machine has {len(devices)}: set "
+            "it lower, or to 0 for all of them"
         )
     return devices[: count or len(devices)]
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from asdjax.config import registry, schema
 from asdjax.config.interfaces import Backend
@@ -67,6 +67,8 @@ class Fitted(abc.ABC):
 
     config: Backend
     notes: tuple[str, ...]
+    refitted_part: ClassVar[str | None] = None
+    """What is fitted anew for each fold of the training clips; None: there are no folds."""
 
     def __init__(
         self,
@@ -93,6 +95,15 @@ class Fitted(abc.ABC):
         if not len(self.source):
             self.note("no source clips: scored against the target clips only")
         self.fit_points()
+        if self.fold_note is not None and self.fold_note not in self.notes:
+            self.note(self.fold_note)
+
+    @property
+    def fold_note(self) -> str | None:
+        """How training clips are scored, as the last of `notes`; None if there are no folds."""
+        if self.refitted_part is None:
+            return None
+        return f"leave-one-out by {self.config.folds}-fold refit of {self.refitted_part}"
 
     @abc.abstractmethod
     def fit_points(self) -> None:
@@ -227,7 +238,8 @@ def fit(
         raise DataError(f"domains are of type {flags.dtype}: give booleans, true for target")
     if bands < 1 or points.shape[1] % bands:
         raise DataError(
-            f"embeddings hold {points.shape[1]} values, which {bands} bands cannot share"
+            f"embeddings hold {points.shape[1]} values, which {bands} bands cannot share: give "
+            "the number of bands they were made with"
         )
     if bands == 1 or config.bands == "joined":
         fitted = config.fitted(unit_length(points, config.metric), flags)

@@ -45,6 +45,10 @@ class BandWise(Fitted):
                 else:
                     self.note(f"band {i}: {note}")
 
+    @property
+    def fold_note(self) -> str | None:
+        return self._fitted[0].fold_note  # all bands have the same backend
+
     def prepared(self, embeddings: Float[np.ndarray, "M FD"]) -> Float[np.ndarray, "M FD"]:
         return embeddings
 

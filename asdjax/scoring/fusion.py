@@ -62,6 +62,11 @@ class Fusion(Backend):
             no_targets = self.target_neighbours > 0 or member.target_neighbours == 0
             found += [
                 (not isinstance(member, Fusion), f"{key}.name", "a member cannot be a fusion"),
+                (
+                    member.name in registry.choices("backend"),
+                    f"{key}.name",
+                    f"{member.name} cannot be a member: name another backend",
+                ),
                 (member.part is None, f"{key}.part", "set the part of the fusion instead"),
                 (
                     member.combine_views == "mean",
@@ -94,6 +99,7 @@ class FittedFusion(Fitted):
     """
 
     config: Fusion
+    refitted_part = "the fusion"
 
     def __init__(
         self,
@@ -131,9 +137,8 @@ class FittedFusion(Fitted):
             )
         self._spreads = standardisation.spreads(left_out, smallest=0)
         for note in dict.fromkeys(note for member in self._members for note in member.notes):
-            if note not in self.notes:
+            if note not in {*self.notes, *(member.fold_note for member in self._members)}:
                 self.note(note)
-        self.note(f"leave-one-out by {self.config.folds}-fold refit of the fusion")
 
     def score_points(self, points: Float[np.ndarray, "M FD"]) -> Float64[np.ndarray, " M"]:
         import numpy as np

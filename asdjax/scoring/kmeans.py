@@ -51,6 +51,7 @@ class FittedKMeans(Fitted):
     """
 
     config: KMeans
+    refitted_part = "k-means"
 
     def fit_points(self) -> None:
         import numpy as np
@@ -72,7 +73,6 @@ class FittedKMeans(Fitted):
         self._centres = centres
         self._target_pool = self.points[self.target]
         self.note_few(self.config.target_neighbours, len(self.target), "target_neighbours")
-        self.note(f"leave-one-out by {self.config.folds}-fold refit of k-means")
 
     def score_points(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
         import numpy as np

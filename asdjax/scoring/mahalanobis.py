@@ -42,6 +42,7 @@ class FittedMahalanobis(Fitted):
     """
 
     config: Mahalanobis
+    refitted_part = "the covariances"
 
     def fit_points(self) -> None:
         import numpy as np
@@ -65,7 +66,6 @@ class FittedMahalanobis(Fitted):
                 self.note(f"too few {name} clips for a covariance: the other domain's is used")
                 whitening = found[0]
             self._models.append((points.mean(axis=0), whitening))
-        self.note(f"leave-one-out by {self.config.folds}-fold refit of the covariances")
 
     def score_points(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
         import numpy as np

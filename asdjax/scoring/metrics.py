@@ -45,7 +45,8 @@ def pauc(
     normal, anomaly = _scores(normal_scores), _scores(anomaly_scores)
     if not (len(normal) and len(anomaly)):
         raise DataError(
-            f"an AUC needs normal and anomalous clips, found {len(normal)} and {len(anomaly)}"
+            f"an AUC needs normal and anomalous clips, found {len(normal)} and {len(anomaly)}: "
+            "add the missing ones"
         )
     is_anomaly = np.repeat([0, 1], [len(normal), len(anomaly)])
     return float(roc_auc_score(is_anomaly, np.concatenate([normal, anomaly]), max_fpr=max_fpr))
@@ -153,5 +154,5 @@ def _flags(flags: Flags, count: int, what: str) -> Bool[np.ndarray, " N"]:
     if flags.shape != (count,):
         raise DataError(f"{count} scores and {what} of shape {flags.shape}: give one per clip")
     if flags.dtype.kind not in "biu" or np.any((flags != 0) & (flags != 1)):
-        raise DataError(f"{what} must all be 0 or 1")
+        raise DataError(f"{what}: must all be 0 or 1: correct the others")
     return flags.astype(bool)

@@ -46,6 +46,7 @@ class FittedPrincipalComponents(Fitted):
     """
 
     config: PrincipalComponents
+    refitted_part = "the principal components"
 
     def fit_points(self) -> None:
         import numpy as np
@@ -64,7 +65,6 @@ class FittedPrincipalComponents(Fitted):
             count -= 1
             self.note("all principal components but one are used: with all there is no residual")
         self._components = components[:count].T
-        self.note(f"leave-one-out by {self.config.folds}-fold refit of the principal components")
 
     def score_points(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:
         import numpy as np

@@ -44,7 +44,8 @@ def fit(decision: Threshold, scores: Float64[np.ndarray, " N"]) -> float:
     scores = np.asarray(scores, np.float64)
     if not len(scores) or not (np.abs(scores) < _LARGEST).all():
         raise DataError(
-            f"a threshold needs training scores, all of them finite and below {_LARGEST:g}"
+            f"a threshold needs training scores, all of them finite and below {_LARGEST:g}: "
+            "score the training clips again"
         )
     threshold = decision.fit(scores)
     if not isinstance(threshold, float | np.floating) or not math.isfinite(threshold):

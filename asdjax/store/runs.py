@@ -23,6 +23,7 @@ import contextlib
 import csv
 import io
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ from asdjax.store.embeddings import Embeddings, MadeFrom
 from asdjax.store.manifest import Record
 from asdjax.store.run_directory import RunDirectory
 from asdjax.store.run_documents import RunDocuments
+
+COMBINED = "combined"
+"""Key of training.json, in combinations: the folders of the combined runs."""
 
 
 class Run(RunDirectory):
@@ -224,13 +228,12 @@ class Run(RunDirectory):
         machines, manifest = self._stated_machines(), self._documents.manifest
         if machines and not present(self._artefacts):
             raise ArtifactError(
-                f"{self._artefacts}: missing record of results: run asdjax extract {self.path} "
-                "again"
+                f"{self._artefacts}: missing record of results: run {self.remake()} again"
             )
         if machines and not manifest.is_current(self._machines, self._listed(machines)):
             raise ArtifactError(
                 f"{self._machines}: missing, changed since extraction, or of another choice of "
-                f"machines (section dataset of config.yaml): run asdjax extract {self.path} again"
+                f"machines (section dataset of config.yaml): run {self.remake()} again"
             )
         precisions = set()
         for view, recipe in self.embedding_recipes().items() if machines else ():
@@ -245,7 +248,7 @@ class Run(RunDirectory):
         if not machines or len(precisions) > 1:
             raise ArtifactError(
                 f"{self.path}: no embeddings, or not of all machines with the current "
-                f"configuration: run asdjax extract {self.path} first"
+                f"configuration: run {self.remake()} first"
             )
         return machines
 
@@ -270,8 +273,15 @@ class Run(RunDirectory):
             result[machine] = made_from
         return result
 
+    def remake(self) -> str:
+        """The command that makes the embeddings again: extract, or combine for a combination."""
+        if self.config().model.embeds:
+            return f"asdjax extract {self.path}"
+        members = (self.training() or {}).get(COMBINED, ("RUN", "RUN"))
+        return shlex.join(["asdjax", "combine", *members, "--out", str(self.path), "--overwrite"])
+
     def _stated_machines(self) -> list[str]:
-        remedy = f"delete it and run asdjax extract {self.path} again"
+        remedy = f"delete it and run {self.remake()} again"
         machines = read_json(self._machines, remedy) if present(self._machines) else []
         if not isinstance(machines, list) or not all(type(name) is str for name in machines):
             raise ArtifactError(f"{self._machines}: not a list of machines: {remedy}")
@@ -322,7 +332,7 @@ class Run(RunDirectory):
         """A machine's embeddings of a view; `AsdjaxError` if the file is missing or changed."""
         path = self.embeddings_path(view, machine)
         changed = ArtifactError(
-            f"{path}: missing or changed since extraction: run asdjax extract {self.path} again"
+            f"{path}: missing or changed since extraction: run {self.remake()} again"
         )
         record = self._documents.manifest.record(path)
         if record is None or record["content"] != digest(path):

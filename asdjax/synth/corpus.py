@@ -305,7 +305,9 @@ def _require_own_ground_truth(root: Path, name: str, config: SynthConfig) -> Non
     for kind, path in _ground_truth(root, name).items():
         for part in (path.parent.parent, path.parent, path):
             if part.is_symlink():
-                raise ArtifactError(f"{part}: is a link, through which synth does not write")
+                raise ArtifactError(
+                    f"{part}: is a link, through which synth does not write: name another folder"
+                )
         if not os.path.lexists(path):
             continue
         content = user_files.read_bytes(path, most=_LARGEST_TRUTH)

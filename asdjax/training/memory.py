@@ -34,7 +34,10 @@ def step_bytes(work: Plan) -> int | None:
             raise
         return None
     if memory is None:
-        raise ConfigError("the device's compiler does not tell how much memory training needs")
+        raise ConfigError(
+            "the device's compiler does not tell how much memory training needs: train without "
+            "this check"
+        )
     return int(memory.temp_size_in_bytes + memory.argument_size_in_bytes)
 
 

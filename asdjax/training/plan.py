@@ -1,6 +1,7 @@
 """What training will do: clips, classes, length, devices and batches."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, get_args, get_type_hints
 
@@ -91,6 +92,7 @@ def plan(config: Config, corpus: Corpus) -> Plan:
     index = {name: i for i, name in enumerate(classes)}
     labels = np.array([index[name] for name in names], np.int32)
     n_samples = audio.clip_samples(config.audio, corpus.headers.values())
+    _require_length(config, n_samples)
     devices = parallel.local_devices(config.train.devices)
     everywhere = len(devices) * parallel.process()[1]
     parallel.check_batch(config.train.batch_size, everywhere, config.train.accumulate)
@@ -108,6 +110,7 @@ def plan(config: Config, corpus: Corpus) -> Plan:
         if not config.train.allow_one_class:
             raise ConfigError(_one_class(clips, classes[0], config.dataset.label))
         notes.append(f"all training clips are of one class ({classes[0]}): nothing is learned")
+    notes += _lone_clips(labels, classes, config)
     notes += _far_lengths(clips, corpus, n_samples, config)
     if config.augment.spec_augment.probability and not config.model.augmentations(config.augment):
         notes.append(f"augment.spec_augment: {config.model.name} does not apply it")
@@ -140,6 +143,25 @@ def plan(config: Config, corpus: Corpus) -> Plan:
     return dataclasses.replace(work, notes=tuple(notes))
 
 
+def require_possible(config: Config, corpus: Corpus) -> None:
+    """Raise what stands in the way of training whatever the classes are, before they are made."""
+    dataset = dataclasses.replace(config.dataset, label="machine_section")
+    train = dataclasses.replace(config.train, allow_one_class=True, validation=0.0)
+    plan(dataclasses.replace(config, dataset=dataset, train=train), corpus)
+
+
+def _require_length(config: Config, n_samples: int) -> None:
+    """Raise `AsdjaxError` if the network cannot process clips of this length."""
+    rate, model = config.audio.sample_rate, config.model
+    least = max(model.shortest, model.shortest_input(rate))
+    if n_samples < least:
+        raise ConfigError(
+            f"audio.clip_seconds: clips of {n_samples} samples are too short for {model.name}, "
+            f"which needs {least}: set it to {math.ceil(100 * least / rate) / 100:g} or more "
+            "(shorter clips are repeated to that length)"
+        )
+
+
 def _one_class(clips: Sequence[dcase.Clip], name: str, chosen: str) -> str:
     """Why one class trains nothing, and the ways out."""
     labels = [
@@ -153,6 +175,19 @@ def _one_class(clips: Sequence[dcase.Clip], name: str, chosen: str) -> str:
         f"(the loss is 0): use asdjax fit, which needs no training, add machines{other}, or take "
         "the recipe beats_frozen, which trains nothing (train.allow_one_class trains all the same)"
     )
+
+
+def _lone_clips(labels: np.ndarray, classes: Sequence[str], config: Config) -> list[str]:
+    """Which classes have a single training clip."""
+    alone = np.flatnonzero(np.bincount(labels) == 1)
+    if not len(alone) or config.model.trains_nothing:
+        return []
+    ways = {"machine_section": "add clips", "pseudo": "lower dataset.pseudo.clusters"}
+    way = ways.get(config.dataset.label, "set dataset.label to a coarser one")
+    return [
+        f"{len(alone)} of {len(classes)} classes have a single training clip, which is learned by "
+        f"heart (the first: {classes[alone[0]]}): {way}"
+    ]
 
 
 def _far_lengths(

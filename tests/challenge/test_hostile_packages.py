@@ -24,6 +24,7 @@ from support.permissions import permissions
 from asdjax import cli
 from asdjax.challenge import package_files, submission
 from asdjax.errors import AsdjaxError
+from asdjax.files import user_files
 
 # folders
 
@@ -66,7 +67,7 @@ def test_folders_without_permission(system, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(type(system), "iterdir", refuse)
-    assert error(system) == f"{system}: cannot be read (Permission denied)"
+    assert error(system) == user_files.unreadable(system, PermissionError(13, "Permission denied"))
 
 
 def test_large_folders(system, tmp_path):
@@ -127,7 +128,8 @@ def test_ground_truth_without_permission_is_not_reported_as_missing(open_folder,
         (open_folder / half / "ground_truth_fan_section_00_test.csv").write_text("a.wav,1\n")
     with permissions(open_folder, mode), pytest.raises(AsdjaxError) as refusal:
         submission.read_truth(open_folder)
-    wanted = f"{open_folder / 'ground_truth_data'}: cannot be read (Permission denied)"
+    denied = PermissionError(13, "Permission denied")
+    wanted = user_files.unreadable(open_folder / "ground_truth_data", denied)
     assert str(refusal.value) == wanted
 
 

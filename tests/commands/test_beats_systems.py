@@ -54,6 +54,17 @@ def parts(adaptation, **model):
     return leaves(params), leaves(trained), leaves(frozen)
 
 
+@pytest.mark.parametrize("verb", ["check", "train"])
+def test_clips_that_are_too_short_are_refused_before_compiling(verb, corpus_root, tmp_path, capsys):
+    run = [] if verb == "check" else ["--run", str(tmp_path / "run")]
+    options = ["--data", str(corpus_root), "--audio.clip-seconds", "0.1"]
+    assert main([verb, str(TINY), *options, *run]) == 1
+    said = capsys.readouterr().err
+    assert "audio.clip_seconds: clips of 1600 samples are too short for beats, which needs" in said
+    assert "set it to 0.18 or more" in said
+    assert "compiling" not in said and "training on" not in said
+
+
 @pytest.mark.parametrize("platform, fused", [("gpu", True), ("cpu", False), ("tpu", False)])
 def test_the_devices_in_use_choose_the_kernels_of_training(platform, fused):
     """Not JAX's default; the configuration, which the run keeps, stays as it is."""

@@ -1,6 +1,7 @@
 """asdjax combine: several runs' scores become one run's."""
 
 import dataclasses
+import shlex
 
 import numpy as np
 import pytest
@@ -134,6 +135,33 @@ def test_a_second_start_writes_nothing_and_other_scores_need_overwrite(
     assert cli.main(arguments) == 1
     assert "use --overwrite" in capsys.readouterr().err
     assert cli.main([*arguments, "--overwrite"]) == 0
+
+
+def test_overwriting_keeps_the_decision_and_says_what_changes(members, tmp_path, capsys):
+    out = tmp_path / "both"
+    arguments = ["combine", *(str(run.path) for run in members), "--out", str(out)]
+    assert cli.main(arguments) == 0
+    assert cli.main(["score", str(out), "--decision.level", "0.7"]) == 0
+    capsys.readouterr()
+    assert cli.main([*arguments, "--how", "rank", "--overwrite"]) == 0
+    config = Run(out).config()
+    assert (config.decision.level, config.backend.combine) == (0.7, "rank")
+    said = capsys.readouterr().err
+    assert f"{out}: changed by this command: backend.combine: mean -> rank\n" in said
+
+
+def test_a_damaged_combination_is_made_again_as_its_refusal_says(members, tmp_path):
+    out = tmp_path / "both"
+    arguments = ["combine", *(str(run.path) for run in members), "--out", str(out)]
+    assert cli.main(arguments) == 0
+    embeddings = Run(out).embeddings_path("raw", "fan")
+    before = embeddings.read_bytes()
+    embeddings.write_bytes(before[:-4])
+    with pytest.raises(AsdjaxError, match="asdjax combine .* --overwrite again") as refusal:
+        Run(out).read_embeddings("raw", "fan")
+    command = str(refusal.value).partition("run asdjax ")[2].removesuffix(" again")
+    assert cli.main(shlex.split(command)) == 0
+    assert embeddings.read_bytes() == before
 
 
 def test_runs_that_do_not_fit_are_refused(members, tmp_path, rng):

@@ -406,7 +406,9 @@ def test_folders_that_may_not_be_listed_or_entered_are_named(open_folder, mode, 
     with permissions(open_folder / name, mode), pytest.raises(AsdjaxError) as refusal:
         sound_search.find([open_folder], "embed")
     assert str(refusal.value).startswith(f"{open_folder / name}")
-    assert str(refusal.value).endswith(": cannot be read (Permission denied)")
+    assert str(refusal.value).endswith(
+        ": cannot be read (Permission denied): make it readable, or name another"
+    )
 
 
 def test_pipes_and_devices_among_the_inputs(weights, rng, tmp_path, capsys):
@@ -612,7 +614,8 @@ def test_where_nothing_can_be_written(weights, rng, tmp_path, capsys, monkeypatc
     assert f"{file} is not a" in refused(capsys, path, file, "--out", file / "e.npz")
     folder = tmp_path / "folder.npz"
     folder.mkdir()
-    assert "folder.npz: exists" in refused(capsys, path, file, "--out", folder, "--overwrite")
+    said = refused(capsys, path, file, "--out", folder, "--overwrite")
+    assert "folder.npz: is not a regular file" in said
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     sentence = refused(capsys, path, file, "--out", tmp_path / "e.parquet")
     assert "pip install 'asdjax[parquet]'" in sentence

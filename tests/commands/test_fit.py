@@ -430,7 +430,9 @@ def test_short_recordings_are_repeated_for_a_network(tmp_path, capsys, monkeypat
         main(args)
     assert "are repeated to the 4.48 s" in capsys.readouterr().err
     assert main([*args, "--clip-seconds", "2"]) == 2
-    assert "--clip-seconds 2: a network needs 4.48" in capsys.readouterr().err
+    assert (
+        "--clip-seconds 2: too short for a network: give at least 4.48" in capsys.readouterr().err
+    )
 
 
 def test_conditions_that_cannot_be_told_apart(tmp_path, capsys):

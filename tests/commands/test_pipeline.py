@@ -112,6 +112,13 @@ def test_a_rule_chosen_by_score_is_named_when_the_recipe_s_is_used_again(
     (said,) = [x for x in capsys.readouterr().err.splitlines() if "changed by this command" in x]
     assert "decision.method: conformal -> quantile" in said and "level: 0.8 -> 0.9" in said
     assert Run(run_copy).config().decision.method == "quantile"
+    fusion = "{name: fusion, members: [mahalanobis, kmeans]}"
+    assert main(["score", str(run_copy), "--backend", fusion]) == 0
+    capsys.readouterr()
+    assert main(args) == 0
+    (said,) = [x for x in capsys.readouterr().err.splitlines() if "changed by this command" in x]
+    assert "backend.name: fusion -> nearest_neighbours" in said and "backend.members" in said
+    assert len(said) < 400 and "kmeans_clusters" not in said
 
 
 @pytest.mark.parametrize("verb", ["score", "evaluate", "compare", "submit", "report"])
@@ -553,7 +560,7 @@ def test_wrong_use(args, code, words, capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("override", "code", "words"),
     [
-        (["--audio.clip-seconds", "0.1"], 1, "too short for MultiResNet"),
+        (["--audio.clip-seconds", "0.1"], 1, "too short for multiresnet"),
         (["--train.epochs", "0"], 2, "train.epochs: must be at least 1"),
         (["--train.batch-size", "1000", "--train.drop-last"], 1, "train.batch_size"),
         (["--dataset.train-machines", "pump"], 1, "pump"),

@@ -7,7 +7,9 @@ import shutil
 import numpy as np
 import pytest
 from conftest import TESTS
+from support.scored_runs import make_run, score_rows
 
+from asdjax.cli import main
 from asdjax.commands.pseudo_labels import labelled
 from asdjax.commands.train import train
 from asdjax.config import recipe as configs
@@ -60,6 +62,40 @@ def recipe():
         Config().dataset, label="pseudo", pseudo=PseudoLabelConfig(clusters=3)
     )
     return dataclasses.replace(Config(), dataset=dataset)
+
+
+def test_what_is_refused_is_refused_before_pseudo_labels_are_made(data, recipe, capsys):
+    short = dataclasses.replace(recipe.audio, clip_seconds=0.05)
+    large = dataclasses.replace(recipe.train, batch_size=999, drop_last=True)
+    for changes, what in (({"audio": short}, "too short for"), ({"train": large}, "batch_size")):
+        changed = dataclasses.replace(recipe, **changes)
+        with pytest.raises(AsdjaxError, match=what):
+            labelled(open_corpus(data, changed), changed)
+    assert "pseudo-classes" not in capsys.readouterr().err
+
+
+def test_other_settings_are_refused_before_pseudo_labels_are_made(data, tmp_path, rng, capsys):
+    run = make_run(tmp_path / "run", {"fan": score_rows(rng, "fan")}, seed=3)
+    arguments = [str(TINY), "--data", str(data), "--run", str(run.path)]
+    for verb in "train", "run":
+        assert main([verb, *arguments, "--dataset.label", "pseudo"]) == 1
+        said = capsys.readouterr().err
+        assert "begun with other settings" in said and "pseudo-classes" not in said
+
+
+def test_classes_of_one_clip_are_said(data, recipe):
+    corpus = labelled(open_corpus(data, recipe), recipe)
+
+    def note_with(classes):
+        pseudo = dataclasses.replace(corpus.pseudo, classes=classes)
+        notes = plan(recipe, dataclasses.replace(corpus, pseudo=pseudo)).notes
+        return [note for note in notes if "have a single training clip" in note]
+
+    two = {path: f"fan/00/pseudo_0{i % 2}" for i, path in enumerate(corpus.pseudo.classes)}
+    assert note_with(two) == []
+    (note,) = note_with({**two, next(iter(two)): "fan/00/pseudo_99"})
+    assert note.startswith("1 of 3 classes") and "(the first: fan/00/pseudo_99)" in note
+    assert note.endswith("lower dataset.pseudo.clusters")
 
 
 def test_only_clips_without_attributes_get_pseudo_labels(data, recipe):

@@ -152,6 +152,18 @@ def test_package_of_one_run(run, tmp_path, capsys):
     assert "the challenge would refuse it: " in said and str(out) in said  # 8 clips, not 200
 
 
+def test_a_package_ends_as_its_verification_does(scored, tmp_path, capsys):
+    """Also one that the challenge would refuse, for want of machines: the package has no fault."""
+    out = tmp_path / "out"
+    scored.write_training({**scored.training(), "parameters": 9, "trained_parameters": 9})
+    assert main(["submit", str(scored.path), "--info", str(INFO), "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "the challenge would refuse it" in said.err
+    assert said.out.endswith("_task2.zip: made; no faults in the package itself\n")
+    assert main(["submit", "--verify", str(out)]) == 0
+    assert capsys.readouterr().out.endswith("\nno faults in the package itself\n")
+
+
 def test_zip_layout_and_equal_bytes(run, other, tmp_path):
     package = submit([run, other], INFO, tmp_path / "out")
     with zipfile.ZipFile(package) as archive:

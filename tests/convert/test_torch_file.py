@@ -2,6 +2,7 @@ import builtins
 import hashlib
 import json
 import mmap
+import os
 import shutil
 import struct
 import time
@@ -20,6 +21,7 @@ from support import torch_writer
 from support.torch_reading import leaves, refusal, same_bits
 from support.torch_writer import tensor, write, write_pickle
 
+from asdjax.convert import weights_file
 from asdjax.convert.torch_file import read, sha256
 from asdjax.errors import AsdjaxError
 
@@ -305,10 +307,17 @@ def test_old_containers_refused(tmp_path):
 
 
 def test_unreadable(tmp_path):
-    for path in (tmp_path / "missing.pt", tmp_path):
-        assert "cannot be read" in refusal(path)
-        with pytest.raises(AsdjaxError, match="cannot be read"):
-            sha256(path)
+    os.mkfifo(tmp_path / "fifo")
+    for path, words in (
+        (tmp_path / "missing.pt", "cannot be read"),
+        (tmp_path, "is a directory"),
+        (tmp_path / "fifo", "is a FIFO"),
+        (Path("/dev/zero"), "is a device"),
+    ):
+        assert words in refusal(path)
+        for read_it in sha256, weights_file.is_safetensors:
+            with pytest.raises(AsdjaxError, match=f"^{path}: {words}"):
+                read_it(path)
     (tmp_path / "text.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     assert "not a PyTorch checkpoint" in refusal(tmp_path / "text.pt")
 

@@ -122,11 +122,21 @@ def test_a_stream_s_header_makes_no_other_clip(root):
 def test_one_other_sample_makes_another_clip(tmp_path, rng, subtype, place):
     samples = rng.uniform(-0.5, 0.5, (10_000, 2))
     write(tmp_path / TRAIN.format("fan", 0), samples, subtype=subtype)
-    samples[place, 1] += 0.1
+    samples[place, 0] += 0.1
     write(tmp_path / TRAIN.format("fan", 1), samples, subtype=subtype)
     assert problems(tmp_path) == {}
     shutil.copy(tmp_path / TRAIN.format("fan", 1), tmp_path / TRAIN.format("fan", 2))
     assert problems(tmp_path) == {TRAIN.format("fan", 2): "copy"}
+
+
+def test_the_channel_in_use_alone_is_compared(root):
+    """Embeddings of the near channel would be equal, whatever the far one has."""
+    samples, _ = soundfile.read(root / TEST.format("fan", "normal", 0), dtype="int16")
+    samples[:, 1] //= 3
+    write(root / TEST.format("fan", "normal", 7), samples)
+    assert problems(root) == {TEST.format("fan", "normal", 7): "copy"}
+    found, _ = corpus.survey(root, DatasetConfig(edition="dcase2026"), AudioConfig(channel="far"))
+    assert found.problems == ()
 
 
 def test_equal_bytes_of_other_channels_are_other_sound(tmp_path, rng):

@@ -204,6 +204,13 @@ def test_clips_and_hidden_files_are_not_reported_as_unused(root):
     assert unused(root) == {}
 
 
+def test_hidden_clips_and_machines_are_reported(root):
+    touch(root, f"fan/train/.{TRAIN}", f".pump/test/{TRAIN}", f"fan/train/._{TRAIN}")
+    found = unused(root)
+    assert {folder: files for folder, (files, _) in found.items()} == {"fan/train": 1, ".pump": 0}
+    assert all("begins with a dot" in why for _, why in found.values())
+
+
 def test_the_error_for_no_clips_names_what_was_found(tmp_path):
     touch(tmp_path, f"ds/fan/train/{TRAIN}")
     with pytest.raises(DataError, match="no clips.*ds/fan is too deep.*/ds as the root"):

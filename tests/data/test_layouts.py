@@ -56,7 +56,9 @@ def test_folders_of_machines(tmp_path, caplog):
         "hall/saw/Test/normal 3.wav": ("hall_saw", "test", None, ""),
     }
     assert not found.problems and found.edition == "own"
-    assert [(u.folder, u.files) for u in found.unused] == [("notes", 1)]
+    assert [(u.folder, u.files, u.why.partition(": ")[2]) for u in found.unused] == [
+        ("notes", 1, ""), ("pump 7/normal", 0, "1 .txt, 1 hidden")
+    ]  # fmt: skip
     assert "read as folders of machines of your own" in caplog.text
 
 

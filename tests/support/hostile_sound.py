@@ -195,6 +195,17 @@ def pages(content: bytes) -> list[bytes]:
     return [b"OggS" + page for page in others]
 
 
+def timed(page: bytes, time: int) -> bytes:
+    """A page of an Ogg file with another time (granule position), and the checksum of that."""
+    blank = page[:6] + struct.pack("<q", time) + page[14:22] + bytes(4) + page[26:]
+    crc = 0
+    for byte in blank:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = crc << 1 ^ (0x104C11DB7 if crc >> 31 else 0)
+    return blank[:22] + struct.pack("<I", crc) + blank[26:]
+
+
 APE = (
     b"APETAGEX" + struct.pack("<IIII8x", 2000, 72, 1, 0xA0000000) + bytes(40)
     + b"APETAGEX" + struct.pack("<IIII8x", 2000, 72, 1, 0x80000000)
@@ -224,6 +235,16 @@ def other_formats() -> Iterator[tuple[str, bytes, str]]:
         ("chained Opus", opus + opus, "unreadable"),
         ("Ogg of two kinds", ogg + opus, "unreadable"),
         ("Ogg with a damaged page", bytes(damaged), "unreadable"),
+        *(
+            (f"Ogg {name}, of {subtype}", b"".join([*others, timed(last, time)]), "wrong_length")
+            for subtype, content in (("Vorbis", ogg), ("Opus", opus))
+            for *others, last in [pages(content)]
+            for name, time in (
+                ("whose last page has no time", -1),
+                ("whose last page ends where it begins",
+                 struct.unpack("<q", others[-1][6:14])[0] + 1),
+            )
+        ),
         ("Ogg without a page", b"".join(pages(ogg)[:-2] + pages(ogg)[-1:]), "unreadable"),
         ("Ogg without its last page", b"".join(pages(ogg)[:-1]), "truncated"),
         ("FLAC that states too little", flac(1000), "wrong_length"),
