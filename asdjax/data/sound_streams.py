@@ -243,18 +243,62 @@ def _coded(number: int) -> bytes:
 
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _FIRST_PAGE, _LAST_PAGE, _NO_GRANULE = 2, 4, 2**64 - 1
-_PACKET = {b"\x01vorbis": 8192, b"OpusHead": 5760}  # samples of a packet at most
+_MOST_SKIPPED = 12_000  # samples at 48 kHz at the beginning of Opus; encoders have up to 3840
+_OPUS_FRAME = (480, 960, 1920, 2880) * 3 + (480, 960) * 2 + (120, 240, 480, 960) * 4
+
+
+class _Opus:
+    """Lengths of Opus packets, in samples at 48 kHz (RFC 6716, section 3.1)."""
+
+    def __init__(self) -> None:
+        self.longest, self._headers = 0, 2
+
+    def samples(self, packet: bytes) -> int:
+        """Of the next packet."""
+        if self._headers or not packet:
+            self._headers = max(0, self._headers - 1)
+            return 0
+        count = (1, 2, 2, packet[1] & 63 if len(packet) > 1 else 0)[packet[0] & 3]
+        samples = count * _OPUS_FRAME[packet[0] >> 3]
+        self.longest = max(self.longest, samples)
+        return samples
+
+
+class _Vorbis:
+    """Lengths of Vorbis packets in samples (Vorbis I, section 4.3).
+
+    A packet's block and the one before overlap by half of each. The modes are those of all known
+    encoders: the first for short blocks, the second for long ones.
+    """
+
+    def __init__(self, short: int, long: int) -> None:
+        self.longest = long // 2
+        self._blocks, self._before, self._headers = (short, long), 0, 3
+
+    def samples(self, packet: bytes) -> int:
+        """Of the next packet."""
+        if self._headers or not packet or packet[0] & 1:  # not sound
+            self._headers = max(0, self._headers - 1)
+            return 0
+        short, long = self._blocks
+        block = long if packet[0] & 2 or short == long else short
+        samples = (self._before + block) // 4 if self._before else 0
+        self._before = block
+        return samples
 
 
 def ogg(file: BinaryIO, size: int, path: Path) -> Layout:
     """The layout of an Ogg file of one Vorbis or Opus stream, after a check of all its pages.
 
+    A decoder returns what the pages' times (granule positions) state, so they must be the sums of
+    the packets' lengths. The last may be less by a part of a packet: the encoder's padding.
+
     Raises:
-        FaultyFile: another stream, several streams, a damaged or missing page, or an impossible
-            time.
+        FaultyFile: another stream, several streams, a damaged or missing page, or a wrong time.
     """
-    place = packets = granule = number = 0
-    serial, flags, most, least = None, 0, 0, 0
+    place = number = total = missing = 0
+    serial, flags, begun = None, 0, b""
+    packets: _Vorbis | _Opus | None = None
     file.seek(0)
     while place < size:
         page = file.read(27)
@@ -271,13 +315,8 @@ def ogg(file: BinaryIO, size: int, path: Path) -> Layout:
         if _ogg_checksum(blank) != int.from_bytes(page[22:26], "little"):
             reason = f"the page at byte {place} does not match its checksum: restore the file"
             raise fault(path, "unreadable", reason)
-        if serial is None:
-            serial = page[14:18]
-            most = next((n for start, n in _PACKET.items() if content.startswith(start)), 0)
-            if not most:
-                reason = "an Ogg file of other than Vorbis or Opus sound: convert it to WAV"
-                raise fault(path, "unreadable", reason)
-            least = _least_of_packet(content)
+        if packets is None:
+            serial, packets = page[14:18], _ogg_packets(content, path)
         elif serial != page[14:18] or page[5] & _FIRST_PAGE or flags & _LAST_PAGE:
             reason = "several Ogg streams, of which only one would be read: split the file"
             raise fault(path, "unreadable", reason)
@@ -285,29 +324,44 @@ def ogg(file: BinaryIO, size: int, path: Path) -> Layout:
             reason = f"a page is missing before byte {place}: restore the file"
             raise fault(path, "unreadable", reason)
         flags, number = page[5], number + 1
-        complete = sum(length < 255 for length in lengths)
-        packets += complete
-        end = int.from_bytes(page[6:14], "little")
-        # A decoder drops what is behind the last page's time: more than its last packets is lost.
-        first = granule + (packets - 2) * least if flags & _LAST_PAGE else granule
-        possible = max(granule, first) <= end <= granule + (packets + 1) * most
-        if not possible if end != _NO_GRANULE else complete:
-            reason = f"the page at byte {place} has an impossible time: restore the file"
+        *whole, begun = _ogg_divided(lengths, content, begun)
+        timed = (end := int.from_bytes(page[6:14], "little")) != _NO_GRANULE
+        wrong = bool(whole) and (missing > 0 or not timed)
+        total += sum(map(packets.samples, whole))
+        if timed:
+            missing = total - end
+            wrong |= not 0 <= missing < max(packets.longest, 1)
+        if wrong:
+            reason = f"the page at byte {place} has an impossible time: {_CONVERT}"
             raise fault(path, "wrong_length", reason)
-        if end != _NO_GRANULE:
-            granule, packets = end, 0
         place += len(blank)
     if not flags & _LAST_PAGE:
         raise fault(path, "truncated", _CUT_OFF)
     return Layout()
 
 
-def _least_of_packet(header: bytes) -> int:
-    """Samples of a packet at least: half a short block of Vorbis, 2.5 ms at 48 kHz of Opus."""
-    if header.startswith(b"OpusHead"):
-        return 120
-    short = header[28] & 15 if len(header) > 28 else 0  # the exponent of the block's length
-    return 1 << short >> 1
+def _ogg_divided(lengths: bytes, content: bytes, begun: bytes) -> list[bytes]:
+    """The beginnings of the packets that end in a page, and of one that does not (or nothing)."""
+    packets, place = [begun], 0
+    for length in lengths:
+        packets[-1] = packets[-1] or content[place : place + min(length, 2)]
+        place += length
+        if length < 255:
+            packets.append(b"")
+    return packets
+
+
+def _ogg_packets(first: bytes, path: Path) -> _Vorbis | _Opus:
+    """The lengths of packets, by the first packet of a stream."""
+    if first.startswith(b"OpusHead") and len(first) >= 19:
+        if int.from_bytes(first[10:12], "little") > _MOST_SKIPPED:
+            reason = f"sound that is not to be heard at its beginning: {_CONVERT}"
+            raise fault(path, "wrong_length", reason)
+        return _Opus()
+    if first.startswith(b"\x01vorbis") and len(first) >= 30:
+        return _Vorbis(1 << (first[28] & 15), 1 << (first[28] >> 4))
+    reason = "an Ogg file of other than Vorbis or Opus sound: convert it to WAV"
+    raise fault(path, "unreadable", reason)
 
 
 def _ogg_checksum(page: bytes) -> int:

@@ -206,6 +206,24 @@ def timed(page: bytes, time: int) -> bytes:
     return blank[:22] + struct.pack("<I", crc) + blank[26:]
 
 
+def mistimed(found: list[bytes]) -> Iterator[tuple[int, int | None, list[bytes]]]:
+    """Of each page with sound another time (None: no time), of which a decoder would lose some."""
+    times = [struct.unpack("<q", page[6:14])[0] for page in found]
+    for i, time in enumerate(times):
+        last = i == len(times) - 1
+        for off in (1024, -1024, None) if last else (1, -1, None):
+            new = -1 if off is None else time + off
+            if time > 0:
+                yield i, off, [*found[:i], timed(found[i], new), *found[i + 1 :]]
+
+
+def skipping(found: list[bytes], samples: int) -> bytes:
+    """An Opus file whose first samples are not to be heard."""
+    head = bytearray(found[0])
+    head[38:40] = struct.pack("<H", samples)
+    return b"".join([timed(bytes(head), 0), *found[1:]])
+
+
 APE = (
     b"APETAGEX" + struct.pack("<IIII8x", 2000, 72, 1, 0xA0000000) + bytes(40)
     + b"APETAGEX" + struct.pack("<IIII8x", 2000, 72, 1, 0x80000000)
@@ -236,15 +254,11 @@ def other_formats() -> Iterator[tuple[str, bytes, str]]:
         ("Ogg of two kinds", ogg + opus, "unreadable"),
         ("Ogg with a damaged page", bytes(damaged), "unreadable"),
         *(
-            (f"Ogg {name}, of {subtype}", b"".join([*others, timed(last, time)]), "wrong_length")
+            (f"{subtype}, page {i} off by {off}", b"".join(changed), "wrong_length")
             for subtype, content in (("Vorbis", ogg), ("Opus", opus))
-            for *others, last in [pages(content)]
-            for name, time in (
-                ("whose last page has no time", -1),
-                ("whose last page ends where it begins",
-                 struct.unpack("<q", others[-1][6:14])[0] + 1),
-            )
+            for i, off, changed in mistimed(pages(content))
         ),
+        ("Opus that skips its beginning", skipping(pages(opus), 60_000), "wrong_length"),
         ("Ogg without a page", b"".join(pages(ogg)[:-2] + pages(ogg)[-1:]), "unreadable"),
         ("Ogg without its last page", b"".join(pages(ogg)[:-1]), "truncated"),
         ("FLAC that states too little", flac(1000), "wrong_length"),
