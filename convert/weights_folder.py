@@ -175,7 +175,7 @@ def write(
             "probe": [float(value) for value in values],
             "version": __version__,
         }
-        documents.write_json(partial / file, {"schema": described, **document})
+        converted_weights.write_description(partial / file, {"schema": described, **document})
     return document
 
 

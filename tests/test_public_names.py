@@ -3,7 +3,6 @@
 import dataclasses
 import doctest
 import inspect
-import json
 from pathlib import Path
 
 import jax
@@ -58,7 +57,7 @@ def place(tmp_path_factory, corpus_root):
         "digest": digest(weights),
         "encoder": to_tree(SMALL),
     }
-    (folder_of_weights / converted_weights.DOCUMENT).write_text(json.dumps(document))
+    converted_weights.write_description(folder_of_weights / converted_weights.DOCUMENT, document)
     return root
 
 

@@ -209,18 +209,25 @@ def _archives(read: _ReadFolders) -> Iterator[Unused]:
 
 
 def _hidden(read: _ReadFolders) -> Iterator[Unused]:
-    """Machines and clips whose names begin with a dot; macOS has files ._NAME beside NAME."""
+    """Folders and clips whose names begin with a dot; macOS has files ._NAME beside NAME."""
     why = "the name begins with a dot: rename it if it is one of the data set"
-    for base in _bases(read.root):
-        for name in sorted(os.listdir(base)):
-            inside = (os.path.isdir(base / name / split) for split in SPLITS)
-            if name.startswith(".") and any(inside):
-                yield Unused(read.name(base / name), 0, why, lost=False)
-    for split in read.splits:
+    for folder in [*_bases(read.root), *sorted(read.machines), *sorted(read.splits)]:
         with contextlib.suppress(OSError):  # said of the folder itself
-            names = [name[1:] for name in os.listdir(split) if name.startswith(".")]
-            if clips := sum(_is_audio(name) and bool(_CLIP.match(name)) for name in names):
-                yield Unused(read.name(split), clips, why, lost=False)
+            names = [name for name in sorted(os.listdir(folder)) if name.startswith(".")]
+            for name in filter(lambda name: _holds_clips(folder / name), names):
+                yield Unused(read.name(folder / name), 0, why, lost=False)
+            clips = [name for name in names if _is_audio(name) and _CLIP.match(name[1:])]
+            if clips and folder in read.splits:
+                yield Unused(read.name(folder), len(clips), why, lost=False)
+
+
+def _holds_clips(folder: Path) -> bool:
+    """Whether a folder has clips by their names, or `train` or `test`."""
+    try:
+        names = os.listdir(folder)
+    except OSError:  # no folder, or not to be read
+        return False
+    return any(name in SPLITS or _CLIP.match(name) for name in names)
 
 
 def _packed_split(folder: Path, name: str) -> str | None:

@@ -19,6 +19,7 @@ SCHEMA = "asdjax.beats/1"
 DOCUMENT, WEIGHTS, PREDICTOR = "beats.json", "weights", "predictor"
 ENCODER_DOCUMENT = "encoder.json"
 HOW = "asdjax convert beats BEATs_iter3.pt FOLDER"
+_SEAL = "description_digest"
 
 
 SCHEMAS: Mapping[str, str] = {DOCUMENT: SCHEMA, ENCODER_DOCUMENT: "asdjax.encoder/1"}
@@ -81,7 +82,24 @@ def read(path: Path) -> Pretrained:
     for possible, key, what in encoder.checks():
         if not possible:
             raise ArtifactError(f"{file}: {key}: {what}: convert again")
+    if document.get(_SEAL) != _seal(document):
+        raise ArtifactError(f"{file}: was changed, or is of an earlier version: convert again")
     return Pretrained(path, encoder, document["digest"], document, name, found[0])
+
+
+def write_description(file: Path, document: Mapping[str, Any]) -> None:
+    """Write the description of converted weights, with a digest of its content.
+
+    Args:
+        file: in the folder; its name is one of `SCHEMAS`.
+        document: its content.
+    """
+    documents.write_json(file, {**document, _SEAL: _seal(document)})
+
+
+def _seal(document: Mapping[str, Any]) -> str:
+    """The digest of a description's content."""
+    return documents.fingerprint({k: v for k, v in document.items() if k != _SEAL})
 
 
 def _has_weights(name: str) -> bool:

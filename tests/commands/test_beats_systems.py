@@ -245,7 +245,7 @@ def test_a_lora_checkpoint_holds_what_trains_and_the_hash_of_the_rest(
     moved = shutil.copytree(path, tmp_path / "moved")
     document = json.loads((moved / converted_weights.DOCUMENT).read_text())
     document["digest"] = "0" * 32
-    (moved / converted_weights.DOCUMENT).write_text(json.dumps(document))
+    converted_weights.write_description(moved / converted_weights.DOCUMENT, document)
     elsewhere = dataclasses.replace(
         run.config(), model=dataclasses.replace(run.config().model, weights=str(moved))
     )

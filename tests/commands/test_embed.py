@@ -69,7 +69,7 @@ def convert(path, **changes):
         predictor = {"predictor": whole["predictor"]}
         save_weights(path / converted_weights.PREDICTOR, predictor)
         document["predictor_digest"] = digest(predictor)
-    (path / converted_weights.DOCUMENT).write_text(json.dumps(document))
+    converted_weights.write_description(path / converted_weights.DOCUMENT, document)
     return whole
 
 
@@ -672,8 +672,8 @@ def test_embeddings_that_are_not_finite(tmp_path, rng, capsys):
     shutil.rmtree(path / converted_weights.WEIGHTS)
     save_weights(path / converted_weights.WEIGHTS, weights)
     document = json.loads((path / converted_weights.DOCUMENT).read_text())
-    (path / converted_weights.DOCUMENT).write_text(
-        json.dumps(document | {"digest": digest(weights)})
+    converted_weights.write_description(
+        path / converted_weights.DOCUMENT, document | {"digest": digest(weights)}
     )
     file = write(tmp_path / "a.wav", noise(rng, 4000))
     assert run(path, file, "--out", tmp_path / "e.npz") == 1

@@ -121,14 +121,14 @@ def test_verify_hears_another_scale_of_distances(tmp_path, capsys):
     document = json.loads(file.read_text())
     distance = document["encoder"]["max_distance"]
     document["encoder"]["max_distance"] = distance // 2
-    file.write_text(json.dumps(document))
+    converted_weights.write_description(file, document)
     assert "the probe's embedding differs by" in refused(capsys, "verify", folder)
     document["encoder"]["max_distance"] = 1
-    file.write_text(json.dumps(document))
+    converted_weights.write_description(file, document)
     assert "max_distance: too small" in refused(capsys, "verify", folder)
     document["encoder"]["max_distance"] = distance
     for probe in (["a"], [[0.5]], [0.0] * len(document["probe"])):
-        file.write_text(json.dumps(document | {"probe": probe}))
+        converted_weights.write_description(file, document | {"probe": probe})
         assert "no embedding of the probe" in refused(capsys, "verify", folder)
 
 
@@ -210,10 +210,10 @@ def test_verify_finds_what_was_changed(tiny, tmp_path, capsys):
     assert "the weights have changed" in refused(capsys, "verify", folder)
     file = folder / "beats.json"
     document = json.loads(file.read_text()) | {"digest": digest(weights)}
-    file.write_text(json.dumps(document))
+    converted_weights.write_description(file, document)
     assert "the probe's embedding differs by" in refused(capsys, "verify", folder)
     for probe in ([], None, [0.5], "x"):
-        file.write_text(json.dumps(document | {"probe": probe}))
+        converted_weights.write_description(file, document | {"probe": probe})
         assert "no embedding of the probe" in refused(capsys, "verify", folder)
     assert "not a folder of converted weights" in refused(capsys, "verify", tmp_path)
 

@@ -211,7 +211,7 @@ def test_a_damaged_description_is_refused(tiny, tmp_path):
         ({"schema": "asdjax.beats/1"}, "not written by this version"),
         ({"encoder": document["encoder"] | {"heads": 5}}, "must divide width"),
     ):
-        (tmp_path / "encoder.json").write_text(json.dumps(document | change))
+        converted_weights.write_description(tmp_path / "encoder.json", document | change)
         with pytest.raises(AsdjaxError, match=words):
             converted_weights.read(tmp_path)
     (tmp_path / "beats.json").write_text("{}")

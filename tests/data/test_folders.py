@@ -211,6 +211,13 @@ def test_hidden_clips_and_machines_are_reported(root):
     assert all("begins with a dot" in why for _, why in found.values())
 
 
+@pytest.mark.parametrize("place", ["fan/.train", "fan/test/.sub", ".more", "fan/.old/train"])
+def test_hidden_folders_with_clips_are_reported(root, place):
+    touch(root, f"{place}/{TRAIN}")
+    ((folder, (_, why)),) = unused(root).items()
+    assert place.startswith(folder) and "begins with a dot" in why
+
+
 def test_the_error_for_no_clips_names_what_was_found(tmp_path):
     touch(tmp_path, f"ds/fan/train/{TRAIN}")
     with pytest.raises(DataError, match="no clips.*ds/fan is too deep.*/ds as the root"):

@@ -53,13 +53,17 @@ def test_faulty_folders(folder, tmp_path):
         ({"encoder": {"conv_pos": "wide"}}, r"encoder\.conv_pos: expected a whole number"),
         ({"encoder": {"depth": 3}}, "unknown key 'encoder.depth'"),
     ):
-        file.write_text(json.dumps(whole | change))
+        converted_weights.write_description(file, whole | change)
         with pytest.raises(AsdjaxError, match=words):
+            converted_weights.read(path)
+    for change in ({"encoder": whole["encoder"] | {"deep_norm": False}}, {"source": "other.pt"}):
+        file.write_text(json.dumps(whole | change))
+        with pytest.raises(AsdjaxError, match="beats.json: was changed"):
             converted_weights.read(path)
     file.write_text("{")
     with pytest.raises(AsdjaxError, match="cannot be read as JSON"):
         converted_weights.read(path)
-    file.write_text(json.dumps(whole | {"digest": "0" * 32}))
+    converted_weights.write_description(file, whole | {"digest": "0" * 32})
     with pytest.raises(AsdjaxError, match=f"{path}: the weights"):
         load_pretrained(converted_weights.read(path), weights)
     with pytest.raises(AsdjaxError, match="not weights of this architecture"):

@@ -1,7 +1,6 @@
 """A small BEATs with random weights, and its folder of converted weights."""
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
@@ -34,5 +33,5 @@ def folder(tmp_path):
         "digest": digest(weights),
         "encoder": to_tree(dataclasses.replace(SMALL, finetuned_model=True)),
     }
-    (path / converted_weights.DOCUMENT).write_text(json.dumps(document))
+    converted_weights.write_description(path / converted_weights.DOCUMENT, document)
     return path, weights
