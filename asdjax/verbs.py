@@ -38,7 +38,10 @@ from asdjax.errors import ConfigError, DataError, UsageError
 Recipe = Annotated[
     ConfigName, arg(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")
 ]
-DataRoot = Annotated[UserPath, arg(metavar="DIR", help="Root of the data set.")]
+DataRoot = Annotated[
+    UserPath,
+    arg(metavar="ROOT", help="Root of the data set, or a table of its files (.csv, .parquet)."),
+]
 RunPath = Annotated[UserPath, arg(metavar="DIR", help="Run directory; created if needed.")]
 FinishedRun = Annotated[UserPath, arg(metavar="RUN", help="Run directory.")]
 Folder = Annotated[UserPath | None, arg(metavar="DIR")]
@@ -85,7 +88,7 @@ class Data:
         "dataset.edition", "dataset.label", "dataset.skip", "audio.sample-rate", "audio.resample",
         "audio.channel",
     )  # fmt: skip
-    root: Positional[Annotated[UserPath, arg(metavar="DIR", help="Root of the data set.")]]
+    root: Positional[DataRoot]
     json: bool = False
     """Print JSON (schema asdjax.data/1) instead of a table."""
     dataset: DatasetConfig = DatasetConfig()

@@ -63,7 +63,9 @@ def writing(path: Path) -> Iterator[None]:
 
 def taken(path: Path) -> AsdjaxError:
     """The error for a path that exists and must not be replaced."""
-    return ArtifactError(f"{path}: exists already: choose another path, or use --overwrite")
+    return ArtifactError(
+        f"{path}: exists already: choose another path, or overwrite it (--overwrite)"
+    )
 
 
 # files
