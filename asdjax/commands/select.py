@@ -124,15 +124,18 @@ def candidates(config: Config, names: Sequence[str]) -> list[Backend]:
 def words(document: dict[str, Any]) -> list[str]:
     """A line for each machine: the choice, its evidence, and that of the first candidate.
 
-    Lines on candidates follow: which rank the clips as others do, and the notes of their fits.
+    Lines on candidates follow: the notes of their fits, once if all have them, and which rank the
+    clips as others do.
     """
     labels = [_label(tree) for tree in document["candidates"]]
     lines, about = [], dict[str, list[str]]()
     for name, of in document["sections"].items():
-        evidence = of["evidence"]
+        evidence, shared = of["evidence"], set.intersection(*map(set, of["notes"]))
+        for note in sorted(shared):
+            about.setdefault(note, []).append(name)
         for label, equal, notes in zip(labels, of["equal_to"], of["notes"], strict=True):
             said = [] if equal is None else [f"ranks all clips as {labels[equal]} does"]
-            for words in (*said, *notes):
+            for words in said + [note for note in notes if note not in shared]:
                 about.setdefault(f"{label}: {words}", []).append(name)
         kinds = ", ".join(f"{k} {100 * v:.1f}" for k, v in evidence[of["chosen"]].items())
         before = evidence[0] and f"; {100 * np.mean(list(evidence[0].values())):.1f} for the first"
