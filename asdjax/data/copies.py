@@ -33,27 +33,33 @@ def find(
     Args:
         dataset: from `audio.check`.
         headers: headers of the readable files by path; other clips are ignored.
-        channel: in use; only this channel is compared.
+        channel: in use; only this channel is compared, unless it is silent.
 
     Raises:
         AsdjaxError: a file can no longer be read.
     """
 
-    def key(clip: Clip, most: int) -> Hashable:
-        """Equal for equal clips: length, rate, and a digest of the middle samples."""
-        header, digest = headers[clip.path], hashlib.blake2b()
-        column = min(number, header.channels) - 1
+    def key(clip: Clip, most: int) -> tuple[Hashable, ...]:
+        """Equal for equal clips: length, rate, and a digest of the middle samples.
+
+        If these are silent, a digest of all channels follows.
+        """
+        header, digest, everything = headers[clip.path], hashlib.blake2b(), hashlib.blake2b()
+        column, silent = min(number, header.channels) - 1, True
         first = max(header.frames - most, 0) // 2
         for start in range(first, min(first + most, header.frames), _AT_ONCE):
             count = min(_AT_ONCE, first + most - start)
             samples = sound_files.read_wav(dataset.root / clip.path, start, count)
             digest.update(np.ascontiguousarray(_values(samples[:, column])).data)
-        return header.frames, header.rate, digest.digest()
+            everything.update(np.ascontiguousarray(_values(samples)).data)
+            silent &= not samples[:, column].any()
+        found = header.frames, header.rate, digest.digest()
+        return (*found, everything.digest()) if silent else found
 
     def block(clip: Clip) -> Hashable:
         if dataset.edition == OWN:
             return _of_any(dataset.root / clip.path, clip.channel or number, _BLOCK)
-        return key(clip, _BLOCK)
+        return key(clip, _BLOCK)[:3]
 
     def whole(clip: Clip) -> Hashable:
         if dataset.edition == OWN:

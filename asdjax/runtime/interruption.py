@@ -54,11 +54,14 @@ def handle() -> None:
 def watch() -> None:
     """Start the thread that ends the process.
 
-    Call it from the main thread, after `host_memory.keep`; without `handle` it does nothing.
+    Call it from the main thread, after `host_memory.keep`; without `handle` it does nothing. A
+    signal that could not raise anything yet, as in an import, does so here.
     """
     if _signals is not None:
         args = _signals, threading.get_ident()
         threading.Thread(target=_insist, args=args, daemon=True).start()
+    if _first is not None:
+        raise Interrupted
 
 
 def uninterrupted(function: _Function) -> _Function:

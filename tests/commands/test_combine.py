@@ -115,7 +115,7 @@ def test_a_second_start_writes_nothing_and_other_scores_need_overwrite(
     assert "combines these scores already" in capsys.readouterr().err
     before = Run(out).read_scores("fan")
     assert cli.main([*arguments, "--how", "rank"]) == 1
-    assert "use --overwrite" in capsys.readouterr().err
+    assert "(--overwrite)" in capsys.readouterr().err
     assert Run(out).read_scores("fan") == before
     assert cli.main([*arguments, "--how", "rank", "--overwrite"]) == 0
     assert Run(out).read_scores("fan") != before
@@ -133,7 +133,7 @@ def test_a_second_start_writes_nothing_and_other_scores_need_overwrite(
     with members[1].lock():
         members[1].write_thresholds({"schema": "asdjax.thresholds/1", "again": True})
     assert cli.main(arguments) == 1
-    assert "use --overwrite" in capsys.readouterr().err
+    assert "(--overwrite)" in capsys.readouterr().err
     assert cli.main([*arguments, "--overwrite"]) == 0
 
 

@@ -180,6 +180,15 @@ def test_a_signal_during_an_import_ends_the_command_after_it(tmp_path):
     assert (ended.returncode, ended.stderr) == (143, SENTENCE)
 
 
+def test_a_signal_during_the_first_imports_ends_the_command_before_its_work(tmp_path):
+    module = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n"
+    (tmp_path / "fast.py").write_text(module)
+    main = f"    sys.path.insert(0, {str(tmp_path)!r})\n    import fast\n    interruption.watch()\n"
+    program = START.replace("    interruption.watch()\n", main)
+    ended = start(program + "def command():\n    print('worked')" + FINISH)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (143, "", SENTENCE)
+
+
 @pytest.mark.parametrize("event", ["call", "return"])
 def test_a_line_is_said_once(event):
     """A signal right before or after the operating system has it."""

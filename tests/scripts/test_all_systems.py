@@ -261,7 +261,7 @@ def test_wrong_use(script, arguments, words, tmp_path, capsys):
     ("arguments", "words"),
     [
         (["--systems", "1", "9"], "no recipe or file 'system9'"),
-        (["--systems", "1", "2"], "^system2: model.weights: this system starts from pretrained"),
+        (["--systems", "1", "2"], "^system2: model.weights: beats starts from pretrained"),
         (
             ["--systems", "1", "4", "--beats", "nowhere"],
             "^system4: nowhere: not a folder of converted weights",

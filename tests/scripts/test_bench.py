@@ -48,7 +48,7 @@ def test_the_corpora_of_the_stages_can_be_trained_on(bench, tmp_path):
     for clips in 16, 64:
         root = stages.small_corpus(tmp_path / str(clips), clips, 0.5)
         config = configs.load("quickstart")
-        audio = replace(config.audio, clip_seconds=0.5)
+        audio = replace(config.audio, clip_seconds=4.5)
         train = replace(config.train, batch_size=4, devices=1)
         config = replace(config, audio=audio, train=train)
         corpus = open_corpus(root, config)

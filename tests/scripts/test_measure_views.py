@@ -176,7 +176,7 @@ def test_wrong_use(script, arguments, words, tmp_path, capsys):
     ("arguments", "words"),
     [
         (["--recipe", "nowhere"], "no recipe or file 'nowhere'"),
-        (["--recipe", "system3"], "^system3: model.weights: this system starts from pretrained"),
+        (["--recipe", "system3"], "^system3: model.weights: beats starts from pretrained"),
         (["--recipe", "far.yaml"], "far.yaml: .*: wiener takes channel 1 as the signal"),
         (["--seeds", "0", "-1"], "seed: must be at least 0 and at most 2147483647, found -1"),
         (["--noise", "-8", "30"], "noise_db: must be .* at most 6, found 30"),
