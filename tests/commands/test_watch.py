@@ -554,7 +554,7 @@ def test_a_folder_that_is_missing(detector_file, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("files", "seconds"), [(40, 15), pytest.param(3600, 900, marks=pytest.mark.slow)]
+    ("files", "seconds"), [(30, 8), pytest.param(3600, 900, marks=pytest.mark.slow)]
 )
 def test_kills_lose_and_repeat_nothing(fitted, detector_file, tmp_path, files, seconds):
     """As an hour of recordings of a second, four times as fast; see support/busy_folder.py."""
