@@ -298,7 +298,7 @@ class Evaluate:
         if bool(self.runs) == (self.scores is not None):
             raise UsageError("evaluate: name run directories, or a folder with --scores")
         if self.by_view and len(self.runs) != 1:
-            raise UsageError("evaluate: --by-view: is of one run: name exactly one")
+            raise UsageError("evaluate: --by-view needs exactly one run directory: name one")
         runs = [open_run(path) for path in self.runs]
         document: dict[str, Any] | None
         if self.scores is not None:

@@ -355,7 +355,7 @@ def _ogg_packets(first: bytes, path: Path) -> _Vorbis | _Opus:
     """The lengths of packets, by the first packet of a stream."""
     if first.startswith(b"OpusHead") and len(first) >= 19:
         if int.from_bytes(first[10:12], "little") > _MOST_SKIPPED:
-            reason = f"sound that is not to be heard at its beginning: {_CONVERT}"
+            reason = f"a player would skip more than 0.25 s at its beginning: {_CONVERT}"
             raise fault(path, "wrong_length", reason)
         return _Opus()
     if first.startswith(b"\x01vorbis") and len(first) >= 30:
