@@ -85,6 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = {*args[:end]}
     version = asked(VERBS.get(args[0]) if args else None, args[:end], VERSION)
     args = [a for i, a in enumerate(args) if i > end or a not in (NO_CACHE, QUIET, VERBOSE)]
+    if argv is None:  # the process runs this command alone
+        if args and issubclass(VERBS.get(args[0], object), COMPILING):
+            host_memory.keep()  # before JAX starts threads
+        interruption.watch()
     if version:
         print(f"asdjax {__version__}")
         return 0
@@ -98,11 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = schema.similar(args[0], VERBS)
         console.say_always(f"asdjax: no command {args[0]!r}{hint} (asdjax --help lists all)")
         return 2
-    kind, own_process = VERBS[args[0]], argv is None
-    if own_process:
-        if issubclass(kind, COMPILING):
-            host_memory.keep()  # before JAX starts threads
-        interruption.watch()
+    kind = VERBS[args[0]]
 
     def command() -> int | None:
         began = time.monotonic()

@@ -34,6 +34,7 @@ from asdjax.config.recipe import AudioConfig, Config, DatasetConfig, SynthConfig
 from asdjax.config.schema import Range
 from asdjax.detector_verbs import Explain, Export, Fit, Predict, Serve, Show, Update, Watch
 from asdjax.errors import ConfigError, DataError, UsageError
+from asdjax.runtime import console
 
 Recipe = Annotated[
     ConfigName, arg(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")
@@ -75,8 +76,8 @@ class Synth:
         summary = synth.write(self.directory, self.corpus)
         for words, machines in (("written", summary.written), ("kept", summary.kept)):
             if machines:
-                print(f"{self.directory}: {words} {', '.join(machines)}")
-        print(f"{self.directory}: {summary.clips} clips")
+                console.say_always(f"{self.directory}: {words} {', '.join(machines)}")
+        console.say_always(f"{self.directory}: {summary.clips} clips")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -419,12 +420,11 @@ class Submit:
             raise UsageError(f"submit: give --{missing}: see asdjax submit --help")
         runs = [open_run(path) for path in self.runs]
         archive = submit.submit(runs, self.info, self.out, self.subsets)
-        print(f"{archive}: made; no faults in the package itself")
+        console.say_always(f"{archive}: made; no faults in the package itself")
         return 0
 
     def _verify(self, folder: Path) -> int:
         from asdjax.challenge import verification
-        from asdjax.runtime import console
 
         checked, faults = verification.verify(folder, data=self.data, edition=self.edition)
         print(console.printable(checked))

@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from asdjax.arguments import HELP, ConfigName, UserPath
 from asdjax.config.schema import Range
-from asdjax.runtime import devices
+from asdjax.runtime import console, devices
 
 Source = Positional[Annotated[UserPath, arg(metavar="SRC", help="The PyTorch checkpoint.")]]
 Weights = Positional[
@@ -41,17 +41,18 @@ class Beats:
         )
 
     def _report(self, found: dict[str, Any]) -> None:
-        print(
+        console.say_always(
             f"recognised: {found['recognised']}"
             if found["recognised"]
             else f"not a known file: SHA-256 {found['sha256']}"
         )
         if found["cfg_assumed"]:
             words = ", ".join(f"{key} {value}" for key, value in found["cfg_assumed"].items())
-            print(f"missing in its cfg, set to the reference's defaults: {words}")
+            console.say_always(f"missing in its cfg, set to the reference's defaults: {words}")
         if found["cfg_ignored"]:
-            print(f"unknown keys in its cfg, ignored: {', '.join(found['cfg_ignored'])}")
-        print(f"{self.folder}: {found['parameters']:,} parameters, {found['dtype']}")
+            words = ", ".join(found["cfg_ignored"])
+            console.say_always(f"unknown keys in its cfg, ignored: {words}")
+        console.say_always(f"{self.folder}: {found['parameters']:,} parameters, {found['dtype']}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Openbeats(Beats):
         )
         self._report(found)
         mean, std = (found["encoder"][name] for name in ("fbank_mean", "fbank_std"))
-        print(f"filterbank: mean {mean:g}, standard deviation {std:g}")
+        console.say_always(f"filterbank: mean {mean:g}, standard deviation {std:g}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +110,11 @@ class Ast:
             dtype=self.dtype,
             overwrite=self.overwrite,
         )
-        print(f"layout {found['layout']}; SHA-256 {found['sha256']}")
+        console.say_always(f"layout {found['layout']}; SHA-256 {found['sha256']}")
         if found["left_out"]:
-            print(f"left out, as the encoder does not need them: {', '.join(found['left_out'])}")
-        print(f"{self.folder}: {found['parameters']:,} parameters, {found['dtype']}")
+            words = ", ".join(found["left_out"])
+            console.say_always(f"left out, as the encoder does not need them: {words}")
+        console.say_always(f"{self.folder}: {found['parameters']:,} parameters, {found['dtype']}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,8 +191,10 @@ class Asdkit:
             overwrite=self.overwrite,
         )
         if training["converted_from"]["batch_norm"] == "fresh":
-            print("BatchNorm's running statistics are set to 0 and 1: the file has none")
-        print(
+            console.say_always(
+                "BatchNorm's running statistics are set to 0 and 1: the file has none"
+            )
+        console.say_always(
             f"{self.folder}: {training['parameters']:,} parameters, {len(training['classes'])} "
             f"classes, clips of {training['n_samples']} samples; next: asdjax extract "
             f"{self.folder} --data DIR"
@@ -213,7 +217,7 @@ class Torch:
         from asdjax.convert import trained
 
         arrays = trained.to_torch(self.source, self.file, overwrite=self.overwrite)
-        print(f"{self.file}: {arrays} arrays")
+        console.say_always(f"{self.file}: {arrays} arrays")
 
 
 COMMANDS: dict[str, Any] = {

@@ -130,7 +130,7 @@ def watch_folder(
                     console.say_always(f"{place}: cannot be read ({why}): its files are not scored")
             unreadable = arrivals.unreadable
             if new := sorted(arrivals.passed_over.keys() - passed_over):
-                console.say(f"{folder}: files with other endings are passed over: {', '.join(new)}")
+                console.say(f"{folder}: passed over: {', '.join(new)}")
                 passed_over.update(new)
             counts = Counter[str]()
             for first in range(0, len(ready), _AT_ONCE):
@@ -140,7 +140,7 @@ def watch_folder(
             if once and not arrivals.waiting:
                 console.say(
                     f"{folder}: {totals['scored']} recordings scored, {totals['failed']} failed, "
-                    f"{arrivals.passed_over.total()} files passed over"
+                    f"{arrivals.passed_over.total()} entries passed over"
                 )
                 return int(totals["failed"] > 0 or bool(unreadable))
             if counts["later"] > later:

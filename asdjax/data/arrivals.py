@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from asdjax.data import audio
+from asdjax.data.folders import is_folder
+from asdjax.data.sound_search import kind_of_skipped
 from asdjax.errors import AsdjaxError, DataError
 
 _REMEMBERED = 24 * 3600.0  # seconds for which a file that is gone is remembered (a share unmounted)
@@ -51,8 +53,8 @@ class Arrivals:
 
     Attributes:
         unreadable: subfolders that could not be read at the last look, and why.
-        passed_over: how many files of each ending were passed over at the last look, if they are
-            not hidden.
+        passed_over: how many entries of each kind were passed over at the last look: the ending of
+            their names, or hidden.
     """
 
     def __init__(self, folder: Path, settle: float, clock: Callable[[], float]):
@@ -132,7 +134,7 @@ class Arrivals:
             folder = folders.pop()
             try:
                 with os.scandir(folder) as entries:
-                    inside = [entry for entry in entries if not entry.name.startswith(".")]
+                    inside = list(entries)
             except OSError as error:
                 if folder == self.folder:
                     raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
@@ -141,14 +143,18 @@ class Arrivals:
                 continue  # it was deleted or renamed meanwhile, or is said to be unreadable
             for entry in inside:
                 path = Path(entry.path)
-                if entry.is_dir(follow_symlinks=False):
+                if entry.name.startswith("."):
+                    self.passed_over[kind_of_skipped(entry.name, is_folder(entry))] += 1
+                elif entry.is_dir(follow_symlinks=False):
                     folders.append(path)
+                elif is_folder(entry):
+                    self.passed_over["link to a folder"] += 1
                 elif path.suffix.lower() in audio.SUFFIXES:
                     identity = _identity(path)
                     if identity is not None:
                         found[path.relative_to(self.folder).as_posix()] = path, identity
                 elif entry.is_file():
-                    self.passed_over[path.suffix.lower() or "without ending"] += 1
+                    self.passed_over[kind_of_skipped(entry.name, False)] += 1
         return found
 
 

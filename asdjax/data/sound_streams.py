@@ -379,7 +379,8 @@ _KBIT = {  # MPEG 1 or later, layer
     (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_MOST_TRIMMED = 2 * 4095  # samples of encoder delay and padding that a tag can state
+_DECODER = 529  # samples of libmpg123's own delay
+_MOST_DELAY = 1160  # samples; LAME's, of the oldest versions
 _HERTZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
@@ -401,6 +402,10 @@ class _Tag:
     """The number of frames; 0: not stated."""
     silent: bool
     """Whether libmpg123 skips the tag's frame; a tag that it does not know is decoded as sound."""
+    delay: int | None = None
+    """Samples that the encoder added before the sound; None: not stated."""
+    padding: int = 0
+    """Samples that it added after the sound."""
 
 
 def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
@@ -438,7 +443,16 @@ def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
         require_whole(path, tag.stated, count - 1, "frames")
     silent = tag is not None and tag.silent
     frames = (count - silent) * first.samples
-    trimmed = _MOST_TRIMMED if tag and tag.silent and tag.stated else 0
+    trimmed = 0
+    if tag and tag.silent and tag.stated and tag.delay is not None:
+        if tag.delay > _MOST_DELAY or tag.padding > 2 * first.samples:
+            raise fault(
+                path,
+                "wrong_length",
+                f"its tag states {tag.delay} samples before the sound and {tag.padding} after it, "
+                f"more than an encoder adds, which would not be read: {_CONVERT}",
+            )
+        trimmed = tag.delay + max(tag.padding, _DECODER)
     return Layout(frames=frames, least=frames - trimmed, stated=bool(tag and tag.stated))
 
 
@@ -472,7 +486,13 @@ def _mp3_tag(head: bytes, rest: bytes) -> _Tag | None:
         tag = rest[place : place + 12]
         if tag[:4] in (b"Xing", b"Info") and len(tag) == 12:
             stated = int.from_bytes(tag[8:], "big") if tag[7] & 1 else 0
-            return _Tag(stated, silent=place == side and not any(rest[2:side]))
+            parts = zip((1, 2, 4, 8), (4, 4, 100, 4), strict=True)
+            lame = place + 8 + sum(size for flag, size in parts if tag[7] & flag)
+            delay, padding = None, 0
+            if len(rest) >= lame + 24 and rest[lame]:
+                both = int.from_bytes(rest[lame + 21 : lame + 24], "big")
+                delay, padding = both >> 12, both & 0xFFF
+            return _Tag(stated, place == side and not any(rest[2:side]), delay, padding)
     if rest[32:36] == b"VBRI":
         return _Tag(int.from_bytes(rest[46:50], "big"), silent=False)
     return None

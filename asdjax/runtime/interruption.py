@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 10
 """Seconds after a signal until the process is ended."""
 _AGAIN = 0.25  # seconds until the exception is raised again
-_SOON = 0.02  # seconds until a signal that could not raise anything yet is repeated
+_SOON = 0.002  # seconds until a signal that could not raise anything yet is repeated
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 

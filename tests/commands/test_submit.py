@@ -159,7 +159,7 @@ def test_a_package_ends_as_its_verification_does(scored, tmp_path, capsys):
     assert main(["submit", str(scored.path), "--info", str(INFO), "--out", str(out)]) == 0
     said = capsys.readouterr()
     assert "the challenge would refuse it" in said.err
-    assert said.out.endswith("_task2.zip: made; no faults in the package itself\n")
+    assert said.err.endswith("_task2.zip: made; no faults in the package itself\n")
     assert main(["submit", "--verify", str(out)]) == 0
     assert capsys.readouterr().out.endswith("\nno faults in the package itself\n")
 

@@ -448,23 +448,26 @@ def test_once_ends_with_counts_and_waits_for_new_files_alone(fitted, sounds, tmp
     """A file that cannot be read is tried while it may grow: for a minute by its time."""
     place, clock = tmp_path / "in", Clock()
     put(sounds[0][0], place / "a.wav")
-    for name in ("notes.txt", "more.TXT", "README", ".hidden.txt"):
+    for name in ("notes.txt", "more.TXT", "README", ".hidden.wav"):
         (place / name).write_bytes(b"1")
+    (place / ".later").mkdir()
+    (place / "elsewhere").symlink_to(tmp_path)
     (place / "old.wav").write_bytes(b"no sound")
     os.utime(place / "old.wav", (time.time() - 70,) * 2)
     options = {"settle": 0, "once": True, "clock": clock, "sleep": clock.sleep}
     clock.steps = [lambda: None]
     assert watch.watch_folder(fitted, place, tmp_path / "log.jsonl", **options) == 1
     said = capsys.readouterr().err
-    assert said.count("in: files with other endings are passed over: .txt, without ending") == 1
-    assert "in: 1 recordings scored, 1 failed, 3 files passed over" in said
+    kinds = ".txt, hidden, hidden folder, link to a folder, without ending"
+    assert said.count(f"in: passed over: {kinds}") == 1
+    assert "in: 1 recordings scored, 1 failed, 6 entries passed over" in said
     (place / "new.wav").write_bytes(b"no sound")
     clock.steps = [lambda: (place / "x.tmp").write_bytes(b"1")] + [lambda: None] * 60
     assert watch.watch_folder(fitted, place, tmp_path / "log.jsonl", **options) == 1
     said = capsys.readouterr().err
     assert said.count("in: 1 files cannot be read (yet): each is tried until it has not") == 1
     assert said.count("passed over: .tmp\n") == 1 and not clock.steps
-    assert "in: 0 recordings scored, 1 failed, 4 files passed over" in said
+    assert "in: 0 recordings scored, 1 failed, 7 entries passed over" in said
 
 
 def test_recordings_of_another_detector_are_said(detector_file, sounds, tmp_path, capsys):

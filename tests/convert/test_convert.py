@@ -83,11 +83,11 @@ def test_a_published_file_is_recognised(tmp_path, monkeypatch, capsys):
     }
     source = VARIANTS / "nano_zip.pt"
     _, document = converted(source, tmp_path / "unknown")
-    assert f"not a known file: SHA-256 {document['sha256']}" in capsys.readouterr().out
+    assert f"not a known file: SHA-256 {document['sha256']}" in capsys.readouterr().err
     monkeypatch.setitem(beats.KNOWN, document["sha256"], "BEATs_iter3.pt")
     _, document = converted(source, tmp_path / "known")
     assert document["recognised"] == "BEATs_iter3.pt"
-    assert "recognised: BEATs_iter3.pt" in capsys.readouterr().out
+    assert "recognised: BEATs_iter3.pt" in capsys.readouterr().err
 
 
 def test_a_fine_tuned_checkpoint_keeps_its_classifier(tmp_path, golden, capsys):
@@ -226,7 +226,7 @@ def test_the_configuration_is_the_files_own(nano, tmp_path, capsys):
     assert document["encoder"]["max_distance"] == 640
     assert document["cfg_ignored"] == ["expand_attention_head_size"]
     assert document["cfg_assumed"] == {"finetuned_model": False, "dropout_input": 0.0}
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "ignored: expand_attention_head_size" in out and "dropout_input 0.0" in out
 
 

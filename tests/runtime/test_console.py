@@ -7,11 +7,14 @@ import re
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pytest
 
 from asdjax.errors import AsdjaxError, UsageError
 from asdjax.runtime import console
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.mark.parametrize(
@@ -180,6 +183,17 @@ def test_closed_standard_output_is_an_error_if_there_is_any(words, code):
     (line,) = ended.stderr.splitlines()
     assert ended.returncode == code
     assert ("standard output: cannot be written" in line) == (code == 1)
+
+
+@pytest.mark.parametrize(
+    "words", ["synth out --machines fan --train-source 2 --train-target 1 --seconds 1",
+              "convert beats GOLDEN/beats_tiny.pt out"],
+)  # fmt: skip
+def test_a_result_in_files_needs_no_standard_output(words, tmp_path):
+    words = words.replace("out", str(tmp_path / "out")).replace("GOLDEN", str(GOLDEN))
+    command = ["sh", "-c", f'exec "$0" -m asdjax {words} >&-', sys.executable]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 0 and str(tmp_path / "out") in ended.stderr
 
 
 LONG = """

@@ -243,6 +243,14 @@ def other_formats() -> Iterator[tuple[str, bytes, str]]:
         ("variable MP3 without its length", rest, "wrong_length"),
         ("MP3 that states too few frames", patched(first, b"Xing", 8, b"\0\0\0\5") + rest,
          "wrong_length"),
+        *(
+            (f"MP3 that leaves out {words}", patched(first, b"LAME", 21, skipped) + rest,
+             "wrong_length")
+            for words, skipped in (
+                ("its beginning", b"\xff\xf2\xe0"), ("its end", b"\x24\x0f\xff"),
+                ("both", b"\xff\xff\xff"),
+            )
+        ),
         ("joined MP3", 2 * (first + rest), "unreadable"),
         ("MP3 joined with another rate", rest + encoded("MP3", "MPEG_LAYER_III", 44100),
          "unreadable"),
