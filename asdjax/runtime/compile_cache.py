@@ -3,7 +3,8 @@
 Anybody who can write to the directory can run code in every process that reads it. Therefore the
 permissions of it and its parents are checked. Entries without a matching digest are deleted before
 JAX reads them: a damaged program may crash or compute wrong numbers, and JAX has no checksum
-(zstandard's streams have none).
+(zstandard's streams have none). Compiled are the functions that parallel.py maps over devices: the
+training step, and the embedding of a batch.
 
     <program>-<key>-cache           JAX's entry
     <program>-<key>-cache.digest    digest of its name and content, written when it is complete

@@ -1,5 +1,21 @@
-"""The directory of a run: its lock, configuration, training record and log.
+"""The run directory: its files, lock, configuration, training record and log.
 
+    config.yaml                      the resolved configuration
+    training.json                    what was trained: classes, clip length, weights' digest
+    checkpoints/                     see checkpoint.py
+    log.jsonl                        one line per training step
+    embeddings/machines.json         the machines, so that a partial extraction is detected
+    embeddings/<view>/<machine>.npz
+    diagnostics/<machine>.csv        comparison of the channels of each clip
+    scores/<machine>.csv
+    pseudo_labels.csv                class of each training clip, with dataset.label pseudo
+    selection.json                   evidence for the backend of each machine
+    thresholds.json                  threshold and false alarms of each machine
+    metrics/metrics.json  metrics.csv
+    artefacts.json                   see run_manifest.py
+    tensorboard/                     see event_files.py
+
+Every file is written under a temporary name and renamed, so that readers never see a partial file.
 A run may come from an untrusted source: it must not contain links or names of paths outside it.
 """
 
@@ -17,8 +33,8 @@ from asdjax.errors import ArtifactError
 from asdjax.files import atomic, user_files
 from asdjax.files.documents import content_digest, digest, present
 from asdjax.store import training_record
-from asdjax.store.manifest import ARTEFACTS
 from asdjax.store.run_documents import CONFIG, TRAINING, RunDocuments
+from asdjax.store.run_manifest import ARTEFACTS
 
 _BUSY = "another process is writing to this run"
 _FOLLOWING = ("metrics", "scores", "diagnostics", "embeddings")  # computed from the weights

@@ -14,7 +14,7 @@ from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.files import user_files
 from asdjax.files.documents import present, read_json
 from asdjax.store import training_record
-from asdjax.store.manifest import Manifest
+from asdjax.store.run_manifest import Manifest
 
 CONFIG, TRAINING = "config.yaml", "training.json"
 TRAINING_SECTIONS = ("seed", "dataset", "audio", "augment", "model", "loss", "optim", "train")

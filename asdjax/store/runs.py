@@ -1,22 +1,6 @@
-"""The run directory, which holds the files of all commands of one run.
+"""The results of a run, which commands write and read: embeddings, scores, metrics.
 
-    config.yaml                      the resolved configuration
-    training.json                    what was trained: classes, clip length, weights' digest
-    checkpoints/                     see checkpoint.py
-    log.jsonl                        one line per training step
-    embeddings/machines.json         the machines, so that a partial extraction is detected
-    embeddings/<view>/<machine>.npz
-    diagnostics/<machine>.csv        comparison of the channels of each clip
-    scores/<machine>.csv
-    pseudo_labels.csv                class of each training clip, with dataset.label pseudo
-    selection.json                   evidence for the backend of each machine
-    thresholds.json                  threshold and false alarms of each machine
-    metrics/metrics.json  metrics.csv
-    artefacts.json                   see manifest.py
-    tensorboard/                     see event_files.py
-
-Every file is written under a temporary name and renamed, so that readers never see a partial file.
-A run may come from an untrusted source: it must not contain links or names of paths outside it.
+The files are listed in run_directory.py.
 """
 
 import contextlib
@@ -45,9 +29,9 @@ from asdjax.files.documents import (
 from asdjax.store import event_files, scores
 from asdjax.store.checkpoint_files import checkpoint_files
 from asdjax.store.embeddings import Embeddings, MadeFrom
-from asdjax.store.manifest import Record
 from asdjax.store.run_directory import RunDirectory
 from asdjax.store.run_documents import RunDocuments
+from asdjax.store.run_manifest import Record
 
 COMBINED = "combined"
 """Key of training.json, in combinations: the folders of the combined runs."""

@@ -24,7 +24,7 @@ from asdjax.files import documents, user_files
 from asdjax.report import facts
 from asdjax.scoring import false_alarms
 from asdjax.scoring.kmeans import KMeans
-from asdjax.store import manifest
+from asdjax.store import run_manifest
 from asdjax.store.embeddings import Embeddings, MadeFrom
 from asdjax.store.runs import Run
 from asdjax.store.scores import CLIP_COLUMNS
@@ -128,7 +128,7 @@ def test_a_kill_between_result_and_record_leaves_no_false_record(tmp_path, monke
             raise KeyboardInterrupt
         original(where, document)
 
-    monkeypatch.setattr(manifest, "write_json", killed)
+    monkeypatch.setattr(run_manifest, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         run.write_artefact(path, b"new", "new inputs")
     assert path.read_bytes() == b"new"
@@ -549,7 +549,7 @@ def test_metrics_go_before_the_results_they_are_of(tmp_path, monkeypatch):
     run = finished(tmp_path)
     recipe = run.embedding_recipes()[run.config().extract.views[0]]
     expected = {run.embeddings_path("raw", "pump"): f"{recipe}/other"}
-    monkeypatch.setattr(manifest.Manifest, "keep", lambda *_: 1 / 0)
+    monkeypatch.setattr(run_manifest.Manifest, "keep", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError), run.lock(existing=True):
         run.begin_extraction(expected)
     assert not (run.metrics / "metrics.json").exists() and not run.thresholds.exists()
