@@ -62,7 +62,8 @@ class Fit:
     """Seed of this choice."""
     train: Annotated[UserPath | None, arg(metavar="RUN")] = None
     """Train System 1's network first, in this run directory, to tell the sub-folders of the
-    recordings apart (or machines and attributes of a table), and use it as the embedder."""
+    recordings apart (or machines and attributes of a table), and use it as the embedder. For other
+    recipes and settings: asdjax train, then --embedder RUN."""
     skip_faulty: bool = False
     """Leave out faulty and silent recordings instead of refusing them (not with --train)."""
     overwrite: bool = False
@@ -187,10 +188,13 @@ class Update:
     """Add normal recordings to a detector: a new season, a new tool (asdjax docs detector)."""
 
     lost: ClassVar[str] = "the detector is unchanged: run the same command again"
+    writes: ClassVar[tuple[str, ...]] = ("out",)
     detector: Positional[DetectorFile]
     inputs: Positional[Recordings]
     out: Annotated[UserPath | None, arg(metavar="FILE.asd")] = None
     """Write a new file instead of replacing the detector."""
+    overwrite: bool = False
+    """Replace this file if it exists."""
     dry_run: bool = False
     """Say what would change, and write nothing."""
     skip_faulty: bool = False
@@ -201,10 +205,13 @@ class Update:
     def __call__(self) -> None:
         from asdjax.commands import fit
 
+        if self.overwrite and self.out is None:
+            raise UsageError("--overwrite: is for the file of --out: omit it")
         fit.update(
             self.detector,
             self.inputs,
             out=self.out,
+            overwrite=self.overwrite,
             dry_run=self.dry_run,
             embedder=self.embedder,
             skip_faulty=self.skip_faulty,

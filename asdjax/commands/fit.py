@@ -63,6 +63,7 @@ def update(
     inputs: Sequence[Path],
     *,
     out: Path | None = None,
+    overwrite: bool = False,
     dry_run: bool = False,
     embedder: Path | None = None,
     skip_faulty: bool = False,
@@ -73,6 +74,7 @@ def update(
         path: the detector's file.
         inputs: sound files, and folders to search for them.
         out: a new file for the result; None: `path` is replaced.
+        overwrite: whether to replace an existing `out`.
         dry_run: whether to say what would change, and write nothing.
         embedder: where a trained embedder is now, if it has moved.
         skip_faulty: as in `fit`.
@@ -84,9 +86,7 @@ def update(
     if not os.path.exists(path):
         raise ArtifactError(f"{path}: no such detector: make one with asdjax fit")
     if out is not None:
-        _require_suffix(out)
-        if os.path.lexists(out):
-            raise ArtifactError(f"{out}: exists already: choose another name, or move it away")
+        require_free(out, overwrite)
     with atomic.locked(path, f"{path}: another process is updating this detector", replaced=True):
         detector = Detector.load(path, embedder=embedder)
         change = detector.update([*inputs], faulty="skip" if skip_faulty else "raise")
@@ -109,7 +109,7 @@ def update(
         if dry_run:
             say(f"{path}: not changed (--dry-run)")
             return
-        detector.save(out or path, overwrite=out is None)
+        detector.save(out or path, overwrite=overwrite or out is None)
     _describe(detector, out or path)
 
 

@@ -64,9 +64,6 @@ def submit(
     for run, place in zip(all_runs, places, strict=True):
         if places.count(place) > 1:
             raise ArtifactError(f"{run.path}: named twice: name each run once")
-    about = meta_yaml.read_info(info, len(all_runs))
-    corresponding = next(author for author in about.authors if author.corresponding)
-    lastname = about.label_lastname or corresponding.lastname
     files: dict[str, bytes] = {}
     expected: dict[Key, set[str]] = {}
     with snapshots(all_runs):
@@ -80,6 +77,9 @@ def submit(
                 f"{all_runs[0].path}: a run on data of your own (dataset.edition own): there is no "
                 "challenge to submit it to"
             )
+        about = meta_yaml.read_info(info, len(all_runs))
+        corresponding = next(author for author in about.authors if author.corresponding)
+        lastname = about.label_lastname or corresponding.lastname
         for i, run in enumerate(all_runs):
             label = submission.label(lastname, about.institute, i + 1)
             scored = _sections(run)

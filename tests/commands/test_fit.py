@@ -489,10 +489,15 @@ def test_a_name_that_is_not_utf8_is_a_row_as_others(sounds, detector, tmp_path, 
 def test_update_to_an_existing_file_names_what_helps(sounds, detector, tmp_path, capsys):
     taken = tmp_path / "t.asd"
     taken.write_bytes(b"mine")
-    assert main(["update", str(detector), str(sounds / "season"), "--out", str(taken)]) == 1
+    update, before = ["update", str(detector), str(sounds / "season")], detector.read_bytes()
+    assert main([*update, "--out", str(taken)]) == 1
     said = capsys.readouterr().err
-    assert f"{taken}: exists already: choose another name" in said and "--overwrite" not in said
+    assert f"{taken}: exists already" in said and "--overwrite" in said
     assert taken.read_bytes() == b"mine"
+    assert main([*update, "--overwrite"]) == 2
+    assert main([*update, "--out", str(taken), "--overwrite"]) == 0
+    assert len(Detector.load(taken).recordings_) > len(Detector.load(detector).recordings_)
+    assert detector.read_bytes() == before
 
 
 def test_explain_says_when_and_where(sounds, detector, tmp_path, capsys):
