@@ -4,15 +4,20 @@ They are computed from differences and not from inner products, so that equal em
 distance 0.
 """
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 from scipy.spatial.distance import cdist
+from threadpoolctl import threadpool_limits
 
 FLOOR = 1e-12
 """Smallest divisor: of a norm or a local density."""
-_AT_ONCE = 64  # points per block
+_AT_ONCE, _POOL_AT_ONCE = 128, 256  # points and references per block of products
+_EXACT_AT_ONCE = 16  # points per block of distances
+_LARGEST = 1e30  # squared distance of which float32 has multiples
 _Block = Float64[np.ndarray, "B C"]
 _Values = Callable[[_Block, Int[np.ndarray, " C"]], _Block]
 
@@ -55,7 +60,6 @@ def mean_distance(
     return mean_nearest(smallest(points, pool, k, values)[0], k)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # a NaN counts as a candidate
 def smallest(
     points: Float[np.ndarray, "M D"],
     pool: Float[np.ndarray, "P D"],
@@ -64,10 +68,10 @@ def smallest(
 ) -> tuple[Float64[np.ndarray, "M K"], Int[np.ndarray, "M K"]]:
     """The `k` smallest values of each point over a pool, in order, and their rows in the pool.
 
-    Points are compared in blocks, so that no array of all distances exists. Candidates are
-    preselected with a matrix product, |a - b|^2 = |a|^2 + |b|^2 - 2 a.b: all that can be among the
-    smallest, given the largest possible rounding error. Their distances are then computed from
-    differences.
+    Blocks of points are compared with blocks of the pool by all processors, so that no array of all
+    distances exists. Candidates are preselected with a matrix product in float32: all that can be
+    among the smallest, given the largest possible rounding error. Their distances are then computed
+    from differences, in float64.
 
     Args:
         points: any points.
@@ -75,31 +79,88 @@ def smallest(
         k: how many values are wanted; there are fewer if the pool is smaller.
         values: called with the rows of a block of points, it returns a function of the distances of
             these points to some of the pool, and of the rows of these in the pool. It computes each
-            value from its distance, never decreasing with it; infinity leaves out.
+            value from its distance, never decreasing with it; infinity leaves out. It is called in
+            threads.
     """
-    points, pool = points.astype(np.float64), pool.astype(np.float64)
-    count, every = min(k, len(pool)), np.arange(len(pool))
+    count = min(k, len(pool))
     found, order = np.empty((len(points), count)), np.empty((len(points), count), np.intp)
     if count == 0:
         return found, order
-    squares, pool_squares = (np.einsum("ij,ij->i", a, a) for a in (points, pool))
-    # rounding error of |a - b|^2: some D eps (|a| + |b|)^2, at most 2 D eps (|a|^2 + |b|^2)
-    rounding = 8 * (pool.shape[1] + 2) * np.finfo(np.float64).eps * (squares + pool_squares.max())
-    for start in range(0, len(points), _AT_ONCE):
+    products = _Products(pool)
+
+    def search(start: int) -> None:
         rows = slice(start, min(start + _AT_ONCE, len(points)))
-        of = values(rows)
-        squared = squares[rows, None] + pool_squares - 2 * points[rows] @ pool.T
-        low, high = (
-            of(np.sqrt(np.maximum(squared + error, 0)), every)
-            for error in (-rounding[rows, None], rounding[rows, None])
-        )
-        limit = np.partition(high, count - 1, axis=1)[:, count - 1]
-        near = np.flatnonzero(~(low > limit[:, None]).all(axis=0))
-        exact = of(cdist(points[rows], pool[near]), near)
-        first = np.argsort(exact, axis=1, kind="stable")[:, :count]
-        found[rows] = np.take_along_axis(exact, first, axis=1)
-        order[rows] = near[first]
+        columns, possible = products.candidates(points[rows], count, values(rows))
+        for first in range(start, rows.stop, _EXACT_AT_ONCE):
+            few = slice(first, min(first + _EXACT_AT_ONCE, rows.stop))
+            near = columns[possible[few.start - start : few.stop - start].any(axis=0)]
+            exact = values(few)(cdist(points[few], pool[near]), near)  # in float64
+            nearest = np.argsort(exact, axis=1, kind="stable")[:, :count]
+            found[few] = np.take_along_axis(exact, nearest, axis=1)
+            order[few] = near[nearest]
+
+    starts = range(0, len(points), _AT_ONCE)
+    if len(starts) == 1:
+        search(0)
+    else:  # products use one thread each
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as threads:
+            for _ in threads.map(search, starts):
+                pass  # raises what `search` raised
     return found, order
+
+
+class _Products:
+    """Squared distances to a pool by a matrix product: |a - b|^2 = |a|^2 + |b|^2 - 2 a.b.
+
+    The pool's mean is subtracted from all points, so that rounding errors are small beside their
+    spread. With u = eps / 2, the error of a product of length D + 2 is at most (D + 2) u times the
+    product of the absolute values, here at most 2 (|a|^2 + |b|^2); the factors' own rounding adds
+    3 eps (|a|^2 + |b|^2). Twice this is taken off from both squares, also for the root and `of`, so
+    that products are never too large.
+    """
+
+    @np.errstate(over="ignore", invalid="ignore")  # a NaN counts as a candidate
+    def __init__(self, pool: Float[np.ndarray, "P D"]):
+        self._centre = pool.mean(axis=0, dtype=np.float64)
+        self._error = 2 * (pool.shape[1] + 5) * np.finfo(np.float32).eps
+        self._squares = np.empty(len(pool))
+        self._right = np.empty((len(pool), pool.shape[1] + 2), np.float32)
+        for first in range(0, len(pool), _POOL_AT_ONCE):
+            part = slice(first, first + _POOL_AT_ONCE)
+            centred = pool[part] - self._centre
+            self._squares[part] = squares = np.einsum("ij,ij->i", centred, centred)
+            ones, less = np.ones_like(squares), squares * (1 - self._error)
+            self._right[part] = np.column_stack([centred, ones, less])
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def candidates(
+        self, points: Float[np.ndarray, "B D"], count: int, of: _Values
+    ) -> tuple[Int[np.ndarray, " C"], Bool[np.ndarray, "B C"]]:
+        """Rows of the pool that may have one of the `count` smallest values, and of which point."""
+        centred = points - self._centre
+        squares = np.einsum("ij,ij->i", centred, centred)[:, None]
+        if not max(squares.max(), self._squares.max()) < _LARGEST:  # also if one is NaN
+            return np.arange(len(self._right)), np.ones((len(points), len(self._right)), bool)
+        less = squares * (1 - self._error)
+        left = np.column_stack([-2 * centred, less, np.ones_like(less)]).astype(np.float32)
+        products = np.empty((len(points), _POOL_AT_ONCE), np.float32)
+        distances = np.empty_like(products, np.float64)
+        highest = np.full((len(points), count), np.inf)  # what the smallest values are at most
+        found, lowest = [], []
+        for first in range(0, len(self._right), _POOL_AT_ONCE):
+            right = self._right[first : first + _POOL_AT_ONCE]
+            columns = np.arange(first, first + len(right))
+            squared = np.matmul(left, right.T, out=products[:, : len(right)])
+            np.maximum(squared, 0, out=squared)
+            low = of(np.sqrt(squared, out=distances[:, : len(right)]), columns)
+            near = np.flatnonzero(~(low > highest[:, -1:]).all(axis=0))
+            if len(near):
+                more = 2 * self._error * (squares + self._squares[columns[near]])
+                high = of(np.sqrt(squared[:, near] + more), columns[near])
+                highest = np.partition(np.append(highest, high, axis=1), count - 1)[:, :count]
+                found.append(columns[near])
+                lowest.append(low[:, near])
+        return np.concatenate(found), ~(np.concatenate(lowest, axis=1) > highest[:, -1:])
 
 
 def mean_nearest(distances: Float64[np.ndarray, "M P"], k: int) -> Float64[np.ndarray, " M"]:
