@@ -409,6 +409,14 @@ def test_training_compiles_its_step_once(corpus_root, tmp_path, programs):
     assert found[0] == found[1] > 1  # nor is any small operation compiled at every step
 
 
+def test_detectors_of_a_process_share_their_programs(programs, rng):
+    waves = [rng.standard_normal(8000).astype(np.float32) / 9 for _ in range(12)]
+    asdjax.Detector().fit(waves)
+    before = programs.all
+    asdjax.Detector().fit(waves[::-1])
+    assert programs.all == before > 0
+
+
 def test_clips_of_many_lengths_share_a_program(run, programs, rng):
     embedder = asdjax.load(run)
     waves = [rng.standard_normal(n).astype(np.float32) / 9 for n in rng.integers(4000, 20000, 40)]
