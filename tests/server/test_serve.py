@@ -25,8 +25,6 @@ from asdjax.commands import serve
 from asdjax.errors import AsdjaxError
 from asdjax.server import listening
 
-pytestmark = pytest.mark.usefixtures("compiled_fast")
-
 SMALL = ["--most-bytes", "200000", "--most-seconds", "5", "--most-waiting", "4"]
 
 
