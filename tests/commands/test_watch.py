@@ -21,8 +21,6 @@ from asdjax.data.arrivals import Arrivals, digest_of
 from asdjax.errors import AsdjaxError, UsageError
 from asdjax.store import watch_log
 
-pytestmark = pytest.mark.usefixtures("compiled_fast")
-
 
 class Clock:
     """A clock that tests set; sleeping calls a function of the test."""

@@ -12,8 +12,6 @@ from asdjax.synth import corpus
 
 SEEDS = range(8)
 
-pytestmark = pytest.mark.usefixtures("compiled_fast")
-
 
 def recordings(seed: int, machine: str, noise_db: float):
     """Normal recordings to learn from, fresh normal ones and faulty ones [N, T], near channel."""

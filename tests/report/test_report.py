@@ -26,8 +26,6 @@ from asdjax.report.parts import Figure, Row, Section, Sound, Table, Text, Tile, 
 from asdjax.store.embeddings import Embeddings
 from asdjax.store.runs import Run
 
-pytestmark = pytest.mark.usefixtures("compiled_fast")
-
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7000003 }}"
 
 
