@@ -252,6 +252,12 @@ def test_paths_that_are_not_run_directories(name, verb, tmp_path, capsys):
         "JAX_NUM_CPU_DEVICES=0",
         "JAX_NUM_CPU_DEVICES=abc",
         "JAX_ENABLE_X64=maybe",
+        "JAX_ENABLE_X64=1",
+        "JAX_DISABLE_JIT=true",
+        "JAX_NO_EXECUTION=1",
+        "JAX_TRANSFER_GUARD=disallow",
+        "JAX_DEFAULT_PRNG_IMPL=rbg",
+        "JAX_THREEFRY_PARTITIONABLE=0",
     ],
 )
 def test_invalid_environment_variables_of_jax_are_one_sentence(variable, tmp_path):

@@ -150,3 +150,16 @@ def test_what_a_recipe_names_is_light():
     program = f"import sys, {', '.join(sorted(modules))}; print(*{HEAVY} & {{*sys.modules}})"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert not loaded.stdout.split()
+
+
+def test_training_and_detectors_start_without_what_few_of_them_need():
+    program = """
+import sys
+from asdjax.commands import pseudo_labels, train
+assert "sklearn" not in sys.modules
+import numpy as np
+from asdjax import Detector
+Detector().fit(np.random.default_rng(0).standard_normal((12, 4000)) / 9)
+assert "imblearn" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

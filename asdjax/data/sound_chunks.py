@@ -196,9 +196,10 @@ def au(file: BinaryIO, size: int, path: Path) -> Layout:
     start, length = struct.unpack(f"{order}4xII", head[:12])
     if start < 24 or start > size:
         raise fault(path, "truncated", _NO_SAMPLES)
-    if length != 0xFFFFFFFF:  # unknown length
+    stated = length != 0xFFFFFFFF
+    if stated:
         require_whole(path, length, size - start, "bytes of samples")
-    return Layout(start, size - start)
+    return Layout(start, size - start, stated)
 
 
 def _format(path: Path, chunk: bytes) -> WavLayout:

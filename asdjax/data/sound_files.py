@@ -217,6 +217,7 @@ def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, 
         found = _agreed(path, layout, found)
     elif layout.size:
         _require_all(path, layout, found)
+        found = dataclasses.replace(found, stated=layout.stated)
     elif layout.frames is not None:  # counted frame by frame; decoders may drop encoder padding
         if found.frames < layout.least:
             reason = f"the file has {layout.frames} samples, the decoder finds {found.frames}"
@@ -253,7 +254,9 @@ def _require_all(path: Path, layout: Layout, found: Header) -> None:
     if width is None:
         reason = f"samples of format {found.subtype}: convert it to WAV"
         raise fault(path, "unreadable", reason)
-    held = layout.size // (width * found.channels)
+    held, rest = divmod(layout.size, width * found.channels)
+    if rest and layout.frames is None:
+        raise fault(path, "truncated", "the file ends within a frame: restore it")
     for stated in (layout.frames, found.frames):
         if stated is not None:
             require_whole(path, stated, held, "samples")

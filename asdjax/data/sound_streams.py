@@ -422,7 +422,12 @@ def mp3(file: BinaryIO, size: int, path: Path) -> Layout:
         head = file.read(4)
         frame = _mp3_frame(head)
         if frame is None:
-            after = _after_padding(file, place, end) if tags < _MOST_TAGS else 0
+            if _only_zeros(file, place, end):
+                if tag is None or not tag.stated:
+                    reason = "it ends in zeros, and states no length: sound may be missing"
+                    raise fault(path, "truncated", f"{reason}: {_CONVERT}")
+                break
+            after = _after_tag(file, place, end) if tags < _MOST_TAGS else 0
             if after:
                 place, tags = after, tags + 1
                 continue
@@ -498,12 +503,18 @@ def _mp3_tag(head: bytes, rest: bytes) -> _Tag | None:
     return None
 
 
-def _after_padding(file: BinaryIO, place: int, end: int) -> int:
-    """The offset after an APE tag at `place`, or `end` if only zeros follow; 0: neither."""
+def _only_zeros(file: BinaryIO, place: int, end: int) -> bool:
+    """Whether zeros follow to the end, at most a block of them."""
+    file.seek(place)
+    rest = file.read(_BLOCK)[: end - place]
+    return len(rest) == end - place and not any(rest)
+
+
+def _after_tag(file: BinaryIO, place: int, end: int) -> int:
+    """The offset after an APE tag at `place`; 0: there is none."""
     file.seek(place)
     head = file.read(32)
-    if head.startswith(b"APETAGEX") and len(head) == 32 and place + 32 <= end:
-        has_header = head[23] & 0x20  # else it is the footer
-        return place + 32 + (int.from_bytes(head[12:16], "little") if has_header else 0)
-    rest = (head + file.read(_BLOCK))[: end - place]
-    return end if len(rest) == end - place and not any(rest) else 0
+    if not head.startswith(b"APETAGEX") or len(head) < 32 or place + 32 > end:
+        return 0
+    has_header = head[23] & 0x20  # else it is the footer
+    return place + 32 + (int.from_bytes(head[12:16], "little") if has_header else 0)

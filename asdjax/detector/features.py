@@ -1,9 +1,9 @@
 """What a detector compares: one or more vectors ("features") of a stretch of sound."""
 
 import abc
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,7 +128,7 @@ class SpectralFeatures(Features):
         self.frame = round(statistics.frame_seconds(sample_rate)[0] * sample_rate)
         self.identity = {"embedder": SPECTRAL, "version": 1, "sample_rate": sample_rate}
         self._devices = parallel.local_devices(0)
-        self._step = mapped(partial(_statistics, sample_rate), self._devices)
+        self._step = mapped(_statistics, sample_rate, tuple(self._devices))
 
     def __call__(
         self, waveforms: Sequence[np.ndarray], names: Sequence[str], longest: int
@@ -153,10 +153,11 @@ class SpectralFeatures(Features):
         return statistics.places(self.sample_rate)
 
 
-def mapped(step: Callable, devices: list[jax.Device]) -> jax.stages.Wrapped:
-    """Compile `step({}, batch)` for `in_batches`."""
+@functools.lru_cache(maxsize=8)  # detectors of a process, one for each machine, share programs
+def mapped(step: Callable, sample_rate: int, devices: tuple[jax.Device, ...]) -> jax.stages.Wrapped:
+    """Compile `step(sample_rate, {}, batch)` for `in_batches`."""
     # pmap takes an argument without arrays, as this state is, for a mapped one
-    return parallel.inference_step(step, devices, "shard_map")
+    return parallel.inference_step(functools.partial(step, sample_rate), list(devices), "shard_map")
 
 
 def in_batches(

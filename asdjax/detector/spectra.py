@@ -1,7 +1,6 @@
 """The spectra that a detector keeps of its normal windows, to explain what differs from them."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -20,8 +19,8 @@ class Spectra:
         """For waveforms of a sample rate, hertz."""
         self.sample_rate = sample_rate
         self._devices = parallel.local_devices(0)
-        self._summary = mapped(partial(_summary, sample_rate), self._devices)
-        self._averages = mapped(partial(_averages, sample_rate), self._devices)
+        self._summary = mapped(_summary, sample_rate, tuple(self._devices))
+        self._averages = mapped(_averages, sample_rate, tuple(self._devices))
 
     def summaries(
         self, waveforms: Sequence[np.ndarray], longest: int

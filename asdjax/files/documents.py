@@ -2,8 +2,8 @@
 
 import csv
 import hashlib
-import io
 import json
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,13 @@ def json_bytes(document: Any) -> bytes:
 
 def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Rows with equal keys as CSV with a header; floats are written with all their digits."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    lines: list[str] = []
+    # Before Python 3.13, only characters of this line terminator are quoted: readers end at both.
+    file = types.SimpleNamespace(write=lines.append)
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\r\n")
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue().encode()
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines).encode()
 
 
 def read_json(path: Path, remedy: str = "restore the file") -> Any:

@@ -9,13 +9,19 @@ _LOG = logging.getLogger(__name__)
 _CHOOSING = (
     "JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_DEFAULT_DEVICE", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS",
 )  # fmt: skip
+_REQUIRED = {  # for debugging, or with other numbers
+    "jax_enable_x64": False, "jax_disable_jit": False, "jax_no_execution": False,
+    "jax_transfer_guard": None, "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+}  # fmt: skip
 
 
 def start() -> None:
     """Import JAX and initialise its devices; call it before anything else uses JAX.
 
     Raises:
-        AsdjaxError: JAX rejects a setting in its environment variables, or finds no device.
+        AsdjaxError: JAX rejects a setting in its environment variables, or finds no device; or a
+            setting makes it compute other numbers, or nothing.
     """
     try:
         import jax  # reads most variables
@@ -40,5 +46,11 @@ def start() -> None:
         raise ConfigError(
             f"JAX finds no working device ({why}): set JAX_PLATFORMS=cpu to compute on the CPU"
         ) from error
+    for name, value in _REQUIRED.items():
+        if jax.config.values.get(name, value) not in (value, "allow"):
+            given = f"{name.upper()}={os.environ.get(name.upper(), jax.config.values[name])}"
+            raise ConfigError(
+                f"{given}: asdjax computes without this setting: unset {name.upper()}"
+            )
     found = jax.local_devices()
     _LOG.info(f"JAX {jax.__version__} on {len(found)} x {found[0].device_kind}")

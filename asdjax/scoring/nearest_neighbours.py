@@ -90,12 +90,12 @@ class FittedNearestNeighbours(Fitted):
     def fit_points(self) -> None:
         import numpy as np
 
-        from asdjax.scoring import memory_mixup, smote
-
         config = self.config
         self._source_pool = self.points[self.source]
         banks, parents = [self.points[self.target]], [np.stack([self.target] * 2, axis=1)]
         if config.smote.ratio > 0 and len(self.source) and len(self.target):
+            from asdjax.scoring import smote  # imbalanced-learn takes a second to import
+
             new, of, sentences = smote.synthetic_points(config.smote, self.points, self.is_target)
             banks.append(self.prepared(new))
             first, last = of.argmax(axis=1), of.shape[1] - 1 - of[:, ::-1].argmax(axis=1)
@@ -103,6 +103,8 @@ class FittedNearestNeighbours(Fitted):
             for sentence in sentences:
                 self.note(sentence)
         if config.memory_mixup.neighbours > 0 and len(self.source) and len(self.target):
+            from asdjax.scoring import memory_mixup
+
             mixup = config.memory_mixup
             new, pairs = memory_mixup.mixed_points(mixup, self._source_pool, banks[0])
             banks.append(self.prepared(new))

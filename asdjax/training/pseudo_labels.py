@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn import cluster, metrics
-from sklearn.exceptions import ConvergenceWarning
 
 from asdjax.config.recipe import PseudoLabelConfig
 from asdjax.data.dcase import Clip
@@ -43,6 +41,8 @@ def clusters(
         >>> clusters(np.array([[0.0], [0.1], [9.0], [9.1]] * 2), config).tolist()
         [0, 0, 1, 1, 0, 0, 1, 1]
     """
+    from sklearn import metrics  # takes a second to import, and few trainings need it
+
     points = embeddings.astype(np.float64)
     most = min(len(np.unique(points, axis=0)), max(1, len(points) // _PER_CLUSTER))
     if config.clusters != "silhouette":
@@ -58,6 +58,9 @@ def clusters(
 
 
 def _kmeans(points: Float[np.ndarray, "N D"], number: int, seed: int) -> Int[np.ndarray, " N"]:
+    from sklearn import cluster
+    from sklearn.exceptions import ConvergenceWarning
+
     kmeans = cluster.KMeans(number, n_init=4, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # clips that differ by rounding only

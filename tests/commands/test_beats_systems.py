@@ -196,7 +196,7 @@ def test_a_batch_in_parts_is_the_batch_at_once_in_float64(rng, float64):
         assert relative(now[name] - before[name], value - before[name]) < 1e-9, name
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_pmap_and_shard_map_give_equal_bits(rng, devices):
     """With dropouts, layer drop, SpecAugment and mixup."""
     work = Learner(

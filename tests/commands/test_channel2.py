@@ -389,7 +389,7 @@ def test_views_on_eight_devices_are_those_on_one(run_copy):
         assert np.array_equal(after.lag, before[view].lag, equal_nan=True)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_pmap_and_shard_map_embed_with_equal_bits(run_copy, devices):
     found = []
     for how in "pmap", "shard_map":

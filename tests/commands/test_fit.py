@@ -21,6 +21,8 @@ from asdjax.config import recipe as configs
 from asdjax.detector.prediction import COLUMNS
 from asdjax.files import atomic
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 TINY = str(TESTS / "tiny.yaml")
 
 

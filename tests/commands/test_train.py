@@ -135,11 +135,12 @@ def test_one_and_eight_devices_agree_in_float64(rng, float64, dynamic):
     assert (scales[0] != work.start().stats["head"]["scale"]) == dynamic
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+# on one device slow: there the step has no collectives
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_pmap_and_shard_map_give_equal_bits(rng, devices):
     work = learner(dynamic=True)
     runs = [
-        run_steps(work, work.start(), noise(np.random.default_rng(5), 8, 3), devices, how)
+        run_steps(work, work.start(), noise(np.random.default_rng(5), 16, 3), devices, how)
         for how in ("pmap", "shard_map")
     ]
     (one, losses_one), (other, losses_other) = runs
@@ -156,7 +157,7 @@ def gradient(work, state, batch, devices):
 
 def test_gradients_on_eight_devices_are_one_devices(rng):
     """The median of several batches: a ReLU or maximum that nearly ties may tip in one of them."""
-    work = learner()
+    work = learner(dynamic=True)
     start = work.start()
     differences = []
     for batch in noise(rng, 16, 5):
@@ -167,8 +168,8 @@ def test_gradients_on_eight_devices_are_one_devices(rng):
 
 
 def test_a_state_goes_through_a_checkpoint_by_the_names_of_its_items(rng, tmp_path):
-    work = learner()
-    after, _ = run_steps(work, work.start(), noise(rng, 8, 2), devices=1)
+    work = learner(dynamic=True)
+    after, _ = run_steps(work, work.start(), noise(rng, 16, 2), devices=1)
     items = after.to_items()
     assert {"/".join(path[:3]) for path in flatten_dict(items)} == {
         "weights/params/model", "weights/params/head", "weights/stats/model", "weights/stats/head",
@@ -191,15 +192,21 @@ def tiny(corpus_root):
     return config, open_corpus(corpus_root, config)
 
 
+@pytest.fixture(scope="module")
+def whole(corpus_root, tmp_path_factory):
+    """An uninterrupted run."""
+    config, run = configs.load(str(TINY)), Run(tmp_path_factory.mktemp("whole") / "run")
+    train(config, open_corpus(corpus_root, config), run)
+    return run
+
+
 def weights(run):
     """The final weights' digest, which training.json states."""
     return run.finished_training()["digest"]
 
 
-def test_repeated_and_resumed_runs_are_bit_identical(tiny, tmp_path):
+def test_repeated_and_resumed_runs_are_bit_identical(tiny, whole, tmp_path):
     config, corpus = tiny
-    whole = Run(tmp_path / "whole")
-    train(config, corpus, whole)
     again = Run(tmp_path / "again")
     train(config, corpus, again)
     assert weights(whole) == weights(again)
@@ -213,10 +220,10 @@ def test_repeated_and_resumed_runs_are_bit_identical(tiny, tmp_path):
     assert [line_values(line) for line in logs[0]] == [line_values(line) for line in logs[1]]
 
 
-def test_a_run_of_an_earlier_version_with_fewer_settings_goes_on(tiny, tmp_path, monkeypatch):
-    config, corpus = tiny
-    whole, halved = Run(tmp_path / "whole"), Run(tmp_path / "halved")
-    train(config, corpus, whole)
+def test_a_run_of_an_earlier_version_with_fewer_settings_goes_on(
+    tiny, whole, tmp_path, monkeypatch
+):
+    (config, corpus), halved = tiny, Run(tmp_path / "halved")
     with monkeypatch.context() as patch:
         patch.setattr("asdjax.training.plan.settings", lambda *_: {"seed": config.seed})
         kill_at_step(halved, config, corpus, 5)

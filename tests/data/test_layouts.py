@@ -1,6 +1,8 @@
 """Data of a user's own: folders of free names and manifests, and how layouts are told apart."""
 
+import contextlib
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -19,6 +21,8 @@ from asdjax.data import layouts, manifests, own_folders
 from asdjax.data.corpus import open_corpus, survey
 from asdjax.data.editions import AUTO
 from asdjax.errors import AsdjaxError
+
+pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 TINY = str(TESTS / "tiny.yaml")
 
@@ -266,15 +270,24 @@ def test_copies_are_found_in_any_format(own, tmp_path):
     }  # fmt: skip
 
 
-def test_from_training_to_evaluation_twice(own, tmp_path, capsys):
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def own_run(own, tmp_path_factory):
+    """A finished run, the options of its command line, and what was printed."""
+    run = tmp_path_factory.mktemp("own_run") / "run"
     args = ["run", TINY, "--data", str(own), "--run", str(run), "--train.epochs", "1", "--json"]
-    for _ in range(2):
-        assert main(args) == 0
-        printed = capsys.readouterr()
-        figures = json.loads(printed.out)["machines"]["pump"]["within"]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            assert main(args) == 0
+    return run, args, out.getvalue(), err.getvalue()
+
+
+def test_from_training_to_evaluation_twice(own_run, capsys):
+    run, args, *first = own_run
+    assert main(args) == 0
+    for out, err in first, capsys.readouterr():
+        figures = json.loads(out)["machines"]["pump"]["within"]
         assert figures["auc_source"] is not None and figures["auc_target"] is None
-    assert "mono recordings" not in printed.err  # the recipe has the raw view alone
+        assert "mono recordings" not in err  # the recipe has the raw view alone
     rows = list(csv.DictReader(open(run / "scores" / "fan.csv", newline="")))
     assert {row["split"] for row in rows} == {"train", "test"} and len(rows) == 22
     assert main(["extract", str(run)]) == 0
@@ -331,16 +344,24 @@ def test_a_manifest_from_training_to_scores(own, tmp_path, capsys):
     assert (run / "embeddings" / "raw" / "fan.npz").read_bytes() != before
 
 
-@pytest.mark.parametrize("column", ["label", "domain", "section", "channel"])
-def test_a_changed_row_of_a_test_clip_makes_results_anew(own, tmp_path, column):
-    """Results are those of a fresh run on the changed manifest."""
-    rows = []
+@pytest.fixture(scope="module")
+def of_manifest(own, tmp_path_factory):
+    """A run of a manifest, the manifest, and its rows."""
+    rows, folder = [], tmp_path_factory.mktemp("of_manifest")
     for clip in own_folders.scan(own).clips:
         rows.append({"path": str(own / clip.path), "machine": clip.machine, "split": clip.split})
         rows[-1] |= {"label": clip.label or ""}
-    path = manifest(tmp_path / "m.csv", rows)
-    first = ["--run", str(tmp_path / "run"), "--train.epochs", "1"]
+    path = manifest(folder / "m.csv", rows)
+    first = ["--run", str(folder / "run"), "--train.epochs", "1"]
     assert main(["run", TINY, "--data", str(path), *first]) == 0
+    return folder / "run", path, rows
+
+
+@pytest.mark.parametrize("column", ["label", "domain", "section", "channel"])
+def test_a_changed_row_of_a_test_clip_makes_results_anew(of_manifest, tmp_path, column):
+    """Results are those of a fresh run on the changed manifest."""
+    run, path, rows = of_manifest
+    shutil.copytree(run, tmp_path / "run")
     changed = [
         {
             **row,
@@ -374,7 +395,7 @@ def test_changed_attributes_are_changed_training_clips(own, tmp_path, capsys):
     ]
     columns = ("path", "machine", "split", "load")
     path = manifest(tmp_path / "m.csv", rows, columns)
-    args = ["run", TINY, "--data", str(path), "--run", str(tmp_path / "r"), "--train.epochs", "1"]
+    args = ["train", TINY, "--data", str(path), "--run", str(tmp_path / "r"), "--train.epochs", "1"]
     args += ["--dataset.label", "machine_section_attributes"]
     assert main(args) == 0
     swap = {"low": "high", "high": "low", "": ""}
@@ -463,10 +484,8 @@ def test_views_of_two_channels_need_two_in_all_recordings(own, tmp_path, capsys)
     assert "1 of 50 files have more than two channels" in printed
 
 
-def test_ones_own_data_has_no_submission(own, tmp_path, capsys):
-    run = tmp_path / "run"
-    assert main(["run", TINY, "--data", str(own), "--run", str(run), "--train.epochs", "1"]) == 0
-    capsys.readouterr()
+def test_ones_own_data_has_no_submission(own_run, tmp_path, capsys):
+    run = own_run[0]
     info = str(TESTS / "submission.yaml")
     assert main(["submit", str(run), "--info", info, "--out", str(tmp_path / "out")]) == 1
     assert "own" in capsys.readouterr().err and not (tmp_path / "out").exists()
@@ -481,7 +500,7 @@ def test_damaged_files_of_ones_own_are_listed(own, tmp_path, capsys):
 
 
 def test_the_share_of_recordings_of_another_length_is_said(own, tmp_path, capsys):
-    args = ["run", TINY, "--data", str(own), "--run", str(tmp_path / "r"), "--train.epochs", "1"]
+    args = ["train", TINY, "--data", str(own), "--run", str(tmp_path / "r"), "--train.epochs", "1"]
     assert main([*args, "--audio.clip-seconds", "1.5"]) == 0
     said = "100 % of the training clips are shorter than three quarters of 1.5 s, and repeated"
     assert said in capsys.readouterr().err

@@ -116,10 +116,11 @@ def test_formats_that_may_lack_a_length(tmp_path):
         assert np.array_equal(audio.read_any(path, 16000, most=70), whole[:70])
     au = hostile.encoded("AU")
     path.write_bytes(hostile.patched(au, b".snd", 8, b"\xff\xff\xff\xff"))
-    assert len(audio.read_any(path, 16000)) == 20_000
+    assert len(audio.read_any(path, 16000)) == 20_000 and not audio.inspect_any(path).stated
     first, rest = hostile.mp3("CONSTANT")
     for content, least in (
         (first + rest, 20_000),
+        (first + rest + bytes(4096), 20_000),
         (first + rest + hostile.APE + b"TAG" + bytes(125), 20_000),
         (rest, 20_000),
         (2 * rest, 40_000),

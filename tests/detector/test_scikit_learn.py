@@ -18,6 +18,8 @@ NOT_FOR_SOUND = {
 }
 """Checks that are left out, with the reason."""
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 
 @pytest.mark.filterwarnings("ignore")  # the checks' own data is no sound
 @parametrize_with_checks([Detector()], expected_failed_checks=lambda estimator: NOT_FOR_SOUND)

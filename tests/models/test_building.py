@@ -57,7 +57,7 @@ class Network(nnx.Module):
 '''
 
 
-@pytest.mark.usefixtures("plugins_of_the_test")
+@pytest.mark.usefixtures("plugins_of_the_test", "compiled_fast_here")
 def test_an_encoder_of_flaxs_own_layers(corpus_root, tmp_path, capsys):
     plugin, run, out = tmp_path / "loudness.py", Run(tmp_path / "run"), tmp_path / "e.npz"
     plugin.write_text(LOUDNESS)

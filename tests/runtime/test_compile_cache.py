@@ -167,31 +167,28 @@ def digest(run):
     "recipe", [TINY, pytest.param(TINY_BEATS, marks=pytest.mark.slow)], ids=["resnet", "beats"]
 )
 def test_every_start_works_whatever_came_before(recipe, command, tmp_path, rng):
-    """Checks, trainings of equal programs, edits, a moved cache, two starts at once."""
+    """After a check; another seed; an edit, and two starts at once with a moved cache."""
     once = recipe, *command.corpus, "--train.epochs", "1"
     command.here("check", *once)
-    runs = [tmp_path / f"run{i}" for i in range(7)]
+    runs = [tmp_path / f"run{i}" for i in range(4)]
     command.here("train", *once, "--run", runs[0])
-    command.here("train", *once, "--run", runs[1])
-    command.here("train", *once, "--run", runs[2], "--train.keep-checkpoints", "3")
-    command.here("train", *once, "--run", runs[3], "--seed", "1")
+    command.here("train", *once, "--run", runs[1], "--seed", "1", "--train.keep-checkpoints", "3")
     source = command.package / "asdjax" / "training" / "learner.py"
     source.write_text(f"# a comment, which moves every line\n{source.read_text()}")
-    command.here("train", *once, "--run", runs[4])
     moved = tmp_path / "moved"
     command.cache.rename(moved)
-    both = [command("train", *once, "--run", run, cache=moved) for run in runs[5:]]
+    both = [command("train", *once, "--run", run, cache=moved) for run in runs[2:]]
     for process in both:
         command.finish(process)
-    equal = {digest(run) for run in runs if run is not runs[3]}
-    assert len(equal) == 1 and digest(runs[3]) not in equal
+    equal = {digest(run) for run in runs if run is not runs[1]}
+    assert len(equal) == 1 and digest(runs[1]) not in equal
     soundfile.write(tmp_path / "clip.wav", rng.uniform(-0.1, 0.1, 16000), 16000)
-    for run in runs[:2]:
-        command.here("extract", run, cache=moved)
+    command.here("extract", runs[0], cache=moved)
+    for run in runs[::2]:
         command.here("embed", run, tmp_path / "clip.wav", "--out", run / "clip.npz", cache=moved)
-    first, second = ((run / "clip.npz").read_bytes() for run in runs[:2])
+    first, second = ((run / "clip.npz").read_bytes() for run in runs[::2])
     assert len(first) == len(second)
-    with np.load(runs[0] / "clip.npz") as one, np.load(runs[1] / "clip.npz") as two:
+    with np.load(runs[0] / "clip.npz") as one, np.load(runs[2] / "clip.npz") as two:
         assert np.array_equal(one["embedding"], two["embedding"])
 
 
@@ -401,7 +398,7 @@ def run(corpus_root, tmp_path_factory):
 def test_training_compiles_its_step_once(corpus_root, tmp_path, programs):
     args = ["train", TINY, "--data", str(corpus_root)]
     found = []
-    for epochs in "1", "4":
+    for epochs in "1", "2":
         jax.clear_caches()
         programs.all = programs.count = 0
         run = tmp_path / epochs
@@ -410,6 +407,14 @@ def test_training_compiles_its_step_once(corpus_root, tmp_path, programs):
         found.append(programs.all)
     assert len((run / "log.jsonl").read_text().splitlines()) > 3
     assert found[0] == found[1] > 1  # nor is any small operation compiled at every step
+
+
+def test_detectors_of_a_process_share_their_programs(programs, rng):
+    waves = [rng.standard_normal(8000).astype(np.float32) / 9 for _ in range(12)]
+    asdjax.Detector().fit(waves)
+    before = programs.all
+    asdjax.Detector().fit(waves[::-1])
+    assert programs.all == before > 0
 
 
 def test_clips_of_many_lengths_share_a_program(run, programs, rng):
@@ -430,9 +435,9 @@ def test_clips_that_keep_their_lengths_need_two_programs_a_class(programs, rng):
     weights = {"params": {"model": params}, "stats": {"model": stats}}
     weights = jax.tree.map(np.asarray, weights)
     embedder = Embedder(dataclasses.replace(recipe, model=model, extract=extract), None, weights)
-    waves = [rng.standard_normal(n).astype(np.float32) / 9 for n in rng.integers(8000, 20_000, 40)]
+    waves = [rng.standard_normal(n).astype(np.float32) / 9 for n in rng.integers(8000, 12_000, 40)]
     classes = {embedder.batching.row_length(len(wave)) for wave in waves}
-    assert len(classes) > 3
+    assert len(classes) > 1
     for some in (waves, waves[::-1], waves[:15], waves[15:], *([wave] for wave in waves)):
         embedder.embed(some)
     assert programs.count == 2 * len(classes)

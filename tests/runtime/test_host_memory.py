@@ -12,7 +12,7 @@ import concurrent.futures, resource, threading, time
 from asdjax.runtime import host_memory
 
 kept = host_memory.keep()
-look = lambda: time.sleep(3 * host_memory._INTERVAL)
+look = lambda: time.sleep(3 * host_memory._INTERVAL * kept)  # of a thread that returns memory
 pages = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 together = threading.Barrier(4)
 one_by_one = threading.Lock()

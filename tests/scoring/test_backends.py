@@ -9,6 +9,7 @@ from conftest import EXACT_METRIC, GOLDEN, SCORE
 from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from sklearn.covariance import ledoit_wolf
+from support.plugins import plugins_of_the_test as plugins_of_the_test  # a fixture
 
 from asdjax.challenge.meta_yaml import describe
 from asdjax.config import recipe as configs
@@ -435,9 +436,8 @@ class FittedMiddle(Fitted):
 
 
 @pytest.fixture
-def plugin(tmp_path, monkeypatch):
+def plugin(tmp_path, plugins_of_the_test):
     """The backend of a file of a user's."""
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
     (tmp_path / "middle.py").write_text(PLUGIN, "utf-8")
     registry.load_plugin(tmp_path / "middle.py")
     found = registry.find("backend", "middle")

@@ -57,6 +57,7 @@ def test_the_views_of_a_recipe_are_compiled(script, monkeypatch, capsys):
     assert facts["fits"] and facts["views"] == 7 and facts["batch"] == 16
 
 
+@pytest.mark.usefixtures("compiled_fast_here")
 def test_too_little_memory_is_reported(script, monkeypatch, capsys):
     on_cpus(monkeypatch, script)
     monkeypatch.setattr(script, "MEMORY", 1)
@@ -93,7 +94,10 @@ def test_settings_that_save_memory_in_turn(script):
     [
         (["--recipes", "nope"], "nope"),
         (["--", "--model.compute-dtype", "float32", "--train.epochs", "0"], "train.epochs"),
-        (["--batch", "7", "--devices", "2"], "train.batch_size"),
+        (
+            ["--recipes", TINY, "--programs", "step", "--batch", "7", "--devices", "2"],
+            "train.batch_size",
+        ),
         ([], "comes with the extra tpu"),
     ],
 )

@@ -133,18 +133,18 @@ def test_an_interrupted_run_shows_each_step_once(corpus, tmp_path, monkeypatch):
     run = Run(tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(
-            "support.training_steps.train", lambda config, corpus, run: train(3, corpus, run)
+            "support.training_steps.train", lambda config, corpus, run: train(2, corpus, run)
         )
-        kill_at_step(run, recipe(3), corpus, 6)  # one of these is validation
+        kill_at_step(run, recipe(2), corpus, 6)  # one of these is validation
     before = shown(run.path / "tensorboard")
     assert [step for step, _ in before["loss/training"]] == [0, 1, 2, 3]  # 3 is repeated
-    train(3, corpus, run)
+    train(2, corpus, run)
     rows, curves = check_against_log(run)
-    assert len(rows) == 9 and [step for step, _ in curves["loss/validation"]] == [2, 5, 8]
-    train(4, corpus, run)  # more epochs
-    assert len(check_against_log(run)[0]) == 12
-    train(4, corpus, run)  # finished: written once more
-    assert len(check_against_log(run)[0]) == 12
+    assert len(rows) == 6 and [step for step, _ in curves["loss/validation"]] == [2, 5]
+    train(3, corpus, run)  # more epochs
+    assert len(check_against_log(run)[0]) == 9
+    train(3, corpus, run)  # finished: written once more
+    assert len(check_against_log(run)[0]) == 9
     assert run.foreign_files() == []
     command.train(recipe(1), corpus, run, resume=False)
     assert [*(run.path / "tensorboard").iterdir()] == []
@@ -170,31 +170,43 @@ def test_a_finished_run_without_event_files_gets_them(corpus, finished, tmp_path
     assert len(check_against_log(run)[0]) == 3
 
 
-@pytest.mark.parametrize("name", ["events.out.tfevents.1700000000.host", "notes.txt", "a/b.txt"])
+NAMES = ["events.out.tfevents.1700000000.host", "notes.txt", "a/b.txt"]
+
+
+def foreign(run, name):
+    file = run.path / "tensorboard" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("mine")
+    return file
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_folder_of_other_origin_is_neither_used_nor_deleted(corpus, finished, tmp_path, name):
     run = copy(finished, tmp_path)
-    file = run.path / "tensorboard" / name
-    file.parent.mkdir(parents=True)
-    file.write_text("mine")
+    file = foreign(run, name)
     before = (run.path / "training.json").read_bytes()
     for options in {}, {"resume": False}:
         with pytest.raises(AsdjaxError, match=f"{name}: not written by asdjax.*omit --log"):
             train(2, corpus, run, **options)
     assert file.read_text() == "mine" and before == (run.path / "training.json").read_bytes()
-    command.train(recipe(1), corpus, run, resume=False)  # without the option
-    assert file.read_text() == "mine" and len([*file.parent.iterdir()]) == 1
 
 
-def test_links_and_files_in_its_place_are_refused(corpus, tmp_path):
-    run, target = Run(tmp_path / "run"), tmp_path / "elsewhere"
+def test_a_training_without_the_option_leaves_a_folder_of_other_origin(corpus, finished, tmp_path):
+    run = copy(finished, tmp_path)
+    files = [foreign(run, name) for name in NAMES]
+    command.train(recipe(1), corpus, run, resume=False)
+    assert [file.read_text() for file in files] == ["mine"] * 3
+    assert len([*(run.path / "tensorboard").rglob("*")]) == 4  # and the folder a
+
+
+def test_links_and_files_in_its_place_are_refused(corpus, finished, tmp_path):
+    run, target = copy(finished, tmp_path), tmp_path / "elsewhere"
     target.mkdir()
-    run.path.mkdir()
     (run.path / "tensorboard").symlink_to(target)
     theirs = target / "events.out.tfevents.1700000000000.asdjax"
     theirs.write_text("of another run")
     with pytest.raises(AsdjaxError, match="tensorboard: is a link"):
         train(1, corpus, run)
-    command.train(recipe(1), corpus, run)
     command.train(recipe(1), corpus, run, resume=False)
     assert theirs.read_text() == "of another run"
     (run.path / "tensorboard").unlink()

@@ -50,7 +50,7 @@ VERBS = {
         ["train", str(HERE / "tiny_beats.yaml"), "--data", "{base}/data", "--run", "{}/run"]
     ),
     "train more": Verb(
-        ["train", TINY, "--data", "{base}/data", "--run", "{}/trained", "--train.epochs", "5"],
+        ["train", TINY, "--data", "{base}/data", "--run", "{}/trained", "--train.epochs", "4"],
         "trained",
     ),
     "run": Verb(["run", TINY, "--data", "{base}/data", "--run", "{}/run"]),
@@ -62,7 +62,7 @@ VERBS = {
         ["submit", "{base}/done", "--info", str(HERE / "submission.yaml"), "--out", "{}/package",
          "--subsets", "development"]
     ),
-    "embed": Verb(["embed", "{base}/done", "{base}/data", "--out", "{}/e.npz", "--overwrite"]),
+    "embed": Verb(["embed", "{base}/trained", "{base}/data", "--out", "{}/e.npz", "--overwrite"]),
     "fit": Verb(["fit", "{base}/data/fan/train", "--out", "{}/d.asd", "--overwrite"]),
     "predict": Verb(
         ["predict", "{base}/detector/d.asd", "{base}/data/fan/test", "--csv", "{}/t.csv",
@@ -84,41 +84,53 @@ VERBS = {
     "convert asdkit": Verb(
         ["convert", "asdkit", "{base}/asdkit.pt", "{}/run", "--config", TINY, "--overwrite"]
     ),
-    "convert torch": Verb(["convert", "torch", "{base}/done", "{}/run.npz", "--overwrite"]),
+    "convert torch": Verb(["convert", "torch", "{base}/trained", "{}/run.npz", "--overwrite"]),
 }  # fmt: skip
+
+MAKING = {
+    "data": [["synth", "{}", *CORPUS]],
+    "trained": [["train", TINY, "--data", "{base}/data", "--run", "{}"]],
+    "extracted": ["trained", ["extract", "{}"]],
+    "done": ["extracted", ["score", "{}"], ["evaluate", "{}"]],
+    "other": [["run", TINY, "--data", "{base}/data", "--seed", "1", "--run", "{}"]],
+    "detector": [["fit", "{base}/data/fan/train", "--out", "{}/d.asd"]],
+    "beats": [["convert", "beats", "{base}/beats.pt", "{}"]],
+    "run.npz": [["convert", "torch", "{base}/trained", "{}"]],
+}  # fmt: skip
+"""What of the base is made, when a verb first needs it: of which copy, and by which commands."""
 
 
 class Kills:
     """What all verbs share, how long each takes, and the signals."""
 
     def __init__(self, base: Path, variants: Path):
-        """Make a corpus, runs and checkpoints in an empty folder."""
-        self.base = base
+        """Use an empty folder."""
+        self.base, self._variants = base, variants
         self._seconds: dict[str, float] = {}
         self._environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(base / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         }
-        done, corpus = base / "done", base / "data"
-        self._run(["synth", str(corpus), *CORPUS])
-        self._run(["train", TINY, "--data", str(corpus), "--run", str(done)])
-        shutil.copytree(done, base / "trained")
-        self._run(["extract", str(done)])
-        shutil.copytree(done, base / "extracted")
-        self._run(["score", str(done)])
-        self._run(["evaluate", str(done)])
-        (base / "detector").mkdir()
-        detector = str(base / "detector" / "d.asd")
-        self._run(["fit", str(corpus / "fan" / "train"), "--out", detector])
-        options = ["--data", str(corpus), "--seed", "1"]
-        self._run(["run", TINY, *options, "--run", str(base / "other")])
-        shutil.copy(variants / "nano_zip.pt", base / "beats.pt")
-        self._run(["convert", "beats", str(base / "beats.pt"), str(base / "beats")])
-        self._run(["convert", "torch", str(done), str(base / "run.npz")])
-        with np.load(base / "run.npz") as arrays:
-            state = OrderedDict((name, arrays[name]) for name in arrays.files)
-        write(base / "asdkit.pt", {"state_dict": state, "epoch": 1})
+
+    def _require(self, name: str) -> None:
+        """Make what of the base is not there yet."""
+        place = self.base / name
+        if place.exists():
+            return
+        if name == "beats.pt":
+            shutil.copy(self._variants / "nano_zip.pt", place)
+        elif name == "asdkit.pt":
+            self._require("run.npz")
+            with np.load(self.base / "run.npz") as arrays:
+                state = OrderedDict((name, arrays[name]) for name in arrays.files)
+            write(place, {"state_dict": state, "epoch": 1})
+        for step in MAKING.get(name, []):
+            if isinstance(step, str):
+                self._require(step)
+                shutil.copytree(self.base / step, place)
+            else:
+                self._run(self._filled(step, place))
 
     def send(self, name: str, chance: random.Random) -> list[str]:
         """Send a random signal at a random moment; what is wrong afterwards, in words."""
@@ -180,10 +192,15 @@ class Kills:
 
     def _prepared(self, verb: Verb, folder: Path) -> list[str]:
         if verb.copied:
+            self._require(verb.copied)
             shutil.copytree(self.base / verb.copied, folder / verb.copied)
-        return [
-            arg.replace("{base}", str(self.base)).replace("{}", str(folder)) for arg in verb.args
-        ]
+        return self._filled(verb.args, folder)
+
+    def _filled(self, args: list[str], folder: Path) -> list[str]:
+        for arg in args:
+            if arg.startswith("{base}/"):
+                self._require(arg.split("/")[1])
+        return [arg.replace("{base}", str(self.base)).replace("{}", str(folder)) for arg in args]
 
     def _start(self, args: list[str]) -> subprocess.Popen:
         return subprocess.Popen(

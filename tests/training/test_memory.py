@@ -36,10 +36,14 @@ def with_limit(monkeypatch, limit):
 def test_the_first_remat_that_fits_is_chosen(monkeypatch):
     needed = {way: memory.step_bytes(planned(remat=way)) for way in ("none", "attention", "full")}
     assert needed["none"] > needed["attention"] > needed["full"]
+    with_limit(monkeypatch, needed["attention"])
+    assert memory.fitted(planned()).model.remat == "attention"
+    # without compiling each again for each limit
+    monkeypatch.setattr(memory, "step_bytes", lambda work: needed[work.model.remat])
     for way, limit in (*needed.items(), ("full", 1)):
         with_limit(monkeypatch, limit)
-        assert memory.fitted(planned()).model.remat == way
-        assert memory.fitted(planned()).learner().config.model.remat == way
+        chosen = memory.fitted(planned())
+        assert chosen.model.remat == chosen.learner().config.model.remat == way
 
 
 def test_a_device_without_a_limit_and_a_stated_setting_choose_nothing(monkeypatch):
