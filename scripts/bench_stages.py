@@ -266,7 +266,7 @@ def _bank(clips: int, rng: np.random.Generator) -> tuple[Fitted, np.ndarray, np.
 
 def scoring(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
     """200 test clips against a reference bank; also with scikit-learn, without SMOTE."""
-    for clips in options.batch or (1000, 10000):
+    for clips in options.batch or (1000, 10_000, 100_000):
         backend, train, test = _bank(clips, rng)
         plain = NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute").fit(train)
         about = {"device": "host", "reference_bank": clips, "dimensions": 512}
@@ -275,11 +275,13 @@ def scoring(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[C
 
 
 def leave_one_out(options: argparse.Namespace, rng: np.random.Generator) -> Iterator[Case]:
-    """Each clip of a reference bank against the others, as for a threshold."""
-    for clips in options.batch or (1000, 3000):
-        backend, _, _ = _bank(clips, rng)
+    """Each clip of a reference bank against the others, as for a threshold; also scikit-learn's."""
+    for clips in options.batch or (1000, 10_000):
+        backend, train, _ = _bank(clips, rng)
+        plain = NearestNeighbors(n_neighbors=2, metric="cosine", algorithm="brute").fit(train)
         about = {"device": "host", "reference_bank": clips, "dimensions": 512}
-        yield Case(about, clips, backend.leave_one_out)
+        other = "scikit_learn", partial(plain.kneighbors, train)
+        yield Case(about, clips, backend.leave_one_out, alternative=other)
 
 
 def small_corpus(folder: Path, clips: int, length: float) -> Path:

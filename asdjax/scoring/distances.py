@@ -19,6 +19,7 @@ _AT_ONCE, _POOL_AT_ONCE = 128, 256  # points and references per block of product
 _EXACT_AT_ONCE = 16  # points per block of distances
 _LARGEST = 1e30  # squared distance of which float32 has multiples
 _Block = Float64[np.ndarray, "B C"]
+LeftOut = Callable[[slice, Int[np.ndarray, " C"]], Bool[np.ndarray, "B C"]]
 _Values = Callable[[_Block, Int[np.ndarray, " C"]], _Block]
 
 
@@ -34,7 +35,7 @@ def mean_distance(
     points: Float[np.ndarray, "M D"],
     pool: Float[np.ndarray, "P D"],
     k: int,
-    left_out: Bool[np.ndarray, "M P"] | None = None,
+    left_out: LeftOut | None = None,
     *,
     squared: bool = False,
 ) -> Float64[np.ndarray, " M"]:
@@ -44,7 +45,8 @@ def mean_distance(
         points: any points.
         pool: what they are compared with.
         k: neighbours.
-        left_out: points of the pool to ignore, for each point.
+        left_out: which of the pool to ignore; called with the rows of a block of points and of some
+            of the pool, in threads.
         squared: whether the distances are squared before.
     """
     if k == 0 or len(pool) == 0:
@@ -53,7 +55,7 @@ def mean_distance(
     def values(rows: slice) -> _Values:
         def of(distances: _Block, columns: Int[np.ndarray, " C"]) -> _Block:
             found = np.square(distances) if squared else distances
-            return found if left_out is None else np.where(left_out[rows, columns], np.inf, found)
+            return found if left_out is None else np.where(left_out(rows, columns), np.inf, found)
 
         return of
 

@@ -12,9 +12,9 @@ from asdjax.scoring.backends import Fitted, References, nearer_domain
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Bool, Float, Float64
+    from jaxtyping import Bool, Float, Float64, Int
 
-_AT_ONCE = 1024  # clips left out per block
+    from asdjax.scoring.distances import LeftOut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,19 +128,21 @@ class FittedNearestNeighbours(Fitted):
     def left_out_scores(self) -> Float64[np.ndarray, " N"]:
         import numpy as np
 
-        scores = np.empty(len(self.points))
-        for start in range(0, len(scores), _AT_ONCE):
-            rows = np.arange(start, min(start + _AT_ONCE, len(scores)))
-            source = self.source == rows[:, None]
-            target = (self._parents == rows[:, None, None]).any(axis=2)
-            scores[rows] = self.score_points(self.points[rows], source, target)
-        return scores
+        clips = np.arange(len(self.points))
+
+        def source_out(rows: slice, columns: Int[np.ndarray, " C"]) -> Bool[np.ndarray, "B C"]:
+            return self.source[columns] == clips[rows, None]
+
+        def target_out(rows: slice, columns: Int[np.ndarray, " C"]) -> Bool[np.ndarray, "B C"]:
+            return (self._parents[columns] == clips[rows, None, None]).any(axis=2)
+
+        return self.score_points(self.points, source_out, target_out)
 
     def score_points(
         self,
         points: Float[np.ndarray, "M D"],
-        source_out: Bool[np.ndarray, "M P"] | None = None,
-        target_out: Bool[np.ndarray, "M Q"] | None = None,
+        source_out: LeftOut | None = None,
+        target_out: LeftOut | None = None,
     ) -> Float64[np.ndarray, " M"]:
         """Scores of embeddings; `source_out` and `target_out` mark reference points to ignore."""
         import numpy as np
