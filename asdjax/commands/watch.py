@@ -14,6 +14,7 @@ from asdjax.data.arrivals import Arrival, Arrivals, Identity, digest_of
 from asdjax.detector.detector import Detector
 from asdjax.detector.prediction import Prediction
 from asdjax.errors import ArtifactError, DataError, UsageError
+from asdjax.files import user_files
 from asdjax.runtime import console
 from asdjax.store import watch_log
 from asdjax.store.watch_log import WatchLog
@@ -100,6 +101,10 @@ def watch_folder(
     """
     if not os.path.isdir(folder):
         raise DataError(f"{folder}: no such folder: name the one where recordings arrive")
+    try:
+        os.scandir(folder).close()  # before the log is made
+    except OSError as error:
+        raise DataError(user_files.unreadable(folder, error)) from error
     arrivals = Arrivals(folder, settle, clock)
     unreadable, passed_over = dict[str, str](), set[str]()
     totals, later, confirmation = Counter[str](), 0, Confirmation(*confirm)

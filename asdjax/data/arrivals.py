@@ -12,6 +12,7 @@ from asdjax.data import audio
 from asdjax.data.folders import is_folder
 from asdjax.data.sound_search import kind_of_skipped
 from asdjax.errors import AsdjaxError, DataError
+from asdjax.files.user_files import unreadable
 
 _REMEMBERED = 24 * 3600.0  # seconds for which a file that is gone is remembered (a share unmounted)
 
@@ -137,7 +138,7 @@ class Arrivals:
                     inside = list(entries)
             except OSError as error:
                 if folder == self.folder:
-                    raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+                    raise DataError(unreadable(folder, error)) from error
                 if not isinstance(error, FileNotFoundError | NotADirectoryError):
                     self.unreadable[str(folder)] = error.strerror or str(error)
                 continue  # it was deleted or renamed meanwhile, or is said to be unreadable

@@ -88,9 +88,13 @@ def _is_deep(document: Any) -> bool:
 
 
 def present(path: Path) -> bool:
-    """Whether `path` is a regular file; `AsdjaxError` if it cannot be accessed."""
+    """Whether `path` is a regular file; `AsdjaxError` for a FIFO, or if it cannot be accessed."""
     try:
-        return path.is_file()
+        if path.is_file():
+            return True
+        if path.exists() and not path.is_dir():
+            raise ArtifactError(f"{path}: is not a regular file: restore the file")
+        return False
     except OSError as error:
         raise ArtifactError(user_files.unreadable(path, error)) from error
 

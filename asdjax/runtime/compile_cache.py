@@ -80,7 +80,8 @@ def use() -> Path | None:
         _make_private(folder, ours=3)
         _remove_invalid(folder)
     except OSError as error:
-        where, why = error.filename or folder, error.strerror
+        inside = os.path.isabs(error.filename or "")  # shutil states names within a folder
+        where, why = error.filename if inside else folder, error.strerror
         raise ArtifactError(
             f"{where}: cannot store compiled programs there ({why}): {_REMEDY}"
         ) from None

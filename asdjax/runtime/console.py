@@ -185,6 +185,8 @@ def _sentence(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, MemoryError):
         return f"out of memory ({error})" if str(error) else "out of memory"
+    if isinstance(error, ImportError) and "failed to map segment" in str(error):  # from the linker
+        return f"out of memory ({error})"
     if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):  # from XLA
         return (
             f"out of memory on the device ({str(error).splitlines()[0][:200]}): use shorter "

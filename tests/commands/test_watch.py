@@ -12,6 +12,8 @@ import pytest
 import soundfile
 from support.busy_folder import BusyFolder
 from support.machines import RATE, folder, sound
+from support.permissions import open_folder as open_folder  # a fixture
+from support.permissions import permissions
 
 from asdjax import Detector
 from asdjax.cli import main
@@ -651,3 +653,11 @@ def test_without_the_library_or_a_device(detector_file, tmp_path, monkeypatch, c
     said = capsys.readouterr().err
     assert "No input device matching" in said and "listening" not in said
     assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_read_leaves_no_log(fitted, tmp_path, open_folder):
+    place, log = open_folder / "in", tmp_path / "log.jsonl"
+    place.mkdir()
+    with permissions(place, 0o000), pytest.raises(AsdjaxError, match="in: cannot be read .*make"):
+        watch.watch_folder(fitted, place, log, once=True)
+    assert not log.exists()

@@ -47,6 +47,11 @@ def failing(error):
         (UsageError("name --out"), 2, "asdjax: name --out\n"),
         (MemoryError(), 1, "asdjax: out of memory\n"),
         (MemoryError("4 GiB"), 1, "asdjax: out of memory (4 GiB)\n"),
+        (
+            ImportError("_flapack.so: failed to map segment from shared object"),
+            1,
+            "asdjax: out of memory (_flapack.so: failed to map segment from shared object)\n",
+        ),
         (KeyboardInterrupt(), 130, "asdjax: interrupted: all is lost\n"),
     ],
 )
