@@ -1,0 +1,221 @@
+"""A worker of a job: takes shards that nobody has, and writes a file of rows for each."""
+
+import dataclasses
+import os
+import platform
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from asdjax.archive import job as jobs
+from asdjax.archive import work as works
+from asdjax.archive.claims import Claims
+from asdjax.archive.job import Done, Job
+from asdjax.archive.work import Work
+from asdjax.data.retries import Retries
+from asdjax.errors import UsageError
+from asdjax.runtime import console
+from asdjax.runtime.console import Advance
+from asdjax.store import parquet_files
+
+_LOOK = 0.5  # seconds between two looks at the claims of others
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """Which shards a worker does first."""
+
+    index: int
+    """Counted from 0."""
+    count: int
+
+    def order(self, shards: int) -> list[int]:
+        """All shards: its own, then those of the workers after it.
+
+        Example:
+            >>> Worker(1, 3).order(7)
+            [1, 4, 2, 5, 0, 3, 6]
+        """
+        whose = ((self.index + i) % self.count for i in range(self.count))
+        return [shard for first in whose for shard in range(first, shards, self.count)]
+
+
+def worker(given: str | None, environment: Mapping[str, str] = os.environ) -> Worker:
+    """The worker that an option states, or else the scheduler's variables; one alone without them.
+
+    SLURM's array: SLURM_ARRAY_TASK_ID, _MIN, _STEP and _COUNT. Kubernetes' indexed job:
+    JOB_COMPLETION_INDEX, and JOB_COMPLETIONS, which the job's description must set.
+
+    Args:
+        given: INDEX/COUNT, counted from 0.
+        environment: variables.
+
+    Raises:
+        UsageError: it is no such text, or a variable is missing.
+
+    Example:
+        >>> worker("3/64").count
+        64
+    """
+    if given is not None:
+        number, _, of = given.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+            raise UsageError(f"--worker {given}: expected INDEX/COUNT as 3/64, counted from 0")
+        return Worker(int(number), int(of))
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        name = "SLURM_ARRAY_TASK_"
+        step = _number(environment, f"{name}STEP") if f"{name}STEP" in environment else 1
+        first = _number(environment, f"{name}MIN")
+        index = (_number(environment, f"{name}ID") - first) // max(step, 1)
+        count = _number(environment, f"{name}COUNT")
+        return Worker(index % max(count, 1), max(count, 1))  # arrays may leave out numbers
+    if "JOB_COMPLETION_INDEX" in environment:
+        index = _number(environment, "JOB_COMPLETION_INDEX")
+        count = _number(environment, "JOB_COMPLETIONS")
+        if index >= count:
+            raise UsageError(f"JOB_COMPLETION_INDEX {index}: not below JOB_COMPLETIONS {count}")
+        return Worker(index, count)
+    return Worker(0, 1)
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name)
+    if text is None or not text.isdecimal():
+        found = "is not set" if text is None else f"is {text!r}"
+        raise UsageError(f"{name} {found}: set it to a number, or give --worker INDEX/COUNT")
+    return int(text)
+
+
+def run(
+    folder: Path, chosen: Worker, *, patience: float, max_errors: int, retry_errors: bool
+) -> int:
+    """Do shards until all of the job are finished, by this worker or by others.
+
+    Args:
+        folder: of the job.
+        chosen: which shards are done first.
+        patience: seconds without a sign of life after which the shard of another is taken over.
+        max_errors: recordings of the job that may have no row.
+        retry_errors: whether shards with errors are done again.
+
+    Returns:
+        The exit code: 1 if more recordings have no row.
+
+    Raises:
+        AsdjaxError: there is no job, its weights were changed, or a file cannot be written.
+    """
+    parquet_files.require_pyarrow(folder, "use asdjax embed or predict")
+    job = Job.open(folder)
+    done = {shard: found for shard in range(job.description.shards) if (found := job.done(shard))}
+    again = {n: _stamp(job.table(n)) for n, one in done.items() if retry_errors and one.errors}
+    for shard in again:
+        del done[shard]
+    if len(done) == job.description.shards:
+        console.say(f"{folder}: all {len(done)} shards are finished")
+    else:
+        work = works.of_job(job.description.settings)
+        finished = sum(found.clips + found.errors for found in done.values())
+        with console.progress(
+            job.description.settings.kind, job.description.clips, "recordings", finished
+        ) as advance:
+            _work(job, work, chosen, done, again, patience, advance)
+    return _end(job, done, max_errors)
+
+
+def _work(
+    job: Job,
+    work: Work,
+    chosen: Worker,
+    done: dict[int, Done],
+    again: Mapping[int, tuple[int, int] | None],
+    patience: float,
+    advance: Advance,
+) -> None:
+    claims, mine = Claims(job.folder / jobs.CLAIMS), 0
+    about = {
+        "host": socket.gethostname(), "pid": os.getpid(),
+        "worker": f"{chosen.index}/{chosen.count}",
+    }  # fmt: skip
+    left = [shard for shard in chosen.order(job.description.shards) if shard not in done]
+
+    def finished(shard: int) -> Done | None:
+        if shard in again and again[shard] == _stamp(job.table(shard)):
+            return None  # as it was when this worker began
+        return job.done(shard)
+
+    waited = False
+    while left:
+        idle = True
+        for shard in left:
+            found, by_others = finished(shard), True
+            if found is None:
+                with claims.taken(shard, patience, about) as taken:
+                    if taken and (found := finished(shard)) is None:
+                        found, by_others = _do(job, work, shard, about, advance), False
+                        mine += 1
+            if found is not None:
+                done[shard], idle = found, False
+                if by_others:
+                    advance(found.clips + found.errors, "")
+        left = [shard for shard in left if shard not in done]
+        if left and idle:
+            if not waited:
+                console.say(f"{len(left)} shards are in the work of others: waiting for them")
+            waited = True
+            time.sleep(_LOOK)
+    console.say(f"{job.folder}: {mine} shards by this worker")
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is written again; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _do(job: Job, work: Work, shard: int, about: Mapping[str, object], advance: Advance) -> Done:
+    """Compute and write a shard."""
+    import jax
+
+    began, retries = time.monotonic(), Retries()
+    clips = job.clips(shard)
+    table, errors = work.rows(clips, retries, lambda clips: advance(clips, f"shard {shard}"))
+    done = Done(jobs.SHARD, job.digest, shard, len(clips) - len(errors), len(errors))
+    metadata = {**(table.schema.metadata or {}), **jobs.done_metadata(done)}
+    content = parquet_files.to_bytes(table.replace_schema_metadata(metadata))
+    timing = {
+        **about, "shard": shard, "job": job.digest, "clips": len(clips), "errors": len(errors),
+        "seconds": round(time.monotonic() - began, 3), "ended": round(time.time(), 3),
+        "retries": retries.count, "device": jax.local_devices()[0].device_kind,
+        "jax": jax.__version__, "python": platform.python_version(),
+    }  # fmt: skip
+    job.write(shard, content, errors, timing)
+    if retries.count:
+        console.say(f"shard {shard}: {retries.count} reads were tried again")
+    if errors:
+        console.say(
+            f"shard {shard}: {len(errors)} recordings have no result, see {job.errors(shard)}"
+        )
+    return done
+
+
+def _end(job: Job, done: Mapping[int, Done], max_errors: int) -> int:
+    """Say what the job has, and return the exit code."""
+    errors = sum(found.errors for found in done.values()) + job.description.refused
+    clips = sum(found.clips for found in done.values())
+    words = f"{job.folder}: {clips} recordings have results"
+    if not errors:
+        console.say(f"{words}; next: asdjax batch merge {job.folder} --out FILE.parquet")
+        return 0
+    words += f", {errors} do not (errors-*.jsonl)"
+    if errors > max_errors:
+        console.say_always(
+            f"asdjax: {words}, more than --max-errors {max_errors}: repair them and add "
+            "--retry-errors, or allow them"
+        )
+        return 1
+    console.say(words)
+    return 0
