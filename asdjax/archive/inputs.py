@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from asdjax.data import audio, manifests, sound_search
+from asdjax.data.retries import Retries
 from asdjax.embedder.sound_clips import Channel
 from asdjax.errors import AsdjaxError, DataError, UsageError
 from asdjax.files import tar_members, user_files
-from asdjax.files.tar_members import Member
+from asdjax.files.tar_members import Member, Refused
 
 _LOG = logging.getLogger(__name__)
 _TAR, _LIST = ".tar", ".txt"
@@ -27,7 +28,10 @@ class Unusable:
     reason: str
 
 
-def find(inputs: Sequence[Path], channel: Channel) -> Iterator[Path | Member | Unusable]:
+Found = Path | Member | Unusable
+
+
+def find(inputs: Sequence[Path], channel: Channel, retries: Retries) -> Iterator[Found]:
     """The recordings that inputs name, with absolute paths, in no order.
 
     Args:
@@ -35,6 +39,7 @@ def find(inputs: Sequence[Path], channel: Channel) -> Iterator[Path | Member | U
             **; lists of such, one a line (`.txt`, or `@` before the name), with paths relative to
             the list; tables (`manifests`); tar archives.
         channel: the channel that is used, which a table must not contradict.
+        retries: reads tar archives.
 
     Raises:
         AsdjaxError: there are no inputs, one is missing, or a folder, list or table cannot be read.
@@ -43,35 +48,35 @@ def find(inputs: Sequence[Path], channel: Channel) -> Iterator[Path | Member | U
         raise UsageError("nothing to plan: name sound files, folders, lists, tables or archives")
     for given in inputs:
         if given.name.startswith("@") or given.suffix.lower() == _LIST:
-            yield from _of_list(given, channel)
+            yield from _of_list(given, channel, retries)
         else:
-            yield from _of_input(given, channel)
+            yield from _of_input(given, channel, retries)
 
 
-def _of_list(given: Path, channel: Channel) -> Iterator[Path | Member | Unusable]:
+def _of_list(given: Path, channel: Channel, retries: Retries) -> Iterator[Found]:
     file = given if os.path.exists(given) else given.with_name(given.name.removeprefix("@"))
     for line in user_files.read_text(file, most=_LARGEST_LIST).splitlines():
         if line := line.strip():
-            yield from _of_input(file.parent / line, channel)
+            yield from _of_input(file.parent / line, channel, retries)
 
 
-def _of_input(given: Path, channel: Channel) -> Iterator[Path | Member | Unusable]:
+def _of_input(given: Path, channel: Channel, retries: Retries) -> Iterator[Found]:
     path = Path(os.path.abspath(given))
     if not os.path.lexists(path):
         if not glob.has_magic(str(path)):
             raise DataError(f"{given}: no such file or directory")
-        yield from _of_pattern(path)
+        yield from _of_pattern(path, retries)
     elif path.is_dir():
         yield from sound_search.walk(path)
     elif manifests.is_manifest(path):
         yield from _of_table(path, channel)
     elif path.suffix.lower() == _TAR:
-        yield from _of_tar(path)
+        yield from _of_tar(path, retries)
     else:
         yield path
 
 
-def _of_pattern(pattern: Path) -> Iterator[Path | Member | Unusable]:
+def _of_pattern(pattern: Path, retries: Retries) -> Iterator[Found]:
     found, others = 0, Counter[str]()
     for name in glob.iglob(str(pattern), recursive=True):
         path = Path(name)
@@ -79,7 +84,7 @@ def _of_pattern(pattern: Path) -> Iterator[Path | Member | Unusable]:
             continue
         suffix = path.suffix.lower()
         if suffix == _TAR:
-            yield from _of_tar(path)
+            yield from _of_tar(path, retries)
         elif suffix in audio.SUFFIXES:
             yield path
         else:
@@ -103,11 +108,14 @@ def _of_table(path: Path, channel: Channel) -> Iterator[Path]:
         yield dataset.root / clip.path
 
 
-def _of_tar(path: Path) -> Iterator[Member | Unusable]:
+def _of_tar(path: Path, retries: Retries) -> Iterator[Member | Unusable]:
     others, found = Counter[str](), 0
     try:
-        for member in tar_members.members(path):
-            if Path(member.name).suffix.lower() not in audio.SUFFIXES:
+        for member in retries(lambda: list(tar_members.members(path))):
+            if isinstance(member, Refused) and not member.name:
+                found += 1
+                yield Unusable(str(path), member.reason)
+            elif Path(member.name).suffix.lower() not in audio.SUFFIXES:
                 others[sound_search.kind_of_skipped(Path(member.name).name, False)] += 1
             elif isinstance(member, Member):
                 found += 1

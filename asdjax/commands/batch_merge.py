@@ -49,7 +49,6 @@ def merge(folder: Path, out: Path, *, max_errors: int, overwrite: bool) -> None:
             f"{folder}: {errors} recordings have no result (errors-*.jsonl): repair them and run "
             f"{again} --retry-errors, or allow them with --max-errors {errors}"
         )
-    atomic.delete_leftovers(folder / jobs.SHARDS)
     rows, writer = 0, None
     with (
         console.progress("merging", job.description.shards, "shards", minor=True) as advance,

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from asdjax.archive import job as jobs
 from asdjax.archive import work as works
 from asdjax.archive.inputs import Unusable
 from asdjax.archive.job import Description, Planned
-from asdjax.archive.work import Work
+from asdjax.archive.work import Embedding, Work
 from asdjax.config.interfaces import ComputeDtype
 from asdjax.data import audio
 from asdjax.data.read_ahead import in_order
 from asdjax.data.retries import Retries
 from asdjax.data.sound_search import as_text, shown
-from asdjax.embedder import Pool
+from asdjax.embedder import Pool, sound_clips
 from asdjax.embedder.sound_clips import Channel
 from asdjax.errors import AsdjaxError, DataError
 from asdjax.files import atomic, documents
@@ -43,7 +44,6 @@ class Plan:
     errors: list[Unusable]
     repeated: int
     """Recordings that were named again, and count once."""
-    retries: int
 
 
 def plan(
@@ -90,8 +90,7 @@ def plan(
     words = f"{clips} recordings in {-(-clips // shard_clips)} shards"
     if found.repeated:
         words += f"; {found.repeated} were named more than once"
-    if found.retries:
-        words += f"; {found.retries} reads were tried again"
+    _say_conversions(work, found.table, channel)
     if out is None:
         _say_errors(found.errors, "would be left out")
         print(words)
@@ -124,6 +123,24 @@ def _say_errors(errors: Sequence[Unusable], what: str) -> None:
         console.say(f"{len(errors)} recordings cannot be used and {what}: {first}")
 
 
+def _say_conversions(work: Work, table: Any, channel: Channel | None) -> None:
+    """Print how recordings are resampled and cut, and which channel and view is embedded."""
+    if not isinstance(work, Embedding):
+        return
+    rates, channels, frames = (table[name].to_numpy() for name in ("rate", "channels", "frames"))
+    rate, most = work.embedder.config.audio.sample_rate, work.embedder.n_samples
+    for line in sound_clips.conversions(
+        work.embedder,
+        Path(work.settings.weights),
+        len(table),
+        Counter(dict(zip(*(a.tolist() for a in np.unique_counts(rates)), strict=True))),
+        several=int(np.count_nonzero(channels > 1)) if channel is None else 0,
+        channel=work.embedder.channel if channel is None else 0,
+        longer=0 if most is None else int(np.count_nonzero(frames / rates > most / rate)),
+    ):
+        console.say(line)
+
+
 def _planned(inputs: Sequence[Path], work: Work) -> Plan:
     """The recordings of the inputs, each once, sorted by length and name."""
     import pyarrow
@@ -146,6 +163,8 @@ def _planned(inputs: Sequence[Path], work: Work) -> Plan:
         if len(rows) == _AT_ONCE:
             batches.append(pyarrow.record_batch(list(map(list, zip(*rows, strict=True))), columns))
             rows = []
+    if retries.count:
+        console.say(retries.words())
     if rows:
         batches.append(pyarrow.record_batch(list(map(list, zip(*rows, strict=True))), columns))
     if not batches:
@@ -159,7 +178,7 @@ def _planned(inputs: Sequence[Path], work: Work) -> Plan:
     if repeated:
         table = table.filter(pyarrow.array(kept))
     errors.sort(key=lambda error: error.path)
-    return Plan(table, errors, repeated, retries.count)
+    return Plan(table, errors, repeated)
 
 
 def _first_of_equal(table: Any) -> np.ndarray:
@@ -194,7 +213,7 @@ def _inspected(
             return Unusable(name, as_text(str(error)).removeprefix(f"{name}: "))
 
     with console.progress("reading headers", None, "recordings", minor=True) as advance:
-        given, again = itertools.tee(archive_inputs.find(inputs, work.settings.channel))
+        given, again = itertools.tee(archive_inputs.find(inputs, work.settings.channel, retries))
         for found in in_order(inspect, given, (0 for _ in again)):
             advance(1, "")
             yield found

@@ -14,7 +14,8 @@ from asdjax.archive.claims import Claims
 from asdjax.archive.job import Done, Job
 from asdjax.archive.work import Work
 from asdjax.data.retries import Retries
-from asdjax.errors import UsageError
+from asdjax.errors import DataError, UsageError
+from asdjax.files import atomic
 from asdjax.runtime import console
 from asdjax.runtime.console import Advance
 from asdjax.store import parquet_files
@@ -119,7 +120,7 @@ def run(
         with console.progress(
             job.description.settings.kind, job.description.clips, "recordings", finished
         ) as advance:
-            _work(job, work, chosen, done, again, patience, advance)
+            _work(job, work, chosen, done, again, patience, max_errors, advance)
     return _end(job, done, max_errors)
 
 
@@ -130,6 +131,7 @@ def _work(
     done: dict[int, Done],
     again: Mapping[int, tuple[int, int] | None],
     patience: float,
+    max_errors: int,
     advance: Advance,
 ) -> None:
     claims, mine = Claims(job.folder / jobs.CLAIMS), 0
@@ -152,7 +154,7 @@ def _work(
             if found is None:
                 with claims.taken(shard, patience, about) as taken:
                     if taken and (found := finished(shard)) is None:
-                        found, by_others = _do(job, work, shard, about, advance), False
+                        found, by_others = _do(job, work, shard, about, max_errors, advance), False
                         mine += 1
             if found is not None:
                 done[shard], idle = found, False
@@ -176,13 +178,30 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _do(job: Job, work: Work, shard: int, about: Mapping[str, object], advance: Advance) -> Done:
-    """Compute and write a shard."""
+def _do(
+    job: Job,
+    work: Work,
+    shard: int,
+    about: Mapping[str, object],
+    max_errors: int,
+    advance: Advance,
+) -> Done:
+    """Compute and write a shard.
+
+    Raises:
+        AsdjaxError: it has no result at all, and more errors than are allowed. A host that has lost
+            a disk would else be done with all shards in no time.
+    """
     import jax
 
     began, retries = time.monotonic(), Retries()
     clips = job.clips(shard)
     table, errors = work.rows(clips, retries, lambda clips: advance(clips, f"shard {shard}"))
+    if len(errors) == len(clips) > max(1, max_errors):
+        raise DataError(
+            f"shard {shard}: none of its {len(clips)} recordings can be used, as {errors[0].path}: "
+            f"{errors[0].reason}: see whether their disk is mounted here, and run the job again"
+        )
     done = Done(jobs.SHARD, job.digest, shard, len(clips) - len(errors), len(errors))
     metadata = {**(table.schema.metadata or {}), **jobs.done_metadata(done)}
     content = parquet_files.to_bytes(table.replace_schema_metadata(metadata))
@@ -194,7 +213,7 @@ def _do(job: Job, work: Work, shard: int, about: Mapping[str, object], advance: 
     }  # fmt: skip
     job.write(shard, content, errors, timing)
     if retries.count:
-        console.say(f"shard {shard}: {retries.count} reads were tried again")
+        console.say(f"shard {shard}: {retries.words()}")
     if errors:
         console.say(
             f"shard {shard}: {len(errors)} recordings have no result, see {job.errors(shard)}"
@@ -203,7 +222,9 @@ def _do(job: Job, work: Work, shard: int, about: Mapping[str, object], advance: 
 
 
 def _end(job: Job, done: Mapping[int, Done], max_errors: int) -> int:
-    """Say what the job has, and return the exit code."""
+    """Say what the finished job has, and return the exit code."""
+    for place in (job.folder, job.folder / jobs.SHARDS):
+        atomic.delete_leftovers(place)
     errors = sum(found.errors for found in done.values()) + job.description.refused
     clips = sum(found.clips for found in done.values())
     words = f"{job.folder}: {clips} recordings have results"

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import numpy as np
 from asdjax.config.interfaces import ComputeDtype
 from asdjax.data import audio, sound_search
 from asdjax.data.read_ahead import in_order
+from asdjax.data.retries import Retries
 from asdjax.embedder import Embedder, Pool, load, sound_clips
 from asdjax.embedder.sound_clips import Channel, SoundClip
 from asdjax.errors import ArtifactError, UsageError
@@ -71,11 +73,12 @@ def embed(
     embedder = load(weights, layers=layers, compute_dtype=compute_dtype)
     pool = embedder.pooling(pool)
     wanted = sound_clips.check_channel(embedder.channel if channel is None else channel)
-    files = _clips(found, wanted, embedder)
+    retries = Retries()
+    files = _clips(found, wanted, embedder, retries)
     _say_conversions(embedder, weights, files, channel)
     about = sound_clips.about(embedder, weights, pool)
 
-    arrays = [array for block in _embeddings(embedder, files, pool) for array in block]
+    arrays = [array for block in _embeddings(embedder, files, pool, retries) for array in block]
     table = {
         "path": np.array([file.name for file in files for _ in file.channels]),
         "channel": np.array([c + 1 for file in files for c in file.channels], np.int32),
@@ -101,10 +104,11 @@ def embed(
 
 
 def _clips(
-    found: Sequence[tuple[str, Path]], wanted: Channel, embedder: Embedder
+    found: Sequence[tuple[str, Path]], wanted: Channel, embedder: Embedder, retries: Retries
 ) -> list[SoundClip]:
     with ThreadPoolExecutor() as threads:
-        headers = threads.map(audio.inspect_any, [path for _, path in found])
+        read = (partial(audio.inspect_any, path) for _, path in found)
+        headers = threads.map(retries, read)
         return [
             sound_clips.open_clip(name, path, header, wanted, embedder)
             for (name, path), header in zip(found, headers, strict=True)
@@ -115,7 +119,6 @@ def _say_conversions(
     embedder: Embedder, weights: Path, files: Sequence[SoundClip], channel: Channel | None
 ) -> None:
     """Print once how files are resampled and cut, and which channel and view is embedded."""
-    audio_config, views = embedder.config.audio, embedder.config.extract.view_names
     endless = [file for file in files if not file.header.stated]
     if endless:
         console.say(
@@ -123,44 +126,30 @@ def _say_conversions(
             f"files) and are read to the end: {endless[0].path}"
             + (", ..." if len(endless) > 1 else "")
         )
-    rates = Counter(file.header.rate for file in files)
-    rates.pop(audio_config.sample_rate, None)
-    if rates:
-        console.say(
-            f"{sum(rates.values())} of {len(files)} files are resampled to "
-            f"{audio_config.sample_rate} Hz: "
-            + ", ".join(f"{count} of {rate} Hz" for rate, count in sorted(rates.items()))
-        )
-    several = sum(file.header.channels > 1 for file in files)
-    if channel is None and several:
-        console.say(
-            f"{several} of {len(files)} files have more than one channel: channel "
-            f"{files[0].channels[0] + 1} is embedded (for all channels: --channel each)"
-        )
-    if embedder.n_samples is None:
-        return
-    seconds = embedder.n_samples / audio_config.sample_rate
-    longer = sum(file.header.seconds > seconds for file in files)
-    if longer:
-        console.say(
-            f"{longer} of {len(files)} files are longer than this run's clips: their first "
-            f"{seconds:g} s are embedded"
-        )
-    if not all(view.is_raw for view in embedder.config.extract.views):
-        console.say(f"{weights}: of this run's views ({', '.join(views)}) the raw one is embedded")
+    seconds = embedder.n_samples and embedder.n_samples / embedder.config.audio.sample_rate
+    for line in sound_clips.conversions(
+        embedder,
+        weights,
+        len(files),
+        Counter(file.header.rate for file in files),
+        several=sum(file.header.channels > 1 for file in files) if channel is None else 0,
+        channel=files[0].channels[0] + 1,
+        longer=sum(file.header.seconds > seconds for file in files) if seconds else 0,
+    ):
+        console.say(line)
 
 
 # embedding
 
 
 def _embeddings(
-    embedder: Embedder, files: Sequence[SoundClip], pool: Pool
+    embedder: Embedder, files: Sequence[SoundClip], pool: Pool, retries: Retries
 ) -> Iterator[list[np.ndarray]]:
     """Embeddings [D], or tokens [L, D], of every file's channels, block by block."""
     total = sum(len(file.channels) for file in files)
     loud: dict[str, float] = {}
     with console.progress("embedding", total, "clips") as advance:
-        for names, waveforms in sound_clips.blocks(_read_ahead(embedder, files)):
+        for names, waveforms in sound_clips.blocks(_read_ahead(embedder, files, retries)):
             block = embedder.embed(
                 waveforms,
                 pool,
@@ -173,13 +162,17 @@ def _embeddings(
         console.say(audio.words_on_loudness(loud))
 
 
-def _read_ahead(embedder: Embedder, files: Sequence[SoundClip]) -> Iterator[tuple[str, np.ndarray]]:
+def _read_ahead(
+    embedder: Embedder, files: Sequence[SoundClip], retries: Retries
+) -> Iterator[tuple[str, np.ndarray]]:
     """Name and samples [T] of every channel, read by threads while others are embedded."""
     sizes = [file.header.channels * file.samples(embedder) for file in files]
-    read = in_order(lambda file: file.read(embedder), files, sizes)
+    read = in_order(lambda file: retries(lambda: file.read(embedder)), files, sizes)
     for file, samples in zip(files, read, strict=True):
         for channel in samples.T:
             yield file.name, channel
+    if retries.count:
+        console.say(retries.words())
 
 
 # output file

@@ -48,6 +48,11 @@ class Retries:
             time.sleep(pause)
         return read()
 
+    def words(self) -> str:
+        """A note on the further attempts."""
+        reads = "read was" if self.count == 1 else "reads were"
+        return f"{self.count} {reads} tried again after errors that may pass"
+
 
 def is_transient(error: BaseException | None) -> bool:
     """Whether an exception, or one that it was raised from, is an error that may pass."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -86,6 +87,51 @@ def check_channel(wanted: Channel) -> Channel:
     if wanted != "each" and wanted < 1:
         raise UsageError(f"--channel: channels count from 1, found {wanted}")
     return wanted
+
+
+def conversions(
+    embedder: Embedder,
+    weights: Path,
+    total: int,
+    rates: Counter[int],
+    *,
+    several: int,
+    channel: int,
+    longer: int,
+) -> Iterator[str]:
+    """Notes on how files are resampled and cut, and which channel and view is embedded.
+
+    Args:
+        embedder: the model.
+        weights: its path.
+        total: number of files.
+        rates: of these, hertz.
+        several: files with more channels than the first, of which nobody chose one.
+        channel: the one that is embedded, counted from 1.
+        longer: files that are longer than the clips of a run.
+    """
+    sound, views = embedder.config.audio, embedder.config.extract.view_names
+    others = Counter({rate: n for rate, n in rates.items() if rate != sound.sample_rate})
+    if others:
+        yield (
+            f"{others.total()} of {total} files are resampled to {sound.sample_rate} Hz: "
+            + ", ".join(f"{count} of {rate} Hz" for rate, count in sorted(others.items()))
+        )
+    if several:
+        yield (
+            f"{several} of {total} files have more than one channel: channel {channel} is embedded "
+            "(for all channels: --channel each)"
+        )
+    if embedder.n_samples is None:
+        return
+    if longer:
+        seconds = embedder.n_samples / sound.sample_rate
+        yield (
+            f"{longer} of {total} files are longer than this run's clips: their first {seconds:g} "
+            "s are embedded"
+        )
+    if not all(view.is_raw for view in embedder.config.extract.views):
+        yield f"{weights}: of this run's views ({', '.join(views)}) the raw one is embedded"
 
 
 def blocks(rows: Iterable[tuple[Row, np.ndarray]]) -> Iterator[tuple[list[Row], list[np.ndarray]]]:

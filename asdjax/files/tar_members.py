@@ -55,9 +55,10 @@ class Member:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Refused:
-    """A member that is not read."""
+    """A member that is not read, or that the archive cannot be read to its end."""
 
     name: str
+    """Empty: of the archive."""
     reason: str
 
 
@@ -68,7 +69,7 @@ def members(path: Path) -> Iterator[Member | Refused]:
     are longer than the archive are refused.
 
     Raises:
-        AsdjaxError: the file cannot be read, or is not such an archive.
+        AsdjaxError: the file cannot be read.
     """
     with open_regular(path) as file:
         size, seen = os.fstat(file.fileno()).st_size, set[str]()
@@ -90,9 +91,8 @@ def members(path: Path) -> Iterator[Member | Refused]:
         except OSError as error:
             raise ArtifactError(unreadable(path, error)) from error
         except (tarfile.TarError, ValueError) as error:  # ValueError: of numbers in headers
-            raise ArtifactError(
-                f"{path}: cannot be read as a tar archive without compression ({error}): restore it"
-            ) from error
+            reason = f"cannot be read as a tar archive without compression ({error}): restore it"
+            yield Refused("", reason)
 
 
 def _refusal(info: tarfile.TarInfo, size: int, seen: set[str]) -> str | None:

@@ -15,6 +15,7 @@ import pytest
 from conftest import TESTS, relative
 from pyarrow import parquet
 from support.archives import member, pack, write_noise
+from support.converted_beats import convert
 
 from asdjax.archive import claims, job
 from asdjax.archive.claims import Claims
@@ -211,13 +212,17 @@ def test_files_that_changed_or_broke_are_rows_of_errors(weights, archive, tmp_pa
     assert len(rows(tmp_path / "n.parquet")) == len(SECONDS)
 
 
-def test_a_shard_without_results(weights, archive, tmp_path):
+def test_a_shard_without_results(weights, archive, tmp_path, capsys):
     sounds = tmp_path / "sounds"
     shutil.copytree(archive, sounds)
     folder = planned(weights, sounds, tmp_path / "job")
     first = job.Job.open(folder).clips(0)
     for clip in first:
         Path(clip.path).unlink()
+    assert batch("run", folder, "--max-errors", "2") == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("asdjax: shard 0: none of its 3 recordings can be used")
+    assert not shards(folder) and not list((folder / "claims").iterdir())
     assert batch("run", folder, "--max-errors", "3") == 0
     tables = [parquet.read_table(path) for path in sorted((folder / "shards").glob("*.parquet"))]
     assert [len(table) for table in tables] == [0, 3, 3, 2]
@@ -304,6 +309,35 @@ def test_every_kind_of_input_names_the_same_recordings(weights, archive, tmp_pat
         said = capsys.readouterr().err
         assert parquet.read_table(folder / "manifest.parquet") == expected, kind
         assert ("6 were named more than once" in said) == (kind == "twice")
+
+
+def test_what_is_done_to_recordings_is_said(weights, tmp_path, capsys):
+    write_noise(tmp_path / "stereo", [0.3, 0.6], rate=8000, channels=2)
+    planned(weights, tmp_path / "stereo", tmp_path / "job")
+    said = capsys.readouterr().err
+    assert "2 of 2 files are resampled to 16000 Hz: 2 of 8000 Hz" in said
+    assert "2 of 2 files have more than one channel: channel 1 is embedded" in said
+    assert "1 of 2 files are longer than this run's clips: their first 0.4 s are embedded" in said
+
+
+def test_poolings_layers_and_channels_as_embed_has_them(tmp_path):
+    weights = tmp_path / "converted"
+    convert(weights)
+    write_noise(tmp_path / "stereo", [0.3, 0.6, 0.4], channels=2)
+    pool = "{name: relative_deviation, gamma: 4}"
+    options = ["--pool", pool, "--channel", "each", "--layer", "1", "2"]
+    folder = planned(weights, tmp_path / "stereo", tmp_path / "job", *options)
+    assert batch("run", folder) == 0
+    assert batch("merge", folder, "--out", tmp_path / "m.parquet") == 0
+    words = ["embed", weights, tmp_path / "stereo", "--out", tmp_path / "e.parquet", *options]
+    assert main([*map(str, words)]) == 0
+    merged, one = (
+        {(row["path"], row["channel"]): row["embedding"] for row in table.to_pylist()}
+        for table in (parquet.read_table(tmp_path / f"{name}.parquet") for name in "me")
+    )
+    assert len(one) == 6 and merged.keys() == one.keys()
+    for key, embedding in one.items():
+        assert relative(merged[key], embedding) < 2e-5
 
 
 def test_inputs_that_are_refused(weights, archive, tmp_path, capsys):
@@ -452,6 +486,10 @@ def test_reading_again_after_errors_that_pass(weights, archive, tmp_path, capsys
     assert batch("run", folder, "--max-errors", "1") == 0
     said = capsys.readouterr().err
     assert said.count("reads were tried again") == 2
+    left["002.wav"] = 1
+    out = tmp_path / "e.npz"
+    assert main(["embed", str(weights), str(archive / "002.wav"), "--out", str(out)]) == 0
+    assert "1 read was tried again after errors that may pass" in capsys.readouterr().err
     (row,) = [row for path in folder.glob("errors-0*.jsonl") for row in lines(path)]
     assert Path(row["path"]).name == "001.wav" and "Input/output error" in row["reason"]
 

@@ -16,7 +16,8 @@ import soundfile
 from conftest import TESTS, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.converted_beats import SMALL
+from support.converted_beats import TWO_LAYERS as ENCODER
+from support.converted_beats import convert
 from support.permissions import open_folder as open_folder  # a fixture
 from support.permissions import permissions
 
@@ -49,29 +50,6 @@ pytestmark = pytest.mark.usefixtures("compiled_fast")
 SHORT, PADDED_LONG, LONG = 2800, 23280, 25840
 LONG_CLIPS = network.LONG
 PADDED = 2e-5  # a clip among others of other lengths, against the clip alone
-ENCODER = dataclasses.replace(SMALL, encoder_layers=2)
-
-
-def convert(path, **changes):
-    """Random weights of a small encoder, as conversion leaves them; and all its weights."""
-    encoder = dataclasses.replace(ENCODER, **changes)
-    model = BEATsConfig(encoder=encoder, random_init=True)
-    _, params, _ = parameters.split(building.build(model, 16000, 16000, seed=0))
-    whole = jax.tree.map(np.asarray, params["encoder"])
-    weights = {"encoder": {k: v for k, v in whole.items() if k != "predictor"}}
-    path.mkdir()
-    save_weights(path / converted_weights.WEIGHTS, weights)
-    document = {
-        "schema": converted_weights.SCHEMA,
-        "digest": digest(weights),
-        "encoder": to_tree(encoder),
-    }
-    if encoder.finetuned_model:
-        predictor = {"predictor": whole["predictor"]}
-        save_weights(path / converted_weights.PREDICTOR, predictor)
-        document["predictor_digest"] = digest(predictor)
-    converted_weights.write_description(path / converted_weights.DOCUMENT, document)
-    return whole
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,13 @@ VERBS = {
          "--subsets", "development"]
     ),
     "embed": Verb(["embed", "{base}/done", "{base}/data", "--out", "{}/e.npz", "--overwrite"]),
+    "batch plan": Verb(
+        ["batch", "plan", "{base}/done", "{base}/data", "--out", "{}/job", "--overwrite"]
+    ),
+    "batch run": Verb(["batch", "run", "{}/job", "--patience", "3"], "job"),
+    "batch merge": Verb(
+        ["batch", "merge", "{base}/done_job", "--out", "{}/m.parquet", "--overwrite"]
+    ),
     "fit": Verb(["fit", "{base}/data/fan/train", "--out", "{}/d.asd", "--overwrite"]),
     "predict": Verb(
         ["predict", "{base}/detector/d.asd", "{base}/data/fan/test", "--csv", "{}/t.csv",
@@ -108,6 +115,10 @@ class Kills:
         shutil.copytree(done, base / "extracted")
         self._run(["score", str(done)])
         self._run(["evaluate", str(done)])
+        for job in ("job", "done_job"):
+            options = ["--out", str(base / job), "--shard-clips", "8"]
+            self._run(["batch", "plan", str(done), str(corpus), *options])
+        self._run(["batch", "run", str(base / "done_job")])
         (base / "detector").mkdir()
         detector = str(base / "detector" / "d.asd")
         self._run(["fit", str(corpus / "fan" / "train"), "--out", detector])
