@@ -92,6 +92,7 @@ class Embedding(Work):
         errors: dict[int, str] = {}
         rows: list[tuple[int, int, np.ndarray]] = []  # recording, channel, embedding
         loud: dict[str, float] = {}
+        counted = 0
         for keys, waveforms in sound_clips.blocks(self._read(clips, retries, errors)):
             names = [clips[i].name for i, _ in keys]
             found = self._embedded(waveforms, names, loud)
@@ -100,8 +101,9 @@ class Embedding(Work):
                     errors[i] = embedding
                 else:
                     rows.append((i, channel, np.asarray(embedding, np.float32)))
-            finished(len({i for i, _ in keys}))
-        finished(len(clips) - len({i for i, *_ in rows} | errors.keys()))
+            finished(keys[-1][0] - counted)  # the last one may have further channels
+            counted = keys[-1][0]
+        finished(len(clips) - counted)
         if loud:
             console.say(audio.words_on_loudness(loud))
         rows = [row for row in rows if row[0] not in errors]

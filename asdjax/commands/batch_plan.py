@@ -133,7 +133,7 @@ def _say_conversions(work: Work, table: Any, channel: Channel | None) -> None:
         work.embedder,
         Path(work.settings.weights),
         len(table),
-        Counter(dict(zip(*(a.tolist() for a in np.unique_counts(rates)), strict=True))),
+        Counter(rates.tolist()),
         several=int(np.count_nonzero(channels > 1)) if channel is None else 0,
         channel=work.embedder.channel if channel is None else 0,
         longer=0 if most is None else int(np.count_nonzero(frames / rates > most / rate)),
@@ -144,29 +144,35 @@ def _say_conversions(work: Work, table: Any, channel: Channel | None) -> None:
 def _planned(inputs: Sequence[Path], work: Work) -> Plan:
     """The recordings of the inputs, each once, sorted by length and name."""
     import pyarrow
-    import pyarrow.compute
 
     types: dict[str, Any] = {
-        "path": pyarrow.string(), "member": pyarrow.string(), "rate": pyarrow.int32(),
+        "path": pyarrow.large_string(), "member": pyarrow.large_string(), "rate": pyarrow.int32(),
         "channels": pyarrow.int32(),
     }  # fmt: skip
     names = [field.name for field in dataclasses.fields(Planned)]
     columns = pyarrow.schema([(name, types.get(name, pyarrow.int64())) for name in names])
     errors: list[Unusable] = []
-    batches, rows = [], []
+    batches: list[Any] = []
+    rows: list[list[Any]] = []
     retries = Retries()
+
+    def compact() -> None:
+        if rows:
+            batches.append(
+                pyarrow.record_batch([list(c) for c in zip(*rows, strict=True)], columns)
+            )
+            rows.clear()
+
     for found in _inspected(inputs, work, retries):
         if isinstance(found, Unusable):
             errors.append(found)
             continue
         rows.append([getattr(found, name) for name in names])
         if len(rows) == _AT_ONCE:
-            batches.append(pyarrow.record_batch(list(map(list, zip(*rows, strict=True))), columns))
-            rows = []
+            compact()
+    compact()
     if retries.count:
         console.say(retries.words())
-    if rows:
-        batches.append(pyarrow.record_batch(list(map(list, zip(*rows, strict=True))), columns))
     if not batches:
         _say_errors(errors, "are left out")
         raise DataError("no recording can be used: give others")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -175,6 +176,40 @@ def test_a_claim_is_passed_over_by_one_alone_and_by_own_time(tmp_path, monkeypat
         assert (taken, also) == (True, False)
         assert one.last() == {7: 1}
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_kills_of_two_workers_lose_nothing(weights, tmp_path):
+    """SIGKILL, SIGTERM, and a pause that is longer than the other's patience; then a new worker."""
+    write_noise(tmp_path / "sounds", [0.2 + i % 7 / 10 for i in range(600)])
+    folder = planned(weights, tmp_path / "sounds", tmp_path / "job", shard_clips=2)
+    alone = planned(weights, tmp_path / "sounds", tmp_path / "alone", shard_clips=2)
+    assert batch("run", alone) == 0
+    chance = random.Random(0)
+
+    def new():
+        return started(folder, "--worker", f"{chance.randrange(2)}/2", "--patience", "3")
+
+    running = [new(), new()]
+    for _ in range(20):
+        time.sleep(chance.random() * 8)
+        i, number = chance.randrange(2), chance.choice(["SIGKILL", "SIGTERM", "SIGSTOP"])
+        running[i].send_signal(getattr(signal, number))
+        if number == "SIGSTOP":
+            time.sleep(5)
+            running[i].send_signal(signal.SIGCONT)
+            continue
+        running[i].communicate()
+        running[i] = new()
+    said = [one.communicate()[1] for one in running]
+    assert [one.returncode for one in running] == [0, 0], said
+    assert not [path for path in (folder / "shards").iterdir() if path.name.startswith(".")]
+    for name, source in (("a", folder), ("b", alone)):
+        assert batch("merge", source, "--out", tmp_path / f"{name}.parquet") == 0
+    found, expected = (rows(tmp_path / f"{name}.parquet") for name in "ab")
+    assert len(found) == 600 and found.keys() == expected.keys()
+    for name, row in expected.items():  # other processes, other rounding
+        assert relative(found[name]["embedding"], row["embedding"]) < 2e-5
 
 
 def test_files_that_changed_or_broke_are_rows_of_errors(weights, archive, tmp_path, capsys):
