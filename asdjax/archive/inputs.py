@@ -47,17 +47,15 @@ def find(inputs: Sequence[Path], channel: Channel, retries: Retries) -> Iterator
     if not inputs:
         raise UsageError("nothing to plan: name sound files, folders, lists, tables or archives")
     for given in inputs:
-        if given.name.startswith("@") or given.suffix.lower() == _LIST:
-            yield from _of_list(given, channel, retries)
+        marked = given.name.startswith("@") and not os.path.lexists(given)
+        if marked:
+            given = given.with_name(given.name.removeprefix("@"))
+        if marked or (given.suffix.lower() == _LIST and not given.is_dir()):
+            for line in user_files.read_text(given, most=_LARGEST_LIST).splitlines():
+                if line := line.strip():
+                    yield from _of_input(given.parent / line, channel, retries)
         else:
             yield from _of_input(given, channel, retries)
-
-
-def _of_list(given: Path, channel: Channel, retries: Retries) -> Iterator[Found]:
-    file = given if os.path.exists(given) else given.with_name(given.name.removeprefix("@"))
-    for line in user_files.read_text(file, most=_LARGEST_LIST).splitlines():
-        if line := line.strip():
-            yield from _of_input(file.parent / line, channel, retries)
 
 
 def _of_input(given: Path, channel: Channel, retries: Retries) -> Iterator[Found]:

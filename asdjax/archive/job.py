@@ -30,6 +30,8 @@ SCHEMA, SHARD = "asdjax.batch/1", "asdjax.batch_shard/1"
 JOB, MANIFEST, SHARDS, CLAIMS, PLAN_ERRORS = (
     "job.json", "manifest.parquet", "shards", "claims", "errors-plan.jsonl",
 )  # fmt: skip
+ALIKE = ("device", "devices", "jax")
+"""What workers must share for results that are equal to the last bit, of `Job.how`."""
 METADATA = b"asdjax_shard"
 """Of the file of a shard: JSON of a `Done`."""
 
@@ -189,6 +191,10 @@ class Job:
         """The file that says where and how long a shard was computed."""
         return self.folder / SHARDS / f"{shard:05d}.json"
 
+    def how(self, shard: int) -> dict[str, Any]:
+        """Where and how long a shard was computed, for people: empty if that cannot be read."""
+        return document(self.timing(shard))
+
     def errors(self, shard: int) -> Path:
         """The file of a shard's recordings without rows."""
         return self.folder / f"errors-{shard:05d}.jsonl"
@@ -246,6 +252,15 @@ def read_done(metadata: Mapping[bytes, bytes] | None, path: Path) -> Done:
     if found.schema != SHARD:
         raise ArtifactError(f"{path}: not a shard of schema {SHARD}: {again}")
     return found
+
+
+def document(path: Path) -> dict[str, Any]:
+    """A JSON document that is for people alone: empty if it cannot be read."""
+    try:
+        found = documents.read_json(path)
+    except AsdjaxError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @contextlib.contextmanager

@@ -70,6 +70,13 @@ def merge(folder: Path, out: Path, *, max_errors: int, overwrite: bool) -> None:
         finally:
             if writer is not None:
                 writer.close()
+    hows = [job.how(shard) for shard in range(job.description.shards)]
+    kinds = {tuple(how[key] for key in jobs.ALIKE if key in how) for how in hows}
+    if len(kinds) > 1:
+        words = "; ".join(sorted(" ".join(map(str, kind)) for kind in kinds))
+        console.say(
+            f"the shards were made in different ways ({words}), so that rounding may differ"
+        )
     console.say(f"{out}: {rows} rows of {job.description.clips - errors} recordings")
 
 

@@ -209,7 +209,8 @@ def _do(
         **about, "shard": shard, "job": job.digest, "clips": len(clips), "errors": len(errors),
         "seconds": round(time.monotonic() - began, 3), "ended": round(time.time(), 3),
         "retries": retries.count, "device": jax.local_devices()[0].device_kind,
-        "jax": jax.__version__, "python": platform.python_version(),
+        "devices": jax.local_device_count(), "jax": jax.__version__,
+        "python": platform.python_version(),
     }  # fmt: skip
     job.write(shard, content, errors, timing)
     if retries.count:

@@ -8,8 +8,6 @@ from asdjax.archive import claims as all_claims
 from asdjax.archive import job as jobs
 from asdjax.archive.claims import Claims
 from asdjax.archive.job import Job
-from asdjax.errors import AsdjaxError
-from asdjax.files import documents
 from asdjax.store import parquet_files
 
 SCHEMA = "asdjax.batch_status/1"
@@ -90,21 +88,12 @@ def _rate(job: Job, done: list[int]) -> float | None:
     """Recordings a second of a worker, by the times of finished shards; None if unknown."""
     clips, seconds = 0, 0.0
     for shard in done:
-        found = _document(job.timing(shard))
+        found = job.how(shard)
         if isinstance(found.get("clips"), int) and isinstance(found.get("seconds"), float):
             clips, seconds = clips + found["clips"], seconds + found["seconds"]
     return clips / seconds if seconds > 0 else None
 
 
 def _claim(path: Path) -> dict[str, Any]:
-    found = _document(path)
+    found = jobs.document(path)
     return {name: found.get(name) for name in ("host", "pid", "worker")}
-
-
-def _document(path: Path) -> dict[str, Any]:
-    """A document that is for people alone: empty if it cannot be read."""
-    try:
-        found = documents.read_json(path)
-    except AsdjaxError:
-        return {}
-    return found if isinstance(found, dict) else {}
