@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from asdjax.archive import job as jobs
 from asdjax.archive import work as works
@@ -118,55 +119,101 @@ def run(
         work = works.of_job(job.description.settings)
         finished = sum(found.clips + found.errors for found in done.values())
         with console.progress(
-            job.description.settings.kind, job.description.clips, "recordings", finished
+            work.settings.kind, job.description.clips, "recordings", finished
         ) as advance:
-            _work(job, work, chosen, done, again, patience, max_errors, advance)
+            left = [shard for shard in chosen.order(job.description.shards) if shard not in done]
+            done |= _Shards(job, work, chosen, again, patience, max_errors, advance).finish(left)
     return _end(job, done, max_errors)
 
 
-def _work(
-    job: Job,
-    work: Work,
-    chosen: Worker,
-    done: dict[int, Done],
-    again: Mapping[int, tuple[int, int] | None],
-    patience: float,
-    max_errors: int,
-    advance: Advance,
-) -> None:
-    claims, mine = Claims(job.folder / jobs.CLAIMS), 0
-    about = {
-        "host": socket.gethostname(), "pid": os.getpid(),
-        "worker": f"{chosen.index}/{chosen.count}",
-    }  # fmt: skip
-    left = [shard for shard in chosen.order(job.description.shards) if shard not in done]
+@dataclasses.dataclass(frozen=True)
+class _Shards:
+    """The shards that a worker does."""
 
-    def finished(shard: int) -> Done | None:
-        if shard in again and again[shard] == _stamp(job.table(shard)):
-            return None  # as it was when this worker began
-        return job.done(shard)
+    job: Job
+    work: Work
+    worker: Worker
+    again: Mapping[int, tuple[int, int] | None]
+    """Shards to be done although they are finished, with the `_stamp` that they have now."""
+    patience: float
+    max_errors: int
+    advance: Advance
 
-    waited = False
-    while left:
-        idle = True
-        for shard in left:
-            found, by_others = finished(shard), True
-            if found is None:
-                with claims.taken(shard, patience, about) as taken:
-                    if taken and (found := finished(shard)) is None:
-                        found, by_others = _do(job, work, shard, about, max_errors, advance), False
-                        mine += 1
-            if found is not None:
-                done[shard], idle = found, False
-                if by_others:
-                    advance(found.clips + found.errors, "")
-        left = [shard for shard in left if shard not in done]
-        if left and idle:
-            if not waited:
-                console.say(f"{len(left)} shards are in the work of others: waiting for them")
-            waited = True
-            time.sleep(_LOOK)
-    console.say(f"{job.folder}: {mine} shards by this worker")
+    def finish(self, left: list[int]) -> dict[int, Done]:
+        """Do shards, in order, until all are finished by this worker or by others."""
+        claims, about = Claims(self.job.folder / jobs.CLAIMS), self._about()
+        done: dict[int, Done] = {}
+        mine, waited = 0, False
+        while left:
+            before = len(done)
+            for shard in left:
+                found, by_others = self._found(shard), True
+                if found is None:
+                    with claims.taken(shard, self.patience, about) as taken:
+                        if taken and (found := self._found(shard)) is None:
+                            found, by_others = self._do(shard), False
+                            mine += 1
+                if found is not None:
+                    done[shard] = found
+                    if by_others:
+                        self.advance(found.clips + found.errors, "")
+            left = [shard for shard in left if shard not in done]
+            if left and len(done) == before:
+                if not waited:
+                    console.say(f"waiting for {len(left)} shards in the work of others")
+                waited = True
+                time.sleep(_LOOK)
+        console.say(f"{self.job.folder}: {mine} shards by this worker")
+        return done
+
+    def _about(self) -> dict[str, Any]:
+        worker = f"{self.worker.index}/{self.worker.count}"
+        return {"host": socket.gethostname(), "pid": os.getpid(), "worker": worker}
+
+    def _found(self, shard: int) -> Done | None:
+        """What a finished shard says of itself; None if it is to be done."""
+        if shard in self.again and self.again[shard] == _stamp(self.job.table(shard)):
+            return None
+        return self.job.done(shard)
+
+    def _do(self, shard: int) -> Done:
+        """Compute and write a shard.
+
+        Raises:
+            AsdjaxError: it has no result at all, and more errors than are allowed. A host that has
+                lost a disk would else be done with all shards in no time.
+        """
+        import jax
+
+        began, retries = time.monotonic(), Retries()
+        clips = self.job.clips(shard)
+        table, errors = self.work.rows(
+            clips, retries, lambda clips: self.advance(clips, f"shard {shard}")
+        )
+        if len(errors) == len(clips) > max(1, self.max_errors):
+            raise DataError(
+                f"shard {shard}: none of its {len(clips)} recordings can be used, as "
+                f"{errors[0].path}: {errors[0].reason}: see whether their disk is mounted here, "
+                "and run the job again"
+            )
+        done = Done(jobs.SHARD, self.job.digest, shard, len(clips) - len(errors), len(errors))
+        metadata = {**(table.schema.metadata or {}), **jobs.done_metadata(done)}
+        content = parquet_files.to_bytes(table.replace_schema_metadata(metadata))
+        timing = {
+            **self._about(), "shard": shard, "job": self.job.digest, "clips": len(clips),
+            "errors": len(errors),
+            "seconds": round(time.monotonic() - began, 3), "ended": round(time.time(), 3),
+            "retries": retries.count, "device": jax.local_devices()[0].device_kind,
+            "devices": jax.local_device_count(), "jax": jax.__version__,
+            "python": platform.python_version(),
+        }  # fmt: skip
+        self.job.write(shard, content, errors, timing)
+        if retries.count:
+            console.say(f"shard {shard}: {retries.words()}")
+        if errors:
+            file = self.job.errors(shard)
+            console.say(f"shard {shard}: {len(errors)} recordings have no result, see {file}")
+        return done
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -176,50 +223,6 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns
-
-
-def _do(
-    job: Job,
-    work: Work,
-    shard: int,
-    about: Mapping[str, object],
-    max_errors: int,
-    advance: Advance,
-) -> Done:
-    """Compute and write a shard.
-
-    Raises:
-        AsdjaxError: it has no result at all, and more errors than are allowed. A host that has lost
-            a disk would else be done with all shards in no time.
-    """
-    import jax
-
-    began, retries = time.monotonic(), Retries()
-    clips = job.clips(shard)
-    table, errors = work.rows(clips, retries, lambda clips: advance(clips, f"shard {shard}"))
-    if len(errors) == len(clips) > max(1, max_errors):
-        raise DataError(
-            f"shard {shard}: none of its {len(clips)} recordings can be used, as {errors[0].path}: "
-            f"{errors[0].reason}: see whether their disk is mounted here, and run the job again"
-        )
-    done = Done(jobs.SHARD, job.digest, shard, len(clips) - len(errors), len(errors))
-    metadata = {**(table.schema.metadata or {}), **jobs.done_metadata(done)}
-    content = parquet_files.to_bytes(table.replace_schema_metadata(metadata))
-    timing = {
-        **about, "shard": shard, "job": job.digest, "clips": len(clips), "errors": len(errors),
-        "seconds": round(time.monotonic() - began, 3), "ended": round(time.time(), 3),
-        "retries": retries.count, "device": jax.local_devices()[0].device_kind,
-        "devices": jax.local_device_count(), "jax": jax.__version__,
-        "python": platform.python_version(),
-    }  # fmt: skip
-    job.write(shard, content, errors, timing)
-    if retries.count:
-        console.say(f"shard {shard}: {retries.words()}")
-    if errors:
-        console.say(
-            f"shard {shard}: {len(errors)} recordings have no result, see {job.errors(shard)}"
-        )
-    return done
 
 
 def _end(job: Job, done: Mapping[int, Done], max_errors: int) -> int:

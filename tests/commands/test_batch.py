@@ -356,7 +356,7 @@ def test_what_is_done_to_recordings_is_said(weights, tmp_path, capsys):
 def test_poolings_layers_and_channels_as_embed_has_them(tmp_path):
     weights = tmp_path / "converted"
     convert(weights)
-    write_noise(tmp_path / "stereo", [0.3, 0.6, 0.4], channels=2)
+    write_noise(tmp_path / "stereo", [0.3] * 3, channels=2)
     pool = "{name: relative_deviation, gamma: 4}"
     options = ["--pool", pool, "--channel", "each", "--layer", "1", "2"]
     folder = planned(weights, tmp_path / "stereo", tmp_path / "job", *options)

@@ -19,6 +19,7 @@ WRITING = (
     "extract",
     "score",
     "embed",
+    "batch run",
     "synth",
     "convert beats",
     "convert asdkit",
