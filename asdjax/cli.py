@@ -14,6 +14,7 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from asdjax import arguments
 from asdjax._version import __version__
@@ -34,7 +35,7 @@ from asdjax.config.recipe import Config
 from asdjax.errors import AsdjaxError, UsageError
 from asdjax.runtime import console, devices, host_memory, interruption
 from asdjax.runtime.console import Verbosity
-from asdjax.verbs import COMPILING, JOBS, VERBS, Convert
+from asdjax.verbs import COMPILING, JOBS, VERBS, Batch, Convert
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,10 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     plugins, args = _without_plugins(sys.argv[1:] if argv is None else argv)
     end = args.index("--") if "--" in args else len(args)  # what follows are names
     given = {*args[:end]}
-    version = asked(VERBS.get(args[0]) if args else None, args[:end], VERSION)
+    version = asked(_named(args)[1], args[:end], VERSION)
     args = [a for i, a in enumerate(args) if i > end or a not in (NO_CACHE, QUIET, VERBOSE)]
+    verb, kind, rest = _named(args)
     if argv is None:  # the process runs this command alone
-        if args and issubclass(VERBS.get(args[0], object), COMPILING):
+        if kind is not None and issubclass(kind, COMPILING):
             host_memory.keep()  # before JAX starts threads
         interruption.watch()
     if version:
@@ -102,29 +104,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = schema.similar(args[0], VERBS)
         console.say_always(f"asdjax: no command {args[0]!r}{hint} (asdjax --help lists all)")
         return 2
-    kind = VERBS[args[0]]
+    if kind is Batch:
+        return _no_batch_command(rest)
 
     def command() -> int | None:
         began = time.monotonic()
-        _LOG.info(f"asdjax {__version__}, Python {platform.python_version()}: {args[0]}")
+        _LOG.info(f"asdjax {__version__}, Python {platform.python_version()}: {verb}")
         _load(plugins)
         try:
             if kind is Convert:
                 from asdjax.convert.__main__ import carry_out
 
-                return carry_out(args[1:])
-            return _carry_out(args[0], kind, args[1:], keep_programs=NO_CACHE not in given)
+                return carry_out(rest)
+            return _carry_out(verb, kind, rest, keep_programs=NO_CACHE not in given)
         except (Exception, SystemExit) as error:  # a plugin's code may raise anything
             plugin_error = registry.plugin_error(error)
             if plugin_error is None:
                 raise
             raise plugin_error from error
         finally:
-            _LOG.info(f"{args[0]}: ended after {time.monotonic() - began:.1f} s")
+            _LOG.info(f"{verb}: ended after {time.monotonic() - began:.1f} s")
 
     chosen: Verbosity = "quiet" if QUIET in given else "verbose" if VERBOSE in given else "normal"
     with console.verbosity(chosen):
         return console.finish(command, kind.lost)
+
+
+def _named(args: Sequence[str]) -> tuple[str, Any, list[str]]:
+    """The verb that arguments name, its class (None if there is no such), and the others."""
+    verb, rest = args[0] if args else "", list(args[1:])
+    kind: Any = VERBS.get(verb)
+    if kind is Batch and rest and rest[0] in Batch.commands:
+        return f"{verb} {rest[0]}", Batch.commands[rest[0]], rest[1:]
+    return verb, kind, rest
+
+
+def _no_batch_command(args: Sequence[str]) -> int:
+    """Say which commands `asdjax batch` has; the exit code."""
+    if args and args[0] not in HELP:
+        hint = schema.similar(args[0], Batch.commands)
+        console.say_always(f"asdjax: no command 'batch {args[0]}'{hint} (asdjax batch --help)")
+        return 2
+    lines = [f"  {name:<7} {_summary(kind)}" for name, kind in Batch.commands.items()]
+    words = ["usage: asdjax batch COMMAND ...", "", _summary(Batch), "", *lines]
+    print("\n".join(words), file=sys.stdout if args else sys.stderr)
+    return 0 if args else 2
 
 
 def _without_plugins(args: Sequence[str]) -> tuple[list[str | None], list[str]]:

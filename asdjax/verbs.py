@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
+from asdjax import batch_verbs
 from asdjax.arguments import (
     ConfigName,
     PoolName,
@@ -607,8 +608,9 @@ class Completion:
         from asdjax.commands import completion
         from asdjax.convert.__main__ import COMMANDS
 
-        every = {n: completion.words(verb) for n, verb in VERBS.items() if verb is not Convert}
-        every["convert"] = completion.words_of_several(COMMANDS)
+        several = {"convert": COMMANDS, "batch": Batch.commands}
+        every = {n: completion.words(verb) for n, verb in VERBS.items() if n not in several}
+        every |= {n: completion.words_of_several(verbs) for n, verbs in several.items()}
         every["docs"] = dataclasses.replace(every["docs"], arguments=tuple(_pages()))
         summaries = {name: str(verb.__doc__).splitlines()[0] for name, verb in VERBS.items()}
         print(completion.script(self.shell, every, summaries), end="")
@@ -618,6 +620,13 @@ class Convert:
     """Convert published weights and ASDKit's checkpoints, and back (asdjax convert --help)."""
 
     lost: ClassVar[str] = "nothing was written"
+
+
+class Batch:
+    """Embed or score archives on many machines (asdjax docs scale): plan, run, status, merge."""
+
+    lost: ClassVar[str] = "nothing was done"
+    commands: ClassVar[Mapping[str, type[Any]]] = batch_verbs.COMMANDS
 
 
 JOBS: dict[str, dict[str, type[Any]]] = {
@@ -630,6 +639,7 @@ JOBS: dict[str, dict[str, type[Any]]] = {
         "train": Train,
         "extract": Extract,
         "embed": Embed,
+        "batch": Batch,
         "score": Score,
         "select": Select,
         "combine": Combine,
@@ -648,6 +658,8 @@ JOBS: dict[str, dict[str, type[Any]]] = {
 VERBS = {name: verb for verbs in JOBS.values() for name, verb in verbs.items()}
 
 COMPILING = (
+    batch_verbs.Plan,
+    batch_verbs.Run,
     Check,
     Embed,
     Explain,

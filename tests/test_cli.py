@@ -23,7 +23,7 @@ from asdjax.models.beats_encoder import BEATsConfig
 from asdjax.models.multiresnet_encoder import MultiResNetConfig
 from asdjax.models.poolings import Mean
 from asdjax.scoring.local_density import LocalDensity
-from asdjax.verbs import Check
+from asdjax.verbs import Batch, Check
 
 HERE = Path(__file__).parent
 TINY = str(HERE / "tiny.yaml")
@@ -52,7 +52,9 @@ def kinds(hint):
     return [hint, *(kind for part in get_args(hint) for kind in kinds(part))]
 
 
-@pytest.mark.parametrize("verb", [*VERBS.values(), *convert.COMMANDS.values()])
+@pytest.mark.parametrize(
+    "verb", [*VERBS.values(), *Batch.commands.values(), *convert.COMMANDS.values()]
+)
 def test_every_path_among_the_arguments_is_a_user_path(verb):
     if dataclasses.is_dataclass(verb):
         hints = get_type_hints(verb, include_extras=True)
@@ -82,6 +84,8 @@ def test_every_path_among_the_arguments_is_a_user_path(verb):
         ["convert", "beats", "{}", "b"],
         ["convert", "asdkit", "a.pt", "r", "--config", "{}"],
         ["convert", "torch", "r", "{}"],
+        ["batch", "plan", "r", "d", "--out", "{}"],
+        ["batch", "run", "{}"],
     ],
 )
 @pytest.mark.parametrize("path", ["gs://bucket/r1", ""])
@@ -223,7 +227,8 @@ def test_a_number_of_thousands_of_digits_is_one_sentence(option, capsys):
 
 
 def test_every_verb_says_what_an_interruption_costs(monkeypatch, capsys):
-    assert all(verb.lost for name, verb in VERBS.items() if name != "convert")
+    verbs = [*VERBS.values(), *Batch.commands.values()]
+    assert all(verb.lost for verb in verbs)
 
     def stopped(*_):
         raise KeyboardInterrupt

@@ -81,6 +81,7 @@ SMALLER = {  # words of a page, and what takes less time, or what is there
     "method_thresholds": {"--decision.level 0.95": "--decision.level 0.9"},
     "results": {"runs/seed1 runs/seed2": "runs/seed1"},
     "sources": {"synth DIR": "synth DIR --seconds 1 --train-source 2 --test-per-cell 1"},
+    "scale": {"WEIGHTS INPUT...": "runs/seed0 new", "FILE.parquet": "job.parquet"},
     "detector": {"normal/ --train": "few/ --train", "/recordings/today": "new"},
 }
 MAKES = re.compile(r"(?:--out|--run|--png|watch .*--log|convert beats \S+|export \S+) (\S+)")

@@ -16,6 +16,7 @@ from asdjax.config import recipe, registry
 from asdjax.config.recipe import Config
 from asdjax.config.schema import Choice
 from asdjax.convert import __main__ as convert
+from asdjax.verbs import Batch
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "asdjax" / "docs"
@@ -146,7 +147,8 @@ def help_of(words: list[str], capsys) -> str:
 
 def test_options_in_the_text_exist(capsys):
     known = {*OF_ALL, *SHORT}
-    about = [(verb,) for verb in VERBS if verb != "convert"]
+    about = [(verb,) for verb in VERBS if verb not in ("batch", "convert")]
+    about += [("batch", name) for name in Batch.commands]
     about += [("convert", name) for name in convert.COMMANDS]
     about += [("run", "system1"), ("run", "system4")]
     for words in about:
@@ -173,6 +175,9 @@ def test_commands_and_options_exist(path, capsys):
                 assert name in convert.COMMANDS, words
             continue
         about = (verb,)
+        if verb == "batch" and rest:
+            assert rest[0] in Batch.commands, words
+            about = (verb, rest[0])
         if verb in RECIPE_COMMANDS and rest and rest[0] in recipe.names():
             about = (verb, rest[0])
         for option, name in re.findall(r"(--[a-z]+\.(?:name|method)) (\w+)", " ".join(rest)):

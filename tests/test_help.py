@@ -8,11 +8,13 @@ from asdjax.cli import JOBS, VERBS, main
 from asdjax.commands import completion
 from asdjax.config import recipe as configs
 from asdjax.config import registry
-from asdjax.verbs import FIRST_SETTINGS
+from asdjax.verbs import FIRST_SETTINGS, Batch
 
 OPTION = re.compile(r"(?<!\S)--[a-z][a-z0-9.-]*")
 OF_RECIPES = ("run", "train", "check")
-CASES = [(verb,) for verb in VERBS if verb != "convert"]
+SEVERAL = ("batch", "convert")
+BATCH = [("batch", verb) for verb in Batch.commands]
+CASES = [(verb,) for verb in VERBS if verb not in SEVERAL] + BATCH
 CASES += [(verb, name) for verb in OF_RECIPES for name in configs.names()]
 
 
@@ -56,7 +58,7 @@ def test_help_is_short_and_a_part_of_all(words, capsys):
     assert last.startswith(f"--help-all shows {len(left) or 'no'} more option")
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in (*OF_RECIPES, "convert")])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in (*OF_RECIPES, *SEVERAL)])
 def test_all_options_are_in_the_long_help(verb, capsys):
     """`completion.words` finds the options of all classes, without tyro."""
     found = options(shown([verb], capsys, "--help-all"))
@@ -78,6 +80,19 @@ def test_all_settings_of_a_recipe_are_in_the_long_help(capsys):
     known = {*completion.words(VERBS["check"]).options}
     assert set().union(*found) - {"--help"} == known
     assert {"--model.weights", "--loss.margin", "--train.epochs"} <= known
+
+
+def test_help_of_batch(capsys):
+    for words, code in ((["batch", "--help"], 0), (["batch", "-h"], 0), (["batch"], 2)):
+        assert main(words) == code
+        said = capsys.readouterr()
+        assert [line.split()[0] for line in (said.out + said.err).splitlines()[4:]] == [
+            *Batch.commands
+        ]
+        assert bool(said.err) == bool(code)
+    assert main(["batch", "pan", "x"]) == 2
+    assert "no command 'batch pan': did you mean 'plan'?" in capsys.readouterr().err
+    assert main(["batch", "plan", "w", "d", "--overwrite", "-V"]) == 0
 
 
 def test_every_first_setting_exists():

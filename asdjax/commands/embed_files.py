@@ -1,10 +1,7 @@
 """Embedding: audio files and a trained embedder in, one file of embeddings out."""
 
-import dataclasses
-import importlib.util
 import io
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,34 +12,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from asdjax._version import __version__
 from asdjax.config.interfaces import ComputeDtype
 from asdjax.data import audio, sound_search
-from asdjax.data.audio import Header
 from asdjax.data.read_ahead import in_order
-from asdjax.embedder import Embedder, Pool, digests, load, pool_tree
-from asdjax.errors import ArtifactError, DataError, UsageError
+from asdjax.data.retries import Retries
+from asdjax.embedder import Embedder, Pool, load, sound_clips
+from asdjax.embedder.sound_clips import Channel, SoundClip
+from asdjax.errors import ArtifactError, UsageError
 from asdjax.files import atomic
 from asdjax.runtime import console
+from asdjax.store import parquet_files
 
-SCHEMA = "asdjax.embeddings/1"
 Format = Literal["npz", "parquet"]
-Channel = int | Literal["each"]
-
-_BLOCK_ROWS, _BLOCK_SAMPLES = 256, 2**25
-"""Size of a block: waveforms of similar length are batched within it, while the next is read."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _File:
-    """An audio file to embed."""
-
-    name: str
-    """The path as written to the output."""
-    path: Path
-    header: Header
-    channels: range
-    """The channels to embed, counted from 0."""
 
 
 def embed(
@@ -91,12 +72,13 @@ def embed(
         sound_search.require_text(path)
     embedder = load(weights, layers=layers, compute_dtype=compute_dtype)
     pool = embedder.pooling(pool)
-    files = _headers(found, embedder.channel if channel is None else channel)
-    _check_lengths(embedder, files)
+    wanted = sound_clips.check_channel(embedder.channel if channel is None else channel)
+    retries = Retries()
+    files = _clips(found, wanted, embedder, retries)
     _say_conversions(embedder, weights, files, channel)
-    about = _about(embedder, weights, pool)
+    about = sound_clips.about(embedder, weights, pool)
 
-    arrays = [array for block in _embeddings(embedder, files, pool) for array in block]
+    arrays = [array for block in _embeddings(embedder, files, pool, retries) for array in block]
     table = {
         "path": np.array([file.name for file in files for _ in file.channels]),
         "channel": np.array([c + 1 for file in files for c in file.channels], np.int32),
@@ -107,8 +89,12 @@ def embed(
     else:
         table["embedding"] = np.stack(arrays)
     del arrays
-    write = {"npz": _npz, "parquet": _parquet}[format]
-    atomic.write_bytes(out, write(table, json.dumps(about)), overwrite=overwrite)
+    words = json.dumps(about)
+    if format == "npz":
+        content = _npz(table, words)
+    else:
+        content = parquet_files.to_bytes(parquet_files.embedding_table(table, {"asdjax": words}))
+    atomic.write_bytes(out, content, overwrite=overwrite)
     shape = " x ".join(map(str, table["embedding"].shape))
     console.say(f"{out}: embeddings of {len(files)} files, {shape} values")
     return about
@@ -117,40 +103,22 @@ def embed(
 # input files
 
 
-def _headers(found: Sequence[tuple[str, Path]], wanted: Channel) -> list[_File]:
-    if wanted != "each" and wanted < 1:
-        raise UsageError(f"--channel: channels count from 1, found {wanted}")
-    files = []
+def _clips(
+    found: Sequence[tuple[str, Path]], wanted: Channel, embedder: Embedder, retries: Retries
+) -> list[SoundClip]:
     with ThreadPoolExecutor() as threads:
-        headers = threads.map(audio.inspect_any, [path for _, path in found])
-        for (name, path), header in zip(found, headers, strict=True):
-            channels = range(header.channels)
-            if wanted != "each":
-                channels = channels[wanted - 1 : wanted]
-            if not channels:
-                raise DataError(
-                    f"{path}: no channel {wanted}, the file has {header.channels}: choose another "
-                    "with --channel, or each"
-                )
-            files.append(_File(name, path, header, channels))
-    return files
-
-
-def _check_lengths(embedder: Embedder, files: Sequence[_File]) -> None:
-    for file in files:
-        samples = _length(embedder, file)
-        if samples < embedder.shortest:
-            raise DataError(
-                f"{file.path}: {samples} samples at {embedder.config.audio.sample_rate} Hz are too "
-                f"short for this model, which needs {embedder.shortest}: leave the file out"
-            )
+        read = (partial(audio.inspect_any, path) for _, path in found)
+        headers = threads.map(retries, read)
+        return [
+            sound_clips.open_clip(name, path, header, wanted, embedder)
+            for (name, path), header in zip(found, headers, strict=True)
+        ]
 
 
 def _say_conversions(
-    embedder: Embedder, weights: Path, files: Sequence[_File], channel: Channel | None
+    embedder: Embedder, weights: Path, files: Sequence[SoundClip], channel: Channel | None
 ) -> None:
     """Print once how files are resampled and cut, and which channel and view is embedded."""
-    audio_config, views = embedder.config.audio, embedder.config.extract.view_names
     endless = [file for file in files if not file.header.stated]
     if endless:
         console.say(
@@ -158,61 +126,30 @@ def _say_conversions(
             f"files) and are read to the end: {endless[0].path}"
             + (", ..." if len(endless) > 1 else "")
         )
-    rates = Counter(file.header.rate for file in files)
-    rates.pop(audio_config.sample_rate, None)
-    if rates:
-        console.say(
-            f"{sum(rates.values())} of {len(files)} files are resampled to "
-            f"{audio_config.sample_rate} Hz: "
-            + ", ".join(f"{count} of {rate} Hz" for rate, count in sorted(rates.items()))
-        )
-    several = sum(file.header.channels > 1 for file in files)
-    if channel is None and several:
-        console.say(
-            f"{several} of {len(files)} files have more than one channel: channel "
-            f"{files[0].channels[0] + 1} is embedded (for all channels: --channel each)"
-        )
-    if embedder.n_samples is None:
-        return
-    seconds = embedder.n_samples / audio_config.sample_rate
-    longer = sum(file.header.seconds > seconds for file in files)
-    if longer:
-        console.say(
-            f"{longer} of {len(files)} files are longer than this run's clips: their first "
-            f"{seconds:g} s are embedded"
-        )
-    if not all(view.is_raw for view in embedder.config.extract.views):
-        console.say(f"{weights}: of this run's views ({', '.join(views)}) the raw one is embedded")
-
-
-def _about(embedder: Embedder, weights: Path, pool: Pool) -> dict[str, Any]:
-    about: dict[str, Any] = {"schema": SCHEMA, "asdjax": __version__, "weights": str(weights)}
-    about |= digests(weights)
-    model = embedder.config.model
-    if model.for_tests_only:
-        about["random_init"] = True
-    parts = embedder.parts(pool)
-    if len(parts) > 1 or any(part.bands > 1 for part in parts):
-        about["parts"] = [dataclasses.asdict(part) for part in parts]
-    return about | {
-        "pool": pool_tree(pool),
-        "compute_dtype": embedder.network.model.compute_dtype,
-        "layers": list(model.layers),
-        "sample_rate": embedder.config.audio.sample_rate,
-    }
+    seconds = embedder.n_samples and embedder.n_samples / embedder.config.audio.sample_rate
+    for line in sound_clips.conversions(
+        embedder,
+        weights,
+        len(files),
+        Counter(file.header.rate for file in files),
+        several=sum(file.header.channels > 1 for file in files) if channel is None else 0,
+        channel=files[0].channels[0] + 1,
+        longer=sum(file.header.seconds > seconds for file in files) if seconds else 0,
+    ):
+        console.say(line)
 
 
 # embedding
 
 
 def _embeddings(
-    embedder: Embedder, files: Sequence[_File], pool: Pool
+    embedder: Embedder, files: Sequence[SoundClip], pool: Pool, retries: Retries
 ) -> Iterator[list[np.ndarray]]:
     """Embeddings [D], or tokens [L, D], of every file's channels, block by block."""
     total = sum(len(file.channels) for file in files)
     loud: dict[str, float] = {}
     with console.progress("embedding", total, "clips") as advance:
-        for names, waveforms in _blocks(embedder, files):
+        for names, waveforms in sound_clips.blocks(_read_ahead(embedder, files, retries)):
             block = embedder.embed(
                 waveforms,
                 pool,
@@ -225,40 +162,17 @@ def _embeddings(
         console.say(audio.words_on_loudness(loud))
 
 
-def _blocks(
-    embedder: Embedder, files: Sequence[_File]
-) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    names: list[str] = []
-    waveforms: list[np.ndarray] = []
-    for file, samples in zip(files, _read_ahead(embedder, files), strict=True):
+def _read_ahead(
+    embedder: Embedder, files: Sequence[SoundClip], retries: Retries
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and samples [T] of every channel, read by threads while others are embedded."""
+    sizes = [file.header.channels * file.samples(embedder) for file in files]
+    read = in_order(lambda file: retries(lambda: file.read(embedder)), files, sizes)
+    for file, samples in zip(files, read, strict=True):
         for channel in samples.T:
-            names.append(file.name)
-            waveforms.append(channel)
-        if len(names) >= _BLOCK_ROWS or sum(map(len, waveforms)) >= _BLOCK_SAMPLES:
-            yield names, waveforms
-            names, waveforms = [], []
-    if names:
-        yield names, waveforms
-
-
-def _read_ahead(embedder: Embedder, files: Sequence[_File]) -> Iterator[np.ndarray]:
-    """Samples [T, channels] of every file, read by threads while others are embedded."""
-    sizes = [file.header.channels * _length(embedder, file) for file in files]
-    return in_order(partial(_read, embedder), files, sizes)
-
-
-def _read(embedder: Embedder, file: _File) -> np.ndarray:
-    samples = audio.read_any(file.path, embedder.config.audio.sample_rate, most=embedder.n_samples)
-    if samples.shape != (_length(embedder, file), file.header.channels):
-        raise DataError(f"{file.path}: the file was changed while it was in use: start again")
-    wanted = samples[:, file.channels.start : file.channels.stop]
-    return wanted.copy("F")  # releases the memory of the other channels
-
-
-def _length(embedder: Embedder, file: _File) -> int:
-    """Number of samples to embed, at the model's sample rate."""
-    length = math.ceil(file.header.frames * embedder.config.audio.sample_rate / file.header.rate)
-    return length if embedder.n_samples is None else min(length, embedder.n_samples)
+            yield file.name, channel
+    if retries.count:
+        console.say(retries.words())
 
 
 # output file
@@ -275,10 +189,8 @@ def _format(out: Path, format: Format | None, overwrite: bool) -> Format:
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise ArtifactError(f"{out}: {folder} is not a writable folder: name another file")
-    if found == "parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ArtifactError(
-            f"{out}: Parquet files need pyarrow: pip install 'asdjax[parquet]', or write .npz"
-        )
+    if found == "parquet":
+        parquet_files.require_pyarrow(out, "write .npz")
     return found
 
 
@@ -286,18 +198,4 @@ def _npz(table: dict[str, np.ndarray], about: str) -> bytes:
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {**table, "about": np.array(about)}
     np.savez(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def _parquet(table: dict[str, np.ndarray], about: str) -> bytes:
-    import pyarrow
-    from pyarrow import parquet
-
-    values = table["embedding"]
-    embedding = pyarrow.FixedSizeListArray.from_arrays(values.reshape(-1), values.shape[1])
-    if "start" in table:
-        embedding = pyarrow.LargeListArray.from_arrays(table["start"], embedding)
-    columns = {"path": table["path"], "channel": table["channel"], "embedding": embedding}
-    buffer = io.BytesIO()
-    parquet.write_table(pyarrow.table(columns, metadata={"asdjax": about}), buffer)
     return buffer.getvalue()

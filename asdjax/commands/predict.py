@@ -1,7 +1,6 @@
 """Prediction: a detector and recordings in, scores and alarms out, one row per recording."""
 
 import dataclasses
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +8,12 @@ from typing import Any
 
 from asdjax.data import sound_search
 from asdjax.detector.detector import Detector
-from asdjax.detector.prediction import COLUMNS, SCHEMA, Prediction
-from asdjax.errors import ArtifactError, UsageError
+from asdjax.detector.prediction import SCHEMA, Prediction, table_of
+from asdjax.errors import UsageError
 from asdjax.files import atomic
 from asdjax.files.documents import csv_bytes
 from asdjax.runtime import console
+from asdjax.store import parquet_files
 
 ALARM = 3
 """Exit code with `fail_on_alarm` if a recording alarms."""
@@ -53,7 +53,7 @@ def predict(
         if path is not None:
             atomic.require_free(path, overwrite)
     if parquet is not None:
-        _require_pyarrow(parquet)
+        parquet_files.require_pyarrow(parquet, "omit --parquet (--csv needs nothing)")
     names = sound_search.files(inputs, "score")
     rows: list[dict[str, Any]] = []
     notes: dict[str, list[str]] = {}
@@ -74,7 +74,8 @@ def predict(
     if csv is not None:
         atomic.write_bytes(csv, csv_bytes(rows), overwrite=overwrite)
     if parquet is not None:
-        atomic.write_bytes(parquet, _parquet(rows), overwrite=overwrite)
+        content = parquet_files.to_bytes(table_of(rows))
+        atomic.write_bytes(parquet, content, overwrite=overwrite)
     for note, files in notes.items():
         more = len(files) - 1
         others = f" (and {more} other{'s' * (more > 1)})" if more else ""
@@ -123,29 +124,3 @@ def _line(
 ) -> str:
     numbers = f"{decision:<8}  {score:>7}  {ratio:>6}  {p:>7}  {start:>7}"
     return f"{numbers}  {file:<{width}}  {near}".rstrip()
-
-
-def _require_pyarrow(path: Path) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("pyarrow") is None:
-        raise ArtifactError(
-            f"{path}: Parquet files need pyarrow: pip install 'asdjax[parquet]', or omit --parquet "
-            "(--csv needs nothing)"
-        )
-
-
-def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
-    import pyarrow
-    from pyarrow import parquet
-
-    kinds = {
-        "start": pyarrow.float64(), "seconds": pyarrow.float64(), "windows": pyarrow.int32(),
-        "score": pyarrow.float64(), "threshold": pyarrow.float64(), "ratio": pyarrow.float64(),
-        "p_value": pyarrow.float64(), "alarm": pyarrow.bool_(),
-    }  # fmt: skip
-    fields = [pyarrow.field(name, kinds.get(name, pyarrow.string())) for name in COLUMNS]
-    table = pyarrow.Table.from_pylist(list(rows), pyarrow.schema(fields, {"schema": SCHEMA}))
-    buffer = io.BytesIO()
-    parquet.write_table(table, buffer)
-    return buffer.getvalue()

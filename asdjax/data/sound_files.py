@@ -19,6 +19,7 @@ from jaxtyping import Float32, Int16
 from asdjax.data import resampling, sound_chunks, sound_streams
 from asdjax.data.sound_layout import Layout, WavLayout, fault, require_whole
 from asdjax.errors import AsdjaxError, ConfigError
+from asdjax.files.tar_members import Member
 from asdjax.files.user_files import open_regular
 
 Samples = Int16[np.ndarray, "T channels"] | Float32[np.ndarray, "T channels"]
@@ -73,15 +74,17 @@ def inspect(path: Path) -> Header:
     return header
 
 
-def inspect_any(path: Path) -> Header:
+def inspect_any(path: Path | Member) -> Header:
     """Read the header of a WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg or MP3 file.
+
+    A member of a tar archive is copied to a temporary file for that.
 
     Raises:
         FaultyFile: the file is unreadable, empty or truncated, has more samples than its header
             states, or an impossible sample rate.
     """
     with _opened(path) as file:
-        header, _ = _inspect(file, path)
+        header, _ = _inspect(file, _place(path))
     return header
 
 
@@ -150,7 +153,7 @@ def checked_rate(given: Any) -> int:
     return rate
 
 
-def read_any(path: Path, sample_rate: int, *, most: int | None = None) -> Samples:
+def read_any(path: Path | Member, sample_rate: int, *, most: int | None = None) -> Samples:
     """Read all channels of any sound file at the given sample rate.
 
     Args:
@@ -165,38 +168,47 @@ def read_any(path: Path, sample_rate: int, *, most: int | None = None) -> Sample
     Raises:
         FaultyFile: the file is faulty, or some of the samples read are NaN or infinite.
     """
+    place = _place(path)
     with _opened(path) as file:
-        header, layout = _inspect(file, path)
+        header, layout = _inspect(file, place)
         try:
             needed = resampling.samples_needed(most or 1, header.rate, sample_rate)
         except ValueError as error:
-            raise fault(path, "wrong_rate", str(error)) from error
+            raise fault(place, "wrong_rate", str(error)) from error
         frames = header.frames if most is None else min(header.frames, needed)
         longest = max(frames, frames * sample_rate // header.rate)  # before or after resampling
-        _require_readable(path, longest, header.channels)
+        _require_readable(place, longest, header.channels)
         if isinstance(layout, WavLayout) and layout.subtype in _PLAIN:
-            samples = _plain(file, path, layout, frames)
+            samples = _plain(file, place, layout, frames)
         else:
-            samples = _decoded(file, path, layout, frames)
+            samples = _decoded(file, place, layout, frames)
     if samples.dtype.kind == "f" and not np.isfinite(samples).all():
-        raise fault(path, "not_finite", "some samples are NaN or infinite: record it again")
+        raise fault(place, "not_finite", "some samples are NaN or infinite: record it again")
     if header.rate != sample_rate:
         samples = resampling.resample(samples, header.rate, sample_rate)
     return samples[:most]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a regular file; `OSError` becomes `FaultyFile`."""
+def _opened(path: Path | Member) -> Iterator[io.BufferedReader]:
+    """Open a regular file, or one in an archive; `OSError` becomes `FaultyFile`."""
+    place = _place(path)
     try:
-        file = open_regular(path)
+        file = path.open() if isinstance(path, Member) else open_regular(path)
     except AsdjaxError as error:
-        raise fault(path, "unreadable", str(error).removeprefix(f"{path}: ")) from error
+        raise fault(place, "unreadable", str(error).removeprefix(f"{path}: ")) from error
+    except OSError as error:
+        raise fault(place, "unreadable", error.strerror or str(error)) from error
     with file:
         try:
             yield file
         except OSError as error:
-            raise fault(path, "unreadable", error.strerror or str(error)) from error
+            raise fault(place, "unreadable", error.strerror or str(error)) from error
+
+
+def _place(path: Path | Member) -> Path:
+    """The path for messages."""
+    return path.path if isinstance(path, Member) else path
 
 
 def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, Layout]:

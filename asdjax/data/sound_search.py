@@ -4,7 +4,7 @@ import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from asdjax.data import audio
@@ -38,7 +38,7 @@ def find(inputs: Sequence[Path], to: str) -> list[tuple[str, Path]]:
             raise DataError(f"{given}: no such file or directory") from None
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
             raise DataError(unreadable(given, error)) from error
-        paths = _search(given) if folder else [given]
+        paths = sorted(walk(given)) if folder else [given]
         found += [(shown(path), path) for path in paths]
     if not found:
         raise UsageError(f"nothing to {to}: name audio files or directories")
@@ -76,13 +76,16 @@ def require_text(path: Path) -> None:
         raise DataError(f"{shown(path)}: the name is not UTF-8 text: rename the file")
 
 
-def _search(root: Path) -> list[Path]:
-    """The audio files below a directory, sorted; prints how many other files are skipped.
+def walk(root: Path) -> Iterator[Path]:
+    """The audio files below a directory, in no order; logs how many other files are skipped.
 
     Each folder is searched once, even if several links lead to it. Links are followed last, so that
     a folder is found under its real path if that is below the directory.
+
+    Raises:
+        AsdjaxError: a folder cannot be read, or there are no audio files.
     """
-    found: list[Path] = []
+    found = 0
     others: Counter[str] = Counter()
     folders, seen = [root], set()
     links: list[Path] = []
@@ -102,7 +105,8 @@ def _search(root: Path) -> list[Path]:
                 elif is_folder(entry):
                     (links if entry.is_symlink() else folders).append(path)
                 elif path.suffix.lower() in audio.SUFFIXES:
-                    found.append(path)
+                    found += 1
+                    yield path
                 else:
                     others[kind_of_skipped(entry.name, False)] += 1
         except OSError as error:
@@ -113,7 +117,6 @@ def _search(root: Path) -> list[Path]:
         raise DataError(f"{root}: contains no audio file ({endings}{instead}): name another folder")
     if others:
         _LOG.warning(f"{root}: {skipped(others)}")
-    return sorted(found)
 
 
 def kind_of_skipped(name: str, folder: bool) -> str:

@@ -1,7 +1,8 @@
 """What a detector says of a recording."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from asdjax.store.detector_file import NormalRecording
@@ -69,6 +70,22 @@ class Prediction:
         values["nearest"] = "; ".join(f"{near.name} at {near.start:g} s" for near in self.nearest)
         values["warnings"] = "; ".join(self.warnings)
         return values
+
+
+def table_of(
+    rows: Sequence[dict[str, Any]], about: Mapping[str, str] = MappingProxyType({})
+) -> Any:
+    """Rows of predictions (`Prediction.row`) as a table of pyarrow, with `about` as metadata."""
+    import pyarrow
+
+    kinds = {
+        "start": pyarrow.float64(), "seconds": pyarrow.float64(), "windows": pyarrow.int32(),
+        "score": pyarrow.float64(), "threshold": pyarrow.float64(), "ratio": pyarrow.float64(),
+        "p_value": pyarrow.float64(), "alarm": pyarrow.bool_(),
+    }  # fmt: skip
+    fields = [pyarrow.field(name, kinds.get(name, pyarrow.string())) for name in COLUMNS]
+    schema = pyarrow.schema(fields, {"schema": SCHEMA, **about})
+    return pyarrow.Table.from_pylist(list(rows), schema)
 
 
 def unusable(found: NormalRecording, channel: int) -> str | None:

@@ -41,12 +41,15 @@ class Faulty:
     error: str
 
 
+_GIVEN = str | Path | np.ndarray | Source
+
+
 def sources(X: Any, sample_rate: int, channel: int, to: str) -> list[Source]:
     """The recordings in `X`.
 
     Args:
-        X: the path of a sound file or folder, or an array [T]; or a list of paths and of arrays [T]
-            or [T, channels]; or a matrix [N, T] of N recordings.
+        X: the path of a sound file or folder, or an array [T]; or a list of paths, of arrays [T]
+            or [T, channels], and of such sources; or a matrix [N, T] of N recordings.
         sample_rate: of arrays, hertz.
         channel: to be used, counted from 1.
         to: what is done with the recordings, for messages.
@@ -66,11 +69,13 @@ def sources(X: Any, sample_rate: int, channel: int, to: str) -> list[Source]:
         raise DataError(
             f"recordings cannot be given as {type(X).__name__}: give a list of paths and arrays"
         )
-    if not (isinstance(X, list | tuple) and all(isinstance(x, str | Path | np.ndarray) for x in X)):
+    if not (isinstance(X, list | tuple) and all(isinstance(x, _GIVEN) for x in X)):
         X = _rows(X)
     found: list[Source] = []
     for i, one in enumerate(X):
-        if isinstance(one, str | Path) and os.path.isdir(one):
+        if isinstance(one, Source):
+            found.append(one)
+        elif isinstance(one, str | Path) and os.path.isdir(one):
             files = sound_search.find([Path(one)], to)
             found += [_of_file(name, path, channel) for name, path in files]
         elif isinstance(one, str | Path):

@@ -85,13 +85,31 @@ def write_bytes(path: Path, content: bytes | memoryview, *, overwrite: bool = Tr
     Example:
         >>> write_bytes(Path("out/scores.csv"), b"path,score\\n", overwrite=False)
     """
+    with whole_file(path, overwrite=overwrite) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, *, overwrite: bool = True, shared: bool = False) -> Iterator[BinaryIO]:
+    """A temporary file, which becomes `path` unless the block raises an exception.
+
+    Args:
+        path: as in `write_bytes`.
+        overwrite: as in `write_bytes`.
+        shared: whether other hosts write to the same folder: their temporary files are then left
+            alone, as locks may not reach from host to host. See `delete_leftovers`.
+
+    Raises:
+        AsdjaxError: as in `write_bytes`; also for an `OSError` of the block.
+    """
     with writing(path), _parents(path):
         require_free(path, overwrite)
-        _delete_leftovers(path.parent)
+        if not shared:
+            delete_leftovers(path.parent)
         temporary = path.with_name(f".asdjax-{secrets.token_hex(8)}.partial")
         try:
             with open(_open_temporary(temporary), "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
                 if overwrite:
@@ -169,7 +187,7 @@ def _rename_to_new(temporary: Path, path: Path) -> None:
         raise
 
 
-def _delete_leftovers(folder: Path) -> None:
+def delete_leftovers(folder: Path) -> None:
     """Delete the temporary files of killed processes in a folder."""
     with contextlib.suppress(PermissionError):  # a folder may be writable but not readable
         for name in filter(_HIDDEN_FILE.fullmatch, os.listdir(folder)):

@@ -209,7 +209,7 @@ Advance = Callable[[int, str], None]
 
 @contextmanager
 def progress(
-    title: str, total: int, unit: str, done: int = 0, *, minor: bool = False
+    title: str, total: int | None, unit: str, done: int = 0, *, minor: bool = False
 ) -> Iterator[Advance]:
     """Show progress with rate and time left: a bar on a terminal, a line per 10 s otherwise.
 
@@ -217,7 +217,7 @@ def progress(
 
     Args:
         title: the task.
-        total: total number of units.
+        total: total number of units; None: unknown.
         unit: name of the units, in the plural.
         done: units finished earlier, by a run that is resumed.
         minor: whether nothing is shown outside of commands, nothing is left on a terminal at the
@@ -270,7 +270,11 @@ def progress(
         nonlocal done, shown
         done += units
         now = time.monotonic()
-        if (done >= total and not minor) or now - shown >= 10:
+        if total is None:
+            if now - shown >= 10:
+                shown = now
+                say(f"{title} {done} {words} {rate()}".replace("  ", " "))
+        elif (done >= total and not minor) or now - shown >= 10:
             shown = now
             left = (now - began) / max(done - first, 1) * (total - done)
             say(f"{title} {done}/{total} {words} {rate()}, {left:.0f} s left".replace("  ", " "))

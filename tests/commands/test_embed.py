@@ -16,7 +16,8 @@ import soundfile
 from conftest import TESTS, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.converted_beats import SMALL
+from support.converted_beats import TWO_LAYERS as ENCODER
+from support.converted_beats import convert
 from support.permissions import open_folder as open_folder  # a fixture
 from support.permissions import permissions
 
@@ -27,8 +28,9 @@ from asdjax.config.recipe import load
 from asdjax.config.schema import to_tree
 from asdjax.data import audio, read_ahead, sound_files, sound_search
 from asdjax.detector.features import open_features
-from asdjax.embedder import Embedder, network
+from asdjax.embedder import Embedder, network, sound_clips
 from asdjax.embedder.network import Network, in_groups, rounded_up
+from asdjax.embedder.sound_clips import SoundClip
 from asdjax.errors import AsdjaxError
 from asdjax.models import building, parameters
 from asdjax.models.beats_encoder import BEATsConfig
@@ -48,29 +50,6 @@ pytestmark = pytest.mark.usefixtures("compiled_fast")
 SHORT, PADDED_LONG, LONG = 2800, 23280, 25840
 LONG_CLIPS = network.LONG
 PADDED = 2e-5  # a clip among others of other lengths, against the clip alone
-ENCODER = dataclasses.replace(SMALL, encoder_layers=2)
-
-
-def convert(path, **changes):
-    """Random weights of a small encoder, as conversion leaves them; and all its weights."""
-    encoder = dataclasses.replace(ENCODER, **changes)
-    model = BEATsConfig(encoder=encoder, random_init=True)
-    _, params, _ = parameters.split(building.build(model, 16000, 16000, seed=0))
-    whole = jax.tree.map(np.asarray, params["encoder"])
-    weights = {"encoder": {k: v for k, v in whole.items() if k != "predictor"}}
-    path.mkdir()
-    save_weights(path / converted_weights.WEIGHTS, weights)
-    document = {
-        "schema": converted_weights.SCHEMA,
-        "digest": digest(weights),
-        "encoder": to_tree(encoder),
-    }
-    if encoder.finetuned_model:
-        predictor = {"predictor": whole["predictor"]}
-        save_weights(path / converted_weights.PREDICTOR, predictor)
-        document["predictor_digest"] = digest(predictor)
-    converted_weights.write_description(path / converted_weights.DOCUMENT, document)
-    return whole
 
 
 @pytest.fixture(scope="module")
@@ -458,7 +437,7 @@ def test_floats_far_beyond_1_are_warned_of(weights, rng, tmp_path, capsys):
 
 
 def test_a_file_that_changes_while_it_is_embedded(weights, rng, tmp_path, capsys, monkeypatch):
-    file, check = write(tmp_path / "a.wav", noise(rng, 4000)), embed_files._check_lengths
+    file, check = write(tmp_path / "a.wav", noise(rng, 4000)), embed_files._clips
     changes = {
         "the file was changed": lambda: write(file, noise(rng, 5000)),
         "the file was changed while": lambda: write(file, noise(rng, 8000).reshape(-1, 2)),
@@ -468,10 +447,11 @@ def test_a_file_that_changes_while_it_is_embedded(weights, rng, tmp_path, capsys
         write(file, noise(rng, 4000))
 
         def checked(*args, change=change):
-            check(*args)
+            found = check(*args)
             change()
+            return found
 
-        monkeypatch.setattr(embed_files, "_check_lengths", checked)
+        monkeypatch.setattr(embed_files, "_clips", checked)
         sentence = refused(capsys, weights[0], file, "--out", tmp_path / "e.npz")
         assert f"{file}: " in sentence and words in sentence
 
@@ -498,13 +478,13 @@ def test_blocks_and_reading_ahead_change_nothing(weights, rng, tmp_path, monkeyp
     for i in range(9):
         write(tmp_path / "d" / f"{i}.wav", noise(rng, (3000, 6000)[i % 2]))
     lock, reads, taken, ahead_of = threading.Lock(), [0], [0], []
-    whole_read, whole_embed = embed_files._read, asdjax.Embedder.embed
+    whole_read, whole_embed = SoundClip.read, asdjax.Embedder.embed
 
-    def counted_read(embedder, file):
+    def counted_read(file, embedder):
         with lock:
             reads[0] += 1
             ahead_of.append(reads[0] - taken[0])
-        return whole_read(embedder, file)
+        return whole_read(file, embedder)
 
     def counted_embed(embedder, waveforms, *args, **keys):
         found = whole_embed(embedder, waveforms, *args, **keys)
@@ -514,11 +494,11 @@ def test_blocks_and_reading_ahead_change_nothing(weights, rng, tmp_path, monkeyp
 
     for name, rows, samples in (("one", 256, 2**25), ("many", 2, 2**25), ("long", 256, 8000)):
         if name == "many":
-            monkeypatch.setattr(embed_files, "_read", counted_read)
+            monkeypatch.setattr(SoundClip, "read", counted_read)
             monkeypatch.setattr(asdjax.Embedder, "embed", counted_embed)
         reads[0] = taken[0] = 0
-        monkeypatch.setattr(embed_files, "_BLOCK_ROWS", rows)
-        monkeypatch.setattr(embed_files, "_BLOCK_SAMPLES", samples)
+        monkeypatch.setattr(sound_clips, "_BLOCK_ROWS", rows)
+        monkeypatch.setattr(sound_clips, "_BLOCK_SAMPLES", samples)
         monkeypatch.setattr(read_ahead, "MOST_FILES", rows)
         monkeypatch.setattr(read_ahead, "MOST_SAMPLES", samples)
         assert run(weights[0], tmp_path / "d", "--out", tmp_path / f"{name}.npz") == 0

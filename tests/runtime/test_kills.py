@@ -15,8 +15,8 @@ def kills(tmp_path_factory):
     return Kills(tmp_path_factory.mktemp("kills"), VARIANTS)
 
 
-WRITING = "train more", "extract", "embed", "synth", "convert beats"
-"""Each writes in another way: checkpoints and a log, files of a run, one file, folders."""
+WRITING = "train more", "extract", "embed", "batch run", "synth", "convert beats"
+"""Each writes in another way: checkpoints and a log, files of a run, one file, shards, folders."""
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,13 @@ VERBS = {
          "--subsets", "development"]
     ),
     "embed": Verb(["embed", "{base}/trained", "{base}/data", "--out", "{}/e.npz", "--overwrite"]),
+    "batch plan": Verb(
+        ["batch", "plan", "{base}/trained", "{base}/data", "--out", "{}/job", "--overwrite"]
+    ),
+    "batch run": Verb(["batch", "run", "{}/job", "--patience", "3"], "job"),
+    "batch merge": Verb(
+        ["batch", "merge", "{base}/done_job", "--out", "{}/m.parquet", "--overwrite"]
+    ),
     "fit": Verb(["fit", "{base}/data/fan/train", "--out", "{}/d.asd", "--overwrite"]),
     "predict": Verb(
         ["predict", "{base}/detector/d.asd", "{base}/data/fan/test", "--csv", "{}/t.csv",
@@ -92,6 +99,10 @@ MAKING = {
     "trained": [["train", TINY, "--data", "{base}/data", "--run", "{}"]],
     "extracted": ["trained", ["extract", "{}"]],
     "done": ["extracted", ["score", "{}"], ["evaluate", "{}"]],
+    "job": [
+        ["batch", "plan", "{base}/trained", "{base}/data", "--out", "{}", "--shard-clips", "8"]
+    ],
+    "done_job": ["job", ["batch", "run", "{}"]],
     "other": [["run", TINY, "--data", "{base}/data", "--seed", "1", "--run", "{}"]],
     "detector": [["fit", "{base}/data/fan/train", "--out", "{}/d.asd"]],
     "beats": [["convert", "beats", "{base}/beats.pt", "{}"]],

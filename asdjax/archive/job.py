@@ -1,0 +1,282 @@
+"""The folder of a job: what is to be done, and what is done.
+
+job.json          schema asdjax.batch/1: weights, settings, numbers; with a digest of all of it
+manifest.parquet  a row per recording, sorted by length; a row group per shard
+errors-plan.jsonl recordings that could not be planned
+claims/           see `claims`
+shards/           <shard>.parquet, complete or not there; <shard>.json says how long it took
+errors-<shard>.jsonl  recordings of a shard that have no row, with the reason
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from asdjax._version import __version__
+from asdjax.archive.inputs import Unusable
+from asdjax.config import schema
+from asdjax.config.interfaces import ComputeDtype
+from asdjax.config.schema import Count
+from asdjax.data.audio import Header
+from asdjax.errors import ArtifactError, AsdjaxError, DataError
+from asdjax.files import atomic, documents, user_files
+from asdjax.files.tar_members import Member
+
+SCHEMA, SHARD = "asdjax.batch/1", "asdjax.batch_shard/1"
+JOB, MANIFEST, SHARDS, CLAIMS, PLAN_ERRORS = (
+    "job.json", "manifest.parquet", "shards", "claims", "errors-plan.jsonl",
+)  # fmt: skip
+ALIKE = ("device", "devices", "jax")
+"""What workers must share for results that are equal to the last bit, of `Job.how`."""
+METADATA = b"asdjax_shard"
+"""Of the file of a shard: JSON of a `Done`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """With what the recordings are embedded or scored."""
+
+    weights: str
+    """Absolute path of a run, converted weights or a detector."""
+    kind: Literal["embeddings", "predictions"]
+    digest: str
+    """Of the weights, or of the detector's file."""
+    pool: str
+    """As the option --pool has it; empty for a detector."""
+    layers: tuple[int, ...]
+    channel: int | Literal["each"]
+    """Counted from 1."""
+    compute_dtype: ComputeDtype | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """The content of job.json."""
+
+    settings: Settings
+    inputs: tuple[str, ...]
+    shard_clips: Count
+    """Most recordings of a shard."""
+    shards: Count
+    clips: Count
+    """Recordings in the manifest."""
+    refused: int
+    """Recordings in errors-plan.jsonl."""
+    manifest: str
+    """Digest of manifest.parquet."""
+
+    @property
+    def digest(self) -> str:
+        """Of all of this, and of the version of asdjax."""
+        return documents.fingerprint(__version__, schema.to_tree(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A row of the manifest."""
+
+    path: str
+    """Absolute; of the archive, if it is in one."""
+    member: str | None
+    """Name in the archive."""
+    offset: int
+    """Of the first byte in the archive."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """Time of modification of the file or the archive."""
+    frames: int
+    rate: int
+    channels: int
+    samples: int
+    """Per channel that are used, at the model's rate: the manifest is sorted by this."""
+
+    @property
+    def source(self) -> Path | Member:
+        """What is read."""
+        if self.member is None:
+            return Path(self.path)
+        return Member(Path(self.path), self.member, self.offset, self.size)
+
+    @property
+    def name(self) -> str:
+        """As in tables."""
+        return str(self.source)
+
+    @property
+    def header(self) -> Header:
+        """What was read when the job was planned."""
+        return Header(self.frames, self.rate, self.channels, "")
+
+    def require_unchanged(self) -> None:
+        """Raise `AsdjaxError` if the file or the archive was changed since the job was planned."""
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            raise DataError(user_files.unreadable(self.name, error)) from error
+        size = found.st_size if self.member is None else self.size
+        if (size, found.st_mtime_ns) != (self.size, self.mtime_ns):
+            raise DataError(f"{self.name}: was changed since the job was planned: plan it again")
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What the file of a finished shard says of itself."""
+
+    schema: str
+    job: str
+    """Digest of the job."""
+    shard: int
+    clips: int
+    """Recordings of the shard that have rows without error."""
+    errors: int
+    """Recordings without; they are in errors-<shard>.jsonl."""
+
+
+class Job:
+    """A job in a folder.
+
+    Attributes:
+        folder: its path.
+        description: the content of job.json.
+        digest: of the description.
+    """
+
+    def __init__(self, folder: Path, description: Description):
+        self.folder, self.description, self.digest = folder, description, description.digest
+
+    @classmethod
+    def open(cls, folder: Path) -> "Job":
+        """The job in a folder.
+
+        Raises:
+            AsdjaxError: there is none, it was changed, or is of another version of asdjax.
+        """
+        file, again = folder / JOB, "plan the job again with asdjax batch plan"
+        if not documents.present(file):
+            raise ArtifactError(f"{folder}: no job ({JOB}): plan one with asdjax batch plan")
+        tree = documents.read_json(file, again)
+        if not isinstance(tree, dict) or tree.pop("schema", None) != SCHEMA:
+            raise ArtifactError(f"{file}: not a job of schema {SCHEMA}: {again}")
+        version, digest = tree.pop("asdjax", None), tree.pop("job", None)
+        if version != __version__:
+            raise ArtifactError(
+                f"{file}: planned by asdjax {version}, this is {__version__}: {again}"
+            )
+        description = schema.read(Description, tree, "", str(file))
+        schema.check(Description, description, "", str(file))
+        if description.digest != digest:
+            raise ArtifactError(f"{file}: was changed: {again}")
+        manifest = folder / MANIFEST
+        if documents.digest(manifest) != description.manifest:
+            raise ArtifactError(f"{manifest}: was changed, or is of another job: {again}")
+        return cls(folder, description)
+
+    def clips(self, shard: int) -> list[Planned]:
+        """The recordings of a shard, in order."""
+        names = [field.name for field in dataclasses.fields(Planned)]
+        with parquet_at(self.folder / MANIFEST) as file:
+            table = file.read_row_group(shard, columns=names)
+        return [Planned(**row) for row in table.to_pylist()]
+
+    def table(self, shard: int) -> Path:
+        """The file of a shard's rows."""
+        return self.folder / SHARDS / f"{shard:05d}.parquet"
+
+    def timing(self, shard: int) -> Path:
+        """The file that says where and how long a shard was computed."""
+        return self.folder / SHARDS / f"{shard:05d}.json"
+
+    def how(self, shard: int) -> dict[str, Any]:
+        """Where and how long a shard was computed, for people: empty if that cannot be read."""
+        return document(self.timing(shard))
+
+    def errors(self, shard: int) -> Path:
+        """The file of a shard's recordings without rows."""
+        return self.folder / f"errors-{shard:05d}.jsonl"
+
+    def done(self, shard: int) -> Done | None:
+        """What a finished shard says of itself; None if it is not finished, or of another job."""
+        path = self.table(shard)
+        if not documents.present(path):
+            return None
+        try:
+            with parquet_at(path) as file:
+                found = read_done(file.schema_arrow.metadata, path)
+        except AsdjaxError:
+            return None  # it is not whole, or not of ours: it is made again
+        return found if (found.job, found.shard) == (self.digest, shard) else None
+
+    def write(
+        self, shard: int, content: bytes, errors: Sequence[Unusable], timing: Mapping[str, Any]
+    ) -> None:
+        """Write the files of a finished shard; the rows last, as they say that it is finished."""
+        if errors:
+            write_errors(self.errors(shard), errors)
+        else:
+            atomic.delete(self.errors(shard))
+        with atomic.whole_file(self.timing(shard), shared=True) as file:
+            file.write(documents.json_bytes({"schema": SHARD, **timing}))
+        with atomic.whole_file(self.table(shard), shared=True) as file:
+            file.write(content)
+
+
+def write_description(folder: Path, description: Description) -> None:
+    """Write job.json."""
+    tree = schema.to_tree(description)
+    document = {"schema": SCHEMA, "asdjax": __version__, "job": description.digest, **tree}
+    documents.write_json(folder / JOB, document)
+
+
+def write_errors(path: Path, errors: Sequence[Unusable]) -> None:
+    """Write recordings that have no rows, a line of JSON each."""
+    lines = (json.dumps(dataclasses.asdict(error)) + "\n" for error in errors)
+    with atomic.whole_file(path, shared=True) as file:
+        file.writelines(line.encode() for line in lines)
+
+
+def done_metadata(done: Done) -> dict[str, str]:
+    """The metadata of a shard's file."""
+    return {METADATA.decode(): json.dumps(dataclasses.asdict(done))}
+
+
+def read_done(metadata: Mapping[bytes, bytes] | None, path: Path) -> Done:
+    """What the metadata of a shard's file say; `AsdjaxError` if it is no such file."""
+    text = (metadata or {}).get(METADATA, b"null").decode(errors="replace")
+    again = "delete it, and run the job again"
+    found = schema.read(Done, documents.parse_json(text, path, again), "", str(path))
+    if found.schema != SHARD:
+        raise ArtifactError(f"{path}: not a shard of schema {SHARD}: {again}")
+    return found
+
+
+def document(path: Path) -> dict[str, Any]:
+    """A JSON document that is for people alone: empty if it cannot be read."""
+    try:
+        found = documents.read_json(path)
+    except AsdjaxError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+@contextlib.contextmanager
+def parquet_at(path: Path) -> Iterator[Any]:
+    """A Parquet file of a job, whose pages are checked when they are read in the block.
+
+    Raises:
+        AsdjaxError: it is none, not whole, or damaged.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    with user_files.open_regular(path) as file:
+        try:
+            yield parquet.ParquetFile(file, page_checksum_verification=True)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ArtifactError(
+                f"{path}: cannot be read as Parquet ({error}): delete it, and run the job again"
+            ) from error

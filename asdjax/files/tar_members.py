@@ -1,0 +1,126 @@
+"""Sound files in tar archives, as WebDataset writes them, each read at its place without a scan."""
+
+import dataclasses
+import io
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from asdjax.errors import ArtifactError
+from asdjax.files.user_files import open_regular, unreadable
+
+_MOST_AT_ONCE = 2**20  # bytes that a header may have: names of a few thousand characters
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Member:
+    """A file in a tar archive."""
+
+    tar: Path
+    name: str
+    offset: int
+    """Of its first byte in the archive."""
+    size: int
+    """Bytes."""
+
+    @property
+    def path(self) -> Path:
+        """The path of the archive, followed by the name in it: for messages and tables."""
+        return self.tar / self.name
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def open(self) -> io.BufferedReader:
+        """Copy the member to a temporary file without a name, and open that.
+
+        Raises:
+            AsdjaxError: the archive cannot be read, or is too short.
+            OSError: the archive or the copy cannot be read or written.
+        """
+        with open_regular(self.tar) as tar, tempfile.TemporaryFile(buffering=0) as copy:
+            tar.seek(self.offset)
+            left = self.size
+            while left and (content := tar.read(min(left, _MOST_AT_ONCE))):
+                copy.write(content)
+                left -= len(content)
+            if left:
+                raise ArtifactError(f"{self}: the archive ends {left} bytes too early: restore it")
+            copy.seek(0)
+            return open(os.dup(copy.fileno()), "rb")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Refused:
+    """A member that is not read, or that the archive cannot be read to its end."""
+
+    name: str
+    """Empty: of the archive."""
+    reason: str
+
+
+def members(path: Path) -> Iterator[Member | Refused]:
+    """The files in a tar archive without compression, in order; folders are passed over.
+
+    Links, sparse files, names that lead out of the archive, names that come twice, and members that
+    are longer than the archive are refused.
+
+    Raises:
+        AsdjaxError: the file cannot be read.
+    """
+    with open_regular(path) as file:
+        size, seen = os.fstat(file.fileno()).st_size, set[str]()
+        try:
+            with tarfile.TarFile(fileobj=_Bounded(file)) as tar:
+                place = -1
+                while (info := tar.next()) is not None:
+                    if info.offset <= place:
+                        raise tarfile.ReadError("its headers lead backwards")
+                    place = info.offset
+                    if info.isdir():
+                        continue
+                    reason = _refusal(info, size, seen)
+                    seen.add(info.name)
+                    if reason is not None:
+                        yield Refused(info.name, reason)
+                    else:
+                        yield Member(path, info.name, info.offset_data, info.size)
+        except OSError as error:
+            raise ArtifactError(unreadable(path, error)) from error
+        except (tarfile.TarError, ValueError) as error:  # ValueError: of numbers in headers
+            reason = f"cannot be read as a tar archive without compression ({error}): restore it"
+            yield Refused("", reason)
+
+
+def _refusal(info: tarfile.TarInfo, size: int, seen: set[str]) -> str | None:
+    """Why a member is refused; None if it is not."""
+    if not info.isreg() or info.issparse():
+        return "is a link, a device or a sparse file: store the file itself"
+    if info.name.startswith("/") or ".." in info.name.split("/"):
+        return "its name leads out of the archive: give it a relative name"
+    if info.name in seen:
+        return "its name is in the archive twice: give each file its own"
+    if info.size < 0 or info.offset_data + info.size > size:
+        return f"states {info.size} bytes, more than the archive has: restore it"
+    return None
+
+
+class _Bounded(io.RawIOBase):
+    """A file for reading whose single reads are limited: a header may claim any length."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not 0 <= size <= _MOST_AT_ONCE:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
