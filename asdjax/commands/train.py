@@ -248,7 +248,7 @@ def _loop(
     any_process = parallel.AnyProcess(work.devices)
     began = time.monotonic()
     with (
-        interruption.saving_first(),
+        contextlib.ExitStack() as held,
         console.progress("training", work.steps, "steps", done=first) as advance,
     ):
         for step in range(first, work.steps):
@@ -268,6 +268,7 @@ def _loop(
                 log.measure(functools.partial(validation, state))
                 compile_cache.seal()
             if step == first:
+                held.enter_context(interruption.saving_first())  # there is something to save
                 log.write(keep=0)  # the first loss at once
                 _LOG.info(f"the first step took {time.monotonic() - began:.1f} s, with compiling")
             done = step + 1 == work.steps

@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 
-from asdjax.errors import ConfigError
+from asdjax.errors import AsdjaxError, ConfigError
 from asdjax.runtime.hosts import HEARTBEAT, Hosts
 
 AXIS = "clips"
@@ -47,7 +47,6 @@ def join(hosts: Hosts) -> None:
             cluster_detection_method=None if hosts.distributed else "deactivate",
             initialization_timeout=hosts.join_timeout,
             heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=HEARTBEAT,
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise ConfigError(
@@ -70,8 +69,7 @@ def require_equal_hosts() -> None:
 
 def leave() -> None:
     """Wait until all processes call this, and disconnect: each goes on alone, or ends."""
-    if jax.process_count() > 1:
-        jax.distributed.shutdown()
+    jax.distributed.shutdown()  # nothing in a process that joined no others
 
 
 def local_devices(count: int, *, at_most: bool = False) -> list[jax.Device]:
@@ -203,16 +201,16 @@ class AnyProcess:
 
 @contextlib.contextmanager
 def others_lost() -> Iterator[None]:
-    """Turn the error of a collective whose other processes are gone into an `AsdjaxError`."""
+    """Turn the error of a step with others, which may be gone, into an `AsdjaxError`."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+        if not jax.distributed.is_initialized() or "RESOURCE_EXHAUSTED" in str(error):
             raise
-        raise ConfigError(
-            f"process {jax.process_index()}: the connection to another process was lost "
-            f"({str(error).splitlines()[0][:200]}): look at the messages of the others; the same "
-            "command on every host continues from the last checkpoint"
+        raise AsdjaxError(
+            f"process {jax.process_index()}: a step with the other processes failed "
+            f"({str(error).splitlines()[0][:200]}): look at their messages; the same command on "
+            "every host continues from the last checkpoint"
         ) from error
 
 

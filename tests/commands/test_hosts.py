@@ -1,0 +1,168 @@
+"""Training by several processes: agreement, resumption, signals, and what must not differ."""
+
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+from conftest import DEVICES_EMBEDDING, DEVICES_LOSS, TRACE, relative
+from support.hosts import TINY, Together, command, ten_steps
+
+from asdjax import cli
+from asdjax.runtime.hosts import HEARTBEAT
+from asdjax.store.checkpoint import Checkpoints
+from asdjax.store.runs import Run
+
+TIMES = {"seconds": 0, "clips_per_second": 0}
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
+
+@pytest.fixture(scope="module")
+def in_two_processes(tmp_path_factory, compiled_fast):
+    """What two processes of two devices found: arrays and facts."""
+    out = tmp_path_factory.mktemp("two")
+    program = ["-m", "support.hosts", "COORDINATOR", "2"]
+    with Together(*([*program, str(i), str(out / str(i))] for i in (0, 1))) as together:
+        ends = together.ends()
+    assert [code for code, _ in ends] == [0, 0], ends
+    arrays = [dict(np.load(out / f"{i}.npz")) for i in (0, 1)]
+    return arrays, [json.loads((out / f"{i}.json").read_text()) for i in (0, 1)]
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_two_processes_agree_with_one_in_float64(in_two_processes, float64, devices):
+    alone = ten_steps((0, 1), devices)
+    for found in in_two_processes[0]:
+        assert np.allclose(found["loss"], alone["loss"], rtol=DEVICES_LOSS, atol=0)
+        assert relative(found["embedding"], alone["embedding"]) < DEVICES_EMBEDDING
+        assert found["scale"] == pytest.approx(float(alone["scale"]), rel=DEVICES_LOSS)
+
+
+def test_processes_know_the_same(in_two_processes):
+    first, second = in_two_processes[1]
+    assert first == second
+    assert first["shared"] == [{"process": 0, "text": "é"}, {"process": 1, "text": "é" * 6}]
+    expected = np.array([[-0.0, 0.0], [np.pi, 0]]), np.array(-0.0, np.float32)
+    assert first["sent"] == [a.tobytes().hex() for a in expected]
+    assert first["asked"] == [False, True, False]
+    assert "processes 0 and 1 differ in the clips, the weights" in first["differ"]
+
+
+def training(corpus_root, run, *options, devices=0):
+    data = ["--data", str(corpus_root), "--run", str(run), "--train.devices", str(devices)]
+    return ["train", TINY, *data, *options]
+
+
+def logged(run):
+    return [row["loss"] for row in Run(run).read_log()]
+
+
+def test_preempted_and_continued_in_one_process(corpus_root, tmp_path):
+    """SIGTERM to one of two processes saves a checkpoint; one process goes on from it."""
+    run, options = tmp_path / "run", ("--train.epochs", "200", "--train.checkpoint-every", "200")
+    args = training(corpus_root, run, "--train.validation", "0.1", *options)
+    with Together(command(*args), command(*args, number=1)) as together:
+        while not (run / "log.jsonl").exists():
+            assert together.processes[0].poll() is None, together.ends()
+            time.sleep(0.05)
+        together.processes[1].send_signal(signal.SIGTERM)
+        ends = together.ends()
+    saved = Checkpoints(Run(run).checkpoints).latest()
+    words = f"asdjax: interrupted: step {saved} of"
+    assert [code for code, _ in ends] == [143, 143], ends
+    assert all(words in said and "Traceback" not in said for _, said in ends)
+    assert len(logged(run)) == saved
+    options = "--train.validation", "0.1", "--train.epochs", str(saved // 2 + 1)
+    assert cli.main(training(corpus_root, run, *options)) == 0
+    record = Run(run).finished_training()
+    assert record["processes"] == 1 and len(logged(run)) == record["steps"] > saved
+
+
+@pytest.mark.slow  # two processes, several times, each with seconds of tracing
+@pytest.mark.parametrize("killed", [0, 1])
+def test_killed_and_continued(corpus_root, tmp_path, killed):
+    """SIGKILL of one process ends the other; both continue as if nothing had happened."""
+    options = "--train.epochs", "4", "--train.validation", "0.1"
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    for path in (whole, run):
+        args = training(corpus_root, path, *options)
+        with Together(command(*args), command(*args, number=1)) as together:
+            if path == run:
+                while not list(path.glob("checkpoints/*/files.json")):
+                    assert together.processes[0].poll() is None, together.ends()
+                    time.sleep(0.05)
+                together.processes[killed].kill()
+                began = time.monotonic()
+            ends = together.ends()
+        if path == whole:
+            assert [code for code, _ in ends] == [0, 0], ends
+    assert time.monotonic() - began < HEARTBEAT + 30
+    code, said = ends[1 - killed]
+    assert code in (1, -signal.SIGABRT), said  # by an error of a collective, or by JAX
+    assert "Traceback" not in said and "checkpoint" in said.splitlines()[-1]
+    with Together(command(*args), command(*args, number=1)) as together:
+        assert [code for code, _ in together.ends()] == [0, 0]
+    records = [Run(path).finished_training() for path in (whole, run)]
+    assert records[0]["digest"] == records[1]["digest"]
+    assert [record["processes"] for record in records] == [2, 2]
+    assert [{**row, **TIMES} for row in Run(whole).read_log()] == [
+        {**row, **TIMES} for row in Run(run).read_log()
+    ]
+
+
+@pytest.mark.slow  # two processes for a whole run
+def test_run_in_two_processes(corpus_root, tmp_path):
+    together_run, alone = tmp_path / "two", tmp_path / "one"
+    validation = "--train.validation", "0.1"
+    args = ["run", *training(corpus_root, together_run, *validation)[1:]]
+    with Together(command(*args), command(*args, number=1)) as together:
+        ends = together.ends()
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert Run(together_run).scored_machines() == ["ToothBrush", "bearingEmu", "fan"]
+    assert cli.main(training(corpus_root, alone, *validation, devices=4)) == 0
+    logs = [Run(path).read_log() for path in (together_run, alone)]
+    for two, one in zip(*logs, strict=True):
+        assert two.keys() == one.keys()
+        for name in {"loss", "validation_loss"} & two.keys():
+            assert two[name] == pytest.approx(one[name], rel=TRACE[-1])
+
+
+def test_what_differs_is_an_error(corpus_root, tmp_path):
+    args = [training(corpus_root, tmp_path / "run", "--seed", str(seed)) for seed in (0, 1)]
+    with Together(command(*args[0]), command(*args[1], number=1)) as together:
+        ends = together.ends()
+    assert [code for code, _ in ends] == [1, 1]
+    for _, said in ends:
+        assert said.count("asdjax: processes 0 and 1 differ in the settings: ") == 1
+        assert "Traceback" not in said and "this process was ended" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_coordinator(corpus_root, tmp_path):
+    args = training(corpus_root, tmp_path / "run")
+    with Together(command(*args, number=1, timeout=1)) as together:
+        ((code, said),) = together.ends()
+    assert code != 0
+    assert said.startswith("asdjax: this process was ended: ") and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--coordinator", "a:1"], "give all three"),
+        (["--num-processes", "2"], "give all three"),
+        (["--coordinator", "a", "--num-processes", "2", "--process-id", "0"], "HOST:PORT"),
+        (["--coordinator", "a:1", "--num-processes", "2", "--process-id", "2"], "at most 1"),
+        (["--coordinator", "a:1", "--num-processes", "0", "--process-id", "0"], "at least 1"),
+        (
+            ["--distributed", "--coordinator", "a:1", "--num-processes", "2", "--process-id", "0"],
+            "omit one",
+        ),
+    ],
+)
+def test_wrong_options(corpus_root, tmp_path, capsys, options, sentence):
+    assert cli.main(training(corpus_root, tmp_path / "run", *options)) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1
