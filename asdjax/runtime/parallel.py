@@ -34,7 +34,7 @@ def join(hosts: Hosts) -> None:
     """Connect this process with the others of its job; call it before anything uses JAX's devices.
 
     Raises:
-        AsdjaxError: JAX does not find the job, or its processes have unlike numbers of devices.
+        AsdjaxError: JAX finds no job, or the coordinator's port is taken.
     """
     # asdjax handles SIGTERM itself
     jax.config.update("jax_enable_preemption_service", False)
@@ -49,10 +49,14 @@ def join(hosts: Hosts) -> None:
             heartbeat_timeout_seconds=HEARTBEAT,
         )
     except (RuntimeError, ValueError, OSError) as error:
+        remedy = f"choose a free port of process 0 instead of {hosts.coordinator}"
+        if hosts.distributed:
+            remedy = (
+                "start all of them by SLURM, Open MPI, Kubernetes or on a TPU pod, or give "
+                "--coordinator HOST:PORT --num-processes N --process-id I"
+            )
         raise ConfigError(
-            f"JAX cannot join the other processes ({str(error).splitlines()[0][:200]}): start all "
-            "of them by SLURM, Open MPI, Kubernetes or on a TPU pod, or give --coordinator "
-            "HOST:PORT --num-processes N --process-id I"
+            f"JAX cannot join the other processes ({str(error).splitlines()[0][:200]}): {remedy}"
         ) from error
 
 

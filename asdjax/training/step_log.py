@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from asdjax.errors import DataError
-from asdjax.store.checkpoint import Checkpoints
+from asdjax.runtime import parallel
+from asdjax.store.checkpoint import Checkpoints, digest
 from asdjax.store.event_files import EventFiles
 from asdjax.store.runs import Run
 from asdjax.training.learner import TrainState
@@ -100,6 +101,9 @@ class StepLog:
         items = jax.tree.map(np.asarray, state).to_items()
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(items)):
             self.stop(step, "the weights are no longer finite")
+        if parallel.process()[1] > 1:  # each process computes its copy
+            alike = {f"the weights after step {step} (are their processors alike?)": digest(items)}
+            parallel.require_equal(alike)
         if self._record is not None:
             self._record.checkpoints.save(step + 1, items, meta)
 

@@ -7,14 +7,13 @@ import time
 import numpy as np
 import pytest
 from conftest import DEVICES_EMBEDDING, DEVICES_LOSS, TRACE, relative
+from support.host_kills import HostKills
 from support.hosts import TINY, Together, command, ten_steps
 
 from asdjax import cli
-from asdjax.runtime.hosts import HEARTBEAT
 from asdjax.store.checkpoint import Checkpoints
 from asdjax.store.runs import Run
 
-TIMES = {"seconds": 0, "clips_per_second": 0}
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 
@@ -80,35 +79,15 @@ def test_preempted_and_continued_in_one_process(corpus_root, tmp_path):
 
 
 @pytest.mark.slow  # two processes, several times, each with seconds of tracing
-@pytest.mark.parametrize("killed", [0, 1])
-def test_killed_and_continued(corpus_root, tmp_path, killed):
-    """SIGKILL of one process ends the other; both continue as if nothing had happened."""
-    options = "--train.epochs", "4", "--train.validation", "0.1"
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    for path in (whole, run):
-        args = training(corpus_root, path, *options)
-        with Together(command(*args), command(*args, number=1)) as together:
-            if path == run:
-                while not list(path.glob("checkpoints/*/files.json")):
-                    assert together.processes[0].poll() is None, together.ends()
-                    time.sleep(0.05)
-                together.processes[killed].kill()
-                began = time.monotonic()
-            ends = together.ends()
-        if path == whole:
-            assert [code for code, _ in ends] == [0, 0], ends
-    assert time.monotonic() - began < HEARTBEAT + 30
-    code, said = ends[1 - killed]
-    assert code in (1, -signal.SIGABRT), said  # by an error of a collective, or by JAX
-    assert "Traceback" not in said and "checkpoint" in said.splitlines()[-1]
-    with Together(command(*args), command(*args, number=1)) as together:
-        assert [code for code, _ in together.ends()] == [0, 0]
-    records = [Run(path).finished_training() for path in (whole, run)]
-    assert records[0]["digest"] == records[1]["digest"]
-    assert [record["processes"] for record in records] == [2, 2]
-    assert [{**row, **TIMES} for row in Run(whole).read_log()] == [
-        {**row, **TIMES} for row in Run(run).read_log()
-    ]
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("hit", [(0,), (1,)])
+def test_killed_and_continued(host_kills, number, hit):
+    assert host_kills.send(number, hit, delay=3.0) == []
+
+
+@pytest.fixture(scope="module")
+def host_kills(tmp_path_factory):
+    return HostKills(tmp_path_factory.mktemp("kills"))
 
 
 @pytest.mark.slow  # two processes for a whole run
@@ -146,6 +125,14 @@ def test_no_coordinator(corpus_root, tmp_path):
     assert code != 0
     assert said.startswith("asdjax: this process was ended: ") and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_no_job(corpus_root, tmp_path):
+    args = ["-m", "asdjax", *training(corpus_root, tmp_path / "run", "--distributed")]
+    with Together(args) as together:
+        ((code, said),) = together.ends()
+    assert code == 1 and said.count("\n") == 1
+    assert said.startswith("asdjax: JAX cannot join the other processes (")
 
 
 @pytest.mark.parametrize(
