@@ -40,8 +40,11 @@ class HostKills:
             seconds=0.5,
         )
         synth.write(base / "data", settings)
-        self.seconds = self._train(base / "whole")
+        self._train(base / "whole")
         self._expected = self._results(base / "whole")
+        self.seconds = self._train(base / "again")  # with compiled programs
+        if self._results(base / "again") != self._expected:
+            raise RuntimeError("two trainings of the same processes and devices differ")
 
     def send(self, number: int, hit: tuple[int, ...], delay: float) -> list[str]:
         """Send a signal to some processes after a while; what is wrong afterwards, in words."""
