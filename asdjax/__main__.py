@@ -9,7 +9,7 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 import sys
 from collections.abc import Callable
 
-from asdjax.runtime import interruption
+from asdjax.runtime import interruption, last_words
 
 
 def main() -> int:
@@ -32,9 +32,10 @@ def start(command: Callable[[], int | None], lost: str) -> int:
         code = console.finish(command, lost)
     except KeyboardInterrupt:  # outside of `console.finish`
         sys.stderr.write(f"asdjax: interrupted: {interruption.lost}\n")
-        interruption.leave()
-    if code == interruption.code():
-        interruption.leave()
+        interruption.leave(interruption.code())
+    of_several = last_words.withdraw()
+    if code == interruption.code() or (of_several and code):  # the others may never end
+        interruption.leave(code)
     return code
 
 

@@ -33,8 +33,9 @@ from asdjax.config import recipe as configs
 from asdjax.config import registry, schema
 from asdjax.config.recipe import Config
 from asdjax.errors import AsdjaxError, UsageError
-from asdjax.runtime import console, devices, host_memory, interruption
+from asdjax.runtime import console, devices, host_memory, interruption, last_words
 from asdjax.runtime.console import Verbosity
+from asdjax.runtime.hosts import Hosts
 from asdjax.verbs import COMPILING, JOBS, VERBS, Batch, Convert
 
 _LOG = logging.getLogger(__name__)
@@ -180,8 +181,30 @@ def _carry_out(verb: str, kind: type, args: list[str], *, keep_programs: bool) -
         command = dataclasses.replace(command, config=check_overrides(command.config))
     if not isinstance(command, COMPILING):
         return command()
+    job = getattr(command, "hosts", Hosts())
+    arguments.check_options(job)
+    job.check()
+    if job.several:
+        return _with_others(command, job, keep_programs=keep_programs)
     devices.start()
     return _with_kept_programs(command) if keep_programs else command()
+
+
+def _with_others(
+    command: Callable[[], int | None], job: Hosts, *, keep_programs: bool
+) -> int | None:
+    """Run a command together with the other processes of a job; process 0 speaks for all."""
+    last_words.prepare()
+    from asdjax.runtime import parallel
+
+    parallel.join(job)
+    devices.start()
+    parallel.require_equal_hosts()
+    speaks = console.chosen() if parallel.is_first() else "quiet"
+    with console.verbosity(speaks), parallel.others_lost():
+        code = _with_kept_programs(command) if keep_programs else command()
+        parallel.leave()
+    return code
 
 
 def _with_kept_programs(command: Callable[[], int | None]) -> int | None:

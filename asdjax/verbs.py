@@ -36,6 +36,7 @@ from asdjax.config.schema import Range
 from asdjax.detector_verbs import Explain, Export, Fit, Predict, Serve, Show, Update, Watch
 from asdjax.errors import ConfigError, DataError, UsageError
 from asdjax.runtime import console
+from asdjax.runtime.hosts import Hosts
 
 Recipe = Annotated[
     ConfigName, arg(metavar="CONFIG", help="A recipe's name or the path of a YAML file.")
@@ -154,6 +155,7 @@ class Train:
     """Continue from the newest checkpoint; --no-resume deletes it and starts again."""
     log: Annotated[Literal["tensorboard"] | None, arg(metavar="tensorboard")] = None
     """tensorboard: write the log also as event files of TensorBoard, to tensorboard/ in the run."""
+    hosts: Annotated[Hosts, arg(name="")] = Hosts()
     config: Annotated[Config, arg(name="")] = dataclasses.field(default_factory=Config)
 
     source: ClassVar[str] = "recipe"
@@ -450,6 +452,7 @@ class RunAll(Train):
         from asdjax.commands import extract, pseudo_labels, score, train
         from asdjax.data import dcase
         from asdjax.data.corpus import open_corpus, resolved
+        from asdjax.runtime import parallel
         from asdjax.store.runs import Run
 
         require_apart(self.run, self.data)
@@ -461,6 +464,9 @@ class RunAll(Train):
         score.rehearse(config, dcase.scored_machines(corpus.dataset, config.dataset))
         labelled = pseudo_labels.labelled(corpus, config, run)
         train.train(config, labelled, run, resume=self.resume, log=self.log)
+        parallel.leave()
+        if not parallel.is_first():
+            return
         extract.extract(run, corpus)
         score.score(run)
         Evaluate((self.run,), json=self.json)()

@@ -14,7 +14,7 @@ from asdjax.detector.features import SPECTRAL, Features, open_features
 from asdjax.embedder import digests
 from asdjax.errors import ConfigError
 from asdjax.files.documents import fingerprint
-from asdjax.runtime import console
+from asdjax.runtime import console, parallel
 from asdjax.scoring.distances import unit_length
 from asdjax.store.runs import Run
 from asdjax.training import pseudo_labels
@@ -54,7 +54,9 @@ def labelled(corpus: Corpus, config: Config, run: Run | None = None) -> Corpus:
     classes = None if run is None else run.pseudo_labels(made_from)
     if classes is None:
         require_possible(config, corpus)
-        classes = _classes(corpus, config, clips, embedder)
+        # on another host they may differ by rounding
+        classes = _classes(corpus, config, clips, embedder) if parallel.is_first() else {}
+    classes = parallel.share(classes)[0]
     return dataclasses.replace(corpus, pseudo=PseudoLabels(classes, made_from))
 
 

@@ -16,8 +16,9 @@ from asdjax.config.recipe import Config, differences, plugins, to_tree
 from asdjax.data import audio, batches
 from asdjax.data.corpus import Corpus
 from asdjax.errors import ArtifactError, AsdjaxError
+from asdjax.files.documents import fingerprint
 from asdjax.models import parameters
-from asdjax.runtime import compile_cache, console, parallel
+from asdjax.runtime import compile_cache, console, interruption, parallel
 from asdjax.store.checkpoint import Checkpoints, Tree, digest
 from asdjax.store.event_files import FOLDER, EventFiles
 from asdjax.store.run_documents import LATER_SECTIONS, TRAINING_SECTIONS
@@ -26,7 +27,7 @@ from asdjax.training import memory
 from asdjax.training.learner import Learner, TrainState
 from asdjax.training.plan import Plan, of_any_length, plan
 from asdjax.training.rehearsal import rehearse
-from asdjax.training.step_log import StepLog
+from asdjax.training.step_log import Record, StepLog
 from asdjax.training.validation import Validation
 
 _LOG = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ def train(
 ) -> None:
     """Train, or continue training, until the last epoch's checkpoint is in the run directory.
 
-    A run, finished or not, may go on to more epochs than it was begun with.
+    A run, finished or not, may go on to more epochs than it was begun with. Several processes
+    train together; process 0 alone reads and writes the run.
 
     Args:
         config: the recipe.
@@ -53,21 +55,63 @@ def train(
 
     Raises:
         AsdjaxError: the run was begun with other settings or clips, or has been trained for more
-            epochs than the recipe states, or the loss is not finite.
+            epochs than the recipe states, or the loss is not finite, or processes that train
+            together have unlike settings, files or packages.
     """
     events = None if log is None else EventFiles(run.path / FOLDER)
     work = plan(config, corpus)
     learner = work.learner()
+    parallel.require_equal(_common(work, resume))
+    if not parallel.is_first():
+        _train(work, learner, None, resume)
+        return
     with run.lock():  # before anything is compared: another process may be training
         if events is not None:
             events.check()
-        _train(work, learner, run, resume, events)
+        checkpoints = Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints)
+        _train(work, learner, Record(run, checkpoints, events), resume)
 
 
-def _train(work: Plan, learner: Learner, run: Run, resume: bool, events: EventFiles | None) -> None:
-    config = work.config
+def _common(work: Plan, resume: bool) -> dict[str, Any]:
+    """What all processes of a training must agree in, by names for the user."""
+    about = work.identity()
+    return {
+        "the settings": fingerprint(to_tree(work.config), resume),
+        "the training clips": about["clips"],
+        "model.weights": about["pretrained"],
+        "the pseudo-labels": about["pseudo"],
+        "the versions of packages": _versions(),
+        "the kind of devices": work.devices[0].device_kind,
+        "the number of devices": len(work.devices),
+    }
+
+
+def _train(work: Plan, learner: Learner, record: Record | None, resume: bool) -> None:
+    """Train in this process; process 0 alone has a record."""
+    over, epochs = parallel.share(_stand(work, record, resume) if record else (False, 0))[0]
+    if over:
+        return
+    rehearse(work)
+    nothing_trains = work.config.model.trains_nothing
+    if not nothing_trains and (chosen := memory.fitted(work)) is not work:
+        work, learner = chosen, chosen.learner()
+        parallel.require_equal({"the memory of their devices": to_tree(work.model)})
+    frozen = learner.frozen(work.pretrained) if nothing_trains else {}
+    start = [] if nothing_trains else [learner.start(work.pretrained)]  # _loop takes it out
+    begun = parallel.share(_prepare(work, record, resume, epochs) if record else None)[0]
+    if not nothing_trains:
+        _loop(work, learner, start, record, begun)
+    elif record is not None:
+        result = _result({"params": {"model": {}}}, frozen)
+        record.run.write_training({**_meta(work, 0, None, []), **result})
+        console.say(f"{record.run.path}: nothing to train")
+
+
+def _stand(work: Plan, record: Record, resume: bool) -> tuple[bool, int]:
+    """Whether training has finished, and the epochs of the run as it stands."""
+    config, run, events = work.config, record.run, record.events
     finished: Mapping[str, Any] | None = None
-    epochs = config.train.epochs  # of the run as it stands
+    epochs = config.train.epochs
     if resume and run.was_trained():
         _check_same_settings(run, config)
         epochs = run.training_settings().train.epochs
@@ -86,19 +130,18 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool, events: EventFi
             run.write_training({**finished, **_place(work)})
         console.say(f"{run.path}: training has finished ({finished['step']} steps)")
         if events is not None:
-            _begin(events, run, work)
+            events.begin(run.read_log())
             events.close()
-        return
-    rehearse(work)
-    nothing_trains = config.model.trains_nothing
-    if not nothing_trains and (chosen := memory.fitted(work)) is not work:
-        work, learner = chosen, chosen.learner()
-    frozen = learner.frozen(work.pretrained) if nothing_trains else {}
-    start = [] if nothing_trains else [learner.start(work.pretrained)]  # _loop takes it out
-    checkpoints = Checkpoints(run.checkpoints, keep=config.train.keep_checkpoints)
+        return True, epochs
+    return False, epochs
+
+
+def _prepare(work: Plan, record: Record, resume: bool, epochs: int) -> Mapping[str, Any] | None:
+    """Make the run ready for training; what the checkpoint to go on from says of itself."""
+    config, run = work.config, record.run
     begun = None
-    if resume and not nothing_trains:
-        begun = _begun(run, checkpoints, work)
+    if resume and not config.model.trains_nothing:
+        begun = _begun(run, record.checkpoints, work)
     if not resume:
         run.forget_training()
     elif epochs != config.train.epochs:
@@ -113,12 +156,7 @@ def _train(work: Plan, learner: Learner, run: Run, resume: bool, events: EventFi
     _write_pseudo_labels(run, work)
     for note in work.notes:
         console.say(note)
-    if nothing_trains:
-        result = _result({"params": {"model": {}}}, frozen)
-        run.write_training({**_meta(work, 0, None, []), **result})
-        console.say(f"{run.path}: nothing to train")
-        return
-    _loop(work, learner, start, run, checkpoints, begun, events)
+    return begun
 
 
 def _write_config(run: Run, config: Config) -> None:
@@ -169,10 +207,8 @@ def _loop(
     work: Plan,
     learner: Learner,
     start: list[TrainState],
-    run: Run,
-    checkpoints: Checkpoints,
+    record: Record | None,
     begun: Mapping[str, Any] | None,
-    events: EventFiles | None,
 ) -> None:
     config, host_state = work.config, start.pop()
     clips = [work.clips[i] for i in work.trained_on]
@@ -192,31 +228,29 @@ def _loop(
     first, stages = 0, []
     if begun is not None:
         first, stages = begun["step"], begun["stages"]
-        before, now = begun.get("compute_dtype"), work.model.compute_dtype
-        if before not in (None, now):
-            console.say(f"{run.path}: was trained in {before}, and goes on in {now} on this device")
-        host_state = host_state.with_items(checkpoints.restore(first, host_state.to_items()))
         data.restore(begun["iterator"])
-        console.say(f"{run.path}: continuing after step {first} of {work.steps}")
+        if record is not None:
+            host_state = _restored(work, host_state, record, begun)
+    host_state = parallel.of_first(host_state)
     if not stages or stages[-1].get("epochs") != config.train.epochs:
         stages = [*stages, {"epochs": config.train.epochs, "first_step": first}]
-    run.truncate_log(first)
     count = parameters.count(host_state.params)
     held_out = f", {len(work.held_out)} clips held out" if work.held_out else ""
     console.say(
         f"training on {len(clips)} clips of {work.n_samples} samples in "
-        f"{len(work.classes)} classes{held_out}; {count:,} parameters; "
-        f"{len(work.devices)} x {work.devices[0].device_kind}"
+        f"{len(work.classes)} classes{held_out}; {count:,} parameters; {_devices(work)}"
     )
     state = parallel.replicate(host_state, work.devices)
     del host_state  # a gigabyte of BEATs
     step_function = parallel.training_step(learner.step, work.devices, config.train.parallel)
     validation = Validation(work, learner) if work.held_out else None
-    if events is not None:
-        _begin(events, run, work)
-    log = StepLog(work, run, checkpoints, events)
+    log = StepLog(work, record, first)
+    any_process = parallel.AnyProcess(work.devices)
     began = time.monotonic()
-    with console.progress("training", work.steps, "steps", done=first) as advance:
+    with (
+        contextlib.ExitStack() as held,
+        console.progress("training", work.steps, "steps", done=first) as advance,
+    ):
         for step in range(first, work.steps):
             batch = parallel.split_batch(next(data), work.devices)
             if work.devices[0].platform == "cpu":
@@ -234,30 +268,42 @@ def _loop(
                 log.measure(functools.partial(validation, state))
                 compile_cache.seal()
             if step == first:
+                held.enter_context(interruption.saving_first())  # there is something to save
                 log.write(keep=0)  # the first loss at once
                 _LOG.info(f"the first step took {time.monotonic() - began:.1f} s, with compiling")
             done = step + 1 == work.steps
+            stops = any_process(interruption.is_told()) and not done
             due = last_of_epoch == 0 and (epoch % config.train.checkpoint_every == 0 or done)
+            due = due or stops
             if due or log.waiting >= config.train.log_every:
                 log.write(keep=0 if due else 1)
             advance(1, log.words)
             if due:
-                host_state = jax.tree.map(np.asarray, state)
-                if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host_state)):
-                    log.stop(step, "the weights are no longer finite")
-                meta = _meta(work, step + 1, data.state(), stages)
-                checkpoints.save(step + 1, host_state.to_items(), meta)
-                del host_state
-    if events is not None:
-        events.close()
+                log.save(step, state, _meta(work, step + 1, data.state(), stages))
+            if stops:
+                parallel.leave()  # the others wait until the checkpoint is on disk
+                interruption.stop(
+                    f"step {step + 1} of {work.steps} is saved, and the same command continues "
+                    "from there"
+                )
+    log.close()
+    if record is None:
+        return
     result = _result(*jax.tree.map(np.asarray, (state.weights, state.frozen)))
-    run.write_training({**_meta(work, work.steps, None, stages), **result})
+    record.run.write_training({**_meta(work, work.steps, None, stages), **result})
 
 
-def _begin(events: EventFiles, run: Run, work: Plan) -> None:
-    """Write the event files of the steps so far, and say how to look at them."""
-    events.begin(run.read_log())
-    console.say(f"{events.folder}: event files, for tensorboard --logdir")
+def _restored(
+    work: Plan, state: TrainState, record: Record, begun: Mapping[str, Any]
+) -> TrainState:
+    """The state of the checkpoint to go on from."""
+    run, step = record.run, begun["step"]
+    before, now = begun.get("compute_dtype"), work.model.compute_dtype
+    if before not in (None, now):
+        console.say(f"{run.path}: was trained in {before}, and goes on in {now} on this device")
+    restored = state.with_items(record.checkpoints.restore(step, state.to_items()))
+    console.say(f"{run.path}: continuing after step {step} of {work.steps}")
+    return restored
 
 
 def _result(weights: Tree, frozen: Tree) -> dict[str, Any]:
@@ -292,7 +338,6 @@ def _channels(work: Plan) -> list[int]:
 def _meta(
     work: Plan, step: int, iterator: dict[str, int] | None, stages: list[dict[str, int]]
 ) -> dict[str, Any]:
-    packages = ("asdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
     return {
         **work.identity(),
         "steps": work.steps,
@@ -302,19 +347,31 @@ def _meta(
         "seed": work.config.seed,
         "sample_rate": work.config.audio.sample_rate,
         **_place(work),
-        "devices": f"{len(work.devices)} x {work.devices[0].device_kind}",
+        "devices": f"{work.device_count} x {work.devices[0].device_kind}",
+        "processes": parallel.process()[1],
         "compute_dtype": work.model.compute_dtype,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
-        },
+        "versions": _versions(),
         "config": to_tree(work.config),
     }
 
 
+def _versions() -> dict[str, str]:
+    """Those of Python and of the packages that training depends on."""
+    packages = ("asdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
+    versions = {name: metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), **versions}
+
+
+def _devices(work: Plan) -> str:
+    """The devices of all processes, in words."""
+    processes = parallel.process()[1]
+    of = f" of {processes} processes" if processes > 1 else ""
+    return f"{work.device_count} x {work.devices[0].device_kind}{of}"
+
+
 def require_same_settings(config: Config, run: Run) -> None:
     """Raise `AsdjaxError` if a run was begun with other settings that its weights depend on."""
-    if run.was_trained():
+    if parallel.is_first() and run.was_trained():
         with run.lock(existing=True):  # as in `train`
             _check_same_settings(run, config)
 

@@ -45,10 +45,17 @@ def verbosity(chosen: Verbosity) -> Iterator[None]:
     """Choose how much commands print: errors and results; also progress and notes; also the log."""
     global _verbosity
     before, _verbosity = _verbosity, chosen
+    if _commands:
+        logging.getLogger("asdjax").setLevel(_LEVELS[chosen])
     try:
         yield
     finally:
         _verbosity = before
+
+
+def chosen() -> Verbosity:
+    """How much commands print."""
+    return _verbosity
 
 
 def say(line: str) -> None:
@@ -168,7 +175,7 @@ def finish(command: Callable[[], int | None], lost: str) -> int:
         interruption.over()
         # a library may turn an interruption into any other exception
         if isinstance(error, KeyboardInterrupt) or interruption.code():
-            say_always(f"asdjax: interrupted: {lost}")
+            say_always(f"asdjax: interrupted: {interruption.lost}")
             return interruption.code() or 130
         if isinstance(error, _OutputClosed):
             return 0

@@ -4,21 +4,29 @@ The first signal raises `Interrupted` in the main thread, so that `with` and `fi
 up; later signals have no effect. A thread raises the exception again if a library swallows it (in a
 callback or destructor), and ends the process if that does not help (long computations in C, joins
 of a library's threads). A signal that was ignored from the start (nohup) stays ignored.
+
+SIGTERM is often a warning that the machine is taken away: a command may hold it back for a while
+(`saving_first`), to save what it has.
 """
 
+import contextlib
 import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any, NoReturn, TypeVar
+
+from asdjax.runtime import last_words
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 10
 """Seconds after a signal until the process is ended."""
+HELD = 15
+"""Seconds for which SIGTERM is held back in `saving_first`, before these."""
 _AGAIN = 0.25  # seconds until the exception is raised again
 _SOON = 0.002  # seconds until a signal that could not raise anything yet is repeated
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -34,6 +42,8 @@ lost = "nothing was done"
 _signals: int | None = None  # pipe of the signals' numbers, written even while C code runs
 _first: int | None = None  # the first signal's number
 _raised = -math.inf  # time of the last exception
+_held_until = -math.inf  # until then SIGTERM raises nothing
+_saves = False  # whether `saving_first` is running
 _over = False  # whether the command has ended, so that nothing is raised any more
 _uninterrupted: set[CodeType] = set()  # of the functions that run to their end
 
@@ -64,6 +74,33 @@ def watch() -> None:
         raise Interrupted
 
 
+@contextlib.contextmanager
+def saving_first() -> Iterator[None]:
+    """Hold SIGTERM back in the block for `HELD` seconds, in which it should end by `stop`."""
+    global _saves
+    _saves = True
+    try:
+        yield
+    finally:
+        _saves = False
+
+
+def is_told() -> bool:
+    """Whether SIGTERM came first, and asks for an end."""
+    return _first == signal.SIGTERM
+
+
+def stop(lost_now: str) -> NoReturn:
+    """End the command as SIGTERM does, which was sent to this process or to one of its job.
+
+    Args:
+        lost_now: what is lost, as told to the user.
+    """
+    global lost, _first, _raised
+    lost, _first, _raised = lost_now, _first or signal.SIGTERM, time.monotonic()
+    raise Interrupted
+
+
 def uninterrupted(function: _Function) -> _Function:
     """A function that returns before a signal raises anything: what it has done is not lost."""
     _uninterrupted.add(function.__code__)
@@ -84,18 +121,23 @@ def code() -> int | None:
     return None if _first is None else 128 + _first
 
 
-def leave() -> NoReturn:
-    """End the process at once, with the signal's exit code.
+def leave(code: int | None) -> NoReturn:
+    """End the process at once, with an exit code.
 
     A normal exit would wait for threads of libraries, which may read or compute for long, and print
     exceptions of destructors. Buffered standard output is lost; the command is unfinished anyway.
     """
-    os._exit(code() or 130)
+    os._exit(130 if code is None else code)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    global _first, _raised
-    _first = _first or number
+    global _first, _raised, _held_until
+    if _first is None:
+        _first = number
+        if _saves and number == signal.SIGTERM:
+            _held_until = time.monotonic() + HELD
+    if _saves and time.monotonic() < _held_until:
+        return
     if _over or _must_end(frame) or _is_handled() or time.monotonic() < _raised + _AGAIN:
         return
     _raised = time.monotonic()
@@ -138,7 +180,7 @@ def _insist(signals: int, main: int) -> None:
     number = os.read(signals, 1)[0]
     while number not in SIGNALS:
         number = os.read(signals, 1)[0]
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + PATIENCE + (HELD if _saves and number == signal.SIGTERM else 0)
     while time.monotonic() < end:
         time.sleep(_AGAIN if math.isfinite(_raised) else _SOON)
         signal.pthread_kill(main, number)
@@ -146,5 +188,6 @@ def _insist(signals: int, main: int) -> None:
         if os.isatty(2):
             os.write(2, b"\x1b[?25h\n")  # a progress bar hides the cursor
         os.write(2, f"asdjax: interrupted: {lost}\n".encode())
+        last_words.withdraw()
     finally:  # also if standard error is closed
         os._exit(128 + number)

@@ -5,20 +5,76 @@ has its logical shape, also in checkpoints and in inference. The results of a st
 equal on all devices: gradients and metrics are averaged by `mean_over_devices`, batch statistics by
 collectives over `AXIS` in the layers. A step knows nothing else of the devices than these
 collectives, so that `jax.pmap` and `jax.jit` of `jax.shard_map` run it alike.
+
+Several processes have one step: each gives its own part of the global batch, and holds the whole
+state. What a process decides by itself would end the others or make them wait for ever: `share`
+tells it to all. `jax.experimental.multihost_utils` is JAX's documented way to do so;
+tests/commands/test_hosts.py fails without it.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 
-from asdjax.errors import ConfigError
+from asdjax.errors import AsdjaxError, ConfigError
+from asdjax.runtime.hosts import HEARTBEAT, Hosts
 
 AXIS = "clips"
 """The name of the device axis, for collectives inside a step."""
 _EVERYWHERE, _SPLIT = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
+_T = TypeVar("_T")
+
+
+def join(hosts: Hosts) -> None:
+    """Connect this process with the others of its job; call it before anything uses JAX's devices.
+
+    Raises:
+        AsdjaxError: JAX finds no job, or the coordinator's port is taken.
+    """
+    # asdjax handles SIGTERM itself
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            hosts.coordinator,
+            hosts.num_processes,
+            hosts.process_id,
+            cluster_detection_method=None if hosts.distributed else "deactivate",
+            initialization_timeout=hosts.join_timeout,
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        remedy = f"choose a free port of process 0 instead of {hosts.coordinator}"
+        if hosts.distributed:
+            remedy = (
+                "start all of them by SLURM, Open MPI, Kubernetes or on a TPU pod, or give "
+                "--coordinator HOST:PORT --num-processes N --process-id I"
+            )
+        raise ConfigError(
+            f"JAX cannot join the other processes ({str(error).splitlines()[0][:200]}): {remedy}"
+        ) from error
+
+
+def require_equal_hosts() -> None:
+    """Raise `AsdjaxError` if the processes have unlike numbers of devices."""
+    found = [device.process_index for device in jax.devices()]
+    counts = [found.count(index) for index in range(jax.process_count())]
+    if len({*counts}) > 1:
+        raise ConfigError(
+            f"the processes have unlike numbers of devices ({', '.join(map(str, counts))}): start "
+            "them with equally many"
+        )
+
+
+def leave() -> None:
+    """Wait until all processes call this, and disconnect: each goes on alone, or ends."""
+    jax.distributed.shutdown()  # nothing in a process that joined no others
 
 
 def local_devices(count: int, *, at_most: bool = False) -> list[jax.Device]:
@@ -74,6 +130,95 @@ def process() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks for all."""
+    return jax.process_index() == 0
+
+
+def share(document: _T) -> list[_T]:
+    """The JSON documents that all processes call this with, in every process."""
+    if jax.process_count() == 1:
+        return [document]
+    content = np.frombuffer(json.dumps(document).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(content.size, np.int32))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: content.size] = content
+    rows = multihost_utils.process_allgather(padded)
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def require_equal(facts: dict[str, Any]) -> None:
+    """Raise `AsdjaxError` that names the facts in which processes differ, in every process."""
+    every = share(facts)
+    for index, other in enumerate(every):
+        differ = [name for name, value in every[0].items() if other.get(name) != value]
+        if differ:
+            raise ConfigError(
+                f"processes 0 and {index} differ in {', '.join(differ)}: start the same command "
+                "with the same files and packages on every host"
+            )
+
+
+def of_first(arrays: _T) -> _T:
+    """Process 0's tree of NumPy arrays in every process, bit for bit.
+
+    Args:
+        arrays: of equal structure, shapes and dtypes in all processes.
+    """
+    if jax.process_count() == 1:
+        return arrays
+
+    def copied(leaf: np.ndarray) -> np.ndarray:
+        # as bytes: a sum with zeros would turn -0.0 into 0.0
+        content = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+        sent = np.asarray(multihost_utils.broadcast_one_to_all(content))
+        return sent.view(leaf.dtype).reshape(leaf.shape)
+
+    return jax.tree.map(copied, arrays)
+
+
+class AnyProcess:
+    """Whether one of the processes says yes, known to all of them at the same step.
+
+    Devices do not wait for the answer, except CPUs: it comes one step late.
+    """
+
+    def __init__(self, devices: list[jax.Device]):
+        """Name the local devices that train."""
+        self._count = len(devices)
+        self._waits = devices[0].platform == "cpu"
+        self._asked: jax.Array | None = None
+        self._any = jax.pmap(
+            lambda said: jax.lax.pmax(said, AXIS),
+            axis_name=AXIS,
+            out_axes=None,
+            devices=_of_all_processes(devices),
+        )
+
+    def __call__(self, says: bool) -> bool:
+        """Ask at a step; all processes must."""
+        if jax.process_count() == 1:
+            return says
+        before, self._asked = self._asked, self._any(np.full(self._count, says, np.int32))
+        answer = self._asked if self._waits else before
+        return answer is not None and bool(answer)
+
+
+@contextlib.contextmanager
+def others_lost() -> Iterator[None]:
+    """Turn the error of a step with others, which may be gone, into an `AsdjaxError`."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not jax.distributed.is_initialized() or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        raise AsdjaxError(
+            f"process {jax.process_index()}: a step with the other processes failed "
+            f"({str(error).splitlines()[0][:200]}): look at their messages; the same command on "
+            "every host continues from the last checkpoint"
+        ) from error
+
+
 def replicate(tree: Any, devices: list[jax.Device]) -> Any:
     """Copy a tree of NumPy arrays to every device.
 
@@ -106,6 +251,8 @@ def training_step(
         AsdjaxError: "shard_map" in several processes, which are not implemented.
     """
     if how == "shard_map":
+        if jax.process_count() > 1:
+            raise ConfigError("train.parallel: shard_map runs in one process only: choose pmap")
         return _mapped(step, devices, (_EVERYWHERE, _EVERYWHERE), donated=(0,))
     return jax.pmap(
         step,
@@ -113,16 +260,20 @@ def training_step(
         in_axes=(None, 0),
         out_axes=(None, None),
         donate_argnums=(0,),
-        devices=devices if jax.process_count() == 1 else None,
+        devices=_of_all_processes(devices),
     )
+
+
+def _of_all_processes(mine: list[jax.Device]) -> list[jax.Device]:
+    """As many devices of every process, process by process, like the rows of the global batch."""
+    processes = range(jax.process_count())
+    return [device for index in processes for device in jax.local_devices(index)[: len(mine)]]
 
 
 def _mapped(
     step: Callable, devices: list[jax.Device], results: Any, donated: tuple[int, ...] = ()
 ) -> jax.stages.Wrapped:
     """`step(state, batch)` by `jax.shard_map`, with the partition of its results."""
-    if jax.process_count() > 1:
-        raise ConfigError("train.parallel: shard_map runs in one process only: choose pmap")
 
     def mine(state: Any, batch: Any) -> Any:
         return step(state, jax.tree.map(lambda a: a[0], batch))  # from [1, B / devices, ...]

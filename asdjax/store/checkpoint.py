@@ -30,6 +30,7 @@ from flax.traverse_util import flatten_dict
 
 from asdjax.errors import ArtifactError, AsdjaxError
 from asdjax.files import atomic, documents
+from asdjax.runtime import parallel
 from asdjax.store import arrays
 from asdjax.store.checkpoint_files import FILES, checkpoint_files
 from asdjax.store.converted_weights import PREDICTOR, WEIGHTS, Pretrained
@@ -201,7 +202,12 @@ def _orbax(method: str, directory: Path, **arguments: Any) -> Any:
     The interrupt is raised afterwards: inside of orbax it would leave writers running in a folder
     that is being deleted. For the same reason orbax's own threads are waited for after an error.
     """
-    checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    mine, _ = parallel.process()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=mine, active_processes={mine}, barrier_sync_key_prefix=f"process{mine}"
+    )  # or orbax waits for all processes, of which only one reads or writes this
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
     others = set(threading.enumerate())
     with _silent("absl"):
         try:

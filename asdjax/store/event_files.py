@@ -13,6 +13,7 @@ from typing import Any
 
 from asdjax.errors import ArtifactError, ConfigError
 from asdjax.files import atomic
+from asdjax.runtime import console
 
 FOLDER = "tensorboard"
 TAGS = {
@@ -71,7 +72,7 @@ class EventFiles:
             )
 
     def begin(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write a new file with the rows of log.jsonl so far, and delete the old ones."""
+        """Write a new file with the rows of log.jsonl so far, delete the old ones, and say so."""
         old = ours(self.folder)
         # TensorBoard goes on to the file with the next higher name
         newest = max((int(path.name.split(".")[3]) for path in old), default=0)
@@ -89,6 +90,7 @@ class EventFiles:
         self._flush()
         for path in old:
             atomic.delete(path)
+        console.say(f"{self.folder}: event files, for tensorboard --logdir")
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write further rows."""

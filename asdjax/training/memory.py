@@ -26,7 +26,8 @@ def step_bytes(work: Plan) -> int | None:
     """
     learner, size = work.learner(), work.epoch.largest
     step = parallel.training_step(learner.step, work.devices, work.config.train.parallel)
-    lowered = step.lower(learner.shapes(), parallel.split_batch(_batch(work, size), work.devices))
+    mine = _batch(work, size // parallel.process()[1])
+    lowered = step.lower(learner.shapes(), parallel.split_batch(mine, work.devices))
     try:
         memory = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
@@ -42,8 +43,8 @@ def step_bytes(work: Plan) -> int | None:
 
 
 def batch_bytes(work: Plan) -> int:
-    """Memory of the waveforms of the largest batch on the host, bytes."""
-    return int(_batch(work, work.epoch.largest)["waveform"].nbytes)
+    """Memory of this process's waveforms of the largest batch on the host, bytes."""
+    return int(_batch(work, work.epoch.largest // parallel.process()[1])["waveform"].nbytes)
 
 
 def _batch(work: Plan, size: int) -> dict[str, np.ndarray]:
@@ -84,7 +85,7 @@ def remedy(work: Plan, fits: Callable[[int], bool]) -> str | None:
         fits: whether a step that needs so many bytes fits.
     """
     train, ways = work.config.train, work.model.saving_memory()
-    share = train.batch_size // len(work.devices)
+    share = train.batch_size // work.device_count
     tries = [(changes, train.accumulate) for changes in ways[1:]]
     if not work.config.loss.of_whole_batch:
         parts = range(train.accumulate + 1, share + 1)
@@ -104,9 +105,8 @@ def remedy(work: Plan, fits: Callable[[int], bool]) -> str | None:
 def _with(work: Plan, changes: Mapping[str, Any], accumulate: int) -> Plan:
     """The plan with other settings of the encoder and another number of parts."""
     train = dataclasses.replace(work.config.train, accumulate=accumulate)
-    everywhere = len(work.devices) * parallel.process()[1]
     epoch = batches.plan_epoch(
-        work.epoch.clips, train.batch_size, everywhere, train.drop_last, accumulate
+        work.epoch.clips, train.batch_size, work.device_count, train.drop_last, accumulate
     )
     return dataclasses.replace(
         work,

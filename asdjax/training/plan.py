@@ -32,6 +32,7 @@ class Plan:
     """int32 [N]: each training clip's class."""
     n_samples: int
     devices: list[jax.Device]
+    """Those of this process."""
     epoch: batches.EpochPlan
     pretrained: Weights | None
     """The weights to start from, if any."""
@@ -48,6 +49,11 @@ class Plan:
         if self.config.model.trains_nothing:
             return 0
         return self.epoch.steps * self.config.train.epochs
+
+    @property
+    def device_count(self) -> int:
+        """Devices of all processes."""
+        return len(self.devices) * parallel.process()[1]
 
     @property
     def model(self) -> Encoder:

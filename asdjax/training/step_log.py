@@ -1,28 +1,44 @@
-"""The log of training steps: what the device has computed goes to log.jsonl and to event files."""
+"""What training writes: metrics from the device go to log.jsonl, the state to checkpoints."""
 
 import collections
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 
 from asdjax.errors import DataError
-from asdjax.store.checkpoint import Checkpoints
+from asdjax.runtime import parallel
+from asdjax.store.checkpoint import Checkpoints, digest
 from asdjax.store.event_files import EventFiles
 from asdjax.store.runs import Run
+from asdjax.training.learner import TrainState
 from asdjax.training.plan import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Where a training is written."""
+
+    run: Run
+    checkpoints: Checkpoints
+    events: EventFiles | None = None
+    """The log once more, for TensorBoard."""
 
 
 class StepLog:
     """Fetches metrics from the device some steps late and writes them to the run's log."""
 
-    def __init__(
-        self, work: Plan, run: Run, checkpoints: Checkpoints, events: EventFiles | None = None
-    ):
-        """Name where the metrics go, besides the log also to event files."""
-        self._work, self._run, self._checkpoints, self._events = work, run, checkpoints, events
+    def __init__(self, work: Plan, record: Record | None, first: int):
+        """Begin at step `first`; without a record nothing is written."""
+        self._work, self._record = work, record
+        if record is not None:
+            record.run.truncate_log(first)
+            if record.events is not None:
+                record.events.begin(record.run.read_log())
         self._pending: collections.deque[tuple[int, Mapping[str, jax.Array], dict[str, float]]] = (
             collections.deque()
         )
@@ -80,20 +96,40 @@ class StepLog:
             self.words = f"loss {loss:.4f}{self._validation_words}"
         self._append(rows)
 
+    def save(self, step: int, state: TrainState, meta: Mapping[str, Any]) -> None:
+        """Write the checkpoint after a step; all processes check that its weights are finite."""
+        items = jax.tree.map(np.asarray, state).to_items()
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(items)):
+            self.stop(step, "the weights are no longer finite")
+        if parallel.process()[1] > 1:  # each process computes its copy
+            alike = {f"the weights after step {step} (are their processors alike?)": digest(items)}
+            parallel.require_equal(alike)
+        if self._record is not None:
+            self._record.checkpoints.save(step + 1, items, meta)
+
+    def close(self) -> None:
+        """Close the event files."""
+        if self._record is not None and self._record.events is not None:
+            self._record.events.close()
+
     def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._run.append_log(rows)
-        if self._events is not None:
-            self._events.add(rows)
+        if self._record is None:
+            return
+        self._record.run.append_log(rows)
+        if self._record.events is not None:
+            self._record.events.add(rows)
 
     def stop(self, step: int, why: str) -> NoReturn:
         """End the run with a sentence that says where it can go on from."""
-        good = self._checkpoints.latest()
+        if self._record is None:
+            raise DataError(f"{why} at step {step}: see the message of process 0")
+        run, good = self._record.run, self._record.checkpoints.latest()
         where = (
-            f"the last good checkpoint is {self._run.checkpoints / str(good)}"
+            f"the last good checkpoint is {run.checkpoints / str(good)}"
             if good is not None
             else "there is no checkpoint yet"
         )
         raise DataError(
-            f"{self._run.path}: {why} at step {step}; {where}: lower "
+            f"{run.path}: {why} at step {step}; {where}: lower "
             "optim.learning_rate or look for faulty clips with asdjax data"
         )

@@ -34,6 +34,7 @@ from asdjax.convert import asdkit
 from asdjax.data.corpus import open_corpus
 from asdjax.errors import AsdjaxError
 from asdjax.models.multiresnet_encoder import MultiResNetConfig, SpectrogramConfig
+from asdjax.runtime import interruption
 from asdjax.store.checkpoint import Checkpoints
 from asdjax.store.runs import Run
 from asdjax.training import mixup
@@ -217,6 +218,24 @@ def test_repeated_and_resumed_runs_are_bit_identical(tiny, whole, tmp_path):
     train(config, corpus, halved)
     assert weights(halved) == weights(whole)
     logs = [(run.path / "log.jsonl").read_text().splitlines() for run in (whole, halved)]
+    assert [line_values(line) for line in logs[0]] == [line_values(line) for line in logs[1]]
+
+
+def test_told_to_end_it_saves_first_and_goes_on_exactly(tiny, whole, tmp_path, monkeypatch):
+    (config, corpus), told = tiny, Run(tmp_path / "told")
+    steps = len((whole.path / "log.jsonl").read_text().splitlines())
+    asked = iter([False] * 4 + [True])  # in the middle of an epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(interruption, "is_told", lambda: next(asked))
+        for name in ("_first", "_raised", "lost"):  # what `stop` sets is restored
+            patch.setattr(interruption, name, getattr(interruption, name))
+        with pytest.raises(interruption.Interrupted):
+            train(config, corpus, told)
+        assert interruption.lost.startswith(f"step 5 of {steps} is saved")
+    assert Checkpoints(told.checkpoints).latest() == 5
+    train(config, corpus, told)
+    assert weights(told) == weights(whole)
+    logs = [(run.path / "log.jsonl").read_text().splitlines() for run in (whole, told)]
     assert [line_values(line) for line in logs[0]] == [line_values(line) for line in logs[1]]
 
 

@@ -147,6 +147,37 @@ def test_every_signal_ends_in_one_sentence(command, code):
     assert (ended.returncode, ended.stderr) == (code, SENTENCE)
 
 
+@pytest.mark.parametrize(
+    ("held", "block", "code", "out", "lost"),
+    [
+        # it has the time to save
+        (60, "while not interruption.is_told(): time.sleep(0.01)\n"
+         "        time.sleep(0.5); print('saved', flush=True); interruption.stop('1 is saved')",
+         143, "saved\n", "1 is saved"),
+        # it does not end in time, in Python or elsewhere
+        (0.3, "time.sleep(60)", 143, "", "nothing was done"),
+        (0.3, "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)", 143, "", "nothing was done"),
+    ],
+)  # fmt: skip
+def test_sigterm_is_held_back_to_save(held, block, code, out, lost):
+    command = (
+        f"interruption.HELD = {held}; later(0.2, signal.SIGTERM)\n"
+        f"    with interruption.saving_first():\n        {block}"
+    )
+    ended = start(START + f"def command():\n    {command}" + FINISH)
+    said = f"asdjax: interrupted: {lost}\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, said)
+
+
+def test_ctrl_c_and_signals_after_the_block_are_not_held_back():
+    for block in (
+        "with interruption.saving_first(): later(0.2); time.sleep(60)",
+        "with interruption.saving_first(): pass\n    later(0.2); time.sleep(60)",
+    ):
+        ended = start(START + f"def command():\n    {block}" + FINISH)
+        assert (ended.returncode, ended.stderr) == (130, SENTENCE)
+
+
 def test_work_that_nothing_interrupts_ends_without_standard_error_too():
     command = "later(0.2); hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"
     program = START + f"def command():\n    os.close(2); {command}" + FINISH

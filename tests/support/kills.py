@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from asdjax.runtime import interruption
 from support.torch_writer import write
 
 HERE = Path(__file__).parent.parent
@@ -197,7 +198,8 @@ class Kills:
             faults.append(f"{len(sentences)} sentences")
         if "Traceback" in words or "ignored" in words:
             faults.append("a traceback")
-        if took > LONGEST:
+        saves = interruption.HELD if args[0] in ("train", "run") else 0
+        if took > LONGEST + saves:
             faults.append(f"took {took:.1f} s")
         return [f"{fault}: {words[-2000:]}" for fault in faults]
 

@@ -1,0 +1,155 @@
+"""Training by several processes: agreement, resumption, signals, and what must not differ."""
+
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+from conftest import DEVICES_EMBEDDING, DEVICES_LOSS, TRACE, relative
+from support.host_kills import HostKills
+from support.hosts import TINY, Together, command, ten_steps
+
+from asdjax import cli
+from asdjax.store.checkpoint import Checkpoints
+from asdjax.store.runs import Run
+
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
+
+@pytest.fixture(scope="module")
+def in_two_processes(tmp_path_factory, compiled_fast):
+    """What two processes of two devices found: arrays and facts."""
+    out = tmp_path_factory.mktemp("two")
+    program = ["-m", "support.hosts", "COORDINATOR", "2"]
+    with Together(*([*program, str(i), str(out / str(i))] for i in (0, 1))) as together:
+        ends = together.ends()
+    assert [code for code, _ in ends] == [0, 0], ends
+    arrays = [dict(np.load(out / f"{i}.npz")) for i in (0, 1)]
+    return arrays, [json.loads((out / f"{i}.json").read_text()) for i in (0, 1)]
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_two_processes_agree_with_one_in_float64(in_two_processes, float64, devices):
+    alone = ten_steps((0, 1), devices)
+    for found in in_two_processes[0]:
+        assert np.allclose(found["loss"], alone["loss"], rtol=DEVICES_LOSS, atol=0)
+        assert relative(found["embedding"], alone["embedding"]) < DEVICES_EMBEDDING
+        assert found["scale"] == pytest.approx(float(alone["scale"]), rel=DEVICES_LOSS)
+
+
+def test_processes_know_the_same(in_two_processes):
+    first, second = in_two_processes[1]
+    assert first == second
+    assert first["shared"] == [{"process": 0, "text": "é"}, {"process": 1, "text": "é" * 6}]
+    expected = np.array([[-0.0, 0.0], [np.pi, 0]]), np.array(-0.0, np.float32)
+    assert first["sent"] == [a.tobytes().hex() for a in expected]
+    assert first["asked"] == [False, True, False]
+    assert "processes 0 and 1 differ in the clips, the weights" in first["differ"]
+
+
+def training(corpus_root, run, *options, devices=0):
+    data = ["--data", str(corpus_root), "--run", str(run), "--train.devices", str(devices)]
+    return ["train", TINY, *data, *options]
+
+
+def logged(run):
+    return [row["loss"] for row in Run(run).read_log()]
+
+
+def test_preempted_and_continued_in_one_process(corpus_root, tmp_path):
+    """SIGTERM to one of two processes saves a checkpoint; one process goes on from it."""
+    run, options = tmp_path / "run", ("--train.epochs", "200", "--train.checkpoint-every", "200")
+    args = training(corpus_root, run, *options)
+    with Together(command(*args), command(*args, number=1)) as together:
+        while not (run / "log.jsonl").exists():
+            assert together.processes[0].poll() is None, together.ends()
+            time.sleep(0.05)
+        together.processes[1].send_signal(signal.SIGTERM)
+        ends = together.ends()
+    saved = Checkpoints(Run(run).checkpoints).latest()
+    words = f"asdjax: interrupted: step {saved} of"
+    assert [code for code, _ in ends] == [143, 143], ends
+    assert all(words in said and "Traceback" not in said for _, said in ends)
+    assert len(logged(run)) == saved
+    options = "--train.epochs", str(saved // 3 + 1)  # of three steps
+    assert cli.main(training(corpus_root, run, *options, devices=1)) == 0
+    record = Run(run).finished_training()
+    assert record["processes"] == 1 and len(logged(run)) == record["steps"] > saved
+
+
+@pytest.mark.slow  # two processes, several times, each with seconds of tracing
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("hit", [(0,), (1,)])
+def test_killed_and_continued(host_kills, number, hit):
+    assert host_kills.send(number, hit, delay=3.0) == []
+
+
+@pytest.fixture(scope="module")
+def host_kills(tmp_path_factory):
+    return HostKills(tmp_path_factory.mktemp("kills"))
+
+
+@pytest.mark.slow  # two processes for a whole run
+def test_run_in_two_processes(corpus_root, tmp_path):
+    together_run, alone = tmp_path / "two", tmp_path / "one"
+    validation = "--train.validation", "0.1"
+    args = ["run", *training(corpus_root, together_run, *validation)[1:]]
+    with Together(command(*args), command(*args, number=1)) as together:
+        ends = together.ends()
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert Run(together_run).scored_machines() == ["ToothBrush", "bearingEmu", "fan"]
+    assert cli.main(training(corpus_root, alone, *validation, devices=4)) == 0
+    logs = [Run(path).read_log() for path in (together_run, alone)]
+    for two, one in zip(*logs, strict=True):
+        assert two.keys() == one.keys()
+        for name in {"loss", "validation_loss"} & two.keys():
+            assert two[name] == pytest.approx(one[name], rel=TRACE[-1])
+
+
+def test_what_differs_is_an_error(corpus_root, tmp_path):
+    args = [training(corpus_root, tmp_path / "run", "--seed", str(seed)) for seed in (0, 1)]
+    with Together(command(*args[0]), command(*args[1], number=1)) as together:
+        ends = together.ends()
+    assert [code for code, _ in ends] == [1, 1]
+    for _, said in ends:
+        assert said.count("asdjax: processes 0 and 1 differ in the settings: ") == 1
+        assert "Traceback" not in said and "this process was ended" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_coordinator(corpus_root, tmp_path):
+    args = training(corpus_root, tmp_path / "run")
+    with Together(command(*args, number=1, timeout=1)) as together:
+        ((code, said),) = together.ends()
+    assert code != 0
+    assert said.startswith("asdjax: this process was ended: ") and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_job(corpus_root, tmp_path):
+    args = ["-m", "asdjax", *training(corpus_root, tmp_path / "run", "--distributed")]
+    with Together(args) as together:
+        ((code, said),) = together.ends()
+    assert code == 1 and said.count("\n") == 1
+    assert said.startswith("asdjax: JAX cannot join the other processes (")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--coordinator", "a:1"], "give all three"),
+        (["--num-processes", "2"], "give all three"),
+        (["--coordinator", "a", "--num-processes", "2", "--process-id", "0"], "HOST:PORT"),
+        (["--coordinator", "a:1", "--num-processes", "2", "--process-id", "2"], "at most 1"),
+        (["--coordinator", "a:1", "--num-processes", "0", "--process-id", "0"], "at least 1"),
+        (
+            ["--distributed", "--coordinator", "a:1", "--num-processes", "2", "--process-id", "0"],
+            "omit one",
+        ),
+    ],
+)
+def test_wrong_options(corpus_root, tmp_path, capsys, options, sentence):
+    assert cli.main(training(corpus_root, tmp_path / "run", *options)) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1
