@@ -118,13 +118,15 @@ class _Products:
     spread. With u = eps / 2, the error of a product of length D + 2 is at most (D + 2) u times the
     product of the absolute values, here at most 2 (|a|^2 + |b|^2); the factors' own rounding adds
     3 eps (|a|^2 + |b|^2). Twice this is taken off from both squares, also for the root and `of`, so
-    that products are never too large.
+    that products are never too large; and what their D + 2 terms lose if all are rounded to 0.
     """
 
     @np.errstate(over="ignore", invalid="ignore")  # a NaN counts as a candidate
     def __init__(self, pool: Float[np.ndarray, "P D"]):
         self._centre = pool.mean(axis=0, dtype=np.float64)
-        self._error = 2 * (pool.shape[1] + 5) * np.finfo(np.float32).eps
+        limits = np.finfo(np.float32)
+        self._error = 2 * (pool.shape[1] + 5) * limits.eps
+        self._lost = 4 * (pool.shape[1] + 2) * float(limits.tiny)
         self._squares = np.empty(len(pool))
         self._right = np.empty((len(pool), pool.shape[1] + 2), np.float32)
         for first in range(0, len(pool), _POOL_AT_ONCE):
@@ -143,7 +145,7 @@ class _Products:
         squares = np.einsum("ij,ij->i", centred, centred)[:, None]
         if not max(squares.max(), self._squares.max()) < _LARGEST:  # also if one is NaN
             return np.arange(len(self._right)), np.ones((len(points), len(self._right)), bool)
-        less = squares * (1 - self._error)
+        less = squares * (1 - self._error) - self._lost
         left = np.column_stack([-2 * centred, less, np.ones_like(less)]).astype(np.float32)
         products = np.empty((len(points), _POOL_AT_ONCE), np.float32)
         distances = np.empty_like(products, np.float64)
@@ -157,7 +159,7 @@ class _Products:
             low = of(np.sqrt(squared, out=distances[:, : len(right)]), columns)
             near = np.flatnonzero(~(low > highest[:, -1:]).all(axis=0))
             if len(near):
-                more = 2 * self._error * (squares + self._squares[columns[near]])
+                more = 2 * (self._error * (squares + self._squares[columns[near]]) + self._lost)
                 high = of(np.sqrt(squared[:, near] + more), columns[near])
                 highest = np.partition(np.append(highest, high, axis=1), count - 1)[:, :count]
                 found.append(columns[near])
