@@ -531,7 +531,7 @@ class Select:
 class Combine:
     """Combine the scores of several runs into a run of its own, and evaluate it."""
 
-    lost: ClassVar[str] = "nothing was written: run the same command again"
+    lost: ClassVar[str] = "the combination is not complete: run the same command again"
     runs: Positional[
         Annotated[tuple[UserPath, ...], arg(metavar="RUN RUN...", help="Scored runs.")]
     ]

@@ -20,6 +20,7 @@ SCRIPTS = {  # name: message after an interruption
     "measure_views": _CONTINUES,
     "check_tpu": "the lines above are complete",
     "make_picture": "the picture is unchanged",
+    "bench_archive": "the lines above are complete",
     "bench_memory": "the figures above are complete",
     "bench_serve": "the lines above are complete",
     "bench_scaling": "the figures printed above are in the .jsonl file",

@@ -245,7 +245,7 @@ def _samples(
             reason = "no length in the header, and the file ends within a frame: restore the file"
             raise fault(path, "truncated", reason)
     excess = length % layout.frame
-    if excess and form is _W64 and length % 8 == 0 and excess < 8:  # ffmpeg includes the padding
+    if 0 < excess < form.align and length % form.align == 0:  # ffmpeg includes the padding
         file.seek(start + length - excess)
         length -= 0 if any(file.read(excess)) else excess
     if length % layout.frame:

@@ -239,6 +239,21 @@ def test_w64_files_of_ffmpeg(tmp_path, rng, dtype, tag, subtype):
         assert kind_of(audio.inspect_any, path) == "wrong_length"
 
 
+@pytest.mark.parametrize("container", ["RIFF", "RF64"])
+def test_a_padding_byte_that_the_stated_length_counts(tmp_path, container):
+    """As ffmpeg writes RF64."""
+    sound, path = bytes(range(1, 152)) * 3, tmp_path / "a.wav"  # 151 samples of 24 bits
+    for last, expected in ((b"\0", None), (b"x", "wrong_length")):
+        content = hostile.riff(hostile.fmt(bits=24), (b"data", sound + last))
+        if container == "RF64":
+            sizes = struct.pack("<QQQI", len(content) + 28, len(sound) + 1, 0, 0)
+            content = b"RF64\xff\xff\xff\xffWAVEds64" + struct.pack("<I", 28) + sizes + content[12:]
+        path.write_bytes(content)
+        assert kind_of(audio.inspect_any, path) == kind_of(audio.read_any, path, 16000) == expected
+        if expected is None:
+            assert len(audio.read_any(path, 16000)) == 151
+
+
 def test_flac_frames_of_any_rate_and_block_size_are_read(tmp_path):
     """Encoders write rates and block sizes in several ways, also in a file of few samples."""
     path = tmp_path / "a.flac"

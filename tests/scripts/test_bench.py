@@ -38,7 +38,7 @@ def bench(monkeypatch):
 
 def test_every_stage_has_its_command(bench):
     names = {path.name for path in SCRIPTS.glob("bench_*") if path.suffix != ".py"}
-    others = {"bench_all", "bench_memory", "bench_scaling", "bench_serve"}
+    others = {"bench_all", "bench_archive", "bench_memory", "bench_scaling", "bench_serve"}
     assert names == {f"bench_{stage}" for stage in bench.STAGES} | others
 
 
