@@ -12,6 +12,7 @@ _PUBLIC = {
     "ArtifactError": "errors",
     "AsdjaxError": "errors",
     "Backend": "config.interfaces",
+    "BatchWorker": "archive.map_batches",
     "Config": "config.recipe",
     "ConfigError": "errors",
     "DataError": "errors",

@@ -5,12 +5,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from asdjax.archive.inputs import Unusable
-from asdjax.archive.job import Planned, Settings
+from asdjax.archive.job import Settings
 from asdjax.arguments import pool as pool_named
 from asdjax.config.interfaces import ComputeDtype
 from asdjax.data import audio
@@ -27,12 +27,35 @@ from asdjax.embedder import Embedder, Pool, digests, load, pool_tree, sound_clip
 from asdjax.embedder.sound_clips import Channel, SoundClip
 from asdjax.errors import ArtifactError, AsdjaxError, DataError, UsageError
 from asdjax.files import documents
-from asdjax.files.tar_members import Member
+from asdjax.files.copied_files import Copied
 from asdjax.runtime import console
 from asdjax.store import parquet_files
 
 Found = tuple[Any, list[Unusable]]
 """Rows as a table of pyarrow, and recordings without rows."""
+
+
+class Clip(Protocol):
+    """A recording whose header was read."""
+
+    @property
+    def name(self) -> str:
+        """As in tables."""
+
+    @property
+    def source(self) -> Path | Copied:
+        """What is read."""
+
+    @property
+    def header(self) -> Header:
+        """What was read."""
+
+    @property
+    def samples(self) -> int:
+        """See `Work.samples`."""
+
+    def require_unchanged(self) -> None:
+        """Raise `AsdjaxError` if the recording is known to have changed since."""
 
 
 class Work(ABC):
@@ -45,7 +68,7 @@ class Work(ABC):
     settings: Settings
 
     @abstractmethod
-    def samples(self, path: Path | Member, header: Header) -> int:
+    def samples(self, path: Path | Copied, header: Header) -> int:
         """Samples per channel that are used: recordings of about as many go together.
 
         Raises:
@@ -58,7 +81,7 @@ class Work(ABC):
 
     @abstractmethod
     def rows(
-        self, clips: Sequence[Planned], retries: Retries, finished: Callable[[int], object]
+        self, clips: Sequence[Clip], retries: Retries, finished: Callable[[int], object]
     ) -> Found:
         """The rows of the recordings of a shard, in order.
 
@@ -75,7 +98,7 @@ class Embedding(Work):
     def __init__(self, settings: Settings, embedder: Embedder, pool: Pool):
         self.settings, self.embedder, self.pool = settings, embedder, pool
 
-    def samples(self, path: Path | Member, header: Header) -> int:
+    def samples(self, path: Path | Copied, header: Header) -> int:
         """See `Work`; what a run cuts off does not count."""
         clip = self._clip(str(path), path, header)
         return clip.samples(self.embedder)
@@ -86,7 +109,7 @@ class Embedding(Work):
         return self.embedder.network.at_once(group.row_length) or group.rows
 
     def rows(
-        self, clips: Sequence[Planned], retries: Retries, finished: Callable[[int], object]
+        self, clips: Sequence[Clip], retries: Retries, finished: Callable[[int], object]
     ) -> Found:
         """See `Work`; as the table of `asdjax embed`."""
         errors: dict[int, str] = {}
@@ -124,11 +147,11 @@ class Embedding(Work):
         wave = np.linspace(-0.5, 0.5, max(self.embedder.shortest, 2), dtype=np.float32)
         return len(self.embedder.embed([wave], self.pool)[0])
 
-    def _clip(self, name: str, path: Path | Member, header: Header) -> SoundClip:
+    def _clip(self, name: str, path: Path | Copied, header: Header) -> SoundClip:
         return sound_clips.open_clip(name, path, header, self.settings.channel, self.embedder)
 
     def _read(
-        self, clips: Sequence[Planned], retries: Retries, errors: dict[int, str]
+        self, clips: Sequence[Clip], retries: Retries, errors: dict[int, str]
     ) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
         """Number and channel (from 1), and waveform, of each channel that can be read."""
         sounds = [self._clip(clip.name, clip.source, clip.header) for clip in clips]
@@ -138,10 +161,10 @@ class Embedding(Work):
                 samples = retries(partial(sounds[i].read, self.embedder))
                 clips[i].require_unchanged()
             except AsdjaxError as error:
-                return _reason(error, clips[i].name)
+                return reason(error, clips[i].name)
             return samples
 
-        sizes = (clip.channels * clip.samples for clip in clips)
+        sizes = (clip.header.channels * clip.samples for clip in clips)
         for i, found in enumerate(in_order(read, range(len(clips)), sizes)):
             if isinstance(found, str):
                 errors[i] = found
@@ -157,7 +180,7 @@ class Embedding(Work):
             return list(self.embedder.embed(waveforms, self.pool, names=names, loud=loud.update))
         except DataError as error:
             if len(waveforms) == 1:
-                return [_reason(error, names[0])]
+                return [reason(error, names[0])]
         # find out which, and embed the others together
         alone = [
             self._embedded([wave], [name], loud)[0]
@@ -176,7 +199,7 @@ class Scoring(Work):
     def __init__(self, settings: Settings, detector: Detector):
         self.settings, self.detector = settings, detector
 
-    def samples(self, path: Path | Member, header: Header) -> int:
+    def samples(self, path: Path | Copied, header: Header) -> int:
         """See `Work`."""
         channel = self.settings.channel
         if channel != "each" and channel > header.channels:
@@ -188,7 +211,7 @@ class Scoring(Work):
         return 1
 
     def rows(
-        self, clips: Sequence[Planned], retries: Retries, finished: Callable[[int], object]
+        self, clips: Sequence[Clip], retries: Retries, finished: Callable[[int], object]
     ) -> Found:
         """See `Work`; as the table of `asdjax predict --parquet`, with rows of errors."""
         given = [
@@ -196,14 +219,14 @@ class Scoring(Work):
             for clip in clips
         ]
         rows, errors = [], []
-        for found in self.detector.iter_predictions(given, faulty="row"):
+        for found in self.detector.iter_predictions(given, faulty="row") if given else ():
             rows.append(found.row())
             if found.error is not None:
-                errors.append(Unusable(found.file, found.error.removeprefix(f"{found.file}: ")))
+                errors.append(Unusable(found.file, reason(found.error, found.file)))
             finished(1)
         return table_of(rows), errors
 
-    def _read(self, clip: Planned, retries: Retries) -> Recording:
+    def _read(self, clip: Clip, retries: Retries) -> Recording:
         assert isinstance(self.settings.channel, int), "detectors use one channel"
         read = partial(recordings.read, clip.source, clip.name, self.settings.channel)
         found = retries(read)
@@ -211,13 +234,14 @@ class Scoring(Work):
         return found
 
 
-def _samples(clip: Planned) -> int:
-    return clip.frames * clip.channels
+def _samples(clip: Clip) -> int:
+    return clip.header.frames * clip.header.channels
 
 
-def _reason(error: AsdjaxError, name: str) -> str:
+def reason(error: AsdjaxError | str, name: str) -> str:
     """The message of an error, without the recording's name."""
-    return as_text(str(error)).removeprefix(f"{name}: ")
+    words = as_text(str(error))
+    return words.removeprefix(f"{name}: ").removeprefix(f"{Path(name)}: ")  # unlike for URLs
 
 
 def choose(

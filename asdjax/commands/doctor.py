@@ -29,6 +29,7 @@ _EXTRAS = {
     "export": "programs without asdjax (export)",
     "tensorboard": "event files (train --log)",
     "umap": "maps of another kind (report --map umap)",
+    "ray": "archives by Ray Data (asdjax.BatchWorker)",
 }
 _OF_DEVICES = {  # an extra of JAX is another distribution
     "cuda": ("jax-cuda13-plugin", "jax-cuda12-plugin"),

@@ -19,7 +19,7 @@ from jaxtyping import Float32, Int16
 from asdjax.data import resampling, sound_chunks, sound_streams
 from asdjax.data.sound_layout import Layout, WavLayout, fault, require_whole
 from asdjax.errors import AsdjaxError, ConfigError
-from asdjax.files.tar_members import Member
+from asdjax.files.copied_files import Copied
 from asdjax.files.user_files import open_regular
 
 Samples = Int16[np.ndarray, "T channels"] | Float32[np.ndarray, "T channels"]
@@ -74,10 +74,10 @@ def inspect(path: Path) -> Header:
     return header
 
 
-def inspect_any(path: Path | Member) -> Header:
+def inspect_any(path: Path | Copied) -> Header:
     """Read the header of a WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg or MP3 file.
 
-    A member of a tar archive is copied to a temporary file for that.
+    What is in an archive or in memory is copied to a temporary file for that.
 
     Raises:
         FaultyFile: the file is unreadable, empty or truncated, has more samples than its header
@@ -153,7 +153,7 @@ def checked_rate(given: Any) -> int:
     return rate
 
 
-def read_any(path: Path | Member, sample_rate: int, *, most: int | None = None) -> Samples:
+def read_any(path: Path | Copied, sample_rate: int, *, most: int | None = None) -> Samples:
     """Read all channels of any sound file at the given sample rate.
 
     Args:
@@ -190,11 +190,11 @@ def read_any(path: Path | Member, sample_rate: int, *, most: int | None = None) 
 
 
 @contextmanager
-def _opened(path: Path | Member) -> Iterator[io.BufferedReader]:
-    """Open a regular file, or one in an archive; `OSError` becomes `FaultyFile`."""
+def _opened(path: Path | Copied) -> Iterator[io.BufferedReader]:
+    """Open a regular file, or the copy of one; `OSError` becomes `FaultyFile`."""
     place = _place(path)
     try:
-        file = path.open() if isinstance(path, Member) else open_regular(path)
+        file = path.open() if isinstance(path, Copied) else open_regular(path)
     except AsdjaxError as error:
         raise fault(place, "unreadable", str(error).removeprefix(f"{path}: ")) from error
     except OSError as error:
@@ -206,9 +206,9 @@ def _opened(path: Path | Member) -> Iterator[io.BufferedReader]:
             raise fault(place, "unreadable", error.strerror or str(error)) from error
 
 
-def _place(path: Path | Member) -> Path:
+def _place(path: Path | Copied) -> Path:
     """The path for messages."""
-    return path.path if isinstance(path, Member) else path
+    return path.path if isinstance(path, Copied) else path
 
 
 def _inspect(file: BinaryIO, path: Path, *, wav: bool = False) -> tuple[Header, Layout]:

@@ -13,7 +13,7 @@ import numpy as np
 from asdjax.data import audio
 from asdjax.data.samples import to_float
 from asdjax.errors import DataError
-from asdjax.files.tar_members import Member
+from asdjax.files.copied_files import Copied
 from asdjax.store.detector_file import NormalRecording
 
 IGNORED, HALF = 0.1, 0.5
@@ -109,7 +109,7 @@ class Windowing:
         return part[: self.longest]
 
 
-def read(path: Path | Member, name: str, channel: int) -> Recording:
+def read(path: Path | Copied, name: str, channel: int) -> Recording:
     """A channel, counted from 1, of a sound file.
 
     Raises:

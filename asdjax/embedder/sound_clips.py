@@ -15,7 +15,7 @@ from asdjax.data.audio import Header
 from asdjax.embedder.embedding import Embedder, Pool, pool_tree
 from asdjax.embedder.loading import digests
 from asdjax.errors import DataError, UsageError
-from asdjax.files.tar_members import Member
+from asdjax.files.copied_files import Copied
 
 SCHEMA = "asdjax.embeddings/1"
 Channel = int | Literal["each"]
@@ -31,7 +31,7 @@ class SoundClip:
 
     name: str
     """The path as written to the output."""
-    path: Path | Member
+    path: Path | Copied
     header: Header
     channels: range
     """The channels to embed, counted from 0."""
@@ -57,7 +57,7 @@ class SoundClip:
 
 
 def open_clip(
-    name: str, path: Path | Member, header: Header, wanted: Channel, embedder: Embedder
+    name: str, path: Path | Copied, header: Header, wanted: Channel, embedder: Embedder
 ) -> SoundClip:
     """A sound file with the channels that are wanted, counted from 1.
 

@@ -4,19 +4,19 @@ import dataclasses
 import io
 import os
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from asdjax.errors import ArtifactError
+from asdjax.files.copied_files import Copied
 from asdjax.files.user_files import open_regular, unreadable
 
 _MOST_AT_ONCE = 2**20  # bytes that a header may have: names of a few thousand characters
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Member:
+class Member(Copied):
     """A file in a tar archive."""
 
     tar: Path
@@ -31,26 +31,21 @@ class Member:
         """The path of the archive, followed by the name in it: for messages and tables."""
         return self.tar / self.name
 
-    def __str__(self) -> str:
-        return str(self.path)
-
-    def open(self) -> io.BufferedReader:
-        """Copy the member to a temporary file without a name, and open that.
+    def parts(self) -> Iterator[bytes]:
+        """The content, in order.
 
         Raises:
-            AsdjaxError: the archive cannot be read, or is too short.
-            OSError: the archive or the copy cannot be read or written.
+            AsdjaxError: the archive cannot be opened, or is too short.
+            OSError: the archive cannot be read.
         """
-        with open_regular(self.tar) as tar, tempfile.TemporaryFile(buffering=0) as copy:
+        with open_regular(self.tar) as tar:
             tar.seek(self.offset)
             left = self.size
             while left and (content := tar.read(min(left, _MOST_AT_ONCE))):
-                copy.write(content)
+                yield content
                 left -= len(content)
-            if left:
-                raise ArtifactError(f"{self}: the archive ends {left} bytes too early: restore it")
-            copy.seek(0)
-            return open(os.dup(copy.fileno()), "rb")
+        if left:
+            raise ArtifactError(f"{self}: the archive ends {left} bytes too early: restore it")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
