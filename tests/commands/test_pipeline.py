@@ -409,7 +409,7 @@ def test_check_says_whether_training_fits(corpus_root, capsys, monkeypatch):
 
 
 def test_check_names_settings_with_which_training_fits(corpus_root, tmp_path, capsys, monkeypatch):
-    args = ["check", TINY, "--data", str(corpus_root), "--json", "--train.batch-size", "32"]
+    args = ["check", TINY, "--data", str(corpus_root), "--json"]
 
     def checked(*more):
         code = main([*args, *more])
