@@ -7,6 +7,7 @@ one short sentence that names the source, the dotted key and the valid values.
 import abc
 import dataclasses
 import difflib
+import functools
 import math
 import re
 import reprlib
@@ -242,10 +243,15 @@ def _missing(plugin: str) -> str:
     )
 
 
-def field_types(kind: type) -> dict[str, Any]:
+def field_types(kind: type) -> Mapping[str, Any]:
     """The types of a dataclass's fields."""
+    return _resolved(kind)
+
+
+@functools.cache  # Python evaluates the annotations at each call, which takes long
+def _resolved(kind: type) -> Mapping[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return types.MappingProxyType({f.name: hints[f.name] for f in dataclasses.fields(kind)})
 
 
 def _chosen(

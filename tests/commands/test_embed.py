@@ -1,6 +1,7 @@
 """Embedding any audio: what is read, what is embedded, what is written, what is refused."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -75,18 +76,29 @@ def run_path(request, corpus_root, tmp_path_factory):
     return path
 
 
-def alone(whole, waveform, layers=(), **changes):
-    """The tokens [L, D] of one clip on one device, without rows, padding or masks."""
+@functools.cache
+def reference(layers, **changes):
+    """A module's structure and weights, and a program for the tokens of one clip."""
     encoder = dataclasses.replace(ENCODER, **changes)
     model = BEATsConfig(
         encoder=encoder, random_init=True, layers=layers, pooling=Mean(), embedding_size=0
     )
     graphdef, params, _ = parameters.split(building.build(model, 16000, 16000, seed=0))
-    module = parameters.merged(graphdef, {**params, "encoder": whole}, {})
+
+    def tokens(params, waveform):
+        return parameters.merged(graphdef, params, {}).tokens(waveform)[0]
+
+    return graphdef, params, jax.jit(tokens)
+
+
+def alone(whole, waveform, layers=(), **changes):
+    """The tokens [L, D] of one clip on one device, without rows, padding or masks."""
+    graphdef, params, tokens = reference(layers, **changes)
+    params = {**params, "encoder": whole}
     if waveform.dtype == np.int16:
         waveform = waveform / np.float32(32768)
-    tokens, _ = jax.jit(module.tokens)(waveform.astype(np.float32)[None])
-    return np.asarray(tokens[0]), module
+    found = tokens(params, waveform.astype(np.float32)[None])
+    return np.asarray(found[0]), parameters.merged(graphdef, params, {})
 
 
 def noise(rng, n, dtype=np.float32):

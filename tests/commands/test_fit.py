@@ -1,6 +1,7 @@
 """asdjax fit, predict and update: from folders of recordings to alarms."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -258,8 +259,8 @@ def test_another_level_is_chosen_when_predicting(sounds, detector, capsys):
 
 
 def test_recordings_of_any_rate_and_name_in_a_new_process(tmp_path):
-    """Forty files of 48 kHz, mono, MP3 and WAV, as a new user has them."""
-    for i in range(40):
+    """Twenty files of 48 kHz, mono, MP3 and WAV, as a new user has them; and a second start."""
+    for i in range(20):
         kind = ("wav", "mp3")[i % 2]
         place = tmp_path / "normal" / ("sub folder" if i % 3 else "") / f"Aufnahme {i} (ü).{kind}"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -279,11 +280,11 @@ def test_recordings_of_any_rate_and_name_in_a_new_process(tmp_path):
     for _ in range(2):
         made = asdjax("fit", "normal", "--out", "pump.asd", "--overwrite")
         assert made.returncode == 0, made.stderr
-        assert "40 recordings" in made.stderr and "1 entry skipped: 1 .txt" in made.stderr
-        found = asdjax("predict", "pump.asd", *(f"new{i}.wav" for i in range(4)))
-        assert found.returncode == 0, found.stderr
-        decisions = [line.split()[0] for line in found.stdout.splitlines()[1:]]
-        assert decisions[1::2] == ["ALARM", "ALARM"]
+        assert "20 recordings" in made.stderr and "1 entry skipped: 1 .txt" in made.stderr
+    found = asdjax("predict", "pump.asd", *(f"new{i}.wav" for i in range(4)))
+    assert found.returncode == 0, found.stderr
+    decisions = [line.split()[0] for line in found.stdout.splitlines()[1:]]
+    assert decisions[1::2] == ["ALARM", "ALARM"]
 
 
 def test_a_trained_run_is_an_embedder(corpus_root, tmp_path, capsys):
@@ -319,14 +320,17 @@ def test_a_trained_run_is_an_embedder(corpus_root, tmp_path, capsys):
         Detector(moved, clip_seconds=0.3).fit([np.asarray(wave) for wave in files])
 
 
-@pytest.mark.parametrize("table", [False, True])
-def test_a_network_is_trained_on_conditions(table, tmp_path, capsys, monkeypatch):
-    """Sub-folders, or attributes of a table, are classes; a second start trains no more.
+@pytest.fixture
+def smallest(monkeypatch):
+    """The smallest network, trained for one epoch, instead of System 1's."""
+    load, tiny = configs.load, configs.load(TINY)
+    short = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, epochs=1))
+    monkeypatch.setattr(configs, "load", lambda name: short if name == "system1" else load(name))
 
-    With the smallest network instead of System 1's.
-    """
-    load = configs.load
-    monkeypatch.setattr(configs, "load", lambda name: load(TINY if name == "system1" else name))
+
+@pytest.mark.parametrize("table", [False, True])
+def test_a_network_is_trained_on_conditions(table, smallest, tmp_path, capsys):
+    """Sub-folders, or attributes of a table, are classes; a second start trains no more."""
     folder(tmp_path / "normal" / "slow", range(10))
     folder(tmp_path / "normal" / "fast", range(20, 30), rate=8000)
     source = tmp_path / "normal"
@@ -348,10 +352,8 @@ def test_a_network_is_trained_on_conditions(table, tmp_path, capsys, monkeypatch
 
 
 @pytest.fixture
-def two_channels(tmp_path, monkeypatch):
+def two_channels(smallest, tmp_path):
     """A table of recordings whose machine is on channel 2 alone; channel 1 is noise."""
-    load = configs.load
-    monkeypatch.setattr(configs, "load", lambda name: load(TINY if name == "system1" else name))
     rng, rows = np.random.default_rng(0), []
     for i in range(20):
         name, rate = f"{i}.wav", RATE

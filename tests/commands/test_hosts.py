@@ -29,7 +29,7 @@ def in_two_processes(tmp_path_factory, compiled_fast):
     return arrays, [json.loads((out / f"{i}.json").read_text()) for i in (0, 1)]
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_two_processes_agree_with_one_in_float64(in_two_processes, float64, devices):
     alone = ten_steps((0, 1), devices)
     for found in in_two_processes[0]:

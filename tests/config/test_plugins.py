@@ -47,7 +47,7 @@ SENTENCES = {
 """What meta.yaml says."""
 
 
-pytestmark = pytest.mark.usefixtures("compiled_fast_here", "plugins_of_the_test")
+pytestmark = pytest.mark.usefixtures("compiled_fast", "plugins_of_the_test")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from asdjax.store.runs import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
-RECIPE = str(TESTS / "views.yaml")
 PROGRAM = """
 import os, signal, sys, threading
 from asdjax import cli
@@ -55,11 +54,14 @@ sys.exit(cli.main(sys.argv[2:]))
 """
 
 
-@pytest.fixture(scope="module")
-def run_of(corpus_root):
+@pytest.fixture(scope="module", params=["tiny", pytest.param("views", marks=pytest.mark.slow)])
+def run_of(request, corpus_root):
+    """One view, and seven, of which each is a program."""
+
     def run(path, *moment):
         start = ["-c", PROGRAM, *moment] if moment else ["-m", "asdjax"]
-        verb = ["run", RECIPE, "--data", str(corpus_root), "--run", str(path)]
+        recipe = str(TESTS / f"{request.param}.yaml")
+        verb = ["run", recipe, "--data", str(corpus_root), "--run", str(path)]
         command = [sys.executable, *start, *verb]
         return subprocess.run(command, capture_output=True, check=False).returncode
 
@@ -77,7 +79,8 @@ def whole(run_of, tmp_path_factory):
 def results(path):
     files = [*path.glob("embeddings/*/*.npz"), *path.glob("scores/*"), *path.glob("metrics/*")]
     found = {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
-    assert len(found) == 3 * 7 + 3 + 2  # machines and views, scores, metrics
+    views = len(Run(path).config().extract.views)
+    assert len(found) == 3 * views + 3 + 2  # machines and views, scores, metrics
     return {**found, "weights": Run(path).finished_training()["digest"]}
 
 
