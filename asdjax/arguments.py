@@ -38,6 +38,8 @@ _NUMBERS = {
     int: re.compile(r"[-+]?(0|[1-9][0-9]*)"),
     float: re.compile(r"[-+]?(([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|inf)|nan"),
 }  # as in a recipe; int() and float() would also accept 1_0 and digits of other scripts
+ALL_OR_NOTHING = "nothing is half written: run the same command again if the result is missing"
+"""What an interruption costs a command that writes one result."""
 HELP = ("-h", "--help", "--help-all")
 """Options that ask for a verb's help; the last one for all of its options."""
 VERSION = ("-V", "--version")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
-from asdjax.arguments import PoolName, UserPath
+from asdjax.arguments import ALL_OR_NOTHING, PoolName, UserPath
 from asdjax.config.interfaces import ComputeDtype
 from asdjax.config.schema import Range
 from asdjax.errors import ArtifactError, UsageError
@@ -19,7 +19,7 @@ MaxErrors = Annotated[int, Range(low=0), arg(metavar="N")]
 class Plan:
     """Divide an archive into shards to embed or score; writes the folder of a job."""
 
-    lost: ClassVar[str] = "no job was written: run the same command again"
+    lost: ClassVar[str] = ALL_OR_NOTHING
     weights: Positional[
         Annotated[
             UserPath, arg(metavar="WEIGHTS", help="Run directory, converted weights, or detector.")
@@ -123,7 +123,7 @@ class Status:
 class Merge:
     """Check the shards of a finished job, and write their rows to one Parquet file."""
 
-    lost: ClassVar[str] = "nothing was written: run the same command again"
+    lost: ClassVar[str] = ALL_OR_NOTHING
     writes: ClassVar[tuple[str, ...]] = ("out",)
     job: Positional[JobFolder]
     out: Annotated[UserPath, arg(metavar="FILE.parquet")]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 from tyro.conf import Positional, arg
 
 from asdjax.arguments import (
+    ALL_OR_NOTHING,
     AnyPath,
     ConfigName,
     PathText,
@@ -32,7 +33,7 @@ DetectorFile = Annotated[
 class Fit:
     """Learn from normal recordings of a machine; writes a detector (asdjax docs detector)."""
 
-    lost: ClassVar[str] = "no detector was written: run the same command again"
+    lost: ClassVar[str] = ALL_OR_NOTHING
     writes: ClassVar[tuple[str, ...]] = ("out",)
     inputs: Positional[Recordings]
     out: Annotated[UserPath, arg(metavar="FILE.asd")]
@@ -148,7 +149,7 @@ class Predict:
     the recording the worst window begins, seconds. nearest: the most similar normal recording.
     """
 
-    lost: ClassVar[str] = "no table was written: run the same command again"
+    lost: ClassVar[str] = ALL_OR_NOTHING
     writes: ClassVar[tuple[str, ...]] = ("csv", "parquet")
     detector: Positional[DetectorFile]
     inputs: Positional[Recordings]
@@ -187,7 +188,9 @@ class Predict:
 class Update:
     """Add normal recordings to a detector: a new season, a new tool (asdjax docs detector)."""
 
-    lost: ClassVar[str] = "the detector is unchanged: run the same command again"
+    lost: ClassVar[str] = (
+        "the detector is as before, or knows all recordings: run the same command again"
+    )
     writes: ClassVar[tuple[str, ...]] = ("out",)
     detector: Positional[DetectorFile]
     inputs: Positional[Recordings]
@@ -226,7 +229,7 @@ class Explain:
     members: the parts of the score, in standard deviations.
     """
 
-    lost: ClassVar[str] = "pictures that were written are kept; add --overwrite to start again"
+    lost: ClassVar[str] = "pictures, if any were written, are kept: add --overwrite to start again"
     detector: Positional[DetectorFile]
     inputs: Positional[Recordings]
     json: bool = False
@@ -252,7 +255,7 @@ class Explain:
 class Show:
     """Look at recordings: levels, spectrograms, and what a recipe makes of them."""
 
-    lost: ClassVar[str] = "pictures that were written are kept; add --overwrite to start again"
+    lost: ClassVar[str] = "pictures, if any were written, are kept: add --overwrite to start again"
     inputs: Positional[Recordings]
     recipe: Annotated[ConfigName | None, arg(metavar="CONFIG")] = None
     """A recipe's name or the path of a YAML file, whose views are drawn, too."""
@@ -385,7 +388,7 @@ class Serve:
 class Export:
     """Write a detector as one program that needs JAX alone (asdjax docs live)."""
 
-    lost: ClassVar[str] = "nothing was written: run the same command again"
+    lost: ClassVar[str] = ALL_OR_NOTHING
     detector: Positional[DetectorFile]
     out: Positional[Annotated[UserPath, arg(metavar="OUT")]]
     """The file, for jax.export.deserialize."""

@@ -19,6 +19,7 @@ from tyro.conf import Positional, arg
 
 from asdjax import batch_verbs
 from asdjax.arguments import (
+    ALL_OR_NOTHING,
     ConfigName,
     PoolName,
     UserPath,
@@ -200,7 +201,7 @@ class Extract:
 class Embed:
     """Embed any audio files with a run or converted weights; writes one .npz or .parquet."""
 
-    lost: ClassVar[str] = "nothing was written: run the same command again"
+    lost: ClassVar[str] = ALL_OR_NOTHING
     writes: ClassVar[tuple[str, ...]] = ("out",)
     weights: Positional[
         Annotated[UserPath, arg(metavar="WEIGHTS", help="Run directory, or converted weights.")]
@@ -349,7 +350,7 @@ class Compare:
 class Report:
     """Write a page of HTML on runs and detectors: figures, scores, sounds."""
 
-    lost: ClassVar[str] = "nothing was written: run the same command again"
+    lost: ClassVar[str] = ALL_OR_NOTHING
     writes: ClassVar[tuple[str, ...]] = ("out",)
     sources: Positional[
         Annotated[
@@ -390,7 +391,7 @@ class Report:
 class Submit:
     """Package up to four runs as a challenge submission, or verify any package."""
 
-    lost: ClassVar[str] = "nothing was written"
+    lost: ClassVar[str] = ALL_OR_NOTHING
     runs: Positional[
         Annotated[tuple[UserPath, ...], arg(metavar="[RUN ...]", help="Run directories, in order.")]
     ] = ()
@@ -491,7 +492,7 @@ def _show(verb: Any, document: dict[str, Any] | None, as_json: bool, as_markdown
 class Select:
     """Choose a backend for each machine without anomalies; score follows the choice."""
 
-    lost: ClassVar[str] = "nothing was chosen: run the same command again"
+    lost: ClassVar[str] = "the choice is stored whole or not at all: run the same command again"
     run: Positional[FinishedRun]
     backends: tuple[str, ...] = (
         "nearest_neighbours", "local_density", "variance_minimised", "standardised_domains",
@@ -625,7 +626,7 @@ class Completion:
 class Convert:
     """Convert published weights and ASDKit's checkpoints, and back (asdjax convert --help)."""
 
-    lost: ClassVar[str] = "nothing was written"
+    lost: ClassVar[str] = ALL_OR_NOTHING
 
 
 class Batch:

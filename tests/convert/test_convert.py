@@ -388,7 +388,7 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch, capsys):
 
     stop(KeyboardInterrupt)
     assert main(arguments) == 130
-    assert "interrupted: nothing was written" in capsys.readouterr().err
+    assert "interrupted: nothing is half written" in capsys.readouterr().err
     stop(AsdjaxError("out: cannot be written (No space left on device)"))
     assert "No space left on device" in refused(capsys, *arguments[1:])
     assert not list(tmp_path.iterdir())
