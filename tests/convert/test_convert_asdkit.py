@@ -259,7 +259,7 @@ def test_the_poolings_statistics(pooled, tiny, golden, tmp_path, capsys):
     assert "lacks the running statistics" in err and "--bn-stats fresh" in err
     arguments = ("asdkit", source, tmp_path / "fresh", *more, "--bn-stats", "fresh")
     assert main(["convert", *map(str, arguments)]) == 0
-    assert "running statistics are set to 0 and 1" in capsys.readouterr().out
+    assert "running statistics are set to 0 and 1" in capsys.readouterr().err
     assert Run(tmp_path / "fresh").finished_training()["converted_from"]["batch_norm"] == "fresh"
     states = {}
     for run in ("stored", "fresh"):

@@ -78,7 +78,7 @@ def test_tokens_are_the_references(tiny, golden):
 def test_the_layout_of_its_authors_gives_the_same(tmp_path, golden, capsys):
     write(tmp_path / "audioset_0.4593.pth", of_its_authors())
     assert convert(tmp_path / "audioset_0.4593.pth", tmp_path / "out") == 0
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "layout of its authors" in out
     assert "do not need" not in out and "left out, as the encoder does not need them" in out
     assert "module.v.head.weight" in out and "module.mlp_head.1.bias" in out

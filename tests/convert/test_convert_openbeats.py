@@ -25,7 +25,7 @@ def changed(tmp_path, cfg=None, model=None, without=()):
 
 def test_tokens_are_the_references(tmp_path, golden, capsys):
     assert main(["convert", "openbeats", str(OPENBEATS), str(tmp_path / "out")]) == 0
-    assert "filterbank: mean 15.2913, standard deviation 5.90532" in capsys.readouterr().out
+    assert "filterbank: mean 15.2913, standard deviation 5.90532" in capsys.readouterr().err
     io = golden("openbeats_tiny_io")
     embedder = load(tmp_path / "out")
     for samples in (16000, 52800):
@@ -55,7 +55,7 @@ def test_the_folder_is_one_of_beats(tmp_path):
 def test_keys_that_cfg_lacks_are_espnets_defaults(tmp_path, capsys):
     source = changed(tmp_path, without=("dropout", "fbank_mean", "fbank_std", "layer_norm_first"))
     assert main(["convert", "openbeats", str(source), str(tmp_path / "out")]) == 0
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "mean 15.4166, standard deviation 6.55582" in out
     assert "dropout 0.1" in out and "layer_norm_first False" in out
     given = ["--fbank-mean", "15.6", "--fbank-std", "6.4", "--overwrite"]

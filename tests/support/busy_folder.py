@@ -71,8 +71,7 @@ class BusyFolder:
             if due > self._chance.choice([0, 0, 5, 20]) or passed > 1:
                 for _ in range(due):
                     self._arrive()
-            while self._later and self._later[0][0] <= time.monotonic():
-                self._follow(*self._later.pop(0)[1:])
+            self._follow_up()
             if time.monotonic() - measured > 1:
                 measured = time.monotonic()
                 self._measure()
@@ -132,6 +131,11 @@ class BusyFolder:
             self._later.append((time.monotonic() + pause, way, path))
             self._later.sort()
 
+    def _follow_up(self) -> None:
+        """Do what is due; a file that is half written for a minute is taken for junk."""
+        while self._later and self._later[0][0] <= time.monotonic():
+            self._follow(*self._later.pop(0)[1:])
+
     def _follow(self, way: str, path: Path) -> None:
         if way == "written in halves":
             part = path.with_suffix(".part")
@@ -156,6 +160,7 @@ class BusyFolder:
         """Send a signal, once the process has written to the log."""
         began = time.monotonic()
         while self._size() <= self._written and time.monotonic() - began < 60:
+            self._follow_up()
             time.sleep(0.01)
         self._process.send_signal(number)
         code = self._process.wait(timeout=60)
