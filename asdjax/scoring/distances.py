@@ -4,18 +4,15 @@ They are computed from differences and not from inner products, so that equal em
 distance 0.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 from scipy.spatial.distance import cdist
-from threadpoolctl import threadpool_limits
 
 FLOOR = 1e-12
 """Smallest divisor: of a norm or a local density."""
-_AT_ONCE, _POOL_AT_ONCE = 128, 256  # points and references per block of products
+_AT_ONCE, _POOL_AT_ONCE = 256, 512  # points and references per block of products
 _EXACT_AT_ONCE = 16  # points per block of distances
 _LARGEST = 1e30  # squared distance of which float32 has multiples
 _Block = Float64[np.ndarray, "B C"]
@@ -46,7 +43,7 @@ def mean_distance(
         pool: what they are compared with.
         k: neighbours.
         left_out: which of the pool to ignore; called with the rows of a block of points and of some
-            of the pool, in threads.
+            of the pool.
         squared: whether the distances are squared before.
     """
     if k == 0 or len(pool) == 0:
@@ -70,10 +67,10 @@ def smallest(
 ) -> tuple[Float64[np.ndarray, "M K"], Int[np.ndarray, "M K"]]:
     """The `k` smallest values of each point over a pool, in order, and their rows in the pool.
 
-    Blocks of points are compared with blocks of the pool by all processors, so that no array of all
-    distances exists. Candidates are preselected with a matrix product in float32: all that can be
-    among the smallest, given the largest possible rounding error. Their distances are then computed
-    from differences, in float64.
+    Blocks of points are compared with blocks of the pool, so that no array of all distances exists.
+    Candidates are preselected with a matrix product in float32: all that can be among the smallest,
+    given the largest possible rounding error. Their distances are then computed from differences,
+    in float64.
 
     Args:
         points: any points.
@@ -81,16 +78,14 @@ def smallest(
         k: how many values are wanted; there are fewer if the pool is smaller.
         values: called with the rows of a block of points, it returns a function of the distances of
             these points to some of the pool, and of the rows of these in the pool. It computes each
-            value from its distance, never decreasing with it; infinity leaves out. It is called in
-            threads.
+            value from its distance, never decreasing with it; infinity leaves out.
     """
     count = min(k, len(pool))
     found, order = np.empty((len(points), count)), np.empty((len(points), count), np.intp)
     if count == 0:
         return found, order
     products = _Products(pool)
-
-    def search(start: int) -> None:
+    for start in range(0, len(points), _AT_ONCE):
         rows = slice(start, min(start + _AT_ONCE, len(points)))
         columns, possible = products.candidates(points[rows], count, values(rows))
         for first in range(start, rows.stop, _EXACT_AT_ONCE):
@@ -100,14 +95,6 @@ def smallest(
             nearest = np.argsort(exact, axis=1, kind="stable")[:, :count]
             found[few] = np.take_along_axis(exact, nearest, axis=1)
             order[few] = near[nearest]
-
-    starts = range(0, len(points), _AT_ONCE)
-    if len(starts) == 1:
-        search(0)
-    else:  # products use one thread each
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as threads:
-            for _ in threads.map(search, starts):
-                pass  # raises what `search` raised
     return found, order
 
 
