@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="bench_archive", description="Measure asdjax batch run.")
     parser.add_argument("out", type=Path, help="OUT.jsonl and OUT.png are written")
     parser.add_argument("--workers", type=driver.count, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--clips", type=driver.count, nargs="+", default=[1600, 12_800])
+    parser.add_argument("--clips", type=driver.count, nargs="+", default=[400, 1600])
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         points = list(_measured(Path(name), options.clips, options.workers))
