@@ -5,6 +5,7 @@ Therefore every byte after the samples must belong to another chunk.
 """
 
 import dataclasses
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import BinaryIO
 
 from asdjax.data.sound_layout import Layout, WavLayout, fault, require_whole
 
+W64 = bytes.fromhex("72696666 2e91 cf11 a5d6 28db04c10000")
+"""GUID of W64's riff chunk, with which a file begins."""
 _PCM, _FLOAT, _ALAW, _ULAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
 _SUBTYPES = {  # (format tag, bytes per sample) -> libsndfile's name
     (_PCM, 1): "PCM_U8",
@@ -27,6 +30,9 @@ _GUID = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")  # follows the tag, 
 _FILES = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b"caff")  # begin another file
 _MOST_PADDING = 4096  # bytes; a block of a file system
 _MOST_CHUNKS = 10_000  # per file, to limit the time
+_TO_PIPE = (
+    0x7F000000  # bytes; sox states these, and a header, in AIFF files that it cannot complete
+)
 _NO_FORMAT = "no sample format in the header: restore the file"
 _NO_SAMPLES = "the file ends before its samples begin: restore it"
 
@@ -137,6 +143,9 @@ def aiff(file: BinaryIO, size: int, path: Path) -> Layout:
             frames = struct.unpack(">2xI", file.read(6).ljust(6, b"\0"))[0]
         elif name == b"SSND" and sound is None:
             offset = struct.unpack(">I", file.read(4).ljust(4, b"\0"))[0]
+            if start + length > size and length >= _TO_PIPE:
+                reason = "no length in the header, as written to a pipe: convert it to WAV"
+                raise fault(path, "unreadable", reason)
             _require_end(file, size, path, _AIFF, start, length)
             sound = start + 8 + offset, max(length - 8 - offset, 0)
         elif name in (b"COMM", b"SSND"):
@@ -199,6 +208,9 @@ def au(file: BinaryIO, size: int, path: Path) -> Layout:
     stated = length != 0xFFFFFFFF
     if stated:
         require_whole(path, length, size - start, "bytes of samples")
+    else:  # all but the length would be equal
+        same = re.escape(head[:8]) + b"...." + re.escape(head[12:])
+        _require_one_header(file, path, start, same)
     return Layout(start, size - start, stated)
 
 
@@ -241,6 +253,7 @@ def _samples(
         _require_end(file, size, path, form, start, length)
     else:
         length = held
+        _require_one_header(file, path, start, rb"(RIFF|RF64|BW64)....WAVE|" + re.escape(W64))
         if held % layout.frame:
             reason = "no length in the header, and the file ends within a frame: restore the file"
             raise fault(path, "truncated", reason)
@@ -277,6 +290,21 @@ def _require_end(
 def _is_end(file: BinaryIO, size: int, form: _Chunks, end: int) -> bool:
     """Whether only other chunks follow samples that end there, with or without padding."""
     return any(form.no_samples_follow(file, size, place) for place in (form.aligned(end), end))
+
+
+def _require_one_header(file: BinaryIO, path: Path, start: int, pattern: bytes) -> None:
+    """`FaultyFile` if a header of at most 32 bytes is among samples whose length is not stated.
+
+    Files that were joined have one, and W64 that libsndfile writes to a pipe has three headers.
+    """
+    header = re.compile(pattern, re.DOTALL)
+    file.seek(start)
+    before = b""
+    while block := file.read(2**20):
+        if header.search(before + block):
+            reason = "no length in the header, and another header among the samples (joined files?)"
+            raise fault(path, "wrong_length", f"{reason}: convert each file to WAV again")
+        before = (before + block)[-32:]
 
 
 def _is_unknown(length: int, held: int) -> bool:

@@ -34,8 +34,17 @@ it by some dB, not by 24; 16-bit integers stored as floats exceed 16 unless they
 
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _WAV = (b"RIFF", b"RF64")
-_W64 = bytes.fromhex("72696666 2e91 cf11 a5d6 28db04c10000")  # GUID of Sony's riff chunk
-_BEGINNINGS = (*_WAV, _W64, b"FORM", b"caff", b".snd", b"dns.", b"OggS", b"ID3", b"fLaC")
+_BEGINNINGS = (
+    *_WAV,
+    sound_chunks.W64,
+    b"FORM",
+    b"caff",
+    b".snd",
+    b"dns.",
+    b"OggS",
+    b"ID3",
+    b"fLaC",
+)
 _PLAIN = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # WAV: read without libsndfile
 _BYTES = {  # bytes per sample of the formats with a fixed size, by libsndfile's name
     **dict.fromkeys(("PCM_S8", "PCM_U8", "ULAW", "ALAW"), 1),
@@ -302,7 +311,7 @@ def _layout(file: BinaryIO, path: Path) -> Layout:
         return sound_streams.mp3(file, size, path)
     if path.suffix.lower() == ".raw":
         raise fault(path, "unreadable", "samples without a header: convert it to WAV")
-    if not start.startswith((*_WAV, _W64)):
+    if not start.startswith((*_WAV, sound_chunks.W64)):
         reason = "not a WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg or MP3 file: convert it to WAV"
         raise fault(path, "unreadable", reason)
     file.seek(0)
@@ -322,7 +331,7 @@ def _wav_layout(file: BinaryIO, path: Path) -> WavLayout:
     if not size:
         raise fault(path, "empty", "the file has 0 bytes")
     start = file.read(40)
-    if start.startswith(_W64):
+    if start.startswith(sound_chunks.W64):
         return sound_chunks.wav(file, size, path, w64=True)
     if not start.startswith(_WAV) or not b"WAVE".startswith(start[8:12]):
         raise fault(path, "unreadable", "not a WAV file: convert it to WAV")

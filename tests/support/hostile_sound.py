@@ -91,6 +91,7 @@ BAD_WAVS = {
     "two files joined": (2 * riff(fmt(), DATA), "wrong_length"),
     "cut": (riff(fmt(), DATA)[:-2], "truncated"),
     "double the length stated": (riff(fmt(), (b"data", PCM, 4000)), "truncated"),
+    "no lengths, joined": (2 * riff(fmt(), (b"data", PCM, 0xFFFFFFFF)), "wrong_length"),
     "no length, half a sample": (riff(fmt(), (b"data", PCM, 0xFFFFFFFF))[:-1], "truncated"),
     "24 bits in 4 bytes": (riff(fmt(bits=24, frame=4), DATA), "unreadable"),
     "20 bits in 4 bytes": (riff(fmt(bits=20, frame=4), DATA), "unreadable"),
@@ -239,7 +240,14 @@ def other_formats() -> Iterator[tuple[str, bytes, str]]:
     au, aiff, caf, w64, rf64 = map(encoded, ("AU", "AIFF", "CAF", "W64", "RF64"))
     quarter = 20_000
     small_aiff = patched(aiff, b"SSND", 4, struct.pack(">I", quarter + 8))
+    open_au = patched(au, b".snd", 8, b"\xff" * 4)
+    to_pipe = patched(w64, b"data", 16, struct.pack("<q", -1))
+    head = w64[: len(w64) - 80_000]
     yield from (
+        ("W64 of libsndfile from a pipe", to_pipe + head, "wrong_length"),
+        ("joined AU without lengths", open_au + open_au, "wrong_length"),
+        ("AIFF of sox from a pipe",
+         patched(aiff, b"SSND", 4, struct.pack(">I", 0x7F000007)), "unreadable"),
         ("variable MP3 without its length", rest, "wrong_length"),
         ("MP3 that states too few frames", patched(first, b"Xing", 8, b"\0\0\0\5") + rest,
          "wrong_length"),
@@ -279,7 +287,7 @@ def other_formats() -> Iterator[tuple[str, bytes, str]]:
         ("cut FLAC", flac()[:-100], "truncated"),
         ("cut FLAC without a length", flac(0)[:-100], "truncated"),
         ("AU without a length that ends within a frame",
-         patched(au, b".snd", 8, b"\xff" * 4)[:-1], "truncated"),
+         open_au[:-1], "truncated"),
         ("AU that ends within a frame",
          patched(au, b".snd", 8, struct.pack(">I", len(au) - 24 - 1))[:-1], "truncated"),
         ("AU that states too little", patched(au, b".snd", 8, struct.pack(">I", quarter)),
