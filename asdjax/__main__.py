@@ -9,7 +9,7 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 import sys
 from collections.abc import Callable
 
-from asdjax.runtime import interruption, last_words
+from asdjax.runtime import interruption
 
 
 def main() -> int:
@@ -33,8 +33,7 @@ def start(command: Callable[[], int | None], lost: str) -> int:
     except KeyboardInterrupt:  # outside of `console.finish`
         sys.stderr.write(f"asdjax: interrupted: {interruption.lost}\n")
         interruption.leave(interruption.code())
-    of_several = last_words.withdraw()
-    if code == interruption.code() or (of_several and code):  # the others may never end
+    if code == interruption.code() or interruption.others_wait:  # JAX would wait for the others
         interruption.leave(code)
     return code
 

@@ -8,6 +8,7 @@ and `submit --verify` print the faults that they find on standard output.
 
 import dataclasses
 import logging
+import os
 import platform
 import sys
 import textwrap
@@ -33,7 +34,7 @@ from asdjax.config import recipe as configs
 from asdjax.config import registry, schema
 from asdjax.config.recipe import Config
 from asdjax.errors import AsdjaxError, UsageError
-from asdjax.runtime import console, devices, host_memory, interruption, last_words
+from asdjax.runtime import console, devices, host_memory, interruption
 from asdjax.runtime.console import Verbosity
 from asdjax.runtime.hosts import Hosts
 from asdjax.verbs import COMPILING, JOBS, VERBS, Batch, Convert
@@ -194,16 +195,19 @@ def _with_others(
     command: Callable[[], int | None], job: Hosts, *, keep_programs: bool
 ) -> int | None:
     """Run a command together with the other processes of a job; process 0 speaks for all."""
-    last_words.prepare()
+    # unless asked for, JAX says only what ends it
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from asdjax.runtime import parallel
 
     parallel.join(job)
+    interruption.others_wait = True
     devices.start()
     parallel.require_equal_hosts()
     speaks = console.chosen() if parallel.is_first() else "quiet"
     with console.verbosity(speaks), parallel.others_lost():
         code = _with_kept_programs(command) if keep_programs else command()
         parallel.leave()
+        interruption.others_wait = False
     return code
 
 

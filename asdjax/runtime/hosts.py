@@ -1,12 +1,14 @@
 """The options that make one training of several processes."""
 
 import dataclasses
+import socket
+import time
 from typing import Annotated
 
 from tyro.conf import arg
 
 from asdjax.config.schema import Range
-from asdjax.errors import UsageError
+from asdjax.errors import AsdjaxError, UsageError
 
 HEARTBEAT = 30
 """Seconds without a sign of life after which a process counts as lost."""
@@ -52,3 +54,27 @@ class Hosts:
                 f"--process-id {self.process_id}: processes are counted from 0: expected at most "
                 f"{self.num_processes - 1}"
             )
+
+    def wait_for_coordinator(self) -> None:
+        """Wait until process 0 listens at its address.
+
+        Raises:
+            AsdjaxError: nothing listens there within `join_timeout` seconds.
+        """
+        if self.coordinator is None or not self.process_id:
+            return
+        host, _, port = self.coordinator.rpartition(":")
+        end = time.monotonic() + self.join_timeout
+        while True:
+            left = max(end - time.monotonic(), 1)
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=left).close()
+                return
+            except OSError as error:
+                if time.monotonic() > end:
+                    reason = f"no answer for {self.join_timeout} s ({error.strerror or error})"
+                    raise AsdjaxError(
+                        f"--coordinator {self.coordinator}: {reason}: start process 0 there, or "
+                        "correct the address"
+                    ) from error
+            time.sleep(0.2)

@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any, NoReturn, TypeVar
 
-from asdjax.runtime import last_words
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 10
 """Seconds after a signal until the process is ended."""
@@ -38,6 +36,9 @@ class Interrupted(KeyboardInterrupt):
 
 lost = "nothing was done"
 """What an interruption loses now, as told to the user."""
+
+others_wait = False
+"""Whether other processes of a training wait for this one: a normal exit would wait for them."""
 
 _signals: int | None = None  # pipe of the signals' numbers, written even while C code runs
 _first: int | None = None  # the first signal's number
@@ -188,6 +189,5 @@ def _insist(signals: int, main: int) -> None:
         if os.isatty(2):
             os.write(2, b"\x1b[?25h\n")  # a progress bar hides the cursor
         os.write(2, f"asdjax: interrupted: {lost}\n".encode())
-        last_words.withdraw()
     finally:  # also if standard error is closed
         os._exit(128 + number)

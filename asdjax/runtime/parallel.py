@@ -35,8 +35,9 @@ def join(hosts: Hosts) -> None:
     """Connect this process with the others of its job; call it before anything uses JAX's devices.
 
     Raises:
-        AsdjaxError: JAX finds no job, or the coordinator's port is taken.
+        AsdjaxError: JAX finds no job, the coordinator's port is taken, or nothing listens there.
     """
+    hosts.wait_for_coordinator()
     # asdjax handles SIGTERM itself
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

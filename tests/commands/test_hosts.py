@@ -114,7 +114,7 @@ def test_what_differs_is_an_error(corpus_root, tmp_path):
     assert [code for code, _ in ends] == [1, 1]
     for _, said in ends:
         assert said.count("asdjax: processes 0 and 1 differ in the settings: ") == 1
-        assert "Traceback" not in said and "this process was ended" not in said
+        assert "Traceback" not in said and "Terminating" not in said
     assert not (tmp_path / "run").exists()
 
 
@@ -122,8 +122,18 @@ def test_no_coordinator(corpus_root, tmp_path):
     args = training(corpus_root, tmp_path / "run")
     with Together(command(*args, number=1, timeout=1)) as together:
         ((code, said),) = together.ends()
-    assert code != 0
-    assert said.startswith("asdjax: this process was ended: ") and said.count("\n") == 1
+    assert code == 1 and said.count("\n") == 1
+    assert f"--coordinator {together.coordinator}: no answer for 1 s (" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_does_not_come(corpus_root, tmp_path):
+    """JAX ends process 0, and says why; its stack trace is its own."""
+    with Together(command(*training(corpus_root, tmp_path / "run"), timeout=1)) as together:
+        ((code, said),) = together.ends()
+    assert code == -signal.SIGABRT
+    assert "Terminating process because the JAX distributed service detected" in said
+    assert "asdjax: " not in said and "Traceback" not in said
     assert not (tmp_path / "run").exists()
 
 

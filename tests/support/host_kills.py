@@ -97,7 +97,9 @@ def _ended_well(code: int, words: str, number: int | None) -> bool:
         return False
     if number is not None and code == -number:  # killed, or told before it could say anything
         return said <= 1
-    return code in (0, 1, 128 + signal.SIGTERM, -signal.SIGABRT) and said == (code != 0)
+    if code == -signal.SIGABRT:  # by JAX, when the coordinator is lost
+        return said == 0 and "Terminating process because the JAX distributed service" in words
+    return code in (0, 1, 128 + signal.SIGTERM) and said == (code != 0)
 
 
 def main() -> int:
