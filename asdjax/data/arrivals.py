@@ -17,7 +17,7 @@ from asdjax.files.user_files import unreadable
 _REMEMBERED = 24 * 3600.0  # seconds for which a file that is gone is remembered (a share unmounted)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Identity:
     """What tells a file from others of the same name."""
 
@@ -84,7 +84,8 @@ class Arrivals:
         now = self._clock()
         waiting: dict[str, tuple[Identity, float]] = {}
         found: dict[Identity, Arrival] = {}
-        for name, (path, identity) in sorted(self._list().items()):
+        for name, identity in sorted(self._list().items()):
+            path = os.path.join(self.folder, name)
             if self._is_done(name, path, identity):
                 digest, _ = self._digests.get(identity) or self._digests[self._done[name][0]]
                 self.finish(name, identity, digest)
@@ -93,7 +94,7 @@ class Arrivals:
             waiting[name] = identity, since if known == identity else now
             unchanged = now - waiting[name][1]
             if unchanged >= self._settle:
-                found.setdefault(identity, Arrival(name, path, identity, unchanged))
+                found.setdefault(identity, Arrival(name, Path(path), identity, unchanged))
         self._waiting = waiting
         recently = now - _REMEMBERED
         self._done = {k: v for k, v in self._done.items() if v[1] >= recently}
@@ -119,15 +120,15 @@ class Arrivals:
         """Whether the file is still there and the same."""
         return _identity(arrival.path) == arrival.identity
 
-    def _is_done(self, name: str, path: Path, identity: Identity) -> bool:
+    def _is_done(self, name: str, path: str, identity: Identity) -> bool:
         known, _ = self._done.get(name, (None, 0.0))
         if known and (known.size, known.mtime_ns) == (identity.size, identity.mtime_ns):
             return True
         digest, _ = self._digests.get(identity, (None, 0.0))
         # otherwise the system has given the inode of a file that is gone to another one
-        return digest is not None and digest_of(path) == digest
+        return digest is not None and digest_of(Path(path)) == digest
 
-    def _list(self) -> dict[str, tuple[Path, Identity]]:
+    def _list(self) -> dict[str, Identity]:
         found = {}
         self.unreadable, self.passed_over = {}, Counter()
         folders = [self.folder]
@@ -143,17 +144,16 @@ class Arrivals:
                     self.unreadable[str(folder)] = error.strerror or str(error)
                 continue  # it was deleted or renamed meanwhile, or is said to be unreadable
             for entry in inside:
-                path = Path(entry.path)
                 if entry.name.startswith("."):
                     self.passed_over[kind_of_skipped(entry.name, is_folder(entry))] += 1
                 elif entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
+                    folders.append(Path(entry.path))
                 elif is_folder(entry):
                     self.passed_over["link to a folder"] += 1
-                elif path.suffix.lower() in audio.SUFFIXES:
-                    identity = _identity(path)
+                elif os.path.splitext(entry.name)[1].lower() in audio.SUFFIXES:
+                    identity = _identity(entry.path)
                     if identity is not None:
-                        found[path.relative_to(self.folder).as_posix()] = path, identity
+                        found[os.path.relpath(entry.path, self.folder)] = identity
                 elif entry.is_file():
                     self.passed_over[kind_of_skipped(entry.name, False)] += 1
         return found
@@ -167,7 +167,7 @@ def digest_of(path: Path) -> str | None:
         return None
 
 
-def _identity(path: Path) -> Identity | None:
+def _identity(path: str | Path) -> Identity | None:
     """The identity of a regular file; None if there is none."""
     try:
         found = os.stat(path)
