@@ -94,6 +94,8 @@ def host_kills(tmp_path_factory):
 def test_run_in_two_processes(corpus_root, tmp_path):
     together_run, alone = tmp_path / "two", tmp_path / "one"
     validation = "--train.validation", "0.1"
+    begun = training(corpus_root, together_run, *validation, "--train.epochs", "1", devices=1)
+    assert cli.main(begun) == 0  # on a single device: two processes of two continue
     args = ["run", *training(corpus_root, together_run, *validation)[1:]]
     with Together(command(*args), command(*args, number=1)) as together:
         ends = together.ends()

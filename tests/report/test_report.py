@@ -91,6 +91,9 @@ def test_a_second_page_and_several_runs(run, tmp_path, capsys):
     made(run, out=out)
     assert main(["report", str(run), "--out", str(out)]) == 1
     assert "exists already" in capsys.readouterr().err
+    before = out.read_bytes()
+    made(run, out=out, options=["--overwrite"])
+    assert out.read_bytes() == before
     both = made(run, run, out=out, options=["--overwrite"])
     assert both.words.count("How the run was made") >= 2
 
