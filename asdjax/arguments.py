@@ -28,7 +28,7 @@ from asdjax.config.recipe import Config
 from asdjax.config.schema import Choice, Range, cut, field_types, shown
 from asdjax.config.strict_yaml import MOST_DIGITS
 from asdjax.errors import ArtifactError, AsdjaxError, UsageError
-from asdjax.files import atomic
+from asdjax.files import atomic, url_files
 from asdjax.runtime import console
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ HELP = ("-h", "--help", "--help-all")
 VERSION = ("-V", "--version")
 QUIET, VERBOSE, NO_CACHE, PLUGIN = "--quiet", "--verbose", "--no-compile-cache", "--plugin"
 """Options of all commands, see `asdjax.cli`."""
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def path_text(given: str, *, any_bytes: bool = False) -> str:
@@ -65,10 +64,10 @@ def path_text(given: str, *, any_bytes: bool = False) -> str:
     """
     if not given:
         raise UsageError("an empty path was given: name a file or directory (. is the current one)")
-    if _SCHEME.match(given):
+    if url_files.is_url(given):
         raise UsageError(
-            f"{given}: URLs are not supported: download or mount it, and give the path of a local "
-            "file or directory"
+            f"{url_files.without_secrets(given)}: URLs are not supported: download or mount it, "
+            "and give the path of a local file or directory"
         )
     if "\0" in given:
         raise UsageError(f"{given}: a path cannot contain a NUL byte")
@@ -78,6 +77,14 @@ def path_text(given: str, *, any_bytes: bool = False) -> str:
     if given.startswith("~") and found == given:
         raise UsageError(f"{given}: no such user: for a name that begins with ~, write ./{given}")
     return found
+
+
+def _path_or_url(given: str) -> Path | str:
+    """A URL without secrets, or the path of `path_text`."""
+    if not url_files.is_url(given):
+        return Path(path_text(given))
+    url_files.require_usable(given)
+    return given
 
 
 def config_name(given: str) -> str:
@@ -119,6 +126,8 @@ UserPath = Annotated[Path, _read_by(lambda given: Path(path_text(given)), Path)]
 """Type of arguments that are a path of a file or directory."""
 AnyPath = Annotated[Path, _read_by(lambda given: Path(path_text(given, any_bytes=True)), Path)]
 """The same, of recordings, whose names may have bytes that are not UTF-8."""
+PathOrUrl = Annotated[Path | str, _read_by(_path_or_url, Path | str)]
+"""The same, or a URL as text."""
 PathText = Annotated[str, _read_by(path_text, str)]
 """Type of arguments that are a path or a special name: the text as given, `./` included."""
 ConfigName = Annotated[str, _read_by(config_name, str)]

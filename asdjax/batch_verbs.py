@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
-from asdjax.arguments import ALL_OR_NOTHING, PoolName, UserPath
+from asdjax.arguments import ALL_OR_NOTHING, PathOrUrl, PoolName, UserPath
 from asdjax.config.interfaces import ComputeDtype
 from asdjax.config.schema import Range
 from asdjax.errors import ArtifactError, UsageError
@@ -27,11 +27,11 @@ class Plan:
     ]
     inputs: Positional[
         Annotated[
-            tuple[UserPath, ...],
+            tuple[PathOrUrl, ...],
             arg(
                 metavar="INPUT...",
                 help="Sound files, folders, quoted patterns, lists (.txt or @LIST), tables of "
-                "files (.csv, .parquet), tar archives (.tar).",
+                "files (.csv, .parquet), tar archives (.tar), URLs (s3://BUCKET/FOLDER).",
             ),
         ]
     ]

@@ -11,7 +11,7 @@ from typing import get_args, get_type_hints
 import pytest
 from support.machines import folder
 
-from asdjax.arguments import AnyPath, UserPath, parse, path_text, require_apart
+from asdjax.arguments import AnyPath, PathOrUrl, UserPath, parse, path_text, require_apart
 from asdjax.cli import VERBS, main
 from asdjax.commands import completion
 from asdjax.config import recipe as configs
@@ -44,9 +44,12 @@ def asdjax(*args, stdout=subprocess.PIPE, **environment):
 # paths
 
 
+PATHS = UserPath, AnyPath, PathOrUrl
+
+
 def kinds(hint):
-    """A type and all types in it, except `UserPath` and `AnyPath`."""
-    checked = {*get_args(UserPath)[1:], *get_args(AnyPath)[1:]}
+    """A type and all types in it, except `PATHS`."""
+    checked = {*(extra for kind in PATHS for extra in get_args(kind)[1:])}
     if checked & set(getattr(hint, "__metadata__", ())):
         return []
     return [hint, *(kind for part in get_args(hint) for kind in kinds(part))]
@@ -85,6 +88,7 @@ def test_every_path_among_the_arguments_is_a_user_path(verb):
         ["convert", "asdkit", "a.pt", "r", "--config", "{}"],
         ["convert", "torch", "r", "{}"],
         ["batch", "plan", "r", "d", "--out", "{}"],
+        ["batch", "plan", "{}", "d", "--out", "o"],
         ["batch", "run", "{}"],
     ],
 )

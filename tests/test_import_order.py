@@ -36,6 +36,7 @@ ONLY_IN = {
     "grain": {"asdjax/data/batches.py"},
     "soundfile": {"asdjax/data/sound_files.py"},
     "tensorboardX": {"asdjax/store/event_files.py"},
+    "fsspec": {"asdjax/files/url_files.py"},
     "ray": set(),  # it calls us
 }
 JAX = {"jax", "flax", "optax", "orbax"}

@@ -1,4 +1,4 @@
-"""The sound files that the inputs of a job name: folders, patterns, lists, tables, tar archives."""
+"""The sound files that the inputs of a job name: folders, patterns, lists, tables, tars, URLs."""
 
 import dataclasses
 import glob
@@ -6,18 +6,21 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from asdjax.data import audio, manifests, sound_search
 from asdjax.data.retries import Retries
 from asdjax.embedder.sound_clips import Channel
 from asdjax.errors import AsdjaxError, DataError, UsageError
-from asdjax.files import tar_members, user_files
+from asdjax.files import tar_members, url_files, user_files
 from asdjax.files.tar_members import Member, Refused
+from asdjax.files.url_files import UrlFile
 
 _LOG = logging.getLogger(__name__)
 _TAR, _LIST = ".tar", ".txt"
 _LARGEST_LIST = 2**30  # bytes
+_LOCAL_ALONE = {_TAR, _LIST, *manifests.SUFFIXES}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,18 +31,19 @@ class Unusable:
     reason: str
 
 
-Found = Path | Member | Unusable
+Found = Path | Member | UrlFile | Unusable
 
 
-def find(inputs: Sequence[Path], channel: Channel, retries: Retries) -> Iterator[Found]:
-    """The recordings that inputs name, with absolute paths, in no order.
+def find(inputs: Sequence[Path | str], channel: Channel, retries: Retries) -> Iterator[Found]:
+    """The recordings that inputs name, with absolute paths or URLs, in no order.
 
     Args:
         inputs: sound files; folders, as `sound_search.walk` searches them; patterns with * ? [] and
             **; lists of such, one a line (`.txt`, or `@` before the name), with paths relative to
-            the list; tables (`manifests`); tar archives.
+            the list; tables (`manifests`); tar archives. A text is a URL of a sound file, a folder
+            or a pattern.
         channel: the channel that is used, which a table must not contradict.
-        retries: reads tar archives.
+        retries: reads tar archives and lists the folders of URLs.
 
     Raises:
         AsdjaxError: there are no inputs, one is missing, or a folder, list or table cannot be read.
@@ -47,12 +51,17 @@ def find(inputs: Sequence[Path], channel: Channel, retries: Retries) -> Iterator
     if not inputs:
         raise UsageError("nothing to plan: name sound files, folders, lists, tables or archives")
     for given in inputs:
+        if isinstance(given, str):
+            yield from _of_url(given, retries)
+            continue
         marked = given.name.startswith("@") and not os.path.lexists(given)
         if marked:
             given = given.with_name(given.name.removeprefix("@"))
         if marked or (given.suffix.lower() == _LIST and not given.is_dir()):
             for line in user_files.read_text(given, most=_LARGEST_LIST).splitlines():
-                if line := line.strip():
+                if url_files.is_url(line := line.strip()):
+                    yield from _of_url(line, retries)
+                elif line:
                     yield from _of_input(given.parent / line, channel, retries)
         else:
             yield from _of_input(given, channel, retries)
@@ -93,6 +102,53 @@ def _of_pattern(pattern: Path, retries: Retries) -> Iterator[Found]:
         raise DataError(f"{pattern}: matches no sound file or tar archive: correct the pattern")
     if others:
         _LOG.warning(f"{pattern}: {sound_search.skipped(others)}")
+
+
+def _of_url(url: str, retries: Retries) -> Iterator[UrlFile]:
+    given = retries(lambda: url_files.file_at(url))
+    if given is not None:
+        if Path(url).suffix.lower() in _LOCAL_ALONE:
+            raise DataError(
+                f"{url}: lists, tables and tar archives are read from local disks: copy it, and "
+                "give the copy"
+            )
+        yield given
+        return
+    pattern = glob.has_magic(url)
+    found, others = 0, Counter[str]()
+    for name, file in _matching(url, retries) if pattern else _inside(url, retries):
+        hidden = name.startswith(".")
+        if file is None or hidden or Path(name).suffix.lower() not in audio.SUFFIXES:
+            others[sound_search.kind_of_skipped(name, file is None)] += 1
+        else:
+            found += 1
+            yield file
+    if not found:
+        endings = ", ".join(sorted(audio.SUFFIXES))
+        instead = f"; {sound_search.skipped(others)}" if others else ""
+        what = "matches no sound file" if pattern else "contains no sound file"
+        raise DataError(f"{url}: {what} ({endings}{instead}): correct the URL")
+    if others:
+        _LOG.warning(f"{url}: {sound_search.skipped(others)}")
+
+
+def _matching(pattern: str, retries: Retries) -> Iterator[tuple[str, UrlFile]]:
+    """The files that a pattern of URLs matches, with the first hidden part of their path."""
+    for path, file in retries(lambda: url_files.matching(pattern)):
+        *folders, name = path.split("/")
+        yield next((part for part in folders if part.startswith(".")), name), file
+
+
+def _inside(folder: str, retries: Retries) -> Iterator[tuple[str, UrlFile | None]]:
+    """The names of the files and hidden folders in a folder and its subfolders."""
+    folders = [folder.rstrip("/")]
+    while folders:
+        place = folders.pop()
+        for name, file in retries(partial(url_files.entries, place)):
+            if file is None and not name.startswith("."):
+                folders.append(f"{place}/{name}")
+            else:
+                yield name, file
 
 
 def _of_table(path: Path, channel: Channel) -> Iterator[Path]:

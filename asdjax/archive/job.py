@@ -25,6 +25,7 @@ from asdjax.data.audio import Header
 from asdjax.errors import ArtifactError, AsdjaxError, DataError
 from asdjax.files import atomic, documents, user_files
 from asdjax.files.tar_members import Member
+from asdjax.files.url_files import UrlFile, is_url
 
 SCHEMA, SHARD = "asdjax.batch/1", "asdjax.batch_shard/1"
 JOB, MANIFEST, SHARDS, CLAIMS, PLAN_ERRORS = (
@@ -80,7 +81,7 @@ class Planned:
     """A row of the manifest."""
 
     path: str
-    """Absolute; of the archive, if it is in one."""
+    """Absolute, or a URL; of the archive, if it is in one."""
     member: str | None
     """Name in the archive."""
     offset: int
@@ -88,7 +89,7 @@ class Planned:
     size: int
     """Bytes."""
     mtime_ns: int
-    """Time of modification of the file or the archive."""
+    """See `state`."""
     frames: int
     rate: int
     channels: int
@@ -96,8 +97,10 @@ class Planned:
     """Per channel that are used, at the model's rate: the manifest is sorted by this."""
 
     @property
-    def source(self) -> Path | Member:
+    def source(self) -> Path | Member | UrlFile:
         """What is read."""
+        if is_url(self.path):
+            return UrlFile(self.path, self.size)
         if self.member is None:
             return Path(self.path)
         return Member(Path(self.path), self.member, self.offset, self.size)
@@ -114,13 +117,25 @@ class Planned:
 
     def require_unchanged(self) -> None:
         """Raise `AsdjaxError` if the file or the archive was changed since the job was planned."""
-        try:
-            found = os.stat(self.path)
-        except OSError as error:
-            raise DataError(user_files.unreadable(self.name, error)) from error
-        size = found.st_size if self.member is None else self.size
-        if (size, found.st_mtime_ns) != (self.size, self.mtime_ns):
+        if state(self.source) != (self.size, self.mtime_ns):
             raise DataError(f"{self.name}: was changed since the job was planned: plan it again")
+
+
+def state(source: Path | Member | UrlFile) -> tuple[int, int]:
+    """Bytes of a recording, and the time of modification of its file or archive, nanoseconds.
+
+    For URLs without a time see `UrlFile.state`.
+
+    Raises:
+        AsdjaxError: the file or the archive cannot be reached.
+    """
+    if isinstance(source, UrlFile):
+        return source.state()
+    try:
+        found = os.stat(source.tar if isinstance(source, Member) else source)
+    except OSError as error:
+        raise DataError(user_files.unreadable(source, error)) from error
+    return source.size if isinstance(source, Member) else found.st_size, found.st_mtime_ns
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ from asdjax.embedder.sound_clips import Channel, SoundClip
 from asdjax.errors import ArtifactError, AsdjaxError, DataError, UsageError
 from asdjax.files import documents
 from asdjax.files.copied_files import Copied
+from asdjax.files.url_files import UrlFile
 from asdjax.runtime import console
 from asdjax.store import parquet_files
 
@@ -159,7 +160,7 @@ class Embedding(Work):
         def read(i: int) -> np.ndarray | str:
             try:
                 samples = retries(partial(sounds[i].read, self.embedder))
-                clips[i].require_unchanged()
+                retries(clips[i].require_unchanged)
             except AsdjaxError as error:
                 return reason(error, clips[i].name)
             return samples
@@ -228,9 +229,12 @@ class Scoring(Work):
 
     def _read(self, clip: Clip, retries: Retries) -> Recording:
         assert isinstance(self.settings.channel, int), "detectors use one channel"
-        read = partial(recordings.read, clip.source, clip.name, self.settings.channel)
+        source = clip.source
+        if isinstance(source, UrlFile):  # read once, for header and samples
+            source = retries(source.held)
+        read = partial(recordings.read, source, clip.name, self.settings.channel)
         found = retries(read)
-        clip.require_unchanged()
+        retries(clip.require_unchanged)
         return found
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,20 +13,20 @@ import numpy as np
 from asdjax.archive import inputs as archive_inputs
 from asdjax.archive import job as jobs
 from asdjax.archive import work as works
-from asdjax.archive.inputs import Unusable
+from asdjax.archive.inputs import Found, Unusable
 from asdjax.archive.job import Description, Planned
 from asdjax.archive.work import Embedding, Work
 from asdjax.config.interfaces import ComputeDtype
 from asdjax.data import audio
 from asdjax.data.read_ahead import in_order
 from asdjax.data.retries import Retries
-from asdjax.data.sound_search import as_text, shown
+from asdjax.data.sound_search import as_text
 from asdjax.embedder import Pool, sound_clips
 from asdjax.embedder.sound_clips import Channel
 from asdjax.errors import AsdjaxError, DataError
 from asdjax.files import atomic, documents
 from asdjax.files.tar_members import Member
-from asdjax.files.user_files import unreadable
+from asdjax.files.url_files import UrlFile
 from asdjax.runtime import console
 from asdjax.store import parquet_files
 
@@ -48,7 +47,7 @@ class Plan:
 
 def plan(
     weights: Path,
-    inputs: Sequence[Path],
+    inputs: Sequence[Path | str],
     out: Path | None,
     *,
     shard_clips: int,
@@ -105,7 +104,7 @@ def plan(
         _write_manifest(folder / jobs.MANIFEST, found.table, shard_clips)
         description = Description(
             settings=work.settings,
-            inputs=tuple(shown(path) for path in inputs),
+            inputs=tuple(as_text(str(given)) for given in inputs),
             shard_clips=shard_clips,
             shards=-(-clips // shard_clips),
             clips=clips,
@@ -141,7 +140,7 @@ def _say_conversions(work: Work, table: Any, channel: Channel | None) -> None:
         console.say(line)
 
 
-def _planned(inputs: Sequence[Path], work: Work) -> Plan:
+def _planned(inputs: Sequence[Path | str], work: Work) -> Plan:
     """The recordings of the inputs, each once, sorted by length and name."""
     import pyarrow
 
@@ -205,18 +204,18 @@ def _first_of_equal(table: Any) -> np.ndarray:
 
 
 def _inspected(
-    inputs: Sequence[Path], work: Work, retries: Retries
+    inputs: Sequence[Path | str], work: Work, retries: Retries
 ) -> Iterator[Planned | Unusable]:
     """Each recording with its header, read by threads."""
 
-    def inspect(found: Path | Member | Unusable) -> Planned | Unusable:
+    def inspect(found: Found) -> Planned | Unusable:
         if isinstance(found, Unusable):
             return Unusable(as_text(found.path), as_text(found.reason))
         name = as_text(str(found))
         try:
             return _inspect(found, work, retries)
         except AsdjaxError as error:
-            return Unusable(name, as_text(str(error)).removeprefix(f"{name}: "))
+            return Unusable(name, works.reason(error, name))
 
     with console.progress("reading headers", None, "recordings", minor=True) as advance:
         given, again = itertools.tee(archive_inputs.find(inputs, work.settings.channel, retries))
@@ -225,26 +224,20 @@ def _inspected(
             yield found
 
 
-def _inspect(found: Path | Member, work: Work, retries: Retries) -> Planned:
-    path = found.tar if isinstance(found, Member) else found
+def _inspect(found: Path | Member | UrlFile, work: Work, retries: Retries) -> Planned:
     if as_text(str(found)) != str(found):
         raise DataError(f"{as_text(str(found))}: the name is not UTF-8 text: rename the file")
-    try:
-        stat = retries(lambda: os.stat(path))
-    except OSError as error:
-        raise DataError(unreadable(found, error)) from error
+    size, mtime_ns = retries(lambda: jobs.state(found))
     header = retries(lambda: audio.inspect_any(found))
-    member, offset, size = (
-        (found.name, found.offset, found.size)
-        if isinstance(found, Member)
-        else (None, 0, stat.st_size)
+    path, member, offset = (
+        (found.tar, found.name, found.offset) if isinstance(found, Member) else (found, None, 0)
     )
     return Planned(
         path=str(path),
         member=member,
         offset=offset,
         size=size,
-        mtime_ns=stat.st_mtime_ns,
+        mtime_ns=mtime_ns,
         frames=header.frames,
         rate=header.rate,
         channels=header.channels,

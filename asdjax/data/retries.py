@@ -59,5 +59,7 @@ def is_transient(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in TRANSIENT:
             return True
+        if isinstance(error, TimeoutError):  # of a library, without a number
+            return True
         error = error.__cause__
     return False

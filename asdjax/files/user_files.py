@@ -18,7 +18,7 @@ _KINDS = {
 
 def unreadable(path: object, error: Exception) -> str:
     """The message of an error that was raised when a file or folder was read."""
-    why = getattr(error, "strerror", None) or str(error)
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return f"{path}: cannot be read ({why}): make it readable, or name another"
 
 
