@@ -164,8 +164,8 @@ def tutorials(until: str, place: Path, done: set[str], capsys) -> None:
             done.add(page)
 
 
-def prepare(page: str) -> None:
-    """Files that a page takes for granted, those left out that it makes itself."""
+def prepare() -> None:
+    """Files that pages take for granted."""
     shutil.copytree("sounds/fan/train", "normal")
     shutil.copytree("incoming", "more")
     for i, path in enumerate(sorted(Path("normal").iterdir())[:16]):  # in two conditions
@@ -188,6 +188,23 @@ def prepare(page: str) -> None:
     Path("beats.yaml").write_text(BEATS, "utf-8")
     plugins = re.findall(r"(?s)```python\n(.*?)```", (DOCS / "plugins.md").read_text("utf-8"))
     Path("mine.py").write_text("\n".join(plugins), "utf-8")
+
+
+@pytest.fixture
+def prepared(place, done, monkeypatch, capsys):
+    """The folder of which each page gets a copy; made by the first that asks for it."""
+    monkeypatch.chdir(place)
+    tutorials("tutorial_challenge", place, done, capsys)
+    folder = place.with_name(f"{place.name}-prepared")
+    if not folder.exists():
+        shutil.copytree(place, folder)
+        monkeypatch.chdir(folder)
+        prepare()
+    return folder
+
+
+def remove_what_it_makes(page: str) -> None:
+    """Leave out the files that a page makes itself."""
     text = "".join(block for language, block in blocks(page) if language == "bash")
     for path in map(Path, re.findall(MAKES, text)):
         if path.is_dir():
@@ -214,15 +231,13 @@ def trains(page: str) -> bool:
     "page",
     [pytest.param(p, marks=[pytest.mark.slow] if trains(p) else []) for p in OTHERS],
 )
-def test_every_block_runs(page, place, done, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(place)
-    tutorials("tutorial_challenge", place, done, capsys)
+def test_every_block_runs(page, prepared, tmp_path, monkeypatch, capsys):
     copy = tmp_path / "page"
-    shutil.copytree(place, copy)
+    shutil.copytree(prepared, copy)
     monkeypatch.chdir(copy)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    prepare(page)
+    remove_what_it_makes(page)
     carry_out(page, copy, capsys)
 
 

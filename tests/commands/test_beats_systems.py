@@ -174,7 +174,8 @@ def test_one_and_eight_devices_agree_in_float64(rng, float64, adaptation):
     assert relative(embeddings[1], embeddings[0]) < DEVICES_EMBEDDING
 
 
-def test_a_batch_in_parts_is_the_batch_at_once_in_float64(rng, float64):
+@pytest.mark.parametrize("clips", [8, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_batch_in_parts_is_the_batch_at_once_in_float64(rng, float64, clips):
     """With dropouts, layer drop, SpecAugment and mixup; two parts on each of two devices.
 
     Without batch normalisation, which is by the part.
@@ -186,7 +187,7 @@ def test_a_batch_in_parts_is_the_batch_at_once_in_float64(rng, float64):
     work = Learner(config, n_classes=3, n_samples=6400)
     in_parts = Learner(dataclasses.replace(config, train=train), n_classes=3, n_samples=6400)
     start = in_float64(work.start())
-    batches = [batch for clips in (8, 8, 4) for batch in noise(rng, clips, 1, 6400)]
+    batches = noise(rng, clips, 3, 6400)
     (one, losses_one), (other, losses_other) = (
         run_steps(learner, start, batches, devices) for learner in (work, in_parts)
     )
@@ -294,7 +295,9 @@ def test_resumed_training_is_bit_identical(adapted, tmp_path):
     ("adaptation", "options"),
     [
         pytest.param("full", (), marks=pytest.mark.slow),
-        ("lora", ("--model.lora.rank", "4")),
+        # the program of `adapted`
+        ("lora", ("--model.encoder.encoder-layers", "1", "--model.lora.rank", "4",
+                  "--model.lora.dropout", "0.1", "--model.lora.targets", "q_proj", "fc1")),
         ("frozen", ("--model.pooling", "mean", "--model.embedding-size", "0",
                     "--model.layers", "1", "2")),
     ],

@@ -88,10 +88,10 @@ def recipe_of(run):
 
 
 def test_the_warm_up_is_not_repeated(corpus, tmp_path):
-    """Four steps of warm-up, of which an epoch has three; with held-out clips."""
+    """Four steps of warm-up, of which an epoch has three, all of one shape; with held-out clips."""
 
     def config(epochs):
-        made = recipe(epochs, validation=0.1)
+        made = recipe(epochs, validation=0.5, batch_size=8)
         return dataclasses.replace(made, optim=dataclasses.replace(made.optim, warmup_steps=4))
 
     runs = Run(tmp_path / "two"), Run(tmp_path / "staged")

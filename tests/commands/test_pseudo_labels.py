@@ -22,6 +22,8 @@ from asdjax.synth import corpus as synth
 from asdjax.training.plan import plan
 from asdjax.training.pseudo_labels import clusters
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 TINY = TESTS / "tiny.yaml"
 
 

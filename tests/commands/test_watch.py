@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 import soundfile
-from support.busy_folder import BusyFolder
+from support.busy_folder import SIGNALS, BusyFolder
 from support.machines import RATE, folder, sound
 from support.permissions import open_folder as open_folder  # a fixture
 from support.permissions import permissions
@@ -559,12 +559,16 @@ def test_a_folder_that_is_missing(detector_file, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("files", "seconds"), [(30, 8), pytest.param(3600, 900, marks=pytest.mark.slow)]
+    ("files", "seconds", "signals"),
+    [
+        pytest.param(30, 8, SIGNALS[1:4], id="short"),  # one of each
+        pytest.param(3600, 900, SIGNALS, id="hour", marks=pytest.mark.slow),
+    ],
 )
-def test_kills_lose_and_repeat_nothing(fitted, detector_file, tmp_path, files, seconds):
+def test_kills_lose_and_repeat_nothing(fitted, detector_file, tmp_path, files, seconds, signals):
     """As an hour of recordings of a second, four times as fast; see support/busy_folder.py."""
     busy = BusyFolder(tmp_path, detector_file, seed=0)
-    busy.receive(files, seconds)
+    busy.receive(files, seconds, signals)
     busy.finish()
     busy.compare(fitted)
     assert busy.faults == []

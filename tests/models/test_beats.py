@@ -294,8 +294,18 @@ def embed_alone(lora):
     return embed(*alone_and_in_a_row(np.float64)[0], lora=lora)
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["plain", "lora"])
-@pytest.mark.parametrize("remat", ["none", "attention", "full"])
+@pytest.mark.parametrize(
+    ("remat", "lora"),
+    [
+        ("none", None),
+        ("none", LORA),
+        ("attention", LORA),
+        ("full", None),
+        pytest.param("attention", None, marks=pytest.mark.slow),
+        pytest.param("full", LORA, marks=pytest.mark.slow),
+    ],
+    ids=["none", "none-lora", "attention-lora", "full", "attention", "full-lora"],
+)
 @pytest.mark.usefixtures("compiled_fast_here")
 def test_padding_does_not_matter_float64(float64, remat, lora):
     alone = embed_alone(lora)

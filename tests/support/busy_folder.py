@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +58,10 @@ class BusyFolder:
         self.junk, self.faults = set[str](), list[str]()
         self._start()
 
-    def receive(self, files: int, seconds: float) -> None:
-        """Let files arrive in bursts, and kill the process five times in the first half."""
+    def receive(self, files: int, seconds: float, signals: Sequence[signal.Signals]) -> None:
+        """Let files arrive in bursts, and kill the process by these signals in the first half."""
         began = measured = time.monotonic()
-        kills = [(0.5 * self._chance.random(), number) for number in SIGNALS]
+        kills = [(0.5 * self._chance.random(), number) for number in signals]
         kills.sort(key=lambda one: one[0])
         while self._count < files or self._later:
             passed = (time.monotonic() - began) / seconds
@@ -190,7 +191,7 @@ def main() -> int:
         detector.save(Path(base) / "d.asd")
         (Path(base) / "busy").mkdir()
         busy = BusyFolder(Path(base) / "busy", Path(base) / "d.asd", chosen.seed)
-        busy.receive(chosen.files, chosen.seconds)
+        busy.receive(chosen.files, chosen.seconds, SIGNALS)
         memory = [f"{kilobytes / 1024:.0f}" for kilobytes in busy.memory[::30]]
         busy.finish()
         busy.compare(detector)
