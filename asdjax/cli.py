@@ -202,7 +202,7 @@ def _with_others(
     parallel.join(job)
     interruption.others_wait = True
     devices.start()
-    parallel.require_equal_hosts()
+    parallel.require_equal_hosts(job)
     speaks = console.chosen() if parallel.is_first() else "quiet"
     with console.verbosity(speaks), parallel.others_lost():
         code = _with_kept_programs(command) if keep_programs else command()

@@ -26,6 +26,7 @@ from asdjax.runtime import interruption
 HEARTBEAT = 1.0
 """Seconds between two signs of life."""
 _NAME = re.compile(r"([0-9]{5,9})-([0-9]{1,6})\.json")
+_MOST = 999_999  # highest number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +67,16 @@ class Claims:
 
     def sign(self, shard: int, number: int) -> Sign | None:
         """The sign of life of a claim; None if it was given up meanwhile."""
-        try:  # opened, because network file systems then ask for the present time of modification
-            descriptor = os.open(self.path(shard, number), os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
+        path = self.path(shard, number)
+        # opened, because network file systems then ask for the present time of modification
+        with contextlib.suppress(OSError):  # another user's, or no file
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW))
         try:
-            return Sign(number, os.fstat(descriptor).st_mtime_ns)
-        finally:
-            os.close(descriptor)
+            return Sign(number, os.lstat(path).st_mtime_ns)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ArtifactError(unreadable(path, error)) from error
 
     def silent_for(self, shard: int, number: int) -> float:
         """Seconds for which this object has seen a claim without a new sign of life."""
@@ -94,12 +97,20 @@ class Claims:
             shard: its number.
             patience: seconds without a sign of life after which another's claim is passed over.
             about: what the file says, for people.
+
+        Raises:
+            AsdjaxError: the folder cannot be read or written, or there are too many claims.
         """
         last = self.last().get(shard)
         if last is not None and self.silent_for(shard, last) < patience:
             yield False
             return
         number = 0 if last is None else last + 1
+        if number > _MOST:
+            raise ArtifactError(
+                f"{self.path(shard, number - 1)}: no higher number is possible: stop all workers, "
+                "and delete the claims"
+            )
         held: list[int] = []
         try:
             self._create(shard, number, about, held)
@@ -128,9 +139,11 @@ class Claims:
     @interruption.uninterrupted
     def _give_up(self, shard: int, number: int) -> None:
         """Delete a claim and those of the dead before it."""
-        for earlier in range(number, -1, -1):
-            with contextlib.suppress(OSError):
-                self.path(shard, earlier).unlink()
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.folder):
+                match = _NAME.fullmatch(name)
+                if match and int(match[1]) == shard and int(match[2]) <= number:
+                    (self.folder / name).unlink()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The sound files that the inputs of a job name: folders, patterns, lists, tables, tars, URLs."""
 
 import dataclasses
+import fnmatch
 import glob
 import logging
 import os
@@ -85,8 +86,7 @@ def _of_input(given: Path, channel: Channel, retries: Retries) -> Iterator[Found
 
 def _of_pattern(pattern: Path, retries: Retries) -> Iterator[Found]:
     found, others = 0, Counter[str]()
-    for name in glob.iglob(str(pattern), recursive=True):
-        path = Path(name)
+    for path in _matched(pattern):
         if path.is_dir():
             continue
         suffix = path.suffix.lower()
@@ -102,6 +102,36 @@ def _of_pattern(pattern: Path, retries: Retries) -> Iterator[Found]:
         raise DataError(f"{pattern}: matches no sound file or tar archive: correct the pattern")
     if others:
         _LOG.warning(f"{pattern}: {sound_search.skipped(others)}")
+
+
+def _matched(pattern: Path) -> Iterator[Path]:
+    """The paths that a pattern matches; for `**`, links to folders are not followed.
+
+    `glob` would follow links that lead in circles.
+    """
+    if "**" not in pattern.parts:
+        yield from map(Path, glob.iglob(str(pattern)))
+        return
+
+    def fail(error: OSError) -> None:
+        raise DataError(user_files.unreadable(error.filename, error)) from error
+
+    first = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
+    root, parts = Path(*pattern.parts[:first]), pattern.parts[first:]
+    for folder, inside, names in os.walk(root, onerror=fail):
+        inside[:] = (name for name in inside if not name.startswith("."))
+        above = Path(folder).relative_to(root).parts
+        for name in names:
+            if not name.startswith(".") and _matches((*above, name), parts):
+                yield Path(folder, name)
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not (parts and pattern):
+        return not parts and set(pattern) <= {"**"}
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _of_url(url: str, retries: Retries) -> Iterator[UrlFile]:

@@ -4,7 +4,7 @@ job.json          schema asdjax.batch/1: weights, settings, numbers; with a dige
 manifest.parquet  a row per recording, sorted by length; a row group per shard
 errors-plan.jsonl recordings that could not be planned
 claims/           see `claims`
-shards/           <shard>.parquet, complete or not there; <shard>.json says how long it took
+shards/           <shard>.parquet, complete or not there; <shard>.json says how it was made
 errors-<shard>.jsonl  recordings of a shard that have no row, with the reason
 """
 
@@ -12,16 +12,18 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from asdjax._version import __version__
 from asdjax.archive.inputs import Unusable
 from asdjax.config import schema
 from asdjax.config.interfaces import ComputeDtype
-from asdjax.config.schema import Count
+from asdjax.config.schema import Count, Range
 from asdjax.data.audio import Header
+from asdjax.data.sound_files import HIGHEST_RATE, LOWEST_RATE
 from asdjax.errors import ArtifactError, AsdjaxError, DataError
 from asdjax.files import atomic, documents, user_files
 from asdjax.files.tar_members import Member
@@ -31,8 +33,10 @@ SCHEMA, SHARD = "asdjax.batch/1", "asdjax.batch_shard/1"
 JOB, MANIFEST, SHARDS, CLAIMS, PLAN_ERRORS = (
     "job.json", "manifest.parquet", "shards", "claims", "errors-plan.jsonl",
 )  # fmt: skip
-ALIKE = ("device", "devices", "jax")
-"""What workers must share for results that are equal to the last bit, of `Job.how`."""
+AGAIN = "delete it, and run the job again"
+"""The remedy for a shard's file."""
+PLAN_AGAIN = "plan the job again with asdjax batch plan"
+"""The remedy for the other files."""
 METADATA = b"asdjax_shard"
 """Of the file of a shard: JSON of a `Done`."""
 
@@ -65,7 +69,7 @@ class Description:
     shards: Count
     clips: Count
     """Recordings in the manifest."""
-    refused: int
+    refused: Annotated[int, Range(low=0)]
     """Recordings in errors-plan.jsonl."""
     manifest: str
     """Digest of manifest.parquet."""
@@ -76,6 +80,9 @@ class Description:
         return documents.fingerprint(__version__, schema.to_tree(self))
 
 
+_Number = Annotated[int, Range(low=0)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Planned:
     """A row of the manifest."""
@@ -84,16 +91,18 @@ class Planned:
     """Absolute, or a URL; of the archive, if it is in one."""
     member: str | None
     """Name in the archive."""
-    offset: int
+    offset: _Number
     """Of the first byte in the archive."""
-    size: int
+    size: _Number
     """Bytes."""
+    archive_size: _Number
+    """Bytes of the archive; 0 if it is in none."""
     mtime_ns: int
     """See `state`."""
-    frames: int
-    rate: int
-    channels: int
-    samples: int
+    frames: _Number
+    rate: Annotated[int, Range(low=LOWEST_RATE, high=HIGHEST_RATE)]
+    channels: Annotated[int, Range(low=1)]
+    samples: _Number
     """Per channel that are used, at the model's rate: the manifest is sorted by this."""
 
     @property
@@ -117,12 +126,12 @@ class Planned:
 
     def require_unchanged(self) -> None:
         """Raise `AsdjaxError` if the file or the archive was changed since the job was planned."""
-        if state(self.source) != (self.size, self.mtime_ns):
+        if state(self.source) != (self.size, self.archive_size, self.mtime_ns):
             raise DataError(f"{self.name}: was changed since the job was planned: plan it again")
 
 
-def state(source: Path | Member | UrlFile) -> tuple[int, int]:
-    """Bytes of a recording, and the time of modification of its file or archive, nanoseconds.
+def state(source: Path | Member | UrlFile) -> tuple[int, int, int]:
+    """Bytes of a recording, of its archive (or 0), and when file or archive was modified (ns).
 
     For URLs without a time see `UrlFile.state`.
 
@@ -130,12 +139,14 @@ def state(source: Path | Member | UrlFile) -> tuple[int, int]:
         AsdjaxError: the file or the archive cannot be reached.
     """
     if isinstance(source, UrlFile):
-        return source.state()
+        size, mtime_ns = source.state()
+        return size, 0, mtime_ns
     try:
         found = os.stat(source.tar if isinstance(source, Member) else source)
     except OSError as error:
         raise DataError(user_files.unreadable(source, error)) from error
-    return source.size if isinstance(source, Member) else found.st_size, found.st_mtime_ns
+    sizes = (source.size, found.st_size) if isinstance(source, Member) else (found.st_size, 0)
+    return *sizes, found.st_mtime_ns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +161,40 @@ class Done:
     """Recordings of the shard that have rows without error."""
     errors: int
     """Recordings without; they are in errors-<shard>.jsonl."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """Where and how a shard was made."""
+
+    schema: str
+    job: str
+    """Digest of the job."""
+    shard: int
+    size: int
+    """Bytes of the shard's file."""
+    digest: str
+    """Of the shard's file."""
+    host: str
+    pid: int
+    worker: str
+    clips: int
+    """Recordings of the shard."""
+    errors: int
+    retries: int
+    seconds: float
+    ended: float
+    """Unix time."""
+    device: str
+    """Its kind."""
+    devices: int
+    jax: str
+    python: str
+
+    @property
+    def kind(self) -> tuple[str, int, str]:
+        """What workers must share for results that are equal to the last bit."""
+        return self.device, self.devices, self.jax
 
 
 class Job:
@@ -169,9 +214,12 @@ class Job:
         """The job in a folder.
 
         Raises:
-            AsdjaxError: there is none, it was changed, or is of another version of asdjax.
+            AsdjaxError: there is none, it was changed, is of another version of asdjax, or has
+                links in place of its folders.
         """
-        file, again = folder / JOB, "plan the job again with asdjax batch plan"
+        file, again = folder / JOB, PLAN_AGAIN
+        for name in (SHARDS, CLAIMS):
+            atomic.refuse_links(folder / name)
         if not documents.present(file):
             raise ArtifactError(f"{folder}: no job ({JOB}): plan one with asdjax batch plan")
         tree = documents.read_json(file, again)
@@ -189,26 +237,46 @@ class Job:
         manifest = folder / MANIFEST
         if documents.digest(manifest) != description.manifest:
             raise ArtifactError(f"{manifest}: was changed, or is of another job: {again}")
+        with parquet_at(manifest, again) as rows:
+            found, groups = rows.metadata, range(rows.metadata.num_row_groups)
+            sizes = [found.row_group(i).num_rows for i in groups]
+        whole = len(sizes) == description.shards and sum(sizes) == description.clips
+        if not whole or max(sizes) > description.shard_clips:
+            raise ArtifactError(f"{manifest}: is of another job: {again}")
         return cls(folder, description)
+
+    def require_current(self) -> None:
+        """Raise `AsdjaxError` if the folder has another job meanwhile."""
+        tree = document(self.folder / JOB)
+        if tree.get("job") != self.digest:
+            raise ArtifactError(
+                f"{self.folder}: the job was deleted or planned again while this worker ran: run "
+                "asdjax batch run again"
+            )
 
     def clips(self, shard: int) -> list[Planned]:
         """The recordings of a shard, in order."""
         names = [field.name for field in dataclasses.fields(Planned)]
-        with parquet_at(self.folder / MANIFEST) as file:
-            table = file.read_row_group(shard, columns=names)
-        return [Planned(**row) for row in table.to_pylist()]
+        path = self.folder / MANIFEST
+        self.require_current()
+        with parquet_at(path, PLAN_AGAIN) as file:
+            rows = file.read_row_group(shard, columns=names).to_pylist()
+        found = [schema.read(Planned, row, "", str(path)) for row in rows]
+        for clip in found:
+            schema.check(Planned, clip, "", str(path))
+        return found
 
     def table(self, shard: int) -> Path:
         """The file of a shard's rows."""
         return self.folder / SHARDS / f"{shard:05d}.parquet"
 
-    def timing(self, shard: int) -> Path:
-        """The file that says where and how long a shard was computed."""
-        return self.folder / SHARDS / f"{shard:05d}.json"
-
-    def how(self, shard: int) -> dict[str, Any]:
-        """Where and how long a shard was computed, for people: empty if that cannot be read."""
-        return document(self.timing(shard))
+    def made(self, shard: int) -> Made | None:
+        """Where and how a shard was made; None if that cannot be read."""
+        path = self.folder / SHARDS / f"{shard:05d}.json"
+        try:
+            return schema.read(Made, documents.read_json(path), "", str(path))
+        except AsdjaxError:
+            return None
 
     def errors(self, shard: int) -> Path:
         """The file of a shard's recordings without rows."""
@@ -216,28 +284,56 @@ class Job:
 
     def done(self, shard: int) -> Done | None:
         """What a finished shard says of itself; None if it is not finished, or of another job."""
-        path = self.table(shard)
-        if not documents.present(path):
+        path, made = self.table(shard), self.made(shard)
+        if made is None or not documents.present(path):
             return None
         try:
             with parquet_at(path) as file:
-                found = read_done(file.schema_arrow.metadata, path)
+                metadata = file.schema_arrow.metadata
+            found = read_done(metadata, path)
         except AsdjaxError:
             return None  # it is not whole, or not of ours: it is made again
-        return found if (found.job, found.shard) == (self.digest, shard) else None
+        ours = (found.job, found.shard) == (made.job, made.shard) == (self.digest, shard)
+        return found if ours and made.size == os.path.getsize(path) else None
 
     def write(
-        self, shard: int, content: bytes, errors: Sequence[Unusable], timing: Mapping[str, Any]
+        self, shard: int, content: bytes, errors: Sequence[Unusable], about: Mapping[str, Any]
     ) -> None:
-        """Write the files of a finished shard; the rows last, as they say that it is finished."""
+        """Write the files of a finished shard; the rows last, as they say that it is finished.
+
+        Args:
+            shard: its number.
+            content: of the file of its rows.
+            errors: its recordings without rows.
+            about: the fields of `Made` that are not known here.
+
+        Raises:
+            AsdjaxError: a file cannot be written, or the folder has another job meanwhile.
+        """
+        made = Made(
+            SHARD, self.digest, shard, len(content), documents.content_digest(content),
+            errors=len(errors), **about,
+        )  # fmt: skip
+        self.require_current()
         if errors:
             write_errors(self.errors(shard), errors)
         else:
             atomic.delete(self.errors(shard))
-        with atomic.whole_file(self.timing(shard), shared=True) as file:
-            file.write(documents.json_bytes({"schema": SHARD, **timing}))
+        path = self.folder / SHARDS / f"{shard:05d}.json"
+        with atomic.whole_file(path, shared=True) as file:
+            file.write(documents.json_bytes(dataclasses.asdict(made)))
         with atomic.whole_file(self.table(shard), shared=True) as file:
             file.write(content)
+
+
+def foreign(folder: Path) -> list[Path]:
+    """The files in a folder that are not those of a job, sorted."""
+    names = "|".join(map(re.escape, (JOB, MANIFEST, PLAN_ERRORS)))
+    ours = re.compile(
+        rf"{names}|errors-[0-9]+\.jsonl|{SHARDS}/[0-9]+\.(parquet|json)|{CLAIMS}/[0-9]+-[0-9]+\.json"
+    )
+    found = atomic.foreign(folder, ())
+    return [path for path in found if not ours.fullmatch(path.relative_to(folder).as_posix())]
 
 
 def write_description(folder: Path, description: Description) -> None:
@@ -262,10 +358,9 @@ def done_metadata(done: Done) -> dict[str, str]:
 def read_done(metadata: Mapping[bytes, bytes] | None, path: Path) -> Done:
     """What the metadata of a shard's file say; `AsdjaxError` if it is no such file."""
     text = (metadata or {}).get(METADATA, b"null").decode(errors="replace")
-    again = "delete it, and run the job again"
-    found = schema.read(Done, documents.parse_json(text, path, again), "", str(path))
+    found = schema.read(Done, documents.parse_json(text, path, AGAIN), "", str(path))
     if found.schema != SHARD:
-        raise ArtifactError(f"{path}: not a shard of schema {SHARD}: {again}")
+        raise ArtifactError(f"{path}: not a shard of schema {SHARD}: {AGAIN}")
     return found
 
 
@@ -279,8 +374,10 @@ def document(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def parquet_at(path: Path) -> Iterator[Any]:
+def parquet_at(path: Path, remedy: str = AGAIN) -> Iterator[Any]:
     """A Parquet file of a job, whose pages are checked when they are read in the block.
+
+    The block must do nothing but read: pyarrow raises many kinds of errors for damaged files.
 
     Raises:
         AsdjaxError: it is none, not whole, or damaged.
@@ -291,7 +388,6 @@ def parquet_at(path: Path) -> Iterator[Any]:
     with user_files.open_regular(path) as file:
         try:
             yield parquet.ParquetFile(file, page_checksum_verification=True)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise ArtifactError(
-                f"{path}: cannot be read as Parquet ({error}): delete it, and run the job again"
-            ) from error
+        except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+            why = str(error).partition("\n")[0][:200]
+            raise ArtifactError(f"{path}: cannot be read as Parquet ({why}): {remedy}") from error

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from asdjax.archive.inputs import Unusable
-from asdjax.archive.job import Settings
+from asdjax.archive.job import PLAN_AGAIN, Settings
 from asdjax.arguments import pool as pool_named
 from asdjax.config.interfaces import ComputeDtype
 from asdjax.data import audio
@@ -293,6 +293,8 @@ def of_job(settings: Settings) -> Work:
     weights = Path(settings.weights)
     if settings.kind == "predictions":
         _require_digest(settings, documents.digest(weights))
+        if settings.channel == "each":
+            raise ArtifactError(f"{settings.weights}: a detector has one channel: {PLAN_AGAIN}")
         return Scoring(settings, Detector.load(weights))
     _require_digest(settings, documents.fingerprint(digests(weights)))
     embedder = load(weights, layers=settings.layers, compute_dtype=settings.compute_dtype)

@@ -1,13 +1,14 @@
 """The shards of a finished job become one file."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from asdjax.archive import job as jobs
-from asdjax.archive.job import Done, Job
+from asdjax.archive.inputs import Unusable
+from asdjax.archive.job import AGAIN, Done, Job
+from asdjax.config import schema
 from asdjax.errors import ArtifactError, UsageError
-from asdjax.files import atomic, user_files
+from asdjax.files import atomic, documents, user_files
 from asdjax.runtime import console
 from asdjax.store import parquet_files
 
@@ -15,8 +16,8 @@ from asdjax.store import parquet_files
 def merge(folder: Path, out: Path, *, max_errors: int, overwrite: bool) -> None:
     """Write the rows of all shards, in the order of the manifest, to one Parquet file.
 
-    One shard is in memory at a time. Its pages are checked by their checksums, and its recordings
-    against the manifest.
+    One shard is in memory at a time. It is checked against the digest that its worker has noted,
+    and its recordings against the manifest.
 
     Args:
         folder: of the job.
@@ -35,6 +36,8 @@ def merge(folder: Path, out: Path, *, max_errors: int, overwrite: bool) -> None:
     atomic.require_free(out, overwrite)
     parquet_files.require_pyarrow(out, "use asdjax embed or predict")
     job = Job.open(folder)
+    if folder.resolve() in out.resolve().parents:
+        raise UsageError(f"{out}: in the folder of the job: choose a path outside")
     again = f"asdjax batch run {folder}"
     missing = [n for n in range(job.description.shards) if job.done(n) is None]
     if missing:
@@ -70,14 +73,15 @@ def merge(folder: Path, out: Path, *, max_errors: int, overwrite: bool) -> None:
         finally:
             if writer is not None:
                 writer.close()
-    hows = [job.how(shard) for shard in range(job.description.shards)]
-    kinds = {tuple(how[key] for key in jobs.ALIKE if key in how) for how in hows}
+    hows = [job.made(shard) for shard in range(job.description.shards)]
+    kinds = {made.kind for made in hows if made is not None}
     if len(kinds) > 1:
         words = "; ".join(sorted(" ".join(map(str, kind)) for kind in kinds))
         console.say(
             f"the shards were made in different ways ({words}), so that rounding may differ"
         )
-    console.say(f"{out}: {rows} rows of {job.description.clips - errors} recordings")
+    clips = sum(one.clips for one in done if one)
+    console.say(f"{out}: {rows} rows of {clips} recordings")
 
 
 def _schema(job: Job, table: Any) -> Any:
@@ -87,16 +91,29 @@ def _schema(job: Job, table: Any) -> Any:
 
 def _checked(job: Job, shard: int) -> Any:
     """The rows of a shard, which are those of its recordings in the manifest."""
-    path, again = job.table(shard), "delete it, and run the job again"
+    path, made = job.table(shard), job.made(shard)
+    if made is None or documents.digest(path) != made.digest:
+        raise ArtifactError(f"{path}: was changed: {AGAIN}")
+    settings = job.description.settings
+    scored, every = settings.kind == "predictions", settings.channel == "each"
+    with jobs.parquet_at(path) as file:
+        metadata, count = file.schema_arrow.metadata, file.metadata.num_rows
+    done = jobs.read_done(metadata, path)
+    without = _errors(job, shard, done)
+    expected = [
+        clip.name
+        for clip in job.clips(shard)
+        if scored or clip.name not in without
+        for _ in range(clip.channels if every else 1)
+    ]
+    wrong = f"{path}: its recordings are not those of the manifest: {AGAIN}"
+    if len(without) != done.errors or count != len(expected):
+        raise ArtifactError(wrong)
     with jobs.parquet_at(path) as file:
         table = file.read()
-    done = jobs.read_done(table.schema.metadata, path)
-    without = _errors(job, shard, done)
-    scored = job.description.settings.kind == "predictions"
-    expected = [clip.name for clip in job.clips(shard) if scored or clip.name not in without]
-    names = table["file" if scored else "path"].to_pylist()
-    if list(dict.fromkeys(names)) != expected or len(without) != done.errors:
-        raise ArtifactError(f"{path}: its recordings are not those of the manifest: {again}")
+        names = table["file" if scored else "path"].to_pylist()
+    if names != expected:
+        raise ArtifactError(wrong)
     return table
 
 
@@ -104,5 +121,9 @@ def _errors(job: Job, shard: int, done: Done) -> set[str]:
     """The recordings of a shard that have no row."""
     if not done.errors:
         return set()
-    text = user_files.read_text(job.errors(shard), most=2**30)
-    return {json.loads(line)["path"] for line in text.splitlines()}
+    path, again = job.errors(shard), f"run asdjax batch run {job.folder} --retry-errors"
+    if not documents.present(path):
+        raise ArtifactError(f"{path}: is missing: {again}")
+    lines = user_files.read_text(path, most=2**30).splitlines()
+    found = (documents.parse_json(line, path, again) for line in lines)
+    return {schema.read(Unusable, one, "", str(path)).path for one in found}

@@ -79,6 +79,7 @@ def plan(
     def check() -> None:
         if out is not None:
             atomic.require_result(out, overwrite, lambda path: (path / jobs.JOB).is_file())
+            atomic.refuse_foreign(jobs.foreign(out), "--overwrite")
 
     check()
     work = works.choose(
@@ -227,7 +228,7 @@ def _inspected(
 def _inspect(found: Path | Member | UrlFile, work: Work, retries: Retries) -> Planned:
     if as_text(str(found)) != str(found):
         raise DataError(f"{as_text(str(found))}: the name is not UTF-8 text: rename the file")
-    size, mtime_ns = retries(lambda: jobs.state(found))
+    size, archive_size, mtime_ns = retries(lambda: jobs.state(found))
     header = retries(lambda: audio.inspect_any(found))
     path, member, offset = (
         (found.tar, found.name, found.offset) if isinstance(found, Member) else (found, None, 0)
@@ -237,6 +238,7 @@ def _inspect(found: Path | Member | UrlFile, work: Work, retries: Retries) -> Pl
         member=member,
         offset=offset,
         size=size,
+        archive_size=archive_size,
         mtime_ns=mtime_ns,
         frames=header.frames,
         rate=header.rate,

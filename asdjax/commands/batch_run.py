@@ -39,8 +39,7 @@ class Worker:
             >>> Worker(1, 3).order(7)
             [1, 4, 2, 5, 0, 3, 6]
         """
-        whose = ((self.index + i) % self.count for i in range(self.count))
-        return [shard for first in whose for shard in range(first, shards, self.count)]
+        return sorted(range(shards), key=lambda shard: (shard - self.index) % self.count)
 
 
 def worker(given: str | None, environment: Mapping[str, str] = os.environ) -> Worker:
@@ -62,7 +61,7 @@ def worker(given: str | None, environment: Mapping[str, str] = os.environ) -> Wo
     """
     if given is not None:
         number, _, of = given.partition("/")
-        if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+        if not (_is_number(number) and _is_number(of) and int(number) < int(of)):
             raise UsageError(f"--worker {given}: expected INDEX/COUNT as 3/64, counted from 0")
         return Worker(int(number), int(of))
     if "SLURM_ARRAY_TASK_ID" in environment:
@@ -81,9 +80,13 @@ def worker(given: str | None, environment: Mapping[str, str] = os.environ) -> Wo
     return Worker(0, 1)
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
 def _number(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name)
-    if text is None or not text.isdecimal():
+    if text is None or not _is_number(text):
         found = "is not set" if text is None else f"is {text!r}"
         raise UsageError(f"{name} {found}: set it to a number, or give --worker INDEX/COUNT")
     return int(text)
@@ -109,6 +112,9 @@ def run(
     """
     parquet_files.require_pyarrow(folder, "use asdjax embed or predict")
     job = Job.open(folder)
+    for name in (jobs.SHARDS, jobs.CLAIMS):  # tools that copy folders may leave out empty ones
+        with atomic.writing(folder / name):
+            (folder / name).mkdir(exist_ok=True)
     done = {shard: found for shard in range(job.description.shards) if (found := job.done(shard))}
     again = {n: _stamp(job.table(n)) for n, one in done.items() if retry_errors and one.errors}
     for shard in again:
@@ -199,15 +205,14 @@ class _Shards:
         done = Done(jobs.SHARD, self.job.digest, shard, len(clips) - len(errors), len(errors))
         metadata = {**(table.schema.metadata or {}), **jobs.done_metadata(done)}
         content = parquet_files.to_bytes(table.replace_schema_metadata(metadata))
-        timing = {
-            **self._about(), "shard": shard, "job": self.job.digest, "clips": len(clips),
-            "errors": len(errors),
+        about = {
+            **self._about(), "clips": len(clips),
             "seconds": round(time.monotonic() - began, 3), "ended": round(time.time(), 3),
             "retries": retries.count, "device": jax.local_devices()[0].device_kind,
             "devices": jax.local_device_count(), "jax": jax.__version__,
             "python": platform.python_version(),
         }  # fmt: skip
-        self.job.write(shard, content, errors, timing)
+        self.job.write(shard, content, errors, about)
         if retries.count:
             console.say(f"shard {shard}: {retries.words()}")
         if errors:

@@ -8,6 +8,7 @@ from asdjax.archive import claims as all_claims
 from asdjax.archive import job as jobs
 from asdjax.archive.claims import Claims
 from asdjax.archive.job import Job
+from asdjax.runtime import console
 from asdjax.store import parquet_files
 
 SCHEMA = "asdjax.batch_status/1"
@@ -78,8 +79,8 @@ def render(document: dict[str, Any]) -> str:
         lines.append(f"time left: {left / 3600:.2g} h")
     for claim in document["silent"]:
         lines.append(
-            f"no sign of life: shard {claim['shard']}, worker {claim.get('worker')}, process "
-            f"{claim.get('pid')} on {claim.get('host')}"
+            f"no sign of life: shard {claim['shard']}, worker {claim['worker']}, process "
+            f"{claim['pid']} on {claim['host']}"
         )
     return "\n".join(lines)
 
@@ -88,12 +89,14 @@ def _rate(job: Job, done: list[int]) -> float | None:
     """Recordings a second of a worker, by the times of finished shards; None if unknown."""
     clips, seconds = 0, 0.0
     for shard in done:
-        found = job.how(shard)
-        if isinstance(found.get("clips"), int) and isinstance(found.get("seconds"), float):
-            clips, seconds = clips + found["clips"], seconds + found["seconds"]
+        if (made := job.made(shard)) is not None:
+            clips, seconds = clips + made.clips, seconds + made.seconds
     return clips / seconds if seconds > 0 else None
 
 
 def _claim(path: Path) -> dict[str, Any]:
     found = jobs.document(path)
-    return {name: found.get(name) for name in ("host", "pid", "worker")}
+    kinds = {"host": str, "pid": int, "worker": str}
+    right = {name: isinstance(found.get(name), kind) for name, kind in kinds.items()}
+    shown = {name: found[name] if right[name] else None for name in kinds}
+    return {k: console.printable(v) if isinstance(v, str) else v for k, v in shown.items()}

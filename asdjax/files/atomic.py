@@ -29,6 +29,8 @@ _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _REMEDIES: dict[int | None, str] = {
     errno.ENOSPC: "free some disk space and run the same command again",
     errno.EDQUOT: "free some disk space and run the same command again",
+    errno.EMFILE: "allow more open files (ulimit -n) and run the same command again",
+    errno.ENFILE: "close other programs and run the same command again",
     errno.EFBIG: "allow larger files (ulimit -f) and run the same command again",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOTDIR: "a file stands where a folder is needed: move it away",
@@ -308,6 +310,7 @@ def foreign(folder: Path, written: Collection[Path]) -> list[Path]:
         for path in folder.rglob("*")
         if (path.is_symlink() or not path.is_dir())
         and path not in written
+        and not _HIDDEN_FILE.fullmatch(path.name)  # what is left of one that was killed
         and not any(_HIDDEN_FOLDER.fullmatch(part) for part in path.relative_to(folder).parts)
     )
 

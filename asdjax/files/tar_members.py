@@ -5,7 +5,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from asdjax.errors import ArtifactError
@@ -61,7 +61,8 @@ def members(path: Path) -> Iterator[Member | Refused]:
     """The files in a tar archive without compression, in order; folders are passed over.
 
     Links, sparse files, names that lead out of the archive, names that come twice, and members that
-    are longer than the archive are refused.
+    are longer than the archive are refused. The last member must be followed by zeros alone:
+    `tarfile` takes a damaged header, and the end of the file, for the end of the archive.
 
     Raises:
         AsdjaxError: the file cannot be read.
@@ -69,7 +70,8 @@ def members(path: Path) -> Iterator[Member | Refused]:
     with open_regular(path) as file:
         size, seen = os.fstat(file.fileno()).st_size, set[str]()
         try:
-            with tarfile.TarFile(fileobj=_Bounded(file)) as tar:
+            bounded = _Bounded(file)
+            with tarfile.TarFile(fileobj=bounded) as tar:
                 place = -1
                 while (info := tar.next()) is not None:
                     if info.offset <= place:
@@ -78,14 +80,17 @@ def members(path: Path) -> Iterator[Member | Refused]:
                     if info.isdir():
                         continue
                     reason = _refusal(info, size, seen)
-                    seen.add(info.name)
+                    seen.add(str(PurePosixPath(info.name)))
                     if reason is not None:
                         yield Refused(info.name, reason)
                     else:
                         yield Member(path, info.name, info.offset_data, info.size)
+            if not bounded.is_over():
+                yield Refused("", "is cut, damaged or joined with another: restore it")
         except OSError as error:
             raise ArtifactError(unreadable(path, error)) from error
-        except (tarfile.TarError, ValueError) as error:  # ValueError: of numbers in headers
+        except (tarfile.TarError, ValueError, RecursionError) as error:
+            # ValueError: of numbers in headers; RecursionError: of headers that name the next one
             reason = f"cannot be read as a tar archive without compression ({error}): restore it"
             yield Refused("", reason)
 
@@ -96,7 +101,7 @@ def _refusal(info: tarfile.TarInfo, size: int, seen: set[str]) -> str | None:
         return "is a link, a device or a sparse file: store the file itself"
     if info.name.startswith("/") or ".." in info.name.split("/"):
         return "its name leads out of the archive: give it a relative name"
-    if info.name in seen:
+    if str(PurePosixPath(info.name)) in seen:
         return "its name is in the archive twice: give each file its own"
     if info.size < 0 or info.offset_data + info.size > size:
         return f"states {info.size} bytes, more than the archive has: restore it"
@@ -108,11 +113,22 @@ class _Bounded(io.RawIOBase):
 
     def __init__(self, file: BinaryIO):
         self._file = file
+        self._last = b""
 
     def read(self, size: int = -1, /) -> bytes:
         if not 0 <= size <= _MOST_AT_ONCE:
             raise tarfile.ReadError(f"a header of {size} bytes")
-        return self._file.read(size)
+        self._last = self._file.read(size)
+        return self._last
+
+    def is_over(self) -> bool:
+        """Whether the last read was a block of zeros, and only zeros follow."""
+        if len(self._last) < tarfile.BLOCKSIZE or any(self._last):
+            return False
+        while content := self._file.read(_MOST_AT_ONCE):
+            if content.strip(b"\0"):
+                return False
+        return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         return self._file.seek(offset, whence)

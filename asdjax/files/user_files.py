@@ -1,5 +1,6 @@
 """Reading of files that a user names: only regular files, and only up to a maximum size."""
 
+import errno
 import os
 import stat
 from io import BufferedReader
@@ -19,7 +20,10 @@ _KINDS = {
 def unreadable(path: object, error: Exception) -> str:
     """The message of an error that was raised when a file or folder was read."""
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return f"{path}: cannot be read ({why}): make it readable, or name another"
+    remedy = "make it readable, or name another"
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        remedy = "allow more open files (ulimit -n)"
+    return f"{path}: cannot be read ({why}): {remedy}"
 
 
 def open_regular(path: Path) -> BufferedReader:

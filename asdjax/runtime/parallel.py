@@ -62,8 +62,9 @@ def join(hosts: Hosts) -> None:
         ) from error
 
 
-def require_equal_hosts() -> None:
-    """Raise `AsdjaxError` if the processes have unlike numbers of devices."""
+def require_equal_hosts(hosts: Hosts) -> None:
+    """Raise `AsdjaxError` if the processes have unlike numbers of devices, or of processes."""
+    require_equal({"--num-processes": hosts.num_processes})
     found = [device.process_index for device in jax.devices()]
     counts = [found.count(index) for index in range(jax.process_count())]
     if len({*counts}) > 1:
@@ -214,9 +215,9 @@ def others_lost() -> Iterator[None]:
         if not jax.distributed.is_initialized() or "RESOURCE_EXHAUSTED" in str(error):
             raise
         raise AsdjaxError(
-            f"process {jax.process_index()}: a step with the other processes failed "
+            f"process {jax.process_index()}: the other processes do not answer "
             f"({str(error).splitlines()[0][:200]}): look at their messages; the same command on "
-            "every host continues from the last checkpoint"
+            "every host continues from the last checkpoint, if there is one"
         ) from error
 
 
