@@ -90,8 +90,10 @@ class FittedNearestNeighbours(Fitted):
     def fit_points(self) -> None:
         import numpy as np
 
+        from asdjax.scoring.distances import Pool
+
         config = self.config
-        self._source_pool = self.points[self.source]
+        self._source_pool = Pool(self.points[self.source])
         banks, parents = [self.points[self.target]], [np.stack([self.target] * 2, axis=1)]
         if config.smote.ratio > 0 and len(self.source) and len(self.target):
             from asdjax.scoring import smote  # imbalanced-learn takes a second to import
@@ -110,7 +112,7 @@ class FittedNearestNeighbours(Fitted):
             banks.append(self.prepared(new))
             parents.append(np.stack([self.source[pairs[:, 0]], self.target[pairs[:, 1]]], axis=1))
             self.note_few(mixup.neighbours, len(self.source), "memory_mixup.neighbours")
-        self._target_pool = np.concatenate(banks)
+        self._target_pool = Pool(np.concatenate(banks))
         self._parents = np.concatenate(parents)  # the training rows that each of them is made of
         self.note_few(config.source_neighbours, len(self._source_pool), "source_neighbours")
         self.note_few(config.target_neighbours, len(self._target_pool), "target_neighbours")
@@ -123,7 +125,7 @@ class FittedNearestNeighbours(Fitted):
         count = len(self._source_pool)
         neighbours = min(self.config.source_neighbours, count)
         factor = 0.5 if self.config.metric == "cosine" else 1.0
-        return References(self._source_pool, np.ones(count), neighbours, factor)
+        return References(self._source_pool.points, np.ones(count), neighbours, factor)
 
     def left_out_scores(self) -> Float64[np.ndarray, " N"]:
         import numpy as np
