@@ -37,6 +37,7 @@ ONLY_IN = {
     "soundfile": {"asdjax/data/sound_files.py"},
     "tensorboardX": {"asdjax/store/event_files.py"},
     "ray": set(),  # it calls us
+    "faiss": {"asdjax/scoring/inverted_lists.py"},
 }
 JAX = {"jax", "flax", "optax", "orbax"}
 HEAVY = {*JAX, "numpy", "scipy", "sklearn", "imblearn", "soundfile", "grain"}
