@@ -38,6 +38,7 @@ ONLY_IN = {
     "tensorboardX": {"asdjax/store/event_files.py"},
     "fsspec": {"asdjax/files/url_files.py"},
     "ray": set(),  # it calls us
+    "faiss": {"asdjax/scoring/inverted_lists.py"},
 }
 JAX = {"jax", "flax", "optax", "orbax"}
 HEAVY = {*JAX, "numpy", "scipy", "sklearn", "imblearn", "soundfile", "grain"}

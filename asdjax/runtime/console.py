@@ -16,6 +16,7 @@ from asdjax.runtime import interruption
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+    from rich.progress import Progress
 
 
 def printable(text: str) -> str:
@@ -38,6 +39,7 @@ Verbosity = Literal["quiet", "normal", "verbose"]
 _LEVELS = {"quiet": logging.ERROR, "normal": logging.WARNING, "verbose": logging.INFO}
 _verbosity: Verbosity = "normal"
 _commands = 0  # that run in this process
+_shown: "Progress | None" = None  # on the terminal
 
 
 @contextmanager
@@ -210,6 +212,40 @@ def _discard(descriptor: int) -> None:
     os.close(null)
 
 
+@contextmanager
+def _bars(minor: bool) -> "Iterator[Progress]":
+    """The bars on the terminal: a task within another is added to those that are shown."""
+    global _shown
+    if _shown is not None:
+        yield _shown
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[words]}"),
+        TimeRemainingColumn(),
+    )
+    # What is printed meanwhile goes above the bar, but results stay on standard output.
+    redirected = sys.stdout is not None and sys.stdout.isatty()
+    console = Console(stderr=True, soft_wrap=True)  # results keep their lines
+    with Progress(*columns, console=console, redirect_stdout=redirected, transient=minor) as bars:
+        _shown = bars
+        try:
+            yield bars
+        finally:
+            _shown = None
+
+
 Advance = Callable[[int, str], None]
 """Called with the number of units just finished and a short status text."""
 
@@ -220,7 +256,7 @@ def progress(
 ) -> Iterator[Advance]:
     """Show progress with rate and time left: a bar on a terminal, a line per 10 s otherwise.
 
-    Nothing is shown if commands are quiet.
+    Nothing is shown if commands are quiet. A task within another has its bar below the other's.
 
     Args:
         title: the task.
@@ -239,36 +275,19 @@ def progress(
         yield lambda units, words: None
         return
     if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[words]}"),
-            TimeRemainingColumn(),
-        )
-        # What is printed meanwhile goes above the bar, but results stay on standard output.
-        redirected = sys.stdout is not None and sys.stdout.isatty()
-        console = Console(stderr=True, soft_wrap=True)  # results keep their lines
-        with Progress(
-            *columns, console=console, redirect_stdout=redirected, transient=minor
-        ) as bar:
-            task = bar.add_task(title, total=total, completed=done, words="")
+        with _bars(minor) as bars:
+            task = bars.add_task(title, total=total, completed=done, words="")
 
             def show(units: int, words: str) -> None:
                 nonlocal done
                 done += units
-                bar.update(task, completed=done, words=f"{words} {rate()}".strip())
+                bars.update(task, completed=done, words=f"{words} {rate()}".strip())
 
-            yield show
+            try:
+                yield show
+            finally:
+                if minor:
+                    bars.remove_task(task)
         return
 
     shown = began

@@ -7,9 +7,9 @@ reference left out, only those change that have it among their neighbours.
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float64, Int
 
-from asdjax.scoring.distances import FLOOR, smallest
+from asdjax.scoring.distances import FLOOR, Pool, smallest
 
 _AT_ONCE = 64  # references left out per block
 Distances = Float64[np.ndarray, "..."]
@@ -27,7 +27,7 @@ class Densities:
 
     def __init__(
         self,
-        pool: Float[np.ndarray, "P D"],
+        pool: Pool,
         neighbours: int,
         scaled: Callable[[Distances], Distances],
         *,
@@ -50,13 +50,12 @@ class Densities:
         self._weights = decay ** np.arange(self._neighbours)
         index = np.arange(self.count)
 
-        def others(rows: slice) -> Callable[[Distances, Int[np.ndarray, " C"]], Distances]:
-            return lambda distances, columns: np.where(
-                columns == index[rows, None], np.inf, scaled(distances)
-            )
+        def itself(rows: slice, columns: Int[np.ndarray, " C"]) -> Bool[np.ndarray, "B C"]:
+            return columns == index[rows, None]
 
         kept = min(self._neighbours + spare, self.count - 1)
-        self.distances, self.order = smallest(pool, pool, kept, others)
+        nearest, self.order = smallest(pool.points, pool, kept, left_out=itself)
+        self.distances = scaled(nearest)
         self.values = self._mean(self.distances[:, : self._neighbours])
 
     def blocks(self) -> list[slice]:

@@ -58,7 +58,7 @@ class FittedKMeans(Fitted):
         from sklearn import cluster
         from sklearn.exceptions import ConvergenceWarning
 
-        from asdjax.scoring.distances import unit_length
+        from asdjax.scoring.distances import Pool, unit_length
 
         clusters = self.config.kmeans_clusters
         centres = np.unique(self.points[self.source].astype(np.float64), axis=0)
@@ -70,8 +70,8 @@ class FittedKMeans(Fitted):
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 kmeans.fit(self.points[self.source].astype(np.float64))
             centres = unit_length(kmeans.cluster_centers_, self.config.metric)
-        self._centres = centres
-        self._target_pool = self.points[self.target]
+        self._centres = Pool(centres)
+        self._target_pool = Pool(self.points[self.target])
         self.note_few(self.config.target_neighbours, len(self.target), "target_neighbours")
 
     def score_points(self, points: Float[np.ndarray, "M D"]) -> Float64[np.ndarray, " M"]:

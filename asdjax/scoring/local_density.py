@@ -67,9 +67,10 @@ class FittedLocalDensity(Fitted):
 
     def fit_points(self) -> None:
         from asdjax.scoring.densities import Densities
+        from asdjax.scoring.distances import Pool
 
         config = self.config
-        self._pool = self.points[self.used]
+        self._pool = Pool(self.points[self.used])
         self.note_few(config.source_neighbours, len(self._pool), "source_neighbours")
         others = len(self._pool) - 1
         if others == 0:
@@ -95,11 +96,11 @@ class FittedLocalDensity(Fitted):
         if self.config.form == "difference" or self.config.squared:
             return None
         neighbours = min(self.config.source_neighbours, len(self._pool))
-        return References(self._pool, self._densities.values, neighbours, 1.0)
+        return References(self._pool.points, self._densities.values, neighbours, 1.0)
 
     def left_out_scores(self) -> Float64[np.ndarray, " N"]:
         scores = self.score_points(self.points)  # right for clips that are not references
-        scores[self.used] = self._scores(self._pool, self._densities.left_out, left_out=True)
+        scores[self.used] = self._scores(self._pool.points, self._densities.left_out, left_out=True)
         return scores
 
     def _scores(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from asdjax.config.interfaces import Backend
 from asdjax.config.registry import register
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int
 
     from asdjax.scoring.distances import LeftOut
+    from asdjax.scoring.inverted_lists import InvertedLists
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,11 @@ class NearestNeighbours(Backend):
     memory_mixup: MemoryMixupConfig = MemoryMixupConfig()
     squared: bool = False
     """Square the distances: for the cosine (1 - cosine) / 2 instead of its root."""
+    index: Literal["exact", "faiss"] = "exact"
+    """How the nearest source clips are found: all are compared (exact); or, if there are 10,000 or
+    more, those in lists near the clip (faiss: pip install 'asdjax[faiss]'), which misses some."""
+    index_recall: Annotated[float, Range(low=0.5, high=1)] = 0.99
+    """Share of the nearest source clips that faiss has to find, as measured while fitting."""
 
     def fitted(
         self, points: Float[np.ndarray, "N D"], is_target: Bool[np.ndarray, " N"]
@@ -58,7 +64,11 @@ class NearestNeighbours(Backend):
         return FittedNearestNeighbours(self, points, is_target)
 
     def sentence(self) -> str:
-        return f"{self.metric} nearest neighbours"
+        approximate = ""
+        if self.index == "faiss":
+            share = digits(100 * self.index_recall)
+            approximate = f", of many source clips {share} % or more found (faiss)"
+        return f"{self.metric} nearest neighbours{approximate}"
 
     def generalization(self) -> str | None:
         said = nearer_domain(self)
@@ -90,8 +100,11 @@ class FittedNearestNeighbours(Fitted):
     def fit_points(self) -> None:
         import numpy as np
 
+        from asdjax.scoring.distances import Pool
+
         config = self.config
-        self._source_pool = self.points[self.source]
+        self._source_pool = Pool(self.points[self.source])
+        self._lists = self._inverted_lists() if config.index == "faiss" else None
         banks, parents = [self.points[self.target]], [np.stack([self.target] * 2, axis=1)]
         if config.smote.ratio > 0 and len(self.source) and len(self.target):
             from asdjax.scoring import smote  # imbalanced-learn takes a second to import
@@ -110,20 +123,41 @@ class FittedNearestNeighbours(Fitted):
             banks.append(self.prepared(new))
             parents.append(np.stack([self.source[pairs[:, 0]], self.target[pairs[:, 1]]], axis=1))
             self.note_few(mixup.neighbours, len(self.source), "memory_mixup.neighbours")
-        self._target_pool = np.concatenate(banks)
+        self._target_pool = Pool(np.concatenate(banks))
         self._parents = np.concatenate(parents)  # the training rows that each of them is made of
         self.note_few(config.source_neighbours, len(self._source_pool), "source_neighbours")
         self.note_few(config.target_neighbours, len(self._target_pool), "target_neighbours")
 
+    def _inverted_lists(self) -> InvertedLists | None:
+        """The source clips in lists, if there are enough."""
+        from asdjax.scoring import inverted_lists
+
+        inverted_lists.require_faiss()  # also for few clips: others may have more
+        count = len(self._source_pool)
+        if count < inverted_lists.FEWEST:
+            self.note(
+                f"backend.index faiss has no effect on {count} source clips: fewer than "
+                f"{inverted_lists.FEWEST} are searched exactly"
+            )
+            return None
+        lists = inverted_lists.InvertedLists(
+            self._source_pool.points, self.config.source_neighbours, self.config.index_recall
+        )
+        self.note(
+            f"faiss searches {lists.searched} of {lists.lists} lists of source clips for each "
+            f"clip, and finds {lists.recall:.2%} of the nearest that the exact search finds"
+        )
+        return lists
+
     def references(self) -> References | None:
         import numpy as np
 
-        if len(self._target_pool) or self.config.squared:
+        if len(self._target_pool) or self.config.squared or self._lists is not None:
             return None
         count = len(self._source_pool)
         neighbours = min(self.config.source_neighbours, count)
         factor = 0.5 if self.config.metric == "cosine" else 1.0
-        return References(self._source_pool, np.ones(count), neighbours, factor)
+        return References(self._source_pool.points, np.ones(count), neighbours, factor)
 
     def left_out_scores(self) -> Float64[np.ndarray, " N"]:
         import numpy as np
@@ -150,11 +184,13 @@ class FittedNearestNeighbours(Fitted):
         from asdjax.scoring.distances import mean_distance
 
         k, k_target = self.config.source_neighbours, self.config.target_neighbours
+        squared = self.config.squared
+        if self._lists is None:
+            source = mean_distance(points, self._source_pool, k, source_out, squared=squared)
+        else:  # `source_out` leaves out one clip
+            source = self._lists.mean_distance(points, k, source_out, most=1, squared=squared)
         nearest = np.minimum(
-            mean_distance(points, self._source_pool, k, source_out, squared=self.config.squared),
-            mean_distance(
-                points, self._target_pool, k_target, target_out, squared=self.config.squared
-            ),
+            source, mean_distance(points, self._target_pool, k_target, target_out, squared=squared)
         )
         if self.config.metric == "euclidean":
             return nearest

@@ -77,7 +77,7 @@ class FittedStandardisedDomains(Fitted):
         self._domains = list(domains.values())
         others = any(domain.deviation > 0 for domain in self._domains)
         for name, domain in domains.items():
-            self.note_few(domain.neighbours, len(domain.points), f"{name}_neighbours")
+            self.note_few(domain.neighbours, len(domain.pool), f"{name}_neighbours")
             if domain.deviation == 0:
                 what = "the other domain's are used" if others else "nothing is standardised"
                 self.note(
@@ -134,9 +134,11 @@ class _Domain:
         import numpy as np
 
         from asdjax.scoring.densities import Densities
+        from asdjax.scoring.distances import Pool
 
-        self.points, self.rows, self.neighbours, self._config = points, rows, neighbours, config
-        self.densities = Densities(points, neighbours, self._scaled, alone=np.inf)
+        self.rows, self.neighbours, self._config = rows, neighbours, config
+        self.pool = Pool(points)
+        self.densities = Densities(self.pool, neighbours, self._scaled, alone=np.inf)
         self.mean = self.deviation = 0.0
         if len(points) >= _FEWEST:
             mean, deviation = _spread(self.densities.values[None])
@@ -150,17 +152,15 @@ class _Domain:
         """The mean distance of points to the nearest clips."""
         from asdjax.scoring.distances import mean_nearest, smallest
 
-        nearest, _ = smallest(
-            points, self.points, self.neighbours, lambda rows: lambda d, columns: self._scaled(d)
-        )
-        return mean_nearest(nearest, self.neighbours)
+        nearest, _ = smallest(points, self.pool, self.neighbours)
+        return mean_nearest(self._scaled(nearest), self.neighbours)
 
     def left_out(self, clips: int) -> tuple[Float64[np.ndarray, " N"], Float64[np.ndarray, " N"]]:
         """Mean and deviation for each of the training clips, without it."""
         import numpy as np
 
         mean, deviation = np.full(clips, self.mean), np.full(clips, self.deviation)
-        count = len(self.points)
+        count = len(self.pool)
         for block in self.densities.blocks() if count >= _FEWEST else ():
             left = np.arange(block.start, block.stop)
             others = left[:, None] != np.arange(count)

@@ -73,8 +73,9 @@ class FittedVarianceMinimised(Fitted):
         import numpy as np
 
         from asdjax.scoring.densities import Densities
+        from asdjax.scoring.distances import Pool
 
-        self._pool = self.points[self.used]
+        self._pool = Pool(self.points[self.used])
         count = len(self._pool)
         self._densities = Densities(
             self._pool, self.config.density_neighbours, self._scaled, spare=2, alone=1.0
@@ -155,7 +156,7 @@ class FittedVarianceMinimised(Fitted):
                 alphas[rows] = _alphas(d, of_i, left[:, None] != np.arange(b.count))
         scores = self.score_points(self.points)  # right for clips that are not references
         scores[self.used] = self._scores(
-            self._pool,
+            self._pool.points,
             lambda rows: alphas[rows, None] * self._of_form(b.left_out(rows)),
             left_out=True,
         )

@@ -17,7 +17,7 @@ from asdjax.cli import main
 from asdjax.detector import exporting
 from asdjax.errors import AsdjaxError
 from asdjax.scoring.backends import References
-from asdjax.scoring.distances import mean_distance, unit_length
+from asdjax.scoring.distances import Pool, mean_distance, unit_length
 from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
 
 ALONE = """
@@ -143,7 +143,7 @@ def test_cosines_are_exact_for_any_number_of_waveforms(count):
     with jax.enable_x64(True):
         score = jax.jit(lambda x: exporting._score(references, exporting._unit_length(x)))
         found = np.asarray(score(points))
-    expected = mean_distance(unit_length(points, "cosine"), pool, 1)
+    expected = mean_distance(unit_length(points, "cosine"), Pool(pool), 1)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 

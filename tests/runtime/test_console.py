@@ -201,6 +201,35 @@ def test_a_result_in_files_needs_no_standard_output(words, tmp_path):
     assert ended.returncode == 0 and str(tmp_path / "out") in ended.stderr
 
 
+WITHIN = """
+import sys, time
+from asdjax.runtime import console
+def command():
+    with console.progress("scoring", 2, "machines", minor=True) as advance:
+        for _ in range(2):
+            with console.progress("searching", 3, "clips", minor=True) as inner:
+                time.sleep(0.3)  # bars are drawn ten times a second
+                inner(3, "")
+            advance(1, "")
+console.prepare()
+sys.exit(console.finish(command, ""))
+"""
+
+
+def test_a_task_within_another_has_its_own_bar():
+    reading, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 120))
+    ended = subprocess.run([sys.executable, "-c", WITHIN], stderr=terminal)
+    os.write(terminal, b"done")
+    said = b""
+    while not said.endswith(b"done"):
+        said += os.read(reading, 4096)
+    os.close(terminal)
+    os.close(reading)
+    assert ended.returncode == 0
+    assert re.search(rb"scoring[^\n]* machines/s[^\n]*\nsearching", said), "one below the other"
+
+
 LONG = """
 import sys
 from asdjax.runtime import console

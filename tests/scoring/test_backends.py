@@ -16,7 +16,7 @@ from asdjax.config import recipe as configs
 from asdjax.config import registry
 from asdjax.errors import AsdjaxError
 from asdjax.scoring import backends, smote
-from asdjax.scoring.distances import mean_distance
+from asdjax.scoring.distances import Pool, mean_distance
 from asdjax.scoring.mahalanobis import Mahalanobis
 from asdjax.scoring.nearest_neighbours import NearestNeighbours, SmoteConfig
 from asdjax.scoring.rescaled import Rescaled
@@ -337,7 +337,7 @@ def test_no_nearest_is_missed(rng, kind, k, size):
             expected = np.where(count > 0, total / np.maximum(count, 1), np.inf)
             with warnings.catch_warnings(action="error"):
                 mask = left_out is not None and (lambda rows, of, out=left_out: out[rows][:, of])
-                found = mean_distance(a, b, k, mask or None)
+                found = mean_distance(a, Pool(b), k, mask or None)
             np.testing.assert_array_equal(found, expected)
 
 
