@@ -135,16 +135,20 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def _of_url(url: str, retries: Retries) -> Iterator[UrlFile]:
+    url_files.require_usable(url)
+    pattern, suffix = glob.has_magic(url), Path(url).suffix.lower()
+    if suffix in audio.SUFFIXES and not pattern:
+        yield UrlFile(url)  # asked for by threads: a list may have very many
+        return
     given = retries(lambda: url_files.file_at(url))
     if given is not None:
-        if Path(url).suffix.lower() in _LOCAL_ALONE:
+        if suffix in _LOCAL_ALONE:
             raise DataError(
                 f"{url}: lists, tables and tar archives are read from local disks: copy it, and "
                 "give the copy"
             )
         yield given
         return
-    pattern = glob.has_magic(url)
     found, others = 0, Counter[str]()
     for name, file in _matching(url, retries) if pattern else _inside(url, retries):
         hidden = name.startswith(".")

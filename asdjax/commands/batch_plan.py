@@ -26,7 +26,7 @@ from asdjax.embedder.sound_clips import Channel
 from asdjax.errors import AsdjaxError, DataError
 from asdjax.files import atomic, documents
 from asdjax.files.tar_members import Member
-from asdjax.files.url_files import UrlFile
+from asdjax.files.url_files import UrlFile, without_secrets
 from asdjax.runtime import console
 from asdjax.store import parquet_files
 
@@ -212,7 +212,7 @@ def _inspected(
     def inspect(found: Found) -> Planned | Unusable:
         if isinstance(found, Unusable):
             return Unusable(as_text(found.path), as_text(found.reason))
-        name = as_text(str(found))
+        name = as_text(without_secrets(found.url) if isinstance(found, UrlFile) else str(found))
         try:
             return _inspect(found, work, retries)
         except AsdjaxError as error:

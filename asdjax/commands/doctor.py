@@ -30,6 +30,7 @@ _EXTRAS = {
     "tensorboard": "event files (train --log)",
     "umap": "maps of another kind (report --map umap)",
     "ray": "archives by Ray Data (asdjax.BatchWorker)",
+    "cloud": "recordings at URLs (batch plan)",
 }
 _OF_DEVICES = {  # an extra of JAX is another distribution
     "cuda": ("jax-cuda13-plugin", "jax-cuda12-plugin"),

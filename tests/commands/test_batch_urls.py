@@ -15,6 +15,7 @@ from support.converted_beats import convert
 from asdjax.archive import job
 from asdjax.cli import main
 from asdjax.data import retries
+from asdjax.files import url_files
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 SECONDS = [0.3, 0.5, 0.4, 0.2, 0.6]
@@ -173,21 +174,41 @@ def test_urls_that_are_refused(place, memory, tmp_path, capsys):
     secret.write_text("s3://key:hunter2@bucket/a.wav\n")
     for url, code, words in (
         ("memory://nowhere", 1, "memory://nowhere: no such file or folder"),
+        ("memory://nowhere.wav", 1, "no recording can be used"),
         ("memory://b/*.flac", 1, "memory://b/*.flac: matches no sound file"),
         ("memory://o", 1, "memory://o: contains no sound file"),
         ("foo://b", 1, "Protocol not known: foo"),
+        ("foo://b/a.wav", 1, "no recording can be used"),
         ("s3://key:hunter2@bucket/a.wav", 2, "s3://***@bucket/a.wav: the URL has a password"),
         (secret, 2, "s3://***@bucket/a.wav: the URL has a password"),
         ("file://sounds", 2, "not an absolute path"),
     ):
         capsys.readouterr()
         assert batch("plan", place / "d.asd", url, "--out", tmp_path / "job") == code, url
-        (line,) = capsys.readouterr().err.splitlines()
+        *more, line = capsys.readouterr().err.splitlines()
+        assert len(more) == ("no recording" in words) and all(str(url) in said for said in more)
         assert words in line and "hunter2" not in line and not (tmp_path / "job").exists()
     for name in ("list.txt", "table.csv", "archive.TAR"):
         memory.pipe(f"/o/{name}", b"")
         assert batch("plan", place / "d.asd", f"memory://o/{name}", "--out", tmp_path / "job") == 1
         assert f"memory://o/{name}: lists, tables and tar archives" in capsys.readouterr().err
+
+
+def test_a_list_names_a_lost_object(place, memory, tmp_path):
+    (tmp_path / "list.txt").write_text("memory://b/lost.wav\nmemory://b/000.wav\n")
+    folder = planned(place / "d.asd", tmp_path / "list.txt", tmp_path / "job")
+    row = {"path": "memory://b/lost.wav", "reason": "no such file or folder"}
+    assert lines(folder / "errors-plan.jsonl") == [row]
+    assert len(parquet.read_table(folder / job.MANIFEST)) == 1
+
+
+def test_a_store_that_lists_a_signed_name(place, memory, tmp_path, monkeypatch):
+    file = url_files.UrlFile("https://host/a.wav?sig=hunter2")
+    monkeypatch.setattr(url_files, "entries", lambda folder: [("a.wav", file)])
+    folder = planned(place / "d.asd", ["memory://b", place / "sounds"], tmp_path / "job")
+    (row,) = lines(folder / "errors-plan.jsonl")
+    assert row["path"] == "https://***" and "signature" in row["reason"]
+    assert b"hunter2" not in b"".join(path.read_bytes() for path in folder.glob("*.*"))
 
 
 def test_a_dry_run_reads_one_object_by_several_threads(place, memory, capsys):
