@@ -56,7 +56,7 @@ def planned(weights, inputs, out):
 
 def merged(folder, column="path"):
     """The rows of a finished job, without the names of recordings, and these."""
-    out = folder / "merged.parquet"
+    out = folder.with_name(f"{folder.name}.parquet")
     assert batch("merge", folder, "--out", out) == 0
     table = parquet.read_table(out)
     return table.drop_columns([column]), table[column].to_pylist()
