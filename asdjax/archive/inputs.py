@@ -39,7 +39,8 @@ def find(inputs: Sequence[Path | str], channel: Channel, retries: Retries) -> It
     """The recordings that inputs name, with absolute paths or URLs, in no order.
 
     Args:
-        inputs: sound files; folders, as `sound_search.walk` searches them; patterns with * ? [] and
+        inputs: sound files; folders, as `sound_search.walk` searches them for sound files and tar
+            archives; patterns with * ? [] and
             **; lists of such, one a line (`.txt`, or `@` before the name), with paths relative to
             the list; tables (`manifests`); tar archives. A text is a URL of a sound file, a folder
             or a pattern.
@@ -75,7 +76,11 @@ def _of_input(given: Path, channel: Channel, retries: Retries) -> Iterator[Found
             raise DataError(f"{given}: no such file or directory")
         yield from _of_pattern(path, retries)
     elif path.is_dir():
-        yield from sound_search.walk(path)
+        for file in sound_search.walk(path, also=(_TAR,)):
+            if file.suffix.lower() == _TAR:
+                yield from _of_tar(file, retries)
+            else:
+                yield file
     elif manifests.is_manifest(path):
         yield from _of_table(path, channel)
     elif path.suffix.lower() == _TAR:

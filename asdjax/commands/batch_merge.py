@@ -42,8 +42,8 @@ def merge(folder: Path, out: Path, *, max_errors: int, overwrite: bool) -> None:
     missing = [n for n in range(job.description.shards) if job.done(n) is None]
     if missing:
         raise ArtifactError(
-            f"{job.table(missing[0])}: missing, or of another job, and {len(missing) - 1} other "
-            f"shards: {again}"
+            f"{job.table(missing[0])}: missing, damaged or of another job; shards to be done: "
+            f"{len(missing)}: {again}"
         )
     done = [job.done(shard) for shard in range(job.description.shards)]
     errors = sum(one.errors for one in done if one) + job.description.refused

@@ -74,7 +74,7 @@ def render(document: dict[str, Any]) -> str:
         f"{recordings['refused']} were refused by the plan",
     ]
     if (rate := document["per_second_and_worker"]) is not None:
-        lines.append(f"speed: {rate:.3g} recordings/s for each of {document['workers']} workers")
+        lines.append(f"speed: {rate:.3g} recordings/s a worker; {document['workers']} at work")
     if (left := document["seconds_left"]) is not None:
         lines.append(f"time left: {left / 3600:.2g} h")
     for claim in document["silent"]:

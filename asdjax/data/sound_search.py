@@ -4,7 +4,7 @@ import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from asdjax.data import audio
@@ -76,8 +76,12 @@ def require_text(path: Path) -> None:
         raise DataError(f"{shown(path)}: the name is not UTF-8 text: rename the file")
 
 
-def walk(root: Path) -> Iterator[Path]:
+def walk(root: Path, also: Collection[str] = ()) -> Iterator[Path]:
     """The audio files below a directory, in no order; logs how many other files are skipped.
+
+    Args:
+        root: the directory.
+        also: further endings, of files that are found like audio files.
 
     Each folder is searched once, even if several links lead to it. Links are followed last, so that
     a folder is found under its real path if that is below the directory.
@@ -104,7 +108,7 @@ def walk(root: Path) -> Iterator[Path]:
                     others[kind_of_skipped(entry.name, is_folder(entry))] += 1
                 elif is_folder(entry):
                     (links if entry.is_symlink() else folders).append(path)
-                elif path.suffix.lower() in audio.SUFFIXES:
+                elif path.suffix.lower() in audio.SUFFIXES or path.suffix.lower() in also:
                     found += 1
                     yield path
                 else:

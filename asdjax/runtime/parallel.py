@@ -14,6 +14,7 @@ tests/commands/test_hosts.py fails without it.
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar
 
@@ -211,8 +212,10 @@ def others_lost() -> Iterator[None]:
     """Turn the error of a step with others, which may be gone, into an `AsdjaxError`."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if not jax.distributed.is_initialized() or "RESOURCE_EXHAUSTED" in str(error):
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # ValueError: of gloo
+        status = re.match("[A-Z_]+: ", str(error))
+        alone = not jax.distributed.is_initialized()
+        if alone or status is None or "RESOURCE_EXHAUSTED" in str(error):
             raise
         raise AsdjaxError(
             f"process {jax.process_index()}: the other processes do not answer "

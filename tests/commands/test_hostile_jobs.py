@@ -359,6 +359,14 @@ def test_a_detector_has_one_channel(planned, capsys):
     assert "a detector has one channel" in capsys.readouterr().err
 
 
+def test_archives_in_folders(place, tmp_path, capsys):
+    folder = tmp_path / "in"
+    shutil.copytree(place / "sounds", folder / "deep")
+    pack(folder / "a.TAR", place / "sounds")
+    assert batch("plan", place / "d.asd", folder, "--out", tmp_path / "job") == 0
+    assert f"job: {2 * COUNT} recordings" in capsys.readouterr().err
+
+
 def test_patterns_do_not_follow_circles(place, tmp_path, capsys):
     inside = tmp_path / "p" / "deep"
     inside.mkdir(parents=True)
