@@ -46,6 +46,11 @@ def test_processes_know_the_same(in_two_processes):
     assert first["shared"] == [{"process": 0, "text": "é"}, {"process": 1, "text": "é" * 6}]
     expected = np.array([[-0.0, 0.0], [np.pi, 0]]), np.array(-0.0, np.float32)
     assert first["sent"] == [a.tobytes().hex() for a in expected]
+    assert first["tree"] == {"a": {"b": ["float64", expected[0].tolist()]}, "none": {}}
+    assert first["rows"] == [
+        {"rows": [[-0.0, 0.0]], "flags": [True, False]},
+        {"rows": [[-0.0, 0.0], [np.pi, 1.0]], "flags": [True, True]},
+    ]
     assert first["asked"] == [False, True, False]
     assert "processes 0 and 1 differ in the clips, the weights" in first["differ"]
 
@@ -95,11 +100,13 @@ def test_extraction_is_that_of_one_process_bit_for_bit(corpus_root, tmp_path):
     assert len(missing) == 2 * 3  # of two views, and the comparison of channels
     for path in missing:
         (run / path).unlink()
-    with Together(*(command("extract", str(run), number=i) for i in (0, 1))) as together:
+    folders = run, tmp_path / "none"  # process 0 alone reads and writes the run
+    pair = [command("extract", str(folder), number=i) for i, folder in enumerate(folders)]
+    with Together(*pair) as together:
         ends = together.ends()
     assert [code for code, _ in ends] == [0, 0], ends
     assert "extracting 64/64" in ends[0][1] and not ends[1][1]  # the third machine is finished
-    assert extracted(run) == expected
+    assert extracted(run) == expected and not folders[1].exists()
 
 
 @pytest.mark.slow  # two processes, twice
