@@ -184,17 +184,21 @@ class Extract:
     lost: ClassVar[str] = "finished machines are kept, and the same command continues"
     run: Positional[FinishedRun]
     data: Moved = None
+    hosts: Annotated[Hosts, arg(name="")] = Hosts()
 
     def __call__(self) -> None:
         from asdjax.commands import extract
         from asdjax.data.corpus import open_corpus
+        from asdjax.runtime import parallel
+        from asdjax.store.runs import Run
 
-        run = open_run(self.run)
-        root = self.data or Path(run.finished_training()["data"])
+        run = open_run(self.run) if parallel.is_first() else Run(self.run)
+        config, trained_on = extract.trained_with(run)
+        root = self.data or trained_on
         require_apart(self.run, root)
         if self.data is None and not os.path.exists(root):
             raise DataError(f"{root}: the data set is no longer there: name its root with --data")
-        extract.extract(run, open_corpus(root, run.config()))
+        extract.extract(run, open_corpus(root, config))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -465,10 +469,10 @@ class RunAll(Train):
         score.rehearse(config, dcase.scored_machines(corpus.dataset, config.dataset))
         labelled = pseudo_labels.labelled(corpus, config, run)
         train.train(config, labelled, run, resume=self.resume, log=self.log)
+        extract.extract(run, corpus)
         parallel.leave()
         if not parallel.is_first():
             return
-        extract.extract(run, corpus)
         score.score(run)
         Evaluate((self.run,), json=self.json)()
 

@@ -4,16 +4,19 @@ import dataclasses
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from asdjax.config.interfaces import View
+from asdjax.config import recipe as configs
+from asdjax.config import schema
+from asdjax.config.recipe import Config
 from asdjax.data import channel_diagnostics, dcase
 from asdjax.data.corpus import Corpus
-from asdjax.embedder import Embedder, extraction
+from asdjax.embedder import extraction
 from asdjax.embedder.extraction import ClipFiles
-from asdjax.embedder.network import rounded_up
+from asdjax.embedder.network import Network, rounded_up
 from asdjax.errors import ConfigError, DataError
 from asdjax.runtime import console, parallel
 from asdjax.signal.view_raw import of_mono
@@ -21,6 +24,7 @@ from asdjax.store import runs
 from asdjax.store.embeddings import Embeddings, MadeFrom
 from asdjax.store.runs import Run
 from asdjax.store.scores import CLIP_COLUMNS
+from asdjax.training import weights
 
 _LOG = logging.getLogger(__name__)
 _NONE = np.empty((2, 0), np.float32)  # `calibration` of views that are not fitted
@@ -36,40 +40,90 @@ def extract(run: Run, corpus: Corpus) -> None:
     machines with mono files the raw view replaces views that need channel 2. A comparison of the
     two channels is written to diagnostics/; likely faults are reported, and so is a data set whose
     training clips are not those that the run was trained on.
+
+    Several processes share the work on each machine; process 0 alone reads and writes the run.
+
+    Args:
+        run: a finished run; only its path in the other processes.
+        corpus: the checked data set.
+
+    Raises:
+        AsdjaxError: the run is not finished, or there is nothing to extract, or processes that work
+            together have unlike clips or packages.
     """
+    if not parallel.is_first():
+        _extract(None, corpus)
+        return
     with run.lock(existing=True):
-        model = run.config().model
-        if not model.embeds:
-            raise ConfigError(
-                f"{run.path}: model.name {model.name}: there is nothing to extract: run asdjax "
-                "score"
-            )
-        if not _trained_on(run, corpus):
-            console.say(
-                f"{corpus.dataset.source}: its training clips are not those that {run.path} was "
-                "trained on (other files, or other contents); they serve as references all the same"
-            )
-        machines = dcase.scored_machines(corpus.dataset, run.config().dataset)
-        mono = {
-            machine
-            for machine, scored in machines.items()
-            if any(corpus.headers[clip.path].channels == 1 for clip in _clips(scored))
-        }
-        views = run.config().extract.views
-        of_two = [view.name for view in views if view.uses_channel_2]
-        if mono and of_two:
-            every = all(of_mono(view).is_raw for view in views)
-            which = "every view" if every else f"each of the views {', '.join(of_two)}"
-            console.say(
-                f"mono recordings, so that {which} is the raw one: {', '.join(sorted(mono))}"
-            )
-        due = _due(run, corpus, machines)
-        if due:
-            _embed(run, corpus, machines, mono, due)
-        else:
-            console.say(f"{run.path}: embeddings are up to date")
+        _extract(run, corpus)
+
+
+def trained_with(run: Run) -> tuple[Config, Path]:
+    """The configuration of a finished run and where its data set was, in every process."""
+    config, data = None, ""
+    if parallel.is_first():
+        config, data = run.config(), str(run.finished_training()["data"])
+    return _of_first(config), Path(parallel.share(data)[0])
+
+
+def _extract(run: Run | None, corpus: Corpus) -> None:
+    """Extract in this process; process 0 alone has a run."""
+    config = _of_first(None if run is None else run.config())
+    if run is not None:
+        _check(run, corpus)
+    machines = dcase.scored_machines(corpus.dataset, config.dataset)
+    parallel.require_equal(_common(config, corpus, machines))
+    mono = {
+        machine
+        for machine, scored in machines.items()
+        if any(corpus.headers[clip.path].channels == 1 for clip in _clips(scored))
+    }
+    views = config.extract.views
+    of_two = [view.name for view in views if view.uses_channel_2]
+    if mono and of_two:
+        every = all(of_mono(view).is_raw for view in views)
+        which = "every view" if every else f"each of the views {', '.join(of_two)}"
+        console.say(f"mono recordings, so that {which} is the raw one: {', '.join(sorted(mono))}")
+    due = parallel.share(_due(run, corpus, machines) if run is not None else None)[0]
+    if due:
+        _embed(run, corpus, machines, mono, due)
+    elif run is not None:
+        console.say(f"{run.path}: embeddings are up to date")
+    if run is not None:
         for machine in machines:
             _diagnose(run, machine)
+
+
+def _of_first(config: Config | None) -> Config:
+    """Process 0's configuration in every process; the others give None."""
+    tree = parallel.share(None if config is None else configs.to_tree(config))[0]
+    return config or schema.read(Config, tree, "", "process 0")
+
+
+def _check(run: Run, corpus: Corpus) -> None:
+    """Raise `AsdjaxError` if a run has nothing to extract, and say whether it knows the clips."""
+    model = run.config().model
+    if not model.embeds:
+        raise ConfigError(
+            f"{run.path}: model.name {model.name}: there is nothing to extract: run asdjax score"
+        )
+    if not _trained_on(run, corpus):
+        console.say(
+            f"{corpus.dataset.source}: its training clips are not those that {run.path} was "
+            "trained on (other files, or other contents); they serve as references all the same"
+        )
+
+
+def _common(
+    config: Config, corpus: Corpus, machines: Mapping[str, dcase.ScoredMachine]
+) -> dict[str, Any]:
+    """What all processes of an extraction must agree in, by names for the user."""
+    devices = parallel.local_devices(config.train.devices, at_most=True)
+    clips = {machine: corpus.digests(_clips(scored)) for machine, scored in machines.items()}
+    return {
+        "the clips": runs.fingerprint(clips, corpus.pcm16, corpus.any_sound),
+        **parallel.host_facts(devices),
+    }
 
 
 def _trained_on(run: Run, corpus: Corpus) -> bool:
@@ -86,10 +140,10 @@ def _trained_on(run: Run, corpus: Corpus) -> bool:
 
 def _due(
     run: Run, corpus: Corpus, machines: Mapping[str, dcase.ScoredMachine]
-) -> dict[str, dict[View, str]]:
+) -> dict[str, dict[str, str]]:
     """The views of each machine whose embeddings are missing or stale, with their fingerprints."""
     expected: dict[Path, str] = {}
-    due: dict[str, dict[View, str]] = {}
+    due: dict[str, dict[str, str]] = {}
     recipes = run.embedding_recipes()
     config = run.config()
     devices = parallel.local_devices(config.train.devices, at_most=True)
@@ -107,7 +161,7 @@ def _due(
             path = run.embeddings_path(view.name, machine)
             expected[path] = made_from
             if not run.is_current(path, made_from):
-                due.setdefault(machine, {})[view] = made_from
+                due.setdefault(machine, {})[view.name] = made_from
     run.begin_extraction(expected)
     return due
 
@@ -123,19 +177,22 @@ def _clips(scored: dcase.ScoredMachine) -> list[dcase.Clip]:
 
 
 def _embed(
-    run: Run,
+    run: Run | None,
     corpus: Corpus,
     machines: Mapping[str, dcase.ScoredMachine],
     mono: Collection[str],
-    due: Mapping[str, Mapping[View, str]],
+    due: Mapping[str, Mapping[str, str]],
 ) -> None:
-    network = Embedder.load(run).network
+    network = _network(run)
+    extract = network.config.extract
+    named = dict(zip(extract.view_names, extract.views, strict=True))
     # from all machines, so that an interrupted extraction continues with the same shapes
-    shapes = _Shapes(corpus, machines, run.config().extract.batch_size, network.devices)
+    shapes = _Shapes(corpus, machines, extract.batch_size, network.devices)
     total = sum(len(_clips(machines[machine])) for machine in due)
     with console.progress("extracting", total, "clips") as advance:
         for machine, stale in due.items():
-            made = {view: of_mono(view) if machine in mono else view for view in stale}
+            stated = {named[name]: made_from for name, made_from in stale.items()}
+            made = {view: of_mono(view) if machine in mono else view for view in stated}
             views = tuple(dict.fromkeys(made.values()))
             train = [group for _, group in shapes.groups(machines[machine].train)]
             learned = extraction.learn(network, train, views)
@@ -151,8 +208,10 @@ def _embed(
                         arrays[name][places[done : done + size]] = values
                     done += size
                     advance(size, machine)
+            if run is None:
+                continue
             tables = {}
-            for view, made_from in stale.items():
+            for view, made_from in stated.items():
                 path = run.embeddings_path(view.name, machine)
                 table = _table(clips, arrays, views.index(made[view]), made[view].uses_channel_2)
                 _check_finite(table.embedding, clips, path)
@@ -160,6 +219,13 @@ def _embed(
                 tables[path] = table, made_from
             run.write_embeddings(tables)
             _LOG.info(f"{machine}: embeddings of {len(clips)} clips written")
+
+
+def _network(run: Run | None) -> Network:
+    """The network with process 0's weights, in every process; process 0 alone has a run."""
+    config, n_samples, tree = weights.of_run(run) if run is not None else (None, None, None)
+    n_samples = parallel.share(n_samples)[0]
+    return Network(_of_first(config), n_samples, parallel.tree_of_first(tree))
 
 
 class _Shapes:

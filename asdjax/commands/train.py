@@ -3,10 +3,8 @@
 import contextlib
 import functools
 import logging
-import platform
 import time
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any, Literal
 
 import jax
@@ -80,9 +78,7 @@ def _common(work: Plan, resume: bool) -> dict[str, Any]:
         "the training clips": about["clips"],
         "model.weights": about["pretrained"],
         "the pseudo-labels": about["pseudo"],
-        "the versions of packages": _versions(),
-        "the kind of devices": work.devices[0].device_kind,
-        "the number of devices": len(work.devices),
+        **parallel.host_facts(work.devices),
     }
 
 
@@ -350,16 +346,9 @@ def _meta(
         "devices": f"{work.device_count} x {work.devices[0].device_kind}",
         "processes": parallel.process()[1],
         "compute_dtype": work.model.compute_dtype,
-        "versions": _versions(),
+        "versions": parallel.versions(),
         "config": to_tree(work.config),
     }
-
-
-def _versions() -> dict[str, str]:
-    """Those of Python and of the packages that training depends on."""
-    packages = ("asdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
-    versions = {name: metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), **versions}
 
 
 def _devices(work: Plan) -> str:

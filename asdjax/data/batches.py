@@ -8,7 +8,7 @@ continues exactly. 16-bit audio remains int16 until it is on the device.
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import grain
 import numpy as np
@@ -244,6 +244,11 @@ def validation_batches(
     yield from clips.map(read).to_iter_dataset(options)
 
 
+def batch_count(clips: Sequence[Any], batch_size: int) -> int:
+    """The number of batches of `inference_batches`, over all processes."""
+    return -(-len(clips) // batch_size)
+
+
 def inference_batches(
     paths: Sequence[Path],
     frames: Sequence[int],
@@ -253,9 +258,13 @@ def inference_batches(
     room: int,
     two_channels: bool,
     pcm16: bool,
+    process: tuple[int, int] = (0, 1),
     own: OwnSound | None = None,
 ) -> Iterator[tuple[Clips, int]]:
     """Clips in order, zero-padded to batches of a fixed shape.
+
+    Several processes take the batches in turn, all equally many: those for which none is left read
+    the last one, too, so that none of them waits idle for the others.
 
     Args:
         paths: the clips.
@@ -265,6 +274,7 @@ def inference_batches(
         room: samples of a row; longer clips are cut.
         two_channels: read both channels, near then far, instead of only `config.channel`.
         pcm16: as for `TrainingBatches`.
+        process: this process's index and the number of processes.
         own: as for `TrainingBatches`.
 
     Yields:
@@ -272,8 +282,12 @@ def inference_batches(
         clips in the batch; further rows are silent.
     """
     reader = _Reader(paths, frames, None if two_channels else config.channel, pcm16, own)
+    index, processes = process
+    last = batch_count(paths, batch_size) - 1
 
-    def read(batch: list[int]) -> tuple[Clips, int]:
+    def read(turn: int) -> tuple[Clips, int]:
+        start = min(turn * processes + index, last) * batch_size
+        batch = range(start, min(start + batch_size, len(paths)))
         waveform = np.zeros((batch_size, 1 + two_channels, room), reader.dtype)
         length = np.full(batch_size, room, np.int32)
         for i, clip in enumerate(batch):
@@ -285,5 +299,5 @@ def inference_batches(
     options = grain.ReadOptions(
         num_threads=config.read_threads, prefetch_buffer_size=config.prefetch_batches
     )
-    clips = grain.MapDataset.range(len(paths)).batch(batch_size, batch_fn=list)
-    yield from clips.map(read).to_iter_dataset(options)
+    turns = grain.MapDataset.range(-(-(last + 1) // processes))
+    yield from turns.map(read).to_iter_dataset(options)

@@ -1,9 +1,15 @@
-"""Embeddings of the views of clips on disk, batch by batch."""
+"""Embeddings of the views of clips on disk, batch by batch.
+
+Several processes take the batches in turn, and hand each other the results. A batch has the same
+rows, and runs in the same program on equally many devices, as in one process: embeddings then are
+equal, bit for bit.
+"""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +52,8 @@ def learn(
 ) -> dict[str, Float32[np.ndarray, "K F"]]:
     """Fit views to a machine's normal clips (`View.learns`); their parameters by view name.
 
+    All processes get the same, bit for bit.
+
     Args:
         network: of `Embedder`.
         groups: the machine's normal training clips, with the channels that the views use; they are
@@ -62,18 +70,21 @@ def learn(
         rows = [
             seen["rows"][seen["counts"]]
             for clips in groups
-            for seen in network.run(
+            for seen in _run(
+                network,
                 _observe,
                 (view,),
                 network.weights,
-                _read(network, clips, clips.row_length, view.uses_channel_2),
+                clips,
+                clips.row_length,
+                view.uses_channel_2,
             )
         ]
         try:
             learned[view.name] = signal.learned(view, np.concatenate(rows))
         except AsdjaxError as error:
             raise DataError(f"{groups[0].paths[0].parent}: {error}") from error
-    return learned
+    return parallel.of_first(learned)
 
 
 def stream(
@@ -91,9 +102,9 @@ def stream(
         learned: from `learn`.
 
     Returns:
-        For each batch "embedding", float32 [b, V, D], and for two channels the results of
-        `signal.views.make`: "gain" [b, V], "level_db", "correlation" and "lag" [b], "silent"
-        [b, 2].
+        For each batch of all processes "embedding", float32 [b, V, D], and for two channels the
+        results of `signal.views.make`: "gain" [b, V], "level_db", "correlation" and "lag" [b],
+        "silent" [b, 2].
     """
     two_channels = any(view.uses_channel_2 for view in views)
     row_length, shortest, n_samples = clips.row_length, clips.shortest, network.n_samples
@@ -104,15 +115,24 @@ def stream(
     state = network.weights
     if learned:
         state = {**state, "learned": parallel.replicate(dict(learned), network.devices)}
-    read = _read(network, clips, row_length, two_channels)
-    return network.run(embed, (views, n_samples, shortest), state, read)
+    static = views, n_samples, shortest
+    return _run(network, embed, static, state, clips, row_length, two_channels)
 
 
-def _read(
-    network: Network, clips: ClipFiles, row_length: int, two_channels: bool
-) -> Iterator[tuple[Tree, int]]:
-    """Batches of clips for `Network.run`."""
-    return batches.inference_batches(
+def _run(
+    network: Network,
+    step: Callable,
+    static: tuple[Any, ...],
+    state: Tree,
+    clips: ClipFiles,
+    row_length: int,
+    two_channels: bool,
+) -> Iterator[dict[str, np.ndarray]]:
+    """The results of `Network.run` for all batches of clips, in order, in every process.
+
+    After each batch all wait for the slowest, which has run as many batches of the same shape.
+    """
+    mine = batches.inference_batches(
         clips.paths,
         clips.frames,
         network.config.audio,
@@ -120,8 +140,14 @@ def _read(
         room=row_length,
         two_channels=two_channels,
         pcm16=clips.pcm16,
+        process=parallel.process(),
         own=clips.own,
     )
+    left = batches.batch_count(clips.paths, clips.batch_size)
+    for result in network.run(step, static, state, mine):
+        found = parallel.share_arrays(result)[:left]  # after them the last batch once more
+        left -= len(found)
+        yield from found
 
 
 def embed(

@@ -1,4 +1,4 @@
-"""The options that make one training of several processes."""
+"""The options that make one job of several processes."""
 
 import dataclasses
 import socket
@@ -16,10 +16,10 @@ HEARTBEAT = 30
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-    """Training by several processes, usually one on each host."""
+    """Work by several processes, usually one on each host."""
 
     distributed: bool = False
-    """Train with the other processes of this job of SLURM, Open MPI, Kubernetes or a TPU pod."""
+    """Work with the other processes of this job of SLURM, Open MPI, Kubernetes or a TPU pod."""
     coordinator: Annotated[str | None, arg(metavar="HOST:PORT")] = None
     """Elsewhere: address of process 0, with a free port there; the same for every process."""
     num_processes: Annotated[int | None, Range(low=1), arg(metavar="N")] = None
@@ -31,7 +31,7 @@ class Hosts:
 
     @property
     def several(self) -> bool:
-        """Whether this process trains together with others."""
+        """Whether this process works together with others."""
         return self.distributed or self.coordinator is not None
 
     def check(self) -> None:

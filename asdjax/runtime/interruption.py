@@ -38,7 +38,7 @@ lost = "nothing was done"
 """What an interruption loses now, as told to the user."""
 
 others_wait = False
-"""Whether other processes of a training wait for this one: a normal exit would wait for them."""
+"""Whether other processes of a job wait for this one: a normal exit would wait for them."""
 
 _signals: int | None = None  # pipe of the signals' numbers, written even while C code runs
 _first: int | None = None  # the first signal's number

@@ -6,16 +6,20 @@ equal on all devices: gradients and metrics are averaged by `mean_over_devices`,
 collectives over `AXIS` in the layers. A step knows nothing else of the devices than these
 collectives, so that `jax.pmap` and `jax.jit` of `jax.shard_map` run it alike.
 
-Several processes have one step: each gives its own part of the global batch, and holds the whole
-state. What a process decides by itself would end the others or make them wait for ever: `share`
-tells it to all. `jax.experimental.multihost_utils` is JAX's documented way to do so;
-tests/commands/test_hosts.py fails without it.
+Several processes have one training step: each gives its own part of the global batch, and holds the
+whole state. What a process decides by itself would end the others or make them wait for ever:
+`share` tells it to all. In inference each process runs batches of its own, of its local devices,
+and `share_arrays` hands the results to all. `jax.experimental.multihost_utils` is JAX's documented
+way to do so; tests/commands/test_hosts.py fails without it.
 """
 
 import contextlib
+import io
 import json
+import platform
 import re
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -142,12 +146,52 @@ def share(document: _T) -> list[_T]:
     """The JSON documents that all processes call this with, in every process."""
     if jax.process_count() == 1:
         return [document]
-    content = np.frombuffer(json.dumps(document).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.array(content.size, np.int32))
+    return [json.loads(content) for content in _of_all(json.dumps(document).encode())]
+
+
+def share_arrays(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The arrays by name that all processes call this with, in every process, bit for bit.
+
+    Names, shapes and dtypes may differ from one process to the next.
+    """
+    if jax.process_count() == 1:
+        return [arrays]
+    file, named = io.BytesIO(), dict[str, Any](arrays)
+    np.savez(file, **named)
+    found = []
+    for content in _of_all(file.getvalue()):
+        with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
+            found.append({name: loaded[name] for name in loaded.files})
+    return found
+
+
+def _of_all(content: bytes) -> list[bytes]:
+    """The contents that all processes call this with."""
+    mine = np.frombuffer(content, np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(mine.size, np.int32))
     padded = np.zeros(sizes.max(), np.uint8)
-    padded[: content.size] = content
+    padded[: mine.size] = mine
     rows = multihost_utils.process_allgather(padded)
-    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+    return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
+
+
+def versions() -> dict[str, str]:
+    """Those of Python and of the packages that weights and embeddings depend on."""
+    packages = ("asdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
+    return {"python": platform.python_version(), **{of: metadata.version(of) for of in packages}}
+
+
+def host_facts(devices: list[jax.Device]) -> dict[str, Any]:
+    """What hosts that work together must agree in, by names for the user.
+
+    Args:
+        devices: those of this process that are used.
+    """
+    return {
+        "the versions of packages": versions(),
+        "the kind of devices": devices[0].device_kind,
+        "the number of devices": len(devices),
+    }
 
 
 def require_equal(facts: dict[str, Any]) -> None:
@@ -178,6 +222,23 @@ def of_first(arrays: _T) -> _T:
         return sent.view(leaf.dtype).reshape(leaf.shape)
 
     return jax.tree.map(copied, arrays)
+
+
+def tree_of_first(tree: dict[str, Any] | None) -> dict[str, Any]:
+    """Process 0's nested dictionaries of NumPy arrays in every process, bit for bit.
+
+    Args:
+        tree: with text keys; None in the other processes, which need not know the structure.
+    """
+    form = None
+    if tree is not None:
+        form = jax.tree.map(lambda leaf: [leaf.dtype.name, leaf.shape], tree)
+    form = share(form)[0]
+    if tree is None:
+        tree = jax.tree.map(
+            lambda leaf: np.zeros(leaf[1], leaf[0]), form, is_leaf=lambda of: isinstance(of, list)
+        )
+    return of_first(tree)
 
 
 class AnyProcess:
@@ -220,7 +281,7 @@ def others_lost() -> Iterator[None]:
         raise AsdjaxError(
             f"process {jax.process_index()}: the other processes do not answer "
             f"({str(error).splitlines()[0][:200]}): look at their messages; the same command on "
-            "every host continues from the last checkpoint, if there is one"
+            "every host continues"
         ) from error
 
 

@@ -168,6 +168,26 @@ def test_inference_reads_whole_clips_in_order(clips, two_channels, room):
     assert not rows[N][0].any() and rows[N][1] == room  # no clip
 
 
+@pytest.mark.parametrize(
+    ("processes", "turns"), [(1, [[0], [1], [2]]), (2, [[0, 1], [2, 2]]), (4, [[0, 1, 2, 2]])]
+)
+def test_processes_take_inference_batches_in_turn(clips, processes, turns):
+    """The last turn fills up with the last batch: none waits idle for the others."""
+    options = {"batch_size": 4, "room": 80, "two_channels": False, "pcm16": True}
+    found = [
+        batches.inference_batches(
+            clips, FRAMES, AudioConfig(), process=(index, processes), **options
+        )
+        for index in range(processes)
+    ]
+    read = [
+        [(int(batch["waveform"][0, 0, 0]) // 400, size) for batch, size in turn]
+        for turn in zip(*found, strict=True)
+    ]
+    assert read == [[(batch, 3 if batch == 2 else 4) for batch in turn] for turn in turns]
+    assert batches.batch_count(clips, 4) == 3
+
+
 def test_float_files_become_float_batches(tmp_path, rng):
     samples = rng.uniform(-1, 1, T).astype(np.float32)
     soundfile.write(tmp_path / "float.wav", samples, 16000, "FLOAT")

@@ -62,7 +62,7 @@ class HostKills:
             if took > LONGEST:
                 faults.append(f"took {took:.0f} s")
             for i, (code, words) in enumerate(ends):
-                if not _ended_well(code, words, number if i in hit else None):
+                if not ended_well(code, words, number if i in hit else None):
                     faults.append(f"process {i}: {code}: {words[-500:]}")
             self._train(run)
             if self._results(run) != self._expected:
@@ -90,7 +90,7 @@ class HostKills:
         return Run(run).finished_training()["digest"], [{**r, **times} for r in Run(run).read_log()]
 
 
-def _ended_well(code: int, words: str, number: int | None) -> bool:
+def ended_well(code: int, words: str, number: int | None) -> bool:
     """Whether a process that got this signal, or none, ended with one sentence or success."""
     said = words.count("asdjax: ")
     if "Traceback" in words:

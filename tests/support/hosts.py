@@ -97,10 +97,14 @@ def main(coordinator: str, count: str, process: str, out: str) -> None:
     mine, of = parallel.process()
     signs = np.array([[-0.0, 0.0], [np.pi, mine]])
     sent = parallel.of_first({"a": signs, "b": np.array(-0.0, np.float32)})
+    tree = {"a": {"b": signs}, "none": {}} if mine == 0 else None
+    rows = parallel.share_arrays({"rows": signs[: 1 + mine], "flags": np.array([True, mine == 1])})
     any_process = parallel.AnyProcess(jax.local_devices())
     facts = {
         "shared": parallel.share({"process": mine, "text": "é" * (1 + 5 * mine)}),
         "sent": [sent["a"].tobytes().hex(), sent["b"].tobytes().hex()],
+        "tree": jax.tree.map(lambda a: [a.dtype.name, a.tolist()], parallel.tree_of_first(tree)),
+        "rows": [{name: array.tolist() for name, array in found.items()} for found in rows],
         "asked": [any_process(False), any_process(mine == 1), any_process(False)],
     }
     try:
