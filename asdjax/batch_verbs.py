@@ -30,6 +30,7 @@ class Plan:
             tuple[PathOrUrl, ...],
             arg(
                 metavar="INPUT...",
+                help_behavior_hint="(one or more)",
                 help="Sound files, folders, quoted patterns, lists (.txt or @LIST), tables of "
                 "files (.csv, .parquet), tar archives (.tar), URLs (s3://BUCKET/FOLDER).",
             ),

@@ -21,7 +21,11 @@ from asdjax.errors import UsageError
 
 Recordings = Annotated[
     tuple[AnyPath, ...],
-    arg(metavar="FILE_OR_DIR...", help="Sound files, and folders to search for them."),
+    arg(
+        metavar="FILE_OR_DIR...",
+        help_behavior_hint="(one or more)",
+        help="Sound files, and folders to search for them.",
+    ),
 ]
 OtherLevel = Annotated[float | None, Range(low=0.5, high=0.9999), arg(metavar="FLOAT")]
 DetectorFile = Annotated[

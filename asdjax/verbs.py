@@ -213,7 +213,11 @@ class Embed:
     inputs: Positional[
         Annotated[
             tuple[UserPath, ...],
-            arg(metavar="FILE_OR_DIR...", help="Audio files, and folders to search for them."),
+            arg(
+                metavar="FILE_OR_DIR...",
+                help_behavior_hint="(one or more)",
+                help="Audio files, and folders to search for them.",
+            ),
         ]
     ]
     out: Annotated[UserPath, arg(metavar="FILE")]
@@ -359,7 +363,11 @@ class Report:
     sources: Positional[
         Annotated[
             tuple[UserPath, ...],
-            arg(metavar="RUN_OR_DETECTOR...", help="Run directories, and detectors (.asd)."),
+            arg(
+                metavar="RUN_OR_DETECTOR...",
+                help_behavior_hint="(one or more)",
+                help="Run directories, and detectors (.asd).",
+            ),
         ]
     ]
     out: Annotated[UserPath, arg(metavar="FILE.html")] = Path("report.html")

@@ -285,7 +285,7 @@ def _prediction(table: Any, work: Work) -> Iterator[str]:
         yield f"{clip.frames / clip.rate:.3g} s of {clip.rate} Hz: {cost:.3g} s for a recording"
     if not measured:
         raise DataError("none of the recordings that were tried can be used: give others")
-    hours = float(np.interp(samples, measured, costs).sum()) / 3600
+    seconds = float(np.interp(samples, measured, costs).sum())
     read = int(table["size"].to_numpy().sum())
-    yield f"one worker like this: {hours:.3g} hours, if reading is not slower"
+    yield f"one worker like this: {console.duration(seconds)}, if reading is not slower"
     yield f"to read: {read:,} bytes; to write: about {int(size * clips):,} bytes"

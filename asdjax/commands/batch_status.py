@@ -76,7 +76,7 @@ def render(document: dict[str, Any]) -> str:
     if (rate := document["per_second_and_worker"]) is not None:
         lines.append(f"speed: {rate:.3g} recordings/s a worker; {document['workers']} at work")
     if (left := document["seconds_left"]) is not None:
-        lines.append(f"time left: {left / 3600:.2g} h")
+        lines.append(f"time left: {console.duration(left)}")
     for claim in document["silent"]:
         lines.append(
             f"no sign of life: shard {claim['shard']}, worker {claim['worker']}, process "

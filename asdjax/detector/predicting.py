@@ -24,7 +24,7 @@ from asdjax.store.detector_file import NormalRecording
 Item = TypeVar("Item")
 _LOG = logging.getLogger(__name__)
 _MOST = 500_000  # normal windows
-_MOST_NAMED = 5  # faulty recordings
+_MOST_NAMED = 20  # faulty recordings
 _AT_ONCE = 64  # windows whose features are computed together
 
 
@@ -102,7 +102,10 @@ def survey(
         named = "; ".join(faulty[:_MOST_NAMED]) + ("; ..." if len(faulty) > _MOST_NAMED else "")
         about = f"{len(faulty)} of {len(given)} recordings cannot be used: {named}"
         if not skip:
-            raise DataError(f"{about}: repair or remove them, or leave them out (--skip-faulty)")
+            raise DataError(
+                f"{about}: repair or remove them, or leave them out (--skip-faulty; in Python "
+                'faulty="skip")'
+            )
         _LOG.warning(f"{about}: left out")
     return Normal(tuple(used), tuple(facts), tuple(copies))
 

@@ -23,6 +23,8 @@ def unreadable(path: object, error: Exception) -> str:
     remedy = "make it readable, or name another"
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
         remedy = "allow more open files (ulimit -n)"
+    elif isinstance(error, FileNotFoundError):
+        remedy = "correct the path"
     return f"{path}: cannot be read ({why}): {remedy}"
 
 

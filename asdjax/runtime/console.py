@@ -42,6 +42,19 @@ _commands = 0  # that run in this process
 _shown: "Progress | None" = None  # on the terminal
 
 
+def duration(seconds: float) -> str:
+    """A time in the largest unit of which it has one.
+
+    Example:
+        >>> duration(5400)
+        '1.5 h'
+    """
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
 @contextmanager
 def verbosity(chosen: Verbosity) -> Iterator[None]:
     """Choose how much commands print: errors and results; also progress and notes; also the log."""

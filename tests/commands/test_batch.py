@@ -478,7 +478,7 @@ def test_a_dry_run_writes_nothing(weights, archive, tmp_path, capsys):
     assert batch("plan", weights, archive, "--dry-run") == 0
     said = capsys.readouterr().out
     size = sum(path.stat().st_size for path in archive.iterdir())
-    assert "hours" in said and f"to read: {size:,} bytes" in said
+    assert "one worker like this: " in said and f"to read: {size:,} bytes" in said
     assert sorted(tmp_path.iterdir()) == before
     assert batch("plan", weights, archive, "--dry-run", "--out", tmp_path / "job") == 2
 
