@@ -258,7 +258,7 @@ def test_rows_of_other_numbers(finished, capsys):
 def test_what_a_shard_says_of_itself_has_types(value, finished, capsys):
     made = finished / "shards" / "00001.json"
     made.write_text(json.dumps(json.loads(made.read_text()) | {"device": value}))
-    assert "00001.parquet: missing, or of another job" in merge_refused(finished, capsys)
+    assert "00001.parquet: missing, damaged or of another job" in merge_refused(finished, capsys)
     assert batch("run", finished) == 0
     assert batch("merge", finished, "--out", finished.with_name("m.parquet")) == 0
 
