@@ -1,5 +1,15 @@
 """Anomalous sound detection for machine condition monitoring, native to accelerators.
 
+    Detector                   learns normal recordings, and scores others
+    load, Embedder             embeddings by a trained run or converted weights
+    Run                        the folder of a run: settings, log, scores
+    BatchWorker                embeds or scores batches of Ray Data
+    register, load_plugin      add what a plugin defines
+    Backend, Encoder, Loss, Pooling, Threshold, View, Edition
+                               what a plugin may define
+    Config                     the settings of a run
+    AsdjaxError                base of ArtifactError, ConfigError and DataError
+
 The public names are imported on first use, so that `import asdjax` is fast.
 """
 

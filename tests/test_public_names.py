@@ -3,6 +3,7 @@
 import dataclasses
 import doctest
 import inspect
+import re
 from pathlib import Path
 
 import jax
@@ -34,6 +35,12 @@ class Half(asdjax.Threshold):
     def sentence(self, scores):
         return "half of the largest"
 """
+
+
+def test_the_names_are_listed_first():
+    listed = asdjax.__doc__.split("\n\n")[1]
+    words = set(re.findall(r"\w+", listed))
+    assert words & {*dir(asdjax)} == {*NAMES} and "__path__" not in dir(asdjax)
 
 
 @pytest.fixture(scope="module")
