@@ -52,14 +52,22 @@ class Claims:
     def last(self) -> dict[int, int]:
         """The number of the last claim on each claimed shard."""
         found: dict[int, int] = {}
+        for shard, number in self._all():
+            found[shard] = max(number, found.get(shard, -1))
+        return found
+
+    def _all(self) -> Iterator[tuple[int, int]]:
+        """Shard and number of all claims."""
         try:
             names = os.listdir(self.folder)
+        except FileNotFoundError:  # a copy of the job may lack empty folders
+            return
         except OSError as error:
             raise ArtifactError(unreadable(self.folder, error)) from error
         for match in filter(None, map(_NAME.fullmatch, names)):
             shard, number = map(int, match.groups())
-            found[shard] = max(number, found.get(shard, -1))
-        return found
+            if self.path(shard, number).name == match[0]:  # without further zeros
+                yield shard, number
 
     def path(self, shard: int, number: int) -> Path:
         """The file of a claim."""
@@ -139,11 +147,10 @@ class Claims:
     @interruption.uninterrupted
     def _give_up(self, shard: int, number: int) -> None:
         """Delete a claim and those of the dead before it."""
-        with contextlib.suppress(OSError):
-            for name in os.listdir(self.folder):
-                match = _NAME.fullmatch(name)
-                if match and int(match[1]) == shard and int(match[2]) <= number:
-                    (self.folder / name).unlink()
+        for one, earlier in self._all():
+            if one == shard and earlier <= number:
+                with contextlib.suppress(OSError):
+                    self.path(shard, earlier).unlink()
 
 
 @contextlib.contextmanager

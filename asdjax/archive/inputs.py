@@ -91,7 +91,7 @@ def _of_input(given: Path, channel: Channel, retries: Retries) -> Iterator[Found
 
 def _of_pattern(pattern: Path, retries: Retries) -> Iterator[Found]:
     found, others = 0, Counter[str]()
-    for path in _matched(pattern):
+    for path in _matched(pattern, others):
         if path.is_dir():
             continue
         suffix = path.suffix.lower()
@@ -105,12 +105,12 @@ def _of_pattern(pattern: Path, retries: Retries) -> Iterator[Found]:
         found += 1
     if not found:
         raise DataError(f"{pattern}: matches no sound file or tar archive: correct the pattern")
-    if others:
+    if others.total():
         _LOG.warning(f"{pattern}: {sound_search.skipped(others)}")
 
 
-def _matched(pattern: Path) -> Iterator[Path]:
-    """The paths that a pattern matches; for `**`, links to folders are not followed.
+def _matched(pattern: Path, others: Counter[str]) -> Iterator[Path]:
+    """The paths that a pattern matches; for `**`, links to folders are counted and not followed.
 
     `glob` would follow links that lead in circles.
     """
@@ -123,20 +123,27 @@ def _matched(pattern: Path) -> Iterator[Path]:
 
     first = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
     root, parts = Path(*pattern.parts[:first]), pattern.parts[first:]
+    hidden = any(part.startswith(".") for part in parts)
     for folder, inside, names in os.walk(root, onerror=fail):
-        inside[:] = (name for name in inside if not name.startswith("."))
+        inside[:] = (name for name in inside if hidden or not name.startswith("."))
+        others["link to a folder"] += sum(os.path.islink(os.path.join(folder, n)) for n in inside)
         above = Path(folder).relative_to(root).parts
         for name in names:
-            if not name.startswith(".") and _matches((*above, name), parts):
+            if _matches((*above, name), parts):
                 yield Path(folder, name)
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a file's path match those of a pattern."""
     if not (parts and pattern):
-        return not parts and set(pattern) <= {"**"}
+        return not (parts or pattern)
     if pattern[0] == "**":
-        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
-    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+        deeper = not parts[0].startswith(".") and (
+            len(parts) == 1 == len(pattern) or _matches(parts[1:], pattern)
+        )
+        return deeper or _matches(parts, pattern[1:])
+    shown = pattern[0].startswith(".") or not parts[0].startswith(".")
+    return shown and fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _of_url(url: str, retries: Retries) -> Iterator[UrlFile]:
@@ -208,7 +215,7 @@ def _of_tar(path: Path, retries: Retries) -> Iterator[Member | Unusable]:
             if isinstance(member, Refused) and not member.name:
                 found += 1
                 yield Unusable(str(path), member.reason)
-            elif Path(member.name).suffix.lower() not in audio.SUFFIXES:
+            elif member.name and Path(member.name).suffix.lower() not in audio.SUFFIXES:
                 others[sound_search.kind_of_skipped(Path(member.name).name, False)] += 1
             elif isinstance(member, Member):
                 found += 1
@@ -222,4 +229,4 @@ def _of_tar(path: Path, retries: Retries) -> Iterator[Member | Unusable]:
     if not found:
         yield Unusable(str(path), "has no sound file: leave it out")
     if others:
-        _LOG.info(f"{path}: {sound_search.skipped(others)}")
+        _LOG.warning(f"{path}: {sound_search.skipped(others)}")

@@ -52,21 +52,21 @@ def merge(folder: Path, out: Path, *, max_errors: int, overwrite: bool) -> None:
             f"{folder}: {errors} recordings have no result (errors-*.jsonl): repair them and run "
             f"{again} --retry-errors, or allow them with --max-errors {errors}"
         )
-    rows, writer = 0, None
+    rows, clips, writer = 0, 0, None
     with (
         console.progress("merging", job.description.shards, "shards", minor=True) as advance,
         atomic.whole_file(out, overwrite=overwrite) as file,
     ):
         try:
             for shard in range(job.description.shards):
-                table = _checked(job, shard)
+                table, found = _checked(job, shard)
                 if writer is None and len(table):
                     writer = parquet.ParquetWriter(
                         file, _schema(job, table), write_page_checksum=True
                     )
                 if writer is not None and len(table):
                     writer.write_table(table.replace_schema_metadata(writer.schema.metadata))
-                rows += len(table)
+                rows, clips = rows + len(table), clips + found.clips
                 advance(1, "")
             if writer is None:
                 raise ArtifactError(f"{folder}: none of its recordings has a result: repair them")
@@ -80,7 +80,6 @@ def merge(folder: Path, out: Path, *, max_errors: int, overwrite: bool) -> None:
         console.say(
             f"the shards were made in different ways ({words}), so that rounding may differ"
         )
-    clips = sum(one.clips for one in done if one)
     console.say(f"{out}: {rows} rows of {clips} recordings")
 
 
@@ -89,7 +88,7 @@ def _schema(job: Job, table: Any) -> Any:
     return table.schema.with_metadata({**kept, b"asdjax_job": job.digest.encode()})
 
 
-def _checked(job: Job, shard: int) -> Any:
+def _checked(job: Job, shard: int) -> tuple[Any, Done]:
     """The rows of a shard, which are those of its recordings in the manifest."""
     path, made = job.table(shard), job.made(shard)
     if made is None or documents.digest(path) != made.digest:
@@ -114,7 +113,7 @@ def _checked(job: Job, shard: int) -> Any:
         names = table["file" if scored else "path"].to_pylist()
     if names != expected:
         raise ArtifactError(wrong)
-    return table
+    return table, done
 
 
 def _errors(job: Job, shard: int, done: Done) -> set[str]:

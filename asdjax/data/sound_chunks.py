@@ -28,6 +28,13 @@ _SUBTYPES = {  # (format tag, bytes per sample) -> libsndfile's name
 }
 _GUID = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")  # follows the tag, if extensible
 _FILES = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b"caff")  # begin another file
+_HEADER = re.compile(  # of any sound file; at most 32 bytes that chance hardly makes
+    rb"RIFF....WAVE|RIFX....WAVE|RF64....WAVE|BW64....WAVE|FORM....AIF[FC]|caff\x00\x01\x00\x00"
+    rb"|fLaC[\x00\x80]\x00\x00\x22|OggS\x00\x02\x00{8}"
+    rb"|\.snd\x00\x00......\x00\x00\x00[\x01-\x1b]\x00...\x00\x00\x00."
+    rb"|dns\...\x00\x00....[\x01-\x1b]\x00\x00\x00...\x00.\x00\x00\x00|" + re.escape(W64),
+    re.DOTALL,
+)
 _MOST_PADDING = 4096  # bytes; a block of a file system
 _MOST_CHUNKS = 10_000  # per file, to limit the time
 _TO_PIPE = (
@@ -208,9 +215,8 @@ def au(file: BinaryIO, size: int, path: Path) -> Layout:
     stated = length != 0xFFFFFFFF
     if stated:
         require_whole(path, length, size - start, "bytes of samples")
-    else:  # all but the length would be equal
-        same = re.escape(head[:8]) + b"...." + re.escape(head[12:])
-        _require_one_header(file, path, start, same)
+    else:
+        _require_one_header(file, path, start)
     return Layout(start, size - start, stated)
 
 
@@ -253,7 +259,7 @@ def _samples(
         _require_end(file, size, path, form, start, length)
     else:
         length = held
-        _require_one_header(file, path, start, rb"(RIFF|RF64|BW64)....WAVE|" + re.escape(W64))
+        _require_one_header(file, path, start)
         if held % layout.frame:
             reason = "no length in the header, and the file ends within a frame: restore the file"
             raise fault(path, "truncated", reason)
@@ -292,16 +298,15 @@ def _is_end(file: BinaryIO, size: int, form: _Chunks, end: int) -> bool:
     return any(form.no_samples_follow(file, size, place) for place in (form.aligned(end), end))
 
 
-def _require_one_header(file: BinaryIO, path: Path, start: int, pattern: bytes) -> None:
-    """`FaultyFile` if a header of at most 32 bytes is among samples whose length is not stated.
+def _require_one_header(file: BinaryIO, path: Path, start: int) -> None:
+    """`FaultyFile` if a sound file's header is among samples whose length is not stated.
 
     Files that were joined have one, and W64 that libsndfile writes to a pipe has three headers.
     """
-    header = re.compile(pattern, re.DOTALL)
     file.seek(start)
     before = b""
     while block := file.read(2**20):
-        if header.search(before + block):
+        if _HEADER.search(before + block):
             reason = "no length in the header, and another header among the samples (joined files?)"
             raise fault(path, "wrong_length", f"{reason}: convert each file to WAV again")
         before = (before + block)[-32:]

@@ -99,6 +99,8 @@ def _refusal(info: tarfile.TarInfo, size: int, seen: set[str]) -> str | None:
     """Why a member is refused; None if it is not."""
     if not info.isreg() or info.issparse():
         return "is a link, a device or a sparse file: store the file itself"
+    if not info.name.strip("/."):
+        return "it has no name: the archive is damaged: restore it"
     if info.name.startswith("/") or ".." in info.name.split("/"):
         return "its name leads out of the archive: give it a relative name"
     if str(PurePosixPath(info.name)) in seen:

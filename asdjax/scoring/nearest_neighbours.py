@@ -67,7 +67,9 @@ class NearestNeighbours(Backend):
         approximate = ""
         if self.index == "faiss":
             share = digits(100 * self.index_recall)
-            approximate = f", of many source clips {share} % or more found (faiss)"
+            approximate = (
+                f", of many source clips {share} % or more found for training clips (faiss)"
+            )
         return f"{self.metric} nearest neighbours{approximate}"
 
     def generalization(self) -> str | None:
@@ -145,7 +147,7 @@ class FittedNearestNeighbours(Fitted):
         )
         self.note(
             f"faiss searches {lists.searched} of {lists.lists} lists of source clips for each "
-            f"clip, and finds {lists.recall:.2%} of the nearest that the exact search finds"
+            f"clip, and finds {lists.recall:.2%} of the nearest of training clips"
         )
         return lists
 

@@ -120,6 +120,31 @@ def test_headers_one_within_the_other(tmp_path):
     assert not found.name and "cannot be read as a tar archive" in found.reason
 
 
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names_that_are_damaged(place, tmp_path, kind, capsys):
+    wav = (place / "sounds" / "000.wav").read_bytes()
+    info, content = member(f"{'long/' * 30}a.wav", wav)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=kind) as tar:
+        tar.addfile(info, io.BytesIO(content))
+        tar.addfile(*(lambda i, c: (i, io.BytesIO(c)))(*member("b.wav", wav)))
+    damaged = bytearray(buffer.getvalue())
+    damaged[512:1024] = bytes(512)
+    (tmp_path / "a.tar").write_bytes(damaged)
+    words = [place / "d.asd", tmp_path / "a.tar", "--out", tmp_path / "job"]
+    assert batch("plan", *words) == 0
+    said = capsys.readouterr().err
+    assert "1 recordings" in said
+    gnu = kind == tarfile.GNU_FORMAT
+    assert ("has no name" if gnu else "a.tar: 1 entry skipped: 1 without ending") in said
+
+
+def test_other_files_of_an_archive_are_said(place, tmp_path, capsys):
+    pack(tmp_path / "a.tar", place / "sounds", member("b.m4a"), member("c.WMA"))
+    assert batch("plan", place / "d.asd", tmp_path / "a.tar", "--out", tmp_path / "job") == 0
+    assert "a.tar: 2 entries skipped: " in capsys.readouterr().err
+
+
 def test_one_name_in_two_spellings(place, tmp_path):
     wav = (place / "sounds" / "000.wav").read_bytes()
     pack(tmp_path / "a.tar", place / "normal", member("./rec/000.wav", wav))
@@ -196,6 +221,10 @@ def test_claims_that_cannot_be_read(tmp_path, monkeypatch):
     now[0] += 61
     with pytest.raises(ArtifactError, match="no higher number"), watcher.taken(4, 60, {}):
         pass
+    for name in ("00006-01.json", "000000006-0.json", "00006-x.json"):  # not of a worker
+        (tmp_path / name).touch()
+    with watcher.taken(6, 60, {}) as taken:
+        assert taken
     (tmp_path / "00005-999998.json").touch()
     with watcher.taken(5, 60, {}):
         now[0] += 61
@@ -376,11 +405,13 @@ def test_patterns_do_not_follow_circles(place, tmp_path, capsys):
         (tmp_path / "p" / name).symlink_to(".")
     for i, (pattern, count) in enumerate([
         ("p/**/*.wav", 2), ("p/**", 2), ("**/deep/*.wav", 1), ("p/**/deep/**/b.*", 1),
-        ("p/*/b.wav", 1), ("p/**/?.wav", 2),
+        ("p/*/b.wav", 1), ("p/**/?.wav", 2), ("p/*/**", 1), ("p/**/.*.wav", 1), ("p/**/deep/**", 1),
     ]):  # fmt: skip
         words = ["plan", place / "d.asd", tmp_path / pattern, "--out", tmp_path / str(i)]
         assert batch(*words) == 0
-        assert f"{count} recordings in 1 shards" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"{count} recordings in 1 shards" in said
+        assert ("2 link to a folder" in said) == ("**" in pattern)
 
 
 def test_numbers_of_workers():

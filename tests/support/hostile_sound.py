@@ -245,7 +245,15 @@ def other_formats() -> Iterator[tuple[str, bytes, str]]:
     head = w64[: len(w64) - 80_000]
     yield from (
         ("W64 of libsndfile from a pipe", to_pipe + head, "wrong_length"),
-        ("joined AU without lengths", open_au + open_au, "wrong_length"),
+        *(
+            (f"AU without a length, joined with {name}", open_au + other, "wrong_length")
+            for name, other in (
+                ("itself", open_au), ("another AU", encoded("AU", "ULAW", 8000)),
+                ("AU of the other byte order", encoded("AU", "FLOAT", endian="LITTLE")),
+                ("WAV", encoded("WAV")), ("RIFX", encoded("WAV", endian="BIG")), ("W64", w64),
+                ("AIFF", aiff), ("CAF", caf), ("FLAC", flac()), ("Ogg", ogg), ("Opus", opus),
+            )
+        ),
         ("AIFF of sox from a pipe",
          patched(aiff, b"SSND", 4, struct.pack(">I", 0x7F000007)), "unreadable"),
         ("variable MP3 without its length", rest, "wrong_length"),
