@@ -23,6 +23,9 @@ from asdjax.files.user_files import unreadable
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _MAGIC = re.compile(r"[*?[]")
+_WRAPPERS = frozenset(  # of fsspec, around another file system
+    "blockcache cached data dir filecache generic libarchive reference simplecache tar zip".split()
+)
 _LOCAL, _WEB = ("file", "local"), ("http", "https")
 _MOST_AT_ONCE = 2**24  # bytes of a request: most recordings are one
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -63,6 +66,8 @@ def require_usable(url: str) -> None:
         )
     if "::" in url:
         raise UsageError(f"{url}: URLs with :: are not supported: name the files themselves")
+    if scheme.lower() in _WRAPPERS:
+        raise UsageError(f"{url}: {scheme} is no place of files: name the files themselves")
     if not rest.strip("/"):
         raise UsageError(f"{url}: names no file, folder or bucket: add it")
     if scheme in _LOCAL and not rest.startswith("/"):

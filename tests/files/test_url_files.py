@@ -87,7 +87,9 @@ def test_secrets_are_refused_and_not_repeated(url):
 @pytest.mark.parametrize(
     "url, word",
     [
-        ("zip://a.wav::s3://bucket/a.zip", "::"), ("memory://", "names no"), ("s3:///", "names no"),
+        ("zip://a.wav::s3://bucket/a.zip", "::"), ("dir://x/y", "no place of files"),
+        ("reference://x", "no place of files"), ("data://text/plain,abc", "no place of files"),
+        ("memory://", "names no"), ("s3:///", "names no"),
         ("file://data/a.wav", "absolute"), ("local://~/a", "absolute"),
     ],
 )  # fmt: skip
