@@ -12,7 +12,7 @@ class AsdjaxError(Exception):
         ...     asdjax.Detector.load("missing.asd")
         ... except asdjax.AsdjaxError as error:
         ...     print(error)
-        missing.asd: cannot be read (No such file or directory): make it readable, or name another
+        missing.asd: cannot be read (No such file or directory): correct the path
     """
 
 

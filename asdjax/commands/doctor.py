@@ -31,6 +31,7 @@ _EXTRAS = {
     "umap": "maps of another kind (report --map umap)",
     "ray": "archives by Ray Data (asdjax.BatchWorker)",
     "cloud": "recordings at URLs (batch plan)",
+    "faiss": "approximate search of many clips (backend.index faiss)",
 }
 _OF_DEVICES = {  # an extra of JAX is another distribution
     "cuda": ("jax-cuda13-plugin", "jax-cuda12-plugin"),
