@@ -95,4 +95,7 @@ def test_missing_faiss_is_named(clips, monkeypatch):
 
 def test_it_is_described():
     said = NearestNeighbours(index="faiss", index_recall=0.95).sentence()
-    assert said == "cosine nearest neighbours, of many source clips 95 % or more found (faiss)"
+    assert said == (
+        "cosine nearest neighbours, of many source clips 95 % or more found for training clips "
+        "(faiss)"
+    )
