@@ -46,11 +46,11 @@ class InvertedLists:
             each among the others, those of the exact search.
     """
 
-    def __init__(self, points: Float[np.ndarray, "P D"], k: int, recall: float):
+    def __init__(self, pool: Pool, k: int, recall: float):
         """Make the lists, and measure how many of them must be searched.
 
         Args:
-            points: the pool, at least 40 points.
+            pool: at least 40 points.
             k: neighbours that will be asked for.
             recall: the least share of them to be found.
 
@@ -60,7 +60,7 @@ class InvertedLists:
         require_faiss()
         import faiss
 
-        self._points = points
+        self._pool, points = pool, pool.points
         self._centre = points.mean(axis=0, dtype=np.float64)
         if not np.abs(points).max() < _LARGEST:
             raise DataError(
@@ -79,7 +79,7 @@ class InvertedLists:
         def itself(block: slice, columns: Int[np.ndarray, "*C"]) -> Bool[np.ndarray, "B C"]:
             return columns == rows[block, None]
 
-        nearest, _ = smallest(points[rows], Pool(points), k, left_out=itself)
+        nearest, _ = smallest(points[rows], pool, k, left_out=itself)
         self.searched = 1
         while True:
             found = self._nearest(points[rows], k, itself, 1)
@@ -116,34 +116,28 @@ class InvertedLists:
     ) -> Float64[np.ndarray, "M K"]:
         """The distances to the `k` nearest that are found."""
         self._index.nprobe = self.searched
-        everything = Pool(self._points)
-        k = min(k, len(everything))
+        k = min(k, len(self._pool))
         nearest = np.empty((len(points), k))
-        with progress(len(points), len(everything)) as advance:
+        with progress(len(points), len(self._pool)) as advance:
             for first in range(0, len(points), _AT_ONCE):
                 block = points[first : first + _AT_ONCE]
-                _, found = self._index.search(self._centred(block), min(k + most, len(everything)))
+                _, found = self._index.search(self._centred(block), min(k + most, len(self._pool)))
                 for i, ids in enumerate(found, first):
                     row, columns = slice(i, i + 1), ids[ids >= 0]  # -1: there are no more
-                    distances = cdist(points[row], self._points[columns])
+                    distances = cdist(points[row], self._pool.points[columns])
                     if left_out is not None:
                         distances = distances[~left_out(row, columns)][None]
                     if distances.shape[1] < k:
-                        distances = self._of_all(everything, points[row], k, left_out, row)
+                        distances = self._of_all(points[row], k, left_out, row)
                     nearest[i] = np.sort(distances[0])[:k]
                 advance(len(block), "")
         return nearest
 
-    @staticmethod
     def _of_all(
-        everything: Pool,
-        point: Float[np.ndarray, "1 D"],
-        k: int,
-        left_out: LeftOut | None,
-        row: slice,
+        self, point: Float[np.ndarray, "1 D"], k: int, left_out: LeftOut | None, row: slice
     ) -> Float64[np.ndarray, "1 K"]:
         out = None if left_out is None else lambda _, columns: left_out(row, columns)
-        return smallest(point, everything, k, left_out=out)[0]
+        return smallest(point, self._pool, k, left_out=out)[0]
 
     def _centred(self, points: Float[np.ndarray, "M D"]) -> Float32[np.ndarray, "M D"]:
         """As faiss takes them; without their mean, rounding errors are small."""

@@ -143,7 +143,7 @@ class FittedNearestNeighbours(Fitted):
             )
             return None
         lists = inverted_lists.InvertedLists(
-            self._source_pool.points, self.config.source_neighbours, self.config.index_recall
+            self._source_pool, self.config.source_neighbours, self.config.index_recall
         )
         self.note(
             f"faiss searches {lists.searched} of {lists.lists} lists of source clips for each "
